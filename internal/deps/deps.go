@@ -1,0 +1,28 @@
+package deps
+
+import (
+	_ "github.com/coder/websocket"
+	_ "github.com/flosch/pongo2/v6"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/uuid"
+	_ "github.com/jedib0t/go-pretty/v6/table"
+	_ "github.com/klauspost/compress/gzip"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/klauspost/pgzip"
+	_ "github.com/mattn/go-sqlite3"
+	_ "github.com/moby/sys/mountinfo"
+	_ "github.com/pierrec/lz4/v4"
+	_ "github.com/pkg/sftp"
+	_ "github.com/pressly/goose/v3"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/spf13/cobra"
+	_ "github.com/ulikunitz/xz"
+	_ "github.com/ulikunitz/xz/lzma"
+	_ "github.com/vbauerster/mpb/v8"
+	_ "go.uber.org/goleak"
+	_ "go.yaml.in/yaml/v4"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "pgregory.net/rapid"
+)

@@ -1,0 +1,242 @@
+// Package op runs work in the background under an ID that can be waited for,
+// watched and cancelled. It knows nothing of HTTP, nor of what the work does.
+package op
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A Class tells clients what an operation offers besides its end.
+type Class string
+
+// The classes of operation.
+const (
+	Task      Class = "task"
+	Websocket Class = "websocket"
+	Token     Class = "token"
+)
+
+// A Status says how far an operation is.
+type Status int
+
+// The statuses an operation passes through, with the codes of the wire.
+const (
+	Pending   Status = 105
+	Running   Status = 103
+	Success   Status = 200
+	Failure   Status = 400
+	Cancelled Status = 401
+)
+
+// Final reports whether nothing more will happen.
+func (s Status) Final() bool { return s >= Success }
+
+// A Snapshot is an operation as it is at one moment.
+type Snapshot struct {
+	ID          string
+	Class       Class
+	Description string
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+	Status      Status
+	Resources   map[string][]string // "images": {"/1.0/images/<fp>"}
+	Metadata    map[string]any
+	MayCancel   bool
+	Err         error // why the status is Failure or Cancelled
+}
+
+// Keep is how long an operation can still be read after its end.
+const Keep = 5 * time.Second
+
+// A Table holds the operations of a daemon.
+type Table struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	notify func(Snapshot)
+	wg     sync.WaitGroup
+
+	mu  sync.Mutex
+	ops map[string]*Operation
+}
+
+// NewTable makes an empty table. notify is called, in order for each operation,
+// with every change of one; it must not block for long nor call back.
+func NewTable(notify func(Snapshot)) *Table {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Table{ctx: ctx, cancel: cancel, notify: notify, ops: map[string]*Operation{}}
+}
+
+// Close cancels everything under way and waits for it.
+func (t *Table) Close() {
+	t.cancel()
+	t.wg.Wait()
+}
+
+// Options say what an operation is, besides its function. The zero value is a
+// task that can't be cancelled by users.
+type Options struct {
+	Class     Class
+	Resources map[string][]string
+	Metadata  map[string]any
+	MayCancel bool
+}
+
+// An Operation is one piece of work under way or just finished.
+type Operation struct {
+	table  *Table
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu   sync.Mutex
+	snap Snapshot
+}
+
+// Start runs f in the background. f's context ends when the operation is
+// cancelled or the table closed, not with the request that started it.
+func (t *Table) Start(description string, o Options, f func(context.Context, *Operation) error) *Operation {
+	if o.Class == "" {
+		o.Class = Task
+	}
+	ctx, cancel := context.WithCancel(t.ctx)
+	now := time.Now().UTC()
+	op := &Operation{table: t, cancel: cancel, done: make(chan struct{}), snap: Snapshot{
+		ID: uuid.NewString(), Class: o.Class, Description: description, CreatedAt: now, UpdatedAt: now,
+		Status: Pending, Resources: o.Resources, Metadata: maps.Clone(o.Metadata), MayCancel: o.MayCancel,
+	}}
+	t.mu.Lock()
+	t.ops[op.snap.ID] = op
+	t.mu.Unlock()
+	op.update(func(*Snapshot) {})
+	op.update(func(s *Snapshot) { s.Status = Running })
+	t.wg.Go(func() {
+		defer cancel()
+		op.finish(f(ctx, op))
+	})
+	return op
+}
+
+// Get finds an operation. The error is NotFound.
+func (t *Table) Get(id string) (*Operation, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if op, ok := t.ops[id]; ok {
+		return op, nil
+	}
+	return nil, kiln.Errorf(kiln.NotFound, "Operation not found")
+}
+
+// List gives every operation, oldest first.
+func (t *Table) List() []Snapshot {
+	t.mu.Lock()
+	ops := slices.Collect(maps.Values(t.ops))
+	t.mu.Unlock()
+	list := make([]Snapshot, 0, len(ops))
+	for _, op := range ops {
+		list = append(list, op.Snapshot())
+	}
+	slices.SortFunc(list, func(a, b Snapshot) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return list
+}
+
+// ID names the operation.
+func (o *Operation) ID() string { return o.Snapshot().ID }
+
+// Snapshot tells how the operation stands.
+func (o *Operation) Snapshot() Snapshot {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.clone()
+}
+
+func (o *Operation) clone() Snapshot {
+	s := o.snap
+	s.Metadata = maps.Clone(s.Metadata)
+	s.Resources = maps.Clone(s.Resources)
+	return s
+}
+
+// Set puts a value in the operation's metadata and tells whoever listens.
+func (o *Operation) Set(key string, value any) {
+	o.update(func(s *Snapshot) {
+		if s.Metadata == nil {
+			s.Metadata = map[string]any{}
+		}
+		s.Metadata[key] = value
+	})
+}
+
+// AddResource says that the operation concerns one more thing.
+func (o *Operation) AddResource(kind, url string) {
+	o.update(func(s *Snapshot) {
+		if s.Resources == nil {
+			s.Resources = map[string][]string{}
+		}
+		s.Resources[kind] = append(slices.Clone(s.Resources[kind]), url)
+	})
+}
+
+// Wait returns at the operation's end or when ctx is done, whichever is first,
+// with how the operation stands then.
+func (o *Operation) Wait(ctx context.Context) Snapshot {
+	select {
+	case <-o.done:
+	case <-ctx.Done():
+	}
+	return o.Snapshot()
+}
+
+// Cancel asks the work to stop. Errors: Invalid when the operation is finished
+// or can't be cancelled.
+func (o *Operation) Cancel() error {
+	s := o.Snapshot()
+	if s.Status.Final() {
+		return kiln.Errorf(kiln.Invalid, "Only running operations can be cancelled")
+	}
+	if !s.MayCancel {
+		return kiln.Errorf(kiln.Invalid, "This operation can't be cancelled")
+	}
+	o.cancel()
+	return nil
+}
+
+// update changes the snapshot and tells the listener while the lock is held, so
+// that changes are told in order.
+func (o *Operation) update(f func(*Snapshot)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.snap.Status.Final() {
+		return
+	}
+	f(&o.snap)
+	o.snap.UpdatedAt = time.Now().UTC()
+	o.table.notify(o.clone())
+}
+
+func (o *Operation) finish(err error) {
+	o.update(func(s *Snapshot) {
+		s.MayCancel = false
+		s.Err = err
+		switch {
+		case err == nil:
+			s.Status = Success
+		case kiln.KindOf(err) == kiln.Cancelled:
+			s.Status = Cancelled
+		default:
+			s.Status = Failure
+		}
+	})
+	close(o.done)
+	time.AfterFunc(Keep, func() {
+		o.table.mu.Lock()
+		defer o.table.mu.Unlock()
+		delete(o.table.ops, o.snap.ID)
+	})
+}

@@ -1,0 +1,110 @@
+// Package kiln holds the nouns of the project: fingerprints, images, streams of
+// their files, the two ends that images travel between, and errors by kind.
+//
+// A name becomes an image, an image becomes a volume, a volume becomes an
+// instance. This package knows only the first of those arrows. It does no I/O,
+// and knows nothing of databases, HTTP, storage or processes.
+package kiln
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// An Image is what is known of one image. The zero Fingerprint means that its
+// bytes were not read yet.
+type Image struct {
+	Fingerprint  Fingerprint
+	Type         string // "container"
+	Architecture string // canonical name, see ParseArch
+	Size         int64  // bytes of all its files as stored
+	Filename     string // as uploaded; for people only
+	Properties   map[string]string
+	Profiles     []string
+	Aliases      []Alias
+	Public       bool
+	AutoUpdate   bool
+	Cached       bool
+	CreatedAt    time.Time
+	ExpiresAt    time.Time // zero: never
+	LastUsedAt   time.Time // zero: never
+	UploadedAt   time.Time
+	Files        []File // in fingerprint order; filled in by stores
+}
+
+// An Alias is a name that points to an image.
+type Alias struct {
+	Name        string
+	Description string
+	Target      Fingerprint
+}
+
+// A Role says what a file is to its image.
+type Role string
+
+// The roles of an image's files. A unified image has the one, a split image the
+// other two, in this order.
+const (
+	Unified  Role = "unified"
+	Metadata Role = "metadata"
+	Rootfs   Role = "rootfs"
+)
+
+// A File is one of the files of an image. What a source doesn't know before the
+// file was read is zero.
+type File struct {
+	Role Role   // "" when the receiver has to find out
+	Name string // a plain file name, never a path; for people only
+	Size int64  // bytes, -1 if unknown
+	Hash Fingerprint
+	Ext  string // ".tar.xz", ".squashfs": by content; "" if unknown
+}
+
+// A Stream yields the files of one image, once, in fingerprint order: Next, read
+// until io.EOF, Next again.
+type Stream interface {
+	Next() (File, error) // io.EOF after the last
+	io.ReadCloser        // Read reads the current file
+}
+
+// A Source is where images come from: a remote, a tarball, an instance, a store.
+type Source interface {
+	// Find gives the image a name stands for. Errors: NotFound, Ambiguous.
+	Find(ctx context.Context, name string) (Image, error)
+	// Open starts reading the files of an image that Find returned.
+	Open(ctx context.Context, img Image) (Stream, error)
+}
+
+// A Sink is where images go: a store, a directory, another server.
+type Sink interface {
+	// Has reports whether the image is there, whole.
+	Has(ctx context.Context, fp Fingerprint) (bool, error)
+	// Put reads s to its end and keeps the image, or keeps nothing. What img
+	// says of the image is checked where it can be (Fingerprint) and kept
+	// where it is the user's to say (Aliases, Properties, Public, …).
+	Put(ctx context.Context, img Image, s Stream) (Image, error)
+}
+
+// Copy moves one image from src to dst and returns it as dst has it. An image
+// that is there already is not moved. Import, export, pull, push, publish, cache
+// and refresh are this function with different ends.
+func Copy(ctx context.Context, dst Sink, src Source, name string) (Image, error) {
+	img, err := src.Find(ctx, name)
+	if err != nil {
+		return Image{}, err
+	}
+	if !img.Fingerprint.IsZero() {
+		has, err := dst.Has(ctx, img.Fingerprint)
+		if err != nil || has {
+			return img, err
+		}
+	}
+	s, err := src.Open(ctx, img)
+	if err != nil {
+		return Image{}, err
+	}
+	got, err := dst.Put(ctx, img, s)
+	return got, errors.Join(err, s.Close())
+}

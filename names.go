@@ -1,0 +1,92 @@
+package kiln
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// Names is what Resolve asks: the aliases and fingerprints of one store.
+type Names interface {
+	// Alias returns the image an alias points to.
+	Alias(name string) (Fingerprint, bool)
+	// Prefix returns the fingerprints that begin with prefix.
+	Prefix(prefix string) []Fingerprint
+}
+
+// Resolve finds the image that a user's word means: an alias wins over a
+// fingerprint or the beginning of one. Errors: NotFound, Ambiguous (the message
+// lists the candidates).
+func Resolve(n Names, typed string) (Fingerprint, error) {
+	if fp, ok := n.Alias(typed); ok {
+		return fp, nil
+	}
+	prefix := strings.ToLower(typed)
+	if !IsPrefix(prefix) {
+		return Fingerprint{}, Errorf(NotFound, "no image %q", typed)
+	}
+	switch found := n.Prefix(prefix); len(found) {
+	case 0:
+		return Fingerprint{}, Errorf(NotFound, "no image %q", typed)
+	case 1:
+		return found[0], nil
+	default:
+		return Fingerprint{}, AmbiguousPrefix(typed, found)
+	}
+}
+
+// AmbiguousPrefix is the error for a prefix that several images share. At most
+// eight candidates are listed.
+func AmbiguousPrefix(typed string, found []Fingerprint) error {
+	const most = 8
+	var list []string
+	for i, fp := range found {
+		if i == most {
+			list = append(list, "…")
+			break
+		}
+		list = append(list, fp.Short())
+	}
+	return Errorf(Ambiguous, "more than one image matches %q: %s; type more digits", typed, strings.Join(list, ", "))
+}
+
+// MaxAliasLen is the longest alias accepted, in bytes (the limit of Incus).
+const MaxAliasLen = 64
+
+// CheckAlias says whether name may be the alias of an image. The rules are the
+// ones of Incus (no white space, none of $ ? & + " ' ` *), and an alias must
+// not read as a full fingerprint, which it would hide. The error is Invalid.
+func CheckAlias(name string) error {
+	switch {
+	case name == "":
+		return Errorf(Invalid, "an alias can't be empty")
+	case len(name) > MaxAliasLen:
+		return Errorf(Invalid, "alias %q is longer than %d bytes", name, MaxAliasLen)
+	case strings.ContainsAny(name, "$?&+\"'`*"):
+		return Errorf(Invalid, "alias %q has one of the characters $ ? & + \" ' ` *", name)
+	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		return Errorf(Invalid, "alias %q has white space or control characters", name)
+	case len(name) == 64 && IsPrefix(strings.ToLower(name)):
+		return Errorf(Invalid, "alias %q reads as a fingerprint; choose a name that is not 64 hexadecimal digits", name)
+	}
+	return nil
+}
+
+var instanceName = regexp.MustCompile(`^[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
+
+// CheckInstanceName says whether name may name an instance: a host name of RFC
+// 1123 (1 to 63 letters, digits and hyphens) that starts with a letter and does
+// not end in a hyphen. The error is Invalid.
+func CheckInstanceName(name string) error {
+	switch {
+	case name == "":
+		return Errorf(Invalid, "Invalid instance name: the name is empty")
+	case instanceName.MatchString(name):
+		return nil
+	case len(name) > 63:
+		return Errorf(Invalid, "Invalid instance name %q: longer than 63 characters", name)
+	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "":
+		return Errorf(Invalid, "Invalid instance name %q: Name can only contain alphanumeric and hyphen characters", name)
+	}
+	return Errorf(Invalid, "Invalid instance name %q: a name starts with a letter and does not end with a hyphen", name)
+}
