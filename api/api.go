@@ -1,0 +1,194 @@
+// Package api holds the values of the 1.0 REST API as they travel: JSON in,
+// JSON out. It knows neither HTTP nor what the values mean. The facts are
+// LXD 1.0's; clients of LXD and Incus read and write the same structures.
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// A Response is the envelope of every answer that is not a file.
+type Response struct {
+	Type       string          `json:"type"` // "sync", "async" or "error"
+	Status     string          `json:"status"`
+	StatusCode int             `json:"status_code"`
+	Operation  string          `json:"operation"` // URL, when async
+	ErrorCode  int             `json:"error_code"`
+	Error      string          `json:"error"`
+	Metadata   json.RawMessage `json:"metadata"`
+}
+
+// An Operation is background work.
+type Operation struct {
+	ID          string              `json:"id" yaml:"id"`
+	Class       string              `json:"class" yaml:"class"` // "task", "websocket" or "token"
+	Description string              `json:"description" yaml:"description"`
+	CreatedAt   time.Time           `json:"created_at" yaml:"created_at"`
+	UpdatedAt   time.Time           `json:"updated_at" yaml:"updated_at"`
+	Status      string              `json:"status" yaml:"status"`
+	StatusCode  int                 `json:"status_code" yaml:"status_code"`
+	Resources   map[string][]string `json:"resources" yaml:"resources"`
+	Metadata    map[string]any      `json:"metadata" yaml:"metadata"`
+	MayCancel   bool                `json:"may_cancel" yaml:"may_cancel"`
+	Err         string              `json:"err" yaml:"err"`
+	Location    string              `json:"location" yaml:"location"`
+}
+
+// KindKey is where an operation's metadata, and KindHeader where an error
+// answer, carries the kiln.Kind of the error (API extension kiln_error_kind).
+const (
+	KindKey    = "kiln_error"
+	KindHeader = "X-Kiln-Error"
+)
+
+// An Event is one message of the events websocket.
+type Event struct {
+	Type      string          `json:"type"`
+	Timestamp time.Time       `json:"timestamp"`
+	Metadata  json.RawMessage `json:"metadata"`
+	Location  string          `json:"location"`
+	Project   string          `json:"project"`
+}
+
+// A Lifecycle is the metadata of a lifecycle event.
+type Lifecycle struct {
+	Action    string         `json:"action"` // "image-created"
+	Source    string         `json:"source"` // URL of the thing
+	Context   map[string]any `json:"context"`
+	Requestor any            `json:"requestor"`
+}
+
+// Server is what GET /1.0 tells.
+type Server struct {
+	Config        map[string]any `json:"config,omitempty" yaml:"config"`
+	APIExtensions []string       `json:"api_extensions" yaml:"api_extensions"`
+	APIStatus     string         `json:"api_status" yaml:"api_status"`
+	APIVersion    string         `json:"api_version" yaml:"api_version"`
+	Auth          string         `json:"auth" yaml:"auth"` // "trusted" or "untrusted"
+	Public        bool           `json:"public" yaml:"public"`
+	AuthMethods   []string       `json:"auth_methods" yaml:"auth_methods"`
+	Environment   *Environment   `json:"environment,omitempty" yaml:"environment,omitempty"`
+}
+
+// ServerPut is what a user may change of a server.
+type ServerPut struct {
+	Config map[string]any `json:"config" yaml:"config"`
+}
+
+// An Environment describes a server's host and software.
+type Environment struct {
+	Addresses              []string            `json:"addresses" yaml:"addresses"`
+	Architectures          []string            `json:"architectures" yaml:"architectures"`
+	Certificate            string              `json:"certificate" yaml:"certificate"`
+	CertificateFingerprint string              `json:"certificate_fingerprint" yaml:"certificate_fingerprint"`
+	Driver                 string              `json:"driver" yaml:"driver"`
+	DriverVersion          string              `json:"driver_version" yaml:"driver_version"`
+	Firewall               string              `json:"firewall" yaml:"firewall"`
+	Kernel                 string              `json:"kernel" yaml:"kernel"`
+	KernelArchitecture     string              `json:"kernel_architecture" yaml:"kernel_architecture"`
+	KernelFeatures         map[string]string   `json:"kernel_features" yaml:"kernel_features"`
+	KernelVersion          string              `json:"kernel_version" yaml:"kernel_version"`
+	LXCFeatures            map[string]string   `json:"lxc_features" yaml:"lxc_features"`
+	OSName                 string              `json:"os_name" yaml:"os_name"`
+	OSVersion              string              `json:"os_version" yaml:"os_version"`
+	Project                string              `json:"project" yaml:"project"`
+	Server                 string              `json:"server" yaml:"server"`
+	ServerClustered        bool                `json:"server_clustered" yaml:"server_clustered"`
+	ServerEventMode        string              `json:"server_event_mode" yaml:"server_event_mode"`
+	ServerName             string              `json:"server_name" yaml:"server_name"`
+	ServerPID              int                 `json:"server_pid" yaml:"server_pid"`
+	ServerVersion          string              `json:"server_version" yaml:"server_version"`
+	Storage                string              `json:"storage" yaml:"storage"`
+	StorageVersion         string              `json:"storage_version" yaml:"storage_version"`
+	StorageDrivers         []StorageDriverInfo `json:"storage_supported_drivers" yaml:"storage_supported_drivers"`
+}
+
+// A StorageDriverInfo names a way of keeping instances. The wire has no tags.
+type StorageDriverInfo struct {
+	Name    string
+	Version string
+	Remote  bool
+}
+
+// A Profile is configuration that instances share.
+type Profile struct {
+	Name        string                       `json:"name" yaml:"name"`
+	Description string                       `json:"description" yaml:"description"`
+	Config      map[string]string            `json:"config" yaml:"config"`
+	Devices     map[string]map[string]string `json:"devices" yaml:"devices"`
+	UsedBy      []string                     `json:"used_by" yaml:"used_by"`
+}
+
+// ProfilePut is what a user may change of a profile.
+type ProfilePut struct {
+	Description string                       `json:"description" yaml:"description"`
+	Config      map[string]string            `json:"config" yaml:"config"`
+	Devices     map[string]map[string]string `json:"devices" yaml:"devices"`
+}
+
+// ProfilesPost makes a profile.
+type ProfilesPost struct {
+	ProfilePut `yaml:",inline"`
+	Name       string `json:"name" yaml:"name"`
+}
+
+// A Rename is the body of every POST that gives a thing another name.
+type Rename struct {
+	Name      string `json:"name"`
+	Migration bool   `json:"migration,omitempty"`
+}
+
+// A Project groups things. kiln has the one called "default".
+type Project struct {
+	Name        string            `json:"name" yaml:"name"`
+	Description string            `json:"description" yaml:"description"`
+	Config      map[string]string `json:"config" yaml:"config"`
+	UsedBy      []string          `json:"used_by" yaml:"used_by"`
+}
+
+// A Network is an interface that instances can be connected to.
+type Network struct {
+	Name        string            `json:"name" yaml:"name"`
+	Description string            `json:"description" yaml:"description"`
+	Type        string            `json:"type" yaml:"type"`
+	Managed     bool              `json:"managed" yaml:"managed"`
+	Status      string            `json:"status" yaml:"status"`
+	Config      map[string]string `json:"config" yaml:"config"`
+	UsedBy      []string          `json:"used_by" yaml:"used_by"`
+	Locations   []string          `json:"locations" yaml:"locations"`
+}
+
+// A StoragePool is where instances' file trees are.
+type StoragePool struct {
+	Name        string            `json:"name" yaml:"name"`
+	Description string            `json:"description" yaml:"description"`
+	Driver      string            `json:"driver" yaml:"driver"`
+	Status      string            `json:"status" yaml:"status"`
+	Config      map[string]string `json:"config" yaml:"config"`
+	UsedBy      []string          `json:"used_by" yaml:"used_by"`
+	Locations   []string          `json:"locations" yaml:"locations"`
+}
+
+// StoragePoolResources tells how full a pool is, in bytes and inodes.
+type StoragePoolResources struct {
+	Space  ResourceUse `json:"space" yaml:"space"`
+	Inodes ResourceUse `json:"inodes" yaml:"inodes"`
+}
+
+// ResourceUse is how much of a thing there is and is used.
+type ResourceUse struct {
+	Used  uint64 `json:"used" yaml:"used"`
+	Total uint64 `json:"total" yaml:"total"`
+}
+
+// A Certificate is a client that the server trusts.
+type Certificate struct {
+	Name        string   `json:"name" yaml:"name"`
+	Type        string   `json:"type" yaml:"type"`
+	Restricted  bool     `json:"restricted" yaml:"restricted"`
+	Projects    []string `json:"projects" yaml:"projects"`
+	Certificate string   `json:"certificate" yaml:"certificate"`
+	Fingerprint string   `json:"fingerprint" yaml:"fingerprint"`
+	Description string   `json:"description" yaml:"description"`
+}

@@ -1,0 +1,127 @@
+package api
+
+import "time"
+
+// An Image as GET /1.0/images/<fingerprint> tells it. Times that are unset are
+// the zero time.
+type Image struct {
+	ImagePut     `yaml:",inline"`
+	Aliases      []ImageAlias `json:"aliases" yaml:"aliases"`
+	Architecture string       `json:"architecture" yaml:"architecture"`
+	Cached       bool         `json:"cached" yaml:"cached"`
+	Filename     string       `json:"filename" yaml:"filename"`
+	Fingerprint  string       `json:"fingerprint" yaml:"fingerprint"`
+	Size         int64        `json:"size" yaml:"size"` // bytes as stored
+	UpdateSource *ImageSource `json:"update_source,omitempty" yaml:"update_source,omitempty"`
+	Type         string       `json:"type" yaml:"type"`
+	CreatedAt    time.Time    `json:"created_at" yaml:"created_at"`
+	LastUsedAt   time.Time    `json:"last_used_at" yaml:"last_used_at"`
+	UploadedAt   time.Time    `json:"uploaded_at" yaml:"uploaded_at"`
+	Project      string       `json:"project" yaml:"project"`
+	Locations    []string     `json:"locations" yaml:"locations"`
+}
+
+// ImagePut is what a user may change of an image.
+type ImagePut struct {
+	AutoUpdate bool              `json:"auto_update" yaml:"auto_update"`
+	Properties map[string]string `json:"properties" yaml:"properties"`
+	Public     bool              `json:"public" yaml:"public"`
+	ExpiresAt  time.Time         `json:"expires_at" yaml:"expires_at"`
+	Profiles   []string          `json:"profiles" yaml:"profiles"`
+}
+
+// An ImageAlias is an alias as an image lists it.
+type ImageAlias struct {
+	Name        string `json:"name" yaml:"name"`
+	Description string `json:"description" yaml:"description"`
+}
+
+// An ImageSource says where an image is updated from.
+type ImageSource struct {
+	Alias       string `json:"alias" yaml:"alias"`
+	Certificate string `json:"certificate" yaml:"certificate"`
+	Protocol    string `json:"protocol" yaml:"protocol"`
+	Server      string `json:"server" yaml:"server"`
+	ImageType   string `json:"image_type" yaml:"image_type"`
+}
+
+// An ImageAliasesEntry is an alias as the list of aliases has it.
+type ImageAliasesEntry struct {
+	Name        string `json:"name" yaml:"name"`
+	Description string `json:"description" yaml:"description"`
+	Target      string `json:"target" yaml:"target"` // fingerprint; a prefix will do in requests
+	Type        string `json:"type" yaml:"type"`
+}
+
+// ImageAliasPut is what a user may change of an alias.
+type ImageAliasPut struct {
+	Description string `json:"description"`
+	Target      string `json:"target"`
+}
+
+// ImagesPost is the JSON body of POST /1.0/images.
+type ImagesPost struct {
+	ImagePut
+	Filename             string            `json:"filename"`
+	CompressionAlgorithm string            `json:"compression_algorithm"`
+	Format               string            `json:"format"`
+	Aliases              []ImageAlias      `json:"aliases"`
+	Source               *ImagesPostSource `json:"source"`
+}
+
+// ImagesPostSource says where an image is to come from.
+type ImagesPostSource struct {
+	Type        string `json:"type"` // "image", "url", "instance", "container" or "snapshot"
+	Mode        string `json:"mode"` // "pull" or "push"
+	Server      string `json:"server"`
+	Protocol    string `json:"protocol"`
+	Certificate string `json:"certificate"`
+	Alias       string `json:"alias"`
+	Fingerprint string `json:"fingerprint"`
+	Secret      string `json:"secret"`
+	Project     string `json:"project"`
+	ImageType   string `json:"image_type"`
+	Name        string `json:"name"`
+	URL         string `json:"url"`
+}
+
+// ImageMetadata is an instance's metadata.yaml.
+type ImageMetadata struct {
+	Architecture string                            `json:"architecture" yaml:"architecture"`
+	CreationDate int64                             `json:"creation_date" yaml:"creation_date"` // Unix seconds
+	ExpiryDate   int64                             `json:"expiry_date" yaml:"expiry_date"`     // Unix seconds, 0: never
+	Properties   map[string]string                 `json:"properties" yaml:"properties"`
+	Templates    map[string]*ImageMetadataTemplate `json:"templates" yaml:"templates"`
+}
+
+// An ImageMetadataTemplate says when and how one file is made from a template.
+type ImageMetadataTemplate struct {
+	When       []string          `json:"when" yaml:"when"`
+	CreateOnly bool              `json:"create_only" yaml:"create_only"`
+	Template   string            `json:"template" yaml:"template"`
+	Properties map[string]string `json:"properties" yaml:"properties"`
+	UID        string            `json:"uid,omitempty" yaml:"uid,omitempty"`
+	GID        string            `json:"gid,omitempty" yaml:"gid,omitempty"`
+	Mode       string            `json:"mode,omitempty" yaml:"mode,omitempty"`
+}
+
+// ImageStoreUsage is GET /1.0/images?… of kiln_image_df: what images cost, in bytes.
+type ImageStoreUsage struct {
+	Images []ImageUsage `json:"images" yaml:"images"`
+	Stored int64        `json:"stored" yaml:"stored"` // all blobs, each counted once
+	Shared int64        `json:"shared" yaml:"shared"` // saved by images that have a file in common
+	Trees  int64        `json:"trees" yaml:"trees"`   // unpacked trees of instances' images
+	Free   int64        `json:"free" yaml:"free"`     // left in the file system of the store
+}
+
+// An ImageUsage is what one image costs, in bytes.
+type ImageUsage struct {
+	Fingerprint string   `json:"fingerprint" yaml:"fingerprint"`
+	Aliases     []string `json:"aliases" yaml:"aliases"`
+	Stored      int64    `json:"stored" yaml:"stored"` // its files
+	Shared      int64    `json:"shared" yaml:"shared"` // of them, in files that other images have too
+	Tree        int64    `json:"tree" yaml:"tree"`     // its unpacked tree; 0 where there is none
+	TreeKind    string   `json:"tree_kind" yaml:"tree_kind"`
+	UsedBy      []string `json:"used_by" yaml:"used_by"` // instances
+	InStore     bool     `json:"in_store" yaml:"in_store"`
+}
