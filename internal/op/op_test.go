@@ -1,0 +1,99 @@
+package op
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+func TestLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var seen []Status
+		table := NewTable(func(s Snapshot) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, s.Status)
+		})
+		defer table.Close()
+		goOn := make(chan struct{})
+		o := table.Start("Testing", Options{Metadata: map[string]any{"a": 1}}, func(_ context.Context, o *Operation) error {
+			o.Set("b", 2)
+			<-goOn
+			return nil
+		})
+		synctest.Wait()
+		if s := o.Snapshot(); s.Status != Running || s.Metadata["a"] != 1 || s.Metadata["b"] != 2 || s.Class != Task {
+			t.Fatalf("under way: %+v", s)
+		}
+		close(goOn)
+		if s := o.Wait(t.Context()); s.Status != Success || s.Err != nil {
+			t.Fatalf("at the end: %+v", s)
+		}
+		synctest.Wait()
+		mu.Lock()
+		if len(seen) != 4 || seen[0] != Pending || seen[3] != Success {
+			t.Errorf("told: %v", seen)
+		}
+		mu.Unlock()
+		time.Sleep(Keep - time.Second)
+		if _, err := table.Get(o.ID()); err != nil {
+			t.Errorf("forgotten too early: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if _, err := table.Get(o.ID()); !errors.Is(err, kiln.NotFound) {
+			t.Errorf("still there: %v", err)
+		}
+	})
+}
+
+func TestCancel(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	defer table.Close()
+	wait := func(ctx context.Context, _ *Operation) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	fixed := table.Start("Fixed", Options{}, wait)
+	if err := fixed.Cancel(); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("cancelled what can't be: %v", err)
+	}
+	o := table.Start("Loose", Options{MayCancel: true}, wait)
+	if err := o.Cancel(); err != nil {
+		t.Fatal(err)
+	}
+	if s := o.Wait(t.Context()); s.Status != Cancelled || !errors.Is(s.Err, context.Canceled) {
+		t.Errorf("after Cancel: %+v", s)
+	}
+	if err := o.Cancel(); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("cancelled twice: %v", err)
+	}
+}
+
+func TestWaitTimesOut(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	defer table.Close()
+	o := table.Start("Slow", Options{}, func(ctx context.Context, _ *Operation) error { <-ctx.Done(); return ctx.Err() })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if s := o.Wait(ctx); s.Status != Running {
+		t.Errorf("after the timeout: %v", s.Status)
+	}
+}
+
+func TestFailure(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	defer table.Close()
+	o := table.Start("Bad", Options{}, func(context.Context, *Operation) error { return kiln.Errorf(kiln.Conflict, "taken") })
+	if s := o.Wait(t.Context()); s.Status != Failure || kiln.KindOf(s.Err) != kiln.Conflict {
+		t.Errorf("%+v", s)
+	}
+	if list := table.List(); len(list) != 1 {
+		t.Errorf("List: %v", list)
+	}
+}
