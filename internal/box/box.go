@@ -1,0 +1,248 @@
+// Package box runs one container as processes: it starts, watches, freezes and
+// ends it, runs commands in it and reads what it uses. The runtime is liblxc.
+//
+// It doesn't know what an instance, an image or a volume is: it is given a
+// mounted root filesystem and limits.
+package box
+
+// #cgo pkg-config: lxc
+// #include <lxc/version.h>
+import "C"
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// Version gives the version of liblxc that kiln was built with.
+func Version() string { return C.LXC_VERSION }
+
+// An IDMap says that Size ids from Container on are the host's ids from Host on,
+// of users and of groups.
+type IDMap struct{ Container, Host, Size uint32 }
+
+// A Mount binds a file or directory of the host into the container.
+type Mount struct {
+	Source, Target string // absolute, of the host and of the container
+	ReadOnly       bool
+	Optional       bool // no error when the source is absent
+}
+
+// CPUs says which processors a container may use: a number of them, or a list
+// as in cpuset(7). The zero value is all.
+type CPUs struct {
+	Count int
+	Set   string
+}
+
+// Limits bound what a container may take. Zero means no bound.
+type Limits struct {
+	MemoryBytes         int64
+	CPUs                CPUs
+	CPUQuota, CPUPeriod int64 // microseconds of processor time per period
+	Processes           int64
+}
+
+// A Spec says what container to start.
+type Spec struct {
+	ID       string            // unique on the host, names the cgroups: letters, digits and . _ -
+	Hostname string            // inside
+	Dir      string            // where the box keeps its files, made 0700
+	Rootfs   *os.File          // a detached mount; used only while Start runs
+	Init     string            // command line, default /sbin/init
+	Arch     string            // canonical architecture of the programs
+	IDMap    []IDMap           // nil: privileged, ids are the host's
+	Nesting  bool              // containers in the container
+	Env      map[string]string // of init
+	Mounts   []Mount
+	Limits   Limits
+	Config   []string // lines of lxc.container.conf(5), last
+}
+
+// A Box is a container that was running when it was last looked at.
+type Box struct {
+	dir   string
+	state state
+
+	mu      sync.Mutex
+	init    process
+	monitor *process // nil: it died and left the container alone
+}
+
+// state is what a box remembers on disk, for the next daemon.
+type state struct {
+	ID         string
+	Halt       int // signal that asks init to stop
+	Privileged bool
+	RootUID    uint32 // of the container's root on the host
+	Init       identity
+	Monitor    identity
+}
+
+// The files in a box's directory.
+const (
+	stateFile   = "box.json"
+	configFile  = "lxc.conf"
+	seccompFile = "seccomp.conf"
+	logFile     = "lxc.log"
+	consoleFile = "console.log"
+)
+
+// runDir is what liblxc knows as the path of its containers. Nothing is kept
+// there; a container's root must be able to search it.
+const runDir = "/run/kiln"
+
+// rootfsDir is where each monitor mounts its root filesystem, in a mount
+// namespace of its own: on the host the directory stays empty. The container's
+// root needs access to all of its path, which a box's directory doesn't give. It
+// is never removed, since that would unmount what is on it elsewhere.
+const rootfsDir = runDir + "/rootfs"
+
+// mountsDir is the same for what is bound into the container.
+const mountsDir = runDir + "/mounts"
+
+// Open takes over a container that a former daemon started. The error is
+// NotFound when it doesn't run any more; what it left behind is removed then.
+func Open(dir string) (*Box, error) {
+	b := &Box{dir: dir}
+	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, kiln.Errorf(kiln.NotFound, "no container in %s", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &b.state); err != nil {
+		return nil, kiln.Errorf(kiln.Integrity, "read %s: %w", filepath.Join(dir, stateFile), err)
+	}
+	if m, err := openProcess(b.state.Monitor); err == nil {
+		b.monitor = &m
+		if pid := findInit(m.PID); pid != 0 {
+			b.state.Init = identify(pid)
+		}
+	}
+	b.init, err = openProcess(b.state.Init)
+	if err != nil {
+		err := kiln.Errorf(kiln.NotFound, "container %s doesn't run", b.state.ID)
+		return nil, errors.Join(err, b.Close(), clean(dir, b.state.ID))
+	}
+	return b, nil
+}
+
+// Close lets go of the container, which keeps running.
+func (b *Box) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.monitor != nil {
+		b.monitor.Close()
+		b.monitor = nil
+	}
+	b.init.Close()
+	return nil
+}
+
+// InitPID gives the process id of init on the host.
+func (b *Box) InitPID() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.init.PID
+}
+
+// ConsoleLog is the path of what the container wrote on its console.
+func (b *Box) ConsoleLog() string { return filepath.Join(b.dir, consoleFile) }
+
+// An EventKind says what happened to a container.
+type EventKind int
+
+// What can happen by itself.
+const (
+	Stopped  EventKind = iota // nothing of it is left
+	Rebooted                  // it has a new init
+)
+
+// An Event is something that happened to a container.
+type Event struct{ Kind EventKind }
+
+// Next waits for what happens next. After Stopped nothing happens. The error is
+// that of ctx.
+func (b *Box) Next(ctx context.Context) (Event, error) {
+	b.mu.Lock()
+	init, monitor := b.init, b.monitor
+	b.mu.Unlock()
+	if err := init.wait(ctx); err != nil {
+		return Event{}, err
+	}
+	// Its monitor either ends as well or starts the next init.
+	for monitor != nil {
+		if pid := findInit(monitor.PID); pid != 0 && pid != init.PID {
+			next, err := openProcess(identify(pid))
+			if err == nil {
+				return Event{Rebooted}, b.replaceInit(next)
+			}
+		}
+		if monitor.waitFor(ctx, initPoll) {
+			break
+		}
+		if ctx.Err() != nil {
+			return Event{}, ctx.Err()
+		}
+	}
+	return Event{Stopped}, clean(b.dir, b.state.ID)
+}
+
+func (b *Box) replaceInit(next process) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.init.Close()
+	b.init = next
+	b.state.Init = next.identity
+	return b.save()
+}
+
+func (b *Box) save() error {
+	data, err := json.Marshal(b.state)
+	if err != nil {
+		return err
+	}
+	temp := filepath.Join(b.dir, stateFile+".new")
+	if err := os.WriteFile(temp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, filepath.Join(b.dir, stateFile))
+}
+
+// Shutdown asks init to stop the system. It doesn't wait.
+func (b *Box) Shutdown(ctx context.Context) error {
+	return b.signal(unix.Signal(b.state.Halt))
+}
+
+// Kill ends every process of the container, also of a frozen one, and returns
+// when init is gone.
+func (b *Box) Kill(ctx context.Context) error {
+	b.mu.Lock()
+	init := b.init
+	b.mu.Unlock()
+	if err := b.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	return init.wait(ctx)
+}
+
+func (b *Box) signal(s unix.Signal) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := b.init.signal(s)
+	if errors.Is(err, unix.ESRCH) {
+		return nil // it is gone already
+	}
+	return err
+}

@@ -1,0 +1,486 @@
+package box
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+const firstID = 1_000_000
+
+// TestMain runs a child of the test that starts a container and is killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("KILN_BOX_CHILD"); dir != "" {
+		if _, err := Start(context.Background(), childSpec(dir)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println("started")
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func childSpec(dir string) Spec {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(dir, "tree"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		panic(err)
+	}
+	return Spec{
+		ID: "test-" + strconv.Itoa(os.Getppid()), Hostname: "guest", Dir: filepath.Join(dir, "box"), Arch: "x86_64",
+		Rootfs: os.NewFile(uintptr(fd), "rootfs"), IDMap: []IDMap{{0, firstID, 65536}},
+	}
+}
+
+// busybox makes a tree with a static busybox and its init, owned by the ids of
+// the host that stand for a container's.
+func busybox(t testing.TB, script string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("containers are started by root: run the tests as root")
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"bin", "sbin", "etc/init.d", "dev", "proc", "sys", "tmp", "root", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal("busybox-static is needed: ", err)
+	}
+	write := func(name, content string, mode fs.FileMode) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("bin/busybox", string(bin), 0o755)
+	write("etc/passwd", "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n", 0o644)
+	write("etc/inittab", "::sysinit:/etc/init.d/rcS\n::respawn:/bin/sleep 100000\n", 0o644)
+	write("etc/init.d/rcS", "#!/bin/sh\n"+script+"\n", 0o755)
+	if out, err := exec.Command("/bin/busybox", "--list").Output(); err == nil {
+		for _, applet := range strings.Fields(string(out)) {
+			if applet != "busybox" {
+				os.Symlink("busybox", filepath.Join(dir, "bin", applet))
+			}
+		}
+	}
+	os.Symlink("/bin/busybox", filepath.Join(dir, "sbin/init"))
+	filepath.WalkDir(dir, func(p string, _ fs.DirEntry, _ error) error { return os.Lchown(p, firstID, firstID) })
+	return dir
+}
+
+func spec(t testing.TB, tree string) Spec {
+	t.Helper()
+	fd, err := unix.OpenTree(unix.AT_FDCWD, tree, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "rootfs")
+	t.Cleanup(func() { f.Close() })
+	id := strings.NewReplacer("/", "-", "#", "-").Replace(t.Name()) + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	return Spec{ID: id, Hostname: "guest", Dir: filepath.Join(t.TempDir(), "box"), Rootfs: f, Arch: "x86_64", IDMap: []IDMap{{0, firstID, 65536}}}
+}
+
+// start starts a container and makes sure that nothing of it is left.
+func start(t testing.TB, s Spec) *Box {
+	t.Helper()
+	b, err := Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, b) })
+	return b
+}
+
+func end(t testing.TB, b *Box) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := b.Kill(ctx); err != nil {
+		t.Error(err)
+	}
+	if e, err := b.Next(ctx); err != nil || e.Kind != Stopped {
+		t.Errorf("after Kill: %v, %v", e, err)
+	}
+	checkGone(t, b)
+	b.Close()
+}
+
+func checkGone(t testing.TB, b *Box) {
+	t.Helper()
+	for _, h := range hierarchies() {
+		for _, top := range []string{payloadCgroup, monitorCgroup} {
+			if _, err := os.Stat(filepath.Join(h, top, b.state.ID)); err == nil {
+				t.Errorf("cgroup left in %s/%s", h, top)
+			}
+		}
+	}
+	if mounts, _ := os.ReadFile("/proc/self/mounts"); bytes.Contains(mounts, []byte(b.dir)) {
+		t.Errorf("mounts left:\n%s", mounts)
+	}
+	if _, err := os.Stat(filepath.Join("/run/lxc/lock", runDir, "."+b.state.ID)); err == nil {
+		t.Errorf("lock left of %s", b.state.ID)
+	}
+}
+
+// run runs a command and gives its exit code and output.
+func run(t testing.TB, b *Box, s ExecSpec) (int, string) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if s.Env == nil {
+		s.Env = map[string]string{"PATH": "/bin:/sbin"}
+	}
+	s.Stdout, s.Stderr = w, w
+	p, err := b.Exec(t.Context(), s)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	out, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := p.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code, string(out)
+}
+
+func sh(command string) ExecSpec { return ExecSpec{Command: []string{"sh", "-c", command}} }
+
+// eventually waits until f holds.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited too long until %s", what)
+		}
+	}
+}
+
+func TestExec(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	for _, c := range []struct {
+		spec ExecSpec
+		code int
+		out  string
+	}{
+		{sh("exit 0"), 0, ""},
+		{sh("exit 3"), 3, ""},
+		{sh("kill -9 $$"), 137, ""},
+		{ExecSpec{Command: []string{"no-such-command"}}, 127, "kiln: no-such-command: No such file or directory\n"},
+		{ExecSpec{Command: []string{"/etc/passwd"}}, 126, "kiln: /etc/passwd: Permission denied\n"},
+		{sh("echo out; echo err >&2; cat"), 0, "out\nerr\n"},
+		{sh("hostname; id -u; id -g; pwd"), 0, "guest\n0\n0\n/\n"},
+		{ExecSpec{Command: []string{"sh", "-c", "id -u; id -g; pwd"}, UID: 1000, GID: 1001, Cwd: "/tmp"}, 0, "1000\n1001\n/tmp\n"},
+		{ExecSpec{Command: []string{"env"}, Env: map[string]string{"A": "b c", "PATH": "/bin", "LD_PRELOAD": "/x"}}, 0, "PATH=/bin\ncontainer=lxc\nA=b c\nLD_PRELOAD=/x\n"},
+		{ExecSpec{Command: []string{"/bin/pwd"}, Cwd: "/nowhere"}, 126, "kiln: working directory \"/nowhere\": No such file or directory\n"},
+	} {
+		code, out := run(t, b, c.spec)
+		if code != c.code || c.out != "" && out != c.out {
+			t.Errorf("%v: %d, %q; want %d, %q", c.spec.Command, code, out, c.code, c.out)
+		}
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	for range 5 {
+		p, err := b.Exec(t.Context(), ExecSpec{
+			Command: []string{"/bin/sh", "-c", "tty; stty size; ls -l /dev/pts/ | grep -c root; seq 1 2000"},
+			Env:     map[string]string{"PATH": "/bin"}, TTY: true, Width: 81, Height: 25,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := Drain(&out, p.PTY()); err != nil {
+			t.Fatal(err)
+		}
+		code, err := p.Wait()
+		p.Close()
+		got := strings.ReplaceAll(out.String(), "\r", "")
+		if code != 0 || err != nil || !strings.HasPrefix(got, "/dev/pts/") || !strings.Contains(got, "\n25 81\n") || !strings.HasSuffix(got, "\n1999\n2000\n") {
+			t.Fatalf("%d, %v, %d bytes: %.80q … %q", code, err, len(got), got, got[max(0, len(got)-20):])
+		}
+	}
+}
+
+func TestSignal(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	p, err := b.Exec(t.Context(), ExecSpec{Command: []string{"/bin/sleep", "1000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.Signal(15); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := p.Wait(); code != 143 || err != nil {
+		t.Errorf("%d, %v", code, err)
+	}
+	if err := p.Signal(15); err != nil {
+		t.Errorf("signal to what is gone: %v", err)
+	}
+}
+
+func TestUnprivileged(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	if uid := statusField(b.InitPID(), "Uid"); len(uid) == 0 || uid[0] != strconv.Itoa(firstID) {
+		t.Errorf("init runs as %v on the host", uid)
+	}
+	for _, c := range []string{"mknod /tmp/x c 1 3", "mount -t ext4 /dev/vda /tmp", "echo 1 > /proc/sys/kernel/panic", "insmod /x.ko", "cat /proc/kcore"} {
+		if code, _ := run(t, b, sh(c)); code == 0 {
+			t.Errorf("%q worked", c)
+		}
+	}
+	if code, out := run(t, b, sh("mkdir /sys/fs/cgroup/x && rmdir /sys/fs/cgroup/x && grep -c cgroup2 /proc/mounts")); code != 0 {
+		t.Errorf("its cgroup isn't its own: %s", out)
+	}
+}
+
+func TestPoweroffAndReboot(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	before := b.InitPID()
+	run(t, b, sh("reboot -f & sleep 10"))
+	e, err := b.Next(t.Context())
+	if err != nil || e.Kind != Rebooted || b.InitPID() == before {
+		t.Fatalf("after reboot: %v, %v, init %d then %d", e, err, before, b.InitPID())
+	}
+	if code, out := run(t, b, sh("echo up")); code != 0 || out != "up\n" {
+		t.Fatalf("after the reboot: %d %q", code, out)
+	}
+	run(t, b, sh("poweroff -f & sleep 10"))
+	if e, err := b.Next(t.Context()); err != nil || e.Kind != Stopped {
+		t.Fatalf("after poweroff: %v, %v", e, err)
+	}
+}
+
+func TestShutdown(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	// Let init come as far as setting its handlers.
+	eventually(t, "init runs its table", func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
+	if err := b.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := b.Next(t.Context()); err != nil || e.Kind != Stopped {
+		t.Fatalf("%v, %v", e, err)
+	}
+	if _, err := Open(b.dir); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("Open of what stopped: %v", err)
+	}
+}
+
+func TestInitCrash(t *testing.T) {
+	tree := busybox(t, "")
+	os.Remove(filepath.Join(tree, "sbin/init"))
+	s := spec(t, tree)
+	b, err := Start(t.Context(), s)
+	if err == nil { // init was found missing only after the fact
+		e, err := b.Next(t.Context())
+		if err != nil || e.Kind != Stopped {
+			t.Fatalf("%v, %v", e, err)
+		}
+		b.Close()
+		return
+	}
+	if !strings.Contains(err.Error(), "init") {
+		t.Errorf("the error doesn't say what is wrong: %v", err)
+	}
+	checkGone(t, &Box{dir: s.Dir, state: state{ID: s.ID}})
+}
+
+func TestDaemonKilled(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Rename(busybox(t, ""), filepath.Join(dir, "tree")); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "KILN_BOX_CHILD="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 7)); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	b, err := Open(filepath.Join(dir, "box"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out := run(t, b, sh("echo alive")); code != 0 || out != "alive\n" {
+		t.Errorf("%d %q", code, out)
+	}
+	end(t, b)
+}
+
+func TestMonitorKilled(t *testing.T) {
+	s := spec(t, busybox(t, ""))
+	b := start(t, s)
+	b.monitor.signal(unix.SIGKILL)
+	b.monitor.wait(t.Context())
+	b.Close()
+	again, err := Open(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.Exec(t.Context(), sh("true")); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("exec without a monitor: %v", err)
+	}
+	end(t, again)
+	b.init, b.monitor = process{}, nil // the cleanup finds it gone
+}
+
+func TestFreeze(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	if b.Frozen() {
+		t.Error("frozen at the start")
+	}
+	for range 3 {
+		if err := b.Freeze(t.Context()); err != nil || !b.Frozen() {
+			t.Fatal("not frozen: ", err)
+		}
+		if err := b.Thaw(t.Context()); err != nil || b.Frozen() {
+			t.Fatal("not thawed: ", err)
+		}
+	}
+	b.Freeze(t.Context()) // and killed frozen
+}
+
+func TestLimits(t *testing.T) {
+	s := spec(t, busybox(t, ""))
+	s.Limits = Limits{MemoryBytes: 64 << 20, Processes: 50, CPUs: CPUs{Count: 1}, CPUQuota: 50_000, CPUPeriod: 100_000}
+	b := start(t, s)
+	if code, _ := run(t, b, sh("dd if=/dev/zero of=/dev/null bs=200M count=1")); code == 0 {
+		t.Error("200 MB fit into 64 MB")
+	}
+	if code, out := run(t, b, sh("for i in $(seq 100); do sleep 5 & done; echo done")); code == 0 && !strings.Contains(out, "fork") {
+		t.Errorf("100 processes fit into 50: %d %q", code, out)
+	}
+	if _, out := run(t, b, sh("nproc")); out != "1\n" {
+		t.Errorf("nproc: %q", out)
+	}
+	u, err := b.Usage()
+	if err != nil || u.MemoryBytes == 0 || u.Processes == 0 || u.CPUNanoseconds == 0 {
+		t.Errorf("Usage: %+v, %v", u, err)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	run(t, b, sh("ping -c 1 127.0.0.1"))
+	list, err := b.Network()
+	if err != nil || len(list) == 0 || list[0].Name != "lo" || len(list[0].Addresses) == 0 || list[0].BytesIn == 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+func TestMounts(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "a b")
+	os.WriteFile(src, []byte("hello"), 0o644)
+	s := spec(t, busybox(t, ""))
+	s.Mounts = []Mount{{Source: src, Target: "/mnt/x y", ReadOnly: true}, {Source: "/nowhere", Target: "/mnt/z", Optional: true}}
+	b := start(t, s)
+	if code, out := run(t, b, sh("cat '/mnt/x y' && ! echo > '/mnt/x y'")); code != 0 || !strings.HasPrefix(out, "hello") {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+func TestPrivileged(t *testing.T) {
+	tree := busybox(t, "")
+	filepath.WalkDir(tree, func(p string, _ fs.DirEntry, _ error) error { return os.Lchown(p, 0, 0) })
+	s := spec(t, tree)
+	s.IDMap, s.Nesting = nil, true
+	b := start(t, s)
+	if code, out := run(t, b, sh("id -u; ls /dev/.lxc/proc/1/status")); code != 0 {
+		t.Errorf("%d %q", code, out)
+	}
+	if code, _ := run(t, b, sh("mknod /tmp/d b 254 0 && dd if=/tmp/d of=/dev/null count=1")); code == 0 {
+		t.Error("a privileged container reads the host's disk")
+	}
+}
+
+func TestParallel(t *testing.T) {
+	tree := busybox(t, "")
+	var wg sync.WaitGroup
+	for i := range 10 {
+		s := spec(t, tree)
+		s.ID += strconv.Itoa(i)
+		wg.Go(func() {
+			b, err := Start(t.Context(), s)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			end(t, b)
+		})
+	}
+	wg.Wait()
+}
+
+// TestMonitorIsSmall looks at what one more container costs.
+func TestMonitorIsSmall(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", b.monitor.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
+			kb, _ := strconv.Atoi(f[1])
+			t.Logf("monitor: %d kB PSS", kb)
+			if kb > 4096 {
+				t.Errorf("a monitor takes %d kB", kb)
+			}
+		}
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	tree := busybox(b, "")
+	s := spec(b, tree)
+	for b.Loop() {
+		box, err := Start(b.Context(), s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		end(b, box)
+		s = spec(b, tree)
+		b.StartTimer()
+	}
+}
+
+func BenchmarkExec(b *testing.B) {
+	box := start(b, spec(b, busybox(b, "")))
+	for b.Loop() {
+		run(b, box, ExecSpec{Command: []string{"/bin/true"}})
+	}
+}

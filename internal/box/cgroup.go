@@ -1,0 +1,267 @@
+package box
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// kiln's cgroups in every hierarchy, each with one directory per container.
+const (
+	payloadCgroup = "kiln.payload"
+	monitorCgroup = "kiln.monitor"
+	pivotCgroup   = "kiln.pivot"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// unified gives the mount point of cgroup v2: the root on hosts that have only
+// it, a directory of the root on hybrid ones.
+func unified() string {
+	var st unix.Statfs_t
+	if unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return cgroupRoot
+	}
+	return filepath.Join(cgroupRoot, "unified")
+}
+
+// onV1 reports whether a controller is in a hierarchy of cgroup v1.
+func onV1(controller string) bool {
+	_, err := os.Stat(filepath.Join(cgroupRoot, controller, "cgroup.clone_children"))
+	return err == nil
+}
+
+// hierarchies gives the mount points of all cgroup hierarchies, each once.
+func hierarchies() []string {
+	list := []string{unified()}
+	if list[0] == cgroupRoot {
+		return list
+	}
+	entries, err := os.ReadDir(cgroupRoot)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != "unified" {
+			list = append(list, filepath.Join(cgroupRoot, e.Name()))
+		}
+	}
+	return list
+}
+
+// controllerDir gives the directory of a container where a controller counts.
+func controllerDir(controller, id string) string {
+	if onV1(controller) {
+		return filepath.Join(cgroupRoot, controller, payloadCgroup, id)
+	}
+	return filepath.Join(unified(), payloadCgroup, id)
+}
+
+// inside gives the processes of a container, by its v2 cgroup.
+func inside(id string) []int {
+	var pids []int
+	filepath.WalkDir(filepath.Join(unified(), payloadCgroup, id), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return nil // it vanishes while it is walked, or isn't there
+		}
+		procs, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		for _, f := range strings.Fields(string(procs)) {
+			if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
+}
+
+// clean removes what a container leaves behind: processes of one whose monitor
+// died, cgroups, liblxc's lock, and the record of what ran.
+func clean(dir, id string) error {
+	for range 200 {
+		pids := inside(id)
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL) // found in the container's own cgroup a moment ago
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	var errs []error
+	for _, h := range hierarchies() {
+		for _, top := range []string{payloadCgroup, monitorCgroup} {
+			errs = append(errs, removeCgroup(filepath.Join(h, top, id)))
+			_ = unix.Rmdir(filepath.Join(h, top)) // stays while others use it
+		}
+		// liblxc's monitors pass through these on their way out.
+		_ = unix.Rmdir(filepath.Join(h, pivotCgroup, "lxc.pivot"))
+		_ = unix.Rmdir(filepath.Join(h, pivotCgroup))
+	}
+	removeLock(id)
+	if err := os.Remove(filepath.Join(dir, stateFile)); !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// removeCgroup removes a cgroup and those below. The kernel is done with a
+// cgroup a moment after its last process.
+func removeCgroup(dir string) error {
+	var err error
+	for range 100 {
+		var dirs []string
+		filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		err = nil
+		for _, d := range slices.Backward(dirs) {
+			if e := unix.Rmdir(d); e != nil && e != unix.ENOENT {
+				err = fmt.Errorf("remove cgroup %s: %w", d, e)
+			}
+		}
+		if err == nil {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return err
+}
+
+// removeLock removes the file that liblxc locks a container by, and the empty
+// directories above it.
+func removeLock(id string) {
+	const locks = "/run/lxc/lock"
+	path := filepath.Join(locks, runDir, "."+id)
+	_ = os.Remove(path)
+	for path = filepath.Dir(path); strings.HasPrefix(path, locks+"/"); path = filepath.Dir(path) {
+		if os.Remove(path) != nil {
+			return
+		}
+	}
+}
+
+// cpuset turns a number of processors into a list, spread so that containers
+// don't all get the first ones.
+func cpuset(c CPUs) (string, error) {
+	if c.Set != "" || c.Count == 0 {
+		return c.Set, nil
+	}
+	var online unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &online); err != nil {
+		return "", err
+	}
+	var all []string
+	for cpu := 0; len(all) < online.Count(); cpu++ {
+		if online.IsSet(cpu) {
+			all = append(all, strconv.Itoa(cpu))
+		}
+	}
+	if c.Count >= len(all) {
+		return "", nil
+	}
+	first := int(time.Now().UnixNano()) % len(all)
+	var list []string
+	for i := range c.Count {
+		list = append(list, all[(first+i)%len(all)])
+	}
+	return strings.Join(list, ","), nil
+}
+
+// Freeze stops every process of the container where it is. It returns when
+// they are frozen.
+func (b *Box) Freeze(ctx context.Context) error { return b.freeze(ctx, "1") }
+
+// Thaw lets a frozen container go on.
+func (b *Box) Thaw(ctx context.Context) error { return b.freeze(ctx, "0") }
+
+func (b *Box) freeze(ctx context.Context, want string) error {
+	dir := filepath.Join(unified(), payloadCgroup, b.state.ID)
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte(want), 0); err != nil {
+		return kiln.Errorf(kiln.Unsupported, "freeze container: %w", err)
+	}
+	for keyed(filepath.Join(dir, "cgroup.events"), "frozen") != want {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// Frozen reports whether the container is frozen.
+func (b *Box) Frozen() bool {
+	dir := filepath.Join(unified(), payloadCgroup, b.state.ID)
+	return readString(filepath.Join(dir, "cgroup.freeze")) == "1"
+}
+
+// A Usage is what a container takes at one moment.
+type Usage struct {
+	MemoryBytes, MemoryPeakBytes int64
+	SwapBytes                    int64
+	CPUNanoseconds               int64 // since it started
+	Processes                    int64
+}
+
+// Usage reads the container's counters. What this host doesn't count is 0.
+func (b *Box) Usage() (Usage, error) {
+	id := b.state.ID
+	pids := inside(id)
+	if len(pids) == 0 {
+		return Usage{}, kiln.Errorf(kiln.NotFound, "container %s doesn't run", id)
+	}
+	u := Usage{Processes: int64(len(pids))}
+	if dir := controllerDir("memory", id); onV1("memory") {
+		u.MemoryBytes = readInt(filepath.Join(dir, "memory.usage_in_bytes"))
+		u.MemoryPeakBytes = readInt(filepath.Join(dir, "memory.max_usage_in_bytes"))
+		if with := readInt(filepath.Join(dir, "memory.memsw.usage_in_bytes")); with > 0 {
+			u.SwapBytes = max(0, with-u.MemoryBytes)
+		}
+	} else {
+		u.MemoryBytes = readInt(filepath.Join(dir, "memory.current"))
+		u.MemoryPeakBytes = readInt(filepath.Join(dir, "memory.peak"))
+		u.SwapBytes = readInt(filepath.Join(dir, "memory.swap.current"))
+	}
+	if onV1("cpuacct") {
+		u.CPUNanoseconds = readInt(filepath.Join(controllerDir("cpuacct", id), "cpuacct.usage"))
+	} else {
+		usec, _ := strconv.ParseInt(keyed(filepath.Join(controllerDir("cpu", id), "cpu.stat"), "usage_usec"), 10, 64)
+		u.CPUNanoseconds = usec * 1000
+	}
+	return u, nil
+}
+
+func readString(path string) string {
+	b, _ := os.ReadFile(path)
+	return strings.TrimSpace(string(b))
+}
+
+func readInt(path string) int64 {
+	n, _ := strconv.ParseInt(readString(path), 10, 64)
+	return n
+}
+
+// keyed reads the value of a key from a file of "key value" lines.
+func keyed(path, key string) string {
+	for line := range strings.Lines(readString(path)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == key {
+			return f[1]
+		}
+	}
+	return ""
+}

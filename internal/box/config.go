@@ -1,0 +1,197 @@
+package box
+
+import (
+	_ "embed"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// seccompPolicy refuses the system calls that have no business in a container,
+// for the native and the compatible ABIs, in liblxc's version 2 format.
+//
+//go:embed seccomp.conf
+var seccompPolicy []byte
+
+// A config is lines of lxc.container.conf(5).
+type config struct{ strings.Builder }
+
+func (c *config) set(key, format string, args ...any) {
+	fmt.Fprintf(c, "%s = %s\n", key, fmt.Sprintf(format, args...))
+}
+
+// entry adds a mount in the form of fstab(5).
+func (c *config) entry(source, target, fstype, options string) {
+	c.set("lxc.mount.entry", "%s %s %s %s 0 0", escape(source), escape(strings.TrimPrefix(target, "/")), fstype, options)
+}
+
+func escape(path string) string {
+	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(path)
+}
+
+func writeConfig(s Spec, halt int) error {
+	var c config
+	c.set("lxc.log.file", "%s", filepath.Join(s.Dir, logFile))
+	c.set("lxc.log.level", "warn")
+	c.set("lxc.uts.name", "%s", s.Hostname)
+	c.set("lxc.rootfs.path", "dir:%s", rootfsDir)
+	if s.Init != "" {
+		c.set("lxc.init.cmd", "%s", s.Init)
+	}
+	c.set("lxc.arch", "%s", s.Arch)
+	c.set("lxc.signal.halt", "%d", halt)
+	c.set("lxc.signal.reboot", "SIGINT")
+	c.set("lxc.tty.max", "0")
+	c.set("lxc.pty.max", "1024")
+	c.set("lxc.console.path", "none")
+	c.set("lxc.console.logfile", "%s", filepath.Join(s.Dir, consoleFile))
+	c.set("lxc.console.buffer.size", "128kB")
+	c.set("lxc.console.size", "1MB")
+	c.set("lxc.console.rotate", "1")
+	c.set("lxc.net.0.type", "empty")
+	c.set("lxc.net.0.flags", "up")
+	c.identity(s)
+	c.mounts(s)
+	if err := c.cgroups(s); err != nil {
+		return err
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Env)) {
+		if strings.ContainsAny(k+s.Env[k], "\n\x00") {
+			return kiln.Errorf(kiln.Invalid, "environment variable %q has a newline", k)
+		}
+		c.set("lxc.environment", "%s=%s", k, s.Env[k])
+	}
+	for _, line := range s.Config {
+		c.WriteString(line + "\n")
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir, seccompFile), seccompPolicy, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.Dir, configFile), []byte(c.String()), 0o600)
+}
+
+// identity sets who the container is to the host and what it may not do.
+func (c *config) identity(s Spec) {
+	for _, m := range s.IDMap {
+		c.set("lxc.idmap", "u %d %d %d", m.Container, m.Host, m.Size)
+		c.set("lxc.idmap", "g %d %d %d", m.Container, m.Host, m.Size)
+	}
+	if len(s.IDMap) == 0 {
+		c.set("lxc.cap.drop", "mac_admin mac_override sys_time sys_module sys_rawio")
+	}
+	c.set("lxc.seccomp.profile", "%s", filepath.Join(s.Dir, seccompFile))
+	if apparmorOn() {
+		c.set("lxc.apparmor.profile", "generated")
+		if s.Nesting {
+			c.set("lxc.apparmor.allow_nesting", "1")
+		}
+	}
+}
+
+// apparmorOn reports whether profiles can be loaded: the kernel has AppArmor on
+// and its parser is installed.
+func apparmorOn() bool {
+	on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err != nil || !strings.HasPrefix(string(on), "Y") {
+		return false
+	}
+	_, err = os.Stat("/sbin/apparmor_parser")
+	return err == nil
+}
+
+func (c *config) mounts(s Spec) {
+	c.set("lxc.autodev", "1")
+	proc, sys := "proc:rw", "sys:rw"
+	if len(s.IDMap) == 0 {
+		proc, sys = "proc:mixed", "sys:mixed"
+	}
+	c.set("lxc.mount.auto", "%s %s", proc, sys)
+	// A container sees cgroup v2 on every host: systemd needs a tree that it
+	// can write, not controllers.
+	c.entry("cgroup2", "sys/fs/cgroup", "cgroup2", "rw,nosuid,nodev,noexec,relatime,create=dir")
+	c.entry("mqueue", "dev/mqueue", "mqueue", "rw,nosuid,nodev,noexec,relatime,create=dir,optional")
+	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {
+		c.entry(dev, dev, "none", "bind,create=file,optional")
+	}
+	// systemd has mount units for these, which fail in a user namespace
+	// unless something is mounted there already.
+	for _, dir := range []string{
+		"/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing", "/sys/kernel/config",
+		"/sys/fs/pstore", "/sys/fs/bpf", "/sys/fs/fuse/connections",
+	} {
+		if _, err := os.Stat(dir); err == nil {
+			c.entry(dir, dir, "none", "rbind,optional")
+		}
+	}
+	if s.Nesting {
+		// Inner containers may mount proc and sysfs only where an unmasked
+		// one is visible.
+		c.entry("proc", "dev/.lxc/proc", "proc", "create=dir,optional")
+		c.entry("sys", "dev/.lxc/sys", "sysfs", "create=dir,optional")
+	}
+	for i, m := range s.Mounts {
+		staged := filepath.Join(mountsDir, strconv.Itoa(i))
+		options := "rbind,create=dir"
+		if fi, err := os.Stat(m.Source); err == nil && !fi.IsDir() {
+			options = "bind,create=file"
+		}
+		if m.ReadOnly {
+			options += ",ro"
+		}
+		c.entry(staged, m.Target, "none", options)
+	}
+}
+
+// devices are the device nodes that a container may use, as in lxc.cgroup.devices.
+var devices = []string{
+	"c *:* m", "b *:* m", // make, not open
+	"c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", // null zero full random urandom
+	"c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm", // tty console ptmx pts
+	"c 10:229 rwm", "c 10:200 rwm", // fuse net/tun
+}
+
+// cgroups puts the container below kiln's own cgroups: the limits are set on a
+// cgroup above the one that is the root of what the container sees.
+func (c *config) cgroups(s Spec) error {
+	c.set("lxc.cgroup.dir.monitor", "%s/%s", monitorCgroup, s.ID)
+	c.set("lxc.cgroup.dir.monitor.pivot", "%s", pivotCgroup)
+	c.set("lxc.cgroup.dir.container", "%s/%s", payloadCgroup, s.ID)
+	c.set("lxc.cgroup.dir.container.inner", "ns")
+	limit := func(controller, v1, v2, value string) {
+		if onV1(controller) {
+			c.set("lxc.cgroup."+v1, "%s", value)
+		} else {
+			c.set("lxc.cgroup2."+v2, "%s", value)
+		}
+	}
+	limit("devices", "devices.deny", "devices.deny", "a")
+	for _, d := range devices {
+		limit("devices", "devices.allow", "devices.allow", d)
+	}
+	l := s.Limits
+	if l.MemoryBytes > 0 {
+		limit("memory", "memory.limit_in_bytes", "memory.max", fmt.Sprint(l.MemoryBytes))
+	}
+	if l.Processes > 0 {
+		limit("pids", "pids.max", "pids.max", fmt.Sprint(l.Processes))
+	}
+	if l.CPUPeriod > 0 {
+		if onV1("cpu") {
+			c.set("lxc.cgroup.cpu.cfs_period_us", "%d", l.CPUPeriod)
+			c.set("lxc.cgroup.cpu.cfs_quota_us", "%d", l.CPUQuota)
+		} else {
+			c.set("lxc.cgroup2.cpu.max", "%d %d", l.CPUQuota, l.CPUPeriod)
+		}
+	}
+	set, err := cpuset(l.CPUs)
+	if err == nil && set != "" {
+		limit("cpuset", "cpuset.cpus", "cpuset.cpus", set)
+	}
+	return err
+}

@@ -1,0 +1,207 @@
+package box
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// An ExecSpec says what command to run in a container.
+type ExecSpec struct {
+	Command []string
+	Env     map[string]string // besides PATH and container=lxc, which may be set too
+	UID     uint32            // in the container
+	GID     uint32
+	Cwd     string // "": $HOME, or "/" where there is none
+	// With TTY the command gets a terminal of the container's own, and
+	// Process.PTY is its other end. Without it, the three files; nil ones
+	// are /dev/null of the container's helper.
+	TTY                   bool
+	Width, Height         int
+	Stdin, Stdout, Stderr *os.File
+}
+
+// A Process is a command that runs in a container.
+type Process struct {
+	helper *helper
+	proc   process
+	pty    *os.File
+}
+
+// Exec starts a command. The caller waits for it.
+// Errors: Conflict when the container doesn't run.
+func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
+	b.mu.Lock()
+	orphan, pid := b.monitor == nil, b.init.PID
+	b.mu.Unlock()
+	if orphan {
+		return nil, kiln.Errorf(kiln.Conflict, "the container's monitor died; stop the container with --force and start it again")
+	}
+	p := &Process{}
+	stdio := []*os.File{s.Stdin, s.Stdout, s.Stderr}
+	tty := "0"
+	if s.TTY {
+		master, slave, err := openPTY(pid, b.hostID(s.UID))
+		if err != nil {
+			return nil, fmt.Errorf("make a terminal: %w", err)
+		}
+		defer slave.Close()
+		p.pty, tty = master, "1"
+		stdio = []*os.File{slave, slave, slave}
+		if s.Width > 0 && s.Height > 0 {
+			if err := p.Resize(s.Width, s.Height); err != nil {
+				return nil, errors.Join(err, master.Close())
+			}
+		}
+	}
+	for i, f := range stdio {
+		if f == nil {
+			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			if err != nil {
+				return nil, err
+			}
+			defer null.Close()
+			stdio[i] = null
+		}
+	}
+	request := []string{runDir, b.state.ID, filepath.Join(b.dir, configFile),
+		strconv.FormatUint(uint64(s.UID), 10), strconv.FormatUint(uint64(s.GID), 10), tty, s.Cwd, strconv.Itoa(len(s.Env))}
+	for _, k := range slices.Sorted(maps.Keys(s.Env)) {
+		request = append(request, k+"="+s.Env[k])
+	}
+	var err error
+	if p.helper, err = runHelper(ctx, "kiln-attach", stdio, nil, append(request, s.Command...)...); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	var n int
+	line, err := p.helper.line()
+	if err != nil || !scan(line, "pid %d", &n) {
+		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)", orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
+	}
+	// It can be gone by now: then there is nothing to signal.
+	p.proc, _ = openProcess(identify(n))
+	return p, nil
+}
+
+// hostID gives the host's id of a user of the container, root's when it has none.
+func (b *Box) hostID(uid uint32) int {
+	if b.state.Privileged {
+		return int(uid)
+	}
+	return int(b.state.RootUID + uid)
+}
+
+// PTY is the outer end of the command's terminal, nil without one. Reading gives
+// EIO once the command and its children have closed the inner end.
+func (p *Process) PTY() *os.File { return p.pty }
+
+// PID gives the process id on the host, 0 when it ended at once.
+func (p *Process) PID() int { return p.proc.PID }
+
+// Signal sends a signal to the command. One that is gone is no error.
+func (p *Process) Signal(n int) error {
+	if err := p.proc.signal(unix.Signal(n)); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// Resize tells the command the size of the terminal, in characters.
+func (p *Process) Resize(width, height int) error {
+	if p.pty == nil {
+		return kiln.Errorf(kiln.Invalid, "the command has no terminal")
+	}
+	return control(p.pty, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(width), Row: uint16(height)})
+	})
+}
+
+// Wait returns the command's exit code: 128 plus the signal that ended it, 127
+// when it wasn't found, 126 when it couldn't be run.
+func (p *Process) Wait() (int, error) {
+	line, err := p.helper.line()
+	var code int
+	if err == nil && !scan(line, "exit %d", &code) {
+		err = kiln.Errorf(kiln.Internal, "the helper of a command died: %s", line)
+	}
+	return code, errors.Join(err, p.helper.wait())
+}
+
+// Close lets go of the command, and of its terminal.
+func (p *Process) Close() error {
+	var errs []error
+	if p.helper != nil {
+		errs = append(errs, p.helper.Close())
+	}
+	p.proc.Close()
+	if p.pty != nil {
+		errs = append(errs, p.pty.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// control runs f on the descriptor of a file without making it blocking.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	return errors.Join(raw.Control(func(fd uintptr) { inner = f(int(fd)) }), inner)
+}
+
+// openPTY makes a terminal in the devpts of the container of a process, so that
+// tty(1) works inside. The path belongs to the container: it is resolved within
+// its root, without magic links, and what is opened must answer as a ptmx.
+func openPTY(pid, owner int) (master, slave *os.File, err error) {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unix.Close(root)
+	how := unix.OpenHow{
+		Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC | unix.O_NONBLOCK,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
+	}
+	fd, err := unix.Openat2(root, "dev/pts/ptmx", &how)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open /dev/pts/ptmx of the container: %w", err)
+	}
+	master = os.NewFile(uintptr(fd), "ptmx")
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.DEVPTS_SUPER_MAGIC {
+		return nil, nil, errors.Join(errors.New("/dev/pts of the container is no devpts"), err, master.Close())
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, nil, errors.Join(err, master.Close())
+	}
+	inner, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return nil, nil, errors.Join(errno, master.Close())
+	}
+	if err := unix.Fchown(int(inner), owner, -1); err != nil {
+		unix.Close(int(inner))
+		return nil, nil, errors.Join(err, master.Close())
+	}
+	return master, os.NewFile(inner, "pts"), nil
+}
+
+// Drain copies what a command writes on its terminal until the last writer is
+// gone, which the kernel tells as EIO.
+func Drain(w io.Writer, pty *os.File) error {
+	_, err := io.Copy(w, pty)
+	if errors.Is(err, unix.EIO) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+package box
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// An Interface is a network interface inside a container.
+type Interface struct {
+	net.Interface
+	Addresses             []net.IPNet
+	BytesIn, BytesOut     int64
+	PacketsIn, PacketsOut int64
+}
+
+// Network looks at the interfaces inside the container.
+func (b *Box) Network() ([]Interface, error) {
+	pid := b.InitPID()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	type result struct {
+		list []Interface
+		err  error
+	}
+	c := make(chan result)
+	go func() {
+		// The thread can't come back from the namespace: it ends with the
+		// goroutine, because it is never unlocked.
+		runtime.LockOSThread()
+		list, err := interfaces(ns)
+		c <- result{list, err}
+	}()
+	r := <-c
+	if r.err != nil {
+		return nil, r.err
+	}
+	counters, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "net/dev"))
+	if err != nil {
+		return nil, err
+	}
+	for i := range r.list {
+		r.list[i].count(string(counters))
+	}
+	return r.list, nil
+}
+
+func interfaces(ns *os.File) ([]Interface, error) {
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, err
+	}
+	found, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var list []Interface
+	for _, f := range found {
+		i := Interface{Interface: f}
+		addresses, err := f.Addrs()
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addresses {
+			if ip, ok := a.(*net.IPNet); ok {
+				i.Addresses = append(i.Addresses, *ip)
+			}
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+// count reads the interface's line of proc_pid_net_dev: bytes and packets are the
+// first and second of eight numbers received, then of eight sent.
+func (i *Interface) count(dev string) {
+	for line := range strings.Lines(dev) {
+		name, numbers, ok := strings.Cut(line, ":")
+		f := strings.Fields(numbers)
+		if !ok || strings.TrimSpace(name) != i.Name || len(f) < 10 {
+			continue
+		}
+		for at, n := range map[int]*int64{0: &i.BytesIn, 1: &i.PacketsIn, 8: &i.BytesOut, 9: &i.PacketsOut} {
+			*n, _ = strconv.ParseInt(f[at], 10, 64)
+		}
+	}
+}

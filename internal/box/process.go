@@ -1,0 +1,149 @@
+package box
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An identity names a process so that a later one with its number isn't taken
+// for it.
+type identity struct {
+	PID   int
+	Start uint64 // since boot, in clock ticks: field 22 of proc_pid_stat(5)
+}
+
+// identify gives the identity of a process; the zero one when there is none.
+func identify(pid int) identity {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return identity{}
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	const startTime = 22 - 3 // the third field is the first after the name
+	if len(fields) <= startTime || fields[0] == "Z" {
+		return identity{}
+	}
+	start, err := strconv.ParseUint(fields[startTime], 10, 64)
+	if err != nil {
+		return identity{}
+	}
+	return identity{pid, start}
+}
+
+// A process is held by a pidfd, so that signals can't hit another one.
+type process struct {
+	identity
+	fd int
+}
+
+// openProcess holds on to a process. The error is ESRCH when it is gone.
+func openProcess(id identity) (process, error) {
+	if id.PID == 0 {
+		return process{}, unix.ESRCH
+	}
+	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return process{}, err
+	}
+	if identify(id.PID) != id {
+		unix.Close(fd)
+		return process{}, unix.ESRCH
+	}
+	return process{id, fd}, nil
+}
+
+// Close lets go of the process.
+func (p process) Close() {
+	if p.PID != 0 {
+		unix.Close(p.fd)
+	}
+}
+
+func (p process) signal(s unix.Signal) error {
+	if p.PID == 0 {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(p.fd, s, nil, 0)
+}
+
+// wait returns nil when the process is gone, or the error of ctx. Each call has
+// a file of its own, since a deadline ends all reads of a file.
+func (p process) wait(ctx context.Context) error {
+	if p.PID == 0 {
+		return nil
+	}
+	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := raw.Read(exited); err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return nil
+}
+
+// waitFor reports whether the process ends within d.
+func (p process) waitFor(ctx context.Context, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return p.wait(ctx) == nil
+}
+
+// exited reports whether the process of a pidfd has ended: it is readable then.
+func exited(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n == 1
+}
+
+// initPoll is how often a monitor is asked for its next init after a reboot.
+const initPoll = 5 * time.Millisecond
+
+// findInit gives the child of a monitor that is the first process of a process
+// namespace, 0 when there is none now.
+func findInit(monitor int) int {
+	children, err := os.ReadFile("/proc/" + strconv.Itoa(monitor) + "/task/" + strconv.Itoa(monitor) + "/children")
+	if err != nil {
+		return 0
+	}
+	for _, c := range strings.Fields(string(children)) {
+		pid, err := strconv.Atoi(c)
+		if err == nil && isInit(pid) {
+			return pid
+		}
+	}
+	return 0
+}
+
+func isInit(pid int) bool {
+	ids := statusField(pid, "NSpid")
+	return len(ids) > 1 && ids[len(ids)-1] == "1" && identify(pid).PID != 0
+}
+
+// statusField gives the words of one line of /proc/<pid>/status.
+func statusField(pid int, name string) []string {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.Fields(rest)
+		}
+	}
+	return nil
+}

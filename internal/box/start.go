@@ -1,0 +1,256 @@
+package box
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// Start starts a container. It returns when its init runs.
+// Errors: Unsupported when the host can't, Conflict when it runs already.
+func Start(ctx context.Context, s Spec) (*Box, error) {
+	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), os.MkdirAll(rootfsDir, 0o755), os.MkdirAll(mountsDir, 0o755)); err != nil {
+		return nil, err
+	}
+	if pids := inside(s.ID); len(pids) > 0 {
+		return nil, kiln.Errorf(kiln.Conflict, "container %s runs already", s.ID)
+	}
+	if err := clean(s.Dir, s.ID); err != nil {
+		return nil, err
+	}
+	b := &Box{dir: s.Dir, state: state{ID: s.ID, Halt: haltSignal(s.Rootfs), Privileged: len(s.IDMap) == 0}}
+	if len(s.IDMap) > 0 {
+		b.state.RootUID = s.IDMap[0].Host
+	}
+	files, kinds, err := openMounts(&s)
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeConfig(s, b.state.Halt); err != nil {
+		return nil, err
+	}
+	// Written before there is anything to find, so that whoever finds the
+	// directory knows what to look for.
+	if err := b.save(); err != nil {
+		return nil, err
+	}
+	if err := b.launch(ctx, append([]*os.File{s.Rootfs}, files...), kinds); err != nil {
+		return nil, errors.Join(err, b.Close(), clean(s.Dir, s.ID))
+	}
+	return b, b.save()
+}
+
+// openMounts opens what is bound into the container, with the mounts below it.
+// What is optional and absent is dropped from s. kinds is as kiln-monitor wants.
+func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
+	var present []Mount
+	for _, m := range s.Mounts {
+		fi, err := os.Stat(m.Source)
+		if err != nil && m.Optional {
+			continue
+		}
+		if err != nil {
+			return files, "", kiln.Errorf(kiln.NotFound, "mount on %s: %w", m.Target, err)
+		}
+		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			return files, "", fmt.Errorf("mount %s: %w", m.Source, err)
+		}
+		files = append(files, os.NewFile(uintptr(fd), m.Source))
+		if fi.IsDir() {
+			kinds += "d"
+		} else {
+			kinds += "f"
+		}
+		present = append(present, m)
+	}
+	s.Mounts = present
+	return files, kinds, nil
+}
+
+// launch runs kiln-monitor, which leaves liblxc's daemon behind.
+func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string) error {
+	logEnd := fileSize(filepath.Join(b.dir, logFile))
+	answer, err := runHelper(ctx, "kiln-monitor", nil, mounts,
+		rootfsDir, mountsDir, kinds, runDir, b.state.ID, filepath.Join(b.dir, configFile))
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	var pid int
+	line, err := answer.line()
+	if err != nil || !scan(line, "pid %d", &pid) || pid <= 0 {
+		return kiln.Errorf(kiln.Internal, "%s%s (see %s)", orElse(line, "the monitor died"), b.reason(logEnd), filepath.Join(b.dir, logFile))
+	}
+	if err := answer.wait(); err != nil {
+		return err
+	}
+	if b.init, err = openProcess(identify(pid)); err != nil {
+		return kiln.Errorf(kiln.Internal, "init ended at once%s (see %s and %s)", b.reason(logEnd), filepath.Join(b.dir, logFile), b.ConsoleLog())
+	}
+	b.state.Init = b.init.identity
+	if parent := statusField(pid, "PPid"); len(parent) == 1 {
+		var ppid int
+		if scan(parent[0], "%d", &ppid) {
+			if m, err := openProcess(identify(ppid)); err == nil {
+				b.monitor, b.state.Monitor = &m, m.identity
+			}
+		}
+	}
+	return nil
+}
+
+func scan(line, format string, value *int) bool {
+	_, err := fmt.Sscanf(line, format, value)
+	return err == nil
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func fileSize(path string) int64 {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+var logError = regexp.MustCompile(`(?m) ERROR +\S+ - [^:]+:[^:]+:\d+ - (.*)$`)
+
+// reason finds what liblxc complained about first since its log had a size.
+func (b *Box) reason(since int64) string {
+	f, err := os.Open(filepath.Join(b.dir, logFile))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.NewSectionReader(f, since, 1<<20))
+	if err != nil {
+		return ""
+	}
+	if m := logError.FindSubmatch(text); m != nil {
+		return ": " + string(m[1])
+	}
+	return ""
+}
+
+// A helper is one of the two C programs under way. It answers in lines.
+type helper struct {
+	cmd    *exec.Cmd
+	status *os.File
+	rest   []byte
+}
+
+// runHelper starts one of the C programs of this binary. The request is what it
+// reads first; files become its descriptors from 5 on.
+func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.File, request ...string) (*helper, error) {
+	ask, asked, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ask.Close()
+	defer asked.Close()
+	status, tell, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer tell.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{name}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = append([]*os.File{ask, tell}, files...)
+	for i, f := range stdio {
+		switch i {
+		case 0:
+			cmd.Stdin = f
+		case 1:
+			cmd.Stdout = f
+		case 2:
+			cmd.Stderr = f
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, status.Close())
+	}
+	h := &helper{cmd: cmd, status: status}
+	_, err = io.WriteString(asked, strings.Join(request, "\x00")+"\x00")
+	if err := errors.Join(err, ctx.Err()); err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill(), h.Close())
+	}
+	return h, nil
+}
+
+// line reads the next line of the answer, "" at its end.
+func (h *helper) line() (string, error) {
+	for {
+		if i := bytes.IndexByte(h.rest, '\n'); i >= 0 {
+			line := string(h.rest[:i])
+			h.rest = h.rest[i+1:]
+			return line, nil
+		}
+		var buf [512]byte
+		n, err := h.status.Read(buf[:])
+		h.rest = append(h.rest, buf[:n]...)
+		if n == 0 {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return "", err
+		}
+	}
+}
+
+func (h *helper) wait() error { return h.cmd.Wait() }
+
+// Close lets go of a helper, and reaps it if nobody has.
+func (h *helper) Close() error {
+	if h.cmd.ProcessState == nil {
+		_ = h.cmd.Wait()
+	}
+	return h.status.Close()
+}
+
+// haltSignal says which signal asks the init of a root filesystem to power off:
+// each of systemd(1), busybox and sysvinit has its own.
+func haltSignal(rootfs *os.File) int {
+	const rtmin = 34 // SIGRTMIN of the C libraries of Linux
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(rootfs.Fd()), "sbin/init", &how)
+	if err != nil {
+		return int(unix.SIGPWR)
+	}
+	defer unix.Close(fd)
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return int(unix.SIGPWR)
+	}
+	switch base := filepath.Base(path); {
+	case strings.Contains(base, "systemd"):
+		return rtmin + 3
+	case strings.Contains(base, "busybox"):
+		return int(unix.SIGUSR2)
+	}
+	return int(unix.SIGPWR)
+}
