@@ -47,7 +47,7 @@ type TreeWriter interface {
 	// Add writes one entry. r gives the content of a Regular entry and may
 	// not be used after Add returns. e may not be kept.
 	Add(e *Entry, r io.Reader) error
-	// Close finishes the tree. Only after it returned nil is the tree whole
-	// and on stable storage.
+	// Close finishes the tree. Only after it returned nil is the tree whole;
+	// it may not be on stable storage yet.
 	Close() error
 }

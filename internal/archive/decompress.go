@@ -1,0 +1,260 @@
+package archive
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// maxWindow bounds the memory that a zstd stream can ask for, in bytes; it is
+// what zstd --ultra -22 uses.
+const maxWindow = 128 << 20
+
+// Decompress gives the tar stream that r holds under whatever compression, and
+// which one it was. Decoding runs beside the reader, a few MiB ahead. A stream
+// that is cut, damaged or followed by something else is an error of kind Invalid
+// on Read. The caller closes the result; r is not closed.
+func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, Format, error) {
+	in := bufio.NewReaderSize(r, 1<<20)
+	head, err := in.Peek(HeadSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, "", err
+	}
+	f, err := Detect(head)
+	if err != nil {
+		return nil, "", err
+	}
+	out, err := decoder(ctx, f, in)
+	if err != nil {
+		return nil, f, damaged(err)
+	}
+	return readAhead(out, in), f, nil
+}
+
+// decoder gives the decoder of a format. Those that stop at the end of their
+// stream leave what follows in in.
+func decoder(ctx context.Context, f Format, in *bufio.Reader) (io.ReadCloser, error) {
+	switch f {
+	case Tar:
+		return io.NopCloser(in), nil
+	case Gzip:
+		z, err := gzip.NewReader(in)
+		return z, err
+	case Bzip2:
+		return io.NopCloser(bzip2.NewReader(in)), nil
+	case Zstd:
+		z, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	case LZ4:
+		return io.NopCloser(lz4.NewReader(in)), nil
+	case Xz:
+		if p, err := pipeThrough(ctx, in, "xz", "--decompress", "--stdout", "--threads=0"); err == nil {
+			return p, nil
+		}
+		z, err := xz.NewReader(in)
+		return io.NopCloser(z), err
+	case Lzma:
+		if p, err := pipeThrough(ctx, in, "xz", "--format=lzma", "--decompress", "--stdout"); err == nil {
+			return p, nil
+		}
+		z, err := lzma.NewReader(in)
+		return io.NopCloser(z), err
+	case Squashfs:
+		return nil, kiln.Errorf(kiln.Invalid, "a squashfs is not a tarball")
+	}
+	return nil, kiln.Errorf(kiln.Unsupported, "%s is a disk of a virtual machine; kiln runs system containers", f)
+}
+
+// damaged gives the errors of the decoders one face.
+func damaged(err error) error {
+	var k kiln.Kind
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.As(err, &k), errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"), strings.Contains(err.Error(), "Unexpected end of input"):
+		return kiln.Errorf(kiln.Invalid, "the archive is truncated: %w", err)
+	}
+	return kiln.Errorf(kiln.Invalid, "the archive is damaged: %w", err)
+}
+
+// pipe is a program that decodes.
+type pipe struct {
+	io.ReadCloser
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer
+	cancel context.CancelFunc
+	ended  bool
+}
+
+// pipeThrough decodes with a program, which has the other processors for itself.
+func pipeThrough(ctx context.Context, in io.Reader, name string, args ...string) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &pipe{cmd: exec.CommandContext(ctx, name, args...), stderr: &bytes.Buffer{}, cancel: cancel}
+	p.cmd.Stdin, p.cmd.Stderr = in, p.stderr // in may be nil
+	p.cmd.WaitDelay = time.Second            // when in blocks
+	out, err := p.cmd.StdoutPipe()
+	if err == nil {
+		err = p.cmd.Start()
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	p.ReadCloser = out
+	return p, nil
+}
+
+// Read gives io.EOF only after the program has found nothing wrong.
+func (p *pipe) Read(b []byte) (int, error) {
+	n, err := p.ReadCloser.Read(b)
+	if errors.Is(err, io.EOF) && !p.ended {
+		p.ended = true
+		if werr := p.cmd.Wait(); werr != nil {
+			return n, fmt.Errorf("%s: %w", strings.TrimSpace(p.stderr.String()), werr)
+		}
+	}
+	return n, err
+}
+
+// Close ends the program.
+func (p *pipe) Close() error {
+	p.cancel()
+	if !p.ended {
+		p.ended = true
+		_ = p.ReadCloser.Close()
+		_ = p.cmd.Wait() // it was killed
+	}
+	return nil
+}
+
+// ahead reads in a goroutine of its own into a few buffers.
+type ahead struct {
+	chunks chan chunk
+	free   chan []byte
+	stop   chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
+	now    chunk
+	rest   []byte
+}
+
+type chunk struct {
+	buf []byte
+	n   int
+	err error
+}
+
+// readAhead decodes beside its reader. After the end of the decoded stream only
+// zero bytes may be left in the encoded one.
+func readAhead(out io.ReadCloser, in *bufio.Reader) *ahead {
+	const buffers, size = 4, 1 << 20
+	a := &ahead{chunks: make(chan chunk, buffers), free: make(chan []byte, buffers), stop: make(chan struct{})}
+	for range buffers {
+		a.free <- make([]byte, size)
+	}
+	a.wg.Go(func() {
+		defer close(a.chunks)
+		defer out.Close()
+		for {
+			var buf []byte
+			select {
+			case buf = <-a.free:
+			case <-a.stop:
+				return
+			}
+			n, err := fill(out, buf)
+			if errors.Is(err, io.EOF) {
+				err = orEOF(nothingLeft(in))
+			}
+			select {
+			case a.chunks <- chunk{buf, n, damaged(err)}:
+			case <-a.stop:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	return a
+}
+
+// fill is io.ReadFull that keeps the reader's own error.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+func orEOF(err error) error {
+	if err == nil {
+		return io.EOF
+	}
+	return err
+}
+
+// nothingLeft reads the rest of a file, which may be padding.
+func nothingLeft(in io.Reader) error {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := in.Read(buf)
+		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
+			return kiln.Errorf(kiln.Invalid, "there is garbage after the end of the archive")
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Read gives what was decoded.
+func (a *ahead) Read(b []byte) (int, error) {
+	for len(a.rest) == 0 {
+		if a.now.err != nil {
+			return 0, a.now.err
+		}
+		if a.now.buf != nil {
+			a.free <- a.now.buf
+		}
+		var ok bool
+		if a.now, ok = <-a.chunks; !ok {
+			a.now = chunk{err: io.ErrClosedPipe}
+		}
+		a.rest = a.now.buf[:a.now.n]
+	}
+	n := copy(b, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil
+}
+
+// Close stops decoding and waits until it has.
+func (a *ahead) Close() error {
+	a.once.Do(func() { close(a.stop) })
+	a.wg.Wait()
+	return nil
+}

@@ -1,0 +1,302 @@
+package archive
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// Limits bound what an archive may unpack to. Zero means no bound.
+type Limits struct {
+	Bytes   int64 // sum of the sizes of the files, holes included
+	Entries int64
+}
+
+// noID is the uid or gid that overlayfs and the kernel keep for themselves: -1,
+// and -2, which an instance's work directory is mapped to.
+const noID = 1<<32 - 2
+
+// maxName bounds names and link targets, in bytes: PATH_MAX of Linux.
+const maxName = 4096
+
+// Walk calls fn for every entry of a tar stream, checked as Entry promises, and
+// reads the stream to its end. An entry may come again: a later file or symlink
+// takes the place of an earlier one, a later directory gives the earlier its
+// attributes. Errors: Invalid for an archive that isn't a sound tree, TooLarge
+// for one over lim, and those of fn and r.
+func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reader) error) error {
+	w := walker{lim: lim, seed: maphash.MakeSeed(), kinds: map[uint64]Type{}}
+	counted := &counter{r: r}
+	in := tar.NewReader(counted)
+	var end int64 // of the last entry
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return notTar(err)
+		}
+		end = counted.n
+		if !sparse(h) {
+			end += (h.Size + tarBlock - 1) &^ (tarBlock - 1)
+		}
+		e, err := w.entry(h)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			continue
+		}
+		if err := fn(e, in); err != nil {
+			return err
+		}
+	}
+	// A tar ends with blocks of zeros; without one, this is not its end.
+	if counted.n < end+tarBlock || counted.zeros < tarBlock {
+		return kiln.Errorf(kiln.Invalid, "the archive is truncated")
+	}
+	return nothingLeft(r)
+}
+
+const tarBlock = 512
+
+// sparse reports whether a file takes less of the archive than its size.
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// counter counts what is read, in bytes, and how many of the last are zero.
+type counter struct {
+	r        io.Reader
+	n, zeros int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	last := len(bytes.TrimRight(b[:n], "\x00"))
+	if last > 0 {
+		c.zeros = 0
+	}
+	c.zeros += int64(n - last)
+	return n, err
+}
+
+func notTar(err error) error {
+	var k kiln.Kind
+	switch {
+	case errors.As(err, &k), errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return kiln.Errorf(kiln.Invalid, "the archive is truncated")
+	case errors.Is(err, tar.ErrHeader):
+		return kiln.Errorf(kiln.Invalid, "the archive is not a sound tar: %w", err)
+	}
+	return err
+}
+
+// walker remembers of each entry its type, under the hash of its path: that is
+// enough to tell what an entry goes through or links to, and stays small with a
+// million of them.
+type walker struct {
+	lim     Limits
+	entries int64
+	bytes   int64
+	seed    maphash.Seed
+	kinds   map[uint64]Type
+}
+
+func (w *walker) kind(p string) (Type, bool) {
+	t, ok := w.kinds[maphash.String(w.seed, p)]
+	return t, ok
+}
+
+func bad(name, format string, args ...any) error {
+	return kiln.Errorf(kiln.Invalid, "entry %q: %s", name, fmt.Sprintf(format, args...))
+}
+
+// cleanPath checks a name and gives it without "./" and trailing slashes.
+func cleanPath(name string) (string, error) {
+	switch {
+	case name == "":
+		return "", bad(name, "the name is empty")
+	case len(name) > maxName:
+		return "", bad(name[:64]+"…", "the name is longer than %d bytes", maxName)
+	case strings.ContainsAny(name, "\x00\n"):
+		return "", bad(name, "the name has a NUL or a newline")
+	case name[0] == '/':
+		return "", bad(name, "the name is absolute")
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return "", bad(name, "the name has a \"..\"")
+		}
+		if len(part) > 255 {
+			return "", bad(name[:64]+"…", "a part of the name is longer than 255 bytes")
+		}
+	}
+	return path.Clean(name), nil
+}
+
+// entry checks a header. It is nil for what is no entry.
+func (w *walker) entry(h *tar.Header) (*Entry, error) {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil, nil
+	}
+	name, err := cleanPath(h.Name)
+	if err != nil {
+		return nil, err
+	}
+	e := &Entry{
+		Path: name, Mode: uint32(h.Mode & 0o7777), ModTime: h.ModTime,
+		UID: uint32(h.Uid), GID: uint32(h.Gid), Xattrs: keptXattrs(h.PAXRecords),
+		Major: uint32(h.Devmajor), Minor: uint32(h.Devminor),
+	}
+	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= noID || int64(h.Gid) >= noID {
+		return nil, bad(name, "the owner %d:%d is out of range", h.Uid, h.Gid)
+	}
+	if err := w.typed(e, h); err != nil {
+		return nil, err
+	}
+	if err := w.parents(e); err != nil {
+		return nil, err
+	}
+	if err := w.count(e); err != nil {
+		return nil, err
+	}
+	w.kinds[maphash.String(w.seed, e.Path)] = e.Type
+	return e, nil
+}
+
+func (w *walker) typed(e *Entry, h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse, tar.TypeCont:
+		e.Type, e.Size = Regular, h.Size
+		if strings.HasSuffix(h.Name, "/") { // a directory of the oldest tars
+			e.Type, e.Size = Dir, 0
+		}
+	case tar.TypeDir:
+		e.Type = Dir
+	case tar.TypeSymlink:
+		e.Type, e.Link = Symlink, h.Linkname
+		if e.Link == "" || len(e.Link) >= maxName || strings.ContainsAny(e.Link, "\x00\n") {
+			return bad(e.Path, "the target of the symlink is empty, too long, or has a NUL or a newline")
+		}
+	case tar.TypeLink:
+		return w.hardlink(e, h)
+	case tar.TypeFifo:
+		e.Type = Fifo
+	case tar.TypeChar:
+		e.Type = CharDevice
+	case tar.TypeBlock:
+		e.Type = BlockDevice
+	default:
+		return bad(e.Path, "unknown type %q", h.Typeflag)
+	}
+	if e.Path == "." && e.Type != Dir {
+		return bad(e.Path, "the root of the tree is not a directory")
+	}
+	if was, ok := w.kind(e.Path); ok && (was == Dir) != (e.Type == Dir) {
+		return bad(e.Path, "it is there twice, as a directory and as something else")
+	}
+	return nil
+}
+
+func (w *walker) hardlink(e *Entry, h *tar.Header) error {
+	e.Type = Hardlink
+	link, err := cleanPath(h.Linkname)
+	if err != nil {
+		return bad(e.Path, "hard link to %q: it leaves the tree or is no name", h.Linkname)
+	}
+	e.Link = link
+	switch was, ok := w.kind(link); {
+	case !ok:
+		return bad(e.Path, "hard link to %q, which is not in the archive before it", link)
+	case was == Dir:
+		return bad(e.Path, "hard link to the directory %q", link)
+	}
+	if was, ok := w.kind(e.Path); ok && (was == Dir || e.Path == link) {
+		return bad(e.Path, "a hard link to %q takes its place", link)
+	}
+	return nil
+}
+
+// parents refuses entries that go through something else than directories.
+func (w *walker) parents(e *Entry) error {
+	for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
+		was, ok := w.kind(dir)
+		if ok && was != Dir {
+			return bad(e.Path, "it goes through %q, which is not a directory", dir)
+		}
+		if ok {
+			break // and so are the ones above it
+		}
+		w.kinds[maphash.String(w.seed, dir)] = Dir
+	}
+	return nil
+}
+
+func (w *walker) count(e *Entry) error {
+	w.entries++
+	if w.lim.Entries > 0 && w.entries > w.lim.Entries {
+		return kiln.Errorf(kiln.TooLarge, "the archive has more than %d entries", w.lim.Entries)
+	}
+	if e.Size < 0 {
+		return bad(e.Path, "the size is negative")
+	}
+	w.bytes += e.Size
+	if w.bytes < 0 || w.lim.Bytes > 0 && w.bytes > w.lim.Bytes {
+		return kiln.Errorf(kiln.TooLarge, "the archive unpacks to more than %s (at %q)", kiln.FormatSize(w.lim.Bytes), e.Path)
+	}
+	return nil
+}
+
+// xattrPrefix is what GNU tar and others put before the name of an extended
+// attribute in a PAX header.
+const xattrPrefix = "SCHILY.xattr."
+
+// keptXattrs gives the extended attributes that a system may bring along: those
+// of users, file capabilities and ACLs. Attributes that steer overlayfs or a
+// security module of the host are dropped.
+func keptXattrs(pax map[string]string) map[string]string {
+	var kept map[string]string
+	for key, value := range pax {
+		name, ok := strings.CutPrefix(key, xattrPrefix)
+		if !ok || !keepXattr(name) || len(value) > 65536 {
+			continue
+		}
+		if kept == nil {
+			kept = map[string]string{}
+		}
+		kept[name] = value
+	}
+	return kept
+}
+
+func keepXattr(name string) bool {
+	switch name {
+	case "security.capability", "system.posix_acl_access", "system.posix_acl_default":
+		return true
+	}
+	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && len(name) <= 255
+}
