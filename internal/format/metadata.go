@@ -1,0 +1,164 @@
+// Package format says what makes files an image: the metadata, which file has
+// which part, and how a tree is taken out of them. It reads archives through
+// package archive and doesn't know where files are kept.
+package format
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// MaxMetadata is the largest metadata.yaml, in bytes (the limit of Incus).
+const MaxMetadata = 1 << 20
+
+// Metadata is the content of metadata.yaml, as the image format of LXD has it.
+type Metadata struct {
+	Architecture string               `yaml:"architecture"`  // any name ParseArch knows
+	CreationDate int64                `yaml:"creation_date"` // Unix seconds
+	ExpiryDate   int64                `yaml:"expiry_date,omitempty"`
+	Properties   map[string]string    `yaml:"properties,omitempty"`
+	Templates    map[string]*Template `yaml:"templates,omitempty"` // by path of the file made
+}
+
+// A Template says when and how one file is made.
+type Template struct {
+	When       []string          `yaml:"when"` // "create", "copy", "rename", "start"
+	CreateOnly bool              `yaml:"create_only,omitempty"`
+	Template   string            `yaml:"template"` // name of a file in templates/
+	Properties map[string]string `yaml:"properties,omitempty"`
+	UID        string            `yaml:"uid,omitempty"`
+	GID        string            `yaml:"gid,omitempty"`
+	Mode       string            `yaml:"mode,omitempty"` // octal
+}
+
+// triggers are what a template can be rendered at.
+var triggers = []string{"create", "copy", "rename", "start"}
+
+// ParseMetadata reads and checks a metadata.yaml. The error is Invalid and says
+// what to mend.
+func ParseMetadata(b []byte) (*Metadata, error) {
+	if len(b) > MaxMetadata {
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is larger than %d bytes", MaxMetadata)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(b, &doc); err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is not YAML: %w", err)
+	}
+	if err := checkTree(&doc); err != nil {
+		return nil, err
+	}
+	var m Metadata
+	if err := doc.Decode(&m); err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %w", err)
+	}
+	return &m, m.check()
+}
+
+// checkTree refuses aliases, which can blow up, and properties that aren't text.
+func checkTree(n *yaml.Node) error {
+	if n.Kind == yaml.AliasNode {
+		return kiln.Errorf(kiln.Invalid, "metadata.yaml line %d: aliases are not supported", n.Line)
+	}
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == "properties" {
+				if err := checkProperties(n.Content[i+1]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, c := range n.Content {
+		if err := checkTree(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkProperties lets every scalar stand for its text, as in "release: 12.10".
+func checkProperties(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return nil // null, or an error of the decoder
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if value.Kind != yaml.ScalarNode {
+			return kiln.Errorf(kiln.Invalid, "metadata.yaml line %d: property %q is not a text", value.Line, key.Value)
+		}
+		if value.Tag == "!!null" {
+			value.Value = ""
+		}
+		value.Tag, key.Tag = "!!str", "!!str"
+	}
+	return nil
+}
+
+func (m *Metadata) check() error {
+	if m.Architecture == "" {
+		return kiln.Errorf(kiln.Invalid, "metadata.yaml: Architecture isn't supported: it has no architecture")
+	}
+	if _, err := kiln.ParseArch(m.Architecture); err != nil {
+		return kiln.Errorf(kiln.Invalid, "metadata.yaml: %w", err)
+	}
+	if m.CreationDate == 0 {
+		return kiln.Errorf(kiln.Invalid, "metadata.yaml: Missing creation date: creation_date is the seconds since 1970")
+	}
+	const lastYear = 253402300799 // the end of the year 9999
+	for key, date := range map[string]int64{"creation_date": m.CreationDate, "expiry_date": m.ExpiryDate} {
+		if date < 0 || date > lastYear {
+			return kiln.Errorf(kiln.Invalid, "metadata.yaml: %s %d is not a date from 1970 to 9999 in seconds", key, date)
+		}
+	}
+	for target, t := range m.Templates {
+		if err := t.check(); err != nil {
+			return kiln.Errorf(kiln.Invalid, "metadata.yaml: template of %q: %w", target, err)
+		}
+	}
+	return nil
+}
+
+func (t *Template) check() error {
+	if t == nil || t.Template == "" {
+		return fmt.Errorf("the name of the template file is missing")
+	}
+	if t.Template == "." || t.Template == ".." || path.Base(t.Template) != t.Template {
+		return fmt.Errorf("Template path is attempting to read outside of template directory: %q", t.Template)
+	}
+	for _, w := range t.When {
+		if !slices.Contains(triggers, w) {
+			return fmt.Errorf("%q is not a time to render it; it is one of %s", w, strings.Join(triggers, ", "))
+		}
+	}
+	for what, id := range map[string]string{"UID": t.UID, "GID": t.GID} {
+		if _, err := strconv.ParseUint(id, 10, 31); id != "" && err != nil {
+			return fmt.Errorf("Bad file %s: %q is not a number", what, id)
+		}
+	}
+	if _, err := strconv.ParseUint(t.Mode, 8, 12); t.Mode != "" && err != nil {
+		return fmt.Errorf("Bad file mode: %q is not an octal number", t.Mode)
+	}
+	return nil
+}
+
+// YAML writes the metadata as metadata.yaml.
+func (m *Metadata) YAML() ([]byte, error) { return yaml.Marshal(m) }
+
+// Created is when the image was made.
+func (m *Metadata) Created() time.Time { return time.Unix(m.CreationDate, 0).UTC() }
+
+// Expires is when the image shouldn't be used any more; zero: never.
+func (m *Metadata) Expires() time.Time {
+	if m.ExpiryDate == 0 {
+		return time.Time{}
+	}
+	return time.Unix(m.ExpiryDate, 0).UTC()
+}

@@ -1,0 +1,142 @@
+package format
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+)
+
+// A located stream knows where its current file is: formats that need seeking
+// are read there.
+type located interface{ Path() string }
+
+// Unpack takes an image apart: the root filesystem goes to rootfs, metadata.yaml
+// and the templates go to meta. rootfs may be nil when only the rest is wanted.
+func Unpack(ctx context.Context, s kiln.Stream, lim archive.Limits, rootfs, meta archive.TreeWriter) error {
+	for {
+		file, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if file.Role == kiln.Rootfs && rootfs == nil {
+			continue
+		}
+		if err := unpackFile(ctx, s, file.Role, lim, rootfs, meta); err != nil {
+			return fmt.Errorf("unpack the %s file of the image: %w", file.Role, err)
+		}
+	}
+}
+
+func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.Limits, rootfs, meta archive.TreeWriter) error {
+	files, err := openStream(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	return archive.Walk(ctx, files, lim, func(e *archive.Entry, r io.Reader) error {
+		switch {
+		case role == kiln.Rootfs:
+			return rootfs.Add(e, r)
+		case e.Path == "metadata.yaml" && e.Type == archive.Regular,
+			e.Path == "templates" && e.Type == archive.Dir,
+			strings.HasPrefix(e.Path, "templates/") && e.Type == archive.Regular:
+			return meta.Add(e, r)
+		case role == kiln.Unified && rootfs != nil && e.Path == "rootfs":
+			e.Path = "."
+			return rootfs.Add(e, r)
+		case role == kiln.Unified && rootfs != nil && strings.HasPrefix(e.Path, prefix):
+			return addBelow(e, r, rootfs)
+		}
+		return nil
+	})
+}
+
+// addBelow takes "rootfs/" off an entry.
+func addBelow(e *archive.Entry, r io.Reader, rootfs archive.TreeWriter) error {
+	e.Path = strings.TrimPrefix(e.Path, prefix)
+	if e.Type == archive.Hardlink {
+		link, ok := strings.CutPrefix(e.Link, prefix)
+		if !ok {
+			return kiln.Errorf(kiln.Invalid, "entry %q: hard link to %q, outside of the root filesystem", e.Path, e.Link)
+		}
+		e.Link = link
+	}
+	return rootfs.Add(e, r)
+}
+
+// openStream gives the current file of a stream as a tar stream.
+func openStream(ctx context.Context, s kiln.Stream) (io.ReadCloser, error) {
+	in := bufio.NewReaderSize(s, archive.HeadSize)
+	head, err := in.Peek(archive.HeadSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	kind, err := archive.Detect(head)
+	if err != nil {
+		return nil, err
+	}
+	if kind != archive.Squashfs {
+		r, _, err := archive.Decompress(ctx, in)
+		return r, err
+	}
+	l, ok := s.(located)
+	if !ok {
+		return nil, kiln.Errorf(kiln.Internal, "a squashfs can only be read from a file")
+	}
+	f, err := os.Open(l.Path())
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return archive.SquashfsTar(ctx, f)
+}
+
+// Hash gives the fingerprint that one or two files have as an image, in either
+// order. Errors: Invalid.
+func Hash(ctx context.Context, paths ...string) (kiln.Fingerprint, error) {
+	facts := make([]Facts, len(paths))
+	for i, p := range paths {
+		err := withFile(p, func(f *os.File) (err error) {
+			facts[i], err = Inspect(ctx, f, f, archive.Limits{})
+			return err
+		})
+		if err != nil {
+			return kiln.Fingerprint{}, fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	l, err := Arrange(facts)
+	if err != nil {
+		return kiln.Fingerprint{}, err
+	}
+	if l.Swapped() {
+		paths[0], paths[1] = paths[1], paths[0]
+	}
+	h := sha256.New()
+	h.Write(l.Synthesised)
+	for _, p := range paths {
+		if err := withFile(p, func(f *os.File) error { _, err := io.Copy(h, f); return err }); err != nil {
+			return kiln.Fingerprint{}, err
+		}
+	}
+	return kiln.Fingerprint(h.Sum(nil)), nil
+}
+
+func withFile(path string, fn func(*os.File) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return fn(f)
+}
