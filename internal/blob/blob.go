@@ -1,0 +1,256 @@
+// Package blob keeps whole files under their own SHA-256. A blob is there whole
+// or not at all, and never changes. The package doesn't know what the bytes mean
+// nor who needs them.
+package blob
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A Dir is a store of blobs in a local directory: sha256/ab/<64 digits>, and
+// temporary files in tmp/ beside it, on the same file system.
+type Dir struct{ path string }
+
+// Open makes the directory if it isn't there.
+func Open(path string) (*Dir, error) {
+	for _, sub := range []string{"tmp", "sha256"} {
+		if err := os.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return &Dir{path}, nil
+}
+
+// Path is where a blob is, for who has to name it to the kernel. Nobody writes there.
+func (d *Dir) Path(fp kiln.Fingerprint) string {
+	s := fp.String()
+	return filepath.Join(d.path, "sha256", s[:2], s)
+}
+
+// Free tells how many bytes the file system has left.
+func (d *Dir) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.path, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// A Writer takes the bytes of one blob.
+type Writer struct {
+	dir  *Dir
+	f    *os.File
+	hash hash.Hash
+	size int64
+}
+
+// Create starts a blob of size bytes, -1 if that isn't known. The error is
+// NoSpace when it can't fit.
+func (d *Dir) Create(size int64) (*Writer, error) {
+	if size > 0 {
+		free, err := d.Free()
+		if err != nil {
+			return nil, err
+		}
+		if size > free {
+			return nil, d.full(size, free)
+		}
+	}
+	f, err := os.CreateTemp(filepath.Join(d.path, "tmp"), "blob-")
+	if err != nil {
+		return nil, err
+	}
+	return &Writer{dir: d, f: f, hash: sha256.New()}, nil
+}
+
+func (d *Dir) full(need, free int64) error {
+	return kiln.Errorf(kiln.NoSpace, "need %s, %s free in %s", kiln.FormatSize(need), kiln.FormatSize(free), d.path)
+}
+
+// Write hashes and writes. The error is NoSpace when the disk is full.
+func (w *Writer) Write(b []byte) (int, error) {
+	n, err := w.f.Write(b)
+	w.hash.Write(b[:n])
+	w.size += int64(n)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		free, _ := w.dir.Free()
+		return n, kiln.Errorf(kiln.NoSpace, "no space left after %s: need more than that, %s free in %s", kiln.FormatSize(w.size), kiln.FormatSize(free), w.dir.path)
+	}
+	return n, err
+}
+
+// File is what was written so far, for reading only.
+func (w *Writer) File() *os.File { return w.f }
+
+// Size is how many bytes were written.
+func (w *Writer) Size() int64 { return w.size }
+
+// Commit makes the blob appear and gives its hash. It must be want unless that is
+// zero: the error is Integrity. A blob that was there stays; one whose file had
+// another size is replaced.
+func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
+	got := kiln.Fingerprint(w.hash.Sum(nil))
+	if !want.IsZero() && got != want {
+		return got, kiln.Errorf(kiln.Integrity, "the file has the hash %s, not %s", got, want)
+	}
+	if err := w.f.Chmod(0o400); err != nil {
+		return got, err
+	}
+	if err := w.f.Sync(); err != nil {
+		return got, err
+	}
+	path := w.dir.Path(got)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return got, err
+	}
+	if err := os.Rename(w.f.Name(), path); err != nil {
+		return got, err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return got, err
+	}
+	return got, syncDir(filepath.Join(w.dir.path, "sha256"))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Close throws the bytes away unless Commit was called.
+func (w *Writer) Close() error {
+	err := os.Remove(w.f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, w.f.Close())
+}
+
+// Put stores what r gives. Errors: Integrity when it isn't want, NoSpace.
+func (d *Dir) Put(r io.Reader, want kiln.Fingerprint) (kiln.Fingerprint, error) {
+	w, err := d.Create(-1)
+	if err != nil {
+		return kiln.Fingerprint{}, err
+	}
+	defer w.Close()
+	if _, err := io.Copy(w, r); err != nil {
+		return kiln.Fingerprint{}, err
+	}
+	return w.Commit(want)
+}
+
+// Open gives a blob for reading. The error is NotFound.
+func (d *Dir) Open(fp kiln.Fingerprint) (*os.File, error) {
+	f, err := os.Open(d.Path(fp))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, kiln.Errorf(kiln.NotFound, "no blob %s", fp)
+	}
+	return f, err
+}
+
+// Stat gives the size of a blob in bytes. The error is NotFound.
+func (d *Dir) Stat(fp kiln.Fingerprint) (int64, error) {
+	fi, err := os.Stat(d.Path(fp))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, kiln.Errorf(kiln.NotFound, "no blob %s", fp)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}
+
+// Delete removes a blob. One that isn't there is no error.
+func (d *Dir) Delete(fp kiln.Fingerprint) error {
+	err := os.Remove(d.Path(fp))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// List calls fn for every blob, with its size in bytes.
+func (d *Dir) List(fn func(kiln.Fingerprint, int64) error) error {
+	return filepath.WalkDir(filepath.Join(d.path, "sha256"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		fp, err := kiln.ParseFingerprint(e.Name())
+		if err != nil || !strings.HasPrefix(e.Name(), filepath.Base(filepath.Dir(path))) {
+			return nil // not ours
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		return fn(fp, fi.Size())
+	})
+}
+
+// Verify reads a blob again. The error is Integrity when it isn't what its name
+// says, NotFound when it isn't there.
+func (d *Dir) Verify(ctx context.Context, fp kiln.Fingerprint) error {
+	f, err := d.Open(fp)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if got := kiln.Fingerprint(h.Sum(nil)); got != fp {
+		return kiln.Errorf(kiln.Integrity, "the file %s is damaged: its hash is %s", d.Path(fp), got)
+	}
+	return nil
+}
+
+// Sweep removes the blobs that keep doesn't want and what was being written when
+// the last owner of the directory died. Nobody else may write meanwhile.
+func (d *Dir) Sweep(keep func(kiln.Fingerprint) bool) error {
+	temps, err := os.ReadDir(filepath.Join(d.path, "tmp"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range temps {
+		errs = append(errs, os.Remove(filepath.Join(d.path, "tmp", t.Name())))
+	}
+	errs = append(errs, d.List(func(fp kiln.Fingerprint, _ int64) error {
+		if keep(fp) {
+			return nil
+		}
+		return d.Delete(fp)
+	}))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep %s: %w", d.path, err)
+	}
+	return nil
+}
