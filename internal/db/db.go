@@ -1,0 +1,205 @@
+// Package db keeps the rows: images, aliases, instances, profiles and settings.
+// All SQL is here. It runs on SQLite and keeps to what PostgreSQL understands as
+// well. The package doesn't know what the rows are used for.
+package db
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+	"github.com/pressly/goose/v3"
+
+	"github.com/kiln-containers/kiln"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// A DB is an open database. One connection writes, a few read.
+type DB struct {
+	write *sql.DB
+	read  *sql.DB
+}
+
+// readers is how many connections read at once.
+const readers = 4
+
+// Open opens the database in a file, which it makes, and brings its tables up to
+// date. Committed transactions survive a loss of power.
+func Open(ctx context.Context, path string) (*DB, error) {
+	dsn := func(more string) string {
+		return "file:" + path + "?_journal_mode=WAL&_foreign_keys=on&_busy_timeout=10000&_synchronous=FULL" + more
+	}
+	write, err := sql.Open("sqlite3", dsn("&_txlock=immediate"))
+	if err != nil {
+		return nil, err
+	}
+	write.SetMaxOpenConns(1)
+	read, err := sql.Open("sqlite3", dsn("&_query_only=on"))
+	if err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	read.SetMaxOpenConns(readers)
+	d := &DB{write, read}
+	if err := d.migrate(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), d.Close())
+	}
+	return d, nil
+}
+
+func (d *DB) migrate(ctx context.Context) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, d.write, files)
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// Close closes the database.
+func (d *DB) Close() error { return errors.Join(d.read.Close(), d.write.Close()) }
+
+// A Tx is a transaction that writes.
+type Tx struct{ *sql.Tx }
+
+// Tx runs f in a transaction, which is committed when f returns nil. f sees and
+// changes rows through the Tx only.
+func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
+	tx, err := d.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := f(&Tx{tx}); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// queryer is what reads: a DB's readers or a Tx.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// each calls scan for every row of a query.
+func each(ctx context.Context, q queryer, query string, args []any, scan func(*sql.Rows) error) error {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// changed says NotFound when a statement changed no row.
+func changed(r sql.Result, err error, what, name string) error {
+	if err != nil {
+		return conflict(err, what, name)
+	}
+	if n, err := r.RowsAffected(); err != nil || n > 0 {
+		return err
+	}
+	return kiln.Errorf(kiln.NotFound, "%s %q not found", what, name)
+}
+
+// conflict gives the error of a key that exists already its kind.
+func conflict(err error, what, name string) error {
+	var e sqlite3.Error
+	if errors.As(err, &e) && e.Code == sqlite3.ErrConstraint {
+		return kiln.Errorf(kiln.Conflict, "%s %q already exists", what, name)
+	}
+	return err
+}
+
+// found gives the error of a row that isn't there its kind.
+func found(err error, what, name string) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return kiln.Errorf(kiln.NotFound, "%s %q not found", what, name)
+	}
+	return err
+}
+
+// jsonColumn stores a value as JSON.
+type jsonColumn struct{ v any }
+
+// Scan is database/sql's.
+func (c jsonColumn) Scan(src any) error {
+	switch s := src.(type) {
+	case string:
+		return json.Unmarshal([]byte(s), c.v)
+	case []byte:
+		return json.Unmarshal(s, c.v)
+	}
+	return fmt.Errorf("a %T is no JSON", src)
+}
+
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // maps and lists of strings only
+	}
+	return string(b)
+}
+
+// timeColumn stores a time as text, "" when it is zero.
+type timeColumn struct{ t *time.Time }
+
+// Scan is database/sql's.
+func (c timeColumn) Scan(src any) (err error) {
+	s, ok := src.(string)
+	if !ok {
+		return fmt.Errorf("a %T is no time", src)
+	}
+	*c.t = time.Time{}
+	if s != "" {
+		*c.t, err = time.Parse(time.RFC3339Nano, s)
+	}
+	return err
+}
+
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// hashColumn stores a fingerprint as text, "" when it is zero.
+type hashColumn struct{ fp *kiln.Fingerprint }
+
+// Scan is database/sql's.
+func (c hashColumn) Scan(src any) (err error) {
+	s, ok := src.(string)
+	if !ok {
+		return fmt.Errorf("a %T is no fingerprint", src)
+	}
+	*c.fp = kiln.Fingerprint{}
+	if s != "" {
+		*c.fp, err = kiln.ParseFingerprint(s)
+	}
+	return err
+}
+
+func hashText(fp kiln.Fingerprint) string {
+	if fp.IsZero() {
+		return ""
+	}
+	return fp.String()
+}

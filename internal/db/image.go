@@ -1,0 +1,237 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// An ImageQuery narrows a list of images down. The zero value is all of them.
+type ImageQuery struct {
+	Fingerprint kiln.Fingerprint  // this one
+	Prefix      string            // hexadecimal digits that the fingerprint begins with
+	Public      bool              // only public ones
+	Properties  map[string]string // that it has, in whatever case
+	Files       bool              // fill in Files too
+}
+
+const imageColumns = `id, fingerprint, type, architecture, size, filename, public, auto_update, cached, created_at, expires_at, last_used_at, uploaded_at, properties, profiles`
+
+// where gives the condition of a query on the table images.
+func (q ImageQuery) where() (string, []any) {
+	var terms []string
+	var args []any
+	if !q.Fingerprint.IsZero() {
+		terms, args = append(terms, `fingerprint = ?`), append(args, q.Fingerprint.String())
+	}
+	if q.Prefix != "" {
+		// "g" comes after every digit: a range, which every database
+		// answers from its index.
+		terms, args = append(terms, `fingerprint >= ? AND fingerprint < ?`), append(args, q.Prefix, q.Prefix+"g")
+	}
+	if q.Public {
+		terms = append(terms, `public`)
+	}
+	for key, value := range q.Properties {
+		terms = append(terms, `id IN (SELECT image_id FROM image_properties WHERE key = ? AND value = ?)`)
+		args = append(args, key, strings.ToLower(value))
+	}
+	if len(terms) == 0 {
+		return "", nil
+	}
+	return ` WHERE ` + strings.Join(terms, ` AND `), args
+}
+
+// Images gives the images that a query asks for, newest upload first, in two
+// statements, or three with their files.
+func (d *DB) Images(ctx context.Context, q ImageQuery) ([]kiln.Image, error) {
+	return images(ctx, d.read, q)
+}
+
+// Images is the same within a transaction.
+func (tx *Tx) Images(ctx context.Context, q ImageQuery) ([]kiln.Image, error) {
+	return images(ctx, tx, q)
+}
+
+func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error) {
+	where, args := q.where()
+	list := []kiln.Image{}
+	at := map[int64]int{}
+	err := each(ctx, db, `SELECT `+imageColumns+` FROM images`+where+` ORDER BY id`, args, func(rows *sql.Rows) error {
+		var id int64
+		var i kiln.Image
+		err := rows.Scan(&id, hashColumn{&i.Fingerprint}, &i.Type, &i.Architecture, &i.Size, &i.Filename, &i.Public, &i.AutoUpdate, &i.Cached,
+			timeColumn{&i.CreatedAt}, timeColumn{&i.ExpiresAt}, timeColumn{&i.LastUsedAt}, timeColumn{&i.UploadedAt},
+			jsonColumn{&i.Properties}, jsonColumn{&i.Profiles})
+		at[id] = len(list)
+		list = append(list, i)
+		return err
+	})
+	if err != nil || len(list) == 0 {
+		return list, err
+	}
+	some := ""
+	if where != "" {
+		some = ` WHERE image_id IN (SELECT id FROM images` + where + `)`
+	}
+	err = each(ctx, db, `SELECT image_id, name, description FROM image_aliases`+some+` ORDER BY name`, args, func(rows *sql.Rows) error {
+		var id int64
+		var a kiln.Alias
+		err := rows.Scan(&id, &a.Name, &a.Description)
+		if n, ok := at[id]; ok {
+			a.Target = list[n].Fingerprint
+			list[n].Aliases = append(list[n].Aliases, a)
+		}
+		return err
+	})
+	if err != nil || !q.Files {
+		return list, err
+	}
+	err = each(ctx, db, `SELECT image_id, role, hash, size, name, ext FROM image_files`+some+` ORDER BY image_id, position`, args, func(rows *sql.Rows) error {
+		var id int64
+		var f kiln.File
+		err := rows.Scan(&id, &f.Role, hashColumn{&f.Hash}, &f.Size, &f.Name, &f.Ext)
+		if n, ok := at[id]; ok {
+			list[n].Files = append(list[n].Files, f)
+		}
+		return err
+	})
+	return list, err
+}
+
+// CreateImage adds an image with its files and properties, not its aliases. The
+// error is Conflict when it is there.
+func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
+	r, err := tx.ExecContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
+		created_at, expires_at, last_used_at, uploaded_at, properties, profiles) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
+		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
+		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)))
+	if err != nil {
+		return conflict(err, "Image", i.Fingerprint.String())
+	}
+	id, err := r.LastInsertId()
+	if err != nil {
+		return err
+	}
+	for n, f := range i.Files {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO image_files (image_id, position, role, hash, size, name, ext) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			id, n, f.Role, f.Hash.String(), f.Size, f.Name, f.Ext); err != nil {
+			return err
+		}
+	}
+	return tx.setProperties(ctx, i)
+}
+
+func (tx *Tx) setProperties(ctx context.Context, i kiln.Image) error {
+	const image = `(SELECT id FROM images WHERE fingerprint = ?)`
+	if _, err := tx.ExecContext(ctx, `DELETE FROM image_properties WHERE image_id = `+image, i.Fingerprint.String()); err != nil {
+		return err
+	}
+	for key, value := range i.Properties {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO image_properties (image_id, key, value) VALUES (`+image+`, ?, ?)`,
+			i.Fingerprint.String(), key, strings.ToLower(value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// UpdateImage writes what can change of an image. The error is NotFound.
+func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
+	r, err := tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ? WHERE fingerprint = ?`,
+		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
+		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), i.Fingerprint.String())
+	if err := changed(r, err, "Image", i.Fingerprint.String()); err != nil {
+		return err
+	}
+	return tx.setProperties(ctx, i)
+}
+
+// TouchImage sets when an image was used. The error is NotFound.
+func (tx *Tx) TouchImage(ctx context.Context, fp kiln.Fingerprint, t time.Time) error {
+	r, err := tx.ExecContext(ctx, `UPDATE images SET last_used_at = ? WHERE fingerprint = ?`, timeText(t), fp.String())
+	return changed(r, err, "Image", fp.String())
+}
+
+// DeleteImage removes an image with its aliases. The error is NotFound.
+func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
+	r, err := tx.ExecContext(ctx, `DELETE FROM images WHERE fingerprint = ?`, fp.String())
+	return changed(r, err, "Image", fp.String())
+}
+
+// Aliases gives every alias, by name.
+func (d *DB) Aliases(ctx context.Context) ([]kiln.Alias, error) {
+	list := []kiln.Alias{}
+	err := each(ctx, d.read, `SELECT name, a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id ORDER BY name`, nil, func(rows *sql.Rows) error {
+		var a kiln.Alias
+		err := rows.Scan(&a.Name, &a.Description, hashColumn{&a.Target})
+		list = append(list, a)
+		return err
+	})
+	return list, err
+}
+
+// Alias gives one alias. The error is NotFound.
+func (d *DB) Alias(ctx context.Context, name string) (kiln.Alias, error) {
+	return alias(ctx, d.read, name)
+}
+
+// Alias is the same within a transaction.
+func (tx *Tx) Alias(ctx context.Context, name string) (kiln.Alias, error) {
+	return alias(ctx, tx, name)
+}
+
+func alias(ctx context.Context, q queryer, name string) (kiln.Alias, error) {
+	a := kiln.Alias{Name: name}
+	err := q.QueryRowContext(ctx, `SELECT a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id WHERE name = ?`, name).
+		Scan(&a.Description, hashColumn{&a.Target})
+	return a, found(err, "Image alias", name)
+}
+
+// SetAlias makes an alias or moves the one of that name. The error is NotFound
+// when the image isn't there.
+func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, a.Name); err != nil {
+		return err
+	}
+	r, err := tx.ExecContext(ctx, `INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
+		a.Name, a.Description, a.Target.String())
+	return changed(r, err, "Image", a.Target.String())
+}
+
+// RenameAlias changes a name. Errors: NotFound, Conflict.
+func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
+	r, err := tx.ExecContext(ctx, `UPDATE image_aliases SET name = ? WHERE name = ?`, to, from)
+	if err != nil {
+		return conflict(err, "Alias", to)
+	}
+	return changed(r, err, "Image alias", from)
+}
+
+// DeleteAlias removes an alias. The error is NotFound.
+func (tx *Tx) DeleteAlias(ctx context.Context, name string) error {
+	r, err := tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, name)
+	return changed(r, err, "Image alias", name)
+}
+
+// Blobs gives how many images each blob belongs to.
+func (d *DB) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) { return blobs(ctx, d.read) }
+
+// Blobs is the same within a transaction.
+func (tx *Tx) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) { return blobs(ctx, tx) }
+
+func blobs(ctx context.Context, q queryer) (map[kiln.Fingerprint]int, error) {
+	m := map[kiln.Fingerprint]int{}
+	err := each(ctx, q, `SELECT hash, count(*) FROM image_files GROUP BY hash`, nil, func(rows *sql.Rows) error {
+		var fp kiln.Fingerprint
+		var n int
+		err := rows.Scan(hashColumn{&fp}, &n)
+		m[fp] = n
+		return err
+	})
+	return m, err
+}

@@ -1,0 +1,115 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// An Instance is a row of instances.
+type Instance struct {
+	Name, Type, Architecture, Description string
+	Ephemeral, Running                    bool
+	CreatedAt, LastUsedAt                 time.Time
+	Base                                  kiln.Fingerprint // of its image; zero: none
+	Config                                map[string]string
+	Devices                               map[string]map[string]string
+	Profiles                              []string
+}
+
+const instanceColumns = `name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices, profiles`
+
+func (i *Instance) scan(row interface{ Scan(...any) error }) error {
+	return row.Scan(&i.Name, &i.Type, &i.Architecture, &i.Description, &i.Ephemeral, &i.Running,
+		timeColumn{&i.CreatedAt}, timeColumn{&i.LastUsedAt}, hashColumn{&i.Base},
+		jsonColumn{&i.Config}, jsonColumn{&i.Devices}, jsonColumn{&i.Profiles})
+}
+
+func (i *Instance) values() []any {
+	return []any{i.Name, i.Type, i.Architecture, i.Description, i.Ephemeral, i.Running,
+		timeText(i.CreatedAt), timeText(i.LastUsedAt), hashText(i.Base),
+		toJSON(orEmpty(i.Config)), toJSON(orEmpty(i.Devices)), toJSON(orNone(i.Profiles))}
+}
+
+func orEmpty[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	return m
+}
+
+func orNone(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+// Instances gives every instance, by name.
+func (d *DB) Instances(ctx context.Context) ([]Instance, error) {
+	var list []Instance
+	err := each(ctx, d.read, `SELECT `+instanceColumns+` FROM instances ORDER BY name`, nil, func(rows *sql.Rows) error {
+		var i Instance
+		err := i.scan(rows)
+		list = append(list, i)
+		return err
+	})
+	return list, err
+}
+
+// Instance gives one instance. The error is NotFound.
+func (d *DB) Instance(ctx context.Context, name string) (Instance, error) {
+	return getInstance(ctx, d.read, name)
+}
+
+func getInstance(ctx context.Context, q queryer, name string) (Instance, error) {
+	var i Instance
+	err := i.scan(q.QueryRowContext(ctx, `SELECT `+instanceColumns+` FROM instances WHERE name = ?`, name))
+	return i, found(err, "Instance", name)
+}
+
+// CreateInstance adds a row. The error is Conflict when the name is taken.
+func (d *DB) CreateInstance(ctx context.Context, i Instance) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
+		return conflict(err, "Instance", i.Name)
+	})
+}
+
+// EditInstance reads a row, lets f change all but its name, and writes it back, in
+// one transaction. Errors: NotFound, and those of f.
+func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) error) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		i, err := getInstance(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		if err := f(&i); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
+			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ?, profiles = ? WHERE name = ?`, append(i.values()[1:], name)...)
+		return err
+	})
+}
+
+// RenameInstance changes a name. Errors: NotFound, Conflict.
+func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE name = ?`, to, from)
+		if err != nil {
+			return conflict(err, "Instance", to)
+		}
+		return changed(r, err, "Instance", from)
+	})
+}
+
+// DeleteInstance removes a row. The error is NotFound.
+func (d *DB) DeleteInstance(ctx context.Context, name string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.ExecContext(ctx, `DELETE FROM instances WHERE name = ?`, name)
+		return changed(r, err, "Instance", name)
+	})
+}

@@ -1,0 +1,112 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+)
+
+// A Profile is a row of profiles: configuration that instances share.
+type Profile struct {
+	Name, Description string
+	Config            map[string]string
+	Devices           map[string]map[string]string
+}
+
+// Profiles gives every profile, by name.
+func (d *DB) Profiles(ctx context.Context) ([]Profile, error) {
+	var list []Profile
+	err := each(ctx, d.read, `SELECT name, description, config, devices FROM profiles ORDER BY name`, nil, func(rows *sql.Rows) error {
+		var p Profile
+		err := rows.Scan(&p.Name, &p.Description, jsonColumn{&p.Config}, jsonColumn{&p.Devices})
+		list = append(list, p)
+		return err
+	})
+	return list, err
+}
+
+// Profile gives one profile. The error is NotFound.
+func (d *DB) Profile(ctx context.Context, name string) (Profile, error) {
+	var p Profile
+	err := d.read.QueryRowContext(ctx, `SELECT name, description, config, devices FROM profiles WHERE name = ?`, name).
+		Scan(&p.Name, &p.Description, jsonColumn{&p.Config}, jsonColumn{&p.Devices})
+	return p, found(err, "Profile", name)
+}
+
+// CreateProfile adds a row. The error is Conflict when the name is taken.
+func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO profiles (name, description, config, devices) VALUES (?, ?, ?, ?)`,
+			p.Name, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)))
+		return conflict(err, "Profile", p.Name)
+	})
+}
+
+// UpdateProfile replaces all but the name of a row. The error is NotFound.
+func (d *DB) UpdateProfile(ctx context.Context, p Profile) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ? WHERE name = ?`,
+			p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), p.Name)
+		return changed(r, err, "Profile", p.Name)
+	})
+}
+
+// RenameProfile changes a name, in the instances and images that use it as well.
+// Errors: NotFound, Conflict.
+func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.ExecContext(ctx, `UPDATE profiles SET name = ? WHERE name = ?`, to, from)
+		if err != nil {
+			return conflict(err, "Profile", to)
+		}
+		if err := changed(r, err, "Profile", from); err != nil {
+			return err
+		}
+		return replaceProfile(ctx, tx, from, to)
+	})
+}
+
+// DeleteProfile removes a row, and the name from images. The error is NotFound.
+func (d *DB) DeleteProfile(ctx context.Context, name string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.ExecContext(ctx, `DELETE FROM profiles WHERE name = ?`, name)
+		if err := changed(r, err, "Profile", name); err != nil {
+			return err
+		}
+		return replaceProfile(ctx, tx, name, "")
+	})
+}
+
+// replaceProfile puts another name, or none, into every list of profiles.
+func replaceProfile(ctx context.Context, tx *Tx, from, to string) error {
+	for _, table := range []struct{ read, write string }{
+		{`SELECT name, profiles FROM instances`, `UPDATE instances SET profiles = ? WHERE name = ?`},
+		{`SELECT fingerprint, profiles FROM images`, `UPDATE images SET profiles = ? WHERE fingerprint = ?`},
+	} {
+		lists := map[string][]string{}
+		err := each(ctx, tx, table.read, nil, func(rows *sql.Rows) error {
+			var key string
+			var list []string
+			err := rows.Scan(&key, jsonColumn{&list})
+			if slices.Contains(list, from) {
+				lists[key] = list
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for key, list := range lists {
+			at := slices.Index(list, from)
+			if to == "" {
+				list = slices.Delete(list, at, at+1)
+			} else {
+				list[at] = to
+			}
+			if _, err := tx.ExecContext(ctx, table.write, toJSON(list), key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
