@@ -1,0 +1,403 @@
+// Package store keeps images: blobs for their bytes, rows for what is known of
+// them, and aliases that point to them. It is a Source and a Sink. It doesn't
+// know instances, nor how images arrive.
+package store
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/blob"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// Options are what a store is told besides where its bytes and rows are.
+type Options struct {
+	// Limits bounds what an image may unpack to, asked for at each import.
+	Limits func(context.Context) (archive.Limits, error)
+}
+
+// A Store holds the images of one daemon.
+type Store struct {
+	blobs *blob.Dir
+	db    *db.DB
+	opts  Options
+	put   PutOptions
+	// files is held for writing while blobs are deleted, for reading from the
+	// moment a blob appears until its row is there.
+	files *sync.RWMutex
+}
+
+// Open makes a store of blobs and rows, and removes the blobs that no row names.
+func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store, error) {
+	s := &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}}
+	used, err := d.Blobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s, blobs.Sweep(func(fp kiln.Fingerprint) bool { return used[fp] > 0 })
+}
+
+// A Query narrows a list of images down. The zero value is all of them.
+type Query struct {
+	Public     bool              // only public ones
+	Properties map[string]string // that it has, in whatever case
+}
+
+// List gives images with their aliases, in the order they came.
+func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
+	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties})
+}
+
+// Get gives one image, with its files. The error is NotFound.
+func (s *Store) Get(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
+	list, err := s.db.Images(ctx, db.ImageQuery{Fingerprint: fp, Files: true})
+	if err == nil && len(list) == 0 {
+		err = kiln.Errorf(kiln.NotFound, "Image not found")
+	}
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	return list[0], nil
+}
+
+// ByPrefix gives the image whose fingerprint begins with some digits.
+// Errors: NotFound, Ambiguous.
+func (s *Store) ByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
+	prefix = strings.ToLower(prefix)
+	if !kiln.IsPrefix(prefix) {
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
+	}
+	list, err := s.db.Images(ctx, db.ImageQuery{Prefix: prefix, Files: true})
+	switch {
+	case err != nil:
+		return kiln.Image{}, err
+	case len(list) == 0:
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
+	case len(list) > 1:
+		var fps []kiln.Fingerprint
+		for _, i := range list {
+			fps = append(fps, i.Fingerprint)
+		}
+		return kiln.Image{}, kiln.AmbiguousPrefix(prefix, fps)
+	}
+	return list[0], nil
+}
+
+// Find gives the image that a name means: an alias, or the beginning of a
+// fingerprint. Errors: NotFound (with what looks like it), Ambiguous.
+func (s *Store) Find(ctx context.Context, name string) (kiln.Image, error) {
+	a, err := s.db.Alias(ctx, name)
+	if err == nil {
+		return s.Get(ctx, a.Target)
+	}
+	if !errors.Is(err, kiln.NotFound) {
+		return kiln.Image{}, err
+	}
+	img, err := s.ByPrefix(ctx, name)
+	if !errors.Is(err, kiln.NotFound) {
+		return img, err
+	}
+	aliases, lookup := s.db.Aliases(ctx)
+	if lookup != nil {
+		return kiln.Image{}, lookup
+	}
+	var names []string
+	for _, a := range aliases {
+		names = append(names, a.Name)
+	}
+	return kiln.Image{}, kiln.Errorf(kiln.NotFound, "no image %q%s", name, kiln.DidYouMean(name, names))
+}
+
+// Has reports whether an image is here, with all of its bytes there.
+func (s *Store) Has(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
+	img, err := s.Get(ctx, fp)
+	if errors.Is(err, kiln.NotFound) {
+		return false, nil
+	}
+	return err == nil && s.whole(img), err
+}
+
+// whole reports whether the files of an image are there with their sizes.
+func (s *Store) whole(img kiln.Image) bool {
+	for _, f := range img.Files {
+		if size, err := s.blobs.Stat(f.Hash); err != nil || size != f.Size {
+			return false
+		}
+	}
+	return true
+}
+
+// Open reads the files of an image. What is read to its end has been compared
+// with its hash: the error is Integrity then. The stream has the method Path,
+// which names the current file.
+func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
+	if len(img.Files) == 0 {
+		var err error
+		if img, err = s.Get(ctx, img.Fingerprint); err != nil {
+			return nil, err
+		}
+	}
+	return &stream{store: s, rest: img.Files}, nil
+}
+
+// OpenFile opens one file of an image, unchecked. The error is Integrity when it
+// is lost.
+func (s *Store) OpenFile(f kiln.File) (*os.File, error) {
+	r, err := s.blobs.Open(f.Hash)
+	if errors.Is(err, kiln.NotFound) {
+		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; import the image again to mend it", s.blobs.Path(f.Hash))
+	}
+	return r, err
+}
+
+type stream struct {
+	store *Store
+	rest  []kiln.File
+	now   *checked
+}
+
+// Next is Stream's.
+func (s *stream) Next() (kiln.File, error) {
+	if err := s.Close(); err != nil {
+		return kiln.File{}, err
+	}
+	if len(s.rest) == 0 {
+		return kiln.File{}, io.EOF
+	}
+	f := s.rest[0]
+	s.rest = s.rest[1:]
+	r, err := s.store.OpenFile(f)
+	if err != nil {
+		return f, err
+	}
+	s.now = newChecked(r, f.Hash)
+	return f, nil
+}
+
+// Read is Stream's.
+func (s *stream) Read(b []byte) (int, error) {
+	if s.now == nil {
+		return 0, io.EOF
+	}
+	return s.now.Read(b)
+}
+
+// Path names the current file.
+func (s *stream) Path() string { return s.now.f.Name() }
+
+// Close is Stream's.
+func (s *stream) Close() error {
+	if s.now == nil {
+		return nil
+	}
+	err := s.now.f.Close()
+	s.now = nil
+	return err
+}
+
+// Update changes what a user may change of an image, in one transaction.
+// Properties without a value are dropped. Errors: NotFound, those of change.
+func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*kiln.Image) error) error {
+	return s.db.Tx(ctx, func(tx *db.Tx) error {
+		list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp})
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			return kiln.Errorf(kiln.NotFound, "Image not found")
+		}
+		img := list[0]
+		if err := change(&img); err != nil {
+			return err
+		}
+		img.Fingerprint = fp
+		dropEmpty(img.Properties)
+		return tx.UpdateImage(ctx, img)
+	})
+}
+
+func dropEmpty(m map[string]string) {
+	maps.DeleteFunc(m, func(_, v string) bool { return v == "" })
+}
+
+// Touch remembers that an image was used. The error is NotFound.
+func (s *Store) Touch(ctx context.Context, fp kiln.Fingerprint, t time.Time) error {
+	return s.db.Tx(ctx, func(tx *db.Tx) error { return tx.TouchImage(ctx, fp, t) })
+}
+
+// Delete removes an image with its aliases, and the files that no other image
+// has. The error is NotFound.
+func (s *Store) Delete(ctx context.Context, fp kiln.Fingerprint) error {
+	img, err := s.Get(ctx, fp)
+	if err != nil {
+		return err
+	}
+	s.files.Lock()
+	defer s.files.Unlock()
+	var used map[kiln.Fingerprint]int
+	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		if err := tx.DeleteImage(ctx, fp); err != nil {
+			return err
+		}
+		used, err = tx.Blobs(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range img.Files {
+		if used[f.Hash] == 0 {
+			errs = append(errs, s.blobs.Delete(f.Hash))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Verify reads every file of an image again. Errors: NotFound, Integrity.
+func (s *Store) Verify(ctx context.Context, fp kiln.Fingerprint) error {
+	img, err := s.Get(ctx, fp)
+	if err != nil {
+		return err
+	}
+	for _, f := range img.Files {
+		err := s.blobs.Verify(ctx, f.Hash)
+		if errors.Is(err, kiln.NotFound) {
+			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; import the image again to mend it", fp.Short(), f.Role, s.blobs.Path(f.Hash))
+		}
+		if err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "image %s: the %s file: %w", fp.Short(), f.Role, err)
+		}
+	}
+	return nil
+}
+
+// Usage is what the images cost, in bytes.
+type Usage struct {
+	Images []ImageUsage
+	Stored int64 // all blobs, each counted once
+	Shared int64 // saved by images that have a file in common
+	Free   int64
+}
+
+// ImageUsage is what one image costs, in bytes.
+type ImageUsage struct {
+	Image  kiln.Image
+	Stored int64 // its files
+	Shared int64 // of them, in files that other images have too
+}
+
+// Usage tells what the images cost.
+func (s *Store) Usage(ctx context.Context) (Usage, error) {
+	list, err := s.db.Images(ctx, db.ImageQuery{Files: true})
+	if err != nil {
+		return Usage{}, err
+	}
+	used, err := s.db.Blobs(ctx)
+	if err != nil {
+		return Usage{}, err
+	}
+	var u Usage
+	seen := map[kiln.Fingerprint]bool{}
+	for _, img := range list {
+		i := ImageUsage{Image: img}
+		for _, f := range img.Files {
+			i.Stored += f.Size
+			if used[f.Hash] > 1 {
+				i.Shared += f.Size
+			}
+			if seen[f.Hash] {
+				u.Shared += f.Size
+			} else {
+				u.Stored += f.Size
+			}
+			seen[f.Hash] = true
+		}
+		u.Images = append(u.Images, i)
+	}
+	u.Free, err = s.blobs.Free()
+	return u, err
+}
+
+// Aliases gives every alias, by name.
+func (s *Store) Aliases(ctx context.Context) ([]kiln.Alias, error) { return s.db.Aliases(ctx) }
+
+// Alias gives one alias. The error is NotFound.
+func (s *Store) Alias(ctx context.Context, name string) (kiln.Alias, error) {
+	a, err := s.db.Alias(ctx, name)
+	if errors.Is(err, kiln.NotFound) {
+		err = kiln.Errorf(kiln.NotFound, "Image alias not found")
+	}
+	return a, err
+}
+
+// CreateAlias gives an image one more name; the same one again is no error.
+// Errors: Invalid, NotFound, Conflict.
+func (s *Store) CreateAlias(ctx context.Context, a kiln.Alias) error {
+	if err := kiln.CheckAlias(a.Name); err != nil {
+		return err
+	}
+	return s.db.Tx(ctx, func(tx *db.Tx) error { return setAlias(ctx, tx, a, false) })
+}
+
+// setAlias points an alias to an image. One that points elsewhere is moved or a
+// Conflict.
+func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
+	old, err := tx.Alias(ctx, a.Name)
+	switch {
+	case err == nil && old.Target == a.Target && (a.Description == "" || a.Description == old.Description):
+		return nil
+	case err == nil && old.Target != a.Target && !move:
+		return kiln.Errorf(kiln.Conflict, "Alias %q already exists", a.Name)
+	case err != nil && !errors.Is(err, kiln.NotFound):
+		return err
+	}
+	return tx.SetAlias(ctx, a)
+}
+
+// UpdateAlias changes the target and the description of an alias.
+// The error is NotFound.
+func (s *Store) UpdateAlias(ctx context.Context, a kiln.Alias) error {
+	return s.db.Tx(ctx, func(tx *db.Tx) error {
+		if _, err := tx.Alias(ctx, a.Name); err != nil {
+			return err
+		}
+		return tx.SetAlias(ctx, a)
+	})
+}
+
+// RenameAlias gives an alias another name. Errors: Invalid, NotFound, Conflict.
+func (s *Store) RenameAlias(ctx context.Context, from, to string) error {
+	if err := kiln.CheckAlias(to); err != nil {
+		return err
+	}
+	return s.db.Tx(ctx, func(tx *db.Tx) error { return tx.RenameAlias(ctx, from, to) })
+}
+
+// DeleteAlias removes an alias; the image stays. The error is NotFound.
+func (s *Store) DeleteAlias(ctx context.Context, name string) error {
+	return s.db.Tx(ctx, func(tx *db.Tx) error { return tx.DeleteAlias(ctx, name) })
+}
+
+// taken says which of some aliases point to other images.
+func (s *Store) taken(ctx context.Context, aliases []kiln.Alias, fp kiln.Fingerprint) error {
+	for _, a := range aliases {
+		old, err := s.db.Alias(ctx, a.Name)
+		if err == nil && old.Target != fp {
+			return kiln.Errorf(kiln.Conflict, "Alias already exists: %s", a.Name)
+		}
+		if err != nil && !errors.Is(err, kiln.NotFound) {
+			return err
+		}
+	}
+	return nil
+}
