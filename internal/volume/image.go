@@ -1,0 +1,307 @@
+package volume
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/archive/erofs"
+)
+
+// The kinds of an image's tree.
+const (
+	kindErofs    = "erofs"
+	kindSquashfs = "squashfs"
+	kindDir      = "dir"
+)
+
+// imageRecord is image.json.
+type imageRecord struct {
+	Kind   string `json:"kind"`
+	Subdir string `json:"subdir,omitempty"` // where the root filesystem is in it
+}
+
+// unsynced marks a tree that may not be on stable storage yet. Its content is the
+// boot that it was made in: after another one the tree can't be trusted.
+const unsynced = "unsynced"
+
+func (p *Pool) imageDir(fp kiln.Fingerprint) string {
+	return filepath.Join(p.dir, "images", fp.String())
+}
+
+func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
+	var r imageRecord
+	b, err := os.ReadFile(filepath.Join(p.imageDir(fp), "image.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(b, &r)
+}
+
+// fill makes the tree of an image unless it is there.
+func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content, error)) error {
+	for {
+		if _, err := p.imageRecord(fp); !errors.Is(err, kiln.NotFound) {
+			return err
+		}
+		p.mu.Lock()
+		f := p.filling[fp]
+		mine := f == nil
+		if mine {
+			f = &fill{done: make(chan struct{})}
+			p.filling[fp] = f
+		}
+		p.mu.Unlock()
+		if mine {
+			f.err = p.makeImage(ctx, fp, content)
+			p.mu.Lock()
+			delete(p.filling, fp)
+			p.mu.Unlock()
+			close(f.done)
+			return f.err
+		}
+		select {
+		case <-f.done:
+			// Whoever made it may have given up for a reason of its own.
+			if k := kiln.KindOf(f.err); f.err != nil && k != kiln.Cancelled && k != kiln.Timeout {
+				return f.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content, error)) error {
+	if _, err := p.imageRecord(fp); err == nil {
+		return nil // made between the look and the lock
+	}
+	c, err := content(ctx)
+	if err != nil {
+		return err
+	}
+	dir := p.imageDir(fp)
+	err = p.appear(dir, func(temp string) error { return p.writeImage(ctx, temp, fp, c) })
+	if err != nil {
+		return err
+	}
+	p.wg.Go(func() { _ = settle(dir) }) // if not, the next boot makes the tree again
+	return nil
+}
+
+// settle brings a new tree to stable storage and says so.
+func settle(dir string) error {
+	if err := syncFS(dir); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, unsynced)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, c Content) error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, unsynced), []byte(boot), 0o600); err != nil {
+		return err
+	}
+	metaDir := filepath.Join(dir, "meta")
+	if err := os.Mkdir(metaDir, 0o700); err != nil {
+		return err
+	}
+	meta, err := archive.NewDirWriter(metaDir, 1)
+	if err != nil {
+		return err
+	}
+	r := imageRecord{Kind: kindDir}
+	switch {
+	case c.Squashfs != "":
+		r = imageRecord{kindSquashfs, c.Subdir}
+		// A link of its own: the tree stays when the store lets go of the file.
+		err = errors.Join(os.Link(c.Squashfs, filepath.Join(dir, "rootfs.squashfs")), c.Unpack(ctx, nil, meta))
+	case p.erofs:
+		r.Kind = kindErofs
+		err = writeErofs(ctx, filepath.Join(dir, "rootfs.erofs"), fp, c, meta)
+	default:
+		err = writeDir(ctx, filepath.Join(dir, "rootfs"), c, meta)
+	}
+	if err := errors.Join(err, meta.Close()); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, "image.json"), r)
+}
+
+func writeErofs(ctx context.Context, path string, fp kiln.Fingerprint, c Content, meta archive.TreeWriter) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o400)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// overlayfs tells file systems apart by this.
+	w := erofs.NewWriter(f, [16]byte(fp[:16]))
+	if err := c.Unpack(ctx, w, meta); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+func writeDir(ctx context.Context, path string, c Content, meta archive.TreeWriter) error {
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	const workers = 4
+	w, err := archive.NewDirWriter(path, workers)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Unpack(ctx, w, meta), w.Close())
+}
+
+func syncFS(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.Syncfs(int(d.Fd()))
+}
+
+// bootID names the time since the kernel started.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
+
+// dropUnsynced removes trees that a crash of the host caught on their way to the
+// disk. They are made again when somebody needs them.
+func (p *Pool) dropUnsynced() error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	marks, err := filepath.Glob(filepath.Join(p.dir, "images", "*", unsynced))
+	if err != nil {
+		return err
+	}
+	for _, m := range marks {
+		b, err := os.ReadFile(m)
+		if err != nil {
+			return err
+		}
+		if string(b) != boot {
+			err = p.discard(filepath.Dir(m))
+		} else {
+			p.wg.Go(func() { _ = settle(filepath.Dir(m)) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ImageInfo is what a pool has of one image.
+type ImageInfo struct {
+	Fingerprint kiln.Fingerprint
+	Kind        string   // "erofs", "squashfs" or "dir"
+	Bytes       int64    // on disk
+	Users       []string // names of volumes
+}
+
+// Images gives the trees of images that the pool has.
+func (p *Pool) Images() ([]ImageInfo, error) {
+	entries, err := os.ReadDir(filepath.Join(p.dir, "images"))
+	if err != nil {
+		return nil, err
+	}
+	users, err := p.users()
+	if err != nil {
+		return nil, err
+	}
+	var list []ImageInfo
+	for _, e := range entries {
+		fp, err := kiln.ParseFingerprint(e.Name())
+		if err != nil {
+			continue // not ours
+		}
+		r, err := p.imageRecord(fp)
+		if err != nil {
+			return nil, err
+		}
+		size, err := usage(p.imageDir(fp))
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, ImageInfo{fp, r.Kind, size, users[fp]})
+	}
+	return list, nil
+}
+
+// users gives the volumes of every image.
+func (p *Pool) users() (map[kiln.Fingerprint][]string, error) {
+	names, err := p.List()
+	if err != nil {
+		return nil, err
+	}
+	m := map[kiln.Fingerprint][]string{}
+	for _, n := range names {
+		v, err := p.Get(n)
+		if errors.Is(err, kiln.NotFound) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		m[v.base] = append(m[v.base], n)
+	}
+	return m, nil
+}
+
+// RemoveImage removes the tree of an image. Errors: NotFound, Conflict when a
+// volume needs it.
+func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
+	users, err := p.users()
+	if err != nil {
+		return err
+	}
+	if len(users[fp]) > 0 {
+		return kiln.Errorf(kiln.Conflict, "the tree of image %s is used by %d volumes", fp.Short(), len(users[fp]))
+	}
+	if _, err := p.imageRecord(fp); err != nil {
+		return err
+	}
+	if err := p.ns.forget(fp.String()); err != nil {
+		return fmt.Errorf("unmount the tree of image %s: %w", fp.Short(), err)
+	}
+	return p.discard(p.imageDir(fp))
+}
+
+// Sweep removes the trees that no volume needs and keep doesn't want.
+func (p *Pool) Sweep(keep func(kiln.Fingerprint) bool) error {
+	list, err := p.Images()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range list {
+		if len(i.Users) == 0 && !keep(i.Fingerprint) {
+			errs = append(errs, p.RemoveImage(i.Fingerprint))
+		}
+	}
+	return errors.Join(errs...)
+}

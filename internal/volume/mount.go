@@ -1,0 +1,337 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/thread"
+)
+
+// IDMap says that Size ids of the tree from Container on are the host's from Host
+// on, of users and of groups.
+type IDMap struct{ Container, Host, Size uint32 }
+
+// workID owns the files that overlayfs keeps for itself in an upper layer: the
+// mounter, who is the host's root, has no id of its own in a layer with mapped
+// ids. Package archive refuses entries with it.
+const workID = 1<<32 - 2
+
+// A namespace is a mount namespace without processes, where layers are mounted:
+// the host's own never shows them, and the kernel removes them with the last
+// user. What is in it lives on a tmpfs over an empty directory.
+type namespace struct {
+	fd  *os.File
+	dir string
+
+	mu    sync.Mutex
+	bases map[string]bool     // trees of images that are mounted, by name
+	users map[string]*os.File // user namespaces that map ids, by the map
+	next  int
+}
+
+// newNamespace makes the namespace with a tmpfs on dir.
+func newNamespace(dir string) (*namespace, error) {
+	n := &namespace{dir: dir, bases: map[string]bool{}, users: map[string]*os.File{}}
+	err := thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount("kiln", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700,size=1m"); err != nil {
+			return err
+		}
+		for _, sub := range []string{"base", "layer"} {
+			if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+				return err
+			}
+		}
+		f, err := os.Open("/proc/thread-self/ns/mnt")
+		n.fd = f
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make a mount namespace: %w", err)
+	}
+	return n, nil
+}
+
+// run runs f in the namespace, in its directory.
+func (n *namespace) run(f func() error) error {
+	return thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		if err := unix.Setns(int(n.fd.Fd()), unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Chdir(n.dir); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// Close lets go of the namespace, and with it of what nobody else uses.
+func (n *namespace) Close() error {
+	errs := []error{n.fd.Close()}
+	for _, u := range n.users {
+		errs = append(errs, u.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// forget unmounts the tree of an image.
+func (n *namespace) forget(name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.bases[name] {
+		return nil
+	}
+	delete(n.bases, name)
+	return n.run(func() error {
+		return errors.Join(unix.Unmount("base/"+name, unix.MNT_DETACH), os.Remove("base/"+name))
+	})
+}
+
+// base mounts a file with the tree of an image, once: all volumes of it share the
+// kernel's cache. It is there as base/<name> then.
+func (n *namespace) base(name, fstype, file string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.bases[name] {
+		return nil
+	}
+	err := n.run(func() error {
+		fd, err := mountFile(fstype, file)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := os.Mkdir("base/"+name, 0o700); err != nil {
+			return err
+		}
+		return unix.MoveMount(fd, "", unix.AT_FDCWD, "base/"+name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	})
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", file, err)
+	}
+	n.bases[name] = true
+	return nil
+}
+
+// mountFile mounts a file system that is in a file: by itself where the kernel
+// can (EROFS from Linux 6.12 on), else through a loop device that goes with the
+// mount.
+func mountFile(fstype, file string) (int, error) {
+	if fstype == kindErofs {
+		if fd, err := fsMount(fstype, map[string]string{"source": file}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true); err == nil {
+			return fd, nil
+		}
+	}
+	loop, err := attachLoop(file)
+	if err != nil {
+		return -1, err
+	}
+	defer loop.Close()
+	return fsMount(fstype, map[string]string{"source": loop.Name()}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true)
+}
+
+// fsMount makes a mount that isn't attached anywhere.
+func fsMount(fstype string, options map[string]string, attr int, readOnly bool) (int, error) {
+	fsfd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fsfd)
+	if readOnly {
+		if err := unix.FsconfigSetFlag(fsfd, "ro"); err != nil {
+			return -1, err
+		}
+	}
+	for key, value := range options {
+		if err := unix.FsconfigSetString(fsfd, key, value); err != nil {
+			return -1, fmt.Errorf("%s option %s=%s: %w", fstype, key, value, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return -1, errors.Join(err, fsMessages(fsfd))
+	}
+	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attr)
+}
+
+// fsMessages gives what the kernel says about a mount that failed.
+func fsMessages(fsfd int) error {
+	buf := make([]byte, 1024)
+	n, err := unix.Read(fsfd, buf)
+	if err != nil || n < 2 {
+		return nil
+	}
+	return errors.New(strings.TrimSpace(string(buf[2:n])))
+}
+
+// attachLoop gives a read-only loop device of a file, which the kernel frees with
+// its last user.
+func attachLoop(file string) (*os.File, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	for range 64 {
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, err
+		}
+		name := "/dev/loop" + strconv.Itoa(n)
+		// Where nobody makes device nodes, like in some containers.
+		_ = unix.Mknod(name, unix.S_IFBLK|0o660, int(unix.Mkdev(7, uint32(n))))
+		loop, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		config := unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR}}
+		if err = unix.IoctlLoopConfigure(int(loop.Fd()), &config); err == nil {
+			return loop, nil
+		}
+		loop.Close()
+		if err != unix.EBUSY {
+			return nil, err
+		}
+	}
+	return nil, unix.EBUSY
+}
+
+// userNS gives a user namespace that maps ids, for mounts. upper ones map the
+// mounter as well.
+func (n *namespace) userNS(ctx context.Context, ids []IDMap, upper bool) (*os.File, error) {
+	key := fmt.Sprint(ids, upper)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if f := n.users[key]; f != nil {
+		return f, nil
+	}
+	var maps []syscall.SysProcIDMap
+	for _, m := range ids {
+		maps = append(maps, syscall.SysProcIDMap{ContainerID: int(m.Container), HostID: int(m.Host), Size: int(m.Size)})
+	}
+	if upper {
+		maps = append(maps, syscall.SysProcIDMap{ContainerID: workID, HostID: 0, Size: 1})
+	}
+	// A process has to be born into the namespace; it waits to be looked at.
+	cmd := exec.CommandContext(ctx, "/bin/cat")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: maps, GidMappings: maps}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("make a user namespace: %w", err)
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+	in.Close()
+	_ = cmd.Wait() // it ends with its input
+	if err != nil {
+		return nil, err
+	}
+	n.users[key] = f
+	return f, nil
+}
+
+// layer attaches a directory with mapped ids at a place in the namespace.
+func layer(from, to string, userns *os.File, attr uint64) error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("layer %s: %w", from, err)
+	}
+	defer unix.Close(fd)
+	if userns != nil {
+		a := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | attr, Userns_fd: uint64(userns.Fd())}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &a); err != nil {
+			return fmt.Errorf("map the ids of %s: %w", from, err)
+		}
+	}
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	return unix.MoveMount(fd, "", unix.AT_FDCWD, to, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// scratch gives a name that no other mount uses.
+func (n *namespace) scratch() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.next++
+	return "layer/" + strconv.Itoa(n.next)
+}
+
+// overlay mounts layers over one another and gives the result, unattached. lower
+// is a path seen from the namespace's directory, "" for none.
+func (n *namespace) overlay(ctx context.Context, lower, data string, ids []IDMap, index bool) (*os.File, error) {
+	var lowerNS, upperNS *os.File
+	if len(ids) > 0 {
+		var err error
+		if lowerNS, err = n.userNS(ctx, ids, false); err != nil {
+			return nil, err
+		}
+		if upperNS, err = n.userNS(ctx, ids, true); err != nil {
+			return nil, err
+		}
+	}
+	dir := n.scratch()
+	var out *os.File
+	err := n.run(func() error {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		defer func() {
+			// The overlay has clones of its own.
+			for _, sub := range []string{"l", "d"} {
+				_ = unix.Unmount(filepath.Join(dir, sub), unix.MNT_DETACH)
+				_ = os.Remove(filepath.Join(dir, sub))
+			}
+			_ = os.Remove(dir)
+		}()
+		if lower == "" {
+			if err := os.Mkdir(filepath.Join(dir, "l"), 0o755); err != nil {
+				return err
+			}
+		} else if err := layer(lower, filepath.Join(dir, "l"), lowerNS, 0); err != nil {
+			return err
+		}
+		if err := layer(data, filepath.Join(dir, "d"), upperNS, 0); err != nil {
+			return err
+		}
+		// Short and plain names: no path of the host is in the options.
+		if err := unix.Chdir(dir); err != nil {
+			return err
+		}
+		options := map[string]string{"lowerdir": "l", "upperdir": "d/upper", "workdir": "d/work", "redirect_dir": "on", "metacopy": "on", "index": "on"}
+		if !index {
+			options["index"] = "off"
+		}
+		fd, err := fsMount("overlay", options, unix.MOUNT_ATTR_NODEV, false)
+		if err != nil {
+			return fmt.Errorf("mount the overlay: %w", err)
+		}
+		out = os.NewFile(uintptr(fd), "overlay")
+		return unix.Chdir(n.dir)
+	})
+	return out, err
+}

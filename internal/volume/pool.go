@@ -1,0 +1,333 @@
+// Package volume keeps file trees for instances, on any file system. An image
+// has one read-only tree; an instance is what it changed of that, as the upper
+// layer of an overlay with ids as they are inside. Cloning copies nothing.
+//
+// The package doesn't know what an image or an instance is otherwise, nor who
+// runs in a tree.
+package volume
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+)
+
+// Content tells a pool how to get the tree of an image that it hasn't.
+type Content struct {
+	// Unpack writes the root filesystem, and metadata.yaml and templates/ to
+	// meta. rootfs is nil when the tree is mounted as it is.
+	Unpack func(ctx context.Context, rootfs, meta archive.TreeWriter) error
+	// Squashfs is the path of a file that may be mounted as it is, and Subdir
+	// is where the root filesystem is in it. Empty: nothing may be.
+	Squashfs, Subdir string
+}
+
+// A Pool keeps volumes below one directory:
+//
+//	images/<fingerprint>/     image.json, meta/, and one of rootfs.erofs, rootfs.squashfs, rootfs/
+//	volumes/<name>/           volume.json, upper/, work/, and meta/ once it was edited
+//	tmp/                      what isn't whole yet, or is being removed
+type Pool struct {
+	dir   string
+	ns    *namespace
+	erofs bool
+
+	mu      sync.Mutex
+	filling map[kiln.Fingerprint]*fill
+	wg      sync.WaitGroup
+}
+
+// fill is the making of one image's tree, which many may wait for.
+type fill struct {
+	done chan struct{}
+	err  error
+}
+
+// Open opens a pool and removes what was being made or removed when its last
+// owner died.
+func Open(dir string) (*Pool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"images", "volumes", "tmp", "mnt"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	temps, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range temps {
+		if err := removeTree(filepath.Join(dir, "tmp", t.Name())); err != nil {
+			return nil, err
+		}
+	}
+	ns, err := newNamespace(filepath.Join(dir, "mnt"))
+	if err != nil {
+		return nil, fmt.Errorf("open pool %s: %w", dir, err)
+	}
+	p := &Pool{dir: dir, ns: ns, erofs: hasErofs(), filling: map[kiln.Fingerprint]*fill{}}
+	return p, p.dropUnsynced()
+}
+
+// hasErofs reports whether the kernel can mount EROFS, after trying to load it.
+func hasErofs() bool {
+	fd, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// Close lets go of the mounts that the pool holds. Volumes in use stay mounted.
+func (p *Pool) Close() error {
+	p.wg.Wait()
+	return p.ns.Close()
+}
+
+// Free tells how many bytes the file system has left.
+func (p *Pool) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(p.dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+func checkName(name string) error {
+	if name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name, "/\x00") {
+		return kiln.Errorf(kiln.Invalid, "%q can't name a volume", name)
+	}
+	return nil
+}
+
+func (p *Pool) volumeDir(name string) string { return filepath.Join(p.dir, "volumes", name) }
+
+// record is volume.json.
+type record struct {
+	Base kiln.Fingerprint `json:"base"` // zero: no image
+}
+
+// A Volume is the file tree of one instance.
+type Volume struct {
+	pool *Pool
+	name string
+	base kiln.Fingerprint
+}
+
+// Get gives a volume. The error is NotFound.
+func (p *Pool) Get(name string) (*Volume, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(p.volumeDir(name), "volume.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, kiln.Errorf(kiln.NotFound, "no volume %q", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, kiln.Errorf(kiln.Integrity, "volume %q: %w", name, err)
+	}
+	return &Volume{p, name, r.Base}, nil
+}
+
+// List gives the names of all volumes.
+func (p *Pool) List() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(p.dir, "volumes"))
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+// Clone makes a volume of an image. content is asked only if the pool hasn't the
+// image's tree; several who want the same one get it made once. The error is
+// Conflict when the name is taken, or is content's.
+func (p *Pool) Clone(ctx context.Context, name string, fp kiln.Fingerprint, content func(context.Context) (Content, error)) (*Volume, error) {
+	if err := p.fill(ctx, fp, content); err != nil {
+		return nil, err
+	}
+	return p.create(name, fp)
+}
+
+// Empty makes a volume with nothing in it. The error is Conflict.
+func (p *Pool) Empty(ctx context.Context, name string) (*Volume, error) {
+	return p.create(name, kiln.Fingerprint{})
+}
+
+func (p *Pool) create(name string, base kiln.Fingerprint) (*Volume, error) {
+	err := p.appear(p.volumeDir(name), func(dir string) error {
+		// Owned by the container's root, which is 0 in every layer.
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "upper"), 0o755), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
+			return err
+		}
+		return writeJSON(filepath.Join(dir, "volume.json"), record{base})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Volume{p, name, base}, nil
+}
+
+// appear makes a directory that is there whole or not at all. The error is
+// Conflict when it is there.
+func (p *Pool) appear(dir string, fill func(temp string) error) error {
+	if err := checkName(filepath.Base(dir)); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(filepath.Join(p.dir, "tmp"), "new-")
+	if err != nil {
+		return err
+	}
+	if err := fill(temp); err != nil {
+		return errors.Join(err, removeTree(temp))
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if err == unix.EEXIST {
+		err = kiln.Errorf(kiln.Conflict, "volume %q already exists", filepath.Base(dir))
+	}
+	if err != nil {
+		return errors.Join(err, removeTree(temp))
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Rename gives a volume that isn't in use another name.
+// Errors: NotFound, Conflict.
+func (p *Pool) Rename(from, to string) error {
+	if err := errors.Join(checkName(from), checkName(to)); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, p.volumeDir(from), unix.AT_FDCWD, p.volumeDir(to), unix.RENAME_NOREPLACE)
+	switch err {
+	case unix.ENOENT:
+		return kiln.Errorf(kiln.NotFound, "no volume %q", from)
+	case unix.EEXIST:
+		return kiln.Errorf(kiln.Conflict, "volume %q already exists", to)
+	case nil:
+		return syncDir(filepath.Join(p.dir, "volumes"))
+	}
+	return err
+}
+
+// Copy makes a volume with the content of one that isn't in use. What it costs
+// grows with what the volume changed, not with its size; where the file system
+// can share blocks not even that is copied. Errors: NotFound, Conflict.
+func (p *Pool) Copy(ctx context.Context, from, to string) (*Volume, error) {
+	v, err := p.Get(from)
+	if err != nil {
+		return nil, err
+	}
+	err = p.appear(p.volumeDir(to), func(dir string) error {
+		src := p.volumeDir(from)
+		if err := errors.Join(copyTree(ctx, filepath.Join(src, "upper"), filepath.Join(dir, "upper")), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(src, "meta")); err == nil {
+			if err := copyTree(ctx, filepath.Join(src, "meta"), filepath.Join(dir, "meta")); err != nil {
+				return err
+			}
+		}
+		if err := syncFS(dir); err != nil {
+			return err
+		}
+		return writeJSON(filepath.Join(dir, "volume.json"), record{v.base})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Volume{p, to, v.base}, nil
+}
+
+// Delete removes a volume. It is gone for everybody when Delete returns; a large
+// tree is taken apart after that. One that isn't there is no error.
+func (p *Pool) Delete(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	return p.discard(p.volumeDir(name))
+}
+
+// discard moves a directory out of sight and removes it beside the caller.
+func (p *Pool) discard(dir string) error {
+	temp, err := os.MkdirTemp(filepath.Join(p.dir, "tmp"), "old-")
+	if err != nil {
+		return err
+	}
+	err = os.Rename(dir, filepath.Join(temp, "it"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.Remove(temp)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	p.wg.Go(func() { _ = removeTree(temp) }) // the next Open tries again
+	return nil
+}
+
+// removeTree removes a tree, also one with immutable files in it.
+func removeTree(dir string) error {
+	if err := os.RemoveAll(dir); err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && (e.IsDir() || e.Type().IsRegular()) {
+			clearFlags(path)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// clearFlags takes the attributes off that a container's root may have set with
+// chattr(1).
+func clearFlags(path string) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+	const kept = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND // the same bits as FS_IMMUTABLE_FL and FS_APPEND_FL
+	if err == nil && flags&kept != 0 {
+		_ = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags&^kept))
+	}
+}
