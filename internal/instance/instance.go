@@ -1,0 +1,117 @@
+// Package instance keeps system containers: the row that says what one is, the
+// volume that holds its files, and the box that it runs in. It starts, stops,
+// watches and looks into them, one at a time.
+//
+// It doesn't know where images come from, nor of HTTP, operations or users; it
+// tells what happened to whoever made the Set.
+package instance
+
+import (
+	"maps"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// A Status says whether an instance runs. The values are the codes of the wire.
+type Status int
+
+// The statuses an instance can have when somebody looks.
+const (
+	Stopped Status = 102
+	Running Status = 103
+	Frozen  Status = 110
+	Broken  Status = 112 // its files are not as they should be
+)
+
+func (s Status) String() string {
+	switch s {
+	case Stopped:
+		return "Stopped"
+	case Running:
+		return "Running"
+	case Frozen:
+		return "Frozen"
+	}
+	return "Error"
+}
+
+// An Instance is what is known of one instance at one moment.
+type Instance struct {
+	Name         string
+	Type         string // "container"
+	Architecture string // canonical
+	CreatedAt    time.Time
+	LastUsedAt   time.Time // of the last start; zero: never
+	Base         kiln.Fingerprint
+	Status       Status
+	Config
+	ExpandedConfig  map[string]string
+	ExpandedDevices map[string]map[string]string
+}
+
+// Config is what a user may change of an instance.
+type Config struct {
+	Description string
+	Ephemeral   bool
+	Profiles    []string
+	Options     map[string]string            // "limits.memory": "1GiB"
+	Devices     map[string]map[string]string // name → "type": "disk", …
+}
+
+// A Profile is configuration that instances share.
+type Profile = db.Profile
+
+// Uses reports whether the instance's configuration includes a profile.
+func (i *Instance) Uses(profile string) bool {
+	for _, p := range i.Profiles {
+		if p == profile {
+			return true
+		}
+	}
+	return false
+}
+
+// uuidKey is the option that names an instance's volume and box. It is set once
+// and outlives renames, so that a rename is one row.
+const uuidKey = "volatile.uuid"
+
+// baseKey is the option in which clients look for the image's fingerprint.
+const baseKey = "volatile.base_image"
+
+// templateKey holds the trigger of the templates that the next start applies.
+const templateKey = "volatile.apply_template"
+
+// powerKey remembers over a shutdown of the host that an instance was running.
+const powerKey = "volatile.last_state.power"
+
+// expand lays an instance's own configuration over that of its profiles, the
+// later ones over the earlier.
+func expand(c Config, profiles []Profile) (map[string]string, map[string]map[string]string) {
+	options := map[string]string{}
+	devices := map[string]map[string]string{}
+	for _, p := range profiles {
+		maps.Copy(options, p.Config)
+		maps.Copy(devices, p.Devices)
+	}
+	maps.Copy(options, c.Options)
+	maps.Copy(devices, c.Devices)
+	for name, d := range devices {
+		if d["type"] == "none" {
+			delete(devices, name)
+		}
+	}
+	return options, devices
+}
+
+func fromRow(r db.Instance) Instance {
+	return Instance{
+		Name: r.Name, Type: r.Type, Architecture: r.Architecture,
+		CreatedAt: r.CreatedAt, LastUsedAt: r.LastUsedAt, Base: r.Base, Status: Stopped,
+		Config: Config{
+			Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles,
+			Options: r.Config, Devices: r.Devices,
+		},
+	}
+}

@@ -1,0 +1,42 @@
+package instance
+
+import (
+	"context"
+	"sync"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A keyLock lets one caller at a time work on the thing of a name.
+type keyLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+// lock waits for its turn, or for ctx. The caller calls unlock once.
+func (k *keyLock) lock(ctx context.Context, name string) (unlock func(), err error) {
+	for {
+		k.mu.Lock()
+		if k.held == nil {
+			k.held = map[string]chan struct{}{}
+		}
+		busy, taken := k.held[name]
+		if !taken {
+			mine := make(chan struct{})
+			k.held[name] = mine
+			k.mu.Unlock()
+			return func() {
+				k.mu.Lock()
+				delete(k.held, name)
+				k.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, kiln.Errorf(kiln.KindOf(ctx.Err()), "waiting for other work on %q: %w", name, ctx.Err())
+		}
+	}
+}

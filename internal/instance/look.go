@@ -1,0 +1,148 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+)
+
+// A State is how an instance is at the moment.
+type State struct {
+	Status    Status
+	PID       int // of init, on the host; 0 when it doesn't run
+	Usage     box.Usage
+	Network   []box.Interface
+	DiskUsage int64 // bytes of what the instance changed
+}
+
+// State looks into an instance. The error is NotFound.
+func (s *Set) State(ctx context.Context, name string) (State, error) {
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return State{}, err
+	}
+	st := State{Status: i.Status}
+	if vol, err := s.pool.Get(i.Options[uuidKey]); err == nil {
+		if st.DiskUsage, err = vol.Usage(); err != nil {
+			return st, err
+		}
+	}
+	l, err := s.get(ctx, name)
+	if errors.Is(err, kiln.Conflict) {
+		return st, nil
+	}
+	if err != nil {
+		return st, err
+	}
+	// It may end while it is looked at: what can't be read then is zero.
+	st.PID = l.box.InitPID()
+	st.Usage, _ = l.box.Usage()
+	st.Network, _ = l.box.Network()
+	return st, nil
+}
+
+// Exec starts a command in a running instance. The environment is what a login
+// would give, what the instance's configuration adds, and what spec says, in
+// this order. Errors: NotFound, Conflict when it doesn't run or is paused.
+func (s *Set) Exec(ctx context.Context, name string, spec box.ExecSpec) (*box.Process, error) {
+	if err := s.CheckExec(ctx, name); err != nil {
+		return nil, err
+	}
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	env := map[string]string{
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"LANG": "C.UTF-8",
+	}
+	if spec.UID == 0 {
+		env["HOME"], env["USER"] = "/root", "root"
+	}
+	maps.Copy(env, environment(i.ExpandedConfig))
+	maps.Copy(env, spec.Env)
+	spec.Env = env
+	return l.box.Exec(ctx, spec)
+}
+
+// CheckExec says why a command can't be run in an instance, if it can't.
+// Errors: NotFound, Conflict.
+func (s *Set) CheckExec(ctx context.Context, name string) error {
+	l, err := s.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if l.box.Frozen() {
+		return kiln.Errorf(kiln.Conflict, "The instance %q is paused; let it go on with: kiln resume %s", name, name)
+	}
+	return nil
+}
+
+// logNames are the files of a box that users may read.
+var logNames = []string{"console.log", "lxc.log", "lxc.conf"}
+
+// Logs gives the names of an instance's log files. The error is NotFound.
+func (s *Set) Logs(ctx context.Context, name string) ([]string, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	list := []string{}
+	for _, n := range logNames {
+		if _, err := os.Stat(filepath.Join(s.boxDir(r), n)); err == nil {
+			list = append(list, n)
+		}
+	}
+	execs, err := filepath.Glob(filepath.Join(s.boxDir(r), "exec_*"))
+	for _, e := range execs {
+		list = append(list, filepath.Base(e))
+	}
+	return list, err
+}
+
+// OpenLog opens one of the files that Logs names. The error is NotFound.
+func (s *Set) OpenLog(ctx context.Context, name, file string) (*os.File, error) {
+	names, err := s.Logs(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(names, file) {
+		return nil, kiln.Errorf(kiln.NotFound, "instance %q has no log %q", name, file)
+	}
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(filepath.Join(s.boxDir(r), file))
+}
+
+// CreateLog makes a file that Logs will name, for the output of a command.
+func (s *Set) CreateLog(ctx context.Context, name, file string) (*os.File, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(s.boxDir(r), filepath.Base(file)), os.O_CREATE|os.O_EXCL|os.O_RDWR, fs.FileMode(0o600))
+}
+
+// hostMemory gives the memory of this host in bytes.
+func hostMemory() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
+}

@@ -1,0 +1,219 @@
+package instance
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+)
+
+// An option says what values a configuration key takes.
+type option struct {
+	check func(value string) error
+}
+
+// options are the keys that instances and profiles know, besides the families
+// of freePrefixes.
+func options() map[string]option {
+	boolean := option{checkBool}
+	number := option{checkNumber}
+	any := option{func(string) error { return nil }}
+	return map[string]option{
+		"boot.autostart":             boolean,
+		"boot.autostart.delay":       number,
+		"boot.autostart.priority":    number,
+		"boot.host_shutdown_timeout": number,
+		"limits.cpu":                 {func(v string) error { _, err := parseCPUs(v); return err }},
+		"limits.cpu.allowance":       {func(v string) error { _, _, err := parseAllowance(v); return err }},
+		"limits.memory":              {func(v string) error { _, err := parseMemory(v); return err }},
+		"limits.processes":           number,
+		"raw.lxc":                    any,
+		"security.nesting":           boolean,
+		"security.privileged":        boolean,
+	}
+}
+
+// freePrefixes are the families of keys whose rest is the user's.
+var freePrefixes = []string{"user.", "image.", "environment.", "cloud-init.", "volatile."}
+
+// CheckOptions says whether a configuration can be an instance's or a
+// profile's. The error is Invalid and names the key.
+func CheckOptions(config map[string]string) error {
+	known := options()
+	for _, key := range slices.Sorted(maps.Keys(config)) {
+		if slices.ContainsFunc(freePrefixes, func(p string) bool { return strings.HasPrefix(key, p) && len(key) > len(p) }) {
+			continue
+		}
+		o, ok := known[key]
+		if !ok {
+			return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q%s", key, kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
+		}
+		if config[key] == "" {
+			continue // unset
+		}
+		if err := o.check(config[key]); err != nil {
+			return kiln.Errorf(kiln.Invalid, "Invalid value for %q: %w", key, err)
+		}
+	}
+	return nil
+}
+
+func checkBool(v string) error {
+	if _, ok := parseBool(v); !ok {
+		return fmt.Errorf("%q is neither true nor false", v)
+	}
+	return nil
+}
+
+func parseBool(v string) (value, ok bool) {
+	switch strings.ToLower(v) {
+	case "true", "1", "yes", "on":
+		return true, true
+	case "false", "0", "no", "off", "":
+		return false, true
+	}
+	return false, false
+}
+
+func isTrue(v string) bool {
+	b, _ := parseBool(v)
+	return b
+}
+
+func checkNumber(v string) error {
+	if _, err := strconv.ParseUint(v, 10, 31); err != nil {
+		return fmt.Errorf("%q is not a whole number of at least 0", v)
+	}
+	return nil
+}
+
+// parseMemory reads an amount of memory: "512MiB", "2GB", "50%" of the host's.
+// It returns bytes; a negative number is a percentage.
+func parseMemory(v string) (int64, error) {
+	if p, ok := strings.CutSuffix(v, "%"); ok {
+		n, err := strconv.ParseInt(p, 10, 64)
+		if err != nil || n < 1 || n > 100 {
+			return 0, fmt.Errorf("%q is not a percentage from 1%% to 100%%", v)
+		}
+		return -n, nil
+	}
+	n, err := kiln.ParseSize(v)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%q is not more than nothing", v)
+	}
+	return n, err
+}
+
+var cpuList = regexp.MustCompile(`^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$`)
+
+// parseCPUs reads limits.cpu: a number of processors, or a list as of cpuset(7)
+// that has a "," or a "-" in it.
+func parseCPUs(v string) (box.CPUs, error) {
+	if n, err := strconv.ParseUint(v, 10, 16); err == nil {
+		if n == 0 {
+			return box.CPUs{}, fmt.Errorf("an instance needs at least one processor")
+		}
+		return box.CPUs{Count: int(n)}, nil
+	}
+	if !cpuList.MatchString(v) {
+		return box.CPUs{}, fmt.Errorf("%q is neither a number nor a list such as 0-3,7", v)
+	}
+	return box.CPUs{Set: v}, nil
+}
+
+var allowance = regexp.MustCompile(`^([0-9]+)ms/([0-9]+)ms$`)
+
+// parseAllowance reads limits.cpu.allowance, "25ms/100ms" or "50%" of one
+// processor, into microseconds.
+func parseAllowance(v string) (quota, period int64, err error) {
+	if p, ok := strings.CutSuffix(v, "%"); ok {
+		n, err := strconv.ParseInt(p, 10, 32)
+		if err != nil || n < 1 {
+			return 0, 0, fmt.Errorf("%q is not a percentage of at least 1%%", v)
+		}
+		return n * 1000, 100_000, nil
+	}
+	m := allowance.FindStringSubmatch(v)
+	if m == nil {
+		return 0, 0, fmt.Errorf("%q is neither a percentage nor a share such as 25ms/100ms", v)
+	}
+	quota, _ = strconv.ParseInt(m[1], 10, 32)
+	period, _ = strconv.ParseInt(m[2], 10, 32)
+	if quota < 1 || period < 1 || period > 1000 {
+		return 0, 0, fmt.Errorf("%q: the first must be at least 1ms, the second from 1ms to 1000ms", v)
+	}
+	return quota * 1000, period * 1000, nil
+}
+
+// CheckDevices says whether devices can be an instance's or a profile's. The
+// errors are Invalid, and Unsupported for types that LXD knows and kiln doesn't.
+func CheckDevices(devices map[string]map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		if err := checkDevice(devices[name]); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func checkDevice(d map[string]string) error {
+	switch t := d["type"]; t {
+	case "none":
+		return nil
+	case "disk":
+		return checkDisk(d)
+	case "":
+		return kiln.Errorf(kiln.Invalid, "the type is missing")
+	case "nic", "unix-char", "unix-block", "gpu", "usb", "infiniband", "proxy", "tpm", "pci", "unix-hotplug":
+		return kiln.Errorf(kiln.Unsupported, "devices of type %q are not supported by this version of kiln; it has disk and none", t)
+	default:
+		return kiln.Errorf(kiln.Invalid, "%q is not a type of device", t)
+	}
+}
+
+func checkDisk(d map[string]string) error {
+	for key := range d {
+		switch key {
+		case "type", "path", "pool", "source", "readonly", "optional":
+		default:
+			return kiln.Errorf(kiln.Invalid, "a disk has no %q", key)
+		}
+	}
+	if !path.IsAbs(d["path"]) || path.Clean(d["path"]) != d["path"] || strings.ContainsAny(d["path"], "\n\x00") {
+		return kiln.Errorf(kiln.Invalid, "path %q is not a clean absolute path", d["path"])
+	}
+	for _, key := range []string{"readonly", "optional"} {
+		if err := checkBool(d[key]); err != nil {
+			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+		}
+	}
+	if d["path"] == "/" {
+		switch {
+		case d["pool"] != "" && d["pool"] != "default":
+			return kiln.Errorf(kiln.NotFound, "no storage pool %q; kiln has the one called \"default\"", d["pool"])
+		case d["source"] != "":
+			return kiln.Errorf(kiln.Invalid, "the root disk takes no source")
+		}
+		return nil
+	}
+	if !path.IsAbs(d["source"]) || strings.ContainsAny(d["source"], "\n\x00") {
+		return kiln.Errorf(kiln.Invalid, "source %q is not an absolute path of this host", d["source"])
+	}
+	return nil
+}
+
+// hasRoot reports whether one of the devices is the root disk.
+func hasRoot(devices map[string]map[string]string) bool {
+	for _, d := range devices {
+		if d["type"] == "disk" && d["path"] == "/" {
+			return true
+		}
+	}
+	return false
+}

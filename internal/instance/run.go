@@ -1,0 +1,413 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// Start runs an instance. It returns when init has been started.
+// Errors: NotFound, Conflict when it runs, Unsupported when this host can't.
+func (s *Set) Start(ctx context.Context, name string) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.start(ctx, name)
+}
+
+func (s *Set) start(ctx context.Context, name string) error {
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if i.Status != Stopped {
+		return kiln.Errorf(kiln.Conflict, "The instance %q is already running", name)
+	}
+	if err := s.runnable(i); err != nil {
+		return err
+	}
+	vol, err := s.pool.Get(i.Options[uuidKey])
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
+	}
+	if err := s.applyTemplates(ctx, i, vol); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
+	}
+	b, err := s.startBox(ctx, i, vol)
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "start instance %q: %w", name, err)
+	}
+	now := time.Now().UTC()
+	err = s.edit(ctx, name, func(r *db.Instance) {
+		r.Running, r.LastUsedAt = true, now
+		delete(r.Config, templateKey)
+		delete(r.Config, powerKey)
+	})
+	if err != nil {
+		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
+	}
+	s.follow(name, i.Options[uuidKey], b)
+	s.notify(Change{name, "started"})
+	return nil
+}
+
+// runnable says why this host can't run an instance, if it can't.
+func (s *Set) runnable(i Instance) error {
+	if !slices.Contains(kiln.RunsOn(s.host), i.Architecture) {
+		return kiln.Errorf(kiln.Unsupported, "instance %q is for %s; this host runs %s", i.Name, i.Architecture, strings.Join(kiln.RunsOn(s.host), " and "))
+	}
+	privileged, nesting := isTrue(i.ExpandedConfig["security.privileged"]), isTrue(i.ExpandedConfig["security.nesting"])
+	switch {
+	case i.ExpandedConfig["image.requirements.cgroup"] == "v1":
+		return kiln.Errorf(kiln.Unsupported, "the image of instance %q needs cgroup v1; kiln's instances see cgroup v2", i.Name)
+	case i.ExpandedConfig["image.requirements.privileged"] == "false" && privileged:
+		return kiln.Errorf(kiln.Invalid, "the image of instance %q must not run with security.privileged=true", i.Name)
+	case i.ExpandedConfig["image.requirements.nesting"] == "true" && !nesting:
+		return kiln.Errorf(kiln.Invalid, "the image of instance %q needs security.nesting=true", i.Name)
+	}
+	return nil
+}
+
+func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume) (*box.Box, error) {
+	spec, err := s.spec(i)
+	if err != nil {
+		return nil, err
+	}
+	rootfs, err := vol.Mount(ctx, volumeIDs(spec.IDMap))
+	if err != nil {
+		return nil, err
+	}
+	defer rootfs.Close()
+	spec.Rootfs = rootfs
+	return box.Start(ctx, spec)
+}
+
+func volumeIDs(ids []box.IDMap) []volume.IDMap {
+	var out []volume.IDMap
+	for _, m := range ids {
+		out = append(out, volume.IDMap(m))
+	}
+	return out
+}
+
+// spec turns an instance's configuration into what a box is given.
+func (s *Set) spec(i Instance) (box.Spec, error) {
+	c := i.ExpandedConfig
+	spec := box.Spec{
+		ID:       i.Options[uuidKey],
+		Hostname: i.Name,
+		Dir:      s.boxDir(db.Instance{Config: i.Options}),
+		Arch:     i.Architecture,
+		IDMap:    s.ids,
+		Nesting:  isTrue(c["security.nesting"]),
+		Env:      environment(c),
+	}
+	if isTrue(c["security.privileged"]) {
+		spec.IDMap = nil
+	}
+	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {
+		spec.Config = strings.Split(raw, "\n")
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
+		d := i.ExpandedDevices[name]
+		if d["type"] == "disk" && d["path"] != "/" {
+			spec.Mounts = append(spec.Mounts, box.Mount{
+				Source: d["source"], Target: d["path"],
+				ReadOnly: isTrue(d["readonly"]), Optional: isTrue(d["optional"]),
+			})
+		}
+	}
+	var err error
+	spec.Limits, err = limits(c)
+	return spec, err
+}
+
+func limits(c map[string]string) (box.Limits, error) {
+	var l box.Limits
+	var errs []error
+	if v := c["limits.memory"]; v != "" {
+		n, err := parseMemory(v)
+		if n < 0 {
+			n = hostMemory() / 100 * -n
+		}
+		l.MemoryBytes, errs = n, append(errs, err)
+	}
+	if v := c["limits.cpu"]; v != "" {
+		n, err := parseCPUs(v)
+		l.CPUs, errs = n, append(errs, err)
+	}
+	if v := c["limits.cpu.allowance"]; v != "" {
+		quota, period, err := parseAllowance(v)
+		l.CPUQuota, l.CPUPeriod, errs = quota, period, append(errs, err)
+	}
+	if v := c["limits.processes"]; v != "" {
+		l.Processes = int64(number(v))
+	}
+	return l, errors.Join(errs...)
+}
+
+func environment(config map[string]string) map[string]string {
+	env := map[string]string{}
+	for k, v := range config {
+		if name, ok := strings.CutPrefix(k, "environment."); ok {
+			env[name] = v
+		}
+	}
+	return env
+}
+
+// follow remembers that an instance runs and waits for its end.
+func (s *Set) follow(name, uuid string, b *box.Box) {
+	l := &live{box: b, gone: make(chan struct{})}
+	s.mu.Lock()
+	s.live[uuid] = l
+	s.mu.Unlock()
+	s.wg.Go(func() { s.watch(name, uuid, l) })
+}
+
+func (s *Set) watch(name, uuid string, l *live) {
+	for {
+		e, err := l.box.Next(s.ctx)
+		if err != nil {
+			return // the daemon ends; the instance goes on
+		}
+		if e.Kind == box.Rebooted {
+			s.notify(Change{name, "restarted"})
+			continue
+		}
+		// Written down before anybody can see it as stopped. A failure is
+		// mended by the next daemon, which finds no box.
+		_ = s.ended(s.ctx, name, "stopped")
+		_ = l.box.Close()
+		s.mu.Lock()
+		delete(s.live, uuid)
+		s.mu.Unlock()
+		close(l.gone)
+		return
+	}
+}
+
+// ended writes down that an instance doesn't run any more. An ephemeral one
+// goes with it.
+func (s *Set) ended(ctx context.Context, name, action string) error {
+	if err := s.edit(ctx, name, func(r *db.Instance) { r.Running = false }); err != nil {
+		return err
+	}
+	s.notify(Change{name, action})
+	r, err := s.db.Instance(ctx, name)
+	if err != nil || !r.Ephemeral || r.Config[powerKey] != "" {
+		return err
+	}
+	return s.remove(ctx, r)
+}
+
+// StopTimeout is how long a clean stop may take when nobody says otherwise.
+const StopTimeout = 30 * time.Second
+
+// Stop ends an instance: its init is asked to and has the given time (zero:
+// StopTimeout, negative: for ever), or it is killed when force is set.
+// Errors: NotFound, Conflict when it doesn't run, Timeout.
+func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, force bool) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.stop(ctx, name, timeout, force)
+}
+
+func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, force bool) error {
+	l, err := s.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if force {
+		if err := l.box.Kill(ctx); err != nil {
+			return err
+		}
+		return l.wait(ctx)
+	}
+	if l.box.Frozen() {
+		if err := l.box.Thaw(ctx); err != nil {
+			return err
+		}
+	}
+	if timeout == 0 {
+		timeout = StopTimeout
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, kiln.Errorf(kiln.Timeout,
+			"instance %q did not stop within %v; use --force to kill it", name, timeout))
+		defer cancel()
+	}
+	if err := l.box.Shutdown(ctx); err != nil {
+		return err
+	}
+	return l.wait(ctx)
+}
+
+// wait returns when the end of the instance is written down.
+func (l *live) wait(ctx context.Context) error {
+	select {
+	case <-l.gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// get gives what runs under a name. Errors: NotFound, Conflict when it doesn't.
+func (s *Set) get(ctx context.Context, name string) (*live, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	l := s.running(r)
+	if l == nil {
+		return nil, kiln.Errorf(kiln.Conflict, "The instance %q is not running; start it with: kiln start %s", name, name)
+	}
+	return l, nil
+}
+
+// Restart stops and starts an instance. Errors: as of Stop and Start.
+func (s *Set) Restart(ctx context.Context, name string, timeout time.Duration, force bool) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.stop(ctx, name, timeout, force); err != nil {
+		return err
+	}
+	return s.start(ctx, name)
+}
+
+// Freeze pauses every process of an instance. Errors: NotFound, Conflict.
+func (s *Set) Freeze(ctx context.Context, name string) error {
+	return s.pause(ctx, name, true)
+}
+
+// Thaw lets a paused instance go on. Errors: NotFound, Conflict.
+func (s *Set) Thaw(ctx context.Context, name string) error {
+	return s.pause(ctx, name, false)
+}
+
+func (s *Set) pause(ctx context.Context, name string, freeze bool) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	l, err := s.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	switch frozen := l.box.Frozen(); {
+	case frozen && freeze:
+		return kiln.Errorf(kiln.Conflict, "The instance %q is already paused", name)
+	case !frozen && !freeze:
+		return kiln.Errorf(kiln.Conflict, "The instance %q is not paused", name)
+	case freeze:
+		if err := l.box.Freeze(ctx); err != nil {
+			return err
+		}
+		s.notify(Change{name, "paused"})
+	default:
+		if err := l.box.Thaw(ctx); err != nil {
+			return err
+		}
+		s.notify(Change{name, "resumed"})
+	}
+	return nil
+}
+
+// Suspend stops every instance because the host goes down, all at once, and
+// remembers which ran. One that doesn't stop in its time is killed.
+func (s *Set) Suspend(ctx context.Context) error {
+	list, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(list))
+	done := make(chan struct{})
+	n := 0
+	for k, i := range list {
+		if i.Status == Stopped {
+			continue
+		}
+		n++
+		go func() {
+			errs[k] = s.suspend(ctx, i)
+			done <- struct{}{}
+		}()
+	}
+	for range n {
+		<-done
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Set) suspend(ctx context.Context, i Instance) error {
+	if !i.Ephemeral {
+		if err := s.edit(ctx, i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" }); err != nil {
+			return err
+		}
+	}
+	timeout := StopTimeout
+	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
+		timeout = time.Duration(number(v)) * time.Second
+	}
+	err := s.Stop(ctx, i.Name, timeout, false)
+	if kiln.KindOf(err) == kiln.Timeout {
+		err = s.Stop(ctx, i.Name, 0, true)
+	}
+	if errors.Is(err, kiln.Conflict) {
+		return nil // it stopped by itself meanwhile
+	}
+	return err
+}
+
+// Autostart starts the instances that go up with the daemon: the ones that want
+// it, and the ones that ran when the host went down. Higher priorities go first,
+// each is followed by its delay, and one that fails doesn't keep the others.
+func (s *Set) Autostart(ctx context.Context) error {
+	list, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(i Instance) bool {
+		auto := i.ExpandedConfig["boot.autostart"]
+		return i.Status != Stopped || !isTrue(auto) && (auto != "" || i.Options[powerKey] != "RUNNING")
+	})
+	slices.SortStableFunc(list, func(a, b Instance) int {
+		return number(b.ExpandedConfig["boot.autostart.priority"]) - number(a.ExpandedConfig["boot.autostart.priority"])
+	})
+	var errs []error
+	for _, i := range list {
+		errs = append(errs, s.Start(ctx, i.Name))
+		select {
+		case <-time.After(time.Duration(number(i.ExpandedConfig["boot.autostart.delay"])) * time.Second):
+		case <-ctx.Done():
+			return errors.Join(append(errs, ctx.Err())...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// number reads an option that checkNumber let through; unset is 0.
+func number(v string) int {
+	n, _ := strconv.Atoi(v)
+	return n
+}

@@ -1,0 +1,415 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// A Change is something that happened to an instance, also without anybody
+// having asked: "started", "stopped", "restarted", "deleted", …
+type Change struct {
+	Name   string
+	Action string
+}
+
+// A Set holds the instances of one daemon.
+type Set struct {
+	db     *db.DB
+	pool   *volume.Pool
+	dir    string // of the boxes' own files
+	ids    []box.IDMap
+	host   string // architecture of this kernel, canonical
+	notify func(Change)
+
+	ctx    context.Context // ends with Close; nothing of a container does
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	names  keyLock
+
+	mu   sync.Mutex
+	live map[string]*live // what runs, by the instance's UUID
+}
+
+// live is an instance that runs.
+type live struct {
+	box  *box.Box
+	gone chan struct{} // closed when its end is written down
+}
+
+// Open finds the instances, adopts the ones that run, and writes down what
+// stopped while nobody looked. notify hears of every change; it must not block.
+func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string, notify func(Change)) (*Set, error) {
+	ids, err := hostIDs("/etc/subuid", "/etc/subgid")
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, live: map[string]*live{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	rows, err := d.Instances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		if err := s.adopt(ctx, r); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, s.sweep(ctx, rows)
+}
+
+// adopt takes over the box of an instance that a former daemon started.
+func (s *Set) adopt(ctx context.Context, r db.Instance) error {
+	b, err := box.Open(s.boxDir(r))
+	switch {
+	case err == nil:
+		s.follow(r.Name, r.Config[uuidKey], b)
+		if !r.Running {
+			return s.edit(ctx, r.Name, func(r *db.Instance) { r.Running = true })
+		}
+		return nil
+	case errors.Is(err, kiln.NotFound):
+		if r.Running {
+			return s.ended(ctx, r.Name, "stopped")
+		}
+		return nil
+	}
+	return err
+}
+
+// sweep removes what no row names: volumes and box directories of instances
+// that were being made or deleted when the last daemon died.
+func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
+	keep := map[string]bool{}
+	for _, r := range rows {
+		keep[r.Config[uuidKey]] = true
+	}
+	volumes, err := s.pool.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range volumes {
+		if !keep[name] {
+			errs = append(errs, s.pool.Delete(ctx, name))
+		}
+	}
+	boxes, err := os.ReadDir(s.dir)
+	errs = append(errs, err)
+	for _, e := range boxes {
+		if !keep[e.Name()] {
+			errs = append(errs, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close stops watching. The instances keep running.
+func (s *Set) Close() error {
+	s.cancel()
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, l := range s.live {
+		errs = append(errs, l.box.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// List gives every instance, by name.
+func (s *Set) List(ctx context.Context) ([]Instance, error) {
+	rows, err := s.db.Instances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Instance, 0, len(rows))
+	for _, r := range rows {
+		i, err := s.complete(r, profiles)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+// Get gives one instance. The error is NotFound.
+func (s *Set) Get(ctx context.Context, name string) (Instance, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return Instance{}, err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return Instance{}, err
+	}
+	return s.complete(r, profiles)
+}
+
+func (s *Set) profiles(ctx context.Context) (map[string]Profile, error) {
+	list, err := s.db.Profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string]Profile, len(list))
+	for _, p := range list {
+		m[p.Name] = p
+	}
+	return m, nil
+}
+
+func pick(names []string, profiles map[string]Profile) ([]Profile, error) {
+	list := make([]Profile, 0, len(names))
+	for _, n := range names {
+		p, ok := profiles[n]
+		if !ok {
+			return nil, kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", n)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, error) {
+	i := fromRow(r)
+	used, err := pick(r.Profiles, profiles)
+	if err != nil {
+		return i, kiln.Errorf(kiln.Internal, "instance %q: %w", r.Name, err)
+	}
+	i.ExpandedConfig, i.ExpandedDevices = expand(i.Config, used)
+	if l := s.running(r); l != nil {
+		i.Status = Running
+		if l.box.Frozen() {
+			i.Status = Frozen
+		}
+	}
+	return i, nil
+}
+
+func (s *Set) running(r db.Instance) *live {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live[r.Config[uuidKey]]
+}
+
+func (s *Set) boxDir(r db.Instance) string { return filepath.Join(s.dir, r.Config[uuidKey]) }
+
+// edit changes the row of an instance in one transaction.
+func (s *Set) edit(ctx context.Context, name string, f func(*db.Instance)) error {
+	return s.db.EditInstance(ctx, name, func(r *db.Instance) error {
+		if r.Config == nil {
+			r.Config = map[string]string{}
+		}
+		f(r)
+		return nil
+	})
+}
+
+// New says what instance to make.
+type New struct {
+	Name         string
+	UUID         string // names the volume, which is there already
+	Architecture string
+	Base         kiln.Fingerprint // zero: made from nothing
+	Trigger      string           // of the templates to apply at the first start
+	Config
+}
+
+// Check says whether an instance with this name and configuration can be made,
+// before any work is done. Errors: Invalid, Conflict, Unsupported.
+func (s *Set) Check(ctx context.Context, name string, c Config) error {
+	if err := kiln.CheckInstanceName(name); err != nil {
+		return err
+	}
+	if _, err := s.db.Instance(ctx, name); err == nil {
+		return conflict(name)
+	} else if !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	return s.check(ctx, c)
+}
+
+func conflict(name string) error {
+	return kiln.Errorf(kiln.Conflict, "Instance %q already exists", name)
+}
+
+func (s *Set) check(ctx context.Context, c Config) error {
+	if err := CheckOptions(c.Options); err != nil {
+		return err
+	}
+	if err := CheckDevices(c.Devices); err != nil {
+		return err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return err
+	}
+	used, err := pick(c.Profiles, profiles)
+	if err != nil {
+		return err
+	}
+	if _, devices := expand(c, used); !hasRoot(devices) {
+		return kiln.Errorf(kiln.Invalid, "Failed getting root disk: No root device could be found; use a profile with one (the profile \"default\" has it) or add: -d root,type=disk,path=/,pool=default")
+	}
+	return nil
+}
+
+// Create writes down an instance whose volume was made. Errors: Conflict.
+func (s *Set) Create(ctx context.Context, n New) (Instance, error) {
+	options := map[string]string{uuidKey: n.UUID}
+	for k, v := range n.Options {
+		if v != "" {
+			options[k] = v
+		}
+	}
+	options[uuidKey] = n.UUID
+	if !n.Base.IsZero() {
+		options[baseKey] = n.Base.String()
+	}
+	if n.Trigger != "" {
+		options[templateKey] = n.Trigger
+	}
+	err := s.db.CreateInstance(ctx, db.Instance{
+		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
+		Ephemeral: n.Ephemeral, CreatedAt: time.Now().UTC(), Config: options, Devices: n.Devices,
+		Profiles: n.Profiles, Base: n.Base,
+	})
+	if errors.Is(err, kiln.Conflict) {
+		return Instance{}, conflict(n.Name)
+	}
+	if err != nil {
+		return Instance{}, err
+	}
+	s.notify(Change{n.Name, "created"})
+	return s.Get(ctx, n.Name)
+}
+
+// CopyVolume copies the files of a stopped instance to a new volume.
+// Errors: NotFound, Conflict.
+func (s *Set) CopyVolume(ctx context.Context, name, volume string) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.stopped(ctx, name, "copied")
+	if err != nil {
+		return err
+	}
+	_, err = s.pool.Copy(ctx, r.Config[uuidKey], volume)
+	return err
+}
+
+// Update replaces what a user may change. Keys that kiln keeps for itself stay
+// when c leaves them out. It takes effect at the next start.
+// Errors: NotFound, Invalid.
+func (s *Set) Update(ctx context.Context, name string, c Config) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.check(ctx, c); err != nil {
+		return err
+	}
+	err = s.db.EditInstance(ctx, name, func(r *db.Instance) error {
+		if v, ok := c.Options[uuidKey]; ok && v != r.Config[uuidKey] {
+			return kiln.Errorf(kiln.Invalid, "%q can't be changed", uuidKey)
+		}
+		uuid := r.Config[uuidKey]
+		r.Description, r.Ephemeral, r.Profiles, r.Devices = c.Description, c.Ephemeral, c.Profiles, c.Devices
+		r.Config = map[string]string{}
+		for k, v := range c.Options {
+			if v != "" {
+				r.Config[k] = v
+			}
+		}
+		r.Config[uuidKey] = uuid
+		return nil
+	})
+	if err == nil {
+		s.notify(Change{name, "updated"})
+	}
+	return err
+}
+
+// Rename gives a stopped instance another name.
+// Errors: NotFound, Invalid, Conflict.
+func (s *Set) Rename(ctx context.Context, from, to string) error {
+	if err := kiln.CheckInstanceName(to); err != nil {
+		return err
+	}
+	unlock, err := s.names.lock(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.stopped(ctx, from, "renamed")
+	if err != nil {
+		return err
+	}
+	if err := s.db.RenameInstance(ctx, r.Name, to); err != nil {
+		if errors.Is(err, kiln.Conflict) {
+			return conflict(to)
+		}
+		return err
+	}
+	s.notify(Change{to, "renamed"})
+	return s.edit(ctx, to, func(r *db.Instance) {
+		if r.Config[templateKey] == "" {
+			r.Config[templateKey] = "rename"
+		}
+	})
+}
+
+// stopped gives the row of an instance that must not run for what is planned.
+func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return r, err
+	}
+	if s.running(r) != nil {
+		return r, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be %s; stop it first", name, planned)
+	}
+	return r, nil
+}
+
+// Delete removes a stopped instance and its files. Errors: NotFound, Conflict.
+func (s *Set) Delete(ctx context.Context, name string) error {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.stopped(ctx, name, "deleted")
+	if err != nil {
+		return err
+	}
+	return s.remove(ctx, r)
+}
+
+// remove deletes the row first: files without a row are garbage, a row without
+// files would be a lie.
+func (s *Set) remove(ctx context.Context, r db.Instance) error {
+	if err := s.db.DeleteInstance(ctx, r.Name); err != nil {
+		return err
+	}
+	s.notify(Change{r.Name, "deleted"})
+	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), os.RemoveAll(s.boxDir(r)))
+}
