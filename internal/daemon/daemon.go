@@ -1,0 +1,176 @@
+// Package daemon holds the verbs: take this, do that, tell whoever listens. One
+// file per verb, each a short walk down the ladder.
+//
+// It doesn't know how requests arrive nor how answers look on the wire.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/blob"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/store"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// Config says where and how a daemon works.
+type Config struct {
+	Dir     string // everything kiln owns is under it
+	Log     *slog.Logger
+	Version string
+}
+
+// A Daemon keeps the images and instances below one directory.
+type Daemon struct {
+	// Images, Ops and Events may be read and listened to by anybody; what
+	// changes images goes through the daemon's verbs, so that it is told.
+	Images *store.Store
+	Ops    *op.Table
+	Events *event.Hub
+
+	cfg       Config
+	lock      *os.File
+	blobs     *blob.Dir
+	db        *db.DB
+	pool      *volume.Pool
+	instances *instance.Set
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// Open starts a daemon on a directory, which it makes, with all that is in it,
+// when it isn't there. Nobody else may use the directory meanwhile: that is a
+// Conflict.
+func Open(ctx context.Context, cfg Config) (*Daemon, error) {
+	d := &Daemon{cfg: cfg, Events: event.NewHub()}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.Ops = op.NewTable(func(s op.Snapshot) { d.Events.Send("operation", s) })
+	if err := d.open(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.wg.Go(func() {
+		if err := d.instances.Autostart(d.ctx); err != nil {
+			d.cfg.Log.Error("start instances with the daemon", "err", err)
+		}
+	})
+	return d, nil
+}
+
+func (d *Daemon) open(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.Dir, 0o711); err != nil {
+		return err
+	}
+	var err error
+	if d.lock, err = lockDir(d.cfg.Dir); err != nil {
+		return err
+	}
+	if d.db, err = db.Open(ctx, filepath.Join(d.cfg.Dir, "kiln.db")); err != nil {
+		return err
+	}
+	if err := d.firstStart(ctx); err != nil {
+		return err
+	}
+	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {
+		return err
+	}
+	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits}); err != nil {
+		return err
+	}
+	if d.pool, err = volume.Open(filepath.Join(d.cfg.Dir, "volumes")); err != nil {
+		return err
+	}
+	d.instances, err = instance.Open(ctx, d.db, d.pool, filepath.Join(d.cfg.Dir, "boxes"), HostArch(), d.instanceChanged)
+	if err != nil {
+		return err
+	}
+	return d.dropTrees(ctx)
+}
+
+// lockDir makes sure that one daemon at a time uses a directory.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(kiln.Errorf(kiln.Conflict, "another kiln daemon uses %s", dir), f.Close())
+	}
+	return f, nil
+}
+
+// firstStart makes what every daemon has, so that nobody has to be asked.
+func (d *Daemon) firstStart(ctx context.Context) error {
+	err := d.db.CreateProfile(ctx, db.Profile{
+		Name:        defaultProfile,
+		Description: "Default kiln profile",
+		Config:      map[string]string{},
+		Devices:     map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}},
+	})
+	if errors.Is(err, kiln.Conflict) {
+		return nil
+	}
+	return err
+}
+
+// Close ends the daemon. Instances keep running.
+func (d *Daemon) Close() error {
+	d.cancel()
+	d.Ops.Close()
+	d.wg.Wait()
+	var errs []error
+	if d.instances != nil {
+		errs = append(errs, d.instances.Close())
+	}
+	if d.pool != nil {
+		errs = append(errs, d.pool.Close())
+	}
+	if d.db != nil {
+		errs = append(errs, d.db.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Shutdown stops the instances, because the host goes down. The next daemon
+// starts the ones that ran.
+func (d *Daemon) Shutdown(ctx context.Context) error {
+	return d.instances.Suspend(ctx)
+}
+
+// limits bounds what an archive may unpack to: the setting, and what is free.
+func (d *Daemon) limits(ctx context.Context) (archive.Limits, error) {
+	v, err := d.setting(ctx, unpackedBytes)
+	if err != nil {
+		return archive.Limits{}, err
+	}
+	most, err := kiln.ParseSize(v)
+	return archive.Limits{Bytes: most}, err
+}
+
+// dropTrees removes what the pool made of images that neither the store nor an
+// instance has.
+func (d *Daemon) dropTrees(ctx context.Context) error {
+	var lookup error
+	err := d.pool.Sweep(func(fp kiln.Fingerprint) bool {
+		has, err := d.Images.Has(ctx, fp)
+		lookup = errors.Join(lookup, err)
+		return has || err != nil
+	})
+	return errors.Join(lookup, err)
+}

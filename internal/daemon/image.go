@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// UpdateImage changes what a user may change of an image, in one transaction.
+// Errors: NotFound, Invalid, and those of change.
+func (d *Daemon) UpdateImage(ctx context.Context, fp kiln.Fingerprint, change func(*kiln.Image) error) error {
+	err := d.Images.Update(ctx, fp, func(img *kiln.Image) error {
+		if err := change(img); err != nil {
+			return err
+		}
+		return d.checkProfiles(ctx, img.Profiles)
+	})
+	if err == nil {
+		d.tell("image-updated", imageURL(fp), nil)
+	}
+	return err
+}
+
+// DeleteImage removes an image, its aliases, and its files where no other image
+// has them. Instances made from it stay.
+func (d *Daemon) DeleteImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
+	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}}
+	return d.Ops.Start("Deleting image", o, func(ctx context.Context, _ *op.Operation) error {
+		return d.deleteImage(ctx, fp)
+	})
+}
+
+func (d *Daemon) deleteImage(ctx context.Context, fp kiln.Fingerprint) error {
+	if err := d.Images.Delete(ctx, fp); err != nil {
+		return err
+	}
+	d.tell("image-deleted", imageURL(fp), nil)
+	return d.dropTree(fp)
+}
+
+// VerifyImage reads an image's files again and compares their hashes. The
+// operation fails with Integrity when they differ.
+func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
+	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
+	return d.Ops.Start("Verifying image", o, func(ctx context.Context, o *op.Operation) error {
+		return d.Images.Verify(ctx, fp)
+	})
+}
+
+// CreateAlias gives an image one more name. The same alias of the same image
+// again is no error. Errors: Invalid, NotFound, Conflict.
+func (d *Daemon) CreateAlias(ctx context.Context, a kiln.Alias) error {
+	if err := d.Images.CreateAlias(ctx, a); err != nil {
+		return err
+	}
+	d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
+	return nil
+}
+
+// UpdateAlias changes the description and the target of an alias, in one
+// transaction. Errors: NotFound.
+func (d *Daemon) UpdateAlias(ctx context.Context, a kiln.Alias) error {
+	if err := d.Images.UpdateAlias(ctx, a); err != nil {
+		return err
+	}
+	d.tell("image-alias-updated", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
+	return nil
+}
+
+// RenameAlias gives an alias another name. Errors: Invalid, NotFound, Conflict.
+func (d *Daemon) RenameAlias(ctx context.Context, from, to string) error {
+	if err := d.Images.RenameAlias(ctx, from, to); err != nil {
+		return err
+	}
+	d.tell("image-alias-renamed", aliasURL(to), map[string]any{"old_name": from})
+	return nil
+}
+
+// DeleteAlias removes an alias; the image stays. Errors: NotFound.
+func (d *Daemon) DeleteAlias(ctx context.Context, name string) error {
+	if err := d.Images.DeleteAlias(ctx, name); err != nil {
+		return err
+	}
+	d.tell("image-alias-deleted", aliasURL(name), nil)
+	return nil
+}

@@ -1,0 +1,177 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// Instances gives every instance, by name.
+func (d *Daemon) Instances(ctx context.Context) ([]instance.Instance, error) {
+	return d.instances.List(ctx)
+}
+
+// Instance gives one instance. The error is NotFound.
+func (d *Daemon) Instance(ctx context.Context, name string) (instance.Instance, error) {
+	return d.instances.Get(ctx, name)
+}
+
+// InstanceState looks into an instance. The error is NotFound.
+func (d *Daemon) InstanceState(ctx context.Context, name string) (instance.State, error) {
+	return d.instances.State(ctx, name)
+}
+
+// UpdateInstance replaces an instance's configuration.
+// Errors: NotFound, Invalid.
+func (d *Daemon) UpdateInstance(ctx context.Context, name string, c instance.Config) error {
+	return d.instances.Update(ctx, name, c)
+}
+
+// RenameInstance gives a stopped instance another name.
+// Errors: NotFound, Invalid; others are the operation's.
+func (d *Daemon) RenameInstance(ctx context.Context, from, to string) (*op.Operation, error) {
+	if err := kiln.CheckInstanceName(to); err != nil {
+		return nil, err
+	}
+	return d.instanceOp(ctx, "Renaming instance", from, func(ctx context.Context) error {
+		return d.instances.Rename(ctx, from, to)
+	})
+}
+
+// DeleteInstance removes a stopped instance and its files.
+func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation, error) {
+	i, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if i.Status != instance.Stopped {
+		return nil, kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", name)
+	}
+	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {
+		return errors.Join(d.instances.Delete(ctx, name), d.dropTree(i.Base))
+	})
+}
+
+// SetInstanceState starts, stops, restarts, freezes or unfreezes an instance. A
+// timeout of zero is the default; a negative one waits for ever.
+// Errors: NotFound, Invalid; others are the operation's.
+func (d *Daemon) SetInstanceState(ctx context.Context, name, action string, timeout time.Duration, force bool) (*op.Operation, error) {
+	switch action {
+	case "start":
+		return d.instanceOp(ctx, "Starting instance", name, func(ctx context.Context) error {
+			return d.instances.Start(ctx, name)
+		})
+	case "stop":
+		return d.instanceOp(ctx, "Stopping instance", name, func(ctx context.Context) error {
+			return d.stopInstance(ctx, name, timeout, force)
+		})
+	case "restart":
+		return d.instanceOp(ctx, "Restarting instance", name, func(ctx context.Context) error {
+			return d.instances.Restart(ctx, name, timeout, force)
+		})
+	case "freeze":
+		return d.instanceOp(ctx, "Freezing instance", name, func(ctx context.Context) error {
+			return d.instances.Freeze(ctx, name)
+		})
+	case "unfreeze":
+		return d.instanceOp(ctx, "Unfreezing instance", name, func(ctx context.Context) error {
+			return d.instances.Thaw(ctx, name)
+		})
+	}
+	return nil, kiln.Errorf(kiln.Invalid, "unknown action %q; it is one of start, stop, restart, freeze, unfreeze", action)
+}
+
+// stopInstance stops an instance; an ephemeral one takes its image's tree along
+// when nobody else needs it.
+func (d *Daemon) stopInstance(ctx context.Context, name string, timeout time.Duration, force bool) error {
+	i, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := d.instances.Stop(ctx, name, timeout, force); err != nil || !i.Ephemeral {
+		return err
+	}
+	return d.dropTree(i.Base)
+}
+
+// instanceOp runs f as an operation on an instance that is there.
+func (d *Daemon) instanceOp(ctx context.Context, title, name string, f func(context.Context) error) (*op.Operation, error) {
+	if _, err := d.instances.Get(ctx, name); err != nil {
+		return nil, err
+	}
+	return d.Ops.Start(title, op.Options{Resources: instanceResources(name), MayCancel: true},
+		func(ctx context.Context, _ *op.Operation) error { return f(ctx) }), nil
+}
+
+// Exec starts a command in an instance.
+// Errors: NotFound, Conflict when it doesn't run or is paused.
+func (d *Daemon) Exec(ctx context.Context, name string, spec box.ExecSpec) (*box.Process, error) {
+	p, err := d.instances.Exec(ctx, name, spec)
+	if err == nil {
+		d.tell("instance-exec", instanceURL(name), map[string]any{"command": spec.Command})
+	}
+	return p, err
+}
+
+// CheckExec says why a command can't be run in an instance, if it can't.
+// Errors: NotFound, Conflict.
+func (d *Daemon) CheckExec(ctx context.Context, name string) error {
+	return d.instances.CheckExec(ctx, name)
+}
+
+// InstanceLogs gives the names of an instance's log files. The error is NotFound.
+func (d *Daemon) InstanceLogs(ctx context.Context, name string) ([]string, error) {
+	return d.instances.Logs(ctx, name)
+}
+
+// OpenInstanceLog opens one of the files that InstanceLogs names.
+func (d *Daemon) OpenInstanceLog(ctx context.Context, name, file string) (*os.File, error) {
+	return d.instances.OpenLog(ctx, name, file)
+}
+
+// CreateInstanceLog makes a log file for the output of a command.
+func (d *Daemon) CreateInstanceLog(ctx context.Context, name, file string) (*os.File, error) {
+	return d.instances.CreateLog(ctx, name, file)
+}
+
+// InstanceMetadata reads an instance's own metadata. Errors: NotFound, Invalid.
+func (d *Daemon) InstanceMetadata(ctx context.Context, name string) (*format.Metadata, error) {
+	return d.instances.Metadata(ctx, name)
+}
+
+// SetInstanceMetadata replaces an instance's own metadata; its image stays as
+// it is. Errors: NotFound, Invalid.
+func (d *Daemon) SetInstanceMetadata(ctx context.Context, name string, m *format.Metadata) error {
+	if err := d.instances.SetMetadata(ctx, name, m); err != nil {
+		return err
+	}
+	d.tell("instance-metadata-updated", instanceURL(name), nil)
+	return nil
+}
+
+// Templates gives the names of an instance's template files.
+func (d *Daemon) Templates(ctx context.Context, name string) ([]string, error) {
+	return d.instances.Templates(ctx, name)
+}
+
+// Template reads one template file. Errors: NotFound, Invalid.
+func (d *Daemon) Template(ctx context.Context, name, file string) ([]byte, error) {
+	return d.instances.Template(ctx, name, file)
+}
+
+// SetTemplate writes one template file. Errors: NotFound, Invalid, TooLarge.
+func (d *Daemon) SetTemplate(ctx context.Context, name, file string, content []byte) error {
+	return d.instances.SetTemplate(ctx, name, file, content)
+}
+
+// DeleteTemplate removes one template file. Errors: NotFound, Invalid.
+func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string) error {
+	return d.instances.DeleteTemplate(ctx, name, file)
+}

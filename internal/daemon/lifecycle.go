@@ -1,0 +1,53 @@
+package daemon
+
+import (
+	"errors"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
+)
+
+// A Lifecycle is the metadata of the events that tell what became of a thing.
+type Lifecycle struct {
+	Action  string // "image-created"
+	Source  string // URL of the thing
+	Context map[string]any
+}
+
+func (d *Daemon) tell(action, source string, context map[string]any) {
+	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Context: context})
+}
+
+// instanceChanged hears of every change of an instance. The tree of an image
+// that is no longer in the store goes with its last instance.
+func (d *Daemon) instanceChanged(c instance.Change) {
+	d.tell("instance-"+c.Action, instanceURL(c.Name), nil)
+}
+
+// dropTree removes what the pool made of an image, unless it is needed.
+func (d *Daemon) dropTree(fp kiln.Fingerprint) error {
+	if fp.IsZero() {
+		return nil
+	}
+	if has, err := d.Images.Has(d.ctx, fp); has || err != nil {
+		return err
+	}
+	if err := d.pool.RemoveImage(fp); !errors.Is(err, kiln.Conflict) && !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	return nil
+}
+
+func imageURL(fp kiln.Fingerprint) string { return "/1.0/images/" + fp.String() }
+func aliasURL(name string) string         { return "/1.0/images/aliases/" + name }
+func instanceURL(name string) string      { return "/1.0/instances/" + name }
+
+// instanceResources names an instance as clients of every age look for it.
+func instanceResources(names ...string) map[string][]string {
+	r := map[string][]string{}
+	for _, n := range names {
+		r["instances"] = append(r["instances"], instanceURL(n))
+		r["containers"] = append(r["containers"], "/1.0/containers/"+n)
+	}
+	return r
+}

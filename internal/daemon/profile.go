@@ -1,0 +1,168 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
+)
+
+// defaultProfile is the profile that always exists.
+const defaultProfile = "default"
+
+// A Profile is a profile and the names of the instances that use it.
+type Profile struct {
+	db.Profile
+	UsedBy []string
+}
+
+// Profiles gives every profile, by name.
+func (d *Daemon) Profiles(ctx context.Context) ([]Profile, error) {
+	rows, err := d.db.Profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	instances, err := d.instances.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Profile, 0, len(rows))
+	for _, r := range rows {
+		list = append(list, withUsers(r, instances))
+	}
+	return list, nil
+}
+
+// Profile gives one profile. The error is NotFound.
+func (d *Daemon) Profile(ctx context.Context, name string) (Profile, error) {
+	r, err := d.db.Profile(ctx, name)
+	if err != nil {
+		return Profile{}, err
+	}
+	instances, err := d.instances.List(ctx)
+	return withUsers(r, instances), err
+}
+
+func withUsers(r db.Profile, instances []instance.Instance) Profile {
+	p := Profile{Profile: r, UsedBy: []string{}}
+	for _, i := range instances {
+		if i.Uses(r.Name) {
+			p.UsedBy = append(p.UsedBy, i.Name)
+		}
+	}
+	return p
+}
+
+// CreateProfile makes a profile. Errors: Invalid, Conflict, Unsupported.
+func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
+	if err := checkProfile(p); err != nil {
+		return err
+	}
+	if err := d.db.CreateProfile(ctx, p); err != nil {
+		if errors.Is(err, kiln.Conflict) {
+			return kiln.Errorf(kiln.Conflict, "Profile '%s' already exists", p.Name)
+		}
+		return err
+	}
+	d.tell("profile-created", profileURL(p.Name), nil)
+	return nil
+}
+
+// UpdateProfile replaces a profile's description, configuration and devices.
+// Errors: Invalid, NotFound, Unsupported.
+func (d *Daemon) UpdateProfile(ctx context.Context, p db.Profile) error {
+	if err := checkProfile(p); err != nil {
+		return err
+	}
+	if err := d.db.UpdateProfile(ctx, p); err != nil {
+		return err
+	}
+	d.tell("profile-updated", profileURL(p.Name), nil)
+	return nil
+}
+
+func checkProfile(p db.Profile) error {
+	if err := checkProfileName(p.Name); err != nil {
+		return err
+	}
+	for key := range p.Config {
+		if key == "volatile.uuid" {
+			return kiln.Errorf(kiln.Invalid, "%q is for instances only", key)
+		}
+	}
+	if err := instance.CheckOptions(p.Config); err != nil {
+		return err
+	}
+	return instance.CheckDevices(p.Devices)
+}
+
+// checkProfileName accepts what can be one segment of a URL.
+func checkProfileName(name string) error {
+	ok := func(r rune) bool {
+		return r == '-' || r == '_' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+	}
+	if name == "" || name == "." || name == ".." || len(name) > 63 || slices.ContainsFunc([]rune(name), func(r rune) bool { return !ok(r) }) {
+		return kiln.Errorf(kiln.Invalid, "Invalid profile name %q: it has 1 to 63 letters, digits and - _ .", name)
+	}
+	return nil
+}
+
+// RenameProfile gives a profile another name, wherever it is used.
+// Errors: Invalid, NotFound, Conflict.
+func (d *Daemon) RenameProfile(ctx context.Context, from, to string) error {
+	if from == defaultProfile {
+		return kiln.Errorf(kiln.Invalid, "The profile \"default\" can't be renamed")
+	}
+	if err := checkProfileName(to); err != nil {
+		return err
+	}
+	if err := d.db.RenameProfile(ctx, from, to); err != nil {
+		return err
+	}
+	d.tell("profile-renamed", profileURL(to), map[string]any{"old_name": from})
+	return nil
+}
+
+// DeleteProfile removes a profile that no instance uses, also from images.
+// Errors: Invalid, NotFound, Conflict.
+func (d *Daemon) DeleteProfile(ctx context.Context, name string) error {
+	if name == defaultProfile {
+		return kiln.Errorf(kiln.Invalid, "The profile \"default\" can't be deleted")
+	}
+	p, err := d.Profile(ctx, name)
+	if err != nil {
+		return err
+	}
+	if len(p.UsedBy) > 0 {
+		return kiln.Errorf(kiln.Conflict, "Profile '%s' is in use by: %v", name, p.UsedBy)
+	}
+	if err := d.db.DeleteProfile(ctx, name); err != nil {
+		return err
+	}
+	d.tell("profile-deleted", profileURL(name), nil)
+	return nil
+}
+
+// checkProfiles says which of the names is no profile. The error is Invalid.
+func (d *Daemon) checkProfiles(ctx context.Context, names []string) error {
+	rows, err := d.db.Profiles(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, r := range rows {
+		known[r.Name] = true
+	}
+	for _, n := range names {
+		if !known[n] {
+			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist%s", n, kiln.DidYouMean(n, slices.Collect(maps.Keys(known))))
+		}
+	}
+	return nil
+}
+
+func profileURL(name string) string { return "/1.0/profiles/" + name }
