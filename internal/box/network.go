@@ -5,11 +5,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/thread"
 )
 
 // An Interface is a network interface inside a container.
@@ -28,30 +29,22 @@ func (b *Box) Network() ([]Interface, error) {
 		return nil, err
 	}
 	defer ns.Close()
-	type result struct {
-		list []Interface
-		err  error
-	}
-	c := make(chan result)
-	go func() {
-		// The thread can't come back from the namespace: it ends with the
-		// goroutine, because it is never unlocked.
-		runtime.LockOSThread()
-		list, err := interfaces(ns)
-		c <- result{list, err}
-	}()
-	r := <-c
-	if r.err != nil {
-		return nil, r.err
+	var list []Interface
+	err = thread.Run(func() (err error) {
+		list, err = interfaces(ns)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	counters, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "net/dev"))
 	if err != nil {
 		return nil, err
 	}
-	for i := range r.list {
-		r.list[i].count(string(counters))
+	for i := range list {
+		list[i].count(string(counters))
 	}
-	return r.list, nil
+	return list, nil
 }
 
 func interfaces(ns *os.File) ([]Interface, error) {
