@@ -142,18 +142,9 @@ func removeCgroup(dir string) error {
 	return err
 }
 
-// removeLock removes the file that liblxc locks a container by, and the empty
-// directories above it.
-func removeLock(id string) {
-	const locks = "/run/lxc/lock"
-	path := filepath.Join(locks, runDir, "."+id)
-	_ = os.Remove(path)
-	for path = filepath.Dir(path); strings.HasPrefix(path, locks+"/"); path = filepath.Dir(path) {
-		if os.Remove(path) != nil {
-			return
-		}
-	}
-}
+// removeLock removes the file that liblxc locks a container by. The directories
+// above stay: another container may be about to make its own file there.
+func removeLock(id string) { _ = os.Remove(filepath.Join("/run/lxc/lock", runDir, "."+id)) }
 
 // cpuset turns a number of processors into a list, spread so that containers
 // don't all get the first ones.
