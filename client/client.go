@@ -1,0 +1,270 @@
+// Package client speaks the 1.0 API to a kiln daemon, and to LXD and Incus where
+// they have the same. It knows neither how a terminal looks nor where a
+// configuration is kept.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/coder/websocket"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+)
+
+// A Client talks to one server.
+type Client struct {
+	http    *http.Client
+	where   string // for people
+	project string
+}
+
+// Unix makes a client of the daemon behind a socket. Nothing is sent yet.
+func Unix(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}, where: socket}
+}
+
+// WithProject gives a client whose requests name a project.
+func (c *Client) WithProject(project string) *Client {
+	copied := *c
+	copied.project = project
+	return &copied
+}
+
+// A Request is one call of the API.
+type Request struct {
+	Method, Path string
+	Query        url.Values
+	Body         any         // encoded as JSON, unless it is an io.Reader
+	Size         int64       // of a Body that is an io.Reader; 0: unknown
+	Header       http.Header // besides the usual
+}
+
+// unreachable explains why a server doesn't answer. The error is Network, or
+// Denied.
+func (c *Client) unreachable(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return kiln.Errorf(kiln.Network, "no kiln daemon answers at %s; start one with \"systemctl start kiln\" or \"kiln daemon\"", c.where)
+	case errors.Is(err, fs.ErrPermission):
+		return kiln.Errorf(kiln.Denied, "you may not talk to the kiln daemon at %s; become root or a member of the group \"kiln\"", c.where)
+	}
+	return kiln.Errorf(kiln.Network, "talk to the daemon at %s: %w", c.where, err)
+}
+
+// Raw sends a request and gives the answer as it comes. The caller closes its body.
+func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
+	body, ok := r.Body.(io.Reader)
+	if r.Body != nil && !ok {
+		b, err := json.Marshal(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	q := r.Query
+	if c.project != "" {
+		q = url.Values{"project": {c.project}}
+		for k, v := range r.Query {
+			q[k] = v
+		}
+	}
+	u := "http://kiln" + r.Path
+	if len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, u, body)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "%w", err)
+	}
+	if r.Size > 0 {
+		req.ContentLength = r.Size
+	}
+	if !ok && body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for k, v := range r.Header {
+		req.Header[k] = v
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	return resp, nil
+}
+
+// Do sends a request and decodes the metadata of the answer into out, if that is
+// not nil. It returns the ETag, and the operation of an asynchronous answer.
+func (c *Client) Do(ctx context.Context, r Request, out any) (tag string, op *api.Operation, err error) {
+	resp, err := c.Raw(ctx, r)
+	if err != nil {
+		return "", nil, err
+	}
+	defer resp.Body.Close()
+	a, err := envelope(resp)
+	if err != nil {
+		return "", nil, err
+	}
+	if a.Type == "async" {
+		op = &api.Operation{}
+		return "", op, json.Unmarshal(a.Metadata, op)
+	}
+	if out != nil {
+		err = json.Unmarshal(a.Metadata, out)
+	}
+	return resp.Header.Get("ETag"), nil, err
+}
+
+// envelope decodes an answer; one that tells an error becomes that.
+func envelope(resp *http.Response) (api.Response, error) {
+	var a api.Response
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+		return a, kiln.Errorf(kiln.Network, "the answer %q can't be understood: %w", resp.Status, err)
+	}
+	if a.Type == "error" {
+		return a, apiError(kiln.Kind(resp.Header.Get(api.KindHeader)), a.ErrorCode, a.Error)
+	}
+	return a, nil
+}
+
+// apiError is an error of a server, of the kind it says or its status means.
+func apiError(kind kiln.Kind, status int, text string) error {
+	if kind == "" {
+		kind = map[int]kiln.Kind{
+			http.StatusBadRequest: kiln.Invalid, http.StatusNotFound: kiln.NotFound, http.StatusConflict: kiln.Conflict,
+			http.StatusForbidden: kiln.Denied, http.StatusPreconditionFailed: kiln.Stale, http.StatusRequestEntityTooLarge: kiln.TooLarge,
+			http.StatusInsufficientStorage: kiln.NoSpace, http.StatusGatewayTimeout: kiln.Timeout,
+		}[status]
+	}
+	if kind == "" {
+		kind = kiln.Internal
+	}
+	return kiln.Errorf(kind, "%s", text)
+}
+
+// Get reads a thing into out and gives its ETag.
+func (c *Client) Get(ctx context.Context, path string, query url.Values, out any) (string, error) {
+	tag, _, err := c.Do(ctx, Request{Method: http.MethodGet, Path: path, Query: query}, out)
+	return tag, err
+}
+
+// Change sends a change that the server makes at once, or waits for it.
+func (c *Client) Change(ctx context.Context, method, path string, body any, tag string) error {
+	r := Request{Method: method, Path: path, Body: body, Header: http.Header{}}
+	if tag != "" {
+		r.Header.Set("If-Match", tag)
+	}
+	_, op, err := c.Do(ctx, r, nil)
+	if err == nil && op != nil {
+		_, err = c.Wait(ctx, op.ID)
+	}
+	return err
+}
+
+// List reads every object of a collection.
+func List[T any](ctx context.Context, c *Client, path string, recursion int) ([]T, error) {
+	var all []T
+	_, err := c.Get(ctx, path, url.Values{"recursion": {fmt.Sprint(recursion)}}, &all)
+	return all, err
+}
+
+// Wait waits for the end of an operation. An operation that failed is an error,
+// with what is known of it.
+func (c *Client) Wait(ctx context.Context, id string) (api.Operation, error) {
+	var o api.Operation
+	if _, err := c.Get(ctx, "/1.0/operations/"+id+"/wait", nil, &o); err != nil {
+		return o, err
+	}
+	return o, failure(o)
+}
+
+// failure is the error of an operation that is over.
+func failure(o api.Operation) error {
+	if o.StatusCode == 200 || o.StatusCode < 200 {
+		return nil
+	}
+	kind, _ := o.Metadata[api.KindKey].(string)
+	if kind == "" && o.StatusCode == 401 {
+		kind = string(kiln.Cancelled)
+	}
+	return apiError(kiln.Kind(kind), 0, o.Err)
+}
+
+// Events calls fn with every event of some types until it returns an error, or
+// ctx ends.
+func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) error) error {
+	q := url.Values{}
+	if len(types) > 0 {
+		q.Set("type", strings.Join(types, ","))
+	}
+	conn, err := c.dial(ctx, "/1.0/events", q)
+	if err != nil {
+		return err
+	}
+	defer conn.CloseNow()
+	for {
+		_, b, err := conn.Read(ctx)
+		if err != nil {
+			return c.unreachable(err)
+		}
+		var e api.Event
+		if err := json.Unmarshal(b, &e); err != nil {
+			return err
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocket.Conn, error) {
+	conn, _, err := websocket.Dial(ctx, "ws://kiln"+path+"?"+q.Encode(), &websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	conn.SetReadLimit(-1)
+	return conn, nil
+}
+
+// Path joins names to a path, each as one segment.
+func Path(base string, names ...string) string {
+	for _, n := range names {
+		base += "/" + url.PathEscape(n)
+	}
+	return base
+}
+
+// Socket is where the local daemon listens: $KILN_SOCKET, else unix.socket in
+// $KILN_DIR, which is /var/lib/kiln unless set.
+func Socket() string {
+	if s := os.Getenv("KILN_SOCKET"); s != "" {
+		return s
+	}
+	return Dir() + "/unix.socket"
+}
+
+// Dir is the daemon's directory: $KILN_DIR or /var/lib/kiln.
+func Dir() string {
+	if d := os.Getenv("KILN_DIR"); d != "" {
+		return d
+	}
+	return "/var/lib/kiln"
+}
