@@ -1,0 +1,377 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// connectTime is how long a client has to connect all websockets of a command.
+const connectTime = 10 * time.Second
+
+// sessions are the commands that wait for websockets, by operation.
+type sessions struct {
+	mu  sync.Mutex
+	all map[string]*session
+}
+
+func (s *sessions) add(id string, x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[string]*session{}
+	}
+	s.all[id] = x
+}
+
+func (s *sessions) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, id)
+}
+
+func (s *sessions) get(id string) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[id]
+}
+
+// session is one command with its websockets.
+type session struct {
+	ids   chan string          // of its operation, once it is known
+	fds   map[string]string    // secrets, by "0", "1", "2", "control"
+	ended chan struct{}        // closed when the websockets may go
+	conns map[string]chan conn // where each websocket arrives, once
+}
+
+type conn struct {
+	*websocket.Conn
+	ctx context.Context
+}
+
+func newSession(fds ...string) (*session, error) {
+	x := &session{fds: map[string]string{}, ended: make(chan struct{}), conns: map[string]chan conn{}}
+	for _, fd := range fds {
+		secret := make([]byte, 32)
+		if _, err := rand.Read(secret); err != nil {
+			return nil, err
+		}
+		x.fds[fd] = hex.EncodeToString(secret)
+		x.conns[fd] = make(chan conn, 1)
+	}
+	return x, nil
+}
+
+// connect hands a websocket to the command that waits for it, and keeps it open
+// until that ends.
+func (s *Server) connect(w http.ResponseWriter, r *http.Request) (any, error) {
+	if _, err := s.d.Ops.Get(r.PathValue("id")); err != nil {
+		return nil, err
+	}
+	secret := r.URL.Query().Get("secret")
+	if secret == "" {
+		return nil, kiln.Errorf(kiln.Invalid, "missing secret")
+	}
+	x := s.sessions.get(r.PathValue("id"))
+	if x == nil {
+		return nil, kiln.Errorf(kiln.Invalid, "this operation has no websockets")
+	}
+	for fd, want := range x.fds {
+		if secret != want {
+			continue
+		}
+		c, err := accept(w, r)
+		if err != nil {
+			return handled{}, nil // the library has answered
+		}
+		defer c.CloseNow()
+		select {
+		case x.conns[fd] <- conn{c, r.Context()}:
+		default:
+			c.Close(websocket.StatusPolicyViolation, "connected already")
+			return handled{}, nil
+		}
+		<-x.ended
+		return handled{}, nil
+	}
+	return nil, kiln.Errorf(kiln.Denied, "not authorized")
+}
+
+func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post api.InstanceExecPost
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	name := r.PathValue("name")
+	if len(post.Command) == 0 || post.Command[0] == "" {
+		return nil, kiln.Errorf(kiln.Invalid, "the command is missing")
+	}
+	if err := s.d.CheckExec(r.Context(), name); err != nil {
+		return nil, err
+	}
+	spec := box.ExecSpec{
+		Command: post.Command, Env: post.Environment, UID: post.User, GID: post.Group, Cwd: post.Cwd,
+		TTY: post.Interactive, Width: post.Width, Height: post.Height,
+	}
+	o := op.Options{MayCancel: true, Resources: map[string][]string{"instances": {"/1.0/instances/" + name}, "containers": {"/1.0/containers/" + name}}}
+	if !post.WaitForWS {
+		spec.TTY = false
+		return s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
+			return s.execAlone(ctx, o, name, spec, post.RecordOutput)
+		}), nil
+	}
+	fds := []string{"control", "0", "1", "2"}
+	if post.Interactive {
+		fds = fds[:2]
+	}
+	x, err := newSession(fds...)
+	if err != nil {
+		return nil, err
+	}
+	o.Class = op.Websocket
+	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment), "interactive": post.Interactive, "fds": x.fds}
+	ready := make(chan struct{})
+	started := s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
+		<-ready
+		defer s.sessions.remove(o.ID())
+		defer close(x.ended)
+		return s.exec(ctx, o, name, spec, x)
+	})
+	s.sessions.add(started.ID(), x)
+	close(ready)
+	return started, nil
+}
+
+// execAlone runs a command that nobody is connected to.
+func (s *Server) execAlone(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, record bool) error {
+	if record {
+		output := map[string]string{}
+		for fd, f := range map[string]**os.File{"1": &spec.Stdout, "2": &spec.Stderr} {
+			file := "exec_" + o.ID() + "." + map[string]string{"1": "stdout", "2": "stderr"}[fd]
+			log, err := s.d.CreateInstanceLog(ctx, name, file)
+			if err != nil {
+				return err
+			}
+			defer log.Close()
+			*f, output[fd] = log, "/1.0/instances/"+name+"/logs/"+file
+		}
+		defer o.Set("output", output)
+	}
+	p, err := s.d.Exec(ctx, name, spec)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
+	code, err := p.Wait()
+	o.Set("return", code)
+	return err
+}
+
+// exec runs a command whose input and output are websockets.
+func (s *Server) exec(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session) error {
+	conns, err := x.wait(ctx)
+	if err != nil {
+		return err
+	}
+	if spec.TTY {
+		return s.execTerminal(ctx, o, name, spec, x, conns["0"])
+	}
+	return s.execPipes(ctx, o, name, spec, x, conns)
+}
+
+// wait returns when all websockets but "control" are there.
+func (x *session) wait(ctx context.Context) (map[string]conn, error) {
+	late := time.After(connectTime)
+	conns := map[string]conn{}
+	for fd, c := range x.conns {
+		if fd == "control" {
+			continue
+		}
+		select {
+		case conns[fd] = <-c:
+		case <-late:
+			return nil, kiln.Errorf(kiln.Timeout, "the client didn't connect its websockets within %v", connectTime)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return conns, nil
+}
+
+// control obeys the control websocket, which may come late. Losing it ends the
+// command.
+func (x *session) control(ctx context.Context, p *box.Process) {
+	var c conn
+	select {
+	case c = <-x.conns["control"]:
+	case <-ctx.Done():
+		return
+	}
+	ping(ctx, c.Conn)
+	for {
+		_, b, err := c.Read(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.Signal(9)
+			}
+			return
+		}
+		var m api.InstanceExecControl
+		if json.Unmarshal(b, &m) != nil {
+			continue
+		}
+		switch m.Command {
+		case "signal":
+			p.Signal(m.Signal)
+		case "window-resize":
+			width, err1 := strconv.Atoi(m.Args["width"])
+			height, err2 := strconv.Atoi(m.Args["height"])
+			if err1 == nil && err2 == nil {
+				p.Resize(width, height)
+			}
+		}
+	}
+}
+
+func (s *Server) execTerminal(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session, c conn) error {
+	p, err := s.d.Exec(ctx, name, spec)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
+	var wg sync.WaitGroup
+	wg.Go(func() { x.control(ctx, p) })
+	wg.Go(func() { receive(ctx, c, p.PTY()) })
+	ping(ctx, c.Conn)
+	drained := box.Drain(writer{ctx, c}, p.PTY())
+	code, err := p.Wait()
+	o.Set("return", code)
+	finish(ctx, c)
+	cancel()
+	wg.Wait()
+	if drained != nil && !gone(drained) {
+		return errors.Join(err, drained)
+	}
+	return err
+}
+
+func (s *Server) execPipes(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session, conns map[string]conn) error {
+	ours := map[string]*os.File{}
+	defer func() {
+		for _, f := range ours {
+			f.Close()
+		}
+	}()
+	theirs := map[string]**os.File{"0": &spec.Stdin, "1": &spec.Stdout, "2": &spec.Stderr}
+	for fd, f := range theirs {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		if ours[fd], *f = r, w; fd == "0" {
+			ours[fd], *f = w, r
+		}
+	}
+	p, err := s.d.Exec(ctx, name, spec)
+	for _, f := range theirs {
+		(*f).Close()
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
+	var in, out sync.WaitGroup
+	in.Go(func() { x.control(ctx, p) })
+	in.Go(func() {
+		receive(ctx, conns["0"], ours["0"])
+		ours["0"].Close()
+	})
+	for _, fd := range []string{"1", "2"} {
+		c := conns[fd]
+		c.Conn.CloseRead(ctx) // nothing is expected from there but pongs
+		ping(ctx, c.Conn)
+		out.Go(func() {
+			_, _ = io.Copy(writer{ctx, c}, ours[fd]) // who doesn't read loses output
+			finish(ctx, c)
+		})
+	}
+	code, err := p.Wait()
+	// A daemon that the command left behind may hold its output open for ever.
+	waitOr(&out, 5*time.Second, func() { ours["1"].Close(); ours["2"].Close() })
+	o.Set("return", code)
+	cancel()
+	in.Wait()
+	return err
+}
+
+// waitOr waits for a group; after d it does something about it first.
+func waitOr(wg *sync.WaitGroup, d time.Duration, then func()) {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(d):
+		then()
+		<-done
+	}
+}
+
+// receive copies what a websocket brings until its end: an empty text message.
+func receive(ctx context.Context, c conn, w io.Writer) {
+	for {
+		kind, b, err := c.Read(ctx)
+		if err != nil || kind == websocket.MessageText && len(b) == 0 {
+			return
+		}
+		if _, err := w.Write(b); err != nil {
+			// The command doesn't read any more; drop the rest.
+			w = io.Discard
+		}
+	}
+}
+
+// writer sends what is written as binary messages.
+type writer struct {
+	ctx context.Context
+	c   conn
+}
+
+func (w writer) Write(b []byte) (int, error) {
+	if err := w.c.Write(w.ctx, websocket.MessageBinary, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// finish tells the end of a stream. The client closes the connection then.
+func finish(ctx context.Context, c conn) { _ = c.Write(ctx, websocket.MessageText, nil) }
+
+// gone reports whether an error is that the client went away.
+func gone(err error) bool {
+	return websocket.CloseStatus(err) != -1 || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrClosed)
+}

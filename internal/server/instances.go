@@ -1,0 +1,352 @@
+package server
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/filter"
+	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/template"
+)
+
+func instancePut(i instance.Instance) api.InstancePut {
+	return api.InstancePut{
+		Architecture: i.Architecture, Config: orEmpty(i.Options), Devices: orEmpty(i.Devices), Ephemeral: i.Ephemeral,
+		Profiles: orNone(i.Profiles), Description: i.Description,
+	}
+}
+
+func wireInstance(i instance.Instance) api.Instance {
+	return api.Instance{
+		InstancePut: instancePut(i), CreatedAt: i.CreatedAt, ExpandedConfig: orEmpty(i.ExpandedConfig), ExpandedDevices: orEmpty(i.ExpandedDevices),
+		Name: i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: i.LastUsedAt, Location: "none", Type: i.Type, Project: defaultProject,
+	}
+}
+
+func config(p api.InstancePut) instance.Config {
+	return instance.Config{Description: p.Description, Ephemeral: p.Ephemeral, Profiles: p.Profiles, Options: p.Config, Devices: p.Devices}
+}
+
+func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, error) {
+	f, err := filter.Parse(r.URL.Query().Get("filter"))
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.d.Instances(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	urls, objects, full := []string{}, []api.Instance{}, []api.InstanceFull{}
+	for _, i := range all {
+		o := wireInstance(i)
+		if !f.Empty() && !f.Match(fields(o)) {
+			continue
+		}
+		switch recursion(r) {
+		case 0:
+			urls = append(urls, "/1.0/instances/"+i.Name)
+		case 1:
+			objects = append(objects, o)
+		default:
+			one, err := s.fullInstance(r, o)
+			if kiln.KindOf(err) == kiln.NotFound {
+				continue // deleted meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			full = append(full, one)
+		}
+	}
+	switch recursion(r) {
+	case 0:
+		return urls, nil
+	case 1:
+		return objects, nil
+	}
+	return full, nil
+}
+
+func (s *Server) fullInstance(r *http.Request, o api.Instance) (api.InstanceFull, error) {
+	state, err := s.d.InstanceState(r.Context(), o.Name)
+	st := wireState(state)
+	return api.InstanceFull{Instance: o, State: &st, Snapshots: []any{}, Backups: []any{}}, err
+}
+
+func wireState(st instance.State) api.InstanceState {
+	out := api.InstanceState{
+		Status: st.Status.String(), StatusCode: int(st.Status), PID: int64(st.PID), Processes: st.Usage.Processes,
+		CPU:    api.InstanceStateCPU{Usage: st.Usage.CPUNanoseconds},
+		Memory: api.InstanceStateMemory{Usage: st.Usage.MemoryBytes, UsagePeak: st.Usage.MemoryPeakBytes, SwapUsage: st.Usage.SwapBytes},
+		Disk:   map[string]api.InstanceStateDisk{"root": {Usage: st.DiskUsage}}, Network: map[string]api.InstanceStateNetwork{},
+	}
+	for _, n := range st.Network {
+		out.Network[n.Name] = wireInterface(n)
+	}
+	return out
+}
+
+func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error) {
+	i, err := s.d.Instance(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	o := wireInstance(i)
+	if recursion(r) > 0 {
+		full, err := s.fullInstance(r, o)
+		return tagged{full, instancePut(i)}, err
+	}
+	return tagged{o, instancePut(i)}, nil
+}
+
+func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post api.InstancesPost
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	src := post.Source
+	if src.Server != "" || src.Mode == "pull" && src.Type == "image" {
+		return nil, kiln.Errorf(kiln.Unsupported, "images from other servers are not supported by this version of kiln; import a file")
+	}
+	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
+		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start, Config: config(post.InstancePut),
+		Source: daemon.Source{Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source},
+	})
+}
+
+func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error) {
+	var put api.InstancePut
+	if err := readJSON(r, &put); err != nil {
+		return nil, err
+	}
+	if put.Restore != "" {
+		return nil, kiln.Errorf(kiln.Unsupported, "restoring snapshots is not supported by this version of kiln")
+	}
+	if err := s.changeInstance(r, func(api.InstancePut) api.InstancePut { return put }); err != nil {
+		return nil, err
+	}
+	return s.d.Done("Updating instance", r.PathValue("name")), nil
+}
+
+func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) (any, error) {
+	var change struct {
+		Config      map[string]string
+		Devices     map[string]map[string]string
+		Profiles    *[]string
+		Description *string
+		Ephemeral   *bool
+	}
+	if err := readJSON(r, &change); err != nil {
+		return nil, err
+	}
+	return nil, s.changeInstance(r, func(p api.InstancePut) api.InstancePut {
+		set(&p.Profiles, change.Profiles)
+		set(&p.Description, change.Description)
+		set(&p.Ephemeral, change.Ephemeral)
+		p.Config = merged(p.Config, change.Config)
+		p.Devices = maps.Clone(p.Devices)
+		maps.Copy(p.Devices, change.Devices)
+		return p
+	})
+}
+
+func (s *Server) changeInstance(r *http.Request, change func(api.InstancePut) api.InstancePut) error {
+	i, err := s.d.Instance(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	if err := checkETag(r, instancePut(i)); err != nil {
+		return err
+	}
+	return s.d.UpdateInstance(r.Context(), i.Name, config(change(instancePut(i))))
+}
+
+func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, error) {
+	var to api.Rename
+	if err := readJSON(r, &to); err != nil {
+		return nil, err
+	}
+	if to.Migration {
+		return nil, kiln.Errorf(kiln.Unsupported, "moving instances between servers is not supported by this version of kiln")
+	}
+	return s.d.RenameInstance(r.Context(), r.PathValue("name"), to.Name)
+}
+
+func (s *Server) deleteInstance(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.d.DeleteInstance(r.Context(), r.PathValue("name"))
+}
+
+func (s *Server) getState(w http.ResponseWriter, r *http.Request) (any, error) {
+	st, err := s.d.InstanceState(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	return wireState(st), nil
+}
+
+func (s *Server) putState(w http.ResponseWriter, r *http.Request) (any, error) {
+	var put api.InstanceStatePut
+	if err := readJSON(r, &put); err != nil {
+		return nil, err
+	}
+	if put.Stateful {
+		return nil, kiln.Errorf(kiln.Unsupported, "stateful stops and starts are not supported; kiln is stateless")
+	}
+	// -1 is what clients send for "no timeout given".
+	timeout := time.Duration(max(put.Timeout, 0)) * time.Second
+	return s.d.SetInstanceState(r.Context(), r.PathValue("name"), put.Action, timeout, put.Force)
+}
+
+func wireInterface(n box.Interface) api.InstanceStateNetwork {
+	out := api.InstanceStateNetwork{
+		Addresses: []api.InstanceStateNetworkAddress{}, Hwaddr: n.HardwareAddr.String(), Mtu: n.MTU, State: "down", Type: "broadcast",
+		Counters: api.InstanceStateNetworkCounters{BytesReceived: n.BytesIn, BytesSent: n.BytesOut, PacketsReceived: n.PacketsIn, PacketsSent: n.PacketsOut},
+	}
+	if n.Up() {
+		out.State = "up"
+	}
+	if n.Loopback() {
+		out.Type = "loopback"
+	}
+	for _, a := range n.Addresses {
+		ones, _ := a.Mask.Size()
+		address := api.InstanceStateNetworkAddress{Family: "inet6", Address: a.IP.String(), Netmask: strconv.Itoa(ones), Scope: "global"}
+		if a.IP.To4() != nil {
+			address.Family = "inet"
+		}
+		switch {
+		case a.IP.IsLoopback():
+			address.Scope = "local"
+		case a.IP.IsLinkLocalUnicast():
+			address.Scope = "link"
+		}
+		out.Addresses = append(out.Addresses, address)
+	}
+	return out
+}
+
+func (s *Server) getLogs(w http.ResponseWriter, r *http.Request) (any, error) {
+	name := r.PathValue("name")
+	files, err := s.d.InstanceLogs(r.Context(), name)
+	urls := []string{}
+	for _, f := range files {
+		urls = append(urls, "/1.0/instances/"+name+"/logs/"+f)
+	}
+	return urls, err
+}
+
+func (s *Server) getLog(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.sendLog(w, r, r.PathValue("file"))
+}
+
+func (s *Server) getConsole(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.sendLog(w, r, "console.log")
+}
+
+func (s *Server) sendLog(w http.ResponseWriter, r *http.Request, file string) (any, error) {
+	f, err := s.d.OpenInstanceLog(r.Context(), r.PathValue("name"), file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, err = io.Copy(w, f)
+	if err != nil {
+		s.log.Debug("send a log", "err", err)
+	}
+	return handled{}, nil
+}
+
+func wireMetadata(m *format.Metadata) api.ImageMetadata {
+	out := api.ImageMetadata{
+		Architecture: m.Architecture, CreationDate: m.CreationDate, ExpiryDate: m.ExpiryDate,
+		Properties: orEmpty(m.Properties), Templates: map[string]*api.ImageMetadataTemplate{},
+	}
+	for path, t := range m.Templates {
+		out.Templates[path] = &api.ImageMetadataTemplate{
+			When: t.When, CreateOnly: t.CreateOnly, Template: t.Template, Properties: orEmpty(t.Properties), UID: t.UID, GID: t.GID, Mode: t.Mode,
+		}
+	}
+	return out
+}
+
+func metadata(a api.ImageMetadata) *format.Metadata {
+	m := &format.Metadata{Architecture: a.Architecture, CreationDate: a.CreationDate, ExpiryDate: a.ExpiryDate, Properties: a.Properties, Templates: map[string]*format.Template{}}
+	for path, t := range a.Templates {
+		if t != nil {
+			m.Templates[path] = &format.Template{When: t.When, CreateOnly: t.CreateOnly, Template: t.Template, Properties: t.Properties, UID: t.UID, GID: t.GID, Mode: t.Mode}
+		}
+	}
+	return m
+}
+
+func (s *Server) getMetadata(w http.ResponseWriter, r *http.Request) (any, error) {
+	m, err := s.d.InstanceMetadata(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	return tagged{wireMetadata(m), wireMetadata(m)}, nil
+}
+
+func (s *Server) putMetadata(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, s.changeMetadata(r, api.ImageMetadata{})
+}
+
+func (s *Server) patchMetadata(w http.ResponseWriter, r *http.Request) (any, error) {
+	m, err := s.d.InstanceMetadata(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.changeMetadata(r, wireMetadata(m))
+}
+
+// changeMetadata decodes the request over what base has.
+func (s *Server) changeMetadata(r *http.Request, base api.ImageMetadata) error {
+	old, err := s.d.InstanceMetadata(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	if err := checkETag(r, wireMetadata(old)); err != nil {
+		return err
+	}
+	if err := readJSON(r, &base); err != nil {
+		return err
+	}
+	return s.d.SetInstanceMetadata(r.Context(), r.PathValue("name"), metadata(base))
+}
+
+func (s *Server) getTemplates(w http.ResponseWriter, r *http.Request) (any, error) {
+	name, file := r.PathValue("name"), r.URL.Query().Get("path")
+	if file == "" {
+		return s.d.Templates(r.Context(), name)
+	}
+	b, err := s.d.Template(r.Context(), name, file)
+	if err != nil {
+		return nil, err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if _, err := w.Write(b); err != nil {
+		s.log.Debug("send a template", "err", err)
+	}
+	return handled{}, nil
+}
+
+func (s *Server) postTemplate(w http.ResponseWriter, r *http.Request) (any, error) {
+	b, err := readBody(r, template.MaxSource)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.d.SetTemplate(r.Context(), r.PathValue("name"), r.URL.Query().Get("path"), b)
+}
+
+func (s *Server) deleteTemplate(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, s.d.DeleteTemplate(r.Context(), r.PathValue("name"), r.URL.Query().Get("path"))
+}

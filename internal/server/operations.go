@@ -1,0 +1,179 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// statusText is what the wire calls an operation's status.
+func statusText(s op.Status) string {
+	switch s {
+	case op.Pending:
+		return "Pending"
+	case op.Running:
+		return "Running"
+	case op.Success:
+		return "Success"
+	case op.Failure:
+		return "Failure"
+	case op.Cancelled:
+		return "Cancelled"
+	}
+	return "Error"
+}
+
+func operation(s op.Snapshot) api.Operation {
+	o := api.Operation{
+		ID: s.ID, Class: string(s.Class), Description: s.Description, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
+		Status: statusText(s.Status), StatusCode: int(s.Status), Resources: s.Resources, Metadata: s.Metadata, MayCancel: s.MayCancel, Location: "none",
+	}
+	if s.Err != nil {
+		o.Err = s.Err.Error()
+		if o.Metadata == nil {
+			o.Metadata = map[string]any{}
+		}
+		o.Metadata[api.KindKey] = string(kiln.KindOf(s.Err))
+	}
+	return o
+}
+
+func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) (any, error) {
+	urls, objects := map[string][]string{}, map[string][]api.Operation{}
+	for _, snap := range s.d.Ops.List() {
+		key := strings.ToLower(statusText(snap.Status))
+		urls[key] = append(urls[key], "/1.0/operations/"+snap.ID)
+		objects[key] = append(objects[key], operation(snap))
+	}
+	if recursion(r) == 0 {
+		return urls, nil
+	}
+	return objects, nil
+}
+
+func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) (any, error) {
+	o, err := s.d.Ops.Get(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	return operation(o.Snapshot()), nil
+}
+
+func (s *Server) deleteOperation(w http.ResponseWriter, r *http.Request) (any, error) {
+	o, err := s.d.Ops.Get(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	return nil, o.Cancel()
+}
+
+func (s *Server) waitOperation(w http.ResponseWriter, r *http.Request) (any, error) {
+	o, err := s.d.Ops.Get(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	ctx := r.Context()
+	if t := r.URL.Query().Get("timeout"); t != "" {
+		seconds, err := strconv.Atoi(t)
+		if err != nil {
+			return nil, kiln.Errorf(kiln.Invalid, "timeout %q is not a number of seconds", t)
+		}
+		if seconds >= 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
+			defer cancel()
+		}
+	}
+	return operation(o.Wait(ctx)), nil
+}
+
+// pingEvery keeps websockets alive; Incus drops an event stream after 30 s
+// without.
+const pingEvery = 10 * time.Second
+
+func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
+	var types []string
+	if t := r.URL.Query().Get("type"); t != "" {
+		types = strings.Split(t, ",")
+	}
+	for _, t := range types {
+		if t != "operation" && t != "lifecycle" && t != "logging" {
+			return nil, kiln.Errorf(kiln.Invalid, "%q is not a type of event; there are operation, lifecycle and logging", t)
+		}
+	}
+	l := s.d.Events.Listen(types...)
+	defer l.Close()
+	c, err := accept(w, r)
+	if err != nil {
+		return handled{}, nil // the library has answered
+	}
+	defer c.CloseNow()
+	ctx := c.CloseRead(r.Context())
+	ping(ctx, c)
+	for {
+		select {
+		case <-ctx.Done():
+			return handled{}, nil
+		case e, ok := <-l.Events():
+			if !ok { // too slow
+				c.Close(websocket.StatusPolicyViolation, "events were missed")
+				return handled{}, nil
+			}
+			if err := send(ctx, c, e); err != nil {
+				return handled{}, nil
+			}
+		}
+	}
+}
+
+func accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
+	if err == nil {
+		c.SetReadLimit(-1)
+	}
+	return c, err
+}
+
+// ping pings at once and from then on, until ctx ends. Somebody must read the
+// connection meanwhile.
+func ping(ctx context.Context, c *websocket.Conn) {
+	go func() {
+		for {
+			if err := c.Ping(ctx); err != nil {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pingEvery):
+			}
+		}
+	}()
+}
+
+func send(ctx context.Context, c *websocket.Conn, e event.Event) error {
+	var metadata any
+	switch m := e.Metadata.(type) {
+	case op.Snapshot:
+		metadata = operation(m)
+	case daemon.Lifecycle:
+		metadata = api.Lifecycle{Action: m.Action, Source: m.Source, Context: orEmpty(m.Context), Requestor: map[string]any{"username": "", "protocol": "unix", "address": "@"}}
+	default:
+		metadata = m
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return c.Write(ctx, websocket.MessageText, encode(api.Event{
+		Type: e.Type, Timestamp: e.Time, Metadata: encode(metadata), Location: "none", Project: defaultProject,
+	}))
+}

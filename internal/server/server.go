@@ -1,0 +1,265 @@
+// Package server speaks the 1.0 API: HTTP in, the daemon's verbs, JSON out. Wire
+// structures and requests end here. It doesn't know how anything is done.
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// maxJSON bounds the JSON in requests, in bytes. Uploads are bounded by the disk.
+const maxJSON = 4 << 20
+
+// A Server answers requests for one daemon.
+type Server struct {
+	d        *daemon.Daemon
+	log      *slog.Logger
+	mux      *http.ServeMux
+	sessions sessions
+	shutdown func()
+}
+
+// New makes the server of a daemon. shutdown is called when a client asks the
+// daemon to end with its instances stopped.
+func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
+	s := &Server{d: d, log: log, mux: http.NewServeMux(), shutdown: shutdown}
+	for pattern, methods := range s.routes() {
+		s.mux.Handle(pattern, s.methods(methods))
+	}
+	return s
+}
+
+// Serve answers on a listener until ctx ends. Requests under way then have a few
+// seconds to finish.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	h := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		err := h.Shutdown(grace)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = h.Close()
+		}
+		stopped <- err
+	})
+	err := h.Serve(l)
+	if !stop() {
+		return <-stopped
+	}
+	return err
+}
+
+// ServeHTTP is http.Handler's.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The name of instances before they were called that.
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/1.0/containers"); ok && (rest == "" || rest[0] == '/') {
+		r.URL.Path = "/1.0/instances" + rest
+		if raw, ok := strings.CutPrefix(r.URL.RawPath, "/1.0/containers"); ok {
+			r.URL.RawPath = "/1.0/instances" + raw
+		}
+	}
+	r.URL.Path = strings.TrimSuffix(r.URL.Path, "/")
+	if r.URL.Path == "" {
+		r.URL.Path = "/"
+	}
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			s.log.Error("a handler panicked", "path", r.URL.Path, "panic", p)
+			s.answerError(w, r, fmt.Errorf("internal error"))
+		}
+	}()
+	if p := r.URL.Query().Get("project"); p != "" && p != defaultProject {
+		s.answerError(w, r, kiln.Errorf(kiln.NotFound, "Project not found: %q; kiln has the one called \"default\"", p))
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// A handler does the work of one method on one path. What it returns is answered
+// in one place: a value as it is, an operation as "async", a reply in its own way.
+type handler func(w http.ResponseWriter, r *http.Request) (any, error)
+
+// methods picks the handler of a request's method.
+func (s *Server) methods(m map[string]handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, ok := m[r.Method]
+		if !ok && r.Method == http.MethodHead {
+			h, ok = m[http.MethodGet]
+		}
+		if !ok {
+			w.Header().Set("Allow", strings.Join(slices.Sorted(maps.Keys(m)), ", "))
+			s.answer(w, http.StatusMethodNotAllowed, api.Response{Type: "error", ErrorCode: http.StatusMethodNotAllowed,
+				Error: fmt.Sprintf("%s is not possible on %s", r.Method, r.URL.Path)})
+			return
+		}
+		v, err := h(w, r)
+		if err != nil {
+			s.answerError(w, r, err)
+			return
+		}
+		s.answerValue(w, r, v)
+	})
+}
+
+// What handlers return besides plain values.
+type (
+	// created is answered 201 with a Location.
+	created string
+	// handled was answered already.
+	handled struct{}
+	// tagged is a value with the state that its ETag stands for.
+	tagged struct{ value, state any }
+)
+
+func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
+	switch v := v.(type) {
+	case handled:
+	case *op.Operation:
+		url := "/1.0/operations/" + v.ID()
+		w.Header().Set("Location", url)
+		s.answer(w, http.StatusAccepted, api.Response{Type: "async", Status: "Operation created", StatusCode: 100, Operation: url, Metadata: encode(operation(v.Snapshot()))})
+	case created:
+		w.Header().Set("Location", string(v))
+		s.answer(w, http.StatusCreated, success(json.RawMessage("null")))
+	case tagged:
+		w.Header().Set("ETag", `"`+etag(v.state)+`"`)
+		s.answer(w, http.StatusOK, success(encode(v.value)))
+	case nil:
+		s.answer(w, http.StatusOK, success(json.RawMessage("{}")))
+	default:
+		s.answer(w, http.StatusOK, success(encode(v)))
+	}
+}
+
+func success(metadata json.RawMessage) api.Response {
+	return api.Response{Type: "sync", Status: "Success", StatusCode: 200, Metadata: metadata}
+}
+
+func encode(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // wire structures only
+	}
+	return b
+}
+
+func (s *Server) answer(w http.ResponseWriter, status int, a api.Response) {
+	if a.Metadata == nil {
+		a.Metadata = json.RawMessage("null")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(a); err != nil {
+		s.log.Debug("answer a request", "err", err)
+	}
+}
+
+func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) {
+	code := status(err)
+	kind := kiln.KindOf(err)
+	if kind == kiln.Internal {
+		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	w.Header().Set(api.KindHeader, string(kind))
+	s.answer(w, code, api.Response{Type: "error", ErrorCode: code, Error: err.Error()})
+}
+
+// status is the HTTP status of an error.
+func status(err error) int {
+	switch kiln.KindOf(err) {
+	case kiln.Invalid, kiln.Ambiguous, kiln.Unsupported:
+		return http.StatusBadRequest
+	case kiln.NotFound:
+		return http.StatusNotFound
+	case kiln.Conflict:
+		return http.StatusConflict
+	case kiln.Denied:
+		return http.StatusForbidden
+	case kiln.Stale:
+		return http.StatusPreconditionFailed
+	case kiln.TooLarge:
+		return http.StatusRequestEntityTooLarge
+	case kiln.NoSpace:
+		return http.StatusInsufficientStorage
+	case kiln.Network:
+		return http.StatusBadGateway
+	case kiln.Timeout:
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusInternalServerError
+}
+
+// etag stands for a state: it changes with it.
+func etag(state any) string {
+	sum := sha256.Sum256(encode(state))
+	return hex.EncodeToString(sum[:])
+}
+
+// checkETag says Stale when the request wants another state than there is.
+func checkETag(r *http.Request, state any) error {
+	want := strings.Trim(strings.TrimPrefix(r.Header.Get("If-Match"), "W/"), `"`)
+	if have := etag(state); want != "" && want != "*" && want != have {
+		return kiln.Errorf(kiln.Stale, "ETag doesn't match: %s vs %s", have, want)
+	}
+	return nil
+}
+
+// readJSON decodes a request's body. Errors: Invalid, TooLarge.
+func readJSON(r *http.Request, v any) error {
+	b, err := readBody(r, maxJSON)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return kiln.Errorf(kiln.Invalid, "the request is not the JSON that is expected here: %w", err)
+	}
+	return nil
+}
+
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "read the request: %w", err)
+	}
+	if int64(len(b)) > limit {
+		return nil, kiln.Errorf(kiln.TooLarge, "the request is larger than %d bytes", limit)
+	}
+	return b, nil
+}
+
+// recursion tells whether a list is to have objects (1), or objects with all that
+// belongs to them (2), in the place of URLs.
+func recursion(r *http.Request) int {
+	switch r.URL.Query().Get("recursion") {
+	case "", "0":
+		return 0
+	case "2":
+		return 2
+	}
+	return 1
+}
+
+// segment escapes a name for a URL. A slash within stays: it does in paths that
+// take all the rest.
+func segment(name string) string {
+	return strings.ReplaceAll(url.PathEscape(name), "%2F", "/")
+}
