@@ -1,0 +1,371 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func (a *app) configCmd() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Configure instances and the server"}
+	c.AddCommand(a.configGetCmd(), a.configSetCmd("set"), a.configSetCmd("unset"), a.configShowCmd(), a.configEditCmd(),
+		a.deviceCmd(a.instanceHolder), a.metadataCmd(), a.templateCmd())
+	return c
+}
+
+// isServer reports whether words for config get and the like mean the server: then
+// there is no instance before the keys.
+func isServer(args []string, keys int) bool {
+	return len(args) == keys || len(args) > 0 && strings.HasSuffix(args[0], ":")
+}
+
+func (a *app) configGetCmd() *cobra.Command {
+	return &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a key", Args: cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			key := args[len(args)-1]
+			if isServer(args, 1) {
+				var s api.Server
+				if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+					return err
+				}
+				if v, ok := s.Config[key]; ok {
+					fmt.Fprintln(a.Out, v)
+				} else {
+					fmt.Fprintln(a.Out)
+				}
+				return nil
+			}
+			i, _, err := a.instance(c.Context(), args[0])
+			if err == nil {
+				fmt.Fprintln(a.Out, i.Config[key])
+			}
+			return err
+		}}
+}
+
+// assignments reads "key value" and "key=value …".
+func assignments(words []string) (map[string]string, error) {
+	if len(words) == 2 && !strings.Contains(words[0], "=") {
+		return map[string]string{words[0]: words[1]}, nil
+	}
+	return pairs(words)
+}
+
+func (a *app) configSetCmd(verb string) *cobra.Command {
+	use := map[string]string{"set": "set [[<remote>:]<instance>] <key>=<value>... | <key> <value>", "unset": "unset [[<remote>:]<instance>] <key>"}[verb]
+	return &cobra.Command{Use: use, Short: strings.ToUpper(verb[:1]) + verb[1:] + " keys", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") || strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
+			target := ""
+			if !server {
+				target, args = args[0], args[1:]
+			} else if strings.HasSuffix(args[0], ":") {
+				args = args[1:]
+			}
+			change := map[string]string{}
+			var err error
+			if verb == "unset" {
+				for _, k := range args {
+					change[k] = ""
+				}
+			} else if change, err = assignments(args); err != nil {
+				return err
+			}
+			if len(change) == 0 {
+				return usageError{fmt.Errorf("say which keys; usage: %s", c.UseLine())}
+			}
+			if server {
+				body := map[string]any{}
+				for k, v := range change {
+					body[k] = v
+				}
+				return a.client().Change(c.Context(), http.MethodPatch, "/1.0", api.ServerPut{Config: body}, "")
+			}
+			i, tag, err := a.instance(c.Context(), target)
+			if err != nil {
+				return err
+			}
+			for k, v := range change {
+				if _, there := i.Config[k]; verb == "unset" && !there {
+					return kiln.Errorf(kiln.NotFound, "instance %q has no key %q set", i.Name, k)
+				}
+				i.Config[k] = v
+			}
+			return a.client().Change(c.Context(), http.MethodPut, instancePath(i.Name), i.InstancePut, tag)
+		}}
+}
+
+func (a *app) configShowCmd() *cobra.Command {
+	c := &cobra.Command{Use: "show [[<remote>:]<instance>]", Short: "Show a configuration as YAML", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
+	expanded := c.Flags().BoolP("expanded", "e", false, "with what the profiles add")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if isServer(args, 0) {
+			var s api.Server
+			if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+				return err
+			}
+			return writeYAML(a.Out, api.ServerPut{Config: s.Config})
+		}
+		i, _, err := a.instance(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if *expanded {
+			i.Config, i.Devices = i.ExpandedConfig, i.ExpandedDevices
+		}
+		return writeYAML(a.Out, i.InstancePut)
+	}
+	return c
+}
+
+const editHelp = `### This is the configuration, as YAML. Lines that begin with # are left out.
+`
+
+func (a *app) configEditCmd() *cobra.Command {
+	return &cobra.Command{Use: "edit [[<remote>:]<instance>]", Short: "Edit a configuration, in an editor or from standard input", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances,
+		RunE: func(c *cobra.Command, args []string) error {
+			if isServer(args, 0) {
+				var s api.Server
+				tag, err := a.client().Get(c.Context(), "/1.0", nil, &s)
+				if err != nil {
+					return err
+				}
+				return edit(a, editHelp, api.ServerPut{Config: s.Config}, tag, func(put api.ServerPut, tag string) error {
+					return a.client().Change(c.Context(), http.MethodPut, "/1.0", put, tag)
+				})
+			}
+			i, tag, err := a.instance(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return edit(a, editHelp, i.InstancePut, tag, func(put api.InstancePut, tag string) error {
+				return a.client().Change(c.Context(), http.MethodPut, instancePath(i.Name), put, tag)
+			})
+		}}
+}
+
+func (a *app) metadataCmd() *cobra.Command {
+	c := &cobra.Command{Use: "metadata", Short: "Keep an instance's copy of its image's metadata"}
+	read := func(ctx context.Context, word string) (m api.ImageMetadata, path, tag string, err error) {
+		name, err := a.name(word)
+		if err != nil {
+			return m, "", "", err
+		}
+		path = instancePath(name) + "/metadata"
+		tag, err = a.client().Get(ctx, path, nil, &m)
+		return m, path, tag, a.suggest(ctx, name, err)
+	}
+	c.AddCommand(
+		&cobra.Command{Use: "show [<remote>:]<instance>", Short: "Show the metadata as YAML", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
+			m, _, _, err := read(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return writeYAML(a.Out, m)
+		}},
+		&cobra.Command{Use: "edit [<remote>:]<instance>", Short: "Edit the metadata", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
+			m, path, tag, err := read(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return edit(a, editHelp, m, tag, func(m api.ImageMetadata, tag string) error {
+				return a.client().Change(c.Context(), http.MethodPut, path, m, tag)
+			})
+		}},
+	)
+	return c
+}
+
+func (a *app) templateCmd() *cobra.Command {
+	c := &cobra.Command{Use: "template", Short: "Keep an instance's templates"}
+	path := func(word string) (string, error) {
+		name, err := a.name(word)
+		return instancePath(name) + "/metadata/templates", err
+	}
+	send := func(ctx context.Context, args []string, body io.Reader) error {
+		p, err := path(args[0])
+		if err != nil {
+			return err
+		}
+		_, _, err = a.client().Do(ctx, client.Request{
+			Method: http.MethodPost, Path: p, Query: url.Values{"path": {args[1]}}, Body: body, Header: http.Header{"Content-Type": {"application/octet-stream"}},
+		}, nil)
+		return err
+	}
+	get := func(ctx context.Context, args []string) (string, error) {
+		p, err := path(args[0])
+		if err != nil {
+			return "", err
+		}
+		// An error comes as JSON, a template as it is.
+		var ignored any
+		resp, err := a.client().Raw(ctx, client.Request{Method: http.MethodGet, Path: p, Query: url.Values{"path": {args[1]}}})
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			_, err := a.client().Get(ctx, p, url.Values{"path": {args[1]}}, &ignored)
+			return "", err
+		}
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	list := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, args []string) error {
+		p, err := path(args[0])
+		if err != nil {
+			return err
+		}
+		var names []string
+		if _, err := a.client().Get(c.Context(), p, nil, &names); err != nil {
+			return err
+		}
+		return show(a.Out, *form, []column[string]{{'n', "FILENAME", func(s string) string { return s }}}, names)
+	}
+	editText := func(ctx context.Context, args []string, now string) error {
+		if terminal(a.In) {
+			b, err := a.editor([]byte(now))
+			if err != nil {
+				return err
+			}
+			return send(ctx, args, strings.NewReader(string(b)))
+		}
+		return send(ctx, args, a.In)
+	}
+	c.AddCommand(list,
+		&cobra.Command{Use: "show [<remote>:]<instance> <template>", Short: "Show a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			text, err := get(c.Context(), args)
+			if err == nil {
+				_, err = io.WriteString(a.Out, text)
+			}
+			return err
+		}},
+		&cobra.Command{Use: "create [<remote>:]<instance> <template>", Short: "Make a template, from standard input if it is no terminal", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			if terminal(a.In) {
+				return send(c.Context(), args, strings.NewReader(""))
+			}
+			return send(c.Context(), args, a.In)
+		}},
+		&cobra.Command{Use: "edit [<remote>:]<instance> <template>", Short: "Edit a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			text, err := get(c.Context(), args)
+			if err != nil {
+				return err
+			}
+			return editText(c.Context(), args, text)
+		}},
+		&cobra.Command{Use: "delete [<remote>:]<instance> <template>", Aliases: []string{"rm"}, Short: "Delete a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			p, err := path(args[0])
+			if err != nil {
+				return err
+			}
+			_, _, err = a.client().Do(c.Context(), client.Request{Method: http.MethodDelete, Path: p, Query: url.Values{"path": {args[1]}}}, nil)
+			return err
+		}},
+	)
+	return c
+}
+
+// A holder is what has devices: an instance or a profile.
+type holder struct {
+	devices map[string]map[string]string
+	save    func(map[string]map[string]string) error
+}
+
+func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
+	i, tag, err := a.instance(ctx, word)
+	return holder{i.Devices, func(d map[string]map[string]string) error {
+		i.Devices = d
+		return a.client().Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, tag)
+	}}, err
+}
+
+func (a *app) deviceCmd(find func(context.Context, string) (holder, error)) *cobra.Command {
+	c := &cobra.Command{Use: "device", Short: "Keep devices"}
+	verb := func(use, short string, n cobra.PositionalArgs, f func(h holder, args []string) error) {
+		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
+			h, err := find(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if h.devices == nil {
+				h.devices = map[string]map[string]string{}
+			}
+			return f(h, args[1:])
+		}})
+	}
+	known := func(h holder, name string) (map[string]string, error) {
+		if d, ok := h.devices[name]; ok {
+			return d, nil
+		}
+		return nil, kiln.Errorf(kiln.NotFound, "no device %q%s", name, kiln.DidYouMean(name, slices.Collect(maps.Keys(h.devices))))
+	}
+	verb("add <name> <device> <type> [<key>=<value>...]", "Add a device", cobra.MinimumNArgs(3), func(h holder, args []string) error {
+		keys, err := pairs(args[2:])
+		if err != nil {
+			return err
+		}
+		if _, there := h.devices[args[0]]; there {
+			return kiln.Errorf(kiln.Conflict, "The device %q already exists", args[0])
+		}
+		keys["type"] = args[1]
+		h.devices[args[0]] = keys
+		return h.save(h.devices)
+	})
+	verb("remove <name> <device>...", "Remove devices", cobra.MinimumNArgs(2), func(h holder, args []string) error {
+		for _, n := range args {
+			if _, err := known(h, n); err != nil {
+				return err
+			}
+			delete(h.devices, n)
+		}
+		return h.save(h.devices)
+	})
+	verb("list <name>", "List devices", cobra.ExactArgs(1), func(h holder, _ []string) error {
+		for _, n := range slices.Sorted(maps.Keys(h.devices)) {
+			fmt.Fprintln(a.Out, n)
+		}
+		return nil
+	})
+	verb("show <name>", "Show devices as YAML", cobra.ExactArgs(1), func(h holder, _ []string) error { return writeYAML(a.Out, h.devices) })
+	verb("get <name> <device> <key>", "Show a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
+		d, err := known(h, args[0])
+		if err == nil {
+			fmt.Fprintln(a.Out, d[args[1]])
+		}
+		return err
+	})
+	verb("set <name> <device> <key>=<value>...", "Set keys of a device", cobra.MinimumNArgs(3), func(h holder, args []string) error {
+		d, err := known(h, args[0])
+		if err != nil {
+			return err
+		}
+		change, err := assignments(args[1:])
+		if err != nil {
+			return err
+		}
+		maps.Copy(d, change)
+		return h.save(h.devices)
+	})
+	verb("unset <name> <device> <key>", "Unset a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
+		d, err := known(h, args[0])
+		if err != nil {
+			return err
+		}
+		delete(d, args[1])
+		return h.save(h.devices)
+	})
+	return c
+}

@@ -1,0 +1,638 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/remote"
+)
+
+func (a *app) imageCmd() *cobra.Command {
+	c := &cobra.Command{Use: "image", Short: "Keep images"}
+	c.AddCommand(
+		a.imageListCmd(), a.imageInfoCmd(), a.imageShowCmd(), a.imageEditCmd(), a.imageImportCmd(), a.imageExportCmd(), a.imageDeleteCmd(),
+		a.imagePropertyCmd("get-property"), a.imagePropertyCmd("set-property"), a.imagePropertyCmd("unset-property"),
+		a.imageHashCmd(), a.imageVerifyCmd(), a.imageDfCmd(), a.aliasCmd(),
+	)
+	return c
+}
+
+// image finds the image a word means.
+func (a *app) image(ctx context.Context, word string) (api.Image, string, error) {
+	name, err := a.name(word)
+	if err != nil {
+		return api.Image{}, "", err
+	}
+	if name == "" {
+		name = "default"
+	}
+	return a.client().Images().Resolve(ctx, name)
+}
+
+func imagePath(img api.Image) string { return "/1.0/images/" + img.Fingerprint }
+
+// shortAlias is the shortest alias and how many more there are.
+func shortAlias(img api.Image) string {
+	if len(img.Aliases) == 0 {
+		return ""
+	}
+	short := slices.MinFunc(img.Aliases, func(a, b api.ImageAlias) int { return len(a.Name) - len(b.Name) }).Name
+	if n := len(img.Aliases) - 1; n > 0 {
+		return fmt.Sprintf("%s (%d more)", short, n)
+	}
+	return short
+}
+
+func imageColumns() []column[api.Image] {
+	return []column[api.Image]{
+		{'l', "ALIAS", shortAlias},
+		{'L', "ALIASES", func(i api.Image) string {
+			var names []string
+			for _, a := range i.Aliases {
+				names = append(names, a.Name)
+			}
+			return strings.Join(names, "\n")
+		}},
+		{'f', "FINGERPRINT", func(i api.Image) string { return i.Fingerprint[:12] }},
+		{'F', "FINGERPRINT", func(i api.Image) string { return i.Fingerprint }},
+		{'p', "PUBLIC", func(i api.Image) string { return yesNo(i.Public) }},
+		{'d', "DESCRIPTION", func(i api.Image) string { return i.Properties["description"] }},
+		{'a', "ARCHITECTURE", func(i api.Image) string { return i.Architecture }},
+		{'t', "TYPE", func(i api.Image) string { return strings.ToUpper(i.Type) }},
+		{'s', "SIZE", func(i api.Image) string { return size(i.Size) }},
+		{'u', "UPLOAD DATE", func(i api.Image) string { return day(i.UploadedAt) }},
+		{'e', "PROJECT", func(i api.Image) string { return i.Project }},
+	}
+}
+
+func (a *app) imageListCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "list [<remote>:] [<filter>...]",
+		Aliases: []string{"ls"},
+		Short:   "List images",
+		Long:    "List images. A filter is a part of an alias or of a fingerprint, or key=value: a property (os=debian) or a field (architecture, type, public, cached). All must fit.",
+	}
+	columns := c.Flags().StringP("columns", "c", "lfpdatsu", "columns: l alias, L aliases, f/F fingerprint, p public, d description, a architecture, t type, s size, u upload date, e project")
+	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, words []string) error {
+		cols, err := choose(imageColumns(), *columns)
+		if err != nil {
+			return err
+		}
+		if len(words) > 0 && strings.HasSuffix(words[0], ":") {
+			if _, err := a.name(words[0]); err != nil {
+				return err
+			}
+			words = words[1:]
+		}
+		all, err := client.List[api.Image](c.Context(), a.client(), "/1.0/images", 1)
+		if err != nil {
+			return err
+		}
+		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(i api.Image) bool {
+			return slices.ContainsFunc(words, func(w string) bool { return !imageMatches(i, w, *exact) })
+		}))
+	}
+	return c
+}
+
+// imageMatches says whether an image fits one filter.
+func imageMatches(img api.Image, word string, exact bool) bool {
+	key, value, ok := strings.Cut(word, "=")
+	if !ok {
+		fits := strings.Contains
+		if exact {
+			fits = func(s, word string) bool { return s == word }
+		}
+		return fits(img.Fingerprint, word) || slices.ContainsFunc(img.Aliases, func(a api.ImageAlias) bool { return fits(a.Name, word) })
+	}
+	switch key {
+	case "architecture":
+		if want, err := kiln.ParseArch(value); err == nil {
+			return want == img.Architecture
+		}
+		return fits(img.Architecture, value)
+	case "type":
+		return fits(img.Type, value)
+	case "fingerprint":
+		return strings.HasPrefix(img.Fingerprint, value)
+	case "public":
+		return fits(fmt.Sprint(img.Public), value) || fits(yesNo(img.Public), value)
+	case "cached":
+		return fits(fmt.Sprint(img.Cached), value)
+	case "filename":
+		return fits(img.Filename, value)
+	}
+	key = strings.TrimPrefix(key, "properties.")
+	for k, v := range img.Properties {
+		if keyFits(k, key) && (fits(v, value) || k == "architecture" && sameArch(v, value)) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameArch(a, b string) bool {
+	x, err1 := kiln.ParseArch(a)
+	y, err2 := kiln.ParseArch(b)
+	return err1 == nil && err2 == nil && x == y
+}
+
+// fits compares with a regular expression that must match all of a text.
+func fits(s, pattern string) bool {
+	if strings.EqualFold(s, pattern) {
+		return true
+	}
+	if !strings.ContainsAny(pattern, "^$") {
+		pattern = "^(?:" + pattern + ")$"
+	}
+	re, err := regexp.Compile("(?i)" + pattern)
+	return err == nil && re.MatchString(s)
+}
+
+// keyFits compares dotted keys, each part of which may be abbreviated: "u.blah"
+// fits "user.blah".
+func keyFits(key, short string) bool {
+	if key == short {
+		return true
+	}
+	have, want := strings.Split(key, "."), strings.Split(short, ".")
+	if len(have) != len(want) || len(want) < 2 {
+		return false
+	}
+	for i := range want {
+		if !strings.HasPrefix(have[i], want[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *app) imageInfoCmd() *cobra.Command {
+	return &cobra.Command{Use: "info [<remote>:]<image>", Short: "Tell what is known of an image", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			i, _, err := a.image(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			p := func(format string, args ...any) { fmt.Fprintf(a.Out, format+"\n", args...) }
+			p("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:", i.Fingerprint, size(i.Size), i.Architecture, i.Type, yesNo(i.Public))
+			if i.CreatedAt.Unix() > 0 {
+				p("    Created: %s", minute(i.CreatedAt))
+			}
+			p("    Uploaded: %s\n    Expires: %s\n    Last used: %s\nProperties:", minute(i.UploadedAt), minute(i.ExpiresAt), minute(i.LastUsedAt))
+			for _, k := range slices.Sorted(maps.Keys(i.Properties)) {
+				p("    %s: %s", k, i.Properties[k])
+			}
+			p("Aliases:")
+			for _, al := range i.Aliases {
+				if al.Description != "" {
+					p("    - %s (%s)", al.Name, al.Description)
+				} else {
+					p("    - %s", al.Name)
+				}
+			}
+			p("Cached: %s\nAuto update: %s", yesNo(i.Cached), map[bool]string{true: "enabled", false: "disabled"}[i.AutoUpdate])
+			if len(i.Profiles) == 0 {
+				p("Profiles: []")
+				return nil
+			}
+			p("Profiles:")
+			for _, n := range i.Profiles {
+				p("    - %s", n)
+			}
+			return nil
+		}}
+}
+
+func (a *app) imageShowCmd() *cobra.Command {
+	return &cobra.Command{Use: "show [<remote>:]<image>", Short: "Show what can be edited of an image, as YAML", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			i, _, err := a.image(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return writeYAML(a.Out, i.ImagePut)
+		}}
+}
+
+const imageHelp = `### This is what can be changed of an image, as YAML.
+### Lines that begin with # are left out.
+###
+### properties are your own; an empty value removes one.
+### public makes the image visible to everybody who can reach the server.
+`
+
+// imageYAML is what people write: also the old name of auto_update.
+type imageYAML struct {
+	api.ImagePut `yaml:",inline"`
+	Old          *bool `yaml:"autoupdate,omitempty"`
+}
+
+func (a *app) imageEditCmd() *cobra.Command {
+	return &cobra.Command{Use: "edit [<remote>:]<image>", Short: "Edit an image's properties and flags, in an editor or from standard input", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			i, tag, err := a.image(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return edit(a, imageHelp, i.ImagePut, tag, func(y imageYAML, tag string) error {
+				if y.Old != nil {
+					y.AutoUpdate = *y.Old
+				}
+				return a.client().Change(c.Context(), http.MethodPut, imagePath(i), y.ImagePut, tag)
+			})
+		}}
+}
+
+func (a *app) imageImportCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "import <file>|<directory> [<second file>] [<remote>:] [<key>=<value>...]",
+		Short: "Put an image into the store",
+		Long: "Put an image into the store: one tarball or squashfs with everything, two files (metadata and root filesystem, in either order), a directory, " +
+			"or just a root filesystem, whose metadata is made up then. What a file is is found out from its content.",
+		Args: cobra.MinimumNArgs(1),
+	}
+	aliases := c.Flags().StringArray("alias", nil, "name for the image (repeatable); taken away from another image that has it")
+	public := c.Flags().Bool("public", false, "visible to everybody who can reach the server")
+	reuse := c.Flags().Bool("reuse", false, "delete images that lose their last alias to this one")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		img := kiln.Image{Public: *public, Properties: map[string]string{}}
+		for _, n := range *aliases {
+			if err := kiln.CheckAlias(n); err != nil {
+				return err
+			}
+			img.Aliases = append(img.Aliases, kiln.Alias{Name: n})
+		}
+		var paths []string
+		for i, w := range args {
+			key, value, ok := strings.Cut(w, "=")
+			switch _, err := os.Stat(w); {
+			case i > 0 && strings.HasSuffix(w, ":") && err != nil:
+				if _, err := a.name(w); err != nil {
+					return err
+				}
+			case i > 0 && ok && err != nil:
+				img.Properties[key] = value
+			case strings.HasPrefix(w, "https://"), strings.HasPrefix(w, "http://"):
+				return kiln.Errorf(kiln.Unsupported, "importing from a URL is not supported by this version of kiln; download the file first")
+			default:
+				paths = append(paths, w)
+			}
+		}
+		return a.importImage(c.Context(), remote.Files{Paths: paths}, img, *reuse)
+	}
+	return c
+}
+
+// importImage is kiln.Copy with what the user says of the image.
+func (a *app) importImage(ctx context.Context, src remote.Files, img kiln.Image, reuse bool) error {
+	found, err := src.Find(ctx, "")
+	if err != nil {
+		return err
+	}
+	img.Filename = found.Filename
+	s, err := src.Open(ctx, found)
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, p := range src.Paths {
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+			total += fi.Size()
+		} else {
+			total = -1
+		}
+	}
+	wrap, done := a.progress("Importing "+found.Filename, total)
+	images := a.client().Images()
+	images.Reuse = reuse
+	got, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap})
+	done()
+	err = errors.Join(err, s.Close())
+	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
+		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err, got.Fingerprint)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
+	}
+	a.say("Image imported with fingerprint: %s", got.Fingerprint)
+	return nil
+}
+
+// wrapped is a stream whose reads are watched.
+type wrapped struct {
+	kiln.Stream
+	wrap func(io.Reader) io.Reader
+	now  io.Reader
+}
+
+func (w *wrapped) Next() (kiln.File, error) {
+	f, err := w.Stream.Next()
+	w.now = w.wrap(w.Stream)
+	return f, err
+}
+
+func (w *wrapped) Read(b []byte) (int, error) { return w.now.Read(b) }
+
+func (a *app) imageExportCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
+		Short: "Write an image's files as they came",
+		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			i, _, err := a.image(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			fp, err := kiln.ParseFingerprint(i.Fingerprint)
+			if err != nil {
+				return err
+			}
+			s, err := a.client().Images().Open(c.Context(), kiln.Image{Fingerprint: fp})
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			wrap, done := a.progress("Exporting the image", i.Size)
+			target := "."
+			if len(args) == 2 {
+				target = args[1]
+			}
+			err = a.export(&wrapped{Stream: s, wrap: wrap}, target)
+			done()
+			if err == nil && target != "-" {
+				a.say("Image exported successfully!")
+			}
+			return err
+		}}
+}
+
+// export writes the files of a stream to a target, all of them or none.
+func (a *app) export(s kiln.Stream, target string) error {
+	if target == "-" {
+		for {
+			if _, err := s.Next(); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if _, err := io.Copy(a.Out, s); err != nil {
+				return err
+			}
+		}
+	}
+	if fi, err := os.Stat(target); strings.HasSuffix(target, "/") && (err != nil || !fi.IsDir()) {
+		return kiln.Errorf(kiln.NotFound, "there is no directory %s", target)
+	}
+	var temps, finals []string
+	defer func() {
+		for _, t := range temps {
+			os.Remove(t) // gone if it has its name
+		}
+	}()
+	for {
+		f, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		final := exportName(target, f)
+		temp, err := os.CreateTemp(filepath.Dir(final), ".kiln-export-")
+		if err != nil {
+			return err
+		}
+		temps, finals = append(temps, temp.Name()), append(finals, final)
+		_, err = io.Copy(temp, s)
+		if err := errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close()); err != nil {
+			return err
+		}
+	}
+	for i := range temps {
+		if err := os.Rename(temps[i], finals[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exportName is where a file of an image goes: into a directory under the server's
+// name for it, or under the user's with what belongs after it.
+func exportName(target string, f kiln.File) string {
+	if fi, err := os.Stat(target); err == nil && fi.IsDir() {
+		return filepath.Join(target, f.Name)
+	}
+	switch f.Role {
+	case kiln.Metadata:
+		return target
+	case kiln.Rootfs:
+		return target + ".root"
+	}
+	return target + f.Ext
+}
+
+func (a *app) imageDeleteCmd() *cobra.Command {
+	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			return each(args, func(word string) error {
+				i, _, err := a.image(c.Context(), word)
+				if err != nil {
+					return err
+				}
+				// A few digits may mean another image tomorrow.
+				const enough = 8
+				name, _ := a.name(word)
+				isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
+				if !isAlias && len(name) < enough {
+					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias", name, i.Fingerprint[:12], enough)
+				}
+				return a.client().Change(c.Context(), http.MethodDelete, imagePath(i), nil, "")
+			})
+		}}
+}
+
+func (a *app) imagePropertyCmd(verb string) *cobra.Command {
+	use, n := " [<remote>:]<image> <key>", 2
+	if verb == "set-property" {
+		use, n = use+" <value>", 3
+	}
+	return &cobra.Command{Use: verb + use, Short: strings.ToUpper(verb[:1]) + strings.ReplaceAll(verb[1:], "-", " a ") + " of an image", Args: cobra.ExactArgs(n), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			i, tag, err := a.image(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			key := args[1]
+			value, there := i.Properties[key]
+			switch {
+			case verb == "get-property" && !there, verb == "unset-property" && !there:
+				return kiln.Errorf(kiln.NotFound, "image %q has no property %q%s", args[0], key, kiln.DidYouMean(key, slices.Collect(maps.Keys(i.Properties))))
+			case verb == "get-property":
+				fmt.Fprintln(a.Out, value)
+				return nil
+			case verb == "set-property":
+				i.Properties[key] = args[2]
+			default:
+				delete(i.Properties, key)
+			}
+			return a.client().Change(c.Context(), http.MethodPut, imagePath(i), i.ImagePut, tag)
+		}}
+}
+
+func (a *app) imageHashCmd() *cobra.Command {
+	return &cobra.Command{Use: "hash <file> [<second file>]", Short: "Tell the fingerprint that files have as an image", Args: cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			fp, err := format.Hash(c.Context(), args...)
+			if err == nil {
+				fmt.Fprintln(a.Out, fp)
+			}
+			return err
+		}}
+}
+
+func (a *app) imageVerifyCmd() *cobra.Command {
+	return &cobra.Command{Use: "verify [[<remote>:]<image>...]", Short: "Read images again and compare their hashes; all of them by default", ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				all, err := client.List[api.Image](c.Context(), a.client(), "/1.0/images", 1)
+				if err != nil {
+					return err
+				}
+				for _, i := range all {
+					args = append(args, i.Fingerprint)
+				}
+			}
+			return each(args, func(word string) error {
+				i, _, err := a.image(c.Context(), word)
+				if err != nil {
+					return err
+				}
+				if err := a.client().Change(c.Context(), http.MethodPost, imagePath(i)+"/verify", struct{}{}, ""); err != nil {
+					return err
+				}
+				a.say("%s: good", i.Fingerprint)
+				return nil
+			})
+		}}
+}
+
+func (a *app) imageDfCmd() *cobra.Command {
+	c := &cobra.Command{Use: "df", Short: "Tell what images cost, in bytes", Args: cobra.NoArgs}
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var u api.ImageStoreUsage
+		if _, err := a.client().Get(c.Context(), "/1.0/kiln/images/usage", nil, &u); err != nil {
+			return err
+		}
+		b := func(get func(api.ImageUsage) int64) func(api.ImageUsage) string {
+			return func(i api.ImageUsage) string { return fmt.Sprint(get(i)) }
+		}
+		columns := []column[api.ImageUsage]{
+			{'l', "IMAGE", func(i api.ImageUsage) string {
+				if len(i.Aliases) > 0 {
+					return i.Aliases[0]
+				}
+				return i.Fingerprint[:12]
+			}},
+			{'s', "STORED", b(func(i api.ImageUsage) int64 { return i.Stored })},
+			{'h', "SHARED", b(func(i api.ImageUsage) int64 { return i.Shared })},
+			{'t', "TREE", b(func(i api.ImageUsage) int64 { return i.Tree })},
+			{'k', "TREE KIND", func(i api.ImageUsage) string { return i.TreeKind }},
+			{'u', "USED BY", func(i api.ImageUsage) string { return strings.Join(i.UsedBy, "\n") }},
+		}
+		if strings.HasPrefix(*form, "json") || strings.HasPrefix(*form, "yaml") {
+			return show(a.Out, *form, nil, []api.ImageStoreUsage{u})
+		}
+		if err := show(a.Out, *form, columns, u.Images); err != nil {
+			return err
+		}
+		a.say("stored %s, saved by sharing %s, trees of images %s, free %s",
+			kiln.FormatSize(u.Stored), kiln.FormatSize(u.Shared), kiln.FormatSize(u.Trees), kiln.FormatSize(u.Free))
+		return nil
+	}
+	return c
+}
+
+func (a *app) aliasCmd() *cobra.Command {
+	c := &cobra.Command{Use: "alias", Short: "Keep the names of images"}
+	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
+	form := formatFlag(list)
+	columns := list.Flags().StringP("columns", "c", "aftd", "columns: a alias, f fingerprint, t type, d description")
+	list.RunE = func(c *cobra.Command, words []string) error {
+		cols, err := choose([]column[api.ImageAliasesEntry]{
+			{'a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }},
+			{'f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return e.Target[:12] }},
+			{'t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }},
+			{'d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }},
+		}, *columns)
+		if err != nil {
+			return err
+		}
+		all, err := client.List[api.ImageAliasesEntry](c.Context(), a.client(), "/1.0/images/aliases", 1)
+		if err != nil {
+			return err
+		}
+		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
+			return slices.ContainsFunc(words, func(w string) bool {
+				return !strings.HasSuffix(w, ":") && !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
+			})
+		}))
+	}
+	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Give an image a name", Args: cobra.ExactArgs(2)}
+	description := create.Flags().String("description", "", "what it is for")
+	create.RunE = func(c *cobra.Command, args []string) error {
+		name, err := a.name(args[0])
+		if err != nil {
+			return err
+		}
+		return a.client().Change(c.Context(), http.MethodPost, "/1.0/images/aliases", api.ImageAliasesEntry{Name: name, Description: *description, Target: args[1]}, "")
+	}
+	c.AddCommand(list, create,
+		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			name, err := a.name(args[0])
+			if err != nil {
+				return err
+			}
+			return a.client().Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", name), api.Rename{Name: args[1]}, "")
+		}},
+		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"}, Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			return each(args, func(word string) error {
+				name, err := a.name(word)
+				if err != nil {
+					return err
+				}
+				return a.client().Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", name), nil, "")
+			})
+		}},
+		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			name, err := a.name(args[0])
+			if err != nil {
+				return err
+			}
+			var e api.ImageAliasesEntry
+			if _, err := a.client().Get(c.Context(), client.Path("/1.0/images/aliases", name), nil, &e); err != nil {
+				return err
+			}
+			return writeYAML(a.Out, e)
+		}},
+	)
+	return c
+}

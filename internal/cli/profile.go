@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func profilePath(name string) string { return client.Path("/1.0/profiles", name) }
+
+func (a *app) profile(ctx context.Context, word string) (api.Profile, string, error) {
+	var p api.Profile
+	name, err := a.name(word)
+	if err != nil {
+		return p, "", err
+	}
+	tag, err := a.client().Get(ctx, profilePath(name), nil, &p)
+	return p, tag, err
+}
+
+func (a *app) saveProfile(ctx context.Context, p api.Profile, tag string) error {
+	put := api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}
+	return a.client().Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
+}
+
+func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
+	p, tag, err := a.profile(ctx, word)
+	return holder{p.Devices, func(d map[string]map[string]string) error {
+		p.Devices = d
+		return a.saveProfile(ctx, p, tag)
+	}}, err
+}
+
+func (a *app) profileCmd() *cobra.Command {
+	c := &cobra.Command{Use: "profile", Short: "Keep configuration that instances share"}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles", Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, _ []string) error {
+		all, err := client.List[api.Profile](c.Context(), a.client(), "/1.0/profiles", 1)
+		if err != nil {
+			return err
+		}
+		return show(a.Out, *form, []column[api.Profile]{
+			{'n', "NAME", func(p api.Profile) string { return p.Name }},
+			{'d', "DESCRIPTION", func(p api.Profile) string { return p.Description }},
+			{'u', "USED BY", func(p api.Profile) string { return fmt.Sprint(len(p.UsedBy)) }},
+		}, all)
+	}
+	c.AddCommand(list, a.deviceCmd(a.profileHolder))
+	verb := func(use, short string, n cobra.PositionalArgs, f func(ctx context.Context, args []string) error) {
+		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error { return f(c.Context(), args) }})
+	}
+	verb("show <profile>", "Show a profile as YAML", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+		p, _, err := a.profile(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return writeYAML(a.Out, p)
+	})
+	verb("create <profile>", "Make a profile, from YAML on standard input if it is no terminal", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+		name, err := a.name(args[0])
+		if err != nil {
+			return err
+		}
+		post := api.ProfilesPost{Name: name}
+		if !terminal(a.In) {
+			b, err := io.ReadAll(a.In)
+			if err != nil {
+				return err
+			}
+			if post.ProfilePut, err = parseYAML[api.ProfilePut](b); err != nil {
+				return err
+			}
+		}
+		if err := a.client().Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
+			return err
+		}
+		a.say("Profile %s created", name)
+		return nil
+	})
+	verb("edit <profile>", "Edit a profile", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+		p, tag, err := a.profile(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		now := api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}
+		return edit(a, editHelp, now, tag, func(put api.ProfilePut, tag string) error {
+			return a.client().Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
+		})
+	})
+	verb("delete <profile>...", "Delete profiles", cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
+		return each(args, func(word string) error {
+			name, err := a.name(word)
+			if err == nil {
+				err = a.client().Change(ctx, http.MethodDelete, profilePath(name), nil, "")
+			}
+			if err == nil {
+				a.say("Profile %s deleted", name)
+			}
+			return err
+		})
+	})
+	verb("rename <profile> <new name>", "Rename a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		return a.client().Change(ctx, http.MethodPost, profilePath(args[0]), api.Rename{Name: args[1]}, "")
+	})
+	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		p, _, err := a.profile(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		post := api.ProfilesPost{Name: args[1], ProfilePut: api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}}
+		return a.client().Change(ctx, http.MethodPost, "/1.0/profiles", post, "")
+	})
+	verb("get <profile> <key>", "Show the value of a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		p, _, err := a.profile(ctx, args[0])
+		if err == nil {
+			fmt.Fprintln(a.Out, p.Config[args[1]])
+		}
+		return err
+	})
+	verb("set <profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
+		p, tag, err := a.profile(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		change, err := assignments(args[1:])
+		if err != nil {
+			return err
+		}
+		for k, v := range change {
+			p.Config[k] = v
+		}
+		return a.saveProfile(ctx, p, tag)
+	})
+	verb("unset <profile> <key>", "Unset a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		p, tag, err := a.profile(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		delete(p.Config, args[1])
+		return a.saveProfile(ctx, p, tag)
+	})
+	a.profileUseVerbs(verb)
+	return c
+}
+
+// profileUseVerbs are the verbs that change which profiles an instance has.
+func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArgs, f func(context.Context, []string) error)) {
+	change := func(ctx context.Context, word string, f func([]string) ([]string, error)) error {
+		i, tag, err := a.instance(ctx, word)
+		if err != nil {
+			return err
+		}
+		if i.Profiles, err = f(i.Profiles); err != nil {
+			return err
+		}
+		return a.client().Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, tag)
+	}
+	verb("assign <instance> <profile>[,<profile>...]", "Give an instance these profiles and no others", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		return change(ctx, args[0], func([]string) ([]string, error) {
+			return strings.FieldsFunc(args[1], func(r rune) bool { return r == ',' }), nil
+		})
+	})
+	verb("add <instance> <profile>", "Give an instance one more profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		return change(ctx, args[0], func(have []string) ([]string, error) { return append(have, args[1]), nil })
+	})
+	verb("remove <instance> <profile>", "Take a profile from an instance", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		return change(ctx, args[0], func(have []string) ([]string, error) {
+			at := slices.Index(have, args[1])
+			if at < 0 {
+				return nil, kiln.Errorf(kiln.NotFound, "instance %q doesn't use the profile %q", args[0], args[1])
+			}
+			return slices.Delete(have, at, at+1), nil
+		})
+	})
+}

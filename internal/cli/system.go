@@ -1,0 +1,280 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func (a *app) daemonCmd() *cobra.Command {
+	c := &cobra.Command{Use: "daemon", Short: "Run the daemon, until it is told to stop", Args: cobra.NoArgs,
+		Long: "Run the daemon in the foreground. It makes everything it needs on its first start. On SIGTERM and SIGINT it ends and the instances keep running; \"kiln shutdown\" stops them too."}
+	o := DaemonOptions{}
+	c.Flags().StringVar(&o.Dir, "dir", client.Dir(), "where everything is kept")
+	c.Flags().StringVar(&o.Listen, "listen", "", "address to listen on besides the socket")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o.Debug = a.debug
+		return a.deps.Daemon(c.Context(), o)
+	}
+	return c
+}
+
+func (a *app) shutdownCmd() *cobra.Command {
+	c := &cobra.Command{Use: "shutdown", Short: "Stop all instances and the daemon", Args: cobra.NoArgs}
+	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: as long as it takes")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		ctx := c.Context()
+		if *timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
+			defer cancel()
+		}
+		if err := a.client().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
+			return err
+		}
+		for { // until it doesn't answer any more
+			if _, err := a.client().Get(ctx, "/1.0", nil, nil); err != nil {
+				return ctx.Err()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return c
+}
+
+func (a *app) waitreadyCmd() *cobra.Command {
+	c := &cobra.Command{Use: "waitready", Short: "Wait until the daemon answers", Args: cobra.NoArgs}
+	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: for ever")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		start := time.Now()
+		for {
+			_, err := a.client().Get(c.Context(), "/1.0", nil, nil)
+			if err == nil {
+				return nil
+			}
+			if *timeout > 0 && time.Since(start) > time.Duration(*timeout)*time.Second {
+				return kiln.Errorf(kiln.Timeout, "the daemon isn't ready after %d s: %w", *timeout, err)
+			}
+			select {
+			case <-c.Context().Done():
+				return c.Context().Err()
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return c
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Show the versions of client and server", Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, _ []string) error {
+		fmt.Fprintf(a.Out, "Client version: %s\n", a.deps.Version)
+		var s api.Server
+		if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+			fmt.Fprintln(a.Out, "Server version: unreachable")
+			return nil
+		}
+		fmt.Fprintf(a.Out, "Server version: %s\n", s.Environment.ServerVersion)
+		return nil
+	}}
+}
+
+func (a *app) operationCmd() *cobra.Command {
+	c := &cobra.Command{Use: "operation", Short: "Look at work in the background"}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations", Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, _ []string) error {
+		var byStatus map[string][]api.Operation
+		if _, err := a.client().Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+			return err
+		}
+		var all []api.Operation
+		for _, ops := range byStatus {
+			all = append(all, ops...)
+		}
+		return show(a.Out, *form, []column[api.Operation]{
+			{'i', "ID", func(o api.Operation) string { return o.ID }},
+			{'t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }},
+			{'d', "DESCRIPTION", func(o api.Operation) string { return o.Description }},
+			{'s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }},
+			{'c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }},
+			{'u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }},
+		}, all)
+	}
+	path := func(word string) (string, error) {
+		id, err := a.name(word)
+		return client.Path("/1.0/operations", id), err
+	}
+	c.AddCommand(list,
+		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			p, err := path(args[0])
+			if err != nil {
+				return err
+			}
+			var o api.Operation
+			if _, err := a.client().Get(c.Context(), p, nil, &o); err != nil {
+				return err
+			}
+			return writeYAML(a.Out, o)
+		}},
+		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Ask an operation to stop", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			p, err := path(args[0])
+			if err != nil {
+				return err
+			}
+			return a.client().Change(c.Context(), http.MethodDelete, p, nil, "")
+		}},
+		&cobra.Command{Use: "wait <operation>", Short: "Wait for the end of an operation", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			_, err := a.client().Wait(c.Context(), args[0])
+			return err
+		}},
+	)
+	return c
+}
+
+func (a *app) monitorCmd() *cobra.Command {
+	c := &cobra.Command{Use: "monitor [<remote>:]", Short: "Show what happens, as it happens", Args: cobra.MaximumNArgs(1)}
+	types := c.Flags().StringArray("type", nil, "operation, lifecycle or logging (repeatable)")
+	form := c.Flags().StringP("format", "f", "yaml", "yaml or json")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *form != "yaml" && *form != "json" {
+			return usageError{fmt.Errorf("unknown format %q; it is yaml or json", *form)}
+		}
+		err := a.client().Events(c.Context(), *types, func(e api.Event) error {
+			if *form == "json" {
+				return json.NewEncoder(a.Out).Encode(e)
+			}
+			var v any
+			b, err := json.Marshal(e)
+			if err := errors.Join(err, json.Unmarshal(b, &v)); err != nil {
+				return err
+			}
+			if err := writeYAML(a.Out, v); err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(a.Out, "\n\n")
+			return err
+		})
+		if c.Context().Err() != nil {
+			return nil
+		}
+		return err
+	}
+	return c
+}
+
+func (a *app) queryCmd() *cobra.Command {
+	c := &cobra.Command{Use: "query [<remote>:]<path>", Short: "Send a request to the API and show the answer", Args: cobra.ExactArgs(1)}
+	method := c.Flags().StringP("request", "X", http.MethodGet, "method")
+	data := c.Flags().StringP("data", "d", "", "JSON to send")
+	wait := c.Flags().Bool("wait", false, "wait for the operation")
+	raw := c.Flags().Bool("raw", false, "show the answer as it comes")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		path, err := a.name(args[0])
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(path, "/") {
+			return usageError{fmt.Errorf("%q is no path of the API; they begin with /1.0", args[0])}
+		}
+		r := client.Request{Method: *method, Path: path}
+		if *data != "" {
+			r.Body = json.RawMessage(*data)
+		}
+		if *raw {
+			resp, err := a.client().Raw(c.Context(), r)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			_, err = io.Copy(a.Out, resp.Body)
+			return err
+		}
+		var out any
+		_, op, err := a.client().Do(c.Context(), r, &out)
+		if err != nil {
+			return err
+		}
+		if op != nil {
+			out = op
+			if *wait {
+				if out, err = a.client().Wait(c.Context(), op.ID); err != nil {
+					return err
+				}
+			}
+		}
+		e := json.NewEncoder(a.Out)
+		e.SetIndent("", "\t")
+		return e.Encode(out)
+	}
+	return c
+}
+
+func (a *app) remoteCmd() *cobra.Command {
+	c := &cobra.Command{Use: "remote", Short: "List servers"}
+	type row struct{ Name, URL, Protocol string }
+	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List servers; there is the local one yet", Args: cobra.NoArgs}
+	form := formatFlag(list)
+	list.RunE = func(*cobra.Command, []string) error {
+		return show(a.Out, *form, []column[row]{
+			{'n', "NAME", func(r row) string { return r.Name + " (current)" }},
+			{'u', "URL", func(r row) string { return r.URL }},
+			{'p', "PROTOCOL", func(r row) string { return r.Protocol }},
+		}, []row{{"local", "unix://", "kiln"}})
+	}
+	c.AddCommand(list, &cobra.Command{Use: "get-default", Short: "Show the server that is used when none is named", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		fmt.Fprintln(a.Out, "local")
+		return nil
+	}})
+	return c
+}
+
+// completeTime bounds how long a completion may take.
+const completeTime = 200 * time.Millisecond
+
+func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 && !strings.Contains(c.Use, "...") {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
+	defer cancel()
+	all, err := client.List[api.ImageAliasesEntry](ctx, a.client(), "/1.0/images/aliases", 1)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, e := range all {
+		names = append(names, e.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeInstances(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 && !strings.Contains(c.Use, ">...") {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
+	defer cancel()
+	all, err := client.List[api.Instance](ctx, a.client(), "/1.0/instances", 1)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, i := range all {
+		if !slices.Contains(args, i.Name) {
+			names = append(names, i.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
