@@ -86,3 +86,9 @@ func (i *Interface) count(dev string) {
 		}
 	}
 }
+
+// Up reports whether the interface is switched on.
+func (i Interface) Up() bool { return i.Flags&net.FlagUp != 0 }
+
+// Loopback reports whether the interface leads nowhere else.
+func (i Interface) Loopback() bool { return i.Flags&net.FlagLoopback != 0 }
