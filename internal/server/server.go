@@ -33,6 +33,7 @@ type Server struct {
 	d        *daemon.Daemon
 	log      *slog.Logger
 	mux      *http.ServeMux
+	aliases  *http.ServeMux // names of aliases can look like other paths of images
 	sessions sessions
 	shutdown func()
 }
@@ -40,9 +41,13 @@ type Server struct {
 // New makes the server of a daemon. shutdown is called when a client asks the
 // daemon to end with its instances stopped.
 func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
-	s := &Server{d: d, log: log, mux: http.NewServeMux(), shutdown: shutdown}
+	s := &Server{d: d, log: log, mux: http.NewServeMux(), aliases: http.NewServeMux(), shutdown: shutdown}
 	for pattern, methods := range s.routes() {
-		s.mux.Handle(pattern, s.methods(methods))
+		mux := s.mux
+		if strings.HasPrefix(pattern, aliasPath) {
+			mux = s.aliases
+		}
+		mux.Handle(pattern, s.methods(methods))
 	}
 	return s
 }
@@ -91,8 +96,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, r, kiln.Errorf(kiln.NotFound, "Project not found: %q; kiln has the one called \"default\"", p))
 		return
 	}
+	if strings.HasPrefix(r.URL.Path, aliasPath) {
+		s.aliases.ServeHTTP(w, r)
+		return
+	}
 	s.mux.ServeHTTP(w, r)
 }
+
+const aliasPath = "/1.0/images/aliases/"
 
 // A handler does the work of one method on one path. What it returns is answered
 // in one place: a value as it is, an operation as "async", a reply in its own way.
