@@ -61,7 +61,7 @@ type Lifecycle struct {
 
 // Server is what GET /1.0 tells.
 type Server struct {
-	Config        map[string]any `json:"config,omitempty" yaml:"config"`
+	Config        map[string]any `json:"config" yaml:"config"`
 	APIExtensions []string       `json:"api_extensions" yaml:"api_extensions"`
 	APIStatus     string         `json:"api_status" yaml:"api_status"`
 	APIVersion    string         `json:"api_version" yaml:"api_version"`

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+)
+
+// TestMain lets the test binary be the command that the scripts call.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"kiln": main})
+}
+
+// TestScripts runs the transcripts in testdata/script, each with a daemon, an
+// empty store and the images of fixtures.
+func TestScripts(t *testing.T) {
+	images := fixtures(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			// The path of a socket is short.
+			dir, err := os.MkdirTemp("", "kiln-")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(dir) }) // after those below
+			e.Setenv("KILN_DIR", dir)
+			e.Setenv("LXD_DIR", dir)
+			e.Setenv("LXD_CONF", filepath.Join(e.WorkDir, "lxc-conf"))
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("IMAGES", images)
+			e.Setenv("NO_COLOR", "1")
+			e.Defer(func() { killAll(t, dir) })
+			return nil
+		},
+	})
+}
+
+// killAll ends the instances of scripts that failed half-way.
+func killAll(t *testing.T, dir string) {
+	boxes, err := filepath.Glob(filepath.Join(dir, "boxes", "*"))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, path := range boxes {
+		if b, err := box.Open(path); err == nil {
+			_ = b.Kill(t.Context())
+			_, _ = b.Next(t.Context())
+			_ = b.Close()
+		}
+	}
+}
+
+// fixtures makes images in every form.
+func fixtures(t *testing.T) string {
+	dir := t.TempDir()
+	write := func(name string, b []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unified := formattest.Unified(t)
+	meta, rootfs := formattest.Split(t)
+	write("unified.tar", unified)
+	write("unified.tar.gz", formattest.Compress(t, unified, "gzip"))
+	write("unified.squashfs", formattest.Squashfs(t, unified))
+	write("meta.tar.xz", formattest.Compress(t, meta, "xz"))
+	write("rootfs.tar.zst", formattest.Compress(t, rootfs, "zstd"))
+	write("rootfs.squashfs", formattest.Squashfs(t, rootfs))
+	write("tiny1.tar", formattest.Tiny(t, "1"))
+	write("tiny2.tar", formattest.Tiny(t, "2"))
+	write("truncated.tar.gz", formattest.Compress(t, unified, "gzip")[:100_000])
+	write("garbage", []byte("this is no image"))
+	write("wrapped.tar", formattest.Tar(t, formattest.File{Name: "image/metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "image/rootfs/", Type: '5', Mode: 0o755}))
+	write("escape.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "rootfs/../../etc/passwd", Body: "x"}))
+	write("nodate.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: amd64\n"}, formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755}))
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "-C", tree, "-xf", filepath.Join(dir, "unified.tar")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}

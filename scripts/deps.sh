@@ -1,0 +1,68 @@
+#!/bin/sh
+# Installs what a job needs and the machine lacks: deps.sh build|test|demo.
+set -eu
+
+# liblxc's headers are in lxc-dev on Debian 12 and in liblxc-dev on Debian 13.
+headers() {
+	if apt-cache show liblxc-dev >/dev/null 2>&1; then echo liblxc-dev; else echo lxc-dev; fi
+}
+
+need=""
+want() { # package, and a file or command that comes with it
+	case "$2" in
+	/*) [ -e "$2" ] || need="$need $1" ;;
+	*) command -v "$2" >/dev/null 2>&1 || need="$need $1" ;;
+	esac
+}
+
+case "$1" in
+build)
+	want gcc gcc
+	want libc6-dev /usr/include/stdio.h
+	want pkg-config pkg-config
+	want git git
+	want ca-certificates /etc/ssl/certs/ca-certificates.crt
+	[ -e /usr/include/lxc/lxccontainer.h ] || need="$need HEADERS"
+	;;
+test | demo)
+	want xz-utils xz
+	want zstd zstd
+	want squashfs-tools-ng sqfs2tar
+	want mmdebstrap mmdebstrap
+	;;
+*)
+	echo "usage: $0 build|test|demo" >&2
+	exit 2
+	;;
+esac
+if [ "$1" = test ]; then
+	want busybox-static /bin/busybox
+	want bzip2 bzip2
+	want lz4 lz4
+	want squashfs-tools mksquashfs
+	want erofs-utils fsck.erofs
+	want btrfs-progs mkfs.btrfs
+	want xfsprogs mkfs.xfs
+	want acl setfacl
+	want libcap2-bin setcap
+	want lxd-client lxc
+	want lxd lxd
+fi
+if [ -n "$need" ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "kiln: these packages are missing, and only root can install them:$need" >&2
+		exit 1
+	fi
+	log=$(mktemp)
+	trap 'rm -f "$log"' EXIT
+	echo "Installing what is missing ..."
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+	need=$(echo "$need" | sed "s/HEADERS/$(headers)/")
+	# shellcheck disable=SC2086 # a list of words
+	apt-get install -y -qq --no-install-recommends $need >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+fi
+if [ "$1" = build ] && ! command -v go >/dev/null 2>&1 && ! [ -x /usr/local/go/bin/go ]; then
+	echo "kiln: Go 1.26 or newer is needed to build; install it in /usr/local/go or put it on the PATH" >&2
+	exit 1
+fi
