@@ -190,7 +190,7 @@ func (w *walker) entry(h *tar.Header) (*Entry, error) {
 
 func (w *walker) typed(e *Entry, h *tar.Header) error {
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse, tar.TypeCont:
+	case tar.TypeReg, oldRegular, tar.TypeGNUSparse, tar.TypeCont:
 		e.Type, e.Size = Regular, h.Size
 		if strings.HasSuffix(h.Name, "/") { // a directory of the oldest tars
 			e.Type, e.Size = Dir, 0
@@ -300,3 +300,6 @@ func keepXattr(name string) bool {
 	}
 	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && len(name) <= 255
 }
+
+// oldRegular is the type of a plain file in the oldest tars.
+const oldRegular = '\x00'

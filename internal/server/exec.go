@@ -53,7 +53,6 @@ func (s *sessions) get(id string) *session {
 
 // session is one command with its websockets.
 type session struct {
-	ids   chan string          // of its operation, once it is known
 	fds   map[string]string    // secrets, by "0", "1", "2", "control"
 	ended chan struct{}        // closed when the websockets may go
 	conns map[string]chan conn // where each websocket arrives, once

@@ -1,0 +1,116 @@
+package blob
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/blob/blobtest"
+)
+
+func TestDir(t *testing.T) {
+	blobtest.Run(t, func(t *testing.T) blobtest.Store {
+		d, err := Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	})
+}
+
+func TestWriter(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := d.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "hello")
+	if b, _ := io.ReadAll(io.NewSectionReader(w.File(), 0, w.Size())); string(b) != "hello" {
+		t.Errorf("what was written reads as %q", b)
+	}
+	w.Close()
+	if temps, _ := os.ReadDir(filepath.Join(d.path, "tmp")); len(temps) != 0 {
+		t.Errorf("left after Close: %v", temps)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep, _ := d.Put(strings.NewReader("keep"), kiln.Fingerprint{})
+	drop, _ := d.Put(strings.NewReader("drop"), kiln.Fingerprint{})
+	if _, err := d.Create(-1); err != nil { // its owner dies
+		t.Fatal(err)
+	}
+	if err := d.Sweep(func(fp kiln.Fingerprint) bool { return fp == keep }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Stat(keep); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Stat(drop); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("%v", err)
+	}
+	if temps, _ := os.ReadDir(filepath.Join(d.path, "tmp")); len(temps) != 0 {
+		t.Errorf("left: %v", temps)
+	}
+}
+
+// TestDiskFull has a file system of one megabyte.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=1m", "kiln-test", dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount needs root: %s", out)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	d, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Create(258_000_000); !errors.Is(err, kiln.NoSpace) || !strings.Contains(err.Error(), "need 258 MB, 1.0 MB free in "+dir) {
+		t.Errorf("before: %v", err)
+	}
+	if _, err := d.Put(bytes.NewReader(make([]byte, 2<<20)), kiln.Fingerprint{}); !errors.Is(err, kiln.NoSpace) || !strings.Contains(err.Error(), "free in "+dir) {
+		t.Errorf("on the way: %v", err)
+	}
+	if free, err := d.Free(); err != nil || free < 900_000 {
+		t.Errorf("left behind: %d free, %v", free, err)
+	}
+}
+
+func TestConcurrentPuts(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := bytes.Repeat([]byte("x"), 1<<20)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if fp, err := d.Put(bytes.NewReader(content), sha256.Sum256(content)); err != nil || fp != sha256.Sum256(content) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	n := 0
+	d.List(func(kiln.Fingerprint, int64) error { n++; return nil })
+	if n != 1 {
+		t.Errorf("%d blobs", n)
+	}
+}
