@@ -175,7 +175,7 @@ func Execute(ctx context.Context, source string, vars pongo2.Context) (string, e
 		return r.text, nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return "", kiln.Errorf(kiln.Timeout, "Failed to render template: it takes longer than %v", maxTime)
-	case errors.Is(r.err, errTooMuch) || strings.Contains(r.err.Error(), errTooMuch.Error()):
+	case errors.Is(r.err, errTooMuch):
 		return "", kiln.Errorf(kiln.TooLarge, "Failed to render template: %w", errTooMuch)
 	}
 	return "", kiln.Errorf(kiln.Invalid, "Failed to render template: %w", r.err)
@@ -197,7 +197,7 @@ func execute(ctx context.Context, source string, vars pongo2.Context) (string, e
 	if err := t.ExecuteWriterUnbuffered(vars, out); err != nil {
 		return "", err
 	}
-	return out.String(), nil
+	return out.String(), out.err // which the library doesn't look at
 }
 
 var errTooMuch = fmt.Errorf("it writes more than %d bytes", maxOutput)
@@ -206,14 +206,18 @@ var errTooMuch = fmt.Errorf("it writes more than %d bytes", maxOutput)
 type bounded struct {
 	strings.Builder
 	ctx context.Context
+	err error // the first, which stays
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
+	if b.err == nil {
+		b.err = b.ctx.Err()
 	}
-	if b.Len()+len(p) > maxOutput {
-		return 0, errTooMuch
+	if b.err == nil && b.Len()+len(p) > maxOutput {
+		b.err = errTooMuch
+	}
+	if b.err != nil {
+		return 0, b.err
 	}
 	return b.Builder.Write(p)
 }

@@ -64,14 +64,14 @@ func (w world) read(name string) string {
 func TestContext(t *testing.T) {
 	for source, want := range map[string]string{
 		"name={{ container.name }} arch={{ instance.architecture }} priv={{ container.privileged }} eph={{ container.ephemeral }} itype={{ instance.type }}": "name=c1 arch=x86_64 priv=false eph=false itype=container",
-		`{{ config_get("user.foo", "dflt") }}`:             "bar",
-		`{{ config_get("user.none", "dflt") }}`:            "dflt",
+		`{{ config_get("user.foo", "dflt") }}`:              "bar",
+		`{{ config_get("user.none", "dflt") }}`:             "dflt",
 		`{{ config_get("user.none", properties.default) }}`: "from the template",
-		`{{ trigger }} {{ path }}`:                         "create /etc/x",
-		`{{ devices.root.path }}`:                          "/",
-		"{{ container.name }}\n":                           "c1\n",
-		`{{ "<&>" }}`:                                      "<&>",
-		`{% if container.name == "c1" %}yes{% endif %}`:    "yes",
+		`{{ trigger }} {{ path }}`:                          "create /etc/x",
+		`{{ devices.root.path }}`:                           "/",
+		"{{ container.name }}\n":                            "c1\n",
+		`{{ "<&>" }}`:                                       "<&>",
+		`{% if container.name == "c1" %}yes{% endif %}`:     "yes",
 	} {
 		w := newWorld(t)
 		w.template("x.tpl", source)
@@ -104,10 +104,13 @@ func TestFiles(t *testing.T) {
 	other := entry
 	other.When = []string{"copy"}
 	err := w.render("start", map[string]Entry{
-		"/etc/existing": entry, "/etc/kept": once, "/etc/inside": entry, "/etc/outside": entry, "/deep/er/file": owned, "/etc/other": other,
+		"/etc/existing": entry, "/etc/kept": once, "/etc/inside": entry, "/deep/er/file": owned, "/etc/other": other,
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := w.render("start", map[string]Entry{"/etc/outside": entry}); err == nil {
+		t.Error("a symlink to what isn't inside was followed")
 	}
 	for name, want := range map[string]string{"etc/existing": "new", "etc/kept": "old", "etc/real": "new", "deep/er/file": "new"} {
 		if got := w.read(name); got != want {
@@ -154,7 +157,7 @@ func TestErrors(t *testing.T) {
 func TestStrangersPrograms(t *testing.T) {
 	for what, source := range map[string]string{
 		"include": `{% include "/etc/hostname" %}`, "ssi": `{% ssi "/etc/hostname" %}`, "import": `{% import "/etc/hostname" x %}`, "extends": `{% extends "/etc/hostname" %}`,
-		"much": `{% for a in "` + strings.Repeat("x", 2000) + `" %}` + strings.Repeat("y", 1000) + `{% endfor %}`,
+		"much":  `{% for a in "` + strings.Repeat("x", 2000) + `" %}` + strings.Repeat("y", 1000) + `{% endfor %}`,
 		"panic": `{{ boom() }}`,
 	} {
 		_, err := Execute(t.Context(), source, pongo2.Context{"boom": func() string { panic("boom") }})

@@ -52,7 +52,7 @@ func newNamespace(dir string) (*namespace, error) {
 		if err := unix.Mount("kiln", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700,size=1m"); err != nil {
 			return err
 		}
-		for _, sub := range []string{"base", "layer"} {
+		for _, sub := range []string{"base", "layer", noLayer} {
 			if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 				return err
 			}
@@ -254,15 +254,18 @@ func (n *namespace) userNS(ctx context.Context, ids []IDMap, upper bool) (*os.Fi
 	return f, nil
 }
 
+// noLayer is the directory that stands for a lower layer that there isn't.
+const noLayer = "empty"
+
 // layer attaches a directory with mapped ids at a place in the namespace.
-func layer(from, to string, userns *os.File, attr uint64) error {
+func layer(from, to string, userns *os.File) error {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", from, err)
 	}
 	defer unix.Close(fd)
 	if userns != nil {
-		a := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | attr, Userns_fd: uint64(userns.Fd())}
+		a := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
 		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &a); err != nil {
 			return fmt.Errorf("map the ids of %s: %w", from, err)
 		}
@@ -309,13 +312,12 @@ func (n *namespace) overlay(ctx context.Context, lower, data string, ids []IDMap
 			_ = os.Remove(dir)
 		}()
 		if lower == "" {
-			if err := os.Mkdir(filepath.Join(dir, "l"), 0o755); err != nil {
-				return err
-			}
-		} else if err := layer(lower, filepath.Join(dir, "l"), lowerNS, 0); err != nil {
+			lower, lowerNS = noLayer, nil // nobody sees who it belongs to
+		}
+		if err := layer(lower, filepath.Join(dir, "l"), lowerNS); err != nil {
 			return err
 		}
-		if err := layer(data, filepath.Join(dir, "d"), upperNS, 0); err != nil {
+		if err := layer(data, filepath.Join(dir, "d"), upperNS); err != nil {
 			return err
 		}
 		// Short and plain names: no path of the host is in the options.

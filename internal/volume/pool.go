@@ -173,6 +173,9 @@ func (p *Pool) Empty(ctx context.Context, name string) (*Volume, error) {
 }
 
 func (p *Pool) create(name string, base kiln.Fingerprint) (*Volume, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
 	err := p.appear(p.volumeDir(name), func(dir string) error {
 		// Owned by the container's root, which is 0 in every layer.
 		if err := errors.Join(os.Mkdir(filepath.Join(dir, "upper"), 0o755), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
@@ -189,9 +192,6 @@ func (p *Pool) create(name string, base kiln.Fingerprint) (*Volume, error) {
 // appear makes a directory that is there whole or not at all. The error is
 // Conflict when it is there.
 func (p *Pool) appear(dir string, fill func(temp string) error) error {
-	if err := checkName(filepath.Base(dir)); err != nil {
-		return err
-	}
 	temp, err := os.MkdirTemp(filepath.Join(p.dir, "tmp"), "new-")
 	if err != nil {
 		return err
@@ -252,6 +252,9 @@ func (p *Pool) Rename(from, to string) error {
 // grows with what the volume changed, not with its size; where the file system
 // can share blocks not even that is copied. Errors: NotFound, Conflict.
 func (p *Pool) Copy(ctx context.Context, from, to string) (*Volume, error) {
+	if err := checkName(to); err != nil {
+		return nil, err
+	}
 	v, err := p.Get(from)
 	if err != nil {
 		return nil, err
