@@ -109,6 +109,10 @@ func (b *bench) setUp() {
 		b.fail("%v", err)
 	}
 	b.ends = append(b.ends, func() { os.RemoveAll(b.dir) })
+	// LXD's containers must be able to search it.
+	if err := os.Chmod(b.dir, 0o711); err != nil {
+		b.fail("%v", err)
+	}
 	b.images = filepath.Join(b.dir, "images")
 	cache := os.Getenv("KILN_TEST_CACHE")
 	if cache == "" {

@@ -1,0 +1,72 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+)
+
+// TestWithoutErofs has a kernel that can't mount EROFS: trees are directories.
+func TestWithoutErofs(t *testing.T) {
+	p, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	p.erofs = false
+	fp := kiln.Fingerprint{1}
+	v, err := p.Clone(t.Context(), "a", fp, func(context.Context) (Content, error) {
+		return Content{Unpack: func(_ context.Context, rootfs, meta archive.TreeWriter) error {
+			return rootfs.Add(&archive.Entry{Path: "etc/file", Type: archive.Regular, Mode: 0o640, UID: 7, Size: 2}, strings.NewReader("hi"))
+		}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := p.Images(); err != nil || list[0].Kind != kindDir {
+		t.Errorf("%+v, %v", list, err)
+	}
+	f, err := v.Mount(t.Context(), []IDMap{{0, 1_000_000, 65536}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/etc/file", f.Fd())); string(b) != "hi" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestTreeOfAnotherBoot wasn't on the disk yet when the host crashed.
+func TestTreeOfAnotherBoot(t *testing.T) {
+	dir := t.TempDir()
+	p, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fp := kiln.Fingerprint{1}
+	content := func(context.Context) (Content, error) {
+		return Content{Unpack: func(context.Context, archive.TreeWriter, archive.TreeWriter) error { return nil }}, nil
+	}
+	if _, err := p.Clone(t.Context(), "a", fp, content); err != nil {
+		t.Fatal(err)
+	}
+	p.Close() // waits for the tree to settle
+	if _, err := os.Stat(p.imageDir(fp) + "/" + unsynced); !os.IsNotExist(err) {
+		t.Errorf("the mark is still there: %v", err)
+	}
+	if err := os.WriteFile(p.imageDir(fp)+"/"+unsynced, []byte("another boot"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if list, err := p.Images(); len(list) != 0 || err != nil {
+		t.Errorf("it is still trusted: %v, %v", list, err)
+	}
+}
