@@ -1,10 +1,12 @@
 package archive
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -85,5 +87,5 @@ func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Unsupported, "read a squashfs: %w; install the package squashfs-tools-ng", err)
 	}
-	return p, nil
+	return readAhead(p, bufio.NewReader(strings.NewReader(""))), nil
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/archive/erofs"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 )
 
 var then = time.Unix(1_600_000_000, 123_000_000).UTC()
@@ -120,7 +122,9 @@ func look(t testing.TB, dir string) map[string]string {
 		}
 		buf := make([]byte, 4096)
 		if n, err := unix.Llistxattr(p, buf); err == nil && n > 0 {
-			for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+			names := strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00")
+			slices.Sort(names)
+			for _, name := range names {
 				v := make([]byte, 4096)
 				m, _ := unix.Lgetxattr(p, name, v)
 				line += fmt.Sprintf(" %s=%x", name, v[:max(m, 0)])
@@ -199,7 +203,7 @@ func TestWritersAgree(t *testing.T) {
 }
 
 func TestDebianTree(t *testing.T) {
-	f, err := os.Open(debianTar(t))
+	f, err := os.Open(formattest.Debian(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,30 +213,6 @@ func TestDebianTree(t *testing.T) {
 	if d := cmp.Diff(look(t, dir), look(t, toErofs(t, f))); d != "" {
 		t.Errorf("directory (-) and erofs (+):\n%s", d)
 	}
-}
-
-// debianTar is a real system, made once per machine.
-func debianTar(t testing.TB) string {
-	t.Helper()
-	dir := os.Getenv("KILN_TEST_CACHE")
-	if dir == "" {
-		dir = "/var/cache/kiln-test"
-	}
-	path := filepath.Join(dir, "debian.tar")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("mmdebstrap", "--variant=minbase", "--format=tar", "--include=systemd,systemd-sysv,dbus", "", path+".new")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("mmdebstrap: %v\n%s", err, out)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func TestPackIsReproducible(t *testing.T) {
@@ -261,7 +241,7 @@ func TestPackIsReproducible(t *testing.T) {
 }
 
 func BenchmarkUnpack(b *testing.B) {
-	data, err := os.ReadFile(debianTar(b))
+	data, err := os.ReadFile(formattest.Debian(b))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 )
 
 const firstID = 1_000_000
@@ -483,4 +484,65 @@ func BenchmarkExec(b *testing.B) {
 	for b.Loop() {
 		run(b, box, ExecSpec{Command: []string{"/bin/true"}})
 	}
+}
+
+// TestPureV2 runs the tests of life again where cgroup v2 is all there is, as on
+// hosts of today: in a mount namespace that shows nothing else.
+func TestPureV2(t *testing.T) {
+	if unified() == cgroupRoot {
+		return // this host is one
+	}
+	cmd := exec.Command("unshare", "--mount", "sh", "-c",
+		`umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$0" -test.v -test.run '^(TestExec|TestTerminal|TestFreeze|TestShutdown|TestPoweroffAndReboot|TestDaemonKilled|TestUnprivileged)$'`,
+		"/proc/"+strconv.Itoa(os.Getpid())+"/exe")
+	out, err := cmd.CombinedOutput()
+	if err != nil || bytes.Count(out, []byte("--- PASS")) != 7 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestSystemd boots a real Debian to the end.
+func TestSystemd(t *testing.T) {
+	tree := t.TempDir()
+	if out, err := exec.Command("tar", "-C", tree, "--numeric-owner", "-xf", formattest.Debian(t)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	filepath.WalkDir(tree, func(p string, e fs.DirEntry, _ error) error {
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		if err := os.Lchown(p, int(st.Uid)+firstID, int(st.Gid)+firstID); err != nil || e.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		return unix.Chmod(p, st.Mode&0o7777)
+	})
+	b := start(t, spec(t, tree))
+	var state string
+	eventually(t, "systemd is up", func() bool {
+		_, state = run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "is-system-running"}})
+		state = strings.TrimSpace(state)
+		return state == "running" || state == "degraded"
+	})
+	if state != "running" {
+		_, failed := run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "--failed", "--no-pager"}})
+		t.Errorf("systemd is %s:\n%s", state, failed)
+	}
+	before := b.InitPID()
+	run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "reboot"}})
+	if e, err := b.Next(t.Context()); err != nil || e.Kind != Rebooted || b.InitPID() == before {
+		t.Errorf("after reboot: %v, %v", e, err)
+	}
+	eventually(t, "it is up again", func() bool {
+		_, s := run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "is-system-running"}})
+		return strings.TrimSpace(s) == "running"
+	})
+	from := time.Now()
+	if err := b.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := b.Next(t.Context()); err != nil || e.Kind != Stopped {
+		t.Errorf("after shutdown: %v, %v", e, err)
+	}
+	t.Logf("a clean stop took %v", time.Since(from))
 }

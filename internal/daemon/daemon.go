@@ -160,7 +160,12 @@ func (d *Daemon) limits(ctx context.Context) (archive.Limits, error) {
 		return archive.Limits{}, err
 	}
 	most, err := kiln.ParseSize(v)
-	return archive.Limits{Bytes: most}, err
+	if err != nil {
+		return archive.Limits{}, err
+	}
+	// What doesn't fit on the disk can't be launched.
+	free, err := d.pool.Free()
+	return archive.Limits{Bytes: min(most, free)}, err
 }
 
 // dropTrees removes what the pool made of images that neither the store nor an

@@ -32,6 +32,10 @@ func (d *Daemon) DeleteImage(ctx context.Context, fp kiln.Fingerprint) *op.Opera
 }
 
 func (d *Daemon) deleteImage(ctx context.Context, fp kiln.Fingerprint) error {
+	// Instances may need the tree after what it was made from is gone.
+	if err := d.pool.Settle(fp); err != nil {
+		return err
+	}
 	if err := d.Images.Delete(ctx, fp); err != nil {
 		return err
 	}

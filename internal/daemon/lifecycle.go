@@ -18,8 +18,7 @@ func (d *Daemon) tell(action, source string, context map[string]any) {
 	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Context: context})
 }
 
-// instanceChanged hears of every change of an instance. The tree of an image
-// that is no longer in the store goes with its last instance.
+// instanceChanged hears of every change of an instance.
 func (d *Daemon) instanceChanged(c instance.Change) {
 	d.tell("instance-"+c.Action, instanceURL(c.Name), nil)
 }

@@ -31,7 +31,7 @@ func (s *Set) applyTemplates(ctx context.Context, i Instance, vol *volume.Volume
 	}
 	defer meta.Close()
 	m, err := readMetadata(meta)
-	if errors.Is(err, kiln.NotFound) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {

@@ -55,7 +55,13 @@ func TestTreeOfAnotherBoot(t *testing.T) {
 	if _, err := p.Clone(t.Context(), "a", fp, content); err != nil {
 		t.Fatal(err)
 	}
-	p.Close() // waits for the tree to settle
+	if _, err := os.Stat(p.imageDir(fp) + "/" + unsynced); err != nil {
+		t.Errorf("a new tree has no mark: %v", err)
+	}
+	if err := p.Settle(fp); err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
 	if _, err := os.Stat(p.imageDir(fp) + "/" + unsynced); !os.IsNotExist(err) {
 		t.Errorf("the mark is still there: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -97,12 +98,34 @@ func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(
 	if err != nil {
 		return err
 	}
-	p.wg.Go(func() { _ = settle(dir) }) // if not, the next boot makes the tree again
+	p.settleLater(fp)
 	return nil
 }
 
-// settle brings a new tree to stable storage and says so.
-func settle(dir string) error {
+// settleDelay leaves the disk to whoever waits for an instance of the new tree.
+const settleDelay = 5 * time.Second
+
+// settleLater brings a new tree to stable storage soon. If it can't, or the pool
+// is closed before, the next owner does it, or the next boot makes it again.
+func (p *Pool) settleLater(fp kiln.Fingerprint) {
+	p.wg.Go(func() {
+		select {
+		case <-time.After(settleDelay):
+			_ = p.Settle(fp)
+		case <-p.closing:
+		}
+	})
+}
+
+// Settle returns when the tree of an image is on stable storage, as it must be
+// before what it was made from goes away. None is no error.
+func (p *Pool) Settle(fp kiln.Fingerprint) error {
+	p.settling.Lock()
+	defer p.settling.Unlock()
+	dir := p.imageDir(fp)
+	if _, err := os.Stat(filepath.Join(dir, unsynced)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err := syncFS(dir); err != nil {
 		return err
 	}
@@ -133,7 +156,7 @@ func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, 
 	case c.Squashfs != "":
 		r = imageRecord{kindSquashfs, c.Subdir}
 		// A link of its own: the tree stays when the store lets go of the file.
-		err = errors.Join(os.Link(c.Squashfs, filepath.Join(dir, "rootfs.squashfs")), c.Unpack(ctx, nil, meta))
+		err = errors.Join(os.Link(c.Squashfs, filepath.Join(dir, "rootfs.squashfs")), mountedMeta(ctx, c, meta))
 	case p.erofs:
 		r.Kind = kindErofs
 		err = writeErofs(ctx, filepath.Join(dir, "rootfs.erofs"), fp, c, meta)
@@ -143,7 +166,57 @@ func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, 
 	if err := errors.Join(err, meta.Close()); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(dir, "image.json"), r)
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "image.json"), b, 0o600) // as lasting as the tree
+}
+
+// mountedMeta takes the metadata of an image that is mounted as it is: from the
+// mount when they are in the same file, which saves reading all of that.
+func mountedMeta(ctx context.Context, c Content, meta archive.TreeWriter) error {
+	if c.Subdir == "" {
+		return c.Unpack(ctx, nil, meta)
+	}
+	fd, err := mountFile(kindSquashfs, c.Squashfs)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", c.Squashfs, err)
+	}
+	defer unix.Close(fd)
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	names := []string{"metadata.yaml"}
+	templates, err := fs.ReadDir(root.FS(), "templates")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, t := range templates {
+		names = append(names, "templates/"+t.Name())
+	}
+	for _, name := range names {
+		if err := addFile(root, name, meta); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addFile copies a plain file into a tree; others are left out.
+func addFile(root *os.Root, name string, to archive.TreeWriter) error {
+	fi, err := root.Lstat(name)
+	if err != nil || !fi.Mode().IsRegular() {
+		return err
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return to.Add(&archive.Entry{Path: name, Type: archive.Regular, Mode: 0o644, Size: fi.Size(), ModTime: fi.ModTime()}, f)
 }
 
 func writeErofs(ctx context.Context, path string, fp kiln.Fingerprint, c Content, meta archive.TreeWriter) error {
@@ -205,8 +278,8 @@ func (p *Pool) dropUnsynced() error {
 		}
 		if string(b) != boot {
 			err = p.discard(filepath.Dir(m))
-		} else {
-			p.wg.Go(func() { _ = settle(filepath.Dir(m)) })
+		} else if fp, perr := kiln.ParseFingerprint(filepath.Base(filepath.Dir(m))); perr == nil {
+			p.settleLater(fp)
 		}
 		if err != nil {
 			return err

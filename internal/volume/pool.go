@@ -43,9 +43,12 @@ type Pool struct {
 	ns    *namespace
 	erofs bool
 
+	closing  chan struct{}
+	wg       sync.WaitGroup
+	settling sync.Mutex
+
 	mu      sync.Mutex
 	filling map[kiln.Fingerprint]*fill
-	wg      sync.WaitGroup
 }
 
 // fill is the making of one image's tree, which many may wait for.
@@ -78,7 +81,7 @@ func Open(dir string) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
 	}
-	p := &Pool{dir: dir, ns: ns, erofs: hasErofs(), filling: map[kiln.Fingerprint]*fill{}}
+	p := &Pool{dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}), filling: map[kiln.Fingerprint]*fill{}}
 	return p, p.dropUnsynced()
 }
 
@@ -94,6 +97,7 @@ func hasErofs() bool {
 
 // Close lets go of the mounts that the pool holds. Volumes in use stay mounted.
 func (p *Pool) Close() error {
+	close(p.closing)
 	p.wg.Wait()
 	return p.ns.Close()
 }

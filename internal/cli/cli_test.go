@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+)
+
+func TestExitCodes(t *testing.T) {
+	for err, want := range map[error]int{
+		errors.New("x"): 1, usageError{errors.New("x")}: 2, kiln.Errorf(kiln.NotFound, "x"): 3, kiln.Errorf(kiln.Conflict, "x"): 4, kiln.Errorf(kiln.Denied, "x"): 5,
+		kiln.Errorf(kiln.Network, "x"): 6, kiln.Errorf(kiln.Integrity, "x"): 7, kiln.Errorf(kiln.NoSpace, "x"): 8, kiln.Errorf(kiln.Timeout, "x"): 9, context.Canceled: 9,
+		fmt.Errorf("many: %w", errors.Join(kiln.Errorf(kiln.NotFound, "x"))): 3,
+	} {
+		if got := exit(err); got != want {
+			t.Errorf("%v: %d, want %d", err, got, want)
+		}
+	}
+}
+
+func TestMain_usage(t *testing.T) {
+	for words, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"imag":                   {2, `unknown command "imag" for "kiln"; did you mean "image"?`},
+		"image alias lst":        {2, `did you mean "list"?`},
+		"list --colunms n":       {2, `did you mean "columns"?`},
+		"image info":             {2, "usage: kiln image info"},
+		"list -c nz":             {2, "Unknown column shorthand char 'z' in 'nz'"},
+		"image list -f xml":      {6, ""},
+		"exec c1":                {2, "usage: kiln exec"},
+		"launch x --vm":          {1, "not virtual machines"},
+		"image info other:x":     {3, `The remote "other" doesn't exist`},
+		"image info loca:x":      {3, `did you mean "local"?`},
+		"config set c1 a":        {2, "not of the form key=value"},
+		"exec -t -T c1 -- true":  {2, "-t and -T"},
+		"query images":           {2, "no path of the API"},
+		"monitor -f xml":         {2, "unknown format"},
+		"image import http://x/": {1, "URL"},
+	} {
+		t.Setenv("KILN_SOCKET", "/nowhere")
+		var out, err bytes.Buffer
+		code := Main(t.Context(), strings.Fields(words), Streams{In: strings.NewReader(""), Out: &out, Err: &err}, Deps{})
+		if code != want.code || !strings.Contains(err.String(), want.text) || !strings.HasPrefix(err.String(), "kiln: ") || out.Len() > 0 {
+			t.Errorf("%s: %d %q %q", words, code, out.String(), err.String())
+		}
+	}
+}
+
+func TestExecArgs(t *testing.T) {
+	for in, want := range map[string]string{
+		"exec c1 ls -l":                 "exec c1 -- ls -l",
+		"exec c1 -- ls -l":              "exec c1 -- ls -l",
+		"exec -t c1 ls -t":              "exec -t c1 -- ls -t",
+		"exec --env A=b c1 ls":          "exec --env A=b c1 -- ls",
+		"exec --user 5 c1 --cwd /x id":  "exec --user 5 c1 --cwd /x -- id",
+		"-q exec c1 ls --help":          "-q exec c1 -- ls --help",
+		"image list exec":               "image list exec",
+		"exec c1":                       "exec c1",
+		"exec":                          "exec",
+		"exec --env=A=b c1 sh -c x --y": "exec --env=A=b c1 -- sh -c x --y",
+	} {
+		if got := strings.Join(execArgs(strings.Fields(in)), " "); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestImageFilters(t *testing.T) {
+	img := api.Image{Fingerprint: "abc123", Architecture: "x86_64", Type: "container", Aliases: []api.ImageAlias{{Name: "debian/12"}, {Name: "stable"}}}
+	img.Properties = map[string]string{"os": "Debian", "user.note": "x", "architecture": "amd64"}
+	for word, want := range map[string]bool{
+		"deb": true, "c12": true, "zzz": false, "os=debian": true, "os=deb": false, "os=deb.*": true, "architecture=amd64": true, "architecture=arm64": false,
+		"type=container": true, "public=false": true, "public=yes": false, "u.n=x": true, "user.note=x": true, "fingerprint=abc": true, "none=x": false, "os=(": false,
+	} {
+		if got := imageMatches(img, word, false); got != want {
+			t.Errorf("%q: %v", word, got)
+		}
+	}
+	if imageMatches(img, "deb", true) || !imageMatches(img, "stable", true) {
+		t.Error("--exact takes parts")
+	}
+}
+
+func TestShow(t *testing.T) {
+	columns := []column[string]{{'a', "NAME", func(s string) string { return s }}, {'b', "LENGTH", func(s string) string { return fmt.Sprint(len(s)) }}}
+	for format, want := range map[string]string{
+		"csv":              "c2,2\nc10,3\n\"x,y\",3\n,0\n",
+		"csv,header":       "NAME,LENGTH\nc2,2\nc10,3\n\"x,y\",3\n,0\n",
+		"json":             "[\"x,y\",\"\",\"c10\",\"c2\"]\n",
+		"compact,noheader": " c2   2 \n c10  3 \n x,y  3 \n      0 \n",
+	} {
+		var b bytes.Buffer
+		err := show(&b, format, columns, []string{"x,y", "", "c10", "c2"})
+		if d := cmp.Diff(strings.ReplaceAll(want, " \n", "\n"), strings.ReplaceAll(b.String(), " \n", "\n")); d != "" || err != nil {
+			t.Errorf("%s: %s %v", format, d, err)
+		}
+	}
+	if err := show(&bytes.Buffer{}, "xml", columns, nil); exit(err) != 2 {
+		t.Error(err)
+	}
+}
+
+func TestTimesAndSizes(t *testing.T) {
+	at := time.Date(2016, 3, 30, 4, 36, 0, 0, time.UTC)
+	for got, want := range map[string]string{
+		day(at): "Mar 30, 2016 at 4:36am (UTC)", minute(at): "2016/03/30 04:36 UTC", minute(time.Time{}): "never", minute(time.Unix(0, 0)): "never", size(1029713): "0.98MB",
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestShortAlias(t *testing.T) {
+	var img api.Image
+	if got := shortAlias(img); got != "" {
+		t.Error(got)
+	}
+	img.Aliases = []api.ImageAlias{{Name: "long/name"}, {Name: "w"}, {Name: "other"}}
+	if got := shortAlias(img); got != "w (2 more)" {
+		t.Error(got)
+	}
+}

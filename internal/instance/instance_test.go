@@ -1,0 +1,290 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+func TestCheckOptions(t *testing.T) {
+	for key, values := range map[string]map[string]bool{
+		"limits.memory":        {"512MiB": true, "2GB": true, "50%": true, "": true, "0": false, "-1": false, "101%": false, "lots": false},
+		"limits.cpu":           {"2": true, "0-1": true, "0,3-5": true, "0": false, "a": false, "1-": false},
+		"limits.cpu.allowance": {"50%": true, "25ms/100ms": true, "0%": false, "0ms/100ms": false, "1/2": false},
+		"limits.processes":     {"100": true, "-1": false, "x": false},
+		"security.privileged":  {"true": true, "0": true, "maybe": false},
+		"user.anything":        {"x": true},
+		"user.":                {"x": false},
+		"raw.lxc":              {"lxc.x = y": true},
+		"nonsense":             {"x": false},
+	} {
+		for value, ok := range values {
+			err := CheckOptions(map[string]string{key: value})
+			if (err == nil) != ok || err != nil && !errors.Is(err, kiln.Invalid) {
+				t.Errorf("%s=%q: %v", key, value, err)
+			}
+		}
+	}
+}
+
+func TestCheckDevices(t *testing.T) {
+	for _, c := range []struct {
+		device map[string]string
+		kind   kiln.Kind
+	}{
+		{map[string]string{"type": "disk", "path": "/", "pool": "default"}, ""},
+		{map[string]string{"type": "disk", "path": "/srv", "source": "/srv", "readonly": "true"}, ""},
+		{map[string]string{"type": "none"}, ""},
+		{map[string]string{"type": "disk", "path": "/", "pool": "other"}, kiln.NotFound},
+		{map[string]string{"type": "disk", "path": "/", "source": "/x"}, kiln.Invalid},
+		{map[string]string{"type": "disk", "path": "srv", "source": "/srv"}, kiln.Invalid},
+		{map[string]string{"type": "disk", "path": "/a/../b", "source": "/srv"}, kiln.Invalid},
+		{map[string]string{"type": "disk", "path": "/srv", "source": "srv"}, kiln.Invalid},
+		{map[string]string{"type": "disk", "path": "/srv", "source": "/a\nlxc.x = y"}, kiln.Invalid},
+		{map[string]string{"type": "disk", "path": "/srv", "source": "/srv", "colour": "red"}, kiln.Invalid},
+		{map[string]string{"type": "nic"}, kiln.Unsupported},
+		{map[string]string{"type": "zip"}, kiln.Invalid},
+		{map[string]string{}, kiln.Invalid},
+	} {
+		err := CheckDevices(map[string]map[string]string{"d": c.device})
+		if c.kind == "" && err != nil || c.kind != "" && (kiln.KindOf(err) != c.kind || !strings.Contains(err.Error(), `"d"`)) {
+			t.Errorf("%v: %v", c.device, err)
+		}
+	}
+}
+
+func TestHostIDs(t *testing.T) {
+	for _, c := range []struct {
+		uid, gid string
+		want     *box.IDMap
+	}{
+		{"", "", &box.IDMap{Host: defaultFirstID, Size: defaultIDs}},
+		{"other:1:2\n", "", &box.IDMap{Host: defaultFirstID, Size: defaultIDs}},
+		{"user:1:2\nroot:100000:65536\n", "0:100000:65536\n", &box.IDMap{Host: 100000, Size: 65536}},
+		{"root:100000:65536\n", "root:200000:65536\n", nil},
+		{"root:100000:65536\n", "", nil},
+		{"root:100000:1000\n", "root:100000:1000\n", nil},
+		{"root:4294940000:65536\n", "root:4294940000:65536\n", nil},
+		{"root:x:65536\n", "root:x:65536\n", nil},
+	} {
+		dir := t.TempDir()
+		files := map[string]string{"u": c.uid, "g": c.gid}
+		for name, text := range files {
+			if text != "" {
+				os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)
+			}
+		}
+		got, err := hostIDs(filepath.Join(dir, "u"), filepath.Join(dir, "g"))
+		if c.want == nil {
+			if !errors.Is(err, kiln.Invalid) {
+				t.Errorf("%q %q: %v, %v", c.uid, c.gid, got, err)
+			}
+			continue
+		}
+		if d := cmp.Diff([]box.IDMap{*c.want}, got); d != "" || err != nil {
+			t.Errorf("%q %q: %s %v", c.uid, c.gid, d, err)
+		}
+	}
+}
+
+func TestExpand(t *testing.T) {
+	options, devices := expand(
+		Config{Options: map[string]string{"a": "own"}, Devices: map[string]map[string]string{"gone": {"type": "none"}, "mine": {"type": "disk"}}},
+		[]Profile{
+			{Config: map[string]string{"a": "1", "b": "1"}, Devices: map[string]map[string]string{"gone": {"type": "disk"}}},
+			{Config: map[string]string{"b": "2"}},
+		})
+	if d := cmp.Diff(map[string]string{"a": "own", "b": "2"}, options); d != "" || len(devices) != 1 || devices["mine"] == nil {
+		t.Errorf("%s %v", d, devices)
+	}
+}
+
+func TestKeyLock(t *testing.T) {
+	var k keyLock
+	var mu sync.Mutex
+	inside, most := 0, 0
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			unlock, err := k.lock(t.Context(), "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			inside++
+			most = max(most, inside)
+			mu.Unlock()
+			time.Sleep(time.Microsecond)
+			mu.Lock()
+			inside--
+			mu.Unlock()
+			unlock()
+		})
+	}
+	wg.Wait()
+	if most != 1 {
+		t.Errorf("%d at once", most)
+	}
+	unlock, _ := k.lock(t.Context(), "a")
+	other, err := k.lock(t.Context(), "b") // another name is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := k.lock(ctx, "a"); kiln.KindOf(err) != kiln.Timeout {
+		t.Errorf("%v", err)
+	}
+	unlock()
+}
+
+// set is an empty set of instances.
+func set(t *testing.T) (*Set, *db.DB, *volume.Pool) {
+	t.Helper()
+	dir := t.TempDir()
+	d, err := db.Open(t.Context(), filepath.Join(dir, "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CreateProfile(t.Context(), db.Profile{Name: "default", Devices: map[string]map[string]string{"root": {"type": "disk", "path": "/"}}}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := volume.Open(filepath.Join(dir, "pool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), d, p, filepath.Join(dir, "boxes"), "x86_64", func(Change) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), p.Close(), d.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, d, p
+}
+
+func create(t *testing.T, s *Set, p *volume.Pool, name string, c Config) {
+	t.Helper()
+	if c.Profiles == nil {
+		c.Profiles = []string{"default"}
+	}
+	if _, err := p.Empty(t.Context(), "uuid-"+name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Create(t.Context(), New{Name: name, UUID: "uuid-" + name, Architecture: "x86_64", Trigger: "create", Config: c}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRows(t *testing.T) {
+	s, _, p := set(t)
+	create(t, s, p, "a", Config{Options: map[string]string{"user.x": "1", "user.empty": ""}})
+	if err := s.Check(t.Context(), "a", Config{Profiles: []string{"default"}}); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("taken: %v", err)
+	}
+	i, err := s.Get(t.Context(), "a")
+	if err != nil || i.Status != Stopped || i.Options[uuidKey] != "uuid-a" || i.Options[templateKey] != "create" || len(i.Options) != 3 {
+		t.Errorf("%+v, %v", i, err)
+	}
+	change := i.Config
+	change.Options = map[string]string{"user.y": "2"}
+	if err := s.Update(t.Context(), "a", change); err != nil {
+		t.Fatal(err)
+	}
+	if i, _ := s.Get(t.Context(), "a"); i.Options["user.y"] != "2" || i.Options["user.x"] != "" || i.Options[uuidKey] != "uuid-a" {
+		t.Errorf("%+v", i.Options)
+	}
+	change.Options = map[string]string{uuidKey: "other"}
+	if err := s.Update(t.Context(), "a", change); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("another UUID: %v", err)
+	}
+	if err := s.Rename(t.Context(), "a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := s.Get(t.Context(), "b"); err != nil || i.Options[templateKey] != "rename" && i.Options[templateKey] != "create" {
+		t.Errorf("%+v, %v", i, err)
+	}
+	for _, f := range []func() error{
+		func() error { return s.Start(t.Context(), "a") },
+		func() error { return s.Stop(t.Context(), "a", 0, true) },
+		func() error { return s.Delete(t.Context(), "a") },
+		func() error { return s.Rename(t.Context(), "a", "c") },
+		func() error { _, err := s.State(t.Context(), "a"); return err },
+		func() error { _, err := s.Logs(t.Context(), "a"); return err },
+	} {
+		if err := f(); !errors.Is(err, kiln.NotFound) {
+			t.Errorf("what isn't there: %v", err)
+		}
+	}
+	if err := s.Stop(t.Context(), "b", 0, true); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("stop what is stopped: %v", err)
+	}
+	if err := s.Start(t.Context(), "b"); err == nil || !strings.Contains(err.Error(), `start instance "b"`) {
+		t.Errorf("an empty instance starts: %v", err)
+	}
+	if err := s.Delete(t.Context(), "b"); err != nil {
+		t.Error(err)
+	}
+	if names, err := p.List(); len(names) != 0 || err != nil {
+		t.Errorf("%v, %v", names, err)
+	}
+}
+
+// TestGarbage is what a daemon that died in the middle leaves.
+func TestGarbage(t *testing.T) {
+	s, d, p := set(t)
+	create(t, s, p, "a", Config{})
+	if _, err := p.Empty(t.Context(), "never-written-down"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(s.dir, "box-of-nobody"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.EditInstance(t.Context(), "a", func(r *db.Instance) error { r.Running = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), d, p, s.dir, "x86_64", func(Change) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if names, err := p.List(); len(names) != 1 || err != nil {
+		t.Errorf("%v, %v", names, err)
+	}
+	if left, _ := os.ReadDir(s.dir); len(left) != 0 {
+		t.Errorf("%v", left)
+	}
+	if r, err := d.Instance(t.Context(), "a"); r.Running || err != nil {
+		t.Errorf("it is said to run: %v", err)
+	}
+}
+
+func TestRequirements(t *testing.T) {
+	s, _, p := set(t)
+	for name, config := range map[string]map[string]string{
+		"cgroup":     {"image.requirements.cgroup": "v1"},
+		"privileged": {"image.requirements.privileged": "false", "security.privileged": "true"},
+		"nesting":    {"image.requirements.nesting": "true"},
+	} {
+		create(t, s, p, name, Config{Options: config})
+		if err := s.Start(t.Context(), name); err == nil || !strings.Contains(err.Error(), "image of instance") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
