@@ -24,7 +24,7 @@ fuzz: deps
 	@scripts/fuzz.sh $(FUZZTIME)
 
 bench: all
-	@scripts/deps.sh test
+	@scripts/deps.sh bench
 	@$(GO) run ./test/bench $(BENCH)
 
 demo: all

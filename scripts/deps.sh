@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a job needs and the machine lacks: deps.sh build|test|demo.
+# Installs what a job needs and the machine lacks: deps.sh build|test|demo|bench.
 set -eu
 
 # liblxc's headers are in lxc-dev on Debian 12 and in liblxc-dev on Debian 13.
@@ -24,17 +24,26 @@ build)
 	want ca-certificates /etc/ssl/certs/ca-certificates.crt
 	[ -e /usr/include/lxc/lxccontainer.h ] || need="$need HEADERS"
 	;;
-test | demo)
+test | demo | bench)
 	want xz-utils xz
 	want zstd zstd
 	want squashfs-tools-ng sqfs2tar
 	want mmdebstrap mmdebstrap
 	;;
 *)
-	echo "usage: $0 build|test|demo" >&2
+	echo "usage: $0 build|test|demo|bench" >&2
 	exit 2
 	;;
 esac
+if [ "$1" = bench ]; then
+	want busybox-static /bin/busybox
+	want bzip2 bzip2
+	want btrfs-progs mkfs.btrfs
+	want curl curl
+	want procps pgrep
+	want lxd-client lxc
+	want lxd lxd
+fi
 if [ "$1" = test ]; then
 	want busybox-static /bin/busybox
 	want bzip2 bzip2
@@ -46,7 +55,6 @@ if [ "$1" = test ]; then
 	want acl setfacl
 	want libcap2-bin setcap
 	want lxd-client lxc
-	want lxd lxd
 fi
 if [ -n "$need" ]; then
 	if [ "$(id -u)" != 0 ]; then

@@ -11,16 +11,16 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
 go test -race -p 2 -timeout 20m -v ./... >"$log" 2>&1 || status=$?
-grep -E '^(ok|FAIL|panic|\?|--- FAIL|    --- FAIL)' "$log" || true
+grep -a -E '^(ok|FAIL|panic|\?|--- FAIL|    --- FAIL)' "$log" || true
 if [ "$status" != 0 ]; then
-	grep -v -E '^(=== |--- PASS|    --- PASS|PASS)' "$log" | grep -v -E '^(ok|\?) ' | tail -n 200
+	grep -a -v -E '^(=== |--- PASS|    --- PASS|PASS)' "$log" | grep -a -v -E '^(ok|\?) ' | tail -n 200
 fi
-if grep -q -E '^ *--- SKIP' "$log"; then
-	grep -E -A2 '^ *--- SKIP' "$log"
+if grep -a -q -E '^ *--- SKIP' "$log"; then
+	grep -a -E -A2 '^ *--- SKIP' "$log"
 	echo "kiln: a skipped test shows nothing" >&2
 	status=1
 fi
-passed=$(grep -c -E '^ *--- PASS' "$log" || true)
-failed=$(grep -c -E '^ *--- FAIL' "$log" || true)
+passed=$(grep -a -c -E '^ *--- PASS' "$log" || true)
+failed=$(grep -a -c -E '^ *--- FAIL' "$log" || true)
 echo "$passed passed, $failed failed"
 exit "$status"

@@ -344,7 +344,12 @@ func TestDaemonKilled(t *testing.T) {
 
 func TestMonitorKilled(t *testing.T) {
 	s := spec(t, busybox(t, ""))
-	b := start(t, s)
+	b, err := Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Until init is on its own, liblxc has it die with the monitor.
+	eventually(t, "init runs its table", func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
 	b.monitor.signal(unix.SIGKILL)
 	b.monitor.wait(t.Context())
 	b.Close()
@@ -356,7 +361,6 @@ func TestMonitorKilled(t *testing.T) {
 		t.Errorf("exec without a monitor: %v", err)
 	}
 	end(t, again)
-	b.init, b.monitor = process{}, nil // the cleanup finds it gone
 }
 
 func TestFreeze(t *testing.T) {
