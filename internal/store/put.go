@@ -60,7 +60,12 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 	if !img.Fingerprint.IsZero() && img.Fingerprint != p.fingerprint {
 		return kiln.Image{}, kiln.Errorf(kiln.Integrity, "fingerprints don't match, got %s expected %s", p.fingerprint, img.Fingerprint)
 	}
-	return p.commit(img)
+	got, err := p.commit(img)
+	if err != nil && !errors.Is(err, kiln.Conflict) || got.Fingerprint.IsZero() {
+		// No row names these files, unless another image has them.
+		return got, errors.Join(err, s.dropUnused(context.WithoutCancel(ctx), p.files))
+	}
+	return got, err
 }
 
 // putter is one import under way.
@@ -242,7 +247,7 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 		if err != nil {
 			return kiln.Image{}, err
 		}
-		img.Files[i].Hash = hash
+		p.files[i].Hash, img.Files[i].Hash = hash, hash
 	}
 	exists := false
 	err := s.db.Tx(p.ctx, func(tx *db.Tx) error {

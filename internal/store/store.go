@@ -241,22 +241,23 @@ func (s *Store) Delete(ctx context.Context, fp kiln.Fingerprint) error {
 	if err != nil {
 		return err
 	}
+	if err := s.db.Tx(ctx, func(tx *db.Tx) error { return tx.DeleteImage(ctx, fp) }); err != nil {
+		return err
+	}
+	return s.dropUnused(ctx, img.Files)
+}
+
+// dropUnused removes the files that no image has, while none is being added.
+func (s *Store) dropUnused(ctx context.Context, files []kiln.File) error {
 	s.files.Lock()
 	defer s.files.Unlock()
-	var used map[kiln.Fingerprint]int
-	err = s.db.Tx(ctx, func(tx *db.Tx) error {
-		if err := tx.DeleteImage(ctx, fp); err != nil {
-			return err
-		}
-		used, err = tx.Blobs(ctx)
-		return err
-	})
+	used, err := s.db.Blobs(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, f := range img.Files {
-		if used[f.Hash] == 0 {
+	for _, f := range files {
+		if used[f.Hash] == 0 && !f.Hash.IsZero() {
 			errs = append(errs, s.blobs.Delete(f.Hash))
 		}
 	}

@@ -217,6 +217,43 @@ func TestTruncatedAnywhere(t *testing.T) {
 	empty(t, s, dir)
 }
 
+// TestLateConflict loses its alias to somebody while the image is on its way.
+func TestLateConflict(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	other, err := s.Put(t.Context(), kiln.Image{}, files(formattest.Tiny(t, "other")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := files(formattest.Tiny(t, "mine"))
+	late := &hooked{memory: in, before: func() {
+		if err := s.CreateAlias(t.Context(), kiln.Alias{Name: "a", Target: other.Fingerprint}); err != nil {
+			t.Error(err)
+		}
+	}}
+	if _, err := s.Put(t.Context(), kiln.Image{Aliases: alias("a")}, late); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Delete(t.Context(), other.Fingerprint); err != nil {
+		t.Fatal(err)
+	}
+	empty(t, s, dir)
+}
+
+// hooked does something before its first file.
+type hooked struct {
+	*memory
+	before func()
+}
+
+func (h *hooked) Next() (kiln.File, error) {
+	if h.before != nil {
+		h.before()
+		h.before = nil
+	}
+	return h.memory.Next()
+}
+
 func TestZipBomb(t *testing.T) {
 	s := open(t, t.TempDir())
 	s.opts.Limits = func(context.Context) (archive.Limits, error) { return archive.Limits{Bytes: 1 << 20}, nil }
