@@ -13,7 +13,7 @@ status=0
 go test -race -p 2 -timeout 20m -v ./... >"$log" 2>&1 || status=$?
 grep -a -E '^(ok|FAIL|panic|\?|--- FAIL|    --- FAIL)' "$log" || true
 if [ "$status" != 0 ]; then
-	grep -a -v -E '^(=== |--- PASS|    --- PASS|PASS)' "$log" | grep -a -v -E '^(ok|\?) ' | tail -n 200
+	grep -a -v -E '^(=== |ok|\?|PASS)|^ *--- PASS' "$log" | head -n 1000
 fi
 if grep -a -q -E '^ *--- SKIP' "$log"; then
 	grep -a -E -A2 '^ *--- SKIP' "$log"
