@@ -213,8 +213,8 @@ func (x *session) wait(ctx context.Context) (map[string]conn, error) {
 	return conns, nil
 }
 
-// control obeys the control websocket, which may come late. Losing it ends the
-// command.
+// control obeys the control websocket, which may come late. Losing it, other than
+// by a proper close, ends the command.
 func (x *session) control(ctx context.Context, p *box.Process) {
 	var c conn
 	select {
@@ -226,7 +226,9 @@ func (x *session) control(ctx context.Context, p *box.Process) {
 	for {
 		_, b, err := c.Read(ctx)
 		if err != nil {
-			if ctx.Err() == nil {
+			// A client that says goodbye has nothing more to control; one
+			// that is gone without a word wants its command no more.
+			if ctx.Err() == nil && websocket.CloseStatus(err) == -1 {
 				p.Signal(9)
 			}
 			return
