@@ -3,6 +3,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -174,13 +175,20 @@ func encode(v any) json.RawMessage {
 }
 
 func (s *Server) answer(w http.ResponseWriter, status int, a api.Response) {
-	if a.Metadata == nil {
-		a.Metadata = json.RawMessage("null")
+	metadata := a.Metadata
+	if metadata == nil {
+		metadata = json.RawMessage("null")
 	}
+	// The metadata are encoded already, can be megabytes, and come last.
+	a.Metadata = nil
+	envelope := bytes.TrimSuffix(encode(a), []byte("null}"))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	if err := json.NewEncoder(w).Encode(a); err != nil {
-		s.log.Debug("answer a request", "err", err)
+	for _, b := range [][]byte{envelope, metadata, []byte("}\n")} {
+		if _, err := w.Write(b); err != nil {
+			s.log.Debug("answer a request", "err", err)
+			return
+		}
 	}
 }
 

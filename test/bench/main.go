@@ -23,14 +23,16 @@ type bench struct {
 	dir    string // scratch, removed at the end
 	images string
 	n      int
+	count  int
 	ends   []func()
 }
 
 func main() {
 	n := flag.Int("n", 5, "runs of each row")
 	only := flag.String("only", "", "run only the parts whose names have this in them")
+	count := flag.Int("count", 10_000, "images in the store with many")
 	flag.Parse()
-	b := &bench{n: *n}
+	b := &bench{n: *n, count: *count}
 	defer b.end()
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt)
@@ -251,7 +253,7 @@ func (b *bench) warm() {
 
 // many fills both stores with images.
 func (b *bench) many() {
-	const count = 10_000
+	count := b.count
 	fmt.Printf("\n%d images (s, and MB of the daemon)\n", count)
 	row("", "kiln", "lxd", "ratio")
 	b.must(dropInstances + dropImages)
