@@ -114,6 +114,7 @@ func (c *Client) connectExec(ctx context.Context, op *api.Operation, tty bool, x
 
 // receive copies a websocket to its end: an empty text message, or its closing.
 func receive(ctx context.Context, conn *websocket.Conn, w io.Writer) {
+	defer conn.CloseNow()
 	for {
 		kind, b, err := conn.Read(ctx)
 		if err != nil || kind == websocket.MessageText && len(b) == 0 {

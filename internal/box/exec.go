@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -34,8 +35,10 @@ type ExecSpec struct {
 // A Process is a command that runs in a container.
 type Process struct {
 	helper *helper
-	proc   process
 	pty    *os.File
+
+	mu   sync.Mutex
+	proc process // none after Close
 }
 
 // Exec starts a command. The caller waits for it.
@@ -110,6 +113,8 @@ func (p *Process) PID() int { return p.proc.PID }
 
 // Signal sends a signal to the command. One that is gone is no error.
 func (p *Process) Signal(n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err := p.proc.signal(unix.Signal(n)); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
@@ -143,7 +148,10 @@ func (p *Process) Close() error {
 	if p.helper != nil {
 		errs = append(errs, p.helper.Close())
 	}
+	p.mu.Lock()
 	p.proc.Close()
+	p.proc = process{}
+	p.mu.Unlock()
 	if p.pty != nil {
 		errs = append(errs, p.pty.Close())
 	}

@@ -53,8 +53,11 @@ func (s *sessions) get(id string) *session {
 
 // session is one command with its websockets.
 type session struct {
-	fds   map[string]string    // secrets, by "0", "1", "2", "control"
-	ended chan struct{}        // closed when the websockets may go
+	fds   map[string]string // secrets, by "0", "1", "2", "control"
+	ended chan struct{}     // closed when the websockets may go
+	ctx   context.Context   // of the websockets; it outlives the command
+	close context.CancelFunc
+	wg    sync.WaitGroup       // what reads the websockets
 	conns map[string]chan conn // where each websocket arrives, once
 }
 
@@ -65,6 +68,7 @@ type conn struct {
 
 func newSession(fds ...string) (*session, error) {
 	x := &session{fds: map[string]string{}, ended: make(chan struct{}), conns: map[string]chan conn{}}
+	x.ctx, x.close = context.WithCancel(context.Background())
 	for _, fd := range fds {
 		secret := make([]byte, 32)
 		if _, err := rand.Read(secret); err != nil {
@@ -74,6 +78,17 @@ func newSession(fds ...string) (*session, error) {
 		x.conns[fd] = make(chan conn, 1)
 	}
 	return x, nil
+}
+
+// lingerTime is how long a client has to take what was sent, when a command is
+// over: closing at once would cut off what it hasn't read.
+const lingerTime = 3 * time.Second
+
+// linger lets the websockets go when the client has closed them, or had its time.
+func (x *session) linger() {
+	waitOr(&x.wg, lingerTime, x.close)
+	x.close()
+	close(x.ended)
 }
 
 // connect hands a websocket to the command that waits for it, and keeps it open
@@ -148,7 +163,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	started := s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
 		<-ready
 		defer s.sessions.remove(o.ID())
-		defer close(x.ended)
+		defer func() { go x.linger() }()
 		return s.exec(ctx, o, name, spec, x)
 	})
 	s.sessions.add(started.ID(), x)
@@ -222,9 +237,9 @@ func (x *session) control(ctx context.Context, p *box.Process) {
 	case <-ctx.Done():
 		return
 	}
-	ping(ctx, c.Conn)
+	ping(x.ctx, c.Conn)
 	for {
-		_, b, err := c.Read(ctx)
+		_, b, err := c.Read(x.ctx)
 		if err != nil {
 			// A client that says goodbye has nothing more to control; one
 			// that is gone without a word wants its command no more.
@@ -259,16 +274,13 @@ func (s *Server) execTerminal(ctx context.Context, o *op.Operation, name string,
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
-	var wg sync.WaitGroup
-	wg.Go(func() { x.control(ctx, p) })
-	wg.Go(func() { receive(ctx, c, p.PTY()) })
-	ping(ctx, c.Conn)
-	drained := box.Drain(writer{ctx, c}, p.PTY())
+	x.wg.Go(func() { x.control(ctx, p) })
+	x.wg.Go(func() { receive(x.ctx, c, p.PTY(), func() {}) })
+	ping(x.ctx, c.Conn)
+	drained := box.Drain(writer{x.ctx, c}, p.PTY())
 	code, err := p.Wait()
 	o.Set("return", code)
-	finish(ctx, c)
-	cancel()
-	wg.Wait()
+	finish(x.ctx, c)
 	if drained != nil && !gone(drained) {
 		return errors.Join(err, drained)
 	}
@@ -303,27 +315,22 @@ func (s *Server) execPipes(ctx context.Context, o *op.Operation, name string, sp
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
-	var in, out sync.WaitGroup
-	in.Go(func() { x.control(ctx, p) })
-	in.Go(func() {
-		receive(ctx, conns["0"], ours["0"])
-		ours["0"].Close()
-	})
+	var out sync.WaitGroup
+	x.wg.Go(func() { x.control(ctx, p) })
+	x.wg.Go(func() { receive(x.ctx, conns["0"], ours["0"], func() { ours["0"].Close() }) })
 	for _, fd := range []string{"1", "2"} {
 		c := conns[fd]
-		c.Conn.CloseRead(ctx) // nothing is expected from there but pongs
-		ping(ctx, c.Conn)
+		x.wg.Go(func() { receive(x.ctx, c, io.Discard, func() {}) }) // pongs, and its end
+		ping(x.ctx, c.Conn)
 		out.Go(func() {
-			_, _ = io.Copy(writer{ctx, c}, ours[fd]) // who doesn't read loses output
-			finish(ctx, c)
+			_, _ = io.Copy(writer{x.ctx, c}, ours[fd]) // who doesn't read loses output
+			finish(x.ctx, c)
 		})
 	}
 	code, err := p.Wait()
 	// A daemon that the command left behind may hold its output open for ever.
 	waitOr(&out, 5*time.Second, func() { ours["1"].Close(); ours["2"].Close() })
 	o.Set("return", code)
-	cancel()
-	in.Wait()
 	return err
 }
 
@@ -342,16 +349,22 @@ func waitOr(wg *sync.WaitGroup, d time.Duration, then func()) {
 	}
 }
 
-// receive copies what a websocket brings until its end: an empty text message.
-func receive(ctx context.Context, c conn, w io.Writer) {
+// receive copies what a websocket brings until its end, an empty text message,
+// which it tells; then it reads on until the connection is closed.
+func receive(ctx context.Context, c conn, w io.Writer, end func()) {
+	defer end()
 	for {
 		kind, b, err := c.Read(ctx)
-		if err != nil || kind == websocket.MessageText && len(b) == 0 {
+		if err != nil {
 			return
 		}
-		if _, err := w.Write(b); err != nil {
-			// The command doesn't read any more; drop the rest.
+		if kind == websocket.MessageText && len(b) == 0 {
+			end()
 			w = io.Discard
+			continue
+		}
+		if _, err := w.Write(b); err != nil {
+			w = io.Discard // the command doesn't read any more
 		}
 	}
 }
