@@ -103,17 +103,46 @@ func clean(dir, id string) error {
 	for _, h := range hierarchies() {
 		for _, top := range []string{payloadCgroup, monitorCgroup} {
 			errs = append(errs, removeCgroup(filepath.Join(h, top, id)))
-			_ = unix.Rmdir(filepath.Join(h, top)) // stays while others use it
 		}
-		// liblxc's monitors pass through these on their way out.
-		_ = unix.Rmdir(filepath.Join(h, pivotCgroup, "lxc.pivot"))
-		_ = unix.Rmdir(filepath.Join(h, pivotCgroup))
 	}
+	removeTops()
 	removeLock(id)
 	if err := os.Remove(filepath.Join(dir, stateFile)); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// lockTops locks the cgroups that all containers share: a container that is being
+// started is about to make its own in them (unix.LOCK_SH), and nobody may be when
+// they are removed (unix.LOCK_EX).
+func lockTops(how int) (*os.File, error) {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(runDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// removeTops removes the shared cgroups if they are empty and nobody starts.
+func removeTops() {
+	f, err := lockTops(unix.LOCK_EX | unix.LOCK_NB)
+	if err != nil {
+		return // the next container that ends does it
+	}
+	defer f.Close()
+	for _, h := range hierarchies() {
+		// liblxc's monitors pass through its pivot on their way out.
+		for _, top := range []string{payloadCgroup, monitorCgroup, pivotCgroup + "/lxc.pivot", pivotCgroup} {
+			_ = unix.Rmdir(filepath.Join(h, top)) // stays while others use it
+		}
+	}
 }
 
 // removeCgroup removes a cgroup and those below. The kernel is done with a

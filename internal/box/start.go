@@ -50,6 +50,11 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	if err := b.save(); err != nil {
 		return nil, err
 	}
+	starting, err := lockTops(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer starting.Close()
 	if err := b.launch(ctx, append([]*os.File{s.Rootfs}, files...), kinds); err != nil {
 		return nil, errors.Join(err, b.Close(), clean(s.Dir, s.ID))
 	}
