@@ -21,13 +21,13 @@ func (d *DB) Config(ctx context.Context) (map[string]string, error) {
 func (d *DB) SetConfig(ctx context.Context, change map[string]string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		for key, value := range change {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM config WHERE key = ?`, key); err != nil {
+			if _, err := tx.tx.ExecContext(ctx, `DELETE FROM config WHERE key = ?`, key); err != nil {
 				return err
 			}
 			if value == "" {
 				continue
 			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO config (key, value) VALUES (?, ?)`, key, value); err != nil {
+			if _, err := tx.tx.ExecContext(ctx, `INSERT INTO config (key, value) VALUES (?, ?)`, key, value); err != nil {
 				return err
 			}
 		}

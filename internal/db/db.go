@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
+	"os"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -32,10 +34,15 @@ type DB struct {
 const readers = 4
 
 // Open opens the database in a file, which it makes, and brings its tables up to
-// date. Committed transactions survive a loss of power.
+// date. Committed transactions survive a loss of power. The error is Unsupported
+// when a newer kiln has had the database.
 func Open(ctx context.Context, path string) (*DB, error) {
+	if err := private(path); err != nil {
+		return nil, err
+	}
+	file := (&url.URL{Path: path}).EscapedPath() // a "?" would begin the options
 	dsn := func(more string) string {
-		return "file:" + path + "?_journal_mode=WAL&_foreign_keys=on&_busy_timeout=10000&_synchronous=FULL" + more
+		return "file:" + file + "?_journal_mode=WAL&_foreign_keys=on&_busy_timeout=10000&_synchronous=FULL" + more
 	}
 	write, err := sql.Open("sqlite3", dsn("&_txlock=immediate"))
 	if err != nil {
@@ -54,6 +61,16 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	return d, nil
 }
 
+// private makes the file before SQLite does, which would let every user read what
+// instances are configured with. The files beside it get the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o600), f.Close())
+}
+
 func (d *DB) migrate(ctx context.Context) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -63,6 +80,13 @@ func (d *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	has, knows, err := p.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if has > knows {
+		return kiln.Errorf(kiln.Unsupported, "its tables have version %d, this kiln knows up to %d; use the kiln that wrote them, or a newer one", has, knows)
+	}
 	_, err = p.Up(ctx)
 	return err
 }
@@ -71,23 +95,43 @@ func (d *DB) migrate(ctx context.Context) error {
 func (d *DB) Close() error { return errors.Join(d.read.Close(), d.write.Close()) }
 
 // A Tx is a transaction that writes.
-type Tx struct{ *sql.Tx }
+type Tx struct{ tx *sql.Tx }
 
 // Tx runs f in a transaction, which is committed when f returns nil. f sees and
-// changes rows through the Tx only.
+// changes rows through the Tx only. Errors: those of f, NoSpace.
 func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	tx, err := d.write.BeginTx(ctx, nil)
+	if err != nil {
+		return full(err)
+	}
+	defer tx.Rollback()
+	if err := f(&Tx{tx}); err != nil {
+		return full(err)
+	}
+	return full(tx.Commit())
+}
+
+// full gives the error of a full disk its kind.
+func full(err error) error {
+	var e sqlite3.Error
+	if errors.As(err, &e) && e.Code == sqlite3.ErrFull {
+		return kiln.Errorf(kiln.NoSpace, "write to the database: %w", err)
+	}
+	return err
+}
+
+// view runs f on the rows as they are at one moment, which several statements
+// would not see by themselves.
+func (d *DB) view(ctx context.Context, f func(queryer) error) error {
+	tx, err := d.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	if err := f(&Tx{tx}); err != nil {
-		return err
-	}
-	return tx.Commit()
+	return f(tx)
 }
 
-// queryer is what reads: a DB's readers or a Tx.
+// queryer is what reads: a DB's readers or a transaction.
 type queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
@@ -122,7 +166,7 @@ func changed(r sql.Result, err error, what, name string) error {
 // conflict gives the error of a key that exists already its kind.
 func conflict(err error, what, name string) error {
 	var e sqlite3.Error
-	if errors.As(err, &e) && e.Code == sqlite3.ErrConstraint {
+	if errors.As(err, &e) && (e.ExtendedCode == sqlite3.ErrConstraintUnique || e.ExtendedCode == sqlite3.ErrConstraintPrimaryKey) {
 		return kiln.Errorf(kiln.Conflict, "%s %q already exists", what, name)
 	}
 	return err

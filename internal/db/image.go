@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"strings"
 	"time"
 
@@ -45,15 +46,20 @@ func (q ImageQuery) where() (string, []any) {
 	return ` WHERE ` + strings.Join(terms, ` AND `), args
 }
 
-// Images gives the images that a query asks for, newest upload first, in two
-// statements, or three with their files.
-func (d *DB) Images(ctx context.Context, q ImageQuery) ([]kiln.Image, error) {
-	return images(ctx, d.read, q)
+// Images gives the images that a query asks for, in the order they were added, in
+// two statements, or three with their files. They are from one moment: an image
+// comes with all of its files and aliases.
+func (d *DB) Images(ctx context.Context, q ImageQuery) (list []kiln.Image, err error) {
+	err = d.view(ctx, func(v queryer) error {
+		list, err = images(ctx, v, q)
+		return err
+	})
+	return list, err
 }
 
 // Images is the same within a transaction.
 func (tx *Tx) Images(ctx context.Context, q ImageQuery) ([]kiln.Image, error) {
-	return images(ctx, tx, q)
+	return images(ctx, tx.tx, q)
 }
 
 func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error) {
@@ -105,20 +111,22 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 // CreateImage adds an image with its files and properties, not its aliases. The
 // error is Conflict when it is there.
 func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
-	r, err := tx.ExecContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
-		created_at, expires_at, last_used_at, uploaded_at, properties, profiles) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	// A statement that fails would end the transaction in PostgreSQL.
+	var id int64
+	err := tx.tx.QueryRowContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
+		created_at, expires_at, last_used_at, uploaded_at, properties, profiles) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (fingerprint) DO NOTHING RETURNING id`,
 		i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
 		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
-		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)))
-	if err != nil {
-		return conflict(err, "Image", i.Fingerprint.String())
+		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles))).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return kiln.Errorf(kiln.Conflict, "Image %q already exists", i.Fingerprint)
 	}
-	id, err := r.LastInsertId()
 	if err != nil {
 		return err
 	}
 	for n, f := range i.Files {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO image_files (image_id, position, role, hash, size, name, ext) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		if _, err := tx.tx.ExecContext(ctx, `INSERT INTO image_files (image_id, position, role, hash, size, name, ext) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			id, n, f.Role, f.Hash.String(), f.Size, f.Name, f.Ext); err != nil {
 			return err
 		}
@@ -128,11 +136,11 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 
 func (tx *Tx) setProperties(ctx context.Context, i kiln.Image) error {
 	const image = `(SELECT id FROM images WHERE fingerprint = ?)`
-	if _, err := tx.ExecContext(ctx, `DELETE FROM image_properties WHERE image_id = `+image, i.Fingerprint.String()); err != nil {
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_properties WHERE image_id = `+image, i.Fingerprint.String()); err != nil {
 		return err
 	}
 	for key, value := range i.Properties {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO image_properties (image_id, key, value) VALUES (`+image+`, ?, ?)`,
+		if _, err := tx.tx.ExecContext(ctx, `INSERT INTO image_properties (image_id, key, value) VALUES (`+image+`, ?, ?)`,
 			i.Fingerprint.String(), key, strings.ToLower(value)); err != nil {
 			return err
 		}
@@ -142,7 +150,7 @@ func (tx *Tx) setProperties(ctx context.Context, i kiln.Image) error {
 
 // UpdateImage writes what can change of an image. The error is NotFound.
 func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
-	r, err := tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ? WHERE fingerprint = ?`,
+	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ? WHERE fingerprint = ?`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
 		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), i.Fingerprint.String())
 	if err := changed(r, err, "Image", i.Fingerprint.String()); err != nil {
@@ -153,13 +161,13 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 
 // TouchImage sets when an image was used. The error is NotFound.
 func (tx *Tx) TouchImage(ctx context.Context, fp kiln.Fingerprint, t time.Time) error {
-	r, err := tx.ExecContext(ctx, `UPDATE images SET last_used_at = ? WHERE fingerprint = ?`, timeText(t), fp.String())
+	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET last_used_at = ? WHERE fingerprint = ?`, timeText(t), fp.String())
 	return changed(r, err, "Image", fp.String())
 }
 
 // DeleteImage removes an image with its aliases. The error is NotFound.
 func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
-	r, err := tx.ExecContext(ctx, `DELETE FROM images WHERE fingerprint = ?`, fp.String())
+	r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE fingerprint = ?`, fp.String())
 	return changed(r, err, "Image", fp.String())
 }
 
@@ -182,7 +190,7 @@ func (d *DB) Alias(ctx context.Context, name string) (kiln.Alias, error) {
 
 // Alias is the same within a transaction.
 func (tx *Tx) Alias(ctx context.Context, name string) (kiln.Alias, error) {
-	return alias(ctx, tx, name)
+	return alias(ctx, tx.tx, name)
 }
 
 func alias(ctx context.Context, q queryer, name string) (kiln.Alias, error) {
@@ -195,17 +203,17 @@ func alias(ctx context.Context, q queryer, name string) (kiln.Alias, error) {
 // SetAlias makes an alias or moves the one of that name. The error is NotFound
 // when the image isn't there.
 func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
-	if _, err := tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, a.Name); err != nil {
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, a.Name); err != nil {
 		return err
 	}
-	r, err := tx.ExecContext(ctx, `INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
+	r, err := tx.tx.ExecContext(ctx, `INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
 		a.Name, a.Description, a.Target.String())
 	return changed(r, err, "Image", a.Target.String())
 }
 
 // RenameAlias changes a name. Errors: NotFound, Conflict.
 func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
-	r, err := tx.ExecContext(ctx, `UPDATE image_aliases SET name = ? WHERE name = ?`, to, from)
+	r, err := tx.tx.ExecContext(ctx, `UPDATE image_aliases SET name = ? WHERE name = ?`, to, from)
 	if err != nil {
 		return conflict(err, "Alias", to)
 	}
@@ -214,19 +222,14 @@ func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
 
 // DeleteAlias removes an alias. The error is NotFound.
 func (tx *Tx) DeleteAlias(ctx context.Context, name string) error {
-	r, err := tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, name)
+	r, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, name)
 	return changed(r, err, "Image alias", name)
 }
 
 // Blobs gives how many images each blob belongs to.
-func (d *DB) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) { return blobs(ctx, d.read) }
-
-// Blobs is the same within a transaction.
-func (tx *Tx) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) { return blobs(ctx, tx) }
-
-func blobs(ctx context.Context, q queryer) (map[kiln.Fingerprint]int, error) {
+func (d *DB) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) {
 	m := map[kiln.Fingerprint]int{}
-	err := each(ctx, q, `SELECT hash, count(*) FROM image_files GROUP BY hash`, nil, func(rows *sql.Rows) error {
+	err := each(ctx, d.read, `SELECT hash, count(*) FROM image_files GROUP BY hash`, nil, func(rows *sql.Rows) error {
 		var fp kiln.Fingerprint
 		var n int
 		err := rows.Scan(hashColumn{&fp}, &n)
@@ -234,4 +237,11 @@ func blobs(ctx context.Context, q queryer) (map[kiln.Fingerprint]int, error) {
 		return err
 	})
 	return m, err
+}
+
+// HasBlob reports whether a blob belongs to any image.
+func (d *DB) HasBlob(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
+	var has bool
+	err := d.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM image_files WHERE hash = ?)`, fp.String()).Scan(&has)
+	return has, err
 }

@@ -73,7 +73,7 @@ func getInstance(ctx context.Context, q queryer, name string) (Instance, error) 
 // CreateInstance adds a row. The error is Conflict when the name is taken.
 func (d *DB) CreateInstance(ctx context.Context, i Instance) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
+		_, err := tx.tx.ExecContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
 		return conflict(err, "Instance", i.Name)
 	})
 }
@@ -82,14 +82,14 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance) error {
 // one transaction. Errors: NotFound, and those of f.
 func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		i, err := getInstance(ctx, tx, name)
+		i, err := getInstance(ctx, tx.tx, name)
 		if err != nil {
 			return err
 		}
 		if err := f(&i); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
+		_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
 			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ?, profiles = ? WHERE name = ?`, append(i.values()[1:], name)...)
 		return err
 	})
@@ -98,7 +98,7 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 // RenameInstance changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE name = ?`, to, from)
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE name = ?`, to, from)
 		if err != nil {
 			return conflict(err, "Instance", to)
 		}
@@ -109,7 +109,7 @@ func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 // DeleteInstance removes a row. The error is NotFound.
 func (d *DB) DeleteInstance(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.ExecContext(ctx, `DELETE FROM instances WHERE name = ?`, name)
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instances WHERE name = ?`, name)
 		return changed(r, err, "Instance", name)
 	})
 }

@@ -36,7 +36,7 @@ func (d *DB) Profile(ctx context.Context, name string) (Profile, error) {
 // CreateProfile adds a row. The error is Conflict when the name is taken.
 func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO profiles (name, description, config, devices) VALUES (?, ?, ?, ?)`,
+		_, err := tx.tx.ExecContext(ctx, `INSERT INTO profiles (name, description, config, devices) VALUES (?, ?, ?, ?)`,
 			p.Name, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)))
 		return conflict(err, "Profile", p.Name)
 	})
@@ -45,7 +45,7 @@ func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 // UpdateProfile replaces all but the name of a row. The error is NotFound.
 func (d *DB) UpdateProfile(ctx context.Context, p Profile) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ? WHERE name = ?`,
+		r, err := tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ? WHERE name = ?`,
 			p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), p.Name)
 		return changed(r, err, "Profile", p.Name)
 	})
@@ -55,7 +55,7 @@ func (d *DB) UpdateProfile(ctx context.Context, p Profile) error {
 // Errors: NotFound, Conflict.
 func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.ExecContext(ctx, `UPDATE profiles SET name = ? WHERE name = ?`, to, from)
+		r, err := tx.tx.ExecContext(ctx, `UPDATE profiles SET name = ? WHERE name = ?`, to, from)
 		if err != nil {
 			return conflict(err, "Profile", to)
 		}
@@ -69,7 +69,7 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 // DeleteProfile removes a row, and the name from images. The error is NotFound.
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.ExecContext(ctx, `DELETE FROM profiles WHERE name = ?`, name)
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM profiles WHERE name = ?`, name)
 		if err := changed(r, err, "Profile", name); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func replaceProfile(ctx context.Context, tx *Tx, from, to string) error {
 		{`SELECT fingerprint, profiles FROM images`, `UPDATE images SET profiles = ? WHERE fingerprint = ?`},
 	} {
 		lists := map[string][]string{}
-		err := each(ctx, tx, table.read, nil, func(rows *sql.Rows) error {
+		err := each(ctx, tx.tx, table.read, nil, func(rows *sql.Rows) error {
 			var key string
 			var list []string
 			err := rows.Scan(&key, jsonColumn{&list})
@@ -103,7 +103,7 @@ func replaceProfile(ctx context.Context, tx *Tx, from, to string) error {
 			} else {
 				list[at] = to
 			}
-			if _, err := tx.ExecContext(ctx, table.write, toJSON(list), key); err != nil {
+			if _, err := tx.tx.ExecContext(ctx, table.write, toJSON(list), key); err != nil {
 				return err
 			}
 		}

@@ -1,0 +1,284 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// TestPrivate is for the secrets in the configuration of instances, which every
+// user of the host could read otherwise.
+func TestPrivate(t *testing.T) {
+	defer unix.Umask(unix.Umask(0))
+	dir := t.TempDir()
+	path := filepath.Join(dir, "db")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, path)
+	if err := d.SetConfig(t.Context(), map[string]string{"a": "b"}); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 3 { // with the log and its index
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		if fi, err := f.Info(); err != nil || fi.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", f.Name(), fi.Mode(), err)
+		}
+	}
+}
+
+func TestOddPath(t *testing.T) {
+	for _, name := range []string{"a?mode=memory", "a%20b", "a#b", "a b", "ä"} {
+		path := filepath.Join(t.TempDir(), name)
+		d := open(t, path)
+		if err := d.SetConfig(t.Context(), map[string]string{"a": "b"}); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(path); err != nil || fi.Size() == 0 && fileSize(path+"-wal") == 0 {
+			t.Errorf("%q is not the file: %v", name, err)
+		}
+	}
+}
+
+func fileSize(path string) int64 {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+func TestOpenFails(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	newer := filepath.Join(dir, "newer")
+	d := open(t, newer)
+	if _, err := d.write.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, true)`); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	for _, c := range []struct {
+		path, text string
+		kind       kiln.Kind
+	}{
+		{garbage, "not a database", kiln.Internal},
+		{newer, "tables have version 9999, this kiln knows up to ", kiln.Unsupported},
+		{filepath.Join(dir, "none", "db"), "no such file", kiln.NotFound},
+		{dir, "is a directory", kiln.Internal},
+	} {
+		d, err := Open(t.Context(), c.path)
+		if err == nil {
+			d.Close()
+			t.Fatalf("%s opens", c.path)
+		}
+		if kiln.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), c.path) {
+			t.Errorf("%s: %v (%s)", c.path, err, kiln.KindOf(err))
+		}
+	}
+}
+
+func TestTx(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	add := func(ctx context.Context, tx *Tx) error {
+		return tx.CreateImage(ctx, kiln.Image{Fingerprint: kiln.Fingerprint{1}})
+	}
+	failed := errors.New("no")
+	if err := d.Tx(t.Context(), func(tx *Tx) error { return errors.Join(add(t.Context(), tx), failed) }); !errors.Is(err, failed) {
+		t.Errorf("an error of f: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err := d.Tx(ctx, func(tx *Tx) error {
+		defer cancel()
+		return add(ctx, tx)
+	})
+	if kiln.KindOf(err) != kiln.Cancelled {
+		t.Errorf("cancelled: %v", err)
+	}
+	func() {
+		defer func() { recover() }()
+		d.Tx(t.Context(), func(tx *Tx) error {
+			if err := add(t.Context(), tx); err != nil {
+				t.Error(err)
+			}
+			panic("a bug")
+		})
+	}()
+	if list, err := d.Images(t.Context(), ImageQuery{}); len(list) != 0 || err != nil {
+		t.Errorf("left of what was undone: %v, %v", list, err)
+	}
+	// The writer is free again.
+	if err := d.Tx(t.Context(), func(tx *Tx) error { return add(t.Context(), tx) }); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Images(ctx, ImageQuery{}); kiln.KindOf(err) != kiln.Cancelled {
+		t.Errorf("a read that was cancelled: %v", err)
+	}
+}
+
+// TestPowerLoss opens what the disk would have after a loss of power at any
+// moment: the log up to some byte. Transactions are there whole, in order, and
+// all of them when the log is whole.
+func TestPowerLoss(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "db")
+	d := open(t, path)
+	const count = 5
+	var synced []int64 // length of the log after each
+	for n := range count {
+		err := d.Tx(t.Context(), func(tx *Tx) error { return createImage(t.Context(), tx, n) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		synced = append(synced, fileSize(path+"-wal"))
+	}
+	main, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wal, err := os.ReadFile(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := synced[0] - 1
+	for cut := start; cut <= int64(len(wal)); cut += min(1789, max(1, int64(len(wal))-cut)) {
+		after := filepath.Join(t.TempDir(), "db")
+		if err := errors.Join(os.WriteFile(after, main, 0o600), os.WriteFile(after+"-wal", wal[:cut], 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open(t.Context(), after)
+		if err != nil {
+			t.Fatalf("%d of %d bytes: %v", cut, len(wal), err)
+		}
+		list, err := d.Images(t.Context(), ImageQuery{Files: true})
+		want := 0
+		for _, s := range synced {
+			if cut >= s {
+				want++
+			}
+		}
+		if err != nil || len(list) != want {
+			t.Errorf("%d of %d bytes: %d images, want %d, %v", cut, len(wal), len(list), want, err)
+		}
+		for n, i := range list {
+			checkImage(t, n, i)
+		}
+		d.Close()
+	}
+}
+
+// createImage adds image n with everything that an image has.
+func createImage(ctx context.Context, tx *Tx, n int) error {
+	i := testImage(n)
+	if err := tx.CreateImage(ctx, i); err != nil {
+		return err
+	}
+	for _, a := range i.Aliases {
+		if err := tx.SetAlias(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func testImage(n int) kiln.Image {
+	fp := kiln.Fingerprint{0xa0, byte(n)}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 67_000, time.UTC)
+	return kiln.Image{
+		Fingerprint: fp, Type: "container", Architecture: "aarch64", Size: 1 << 40, Filename: "a b.tar.xz", Public: n%2 == 0, AutoUpdate: true, Cached: true,
+		CreatedAt: at, ExpiresAt: at.AddDate(1000, 0, 0), LastUsedAt: at.Add(1), UploadedAt: at.Add(2),
+		Properties: map[string]string{"os": "Debian", "n": fmt.Sprint(n), "quote'\"": "ä\n"}, Profiles: []string{"b", "a"},
+		Aliases: []kiln.Alias{{Name: fmt.Sprintf("%d/a", n), Description: "it's", Target: fp}, {Name: fmt.Sprintf("%d/b", n), Target: fp}},
+		Files: []kiln.File{
+			{Role: kiln.Metadata, Name: "meta.tar.xz", Size: 3, Hash: kiln.Fingerprint{1, byte(n)}, Ext: ".tar.xz"},
+			{Role: kiln.Rootfs, Name: "rootfs.squashfs", Size: 1<<40 - 3, Hash: kiln.Fingerprint{2}, Ext: ".squashfs"},
+		},
+	}
+}
+
+// TestDiskFull has a file system with little room.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=1m", "kiln-test", dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount needs root: %s", out)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	d := open(t, filepath.Join(dir, "db"))
+	n := 0
+	var err error
+	for ; n < 2000 && err == nil; n++ {
+		err = d.SetConfig(t.Context(), map[string]string{fmt.Sprint("key", n): strings.Repeat("x", 4000)})
+	}
+	if !errors.Is(err, kiln.NoSpace) {
+		t.Fatalf("after %d: %v", n, err)
+	}
+	if got, err := d.Config(t.Context()); err != nil || len(got) != n-1 {
+		t.Errorf("%d settings of %d: %v", len(got), n-1, err)
+	}
+}
+
+// BenchmarkCommit is the cost of one change, which waits for the disk.
+func BenchmarkCommit(b *testing.B) {
+	d, err := Open(b.Context(), filepath.Join(b.TempDir(), "db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	for n := 0; b.Loop(); n++ {
+		if err := d.SetConfig(b.Context(), map[string]string{"key": fmt.Sprint(n)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// FuzzColumns has rows that something else wrote: an error, never a panic.
+func FuzzColumns(f *testing.F) {
+	for _, s := range []string{"", "{}", `{"a":"b"}`, `["a"]`, "null", "2026-01-02T03:04:05.067Z", strings.Repeat("0a", 32), "\xff"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var at time.Time
+		if err := (timeColumn{&at}).Scan(s); err == nil && s != "" {
+			var again time.Time
+			if err := (timeColumn{&again}).Scan(timeText(at)); err != nil || !again.Equal(at) {
+				t.Errorf("%q is %v, and then %v, %v", s, at, again, err)
+			}
+		}
+		var fp kiln.Fingerprint
+		if err := (hashColumn{&fp}).Scan(s); err == nil && hashText(fp) != s && !fp.IsZero() {
+			t.Errorf("%q is %v", s, fp)
+		}
+		var m map[string]string
+		if err := (jsonColumn{&m}).Scan(s); err == nil {
+			if err := (jsonColumn{&m}).Scan([]byte(toJSON(m))); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestForeignColumns(t *testing.T) {
+	for _, c := range []interface{ Scan(any) error }{timeColumn{new(time.Time)}, hashColumn{new(kiln.Fingerprint)}, jsonColumn{new(any)}} {
+		for _, v := range []any{nil, 1, io.EOF} {
+			if err := c.Scan(v); err == nil {
+				t.Errorf("%T takes a %T", c, v)
+			}
+		}
+	}
+}
