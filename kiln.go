@@ -31,7 +31,46 @@ type Image struct {
 	ExpiresAt    time.Time // zero: never
 	LastUsedAt   time.Time // zero: never
 	UploadedAt   time.Time
-	Files        []File // in fingerprint order; filled in by stores
+	Files        []File            // in fingerprint order; filled in by stores
+	Origin       *Origin           // where it is updated from; nil: nowhere
+	Own          map[string]string // properties that users changed; "" is one they removed
+	ReplacedBy   Fingerprint       // the newer version that has its aliases now
+	ReplacedAt   time.Time
+}
+
+// A Remote is a server of images and how to reach it.
+type Remote struct {
+	Protocol    string   `json:"protocol"`              // see Protocols
+	Server      string   `json:"server"`                // URL
+	Mirrors     []string `json:"mirrors,omitempty"`     // URLs of servers with the same files
+	Certificate string   `json:"certificate,omitempty"` // PEM, what the server must show; "": whatever an authority vouches for
+	CA          string   `json:"ca,omitempty"`          // PEM, authorities besides those of the system
+	Proxy       string   `json:"proxy,omitempty"`       // URL; "": as the environment says
+}
+
+// The protocols of remotes. The first three are one on the wire.
+const (
+	ProtocolKiln    = "kiln"
+	ProtocolLXD     = "lxd"
+	ProtocolIncus   = "incus"
+	ProtocolStreams = "simplestreams"
+	ProtocolDirect  = "direct" // a URL with headers that tell the image
+)
+
+// An Origin is where an image came from: a name at a remote, which may mean
+// another image tomorrow.
+type Origin struct {
+	Remote
+	Alias string `json:"alias"`
+}
+
+// Key is what two origins of the same thing have in common, however it is reached.
+func (o *Origin) Key() string {
+	protocol := o.Protocol
+	if protocol == ProtocolKiln || protocol == ProtocolIncus {
+		protocol = ProtocolLXD
+	}
+	return protocol + " " + o.Server + " " + o.Alias
 }
 
 // An Alias is a name that points to an image.

@@ -21,12 +21,13 @@ import (
 )
 
 // A Dir is a store of blobs in a local directory: sha256/ab/<64 digits>, and
-// temporary files in tmp/ beside it, on the same file system.
+// beside it, on the same file system, tmp/ for what is being written and partial/
+// for what was begun and can be gone on with.
 type Dir struct{ path string }
 
 // Open makes the directory if it isn't there.
 func Open(path string) (*Dir, error) {
-	for _, sub := range []string{"tmp", "sha256"} {
+	for _, sub := range []string{"tmp", "partial", "sha256"} {
 		if err := os.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -51,23 +52,20 @@ func (d *Dir) Free() (int64, error) {
 
 // A Writer takes the bytes of one blob.
 type Writer struct {
-	dir  *Dir
-	f    *os.File
-	hash hash.Hash
-	size int64
+	dir     *Dir
+	f       *os.File
+	hash    hash.Hash
+	size    int64
+	have    int64 // of a partial file, not read again yet
+	partial bool
+	done    bool // committed: the temporary name is not ours any more
 }
 
 // Create starts a blob of size bytes, -1 if that isn't known. The error is
 // NoSpace when it can't fit.
 func (d *Dir) Create(size int64) (*Writer, error) {
-	if size > 0 {
-		free, err := d.Free()
-		if err != nil {
-			return nil, err
-		}
-		if size > free {
-			return nil, d.full(size, free)
-		}
+	if err := d.fits(size); err != nil {
+		return nil, err
 	}
 	f, err := os.CreateTemp(filepath.Join(d.path, "tmp"), "blob-")
 	if err != nil {
@@ -76,7 +74,15 @@ func (d *Dir) Create(size int64) (*Writer, error) {
 	return &Writer{dir: d, f: f, hash: sha256.New()}, nil
 }
 
-func (d *Dir) full(need, free int64) error {
+// fits says NoSpace when there is no room for some bytes.
+func (d *Dir) fits(need int64) error {
+	if need <= 0 {
+		return nil
+	}
+	free, err := d.Free()
+	if err != nil || need <= free {
+		return err
+	}
 	return kiln.Errorf(kiln.NoSpace, "need %s, %s free in %s", kiln.FormatSize(need), kiln.FormatSize(free), d.path)
 }
 
@@ -104,6 +110,7 @@ func (w *Writer) Size() int64 { return w.size }
 func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	got := kiln.Fingerprint(w.hash.Sum(nil))
 	if !want.IsZero() && got != want {
+		w.Discard()
 		return got, kiln.Errorf(kiln.Integrity, "the file has the hash %s, not %s", got, want)
 	}
 	if err := w.f.Chmod(0o400); err != nil {
@@ -119,6 +126,7 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	if err := os.Rename(w.f.Name(), path); err != nil {
 		return got, err
 	}
+	w.done = true
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return got, err
 	}
@@ -133,8 +141,12 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Close throws the bytes away unless Commit was called.
+// Close throws the bytes away unless Commit was called, or Resume can go on with
+// them.
 func (w *Writer) Close() error {
+	if w.done || w.partial && w.size+w.have > 0 {
+		return w.f.Close()
+	}
 	err := os.Remove(w.f.Name())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

@@ -114,3 +114,77 @@ func TestConcurrentPuts(t *testing.T) {
 		t.Errorf("%d blobs", n)
 	}
 }
+
+func TestResume(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := bytes.Repeat([]byte("0123456789"), 1000)
+	fp := kiln.Fingerprint(sha256.Sum256(whole))
+	begin := func() *Writer {
+		t.Helper()
+		w, err := d.Resume(fp, int64(len(whole)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	w := begin()
+	w.Write(whole[:4000])
+	// Meanwhile somebody else writes a file of his own.
+	if other := begin(); other.Have() != 0 || other.partial {
+		t.Errorf("two write one partial file")
+	} else {
+		other.Close()
+	}
+	w.Close()
+	if w = begin(); w.Have() != 4000 || d.Partial(fp) != 4000 {
+		t.Fatalf("%d bytes are left of 4000", w.Have())
+	}
+	w.Close() // without a look at it
+	w = begin()
+	if b, err := io.ReadAll(rereader{w}); err != nil || !bytes.Equal(b, whole[:4000]) {
+		t.Errorf("%d bytes read again, %v", len(b), err)
+	}
+	w.Write(whole[4000:])
+	if _, err := w.Commit(fp); err != nil {
+		t.Error(err)
+	}
+	again := begin()
+	w.Close()
+	if again.Write(whole[:1]); d.Partial(fp) != 1 {
+		t.Error("the end of one writer took the file of the next")
+	}
+	again.Close()
+	// What is wrong isn't kept.
+	w = begin()
+	io.Copy(io.Discard, rereader{w})
+	io.WriteString(w, "wrong")
+	if _, err := w.Commit(fp); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("wrong: %v", err)
+	}
+	w.Close()
+	if d.Partial(fp) != 0 {
+		t.Error("a wrong file is kept to go on with")
+	}
+	w = begin()
+	w.Write(whole)
+	w.Write(whole) // longer than it can be
+	w.Close()
+	if w = begin(); w.Have() != 0 {
+		t.Errorf("%d bytes of %d are gone on with", w.Have(), len(whole))
+	}
+	w.Write(whole[:1])
+	if err := d.SweepPartial(0); err != nil || d.Partial(fp) != 1 {
+		t.Errorf("swept while it is written: %v", err)
+	}
+	w.Close()
+	if err := d.SweepPartial(0); err != nil || d.Partial(fp) != 0 {
+		t.Errorf("not swept: %v", err)
+	}
+}
+
+type rereader struct{ w *Writer }
+
+func (r rereader) Read(b []byte) (int, error) { return r.w.Reread(b) }

@@ -108,7 +108,11 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	if err := f(&Tx{tx}); err != nil {
 		return full(err)
 	}
-	return full(tx.Commit())
+	err = tx.Commit()
+	if errors.Is(err, sql.ErrTxDone) { // the end of ctx was faster
+		err = context.Cause(ctx)
+	}
+	return full(err)
 }
 
 // full gives the error of a full disk its kind.
@@ -200,6 +204,19 @@ func toJSON(v any) string {
 		panic(err) // maps and lists of strings only
 	}
 	return string(b)
+}
+
+// originColumn stores an origin as JSON, "" when there is none.
+type originColumn struct{ o **kiln.Origin }
+
+// Scan is database/sql's.
+func (c originColumn) Scan(src any) error {
+	*c.o = nil
+	if s, ok := src.(string); ok && s == "" {
+		return nil
+	}
+	*c.o = &kiln.Origin{}
+	return jsonColumn{*c.o}.Scan(src)
 }
 
 // timeColumn stores a time as text, "" when it is zero.

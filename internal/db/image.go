@@ -16,10 +16,13 @@ type ImageQuery struct {
 	Prefix      string            // hexadecimal digits that the fingerprint begins with
 	Public      bool              // only public ones
 	Properties  map[string]string // that it has, in whatever case
+	Origin      *kiln.Origin      // that it came from there
+	Replaced    kiln.Fingerprint  // that it was replaced by this one
 	Files       bool              // fill in Files too
 }
 
-const imageColumns = `id, fingerprint, type, architecture, size, filename, public, auto_update, cached, created_at, expires_at, last_used_at, uploaded_at, properties, profiles`
+const imageColumns = `id, fingerprint, type, architecture, size, filename, public, auto_update, cached, created_at, expires_at, last_used_at, uploaded_at, properties, profiles,
+	origin, own_properties, replaced_by, replaced_at`
 
 // where gives the condition of a query on the table images.
 func (q ImageQuery) where() (string, []any) {
@@ -32,6 +35,12 @@ func (q ImageQuery) where() (string, []any) {
 		// "g" comes after every digit: a range, which every database
 		// answers from its index.
 		terms, args = append(terms, `fingerprint >= ? AND fingerprint < ?`), append(args, q.Prefix, q.Prefix+"g")
+	}
+	if q.Origin != nil {
+		terms, args = append(terms, `origin_key = ?`), append(args, q.Origin.Key())
+	}
+	if !q.Replaced.IsZero() {
+		terms, args = append(terms, `replaced_by = ?`), append(args, q.Replaced.String())
 	}
 	if q.Public {
 		terms = append(terms, `public`)
@@ -71,7 +80,7 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 		var i kiln.Image
 		err := rows.Scan(&id, hashColumn{&i.Fingerprint}, &i.Type, &i.Architecture, &i.Size, &i.Filename, &i.Public, &i.AutoUpdate, &i.Cached,
 			timeColumn{&i.CreatedAt}, timeColumn{&i.ExpiresAt}, timeColumn{&i.LastUsedAt}, timeColumn{&i.UploadedAt},
-			jsonColumn{&i.Properties}, jsonColumn{&i.Profiles})
+			jsonColumn{&i.Properties}, jsonColumn{&i.Profiles}, originColumn{&i.Origin}, jsonColumn{&i.Own}, hashColumn{&i.ReplacedBy}, timeColumn{&i.ReplacedAt})
 		at[id] = len(list)
 		list = append(list, i)
 		return err
@@ -114,11 +123,12 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 	// A statement that fails would end the transaction in PostgreSQL.
 	var id int64
 	err := tx.tx.QueryRowContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
-		created_at, expires_at, last_used_at, uploaded_at, properties, profiles) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		created_at, expires_at, last_used_at, uploaded_at, properties, profiles, origin, origin_key, own_properties)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (fingerprint) DO NOTHING RETURNING id`,
 		i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
 		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
-		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles))).Scan(&id)
+		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own))).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return kiln.Errorf(kiln.Conflict, "Image %q already exists", i.Fingerprint)
 	}
@@ -150,13 +160,36 @@ func (tx *Tx) setProperties(ctx context.Context, i kiln.Image) error {
 
 // UpdateImage writes what can change of an image. The error is NotFound.
 func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
-	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ? WHERE fingerprint = ?`,
+	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ?,
+		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ? WHERE fingerprint = ?`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
-		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), i.Fingerprint.String())
+		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)),
+		originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own)), hashText(i.ReplacedBy), timeText(i.ReplacedAt), i.Fingerprint.String())
 	if err := changed(r, err, "Image", i.Fingerprint.String()); err != nil {
 		return err
 	}
 	return tx.setProperties(ctx, i)
+}
+
+func originText(o *kiln.Origin) string {
+	if o == nil {
+		return ""
+	}
+	return toJSON(o)
+}
+
+func originKey(o *kiln.Origin) string {
+	if o == nil {
+		return ""
+	}
+	return o.Key()
+}
+
+// MoveAliases points the aliases of one image to another. The error is NotFound.
+func (tx *Tx) MoveAliases(ctx context.Context, from, to kiln.Fingerprint) error {
+	_, err := tx.tx.ExecContext(ctx, `UPDATE image_aliases SET image_id = (SELECT id FROM images WHERE fingerprint = ?)
+		WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, to.String(), from.String())
+	return err
 }
 
 // TouchImage sets when an image was used. The error is NotFound.
@@ -185,17 +218,23 @@ func (d *DB) Aliases(ctx context.Context) ([]kiln.Alias, error) {
 
 // Alias gives one alias. The error is NotFound.
 func (d *DB) Alias(ctx context.Context, name string) (kiln.Alias, error) {
-	return alias(ctx, d.read, name)
+	return alias(ctx, d.read, name, "")
+}
+
+// PublicAlias gives one alias of a public image. That of another is NotFound as
+// if there were none.
+func (d *DB) PublicAlias(ctx context.Context, name string) (kiln.Alias, error) {
+	return alias(ctx, d.read, name, ` AND public`)
 }
 
 // Alias is the same within a transaction.
 func (tx *Tx) Alias(ctx context.Context, name string) (kiln.Alias, error) {
-	return alias(ctx, tx.tx, name)
+	return alias(ctx, tx.tx, name, "")
 }
 
-func alias(ctx context.Context, q queryer, name string) (kiln.Alias, error) {
+func alias(ctx context.Context, q queryer, name, and string) (kiln.Alias, error) {
 	a := kiln.Alias{Name: name}
-	err := q.QueryRowContext(ctx, `SELECT a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id WHERE name = ?`, name).
+	err := q.QueryRowContext(ctx, `SELECT a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id WHERE name = ?`+and, name).
 		Scan(&a.Description, hashColumn{&a.Target})
 	return a, found(err, "Image alias", name)
 }

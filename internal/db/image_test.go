@@ -68,7 +68,7 @@ func TestImageIsKeptWhole(t *testing.T) {
 	if err := d.Tx(t.Context(), func(tx *Tx) error { return tx.CreateImage(t.Context(), none) }); err != nil {
 		t.Fatal(err)
 	}
-	none.Properties, none.Profiles = map[string]string{}, []string{}
+	none.Properties, none.Own, none.Profiles = map[string]string{}, map[string]string{}, []string{}
 	if list, err := d.Images(t.Context(), ImageQuery{Prefix: "09"}); err != nil || cmp.Diff([]kiln.Image{none}, list) != "" {
 		t.Errorf("%s, %v", cmp.Diff([]kiln.Image{none}, list), err)
 	}

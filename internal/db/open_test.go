@@ -209,6 +209,8 @@ func testImage(n int) kiln.Image {
 			{Role: kiln.Metadata, Name: "meta.tar.xz", Size: 3, Hash: kiln.Fingerprint{1, byte(n)}, Ext: ".tar.xz"},
 			{Role: kiln.Rootfs, Name: "rootfs.squashfs", Size: 1<<40 - 3, Hash: kiln.Fingerprint{2}, Ext: ".squashfs"},
 		},
+		Origin: &kiln.Origin{Remote: kiln.Remote{Protocol: "simplestreams", Server: "https://images.example", Mirrors: []string{"https://m"}}, Alias: fmt.Sprint("debian/", n)},
+		Own:    map[string]string{"os": ""},
 	}
 }
 

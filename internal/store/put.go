@@ -21,6 +21,9 @@ import (
 // PutOptions say how to deal with what is in the way of an import.
 type PutOptions struct {
 	MoveAliases bool // from other images, instead of a Conflict
+	// Replaces is the older version of the image, whose aliases, flags and
+	// users' properties go over to it with the rows. Zero: none.
+	Replaces kiln.Fingerprint
 }
 
 // With gives the same store whose Put behaves otherwise.
@@ -30,8 +33,17 @@ func (s *Store) With(o PutOptions) *Store {
 	return &c
 }
 
+// A skipper is a stream that can begin its current file later than at its start.
+type skipper interface {
+	// Skip comes before the first Read; n is in bytes.
+	Skip(n int64) error
+}
+
 // Put reads an image to its end and keeps it: each byte is hashed, written and
 // unpacked for a check in one pass, and the rows come last, all at once.
+//
+// What was read of a file whose hash is known beforehand stays when the stream
+// fails, and the next Put goes on with it if its stream can skip.
 //
 // An image that is here already is a Conflict, and is returned; the aliases and
 // properties given are applied to it all the same, and files that were lost or
@@ -118,7 +130,7 @@ func (p *putter) read(in kiln.Stream) error {
 
 // file writes one file and has it inspected beside that.
 func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
-	w, err := p.store.blobs.Create(f.Size)
+	w, err := p.writer(f, in)
 	if err != nil {
 		return err
 	}
@@ -143,9 +155,13 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 	}
 	o := <-done
 	if o.err != nil && (err == nil || errors.Is(err, o.err)) {
+		w.Discard() // it won't get better
 		return o.err
 	}
 	if err != nil {
+		if errors.Is(err, kiln.NoSpace) {
+			w.Discard() // others need the room more
+		}
 		return err
 	}
 	f.Size, f.Ext = w.Size(), o.facts.Format.Ext()
@@ -154,8 +170,38 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 	return nil
 }
 
-// copy hands each piece of a file to the blob, the hash and the inspector.
+// writer starts a blob, or goes on with one.
+func (p *putter) writer(f kiln.File, in io.Reader) (*blob.Writer, error) {
+	s, ok := in.(skipper)
+	if !ok || f.Hash.IsZero() {
+		return p.store.blobs.Create(f.Size)
+	}
+	w, err := p.store.blobs.Resume(f.Hash, f.Size)
+	if err != nil || w.Have() == 0 {
+		return w, err
+	}
+	if err := s.Skip(w.Have()); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// copy hands each piece of a file to the blob, the hash and the inspector: what is
+// here from before, then what the stream gives.
 func (p *putter) copy(w *blob.Writer, tee *queueWriter, in io.Reader) error {
+	keep := func([]byte) (int, error) { return 0, nil }
+	if err := p.pass(rereader{w}, keep, tee); err != nil {
+		return err
+	}
+	return p.pass(in, w.Write, tee)
+}
+
+// rereader reads what a blob's writer found.
+type rereader struct{ w *blob.Writer }
+
+func (r rereader) Read(b []byte) (int, error) { return r.w.Reread(b) }
+
+func (p *putter) pass(in io.Reader, write func([]byte) (int, error), tee *queueWriter) error {
 	for {
 		if err := p.ctx.Err(); err != nil {
 			return err
@@ -163,7 +209,7 @@ func (p *putter) copy(w *blob.Writer, tee *queueWriter, in io.Reader) error {
 		buf := tee.buffer()
 		n, err := fill(in, buf)
 		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
+			if _, err := write(buf[:n]); err != nil {
 				return err
 			}
 			p.whole.Write(buf[:n])
@@ -264,7 +310,7 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 				return err
 			}
 		}
-		return nil
+		return replace(p.ctx, tx, s.put.Replaces, img.Fingerprint)
 	})
 	if err != nil {
 		return kiln.Image{}, err
@@ -284,12 +330,14 @@ func (p *putter) image(given kiln.Image) kiln.Image {
 		Fingerprint: p.fingerprint, Type: "container", Architecture: arch, Filename: given.Filename,
 		Properties: map[string]string{}, Profiles: given.Profiles, Public: given.Public, AutoUpdate: given.AutoUpdate,
 		Cached: given.Cached, CreatedAt: m.Created(), ExpiresAt: m.Expires(), UploadedAt: time.Now().UTC(), Files: p.files,
+		Origin: given.Origin, Own: given.Own,
 	}
 	if !given.ExpiresAt.IsZero() {
 		img.ExpiresAt = given.ExpiresAt
 	}
 	maps.Copy(img.Properties, m.Properties)
 	maps.Copy(img.Properties, given.Properties)
+	maps.Copy(img.Properties, given.Own)
 	dropEmpty(img.Properties)
 	for _, f := range p.files {
 		img.Size += f.Size
@@ -303,13 +351,22 @@ func (p *putter) applyTo(tx *db.Tx, given kiln.Image) error {
 	if err != nil {
 		return err
 	}
-	img := list[0]
+	return tx.UpdateImage(p.ctx, laidOver(list[0], given))
+}
+
+// laidOver is an image that is here with what somebody says who brings it again.
+func laidOver(img, given kiln.Image) kiln.Image {
 	maps.Copy(img.Properties, given.Properties)
+	maps.Copy(img.Properties, given.Own)
+	maps.Copy(img.Own, given.Own)
 	dropEmpty(img.Properties)
 	img.Public = img.Public || given.Public
 	img.AutoUpdate = img.AutoUpdate || given.AutoUpdate
 	img.Cached = img.Cached && given.Cached
-	return tx.UpdateImage(p.ctx, img)
+	if given.Origin != nil {
+		img.Origin = given.Origin
+	}
+	return img
 }
 
 // checked compares what it reads with a hash.

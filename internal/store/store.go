@@ -50,11 +50,13 @@ func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store,
 type Query struct {
 	Public     bool              // only public ones
 	Properties map[string]string // that it has, in whatever case
+	Origin     *kiln.Origin      // that came from there
+	Files      bool              // fill in Files too
 }
 
 // List gives images with their aliases, in the order they came.
 func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
-	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties})
+	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties, Origin: q.Origin, Files: q.Files})
 }
 
 // Get gives one image, with its files. The error is NotFound.
@@ -72,11 +74,21 @@ func (s *Store) Get(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error
 // ByPrefix gives the image whose fingerprint begins with some digits.
 // Errors: NotFound, Ambiguous.
 func (s *Store) ByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
+	return s.byPrefix(ctx, prefix, false)
+}
+
+// PublicByPrefix is ByPrefix among the public images: the others might as well not
+// be there, by what it answers and by what it takes.
+func (s *Store) PublicByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
+	return s.byPrefix(ctx, prefix, true)
+}
+
+func (s *Store) byPrefix(ctx context.Context, prefix string, public bool) (kiln.Image, error) {
 	prefix = strings.ToLower(prefix)
 	if !kiln.IsPrefix(prefix) {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
 	}
-	list, err := s.db.Images(ctx, db.ImageQuery{Prefix: prefix, Files: true})
+	list, err := s.db.Images(ctx, db.ImageQuery{Prefix: prefix, Public: public, Files: true})
 	switch {
 	case err != nil:
 		return kiln.Image{}, err
@@ -216,12 +228,89 @@ func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*ki
 			return kiln.Errorf(kiln.NotFound, "Image not found")
 		}
 		img := list[0]
+		before := maps.Clone(img.Properties)
 		if err := change(&img); err != nil {
 			return err
 		}
 		img.Fingerprint = fp
 		dropEmpty(img.Properties)
+		noteOwn(&img, before)
 		return tx.UpdateImage(ctx, img)
+	})
+}
+
+// noteOwn remembers which properties somebody changed, so that the next version
+// can have them too.
+func noteOwn(img *kiln.Image, before map[string]string) {
+	for k, v := range img.Properties {
+		if before[k] != v {
+			img.Own[k] = v
+		}
+	}
+	for k := range before {
+		if _, ok := img.Properties[k]; !ok {
+			img.Own[k] = ""
+		}
+	}
+}
+
+// replace hands over to a new version, in one transaction with it, what users gave
+// to the old one.
+func replace(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
+	if old.IsZero() || old == now {
+		return nil
+	}
+	before, err := tx.Images(ctx, db.ImageQuery{Fingerprint: old})
+	if err != nil || len(before) == 0 {
+		return err // deleted meanwhile
+	}
+	after, err := tx.Images(ctx, db.ImageQuery{Fingerprint: now})
+	if err != nil {
+		return err
+	}
+	was, img := before[0], after[0]
+	maps.Copy(img.Properties, was.Own)
+	dropEmpty(img.Properties)
+	img.Own, img.Public, img.AutoUpdate, img.Cached = was.Own, was.Public, was.AutoUpdate, was.Cached
+	img.Profiles, img.LastUsedAt, img.Origin = was.Profiles, was.LastUsedAt, was.Origin
+	img.ReplacedBy, img.ReplacedAt = kiln.Fingerprint{}, time.Time{}
+	was.ReplacedBy, was.ReplacedAt, was.AutoUpdate = now, time.Now(), false
+	return errors.Join(tx.UpdateImage(ctx, img), tx.UpdateImage(ctx, was), tx.MoveAliases(ctx, old, now))
+}
+
+// Replace makes an image that is here the new version of another.
+func (s *Store) Replace(ctx context.Context, old, now kiln.Fingerprint) error {
+	return s.db.Tx(ctx, func(tx *db.Tx) error { return replace(ctx, tx, old, now) })
+}
+
+// Replaced gives the images that were replaced by one.
+func (s *Store) Replaced(ctx context.Context, by kiln.Fingerprint) ([]kiln.Image, error) {
+	return s.db.Images(ctx, db.ImageQuery{Replaced: by})
+}
+
+// Apply lays what somebody says over an image that is here, as Put does. Aliases
+// that other images have are moved with moveAliases, else a Conflict.
+// Errors: NotFound, Invalid, Conflict.
+func (s *Store) Apply(ctx context.Context, fp kiln.Fingerprint, given kiln.Image, moveAliases bool) error {
+	for _, a := range given.Aliases {
+		if err := kiln.CheckAlias(a.Name); err != nil {
+			return err
+		}
+	}
+	return s.db.Tx(ctx, func(tx *db.Tx) error {
+		list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp})
+		if err == nil && len(list) == 0 {
+			err = kiln.Errorf(kiln.NotFound, "Image not found")
+		}
+		if err != nil {
+			return err
+		}
+		errs := []error{tx.UpdateImage(ctx, laidOver(list[0], given))}
+		for _, a := range given.Aliases {
+			a.Target = fp
+			errs = append(errs, setAlias(ctx, tx, a, moveAliases))
+		}
+		return errors.Join(errs...)
 	})
 }
 
@@ -335,6 +424,15 @@ func (s *Store) Aliases(ctx context.Context) ([]kiln.Alias, error) { return s.db
 // Alias gives one alias. The error is NotFound.
 func (s *Store) Alias(ctx context.Context, name string) (kiln.Alias, error) {
 	a, err := s.db.Alias(ctx, name)
+	if errors.Is(err, kiln.NotFound) {
+		err = kiln.Errorf(kiln.NotFound, "Image alias not found")
+	}
+	return a, err
+}
+
+// PublicAlias gives one alias of a public image. Errors are as if others had none.
+func (s *Store) PublicAlias(ctx context.Context, name string) (kiln.Alias, error) {
+	a, err := s.db.PublicAlias(ctx, name)
 	if errors.Is(err, kiln.NotFound) {
 		err = kiln.Errorf(kiln.NotFound, "Image alias not found")
 	}

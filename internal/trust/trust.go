@@ -1,0 +1,168 @@
+// Package trust has the certificates by which servers and clients know each
+// other, the tokens that introduce a client, and hashes of passwords. It doesn't
+// know who is trusted, nor what for.
+package trust
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// Fingerprint is what people compare a certificate by: the SHA-256 of its DER
+// form in hexadecimal.
+func Fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Parse reads the first certificate of a PEM text. The error is Invalid.
+func Parse(text []byte) (*x509.Certificate, error) {
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return nil, kiln.Errorf(kiln.Invalid, "this is no certificate in PEM form")
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, kiln.Errorf(kiln.Invalid, "the certificate can't be read: %w", err)
+		}
+		return c, nil
+	}
+}
+
+// PEM writes a certificate as text.
+func PEM(c *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+}
+
+// A Use says which side of a connection shows a certificate.
+type Use int
+
+// The two sides.
+const (
+	Server Use = iota
+	Client
+)
+
+// life is how long a certificate that kiln makes is good for, as with LXD: who
+// pins it has nothing else to go by.
+const life = 10 * 365 * 24 * time.Hour
+
+// Ensure reads <name>.crt and <name>.key in a directory, or makes them: a key on
+// the curve P-384 and a certificate signed by itself. What is there is used as it
+// is, so that people can put their own in place.
+func Ensure(dir, name string, use Use) (tls.Certificate, error) {
+	crt, key := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
+	pair, err := tls.LoadX509KeyPair(crt, key)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			err = fmt.Errorf("read the certificate %s and its key: %w", crt, err)
+		}
+		return pair, err
+	}
+	for _, f := range []string{crt, key} {
+		if _, err := os.Stat(f); err == nil {
+			return pair, kiln.Errorf(kiln.Invalid, "there is a %s, but not the other half of the pair beside it; put both there, or remove it and a new pair is made", f)
+		}
+	}
+	certPEM, keyPEM, err := generate(use, time.Now())
+	if err != nil {
+		return pair, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return pair, err
+	}
+	// The certificate comes last: without it, the key is no pair.
+	if err := errors.Join(write(key, keyPEM, 0o600), write(crt, certPEM, 0o644)); err != nil {
+		return pair, err
+	}
+	return tls.X509KeyPair(certPEM, keyPEM)
+}
+
+// generate makes a key and a certificate for this host.
+func generate(use Use, now time.Time) (certPEM, keyPEM []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "kiln"
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{Organization: []string{"kiln"}, CommonName: "root@" + host},
+		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(life), BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	if use == Server {
+		// Clients that pin a certificate ask for its first DNS name.
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		t.DNSNames = []string{host}
+		if host != "localhost" {
+			t.DNSNames = append(t.DNSNames, "localhost")
+		}
+		t.IPAddresses = hostAddresses()
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
+}
+
+func hostAddresses() []net.IP {
+	var list []net.IP
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+			list = append(list, n.IP)
+		}
+	}
+	return list
+}
+
+// write makes a file appear whole.
+func write(path string, b []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone if it has its name
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

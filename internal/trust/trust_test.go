@@ -1,0 +1,131 @@
+package trust
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+func ensure(t *testing.T, dir, name string, use Use) tls.Certificate {
+	t.Helper()
+	pair, err := Ensure(dir, name, use)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+func TestEnsure(t *testing.T) {
+	dir := t.TempDir()
+	a, b := ensure(t, dir, "server", Server), ensure(t, dir, "server", Server)
+	if !a.Leaf.Equal(b.Leaf) {
+		t.Error("made anew")
+	}
+	if len(a.Leaf.DNSNames) == 0 || a.Leaf.ExtKeyUsage[0] != x509.ExtKeyUsageServerAuth {
+		t.Errorf("names %v, usage %v", a.Leaf.DNSNames, a.Leaf.ExtKeyUsage)
+	}
+	fi, err := os.Stat(filepath.Join(dir, "server.key"))
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the key: %v, %v", fi.Mode(), err)
+	}
+	os.Remove(filepath.Join(dir, "server.crt"))
+	if _, err := Ensure(dir, "server", Server); err == nil {
+		t.Error("half a pair passes")
+	}
+}
+
+// shake lets a client with a configuration talk to a server with a certificate.
+func shake(t *testing.T, server tls.Certificate, c *tls.Config) error {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{server}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.(*tls.Conn).Handshake()
+			conn.Close()
+		}
+	}()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	c = c.Clone()
+	c.ServerName = "localhost"
+	return tls.Client(raw, c).Handshake()
+}
+
+func TestPeer(t *testing.T) {
+	mine, other := ensure(t, t.TempDir(), "server", Server), ensure(t, t.TempDir(), "server", Server)
+	pinned, err := Peer{Pin: PEM(mine.Leaf)}.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shake(t, mine, pinned); err != nil {
+		t.Errorf("the pinned server: %v", err)
+	}
+	err = shake(t, other, pinned)
+	if !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), Fingerprint(other.Leaf)) || !strings.Contains(err.Error(), "--fingerprint") {
+		t.Errorf("another server: %v", err)
+	}
+	if plain, err := (Peer{}).TLS(); err != nil || shake(t, mine, plain) == nil {
+		t.Error("a server nobody vouches for passes")
+	}
+	ca, err := Peer{CA: PEM(mine.Leaf)}.TLS()
+	if err != nil || shake(t, mine, ca) != nil {
+		t.Errorf("a server of the authority: %v", err)
+	}
+	if _, err := (Peer{CA: "x"}).TLS(); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("no authority: %v", err)
+	}
+	if err := checkPin(mine.Leaf, mine.Leaf, time.Now().Add(2*life)); !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("expired: %v", err)
+	}
+}
+
+func TestToken(t *testing.T) {
+	want := Token{ClientName: "laptop", Fingerprint: "ab", Addresses: []string{"10.0.0.1:8443"}, Secret: NewSecret()}
+	got, err := ParseToken(want.String() + "\n")
+	if err != nil || got.Secret != want.Secret || got.Addresses[0] != want.Addresses[0] {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "xyz", "e30="} {
+		if _, err := ParseToken(bad); !errors.Is(err, kiln.Invalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestPassword(t *testing.T) {
+	h, err := HashPassword("secret")
+	if err != nil || strings.Contains(h, "secret") {
+		t.Fatal(h, err)
+	}
+	if !CheckPassword(h, "secret") || CheckPassword(h, "Secret") || CheckPassword("", "") || CheckPassword("x", "x") {
+		t.Error("passwords are mixed up")
+	}
+}
+
+func FuzzParseToken(f *testing.F) {
+	f.Add(Token{Secret: "s"}.String())
+	f.Fuzz(func(t *testing.T, s string) {
+		if tok, err := ParseToken(s); err == nil && tok.Secret == "" {
+			t.Error("a token without a secret")
+		}
+	})
+}
