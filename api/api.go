@@ -71,6 +71,16 @@ type Server struct {
 	Environment   *Environment   `json:"environment,omitempty" yaml:"environment,omitempty"`
 }
 
+// Stranger is what GET /1.0 tells who isn't trusted.
+type Stranger struct {
+	APIExtensions []string `json:"api_extensions"`
+	APIStatus     string   `json:"api_status"`
+	APIVersion    string   `json:"api_version"`
+	Auth          string   `json:"auth"` // "untrusted"
+	Public        bool     `json:"public"`
+	AuthMethods   []string `json:"auth_methods"`
+}
+
 // ServerPut is what a user may change of a server.
 type ServerPut struct {
 	Config map[string]any `json:"config" yaml:"config"`
@@ -184,11 +194,24 @@ type ResourceUse struct {
 
 // A Certificate is a client that the server trusts.
 type Certificate struct {
+	CertificatePut `yaml:",inline"`
+	Fingerprint    string `json:"fingerprint" yaml:"fingerprint"` // SHA-256 of the DER form
+}
+
+// CertificatePut is what a user may change of a certificate, and its text.
+type CertificatePut struct {
 	Name        string   `json:"name" yaml:"name"`
-	Type        string   `json:"type" yaml:"type"`
+	Type        string   `json:"type" yaml:"type"` // "client"
 	Restricted  bool     `json:"restricted" yaml:"restricted"`
 	Projects    []string `json:"projects" yaml:"projects"`
-	Certificate string   `json:"certificate" yaml:"certificate"`
-	Fingerprint string   `json:"fingerprint" yaml:"fingerprint"`
+	Certificate string   `json:"certificate" yaml:"certificate"` // PEM
 	Description string   `json:"description" yaml:"description"`
+}
+
+// CertificatesPost adds a client, or makes a token by which one can add itself.
+type CertificatesPost struct {
+	CertificatePut
+	Password   string `json:"password,omitempty"`    // of the server, or a token
+	TrustToken string `json:"trust_token,omitempty"` // the same under its newer name
+	Token      bool   `json:"token,omitempty"`
 }

@@ -19,6 +19,17 @@ type Image struct {
 	UploadedAt   time.Time    `json:"uploaded_at" yaml:"uploaded_at"`
 	Project      string       `json:"project" yaml:"project"`
 	Locations    []string     `json:"locations" yaml:"locations"`
+	Files        []ImageFile  `json:"files,omitempty" yaml:"files,omitempty"` // of kiln_image_files; not in lists
+	Kept         string       `json:"kept,omitempty" yaml:"kept,omitempty"`   // of kiln_image_kept: why, and until when; not in lists
+}
+
+// An ImageFile is one of the files of an image, in fingerprint order.
+type ImageFile struct {
+	Role string `json:"role" yaml:"role"` // "unified", "metadata" or "rootfs"
+	Name string `json:"name" yaml:"name"`
+	Size int64  `json:"size" yaml:"size"` // bytes
+	Hash string `json:"hash" yaml:"hash"` // SHA-256
+	Ext  string `json:"ext" yaml:"ext"`   // ".tar.xz", by content
 }
 
 // ImagePut is what a user may change of an image.
@@ -67,6 +78,19 @@ type ImagesPost struct {
 	Format               string            `json:"format"`
 	Aliases              []ImageAlias      `json:"aliases"`
 	Source               *ImagesPostSource `json:"source"`
+
+	MoveAliases bool `json:"move_aliases,omitempty"` // of kiln_image_aliases: from other images, instead of a conflict
+	Reuse       bool `json:"reuse,omitempty"`        // of kiln_image_aliases: delete images that lose their last alias by that
+}
+
+// An ImageExportPost asks a server to send an image to another.
+type ImageExportPost struct {
+	Target      string       `json:"target"`
+	Secret      string       `json:"secret"`
+	Certificate string       `json:"certificate"`
+	Aliases     []ImageAlias `json:"aliases"`
+	Project     string       `json:"project"`
+	Profiles    []string     `json:"profiles"`
 }
 
 // ImagesPostSource says where an image is to come from.
@@ -83,6 +107,11 @@ type ImagesPostSource struct {
 	ImageType   string `json:"image_type"`
 	Name        string `json:"name"`
 	URL         string `json:"url"`
+
+	// Of kiln_remotes: how the server is reached.
+	CA      string   `json:"ca,omitempty"` // PEM
+	Mirrors []string `json:"mirrors,omitempty"`
+	Proxy   string   `json:"proxy,omitempty"`
 }
 
 // ImageMetadata is an instance's metadata.yaml.

@@ -27,8 +27,11 @@ import (
 // A Client talks to one server.
 type Client struct {
 	http    *http.Client
+	base    string // URL
 	where   string // for people
+	local   bool   // behind a socket
 	project string
+	secret  string // of a private image
 }
 
 // Unix makes a client of the daemon behind a socket. Nothing is sent yet.
@@ -37,7 +40,48 @@ func Unix(socket string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}, where: socket}
+	return &Client{
+		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}},
+		base: "http://kiln", where: socket, local: true,
+	}
+}
+
+// HTTPS makes a client of the server at a URL. How the server is recognised, and
+// what the client shows it, is hc's affair. Nothing is sent yet.
+func HTTPS(base string, hc *http.Client) *Client {
+	base = strings.TrimSuffix(base, "/")
+	return &Client{http: hc, base: base, where: base}
+}
+
+// WithSecret gives a client whose requests have the secret of a private image.
+func (c *Client) WithSecret(secret string) *Client {
+	copied := *c
+	copied.secret = secret
+	return &copied
+}
+
+// URL is where a path of the server is, with what the client adds to requests.
+func (c *Client) URL(path string) string {
+	u := c.base + path
+	if q := c.query(nil); len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	return u
+}
+
+// query adds what the client's requests have in common.
+func (c *Client) query(more url.Values) url.Values {
+	q := url.Values{}
+	if c.project != "" {
+		q.Set("project", c.project)
+	}
+	if c.secret != "" {
+		q.Set("secret", c.secret)
+	}
+	for k, v := range more {
+		q[k] = v
+	}
+	return q
 }
 
 // WithProject gives a client whose requests name a project.
@@ -59,15 +103,30 @@ type Request struct {
 // unreachable explains why a server doesn't answer. The error is Network, or
 // Denied.
 func (c *Client) unreachable(err error) error {
+	var kind kiln.Kind
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case errors.As(err, &kind):
+		return kiln.Errorf(kind, "%s: %w", c.where, cause(err))
+	case !c.local:
+		return kiln.Errorf(kiln.Network, "talk to the server %s: %w", c.where, cause(err))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return kiln.Errorf(kiln.Network, "no kiln daemon answers at %s; start one with \"systemctl start kiln\" or \"kiln daemon\"", c.where)
 	case errors.Is(err, fs.ErrPermission):
 		return kiln.Errorf(kiln.Denied, "you may not talk to the kiln daemon at %s; become root or a member of the group \"kiln\"", c.where)
 	}
 	return kiln.Errorf(kiln.Network, "talk to the daemon at %s: %w", c.where, err)
+}
+
+// cause takes off what net/http wraps around an error: the method and the URL,
+// which can have a secret in it.
+func cause(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
 }
 
 // Raw sends a request and gives the answer as it comes. The caller closes its body.
@@ -80,15 +139,8 @@ func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
 		}
 		body = bytes.NewReader(b)
 	}
-	q := r.Query
-	if c.project != "" {
-		q = url.Values{"project": {c.project}}
-		for k, v := range r.Query {
-			q[k] = v
-		}
-	}
-	u := "http://kiln" + r.Path
-	if len(q) > 0 {
+	u := c.base + r.Path
+	if q := c.query(r.Query); len(q) > 0 {
 		u += "?" + q.Encode()
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, u, body)
@@ -236,7 +288,7 @@ func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) 
 }
 
 func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocket.Conn, error) {
-	conn, _, err := websocket.Dial(ctx, "ws://kiln"+path+"?"+q.Encode(), &websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
+	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(), &websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil, c.unreachable(err)
 	}

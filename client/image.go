@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -36,7 +37,7 @@ func (i Images) Resolve(ctx context.Context, name string) (api.Image, string, er
 	switch {
 	case err == nil:
 		target = a.Target
-	case !errors.Is(err, kiln.NotFound):
+	case !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Denied):
 		return img, "", err
 	case !kiln.IsPrefix(target):
 		return img, "", i.unknown(ctx, name)
@@ -66,8 +67,34 @@ func (i Images) Find(ctx context.Context, name string) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
+	return fromWire(img)
+}
+
+// fromWire reads what a server says of an image. The error is Network when that
+// can't be.
+func fromWire(img api.Image) (kiln.Image, error) {
 	fp, err := kiln.ParseFingerprint(img.Fingerprint)
-	return kiln.Image{Fingerprint: fp, Type: img.Type, Architecture: img.Architecture, Size: img.Size, Filename: img.Filename, Properties: img.Properties}, err
+	if err != nil {
+		return kiln.Image{}, kiln.Errorf(kiln.Network, "the server names an image %w", err)
+	}
+	out := kiln.Image{
+		Fingerprint: fp, Type: img.Type, Architecture: img.Architecture, Size: img.Size, Filename: img.Filename, Properties: img.Properties,
+		Public: img.Public, CreatedAt: img.CreatedAt, ExpiresAt: img.ExpiresAt, UploadedAt: img.UploadedAt,
+	}
+	if out.ExpiresAt.Unix() <= 0 {
+		out.ExpiresAt = time.Time{}
+	}
+	for _, a := range img.Aliases {
+		out.Aliases = append(out.Aliases, kiln.Alias{Name: a.Name, Description: a.Description, Target: fp})
+	}
+	for _, f := range img.Files {
+		hash, err := kiln.ParseFingerprint(f.Hash)
+		if err != nil || f.Size < 0 {
+			return kiln.Image{}, kiln.Errorf(kiln.Network, "the server says of a file of image %s that its hash is %q and its size %d", fp.Short(), f.Hash, f.Size)
+		}
+		out.Files = append(out.Files, kiln.File{Role: kiln.Role(f.Role), Name: baseName(f.Name), Size: f.Size, Hash: hash, Ext: extension("x" + f.Ext)})
+	}
+	return out, nil
 }
 
 // Has is kiln.Sink's.
@@ -287,3 +314,20 @@ func (d *download) Read(b []byte) (int, error) {
 
 // Close is kiln.Stream's.
 func (d *download) Close() error { return d.body.Close() }
+
+// List gives the images that the server lets the client see.
+func (i Images) List(ctx context.Context) ([]kiln.Image, error) {
+	all, err := List[api.Image](ctx, i.Client, "/1.0/images", 1)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]kiln.Image, 0, len(all))
+	for _, w := range all {
+		img, err := fromWire(w)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, img)
+	}
+	return list, nil
+}

@@ -21,9 +21,6 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	if os.Geteuid() != 0 {
 		return kiln.Errorf(kiln.Denied, "the daemon must be started by root")
 	}
-	if o.Listen != "" {
-		return kiln.Errorf(kiln.Unsupported, "this version of kiln doesn't listen on the network; leave --listen out")
-	}
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return err
@@ -43,10 +40,17 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	s := server.New(d, log, stop)
+	network := s.Network(ctx)
+	if err := d.Listen(ctx, o.Listen, network.Listen); err != nil {
+		return errors.Join(err, l.Close(), d.Close())
+	}
 	log.Info("ready", "dir", dir, "version", version)
 	notify("READY=1")
-	err = server.New(d, log, stop).Serve(ctx, l)
+	err = s.Serve(ctx, l)
 	notify("STOPPING=1")
+	stop()
+	network.Wait()
 	return errors.Join(err, d.Close())
 }
 

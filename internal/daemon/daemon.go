@@ -6,6 +6,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/store"
+	"github.com/kiln-containers/kiln/internal/trust"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -41,11 +43,19 @@ type Daemon struct {
 	Events *event.Hub
 
 	cfg       Config
+	cert      tls.Certificate
 	lock      *os.File
 	blobs     *blob.Dir
 	db        *db.DB
 	pool      *volume.Pool
 	instances *instance.Set
+
+	network network
+	clients clients
+	tickets tickets
+	secrets secrets
+	guesses guesses
+	woken   chan struct{} // the settings changed
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -56,7 +66,7 @@ type Daemon struct {
 // when it isn't there. Nobody else may use the directory meanwhile: that is a
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, Events: event.NewHub()}
+	d := &Daemon{cfg: cfg, Events: event.NewHub(), woken: make(chan struct{}, 1)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.Ops = op.NewTable(func(s op.Snapshot) { d.Events.Send("operation", s) })
 	if err := d.open(ctx); err != nil {
@@ -82,6 +92,12 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	if err := d.firstStart(ctx); err != nil {
+		return err
+	}
+	if d.cert, err = trust.Ensure(d.cfg.Dir, "server", trust.Server); err != nil {
+		return err
+	}
+	if err := d.loadClients(ctx); err != nil {
 		return err
 	}
 	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {

@@ -2,13 +2,16 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // A setting is a configuration key of the daemon.
@@ -22,29 +25,60 @@ const (
 	mountSquashfs  = "images.mount_squashfs"
 	unpackedBytes  = "images.unpacked_limit"
 	defaultArchKey = "images.default_architecture"
+	httpsAddress   = "core.https_address"
+	trustPassword  = "core.trust_password"
+	trustCA        = "core.trust_ca_certificates"
+	tokenExpiry    = "core.remote_token_expiry"
+	updateInterval = "images.auto_update_interval"
+	updateCached   = "images.auto_update_cached"
+	cacheExpiry    = "images.remote_cache_expiry"
+	keepVersions   = "images.keep_versions"
+	allowHTTP      = "images.allow_http"
+	proxyHTTP      = "core.proxy_http"
+	proxyHTTPS     = "core.proxy_https"
+	proxyIgnore    = "core.proxy_ignore_hosts"
 )
+
+// hidden are the settings whose values nobody is told.
+func hidden(key string) bool { return key == trustPassword }
 
 func settings() map[string]setting {
 	return map[string]setting{
 		"core.shutdown_timeout":        {"5", checkNumber},
-		"images.auto_update_cached":    {"true", checkBool},
-		"images.auto_update_interval":  {"6", checkNumber},
+		httpsAddress:                   {"", checkAddresses},
+		trustPassword:                  {"", checkAny},
+		trustCA:                        {"false", checkBool},
+		tokenExpiry:                    {"", checkSpan},
+		proxyHTTP:                      {"", checkProxy},
+		proxyHTTPS:                     {"", checkProxy},
+		proxyIgnore:                    {"", checkAny},
+		updateCached:                   {"true", checkBool},
+		updateInterval:                 {"6", checkNumber},
+		keepVersions:                   {"1", checkNumber},
+		allowHTTP:                      {"false", checkBool},
 		"images.compression_algorithm": {"gzip", checkCompression},
 		defaultArchKey:                 {"", checkArch},
 		mountSquashfs:                  {"auto", oneOf("auto", "always", "never")},
-		"images.remote_cache_expiry":   {"10", checkNumber},
+		cacheExpiry:                    {"10", checkNumber},
 		unpackedBytes:                  {"1TiB", checkSize},
 	}
 }
 
-// Settings gives the configuration keys that are set.
+// Settings gives the configuration keys that are set; "true" in the place of values
+// that nobody is told.
 func (d *Daemon) Settings(ctx context.Context) (map[string]string, error) {
-	return d.db.Config(ctx)
+	set, err := d.db.Config(ctx)
+	for key := range set {
+		if hidden(key) {
+			set[key] = "true"
+		}
+	}
+	return set, err
 }
 
 // setting gives the value of one key, set or default.
 func (d *Daemon) setting(ctx context.Context, key string) (string, error) {
-	set, err := d.Settings(ctx)
+	set, err := d.db.Config(ctx)
 	if v := set[key]; v != "" {
 		return v, err
 	}
@@ -62,8 +96,8 @@ func (d *Daemon) SetSettings(ctx context.Context, change map[string]string, repl
 		}
 		s, ok := known[key]
 		switch {
-		case !ok && (strings.HasPrefix(key, "core.https_") || key == "core.trust_password" || strings.HasPrefix(key, "core.proxy_")):
-			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln doesn't listen on the network", key, change[key])
+		case !ok && strings.HasPrefix(key, "core.https_"):
+			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting of LXD's", key, change[key])
 		case !ok:
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key], kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
 		case change[key] == "":
@@ -85,10 +119,48 @@ func (d *Daemon) SetSettings(ctx context.Context, change map[string]string, repl
 			}
 		}
 	}
-	if err := d.db.SetConfig(ctx, all); err != nil {
+	if err := hashPassword(all); err != nil {
+		return err
+	}
+	return d.applySettings(ctx, all)
+}
+
+// hashPassword puts what can be kept in the place of a password. "true" is what
+// Settings shows of one, so it stands for no change.
+func hashPassword(change map[string]string) error {
+	switch v := change[trustPassword]; v {
+	case "":
+	case "true":
+		delete(change, trustPassword)
+	default:
+		hashed, err := trust.HashPassword(v)
+		change[trustPassword] = hashed
+		return err
+	}
+	return nil
+}
+
+// applySettings has the daemon listen where it is told to before that is written
+// down: an address that can't be had is an error, and changes nothing.
+func (d *Daemon) applySettings(ctx context.Context, change map[string]string) error {
+	before, err := d.setting(ctx, httpsAddress)
+	if err != nil {
+		return err
+	}
+	addresses, moves := change[httpsAddress]
+	if moves = moves && addresses != before; moves {
+		if err := d.listenOn(addresses); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w", httpsAddress, addresses, err)
+		}
+	}
+	if err := d.db.SetConfig(ctx, change); err != nil {
+		if moves {
+			err = errors.Join(err, d.listenOn(before))
+		}
 		return err
 	}
 	d.tell("config-updated", "/1.0", nil)
+	d.wake()
 	return nil
 }
 
@@ -102,6 +174,29 @@ func checkBool(v string) error {
 func checkNumber(v string) error {
 	if _, err := strconv.ParseUint(v, 10, 31); err != nil {
 		return fmt.Errorf("%q is not a whole number of at least 0", v)
+	}
+	return nil
+}
+
+func checkAny(string) error { return nil }
+
+func checkSpan(v string) error {
+	_, err := parseSpan(v)
+	return err
+}
+
+func checkAddresses(v string) error {
+	_, err := parseAddresses(v)
+	return err
+}
+
+func checkProxy(v string) error {
+	u, err := url.Parse(v)
+	if err != nil {
+		return err
+	}
+	if u.Host == "" || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme) {
+		return fmt.Errorf("%q is not the URL of a proxy, as http://proxy:3128 is", v)
 	}
 	return nil
 }

@@ -309,7 +309,7 @@ func (c *Client) request(ctx context.Context, url string, offset, length int64) 
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		if permanent(err) {
-			return nil, &refusal{url, err}
+			return nil, &refusal{url, Explain(err)}
 		}
 		return nil, kiln.Errorf(kiln.Network, "%w", err)
 	}
@@ -318,6 +318,14 @@ func (c *Client) request(ctx context.Context, url string, offset, length int64) 
 		return nil, err
 	}
 	return resp, nil
+}
+
+// Explain gives an error of a request its kind: Network, unless it has one.
+func Explain(err error) error {
+	if err == nil || kiln.KindOf(err) != kiln.Internal {
+		return err
+	}
+	return kiln.Errorf(kiln.Network, "%w", err)
 }
 
 // permanent reports whether an error comes back when the request does: a

@@ -5,12 +5,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/filter"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // extensions are the additions to the first 1.0 API that this server has. The
@@ -21,6 +23,7 @@ var extensions = []string{
 	"container_exec_recording", "container_exec_user_group_cwd", "container_exec_signal_handling", "container_edit_metadata", "console",
 	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "profile_usedby", "entity_description",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
+	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token", "images_push_relay", "image_force_refresh",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown",
 }
 
@@ -52,6 +55,9 @@ func (s *Server) settings(r *http.Request) (map[string]any, error) {
 	config := map[string]any{}
 	for k, v := range set {
 		config[k] = v
+		if v == "true" && k == "core.trust_password" {
+			config[k] = true
+		}
 	}
 	return config, err
 }
@@ -62,10 +68,14 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	e := s.d.Environment()
+	if !who(r).trusted {
+		return api.Stranger{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted", AuthMethods: []string{"tls"}}, nil
+	}
+	cert := s.d.Certificate().Leaf
 	return tagged{api.Server{
 		Config: config, APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "trusted", AuthMethods: []string{"tls"},
 		Environment: &api.Environment{
-			Addresses: []string{}, Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
+			Addresses: s.d.Addresses(), Certificate: trust.PEM(cert), CertificateFingerprint: trust.Fingerprint(cert), Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
 			Kernel: e.Kernel, KernelArchitecture: e.HostArch, KernelVersion: e.KernelVersion,
 			KernelFeatures: map[string]string{}, LXCFeatures: map[string]string{}, OSName: e.OSName, OSVersion: e.OSVersion,
 			Project: defaultProject, Server: "kiln", ServerEventMode: "full-mesh", ServerName: e.Hostname, ServerPID: os.Getpid(),
@@ -98,6 +108,9 @@ func (s *Server) changeServer(r *http.Request, replace bool) error {
 	change := map[string]string{}
 	for k, v := range put.Config {
 		text, ok := v.(string)
+		if b, isBool := v.(bool); isBool {
+			text, ok = strconv.FormatBool(b), true
+		}
 		if !ok {
 			return kiln.Errorf(kiln.Invalid, "the value of %q is not a text", k)
 		}

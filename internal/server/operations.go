@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // statusText is what the wire calls an operation's status.
@@ -77,10 +78,22 @@ func (s *Server) deleteOperation(w http.ResponseWriter, r *http.Request) (any, e
 	return nil, o.Cancel()
 }
 
+// opens reports whether a word is the secret of an operation.
+func opens(o op.Snapshot, word string) bool {
+	secret, ok := o.Metadata["secret"].(string)
+	return ok && trust.Same(secret, word)
+}
+
 func (s *Server) waitOperation(w http.ResponseWriter, r *http.Request) (any, error) {
 	o, err := s.d.Ops.Get(r.PathValue("id"))
 	if err != nil {
+		if !who(r).trusted {
+			err = kiln.Errorf(kiln.Denied, "not authorized")
+		}
 		return nil, err
+	}
+	if !who(r).trusted && !opens(o.Snapshot(), r.URL.Query().Get("secret")) {
+		return nil, kiln.Errorf(kiln.Denied, "not authorized")
 	}
 	ctx := r.Context()
 	if t := r.URL.Query().Get("timeout"); t != "" {

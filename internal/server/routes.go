@@ -50,7 +50,8 @@ func (s *Server) routes() map[string]map[string]handler {
 		"/1.0/storage-pools":                  {get: s.getPools, post: s.notYet},
 		"/1.0/storage-pools/{name}":           {get: s.getPool},
 		"/1.0/storage-pools/{name}/resources": {get: s.getPoolResources},
-		"/1.0/certificates":                   {get: s.emptyList, post: s.notYet},
+		"/1.0/certificates":                   {get: s.getCertificates, post: s.postCertificates},
+		"/1.0/certificates/{fingerprint}":     {get: s.getCertificate, put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
 		"/1.0/warnings":                       {get: s.emptyList},
 	}
 }

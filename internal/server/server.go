@@ -48,6 +48,9 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 		if strings.HasPrefix(pattern, aliasPath) {
 			mux = s.aliases
 		}
+		for method, h := range methods {
+			methods[method] = guard(pattern, method, h)
+		}
 		mux.Handle(pattern, s.methods(methods))
 	}
 	return s
@@ -56,7 +59,7 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 // Serve answers on a listener until ctx ends. Requests under way then have a few
 // seconds to finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	h := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	h := &http.Server{Handler: s, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -93,6 +96,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.answerError(w, r, fmt.Errorf("internal error"))
 		}
 	}()
+	r = s.identify(r)
 	if p := r.URL.Query().Get("project"); p != "" && p != defaultProject {
 		s.answerError(w, r, kiln.Errorf(kiln.NotFound, "Project not found: %q; kiln has the one called \"default\"", p))
 		return

@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// DefaultPort is where a server listens whose address has no port.
+const DefaultPort = "8443"
+
+// network is where the daemon can be reached besides its socket.
+type network struct {
+	mu     sync.Mutex
+	listen func([]string) error // nil: there is nobody to listen
+	extra  []string             // of the command line
+	now    []string
+}
+
+// Certificate is what the daemon shows to clients.
+func (d *Daemon) Certificate() tls.Certificate { return d.cert }
+
+// Listen hands the daemon what makes it listen on addresses, in the place of those
+// it listens on, or else fails and changes nothing. extra are addresses to listen
+// on whatever the settings say.
+func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string) error) error {
+	more, err := parseAddresses(extra)
+	if err != nil {
+		return err
+	}
+	d.network.mu.Lock()
+	d.network.listen, d.network.extra = listen, more
+	d.network.mu.Unlock()
+	set, err := d.setting(ctx, httpsAddress)
+	if err != nil {
+		return err
+	}
+	if err := d.listenOn(set); err != nil {
+		// A daemon that can't be reached from elsewhere still runs instances.
+		d.cfg.Log.Error("listen on the network; mend core.https_address to try again", "err", err)
+		if extra != "" {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) listenOn(addresses string) error {
+	list, err := parseAddresses(addresses)
+	if err != nil {
+		return err
+	}
+	d.network.mu.Lock()
+	defer d.network.mu.Unlock()
+	for _, a := range d.network.extra {
+		if !slices.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	if d.network.listen != nil {
+		if err := d.network.listen(list); err != nil {
+			return err
+		}
+	}
+	d.network.now = list
+	return nil
+}
+
+// parseAddresses reads addresses, separated by commas, whose ports may be left out.
+func parseAddresses(s string) ([]string, error) {
+	var list []string
+	for a := range strings.SplitSeq(s, ",") {
+		if a = strings.TrimSpace(a); a == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(a)
+		if err != nil {
+			host, port = strings.Trim(a, "[]"), DefaultPort
+			if strings.Contains(host, ":") && net.ParseIP(host) == nil {
+				return nil, kiln.Errorf(kiln.Invalid, "%q is not an address; write host:port, [::]:8443 or :8443", a)
+			}
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return nil, kiln.Errorf(kiln.Invalid, "%q is not an address: %w", a, err)
+		}
+		list = append(list, net.JoinHostPort(host, port))
+	}
+	return list, nil
+}
+
+// Addresses are where others can reach the daemon: where it listens, with the
+// addresses of this host in the place of "any".
+func (d *Daemon) Addresses() []string {
+	d.network.mu.Lock()
+	defer d.network.mu.Unlock()
+	list := []string{}
+	for _, a := range d.network.now {
+		host, port, err := net.SplitHostPort(a)
+		ip := net.ParseIP(host)
+		switch {
+		case err != nil:
+		case host != "" && (ip == nil || !ip.IsUnspecified()):
+			list = append(list, a)
+		default:
+			list = append(list, hostAddresses(port, ip != nil && ip.To4() != nil)...)
+		}
+	}
+	return list
+}
+
+func hostAddresses(port string, only4 bool) []string {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var list, loop []string
+	for _, a := range addresses {
+		n, ok := a.(*net.IPNet)
+		if !ok || n.IP.IsLinkLocalUnicast() || only4 && n.IP.To4() == nil {
+			continue
+		}
+		if n.IP.IsLoopback() {
+			loop = append(loop, net.JoinHostPort(n.IP.String(), port))
+		} else {
+			list = append(list, net.JoinHostPort(n.IP.String(), port))
+		}
+	}
+	if len(list) == 0 {
+		return loop // a host without a network still talks to itself
+	}
+	return list
+}
+
+// wake has the background work look at the settings again.
+func (d *Daemon) wake() {
+	select {
+	case d.woken <- struct{}{}:
+	default:
+	}
+}

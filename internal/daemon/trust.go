@@ -1,0 +1,381 @@
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// A Client is somebody with a certificate who is trusted.
+type Client = db.Certificate
+
+// clients are the trusted clients as every request asks for them.
+type clients struct {
+	mu   sync.RWMutex
+	byFP map[string]Client
+	ca   *x509.CertPool // server.ca; nil: none
+}
+
+func (d *Daemon) loadClients(ctx context.Context) error {
+	list, err := d.db.Certificates(ctx)
+	if err != nil {
+		return err
+	}
+	byFP := map[string]Client{}
+	for _, c := range list {
+		byFP[c.Fingerprint] = c
+	}
+	var ca *x509.CertPool
+	if text, err := os.ReadFile(filepath.Join(d.cfg.Dir, "server.ca")); err == nil {
+		ca = x509.NewCertPool()
+		if !ca.AppendCertsFromPEM(text) {
+			return kiln.Errorf(kiln.Invalid, "%s has no certificate in PEM form", filepath.Join(d.cfg.Dir, "server.ca"))
+		}
+	}
+	d.clients.mu.Lock()
+	defer d.clients.mu.Unlock()
+	d.clients.byFP, d.clients.ca = byFP, ca
+	return nil
+}
+
+// Trusted tells who shows a certificate, if that is somebody who is trusted.
+func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, bool) {
+	fp := trust.Fingerprint(shown)
+	d.clients.mu.RLock()
+	c, ok := d.clients.byFP[fp]
+	ca := d.clients.ca
+	d.clients.mu.RUnlock()
+	if ok || ca == nil {
+		return c, ok
+	}
+	if v, err := d.setting(ctx, trustCA); err != nil || v != "true" {
+		return c, false
+	}
+	_, err := shown.Verify(x509.VerifyOptions{Roots: ca, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return Client{Fingerprint: fp, Name: shown.Subject.CommonName}, err == nil
+}
+
+// Clients gives the trusted clients, by name.
+func (d *Daemon) Clients(ctx context.Context) ([]Client, error) { return d.db.Certificates(ctx) }
+
+// Client gives the one whose fingerprint begins with some digits.
+// Errors: NotFound, Ambiguous.
+func (d *Daemon) Client(ctx context.Context, prefix string) (Client, error) {
+	list, err := d.Clients(ctx)
+	if err != nil {
+		return Client{}, err
+	}
+	list = slices.DeleteFunc(list, func(c Client) bool { return prefix == "" || !strings.HasPrefix(c.Fingerprint, strings.ToLower(prefix)) })
+	switch len(list) {
+	case 0:
+		return Client{}, kiln.Errorf(kiln.NotFound, "Certificate not found")
+	case 1:
+		return list[0], nil
+	}
+	return Client{}, kiln.Errorf(kiln.Ambiguous, "%d certificates begin with %q; type more digits", len(list), prefix)
+}
+
+// AddClient trusts a certificate from now on. Errors: Conflict, Invalid for one
+// that is expired or restricted to nothing that exists.
+func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client) error {
+	if time.Now().After(cert.NotAfter) {
+		return kiln.Errorf(kiln.Invalid, "the certificate expired on %s", cert.NotAfter.UTC().Format(time.DateOnly))
+	}
+	if c.Name == "" {
+		c.Name = cert.Subject.CommonName
+	}
+	c.Fingerprint, c.PEM, c.AddedAt = trust.Fingerprint(cert), trust.PEM(cert), time.Now()
+	if err := d.db.CreateCertificate(ctx, c); err != nil {
+		return err
+	}
+	d.tell("certificate-created", certificateURL(c.Fingerprint), nil)
+	return d.loadClients(ctx)
+}
+
+// UpdateClient changes what is said of a client. The error is NotFound.
+func (d *Daemon) UpdateClient(ctx context.Context, c Client) error {
+	if err := d.db.UpdateCertificate(ctx, c); err != nil {
+		return err
+	}
+	d.tell("certificate-updated", certificateURL(c.Fingerprint), nil)
+	return d.loadClients(ctx)
+}
+
+// RemoveClient stops to trust a client. The error is NotFound.
+func (d *Daemon) RemoveClient(ctx context.Context, fingerprint string) error {
+	if err := d.db.DeleteCertificate(ctx, fingerprint); err != nil {
+		return err
+	}
+	d.tell("certificate-deleted", certificateURL(fingerprint), nil)
+	return d.loadClients(ctx)
+}
+
+func certificateURL(fp string) string { return "/1.0/certificates/" + fp }
+
+// IssueToken makes a token by which one client can introduce itself. It is used up
+// by that, and dies with the operation it is shown by. The error is Invalid when
+// nobody could use it.
+func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error) {
+	addresses := d.Addresses()
+	if len(addresses) == 0 {
+		return nil, kiln.Errorf(kiln.Invalid, "a token is of no use while the daemon doesn't listen on the network; make it with: kiln config set core.https_address \":8443\"")
+	}
+	v, err := d.setting(ctx, tokenExpiry)
+	if err != nil {
+		return nil, err
+	}
+	life, err := parseSpan(v)
+	if err != nil {
+		return nil, err
+	}
+	t := &ticket{secret: trust.NewSecret(), client: c, used: make(chan struct{})}
+	meta := map[string]any{
+		"secret": t.secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
+		"request": map[string]any{"name": c.Name, "type": "client", "restricted": c.Restricted, "projects": c.Projects, "token": true},
+	}
+	if life > 0 {
+		t.expires = time.Now().Add(life)
+		meta["expiresAt"] = t.expires.UTC().Format(time.RFC3339)
+	}
+	d.tickets.add(t)
+	return d.Ops.Start("Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true}, func(ctx context.Context, _ *op.Operation) error {
+		defer d.tickets.drop(t)
+		return t.wait(ctx)
+	}), nil
+}
+
+// A ticket is a token that was given out.
+type ticket struct {
+	secret  string
+	client  Client
+	expires time.Time
+	used    chan struct{}
+}
+
+func (t *ticket) wait(ctx context.Context) error {
+	var timeout <-chan time.Time
+	if !t.expires.IsZero() {
+		timeout = time.After(time.Until(t.expires))
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.used:
+		return nil
+	case <-timeout:
+		return kiln.Errorf(kiln.Timeout, "the token expired")
+	}
+}
+
+// tickets are the tokens that can be used.
+type tickets struct {
+	mu   sync.Mutex
+	list []*ticket
+}
+
+func (s *tickets) add(t *ticket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, t)
+}
+
+// take uses a token up.
+func (s *tickets) take(secret string) (*ticket, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.list, func(t *ticket) bool { return trust.Same(t.secret, secret) })
+	if i < 0 {
+		return nil, false
+	}
+	t := s.list[i]
+	s.list = slices.Delete(s.list, i, i+1)
+	close(t.used)
+	return t, true
+}
+
+func (s *tickets) drop(t *ticket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(o *ticket) bool { return o == t })
+}
+
+// Introduce trusts a client that shows a token, or the trust password. Whoever
+// guesses wrong waits longer for each answer. The error is Denied.
+func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Certificate, name string) error {
+	c, err := d.invitation(ctx, word)
+	if err != nil {
+		return d.guesses.wrong(ctx, from, err)
+	}
+	d.guesses.right(from)
+	if name != "" {
+		c.Name = name
+	}
+	return d.AddClient(ctx, cert, c)
+}
+
+// invitation gives the client that a token or the password stands for.
+func (d *Daemon) invitation(ctx context.Context, word string) (Client, error) {
+	secret := word
+	if t, err := trust.ParseToken(word); err == nil {
+		secret = t.Secret
+	}
+	if t, ok := d.tickets.take(secret); ok {
+		return t.client, nil
+	}
+	hashed, err := d.setting(ctx, trustPassword)
+	if err != nil {
+		return Client{}, err
+	}
+	// One guess at a time: hashing is made to be slow.
+	d.guesses.hashing.Lock()
+	defer d.guesses.hashing.Unlock()
+	if trust.CheckPassword(hashed, word) {
+		return Client{}, nil
+	}
+	return Client{}, kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a token works once, until it expires)")
+}
+
+// guesses slow down who tries passwords.
+type guesses struct {
+	hashing sync.Mutex
+	mu      sync.Mutex
+	failed  map[string]int
+}
+
+func (g *guesses) wrong(ctx context.Context, from string, err error) error {
+	g.mu.Lock()
+	if g.failed == nil || len(g.failed) > 10_000 {
+		g.failed = map[string]int{}
+	}
+	n := g.failed[from]
+	g.failed[from]++
+	g.mu.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-time.After(min(100*time.Millisecond<<min(n, 10), 10*time.Second)):
+	}
+	return err
+}
+
+func (g *guesses) right(from string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.failed, from)
+}
+
+// parseSpan reads a time like "1H 30M" or "7d" or "12h": a number and one of
+// S, M, H, d, w, m and y, as LXD's expiries have them. Empty is zero.
+func parseSpan(s string) (time.Duration, error) {
+	var sum time.Duration
+	units := map[byte]time.Duration{
+		'S': time.Second, 's': time.Second, 'M': time.Minute, 'H': time.Hour, 'h': time.Hour, 'd': 24 * time.Hour,
+		'w': 7 * 24 * time.Hour, 'm': 30 * 24 * time.Hour, 'y': 365 * 24 * time.Hour,
+	}
+	for _, word := range strings.Fields(s) {
+		unit, ok := units[word[len(word)-1]]
+		n, err := strconv.ParseUint(word[:len(word)-1], 10, 16)
+		if !ok || err != nil {
+			return 0, kiln.Errorf(kiln.Invalid, "%q is no span of time; write a number and S, M, H, d, w, m or y, as in \"1d 12H\"", s)
+		}
+		sum += time.Duration(n) * unit
+	}
+	return sum, nil
+}
+
+// A secret lets somebody who isn't trusted have one private image, or bring one.
+type secret struct {
+	word  string
+	image kiln.Fingerprint
+	push  bool
+	used  chan struct{}
+}
+
+// How long a secret works: as a whole, and after it was first used. A puller looks
+// at an image, then fetches it, in several requests if need be.
+const (
+	secretLife = time.Hour
+	secretIdle = time.Minute
+)
+
+// secrets are the secrets that work.
+type secrets struct {
+	mu   sync.Mutex
+	list []*secret
+}
+
+func (s *secrets) add(x *secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, x)
+}
+
+func (s *secrets) drop(x *secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(o *secret) bool { return o == x })
+}
+
+// use reports whether a word works for an image, and prolongs it.
+func (s *secrets) use(word string, fp kiln.Fingerprint, push bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.list {
+		if x.push == push && x.image == fp && trust.Same(x.word, word) {
+			select {
+			case x.used <- struct{}{}:
+			default:
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// ShareImage makes a secret by which somebody who isn't trusted can have a private
+// image for a while. The error is NotFound.
+func (d *Daemon) ShareImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
+	x := &secret{word: trust.NewSecret(), image: fp, used: make(chan struct{}, 1)}
+	o := d.startSecret("Image download token", x, map[string]any{"secret": x.word})
+	d.tell("image-secret-created", imageURL(fp), nil)
+	return o
+}
+
+func (d *Daemon) startSecret(title string, x *secret, meta map[string]any) *op.Operation {
+	d.secrets.add(x)
+	options := op.Options{Class: op.Token, Metadata: meta, MayCancel: true, Resources: map[string][]string{"images": {imageURL(x.image)}}}
+	return d.Ops.Start(title, options, func(ctx context.Context, _ *op.Operation) error {
+		defer d.secrets.drop(x)
+		end, idle := time.After(secretLife), (<-chan time.Time)(nil)
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-x.used:
+				idle = time.After(secretIdle)
+			case <-idle:
+				return nil
+			case <-end:
+				return nil
+			}
+		}
+	})
+}
+
+// Shared reports whether a secret opens a private image.
+func (d *Daemon) Shared(word string, fp kiln.Fingerprint) bool { return d.secrets.use(word, fp, false) }
+
+// Expected reports whether a secret lets somebody bring an image.
+func (d *Daemon) Expected(word string, fp kiln.Fingerprint) bool {
+	return d.secrets.use(word, fp, true)
+}

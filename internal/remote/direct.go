@@ -1,0 +1,94 @@
+package remote
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/fetch"
+)
+
+// direct is an image behind a URL whose headers tell where it is and which
+// fingerprint it has. LXD and Incus each have names of their own for them.
+type direct struct {
+	o      *Opener
+	fetch  *fetch.Client
+	http   *http.Client
+	access Access
+}
+
+// families are the names that headers begin with.
+var families = []string{"Kiln", "LXD", "Incus"}
+
+// Find asks the URL. Errors: Network, Invalid, Denied.
+func (d *direct) Find(ctx context.Context, name string) (kiln.Image, error) {
+	if err := d.o.checkURLs(kiln.Remote{Server: name}); err != nil {
+		return kiln.Image{}, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, name, nil)
+	if err != nil {
+		return kiln.Image{}, kiln.Errorf(kiln.Invalid, "%w", err)
+	}
+	req.Header.Set("User-Agent", d.o.UserAgent)
+	for _, f := range families {
+		req.Header.Set(f+"-Server-Architectures", strings.Join(d.o.Architectures, ", "))
+		req.Header.Set(f+"-Server-Version", d.o.Version)
+	}
+	resp, err := d.http.Do(req)
+	if err != nil {
+		if kiln.KindOf(err) == kiln.Internal {
+			err = kiln.Errorf(kiln.Network, "%w", err)
+		}
+		return kiln.Image{}, err
+	}
+	resp.Body.Close()
+	return d.answer(name, resp)
+}
+
+func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {
+	header := func(what string) (string, error) {
+		for _, f := range families {
+			if v := resp.Header.Get(f + "-Image-" + what); v != "" {
+				return v, nil
+			}
+		}
+		return "", kiln.Errorf(kiln.Network, "Missing LXD-Image-%s header: %s answered %s without it, so it doesn't serve images this way", what, name, resp.Status)
+	}
+	hash, err := header("Hash")
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	at, err := header("URL")
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	fp, err := kiln.ParseFingerprint(strings.ToLower(hash))
+	if err != nil {
+		return kiln.Image{}, kiln.Errorf(kiln.Network, "%s names an image %w", name, err)
+	}
+	base := resp.Request.URL // after redirects
+	u, err := base.Parse(at)
+	if err != nil {
+		return kiln.Image{}, kiln.Errorf(kiln.Network, "%s says that the image is at %q: %w", name, at, err)
+	}
+	if base.Scheme == "https" && u.Scheme != "https" && (d.o.AllowHTTP == nil || !d.o.AllowHTTP()) {
+		return kiln.Image{}, kiln.Errorf(kiln.Denied, "%s says that the image is at %s, which isn't https", name, u.Redacted())
+	}
+	file := kiln.File{Role: kiln.Unified, Name: baseName(u), Size: -1, Hash: fp}
+	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()}}, nil
+}
+
+func baseName(u *url.URL) string {
+	if b := path.Base(u.Path); b != "/" && b != "." && b != ".." {
+		return b
+	}
+	return "image"
+}
+
+// Open is kiln.Source's, for images that Find gave.
+func (d *direct) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
+	return &webStream{ctx: ctx, fetch: d.fetch, access: d.access, files: []webFile{{img.Files[0], []string{img.Origin.Alias}}}}, nil
+}

@@ -1,0 +1,202 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/fetch"
+)
+
+// Indexes keeps the documents of image servers: each is asked for once in a while,
+// for everybody, and only sent when it changed.
+type Indexes struct {
+	Dir string        // where they are kept
+	TTL time.Duration // how long one is good without asking
+
+	mu      sync.Mutex
+	entries map[string]*document
+}
+
+// A document is one file of a server, and what was made of it.
+type document struct {
+	mu     sync.Mutex // held while it is fetched: others wait for that
+	state  documentState
+	loaded bool
+	parsed any // nil: not yet
+}
+
+// documentState is what is kept beside a document.
+type documentState struct {
+	ETag         string    `json:"etag,omitempty"`
+	LastModified string    `json:"last_modified,omitempty"`
+	Fetched      time.Time `json:"fetched"`
+}
+
+func (x *Indexes) entry(url string) *document {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.entries == nil {
+		x.entries = map[string]*document{}
+	}
+	if x.entries[url] == nil {
+		x.entries[url] = &document{}
+	}
+	return x.entries[url]
+}
+
+func (x *Indexes) path(url string) string {
+	sum := sha256.Sum256([]byte(url))
+	return filepath.Join(x.Dir, hex.EncodeToString(sum[:]))
+}
+
+// A get is a request for a document.
+type get struct {
+	http  *http.Client
+	agent string
+	urls  []string // the same at several servers
+	limit int64    // bytes
+	fresh bool     // ask, however young it is
+	warn  func(string)
+	parse func(io.Reader) (any, error)
+}
+
+// get gives what parse makes of a document. When no server answers, an old copy
+// does, with a warning.
+func (x *Indexes) get(ctx context.Context, g get) (any, error) {
+	d := x.entry(g.urls[0])
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path := x.path(g.urls[0])
+	if !d.loaded {
+		d.loaded = true
+		if b, err := os.ReadFile(path + ".json"); err == nil {
+			_ = json.Unmarshal(b, &d.state) // else it is fetched
+		}
+	}
+	if g.fresh || time.Since(d.state.Fetched) > x.TTL {
+		if err := x.update(ctx, g, d, path); err != nil {
+			if _, old := os.Stat(path); old != nil || !passing(err) {
+				return nil, err
+			}
+			if g.warn != nil {
+				g.warn(fmt.Sprintf("%s doesn't answer (%v); using its index of %s", g.urls[0], err, d.state.Fetched.UTC().Format("2006/01/02 15:04 MST")))
+			}
+		}
+	}
+	if d.parsed != nil {
+		return d.parsed, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		d.state = documentState{}
+		return nil, err
+	}
+	defer f.Close()
+	if d.parsed, err = g.parse(f); err != nil {
+		d.state = documentState{} // ask again next time
+		return nil, kiln.Errorf(kiln.KindOf(err), "%s: %w", g.urls[0], err)
+	}
+	return d.parsed, nil
+}
+
+// passing reports whether an error is one that an old copy may hide: the server
+// isn't there, for the time being.
+func passing(err error) bool {
+	kind := kiln.KindOf(err)
+	return kind == kiln.Network || kind == kiln.Timeout || kind == kiln.NotFound
+}
+
+// update asks the servers in turn, a few times.
+func (x *Indexes) update(ctx context.Context, g get, d *document, path string) error {
+	var last error
+	for try := range 2 * len(g.urls) {
+		if try >= len(g.urls) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(300 * time.Millisecond):
+			}
+		}
+		last = x.ask(ctx, g, d, path, g.urls[try%len(g.urls)])
+		if last == nil || ctx.Err() != nil || !passing(last) {
+			return last
+		}
+	}
+	return last
+}
+
+// ask sends one conditional request.
+func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, indexTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return kiln.Errorf(kiln.Invalid, "%w", err)
+	}
+	req.Header.Set("User-Agent", g.agent)
+	if _, err := os.Stat(path); err == nil && url == g.urls[0] {
+		if d.state.ETag != "" {
+			req.Header.Set("If-None-Match", d.state.ETag)
+		} else if d.state.LastModified != "" {
+			req.Header.Set("If-Modified-Since", d.state.LastModified)
+		}
+	}
+	resp, err := g.http.Do(req)
+	if err != nil {
+		return fetch.Explain(err)
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusNotModified:
+	case http.StatusOK:
+		if err := x.keep(path, resp.Body, g.limit); err != nil {
+			return err
+		}
+		d.parsed = nil
+	case http.StatusNotFound, http.StatusGone:
+		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", url, resp.Status)
+	default:
+		return kiln.Errorf(kiln.Network, "%s: %s", url, resp.Status)
+	}
+	d.state = documentState{resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"), time.Now()}
+	b, err := json.Marshal(d.state)
+	if err != nil {
+		return err
+	}
+	return x.keep(path+".json", bytes.NewReader(b), g.limit)
+}
+
+// indexTime is how long one answer may take.
+const indexTime = 5 * time.Minute
+
+// keep makes a file appear whole.
+func (x *Indexes) keep(path string, r io.Reader, limit int64) error {
+	if err := os.MkdirAll(x.Dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(x.Dir, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone if it has its name
+	n, err := io.Copy(f, io.LimitReader(r, limit+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fetch.Explain(err)
+	}
+	if n > limit {
+		return kiln.Errorf(kiln.TooLarge, "the document is larger than %s", kiln.FormatSize(limit))
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,171 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/fetch"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// An Opener opens remotes. One serves a whole process: it remembers connections,
+// how fast servers were, and indexes.
+type Opener struct {
+	Own           *tls.Certificate                      // what servers are shown; nil: nothing
+	Proxy         func(*http.Request) (*url.URL, error) // nil: none
+	UserAgent     string
+	Version       string   // of kiln, for servers that want to know
+	Architectures []string // canonical, best first
+	Indexes       *Indexes
+	AllowHTTP     func() bool // plain http, where nobody vouches for what is read
+}
+
+// Access says what to be let in with, and hears how it goes.
+type Access struct {
+	Secret   string // of a private image
+	Project  string
+	Fresh    bool                             // ask the server, whatever is known of it
+	Progress func(server string, done int64)  // bytes
+	Warn     func(string)                     // that something works, but not as it should
+	Base     func(fp kiln.Fingerprint) string // path of a root filesystem that is here, for deltas; "" when it isn't
+}
+
+// Open gives the images of a remote. Nothing is sent yet. The error is Invalid or
+// Unsupported for a remote that can't be.
+func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
+	hc, err := o.HTTP(r)
+	if err != nil {
+		return nil, err
+	}
+	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}}
+	switch r.Protocol {
+	case kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, "":
+		c := client.HTTPS(r.Server, hc).WithSecret(a.Secret)
+		if a.Project != "" {
+			c = c.WithProject(a.Project)
+		}
+		return &server{images: c.Images(), fetch: f, remote: r, access: a}, nil
+	case kiln.ProtocolStreams:
+		return &streams{o: o, fetch: f, http: hc, remote: r, access: a}, nil
+	case kiln.ProtocolDirect:
+		return &direct{o: o, fetch: f, http: hc, access: a}, nil
+	}
+	return nil, kiln.Errorf(kiln.Invalid, "Unsupported protocol: %s; there are kiln, lxd, incus and simplestreams", r.Protocol)
+}
+
+// HTTP gives what talks to a remote.
+func (o *Opener) HTTP(r kiln.Remote) (*http.Client, error) {
+	if err := o.checkURLs(r); err != nil {
+		return nil, err
+	}
+	config, err := trust.Peer{Pin: r.Certificate, CA: r.CA, Own: o.Own}.TLS()
+	if err != nil {
+		return nil, err
+	}
+	proxy := o.Proxy
+	if r.Proxy != "" {
+		u, err := url.Parse(r.Proxy)
+		if err != nil {
+			return nil, kiln.Errorf(kiln.Invalid, "the proxy %q: %w", r.Proxy, err)
+		}
+		proxy = http.ProxyURL(u)
+	}
+	return &http.Client{CheckRedirect: fetch.CheckRedirect, Transport: &http.Transport{
+		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: 15 * time.Second, ResponseHeaderTimeout: time.Minute,
+		MaxIdleConnsPerHost: 8, IdleConnTimeout: 15 * time.Second, WriteBufferSize: 128 << 10, ReadBufferSize: 128 << 10,
+	}}, nil
+}
+
+// checkURLs makes sure that whoever vouches for the bytes can be asked: https, or
+// http where somebody allowed it.
+func (o *Opener) checkURLs(r kiln.Remote) error {
+	for _, s := range append([]string{r.Server}, r.Mirrors...) {
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" {
+			return kiln.Errorf(kiln.Invalid, "%q is not the URL of a server, as https://images.example:8443 is", s)
+		}
+		switch {
+		case u.Scheme == "https":
+		case u.Scheme == "http" && o.AllowHTTP != nil && o.AllowHTTP():
+		case u.Scheme == "http":
+			return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; to read over plain http all the same: kiln config set images.allow_http true", s)
+		default:
+			return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s", s)
+		}
+	}
+	return nil
+}
+
+// join puts a relative path below the URLs of a server and its mirrors.
+func join(r kiln.Remote, path string) []string {
+	var urls []string
+	for _, base := range append([]string{r.Server}, r.Mirrors...) {
+		urls = append(urls, strings.TrimSuffix(base, "/")+"/"+(&url.URL{Path: path}).EscapedPath())
+	}
+	return urls
+}
+
+// A webFile is one file of an image on the web.
+type webFile struct {
+	kiln.File
+	urls []string
+}
+
+// webStream reads the files of an image from the web, whatever happens on the way.
+type webStream struct {
+	ctx    context.Context
+	fetch  *fetch.Client
+	files  []webFile
+	access Access
+	done   int64 // bytes of the files before
+	now    *fetch.Reader
+	size   int64 // of the current file
+}
+
+// Next is kiln.Stream's.
+func (s *webStream) Next() (kiln.File, error) {
+	if err := s.Close(); err != nil {
+		return kiln.File{}, err
+	}
+	s.done += max(s.size, 0)
+	if len(s.files) == 0 {
+		return kiln.File{}, io.EOF
+	}
+	f := s.files[0]
+	s.files, s.size = s.files[1:], f.Size
+	before := s.done
+	s.now = s.fetch.Open(s.ctx, fetch.File{URLs: f.urls, Size: f.Size, Progress: func(server string, n int64) {
+		if s.access.Progress != nil {
+			s.access.Progress(server, before+n)
+		}
+	}})
+	return f.File, nil
+}
+
+// Skip begins later in the current file.
+func (s *webStream) Skip(n int64) error { return s.now.Skip(n) }
+
+// Read is kiln.Stream's.
+func (s *webStream) Read(b []byte) (int, error) {
+	if s.now == nil {
+		return 0, io.EOF
+	}
+	return s.now.Read(b)
+}
+
+// Close is kiln.Stream's.
+func (s *webStream) Close() error {
+	if s.now == nil {
+		return nil
+	}
+	err := s.now.Close()
+	s.now = nil
+	return err
+}

@@ -1,0 +1,197 @@
+package remote
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/fetch"
+	"github.com/kiln-containers/kiln/internal/simplestreams"
+)
+
+// streams is the images of a simplestreams server.
+type streams struct {
+	o      *Opener
+	fetch  *fetch.Client
+	http   *http.Client
+	remote kiln.Remote
+	access Access
+	fresh  bool // the index was asked for already
+}
+
+// images reads the index and the products that it names.
+func (s *streams) images(ctx context.Context) ([]simplestreams.Image, []*simplestreams.Products, error) {
+	g := get{http: s.http, agent: s.o.UserAgent, fresh: s.access.Fresh && !s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
+	g.urls = join(s.remote, simplestreams.IndexPath)
+	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseIndex(r) }
+	v, err := s.o.Indexes.get(ctx, g)
+	if err != nil {
+		return nil, nil, err
+	}
+	g.limit = simplestreams.MaxProducts
+	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseProducts(r) }
+	var images []simplestreams.Image
+	var lists []*simplestreams.Products
+	for _, path := range v.([]string) {
+		g.urls = join(s.remote, path)
+		v, err := s.o.Indexes.get(ctx, g)
+		if err != nil {
+			return nil, nil, err
+		}
+		list := v.(*simplestreams.Products)
+		images, lists = append(images, list.Images()...), append(lists, list)
+	}
+	s.fresh = true
+	return images, lists, nil
+}
+
+// Find is kiln.Source's.
+func (s *streams) Find(ctx context.Context, name string) (kiln.Image, error) {
+	all, _, err := s.images(ctx)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	found, err := simplestreams.Find(all, name, s.o.Architectures)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	return imageOf(found), nil
+}
+
+// List gives the containers' images.
+func (s *streams) List(ctx context.Context) ([]kiln.Image, error) {
+	all, _, err := s.images(ctx)
+	list := make([]kiln.Image, 0, len(all))
+	for _, img := range all {
+		list = append(list, imageOf(img))
+	}
+	return list, err
+}
+
+func imageOf(i simplestreams.Image) kiln.Image {
+	img := kiln.Image{
+		Fingerprint: i.Fingerprint, Type: i.Type, Architecture: i.Architecture, Size: i.Size, Filename: i.Files[0].Name,
+		Properties: i.Properties, Public: true, CreatedAt: i.CreatedAt, UploadedAt: i.CreatedAt, ExpiresAt: i.ExpiresAt,
+	}
+	for _, n := range i.Names() {
+		img.Aliases = append(img.Aliases, kiln.Alias{Name: n, Target: i.Fingerprint})
+	}
+	roles := []kiln.Role{kiln.Metadata, kiln.Rootfs}
+	if len(i.Files) == 1 {
+		roles = []kiln.Role{kiln.Unified}
+		if i.Fingerprint.IsZero() {
+			roles = []kiln.Role{""} // a root filesystem without metadata
+		}
+	}
+	for n, f := range i.Files {
+		img.Files = append(img.Files, kiln.File{Role: roles[n], Name: f.Name, Size: sizeOf(f), Hash: f.SHA256})
+	}
+	return img
+}
+
+func sizeOf(f simplestreams.File) int64 {
+	if f.Size == 0 {
+		return -1
+	}
+	return f.Size
+}
+
+// Open is kiln.Source's. The root filesystem comes as the difference from an older
+// version where that is here.
+func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
+	all, lists, err := s.images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(o simplestreams.Image) bool {
+		return o.Fingerprint == img.Fingerprint && o.Files[len(o.Files)-1].SHA256 == img.Files[len(img.Files)-1].Hash
+	})
+	if i < 0 {
+		return nil, kiln.Errorf(kiln.NotFound, "the image %s is not on %s any more", img.Fingerprint.Short(), s.remote.Server)
+	}
+	found := all[i]
+	w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access}
+	for n, f := range imageOf(found).Files {
+		w.files = append(w.files, webFile{f, join(s.remote, found.Files[n].Path)})
+	}
+	if d, base := s.delta(found, lists); base != "" {
+		return &deltaStream{webStream: w, delta: webFile{kiln.File{Size: sizeOf(d.File)}, join(s.remote, d.Path)}, base: base}, nil
+	}
+	return w, nil
+}
+
+// delta picks the smallest difference whose base is here.
+func (s *streams) delta(img simplestreams.Image, lists []*simplestreams.Products) (best simplestreams.Delta, base string) {
+	if s.access.Base == nil || !archive.HasVCDIFF() {
+		return best, ""
+	}
+	whole := img.Files[len(img.Files)-1].Size
+	for _, d := range img.Deltas {
+		if d.Size <= 0 || d.Size >= whole || base != "" && d.Size >= best.Size {
+			continue
+		}
+		for _, list := range lists {
+			if fp, ok := list.BaseOf(img, d); ok {
+				if path := s.access.Base(fp); path != "" {
+					best, base = d, path
+				}
+			}
+		}
+	}
+	return best, base
+}
+
+// deltaStream makes the last file of an image from an older one.
+type deltaStream struct {
+	*webStream
+	delta webFile
+	base  string
+	made  io.ReadCloser // nil: not at the last file
+}
+
+// Next is kiln.Stream's.
+func (s *deltaStream) Next() (kiln.File, error) {
+	if s.made != nil {
+		return kiln.File{}, io.EOF
+	}
+	if len(s.files) > 1 {
+		return s.webStream.Next()
+	}
+	whole := s.files[0].File
+	s.files = []webFile{{kiln.File{Size: s.delta.Size}, s.delta.urls}}
+	if _, err := s.webStream.Next(); err != nil {
+		return kiln.File{}, err
+	}
+	var err error
+	s.made, err = archive.ApplyVCDIFF(s.ctx, s.base, s.now)
+	return whole, err
+}
+
+// Skip begins later in the current file.
+func (s *deltaStream) Skip(n int64) error {
+	if s.made == nil {
+		return s.webStream.Skip(n)
+	}
+	_, err := io.CopyN(io.Discard, s.made, n)
+	return err
+}
+
+// Read is kiln.Stream's.
+func (s *deltaStream) Read(b []byte) (int, error) {
+	if s.made == nil {
+		return s.webStream.Read(b)
+	}
+	return s.made.Read(b)
+}
+
+// Close is kiln.Stream's.
+func (s *deltaStream) Close() error {
+	if s.made != nil {
+		s.webStream.now.Close() // what reads it would wait for it
+		s.made.Close()
+	}
+	return s.webStream.Close()
+}

@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A caller is who sent a request.
+type caller struct {
+	trusted    bool
+	restricted bool // may not change what concerns the whole server
+	name       string
+	protocol   string // "unix" or "tls"
+	address    string
+	cert       *x509.Certificate // what it showed; nil: nothing
+}
+
+type callerKey struct{}
+
+// who tells who sent a request.
+func who(r *http.Request) caller {
+	c, _ := r.Context().Value(callerKey{}).(caller)
+	return c
+}
+
+// identify finds out who sent a request: whoever may open the socket is trusted,
+// others are if the certificate they show is.
+func (s *Server) identify(r *http.Request) *http.Request {
+	c := caller{protocol: "unix", address: "@", trusted: true}
+	if r.TLS != nil {
+		c = caller{protocol: "tls", address: host(r.RemoteAddr)}
+		if len(r.TLS.PeerCertificates) > 0 {
+			c.cert = r.TLS.PeerCertificates[0]
+			client, ok := s.d.Trusted(r.Context(), c.cert)
+			c.trusted, c.name, c.restricted = ok, client.Name, client.Restricted
+			if client.Restricted && !slices.Contains(client.Projects, defaultProject) {
+				c.trusted = false
+			}
+		}
+	}
+	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+}
+
+func host(address string) string {
+	h, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return h
+}
+
+// anybody lists what may be called without being trusted. What a stranger gets
+// there is for the handler to decide.
+func anybody() map[string][]string {
+	const get, post = http.MethodGet, http.MethodPost
+	return map[string][]string{
+		"/": {get}, "/1.0": {get}, "/1.0/images": {get, post}, "/1.0/images/{name}": {get}, "/1.0/images/{name}/export": {get},
+		"/1.0/images/aliases/{name...}": {get}, "/1.0/kiln/images/{name}/files/{hash}": {get},
+		"/1.0/certificates": {post}, "/1.0/operations/{id}/wait": {get},
+		"/streams/v1/{file}": {get}, "/streams/files/{name...}": {get}, "/lxd/{name...}": {get}, "/i/{name...}": {get},
+	}
+}
+
+// theServer lists what restricted clients may not change, or see.
+func theServer() map[string][]string {
+	const get, put, patch, post, del = http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodPost, http.MethodDelete
+	return map[string][]string{
+		"/1.0": {put, patch}, "/1.0/certificates": {get, post}, "/1.0/certificates/{fingerprint}": {get, put, patch, del},
+		"/1.0/kiln/shutdown": {post}, "/1.0/kiln/mirrors": {post}, "/1.0/kiln/mirrors/{name}": {del, post},
+	}
+}
+
+// guard lets a handler be called by those who may.
+func guard(pattern, method string, h handler) handler {
+	open := slices.Contains(anybody()[pattern], method)
+	restricted := slices.Contains(theServer()[pattern], method)
+	return func(w http.ResponseWriter, r *http.Request) (any, error) {
+		switch c := who(r); {
+		case !c.trusted && !open, c.restricted && restricted:
+			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+		case !c.trusted:
+			// A stranger doesn't get to hold a connection with a slow request.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(strangerTime))
+		}
+		return h(w, r)
+	}
+}
+
+// strangerTime is how long the body of a stranger's request may take.
+const strangerTime = 30 * time.Second
