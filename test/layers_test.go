@@ -32,6 +32,7 @@ var ladder = map[string]int{
 	"internal/box":               2,
 	"internal/format":            2,
 	"internal/format/formattest": 2,
+	"internal/simplestreams":     2,
 	"internal/volume":            3,
 	"internal/volume/volumetest": 4,
 	"internal/remote":            3,

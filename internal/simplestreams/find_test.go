@@ -1,0 +1,83 @@
+package simplestreams
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// TestFind resolves names as clients do.
+func TestFind(t *testing.T) {
+	disk := itemText("lxd.tar.xz", "a", `,"combined_disk1-img_sha256":"`+sum("d")+`","combined_squashfs_sha256":"`+sum("7")+`"`) + "," + itemText("disk1.img", "c", "")
+	images := parse(t, list(
+		productText("12:amd64", "amd64", `"aliases":"debian/12, debian/12,,debian/bookworm,shared",`, versionText("20260201_00:00", pair("12")), versionText("20260101", pair("1234"))),
+		productText("12:i386", "i386", `"aliases":"debian/12,old",`, versionText("20260301", pair("3"))),
+		productText("12:arm64", "arm64", `"aliases":"debian/12,arm,old",`, versionText("20260301", pair("4"))),
+		productText("13:amd64", "amd64", `"aliases":"debian/13,shared",`, versionText("20260202", pair("5"))),
+		productText("exact", "amd64", `"aliases":"arm/arm64",`, versionText("20260202", pair("6"))),
+		productText("vm", "amd64", `"aliases":"windows,both,arm",`, versionText("20260202", disk)),
+		productText("both", "amd64", `"aliases":"both",`, versionText("20260201", pair("8"))),
+		productText("raw", "amd64", `"aliases":"raw",`, versionText("20260201", itemText("squashfs", "9", ""))),
+	))
+	amd64, arm64 := []string{"x86_64", "i686"}, []string{"aarch64"}
+	for _, c := range []struct {
+		name  string
+		archs []string
+		want  string // digits of the fingerprint, or the error
+		kind  kiln.Kind
+	}{
+		{"debian/12", amd64, "12", ""},
+		{"debian/12", []string{"i686", "x86_64"}, "3", ""},
+		{"debian/bookworm", amd64, "12", ""},
+		{"debian/12/i386", amd64, "3", ""},
+		{"debian/12/arm64", amd64, "4", ""},
+		{"debian/12/aarch64", amd64, "4", ""}, // by another name of it
+		{"debian/12/s390x", amd64, `no image "debian/12/s390x"`, kiln.NotFound},
+		{"old", amd64, "3", ""}, // by personality
+		{"shared", amd64, "5", ""},
+		{"shared/amd64", nil, "5", ""},
+		{"both", amd64, "8", ""},
+		{"arm/arm64", amd64, "6", ""}, // though "arm" is there for arm64
+		{"arm/arm64", arm64, "4", ""},
+		{"1234", amd64, "1234", ""},
+		{"12", amd64, `more than one image matches "12": 121212121212, 123412341234; type more digits`, kiln.Ambiguous},
+		{"4444", amd64, "4", ""},
+		{sum("12"), nil, "12", ""},
+		{"dd", amd64, `"dd" exists only as a virtual machine`, kiln.NotFound},
+		{"windows", amd64, `"windows" exists only as a virtual machine`, kiln.NotFound},
+		{"debian/13", arm64, `"debian/13" exists only for x86_64`, kiln.NotFound},
+		{"old", []string{"s390x"}, `"old" exists only for aarch64, i686`, kiln.NotFound},
+		{"debain/13", amd64, `no image "debain/13"; did you mean "debian/13"?`, kiln.NotFound},
+		{"fedora", amd64, `no image "fedora"`, kiln.NotFound},
+		{"00", amd64, `no image "00"`, kiln.NotFound}, // not the image that has no fingerprint
+		{"", amd64, `no image ""`, kiln.NotFound},
+	} {
+		got, err := Find(images, c.name, c.archs)
+		switch {
+		case c.kind != "":
+			if !errors.Is(err, c.kind) || err.Error() != c.want {
+				t.Errorf("%q for %v: %v (%v), want %s", c.name, c.archs, err, kiln.KindOf(err), c.want)
+			}
+		case err != nil || got.Fingerprint != fingerprint(t, c.want):
+			t.Errorf("%q for %v: %s, %v, want %s", c.name, c.archs, got.Fingerprint.Short(), err, c.want)
+		}
+	}
+	if img, err := Find(images, "raw", amd64); err != nil || img.Product != "raw" {
+		t.Errorf("an image without a fingerprint: %+v, %v", img, err)
+	}
+}
+
+// TestAliasBelongsToOne takes an alias from the older of two products.
+func TestAliasBelongsToOne(t *testing.T) {
+	older := productText("a", "amd64", `"aliases":"x,only",`, versionText("20260201", pair("1")))
+	newer := productText("b", "amd64", `"aliases":"x",`, versionText("20260202", pair("2")))
+	same := productText("c", "amd64", `"aliases":"x",`, versionText("20260202", pair("3")))
+	for _, text := range []string{list(older, newer, same), list(same, newer, older)} {
+		for _, img := range parse(t, text) {
+			if got, want := len(img.Aliases), map[string]int{"a": 1, "b": 1}[img.Product]; got != want {
+				t.Errorf("%s has the aliases %q", img.Product, img.Aliases)
+			}
+		}
+	}
+}
