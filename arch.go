@@ -52,6 +52,11 @@ func ParseArch(name string) (string, error) {
 	return "", Errorf(Invalid, "Architecture isn't supported: %q", name)
 }
 
+// ArchNames lists the names of a canonical architecture, itself first.
+func ArchNames(canonical string) []string {
+	return append([]string{canonical}, archAliases[canonical]...)
+}
+
 // RunsOn lists the architectures, canonical and best first, whose programs a
 // kernel of the given canonical architecture runs.
 func RunsOn(host string) []string {

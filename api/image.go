@@ -107,11 +107,48 @@ type ImagesPostSource struct {
 	ImageType   string `json:"image_type"`
 	Name        string `json:"name"`
 	URL         string `json:"url"`
+	RemoteAccess
+}
 
-	// Of kiln_remotes: how the server is reached.
-	CA      string   `json:"ca,omitempty"` // PEM
-	Mirrors []string `json:"mirrors,omitempty"`
-	Proxy   string   `json:"proxy,omitempty"`
+// RemoteAccess says how a server is reached, besides its URL and certificate (API
+// extension kiln_remotes).
+type RemoteAccess struct {
+	CA      string   `json:"ca,omitempty" yaml:"ca,omitempty"`           // PEM, authorities besides those of the system
+	Mirrors []string `json:"mirrors,omitempty" yaml:"mirrors,omitempty"` // URLs of servers with the same files
+	Proxy   string   `json:"proxy,omitempty" yaml:"proxy,omitempty"`     // URL
+}
+
+// ImagesPrune deletes images that nobody needs (API extension kiln_image_prune).
+type ImagesPrune struct {
+	All    bool `json:"all"`     // also images without an alias
+	DryRun bool `json:"dry_run"` // only tell which
+}
+
+// A PrunedImage is an image that nobody needs.
+type PrunedImage struct {
+	Image `yaml:",inline"`
+	Why   string `json:"why" yaml:"why"`
+}
+
+// A Mirror is a set of images of another server that is kept and served (API
+// extension kiln_mirrors).
+type Mirror struct {
+	MirrorsPost `yaml:",inline"`
+	LastRunAt   time.Time `json:"last_run_at" yaml:"last_run_at"`
+	LastError   string    `json:"last_error" yaml:"last_error"`
+}
+
+// MirrorsPost begins to mirror a server.
+type MirrorsPost struct {
+	Name         string   `json:"name" yaml:"name"`
+	Server       string   `json:"server" yaml:"server"`
+	Protocol     string   `json:"protocol" yaml:"protocol"`
+	Certificate  string   `json:"certificate" yaml:"certificate"` // PEM
+	Filters      []string `json:"filters" yaml:"filters"`
+	Keep         int      `json:"keep" yaml:"keep"` // versions besides the current one
+	PullThrough  bool     `json:"pull_through" yaml:"pull_through"`
+	Public       bool     `json:"public" yaml:"public"`
+	RemoteAccess `yaml:",inline"`
 }
 
 // ImageMetadata is an instance's metadata.yaml.

@@ -62,6 +62,8 @@ type InstanceSource struct {
 	Project      string            `json:"project,omitempty"`
 	InstanceOnly bool              `json:"instance_only,omitempty"`
 	Refresh      bool              `json:"refresh,omitempty"`
+	Offline      bool              `json:"offline,omitempty"` // of kiln_remotes: make do with what is here
+	RemoteAccess
 }
 
 // InstanceStatePut asks for another state.

@@ -241,8 +241,17 @@ func List[T any](ctx context.Context, c *Client, path string, recursion int) ([]
 // Wait waits for the end of an operation. An operation that failed is an error,
 // with what is known of it.
 func (c *Client) Wait(ctx context.Context, id string) (api.Operation, error) {
+	return c.wait(ctx, id, "")
+}
+
+// wait is Wait for who isn't trusted, but has a secret of the operation.
+func (c *Client) wait(ctx context.Context, id, secret string) (api.Operation, error) {
 	var o api.Operation
-	if _, err := c.Get(ctx, "/1.0/operations/"+id+"/wait", nil, &o); err != nil {
+	q := url.Values{"timeout": {"-1"}}
+	if secret != "" {
+		q.Set("secret", secret)
+	}
+	if _, err := c.Get(ctx, "/1.0/operations/"+id+"/wait", q, &o); err != nil {
 		return o, err
 	}
 	return o, failure(o)

@@ -21,7 +21,9 @@ import (
 // Images are the images of a server: a kiln.Source and a kiln.Sink.
 type Images struct {
 	*Client
-	Reuse bool // Put deletes images that lose their last alias by it
+	Reuse    bool        // Put deletes images that lose their last alias by it
+	Expected http.Header // by which a server that expects an image knows it; nil: it trusts the client
+	Secret   string      // of a server that expects an image, to wait with
 }
 
 // Images gives the images of the server.
@@ -114,6 +116,9 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 		return img, err
 	}
 	h := uploadHeader(img)
+	if i.Expected != nil {
+		h = i.Expected.Clone()
+	}
 	if i.Reuse {
 		h.Set("X-Kiln-Reuse", "true")
 	}
@@ -134,7 +139,7 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 	if op == nil {
 		return img, kiln.Errorf(kiln.Network, "the server didn't start an operation")
 	}
-	done, err := i.Wait(ctx, op.ID)
+	done, err := i.wait(ctx, op.ID, i.Secret)
 	if fp, ok := done.Metadata["fingerprint"].(string); ok {
 		var perr error
 		img.Fingerprint, perr = kiln.ParseFingerprint(fp)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/trust"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -50,12 +52,16 @@ type Daemon struct {
 	pool      *volume.Pool
 	instances *instance.Set
 
+	remotes *remote.Opener
+	flights flights
 	network network
 	clients clients
 	tickets tickets
 	secrets secrets
 	guesses guesses
 	woken   chan struct{} // the settings changed
+
+	generation atomic.Uint64 // of the images
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -77,6 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 			d.cfg.Log.Error("start instances with the daemon", "err", err)
 		}
 	})
+	d.wg.Go(d.housekeeping)
 	return d, nil
 }
 
@@ -106,6 +113,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits}); err != nil {
 		return err
 	}
+	d.remotes = d.opener()
 	if d.pool, err = volume.Open(filepath.Join(d.cfg.Dir, "volumes")); err != nil {
 		return err
 	}
@@ -147,6 +155,7 @@ func (d *Daemon) Close() error {
 	d.cancel()
 	d.Ops.Close()
 	d.wg.Wait()
+	d.flights.wg.Wait()
 	var errs []error
 	if d.instances != nil {
 		errs = append(errs, d.instances.Close())

@@ -29,10 +29,17 @@ type ImportSpec struct {
 // ImportImage reads s to its end into the store, whose bytes must be there when
 // it returns: it ends with ctx. The operation it gives is over at once; its
 // metadata has the "fingerprint" and the "size" of the image, also when it
-// failed because the image was there already.
-func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream) *op.Operation {
+// failed because the image was there already. Who brought it with a secret waits
+// for the operation with that.
+func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream, secret string) *op.Operation {
 	img, err := d.importImage(ctx, spec, s)
 	meta := map[string]any{}
+	if secret != "" {
+		meta["secret"] = secret
+		if errors.Is(err, kiln.Conflict) && !img.Fingerprint.IsZero() {
+			err = nil // a copy of what is here already succeeds
+		}
+	}
 	var resources map[string][]string
 	if !img.Fingerprint.IsZero() {
 		meta["fingerprint"], meta["size"] = img.Fingerprint.String(), strconv.FormatInt(img.Size, 10)

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/format"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -26,6 +27,10 @@ type Source struct {
 	Fingerprint string            // … or the beginning of its fingerprint …
 	Properties  map[string]string // … or properties: the newest image that has them all
 	Instance    string            // to copy
+	Remote      kiln.Remote       // where the image is; without Server: here
+	Secret      string            // of a private image there
+	Project     string            // there
+	Offline     bool              // make do with what is here
 }
 
 // CreateSpec says what instance to make.
@@ -50,6 +55,9 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 		spec.Name = inventName()
 	}
 	n := instance.New{Name: spec.Name, UUID: uuid.NewString(), Config: spec.Config}
+	if spec.Source.Type == "image" && spec.Source.Remote.Server != "" {
+		return d.createFromRemote(ctx, spec, n)
+	}
 	make, err := d.planCreate(ctx, spec, &n)
 	if err != nil {
 		return nil, err
@@ -62,16 +70,54 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 	}
 	o := op.Options{Resources: instanceResources(n.Name), MayCancel: true}
 	return d.Ops.Start("Creating instance", o, func(ctx context.Context, _ *op.Operation) error {
-		if err := make(ctx); err != nil {
+		return d.create(ctx, spec, n, make)
+	}), nil
+}
+
+// create makes the volume, then the instance, and starts it if asked to.
+func (d *Daemon) create(ctx context.Context, spec CreateSpec, n instance.New, make func(context.Context) error) error {
+	if err := make(ctx); err != nil {
+		return err
+	}
+	if _, err := d.instances.Create(ctx, n); err != nil {
+		return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
+	}
+	if spec.Start {
+		return d.instances.Start(ctx, n.Name)
+	}
+	return nil
+}
+
+// createFromRemote makes an instance from an image that may have to be fetched
+// first. Whatever doesn't depend on the image is checked before that.
+func (d *Daemon) createFromRemote(ctx context.Context, spec CreateSpec, n instance.New) (*op.Operation, error) {
+	if _, err := d.remotes.Open(spec.Source.Remote, remote.Access{}); err != nil {
+		return nil, err
+	}
+	early := n.Config
+	if early.Profiles == nil {
+		early.Profiles = []string{defaultProfile}
+	}
+	if err := d.instances.Check(ctx, n.Name, early); err != nil {
+		return nil, err
+	}
+	o := op.Options{Resources: instanceResources(n.Name), MayCancel: true}
+	return d.Ops.Start("Creating instance", o, func(ctx context.Context, o *op.Operation) error {
+		img, err := d.cachedImage(ctx, o, spec.Source)
+		if err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "Failed instance creation: %w", err)
+		}
+		make, err := d.planImage(img, &n)
+		if err != nil {
 			return err
 		}
-		if _, err := d.instances.Create(ctx, n); err != nil {
-			return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
+		if n.Profiles == nil {
+			n.Profiles = []string{defaultProfile}
 		}
-		if spec.Start {
-			return d.instances.Start(ctx, n.Name)
+		if err := d.instances.Check(ctx, n.Name, n.Config); err != nil {
+			return err
 		}
-		return nil
+		return d.create(ctx, spec, n, make)
 	}), nil
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/instance"
@@ -15,8 +16,14 @@ type Lifecycle struct {
 }
 
 func (d *Daemon) tell(action, source string, context map[string]any) {
+	if strings.HasPrefix(action, "image-") {
+		d.generation.Add(1)
+	}
 	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Context: context})
 }
+
+// ImageGeneration is another number after each change of the images.
+func (d *Daemon) ImageGeneration() uint64 { return d.generation.Load() }
 
 // instanceChanged hears of every change of an instance.
 func (d *Daemon) instanceChanged(c instance.Change) {

@@ -297,7 +297,7 @@ func parseSpan(s string) (time.Duration, error) {
 type secret struct {
 	word  string
 	image kiln.Fingerprint
-	push  bool
+	push  *ImportSpec // what becomes of an image that is brought; nil: one is fetched
 	used  chan struct{}
 }
 
@@ -326,20 +326,20 @@ func (s *secrets) drop(x *secret) {
 	s.list = slices.DeleteFunc(s.list, func(o *secret) bool { return o == x })
 }
 
-// use reports whether a word works for an image, and prolongs it.
-func (s *secrets) use(word string, fp kiln.Fingerprint, push bool) bool {
+// use finds the secret that a word is for an image, and prolongs it; nil: none.
+func (s *secrets) use(word string, fp kiln.Fingerprint, push bool) *secret {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.list {
-		if x.push == push && x.image == fp && trust.Same(x.word, word) {
+		if (x.push != nil) == push && x.image == fp && trust.Same(x.word, word) {
 			select {
 			case x.used <- struct{}{}:
 			default:
 			}
-			return true
+			return x
 		}
 	}
-	return false
+	return nil
 }
 
 // ShareImage makes a secret by which somebody who isn't trusted can have a private
@@ -373,9 +373,16 @@ func (d *Daemon) startSecret(title string, x *secret, meta map[string]any) *op.O
 }
 
 // Shared reports whether a secret opens a private image.
-func (d *Daemon) Shared(word string, fp kiln.Fingerprint) bool { return d.secrets.use(word, fp, false) }
+func (d *Daemon) Shared(word string, fp kiln.Fingerprint) bool {
+	return d.secrets.use(word, fp, false) != nil
+}
 
-// Expected reports whether a secret lets somebody bring an image.
-func (d *Daemon) Expected(word string, fp kiln.Fingerprint) bool {
-	return d.secrets.use(word, fp, true)
+// Expected tells what becomes of an image that somebody brings with a secret. The
+// error is Denied.
+func (d *Daemon) Expected(word string, fp kiln.Fingerprint) (ImportSpec, error) {
+	x := d.secrets.use(word, fp, true)
+	if x == nil {
+		return ImportSpec{}, kiln.Errorf(kiln.Denied, "not authorized")
+	}
+	return *x.push, nil
 }

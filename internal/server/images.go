@@ -30,8 +30,30 @@ func image(img kiln.Image) api.Image {
 	return api.Image{
 		ImagePut: imagePut(img), Aliases: aliases, Architecture: img.Architecture, Cached: img.Cached, Filename: img.Filename,
 		Fingerprint: img.Fingerprint.String(), Size: img.Size, Type: img.Type, CreatedAt: img.CreatedAt, LastUsedAt: img.LastUsedAt,
-		UploadedAt: img.UploadedAt, Project: defaultProject, Locations: []string{"none"},
+		UploadedAt: img.UploadedAt, Project: defaultProject, Locations: []string{"none"}, UpdateSource: updateSource(img.Origin),
 	}
+}
+
+func updateSource(o *kiln.Origin) *api.ImageSource {
+	if o == nil {
+		return nil
+	}
+	return &api.ImageSource{Alias: o.Alias, Certificate: o.Certificate, Protocol: o.Protocol, Server: o.Server, ImageType: "container"}
+}
+
+// wholeImage is an image with what lists leave out.
+func (s *Server) wholeImage(r *http.Request, img kiln.Image) (api.Image, error) {
+	i := image(img)
+	for _, f := range img.Files {
+		i.Files = append(i.Files, api.ImageFile{Role: string(f.Role), Name: f.Name, Size: f.Size, Hash: f.Hash.String(), Ext: f.Ext})
+	}
+	if !who(r).trusted {
+		i.UpdateSource = nil // where it came from is nobody's business
+		return i, nil
+	}
+	var err error
+	i.Kept, err = s.d.Kept(r.Context(), img)
+	return i, err
 }
 
 func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -39,7 +61,7 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.d.Images.List(r.Context(), store.Query{Properties: f.Equalities("properties.")})
+	all, err := s.d.Images.List(r.Context(), store.Query{Public: !who(r).trusted, Properties: f.Equalities("properties.")})
 	if err != nil {
 		return nil, err
 	}
@@ -59,9 +81,25 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 	return images, nil
 }
 
-// image finds the image of a request: by the beginning of its fingerprint.
+// image finds the image of a request: by the beginning of its fingerprint. A
+// stranger has to know the secret of a private one, for which it might as well not
+// be there otherwise.
 func (s *Server) image(r *http.Request) (kiln.Image, error) {
-	return s.d.Images.ByPrefix(r.Context(), r.PathValue("name"))
+	ctx, name := r.Context(), r.PathValue("name")
+	if who(r).trusted {
+		return s.d.Images.ByPrefix(ctx, name)
+	}
+	if word := r.URL.Query().Get("secret"); word != "" {
+		img, err := s.d.Images.ByPrefix(ctx, name)
+		if err == nil && s.d.Shared(word, img.Fingerprint) {
+			return img, nil
+		}
+	}
+	img, err := s.d.Images.PublicByPrefix(ctx, name)
+	if errors.Is(err, kiln.NotFound) {
+		return s.d.PullThrough(ctx, name)
+	}
+	return img, err
 }
 
 func (s *Server) getImage(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -69,7 +107,8 @@ func (s *Server) getImage(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tagged{image(img), imageState(img)}, nil
+	i, err := s.wholeImage(r, img)
+	return tagged{i, imageState(img)}, err
 }
 
 // imageState is what an image's ETag stands for.
@@ -191,16 +230,7 @@ func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	if len(img.Files) == 1 {
-		f, err := s.d.Images.OpenFile(img.Files[0])
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Content-Disposition", "inline;filename="+img.Fingerprint.String()+img.Files[0].Ext)
-		w.Header().Set("ETag", `"`+img.Fingerprint.String()+`"`)
-		http.ServeContent(w, r, "", img.UploadedAt.Truncate(time.Second), f)
-		return handled{}, nil
+		return s.sendFile(w, r, img, img.Files[0])
 	}
 	form := multipart.NewWriter(w)
 	w.Header().Set("Content-Type", form.FormDataContentType())
@@ -215,6 +245,77 @@ func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error
 		}
 	}
 	return handled{}, form.Close()
+}
+
+// sendFile sends one file of an image, or what is asked for of it.
+func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, img kiln.Image, file kiln.File) (any, error) {
+	f, err := s.d.Images.OpenFile(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Disposition", "inline;filename="+img.Fingerprint.String()+file.Ext)
+	w.Header().Set("ETag", `"`+file.Hash.String()+`"`)
+	http.ServeContent(w, r, "", img.UploadedAt.Truncate(time.Second), f)
+	return handled{}, nil
+}
+
+// getImageFile sends one file of an image by its hash, so that also those of split
+// images can be had in pieces.
+func (s *Server) getImageFile(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range img.Files {
+		if f.Hash.String() == r.PathValue("hash") {
+			return s.sendFile(w, r, img, f)
+		}
+	}
+	return nil, kiln.Errorf(kiln.NotFound, "Image not found")
+}
+
+func (s *Server) refreshImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.RefreshImage(r.Context(), img.Fingerprint), nil
+}
+
+func (s *Server) shareImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.ShareImage(r.Context(), img.Fingerprint), nil
+}
+
+// pushImage sends an image to another server.
+func (s *Server) pushImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post api.ImageExportPost
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.PushImage(r.Context(), img, daemon.Target{Server: post.Target, Certificate: post.Certificate, Secret: post.Secret, Project: post.Project})
+}
+
+func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post api.ImagesPrune
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	list, err := s.d.PruneImages(r.Context(), post.All, post.DryRun)
+	pruned := []api.PrunedImage{}
+	for _, p := range list {
+		pruned = append(pruned, api.PrunedImage{Image: image(p.Image), Why: p.Why})
+	}
+	return pruned, err
 }
 
 func (s *Server) exportPart(form *multipart.Writer, img kiln.Image, i int) error {
@@ -256,19 +357,31 @@ func isTrue(v string) bool {
 }
 
 func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error) {
-	content := r.Header.Get("Content-Type")
-	if strings.HasPrefix(content, "application/json") {
-		return nil, s.postImagesJSON(r)
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+		if !who(r).trusted {
+			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+		}
+		return s.postImagesJSON(r)
 	}
 	spec, err := importSpec(r)
 	if err != nil {
 		return nil, drained(r, err)
 	}
+	word := header(r, "secret")
+	if word != "" || !who(r).trusted {
+		fp := spec.Fingerprint
+		if spec, err = s.d.Expected(word, fp); err != nil {
+			return nil, err
+		}
+		spec.Filename = header(r, "filename")
+		// An image takes its time, whoever sends it.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
 	upload, err := newUpload(r, spec.Filename)
 	if err != nil {
 		return nil, drained(r, err)
 	}
-	o := s.d.ImportImage(r.Context(), spec, upload)
+	o := s.d.ImportImage(r.Context(), spec, upload, word)
 	if final := o.Snapshot(); final.Err != nil {
 		_ = drained(r, nil)
 	}
@@ -276,15 +389,62 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 }
 
 // postImagesJSON answers the ways of getting an image that are not an upload.
-func (s *Server) postImagesJSON(r *http.Request) error {
+func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	var post api.ImagesPost
 	if err := readJSON(r, &post); err != nil {
-		return err
+		return nil, err
 	}
 	if post.Source == nil {
-		return kiln.Errorf(kiln.Invalid, "Invalid images JSON: the source is missing")
+		return nil, kiln.Errorf(kiln.Invalid, "Invalid images JSON: the source is missing")
 	}
-	return kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; import a file", post.Source.Type)
+	spec := daemon.ImportSpec{
+		Filename: post.Filename, Public: post.Public, AutoUpdate: post.AutoUpdate, Properties: post.Properties, Profiles: post.Profiles,
+		MoveAliases: post.MoveAliases || post.Reuse, Reuse: post.Reuse,
+	}
+	if !unset(post.ExpiresAt) {
+		spec.ExpiresAt = post.ExpiresAt
+	}
+	for _, a := range post.Aliases {
+		spec.Aliases = append(spec.Aliases, kiln.Alias{Name: a.Name, Description: a.Description})
+	}
+	switch src := post.Source; {
+	case src.Mode == "push":
+		if spec.AutoUpdate {
+			return nil, kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: what is pushed can't be asked for again")
+		}
+		fp, err := kiln.ParseFingerprint(src.Fingerprint)
+		if err != nil {
+			return nil, err
+		}
+		spec.Fingerprint = fp
+		return s.d.ExpectImage(r.Context(), spec)
+	case src.Type == "image", src.Type == "url":
+		return s.d.PullImage(r.Context(), pullSpec(spec, *src))
+	default:
+		return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; there are image and url", src.Type)
+	}
+}
+
+// pullSpec reads where an image is to come from.
+func pullSpec(spec daemon.ImportSpec, src api.ImagesPostSource) daemon.PullSpec {
+	p := daemon.PullSpec{ImportSpec: spec, Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project}
+	switch {
+	case src.Type == "url":
+		p.Remote.Protocol, p.Remote.Server, p.Name = kiln.ProtocolDirect, src.URL, src.URL
+	case src.Alias != "":
+		p.Name, p.IsAlias = src.Alias, true
+	default:
+		// Clients put the alias of a public image here, too.
+		p.Name, p.IsAlias = src.Fingerprint, !kiln.IsPrefix(strings.ToLower(src.Fingerprint))
+	}
+	return p
+}
+
+func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.Remote {
+	if protocol == "" {
+		protocol = kiln.ProtocolLXD
+	}
+	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(server, "/"), Mirrors: more.Mirrors, Certificate: certificate, CA: more.CA, Proxy: more.Proxy}
 }
 
 // importSpec reads what the headers of an upload say.
@@ -439,8 +599,26 @@ func (s *Server) postAliases(w http.ResponseWriter, r *http.Request) (any, error
 	return created("/1.0/images/aliases/" + segment(a.Name)), s.d.CreateAlias(r.Context(), a)
 }
 
+// alias finds the alias of a request. To a stranger, one of a private image might
+// as well not be there.
+func (s *Server) alias(r *http.Request) (kiln.Alias, error) {
+	ctx, name := r.Context(), r.PathValue("name")
+	if who(r).trusted {
+		return s.d.Images.Alias(ctx, name)
+	}
+	a, err := s.d.Images.PublicAlias(ctx, name)
+	if !errors.Is(err, kiln.NotFound) {
+		return a, err
+	}
+	img, perr := s.d.PullThrough(ctx, name)
+	if perr != nil {
+		return a, err
+	}
+	return kiln.Alias{Name: name, Target: img.Fingerprint}, nil
+}
+
 func (s *Server) getAlias(w http.ResponseWriter, r *http.Request) (any, error) {
-	a, err := s.d.Images.Alias(r.Context(), r.PathValue("name"))
+	a, err := s.alias(r)
 	if err != nil {
 		return nil, err
 	}

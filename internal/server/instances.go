@@ -118,7 +118,8 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start, Config: config(post.InstancePut),
-		Source: daemon.Source{Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source},
+		Source: daemon.Source{Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source,
+			Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project, Offline: src.Offline},
 	})
 }
 

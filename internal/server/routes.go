@@ -15,13 +15,17 @@ func (s *Server) routes() map[string]map[string]handler {
 
 		"/1.0/images":                              {get: s.getImages, post: s.postImages},
 		"/1.0/images/{name}":                       {get: s.getImage, put: s.putImage, patch: s.patchImage, del: s.deleteImage},
-		"/1.0/images/{name}/export":                {get: s.exportImage, post: s.notYet},
-		"/1.0/images/{name}/refresh":               {post: s.notYet},
-		"/1.0/images/{name}/secret":                {post: s.notYet},
+		"/1.0/images/{name}/export":                {get: s.exportImage, post: s.pushImage},
+		"/1.0/images/{name}/refresh":               {post: s.refreshImage},
+		"/1.0/images/{name}/secret":                {post: s.shareImage},
 		"/1.0/images/{name}/verify":                {post: s.verifyImage},
 		"/1.0/images/aliases":                      {get: s.getAliases, post: s.postAliases},
 		"/1.0/images/aliases/{name...}":            {get: s.getAlias, put: s.putAlias, patch: s.patchAlias, post: s.postAlias, del: s.deleteAlias},
 		"/1.0/kiln/images/usage":                   {get: s.getUsage},
+		"/1.0/kiln/images/prune":                   {post: s.pruneImages},
+		"/1.0/kiln/images/{name}/files/{hash}":     {get: s.getImageFile},
+		"/1.0/kiln/mirrors":                        {get: s.getMirrors, post: s.postMirrors},
+		"/1.0/kiln/mirrors/{name}":                 {post: s.runMirror, del: s.deleteMirror},
 		"/1.0/kiln/shutdown":                       {post: s.postShutdown},
 		"/1.0/instances":                           {get: s.getInstances, post: s.postInstances},
 		"/1.0/instances/{name}":                    {get: s.getInstance, put: s.putInstance, patch: s.patchInstance, post: s.postInstance, del: s.deleteInstance},
@@ -53,5 +57,11 @@ func (s *Server) routes() map[string]map[string]handler {
 		"/1.0/certificates":                   {get: s.getCertificates, post: s.postCertificates},
 		"/1.0/certificates/{fingerprint}":     {get: s.getCertificate, put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
 		"/1.0/warnings":                       {get: s.emptyList},
+
+		// What image servers without an API have.
+		"/streams/v1/{file}":      {get: s.getStreams},
+		"/streams/files/{name...}": {get: s.getStreamsFile},
+		"/lxd/{name...}":          {get: s.getDirect},
+		"/i/{name...}":            {get: s.getDirect},
 	}
 }

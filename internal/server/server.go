@@ -36,6 +36,7 @@ type Server struct {
 	mux      *http.ServeMux
 	aliases  *http.ServeMux // names of aliases can look like other paths of images
 	sessions sessions
+	streams  streams
 	shutdown func()
 }
 

@@ -57,7 +57,7 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 		}
 	}
 	if !s.put.MoveAliases {
-		if err := s.taken(ctx, img.Aliases, img.Fingerprint); err != nil {
+		if err := s.Taken(ctx, img.Aliases, img.Fingerprint); err != nil {
 			return kiln.Image{}, err
 		}
 	}

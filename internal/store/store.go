@@ -305,7 +305,14 @@ func (s *Store) Apply(ctx context.Context, fp kiln.Fingerprint, given kiln.Image
 		if err != nil {
 			return err
 		}
-		errs := []error{tx.UpdateImage(ctx, laidOver(list[0], given))}
+		img := laidOver(list[0], given)
+		if given.Profiles != nil {
+			img.Profiles = given.Profiles
+		}
+		if !given.ExpiresAt.IsZero() {
+			img.ExpiresAt = given.ExpiresAt
+		}
+		errs := []error{tx.UpdateImage(ctx, img)}
 		for _, a := range given.Aliases {
 			a.Target = fp
 			errs = append(errs, setAlias(ctx, tx, a, moveAliases))
@@ -487,8 +494,8 @@ func (s *Store) DeleteAlias(ctx context.Context, name string) error {
 	return s.db.Tx(ctx, func(tx *db.Tx) error { return tx.DeleteAlias(ctx, name) })
 }
 
-// taken says which of some aliases point to other images.
-func (s *Store) taken(ctx context.Context, aliases []kiln.Alias, fp kiln.Fingerprint) error {
+// Taken says which of some aliases point to other images: that is a Conflict.
+func (s *Store) Taken(ctx context.Context, aliases []kiln.Alias, fp kiln.Fingerprint) error {
 	for _, a := range aliases {
 		old, err := s.db.Alias(ctx, a.Name)
 		if err == nil && old.Target != fp {

@@ -1,0 +1,99 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/store"
+)
+
+// cachedImage gives the image of a remote that an instance is to be made from. It
+// is fetched if it isn't here. By fingerprint nothing is asked when it is here; by
+// alias, the remote is asked what that means today, and when it doesn't answer, or
+// isn't to be asked, what it meant last does, with a warning.
+func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (kiln.Image, error) {
+	spec := PullSpec{Remote: s.Remote, Name: s.Alias, IsAlias: true, Secret: s.Secret, Project: s.Project, Cached: true}
+	if s.Alias == "" {
+		spec.Name, spec.IsAlias = s.Fingerprint, false
+		if img, err := d.Images.ByPrefix(ctx, s.Fingerprint); err == nil {
+			return img, nil
+		}
+	}
+	last, err := d.lastOf(ctx, spec.origin())
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	if s.Offline {
+		if last == nil {
+			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it", spec.Name, s.Remote.Server)
+		}
+		return *last, nil
+	}
+	img, err := d.fetchCached(ctx, o, spec, last)
+	if away(err) && last != nil && ctx.Err() == nil {
+		d.warn(o, fmt.Sprintf("%s can't be reached (%v); using the image of %s that is here", s.Remote.Server, err, last.UploadedAt.UTC().Format("2006/01/02 15:04 MST")))
+		return *last, nil
+	}
+	return img, err
+}
+
+// away reports whether an error is that of a server that isn't there at the moment.
+func away(err error) bool {
+	return errors.Is(err, kiln.Network) || errors.Is(err, kiln.Timeout)
+}
+
+// lastOf gives the newest image here that came from an origin; nil: none did.
+func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, error) {
+	if origin == nil {
+		return nil, nil
+	}
+	list, err := d.Images.List(ctx, store.Query{Origin: origin, Files: true})
+	list = slices.DeleteFunc(list, func(i kiln.Image) bool { return !i.ReplacedBy.IsZero() })
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	newest := slices.MaxFunc(list, func(a, b kiln.Image) int { return a.UploadedAt.Compare(b.UploadedAt) })
+	has, err := d.Images.Has(ctx, newest.Fingerprint)
+	if err != nil || !has {
+		return nil, err
+	}
+	return &newest, nil
+}
+
+// fetchCached gives what a name means at a remote today. It takes the place of what
+// it meant last.
+func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec, last *kiln.Image) (kiln.Image, error) {
+	src, img, err := d.find(ctx, o, spec, false)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	auto, err := d.setting(ctx, updateCached)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	replaces := kiln.Fingerprint{}
+	if last != nil && last.Fingerprint != img.Fingerprint {
+		replaces = last.Fingerprint
+	}
+	before, known, err := d.here(ctx, spec, img)
+	if err != nil || known && replaces.IsZero() {
+		return before, err
+	}
+	got, err := d.land(ctx, o, spec, src, img, replaces)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	if !replaces.IsZero() {
+		err = d.dropVersions(ctx, got.Fingerprint)
+	} else if !known {
+		err = d.Images.Apply(ctx, got.Fingerprint, kiln.Image{Cached: true, AutoUpdate: auto == "true" && spec.origin() != nil, Origin: spec.origin()}, false)
+	}
+	if err != nil {
+		return got, err
+	}
+	return d.Images.Get(ctx, got.Fingerprint)
+}

@@ -1,0 +1,221 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/remote"
+)
+
+// A Mirror is a set of images of another server that is kept, and served, here.
+type Mirror = db.Mirror
+
+// Mirrors gives every mirror, by name.
+func (d *Daemon) Mirrors(ctx context.Context) ([]Mirror, error) { return d.db.Mirrors(ctx) }
+
+// AddMirror begins to mirror another server; the first run is the operation's.
+// Errors: Invalid, Conflict.
+func (d *Daemon) AddMirror(ctx context.Context, m Mirror) (*op.Operation, error) {
+	if m.Name == "" || m.Keep < 0 {
+		return nil, kiln.Errorf(kiln.Invalid, "a mirror has a name, and keeps 0 or more older versions")
+	}
+	if _, err := d.remotes.Open(m.Remote, remote.Access{}); err != nil {
+		return nil, err
+	}
+	if err := d.db.CreateMirror(ctx, m); err != nil {
+		return nil, err
+	}
+	return d.startMirror(m), nil
+}
+
+// RemoveMirror stops to mirror a server; the images stay. The error is NotFound.
+func (d *Daemon) RemoveMirror(ctx context.Context, name string) error {
+	return d.db.DeleteMirror(ctx, name)
+}
+
+// RunMirror brings a mirror up to date. The error is NotFound.
+func (d *Daemon) RunMirror(ctx context.Context, name string) (*op.Operation, error) {
+	list, err := d.Mirrors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(m Mirror) bool { return m.Name == name })
+	if i < 0 {
+		return nil, kiln.Errorf(kiln.NotFound, "Mirror %q not found", name)
+	}
+	return d.startMirror(list[i]), nil
+}
+
+func (d *Daemon) startMirror(m Mirror) *op.Operation {
+	return d.Ops.Start("Mirroring "+m.Name, op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
+		err := d.runMirror(ctx, o, m)
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		return errors.Join(err, d.db.FinishMirror(context.WithoutCancel(ctx), m.Name, time.Now(), problem))
+	})
+}
+
+// runMirrors brings every mirror up to date.
+func (d *Daemon) runMirrors() {
+	list, err := d.Mirrors(d.ctx)
+	if err != nil {
+		d.cfg.Log.Error("look for mirrors", "err", err)
+	}
+	for _, m := range list {
+		if s := d.startMirror(m).Wait(d.ctx); s.Err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Warn("mirror a server", "mirror", m.Name, "err", s.Err)
+		}
+	}
+}
+
+// lister is a source that can tell all it has.
+type lister interface {
+	List(context.Context) ([]kiln.Image, error)
+}
+
+// runMirror fetches the newest version of each image that the filters let through.
+// One that can't be had doesn't keep the others away.
+func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error {
+	if m.PullThrough {
+		return nil // on demand only
+	}
+	src, err := d.remotes.Open(m.Remote, remote.Access{Fresh: true, Warn: func(s string) { d.warn(o, s) }})
+	if err != nil {
+		return err
+	}
+	all, ok := src.(lister)
+	if !ok {
+		return kiln.Errorf(kiln.Unsupported, "the protocol %q can't tell which images there are", m.Remote.Protocol)
+	}
+	list, err := all.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, img := range list {
+		if len(img.Aliases) == 0 || img.Type == "virtual-machine" || !passes(img, m.Filters) {
+			continue
+		}
+		if err := d.mirrorImage(ctx, o, m, img); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", img.Aliases[0].Name, err))
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mirrorImage has one image here under the names it has there.
+func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img kiln.Image) error {
+	spec := PullSpec{Remote: m.Remote, Name: img.Aliases[0].Name, IsAlias: true}
+	spec.Public, spec.MoveAliases = m.Public, true
+	for _, a := range img.Aliases {
+		if d.mayName(ctx, a.Name, m.Remote) {
+			spec.Aliases = append(spec.Aliases, kiln.Alias{Name: a.Name, Description: a.Description})
+		} else {
+			d.warn(o, fmt.Sprintf("the alias %q is another image's here; the mirror %s leaves it alone", a.Name, m.Name))
+		}
+	}
+	last, err := d.lastOf(ctx, spec.origin())
+	if err != nil {
+		return err
+	}
+	replaces := kiln.Fingerprint{}
+	if last != nil && last.Fingerprint != img.Fingerprint {
+		replaces = last.Fingerprint
+	}
+	src, err := d.remotes.Open(m.Remote, remote.Access{})
+	if err != nil {
+		return err
+	}
+	got, err := d.land(ctx, o, spec, src, img, replaces)
+	if err != nil {
+		return err
+	}
+	if err := d.Images.Apply(ctx, got.Fingerprint, d.given(spec), true); err != nil {
+		return err
+	}
+	return d.dropVersionsBut(ctx, got.Fingerprint, m.Keep)
+}
+
+// mayName reports whether a mirror may give an alias to an image: nobody has it, or
+// an image that came from the same server.
+func (d *Daemon) mayName(ctx context.Context, name string, r kiln.Remote) bool {
+	if kiln.CheckAlias(name) != nil {
+		return false
+	}
+	a, err := d.Images.Alias(ctx, name)
+	if err != nil {
+		return errors.Is(err, kiln.NotFound)
+	}
+	img, err := d.Images.Get(ctx, a.Target)
+	return err == nil && img.Origin != nil && img.Origin.Server == r.Server
+}
+
+// passes reports whether an image fits every filter: a part of an alias, or
+// key=value of a property, the architecture or the type.
+func passes(img kiln.Image, filters []string) bool {
+	for _, f := range filters {
+		key, value, ok := strings.Cut(f, "=")
+		switch {
+		case !ok:
+			if !slices.ContainsFunc(img.Aliases, func(a kiln.Alias) bool { return strings.Contains(a.Name, f) }) {
+				return false
+			}
+		case key == "architecture" || key == "arch":
+			if want, err := kiln.ParseArch(value); err != nil || want != img.Architecture {
+				return false
+			}
+		case key == "type":
+			if img.Type != value {
+				return false
+			}
+		default:
+			if !strings.EqualFold(img.Properties[strings.TrimPrefix(key, "properties.")], value) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// PullThrough fetches a public image that somebody asked for and that isn't here,
+// from the first mirror that does so and has it. The error is NotFound where none
+// does.
+func (d *Daemon) PullThrough(ctx context.Context, name string) (kiln.Image, error) {
+	list, err := d.Mirrors(ctx)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	for _, m := range list {
+		if !m.PullThrough {
+			continue
+		}
+		src, err := d.remotes.Open(m.Remote, remote.Access{})
+		if err != nil {
+			return kiln.Image{}, err
+		}
+		img, err := src.Find(ctx, name)
+		if err != nil || img.Type == "virtual-machine" || !img.Public || !passes(img, m.Filters) {
+			continue
+		}
+		if len(img.Aliases) == 0 {
+			img.Aliases = []kiln.Alias{{Name: name}}
+		}
+		if err := d.mirrorImage(ctx, nil, m, img); err != nil {
+			return kiln.Image{}, err
+		}
+		return d.Images.Find(ctx, name)
+	}
+	return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
+}

@@ -1,0 +1,278 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/remote"
+	"github.com/kiln-containers/kiln/internal/store"
+)
+
+// PullSpec says which image to get from elsewhere, and what to make of it here.
+type PullSpec struct {
+	ImportSpec
+	Remote  kiln.Remote
+	Name    string // an alias, or the beginning of a fingerprint; a URL for "direct"
+	IsAlias bool   // as far as the caller knows
+	Secret  string
+	Project string
+	Cached  bool // nobody asked to keep it
+}
+
+// origin is what the image is updated from; nil when Name can't mean another image
+// tomorrow, or nobody could have it then.
+func (s PullSpec) origin() *kiln.Origin {
+	if !s.IsAlias || s.Secret != "" || s.Remote.Protocol == kiln.ProtocolDirect {
+		return nil
+	}
+	return &kiln.Origin{Remote: s.Remote, Alias: s.Name}
+}
+
+// PullImage gets an image from a remote, unless it is here, and lays over it what
+// the spec says. The metadata of the operation has its "fingerprint" and "size".
+// The error is Invalid for what can't work.
+func (d *Daemon) PullImage(ctx context.Context, spec PullSpec) (*op.Operation, error) {
+	if err := d.checkProfiles(ctx, spec.Profiles); err != nil {
+		return nil, err
+	}
+	if _, err := d.remotes.Open(spec.Remote, remote.Access{}); err != nil {
+		return nil, err
+	}
+	if spec.AutoUpdate && spec.origin() == nil {
+		return nil, kiln.Errorf(kiln.Invalid, "the image can't be updated automatically: %s; leave auto-update out, or copy a public image by an alias", whyNoUpdate(spec))
+	}
+	return d.Ops.Start("Downloading image", op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
+		img, err := d.pull(ctx, o, spec)
+		if !img.Fingerprint.IsZero() {
+			o.Set("fingerprint", img.Fingerprint.String())
+			o.Set("size", strconv.FormatInt(img.Size, 10))
+			o.AddResource("images", imageURL(img.Fingerprint))
+		}
+		return err
+	}), nil
+}
+
+func whyNoUpdate(spec PullSpec) string {
+	switch {
+	case spec.Remote.Protocol == kiln.ProtocolDirect:
+		return "a URL always has this one image"
+	case spec.Secret != "":
+		return "the image is private there, so it couldn't be asked for again"
+	}
+	return "a fingerprint always means this one image"
+}
+
+// pull is PullImage within an operation.
+func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln.Image, error) {
+	src, img, err := d.find(ctx, o, spec, false)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	given := d.given(spec)
+	if !spec.MoveAliases {
+		if err := d.Images.Taken(ctx, given.Aliases, img.Fingerprint); err != nil {
+			return kiln.Image{}, err
+		}
+	}
+	img, err = d.land(ctx, o, spec, src, img, kiln.Fingerprint{})
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	losers, err := d.losers(ctx, spec.ImportSpec)
+	if err != nil {
+		return img, err
+	}
+	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
+		return img, err
+	}
+	for _, a := range given.Aliases {
+		d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": img.Fingerprint.String()})
+	}
+	for _, fp := range losers {
+		if fp != img.Fingerprint {
+			err = errors.Join(err, d.deleteImage(ctx, fp))
+		}
+	}
+	return img, err
+}
+
+// given is what a spec says of the image, whatever its bytes are.
+func (d *Daemon) given(spec PullSpec) kiln.Image {
+	return kiln.Image{
+		Public: spec.Public, AutoUpdate: spec.AutoUpdate, Cached: spec.Cached, Own: spec.Properties,
+		Profiles: spec.Profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt, Origin: spec.origin(),
+	}
+}
+
+// find asks a remote what a name means there.
+func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh bool) (kiln.Source, kiln.Image, error) {
+	src, err := d.remotes.Open(spec.Remote, remote.Access{
+		Secret: spec.Secret, Project: spec.Project, Fresh: fresh, Progress: progress(o), Base: d.basePath(ctx),
+		Warn: func(text string) { d.warn(o, text) },
+	})
+	if err != nil {
+		return nil, kiln.Image{}, err
+	}
+	img, err := src.Find(ctx, spec.Name)
+	if err == nil && img.Type == "virtual-machine" {
+		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
+	}
+	if err != nil {
+		return nil, kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
+	}
+	return src, img, nil
+}
+
+// warn tells the user, through the operation, and the log that something works but
+// not as it should.
+func (d *Daemon) warn(o *op.Operation, text string) {
+	d.cfg.Log.Warn(text)
+	if o != nil {
+		o.Set("warning", text)
+	}
+}
+
+// land brings an image that find gave into the store, as one that nobody asked to
+// keep. One that is here isn't moved; one that others wait for comes once for all.
+// With replaces, it takes over from that one in the same transaction.
+func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint) (kiln.Image, error) {
+	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
+		if err == nil && !replaces.IsZero() {
+			err = d.Images.Replace(ctx, replaces, here.Fingerprint)
+		}
+		return here, err
+	}
+	key := img.Fingerprint.String()
+	if img.Fingerprint.IsZero() {
+		key = img.Files[len(img.Files)-1].Hash.String()
+	}
+	got, err := d.flights.join(ctx, d.ctx, key, progress(o), func(ctx context.Context, report func(string, int64)) (kiln.Image, error) {
+		return d.download(ctx, spec, src, img, replaces, report)
+	})
+	if err != nil {
+		return kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
+	}
+	return got, nil
+}
+
+// here finds the image in the store, if it is there whole.
+func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.Image, bool, error) {
+	if !img.Fingerprint.IsZero() {
+		has, err := d.Images.Has(ctx, img.Fingerprint)
+		if err != nil || !has {
+			return kiln.Image{}, false, err
+		}
+		got, err := d.Images.Get(ctx, img.Fingerprint)
+		return got, err == nil, err
+	}
+	// A root filesystem whose metadata are made up here: known by its file.
+	origin := spec.origin()
+	if origin == nil {
+		return kiln.Image{}, false, nil
+	}
+	list, err := d.Images.List(ctx, store.Query{Origin: origin, Files: true})
+	for _, i := range list {
+		if i.Files[len(i.Files)-1].Hash == img.Files[len(img.Files)-1].Hash {
+			return i, true, err
+		}
+	}
+	return kiln.Image{}, false, err
+}
+
+// download moves the bytes. What another try can mend is tried: an index that was
+// older than the files, a difference that leads elsewhere, a partial file that is
+// not the beginning of the whole.
+func (d *Daemon) download(ctx context.Context, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
+	used := false
+	base := d.basePath(ctx)
+	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report, Base: func(fp kiln.Fingerprint) string {
+		path := base(fp)
+		used = used || path != ""
+		return path
+	}}
+	src, err := d.remotes.Open(spec.Remote, access)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	sink := landing{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
+	got, err := kiln.Copy(ctx, sink, known{src, img}, spec.Name)
+	switch kind := kiln.KindOf(err); {
+	case err == nil:
+	case ctx.Err() != nil:
+		return got, err
+	case kind == kiln.NotFound && spec.Remote.Protocol == kiln.ProtocolStreams:
+		access.Fresh = true
+		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
+			return got, err
+		}
+		got, err = kiln.Copy(ctx, sink, src, spec.Name)
+	case kind == kiln.Integrity || used:
+		access.Base = nil
+		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
+			return got, err
+		}
+		got, err = kiln.Copy(ctx, sink, known{src, img}, spec.Name)
+	}
+	if err == nil {
+		d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
+	}
+	return got, err
+}
+
+// known is a source that was asked already.
+type known struct {
+	kiln.Source
+	img kiln.Image
+}
+
+// Find is kiln.Source's.
+func (k known) Find(context.Context, string) (kiln.Image, error) { return k.img, nil }
+
+// landing is the store for what comes from elsewhere: what a remote says of its
+// image (public, aliases) isn't said of ours.
+type landing struct {
+	*store.Store
+	spec PullSpec
+}
+
+// Put is kiln.Sink's.
+func (l landing) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Image, error) {
+	got, err := l.Store.Put(ctx, kiln.Image{
+		Fingerprint: img.Fingerprint, Filename: img.Filename, Properties: img.Properties, ExpiresAt: img.ExpiresAt,
+		Profiles: []string{defaultProfile}, Cached: true, Origin: l.spec.origin(),
+	}, s)
+	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
+		return got, nil // somebody else brought it
+	}
+	return got, err
+}
+
+// progress tells an operation's watchers how a download goes, a few times a second.
+func progress(o *op.Operation) func(string, int64) {
+	if o == nil {
+		return func(string, int64) {}
+	}
+	var last time.Time
+	var lastDone int64
+	return func(server string, done int64) {
+		now := time.Now()
+		if now.Sub(last) < 300*time.Millisecond {
+			return
+		}
+		rate := float64(0)
+		if !last.IsZero() {
+			rate = float64(done-lastDone) / now.Sub(last).Seconds()
+		}
+		last, lastDone = now, done
+		text := fmt.Sprintf("rootfs: %s (%s/s)", kiln.FormatSize(done), kiln.FormatSize(int64(rate)))
+		if server != "" {
+			text += " from " + server
+		}
+		o.Set("download_progress", text)
+	}
+}

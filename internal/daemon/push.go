@@ -1,0 +1,85 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// ExpectImage makes a secret by which another server may bring one image, which
+// gets what the spec says. The fingerprint must be in the spec.
+func (d *Daemon) ExpectImage(ctx context.Context, spec ImportSpec) (*op.Operation, error) {
+	if spec.Fingerprint.IsZero() {
+		return nil, kiln.Errorf(kiln.Invalid, "say in the source which fingerprint will be pushed")
+	}
+	if err := d.checkProfiles(ctx, spec.Profiles); err != nil {
+		return nil, err
+	}
+	aliases := []map[string]string{}
+	for _, a := range spec.Aliases {
+		aliases = append(aliases, map[string]string{"name": a.Name, "description": a.Description})
+	}
+	x := &secret{word: trust.NewSecret(), image: spec.Fingerprint, push: &spec, used: make(chan struct{}, 1)}
+	return d.startSecret("Image upload token", x, map[string]any{
+		"secret": x.word, "aliases": aliases, "public": spec.Public, "properties": spec.Properties, "expires_at": spec.ExpiresAt,
+	}), nil
+}
+
+// A Target is a server that expects an image.
+type Target struct {
+	Server      string // URL
+	Certificate string // PEM, what it must show; "": whatever an authority vouches for
+	Secret      string // of its ExpectImage
+	Project     string
+}
+
+// PushImage sends an image to a server that expects it.
+func (d *Daemon) PushImage(ctx context.Context, img kiln.Image, to Target) (*op.Operation, error) {
+	hc, err := d.remotes.HTTP(kiln.Remote{Server: to.Server, Certificate: to.Certificate})
+	if err != nil {
+		return nil, err
+	}
+	o := op.Options{MayCancel: true, Resources: map[string][]string{"images": {imageURL(img.Fingerprint)}}}
+	return d.Ops.Start("Exporting image", o, func(ctx context.Context, o *op.Operation) error {
+		return d.push(ctx, o, client.HTTPS(to.Server, hc).WithProject(to.Project), img, to.Secret)
+	}), nil
+}
+
+func (d *Daemon) push(ctx context.Context, o *op.Operation, c *client.Client, img kiln.Image, secret string) error {
+	s, err := d.Images.Open(ctx, img)
+	if err != nil {
+		return err
+	}
+	report := progress(o)
+	var done int64
+	images := c.Images()
+	images.Expected = http.Header{"X-LXD-fingerprint": {img.Fingerprint.String()}, "X-LXD-secret": {secret}}
+	images.Secret = secret
+	_, err = images.Put(ctx, kiln.Image{Fingerprint: img.Fingerprint, Filename: img.Filename}, &watched{s, func(n int) {
+		done += int64(n)
+		report("", done)
+	}})
+	err = errors.Join(err, s.Close())
+	if err == nil {
+		d.tell("image-retrieved", imageURL(img.Fingerprint), nil)
+	}
+	return err
+}
+
+// watched is a stream whose bytes are counted.
+type watched struct {
+	kiln.Stream
+	count func(int)
+}
+
+// Read is kiln.Stream's.
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Stream.Read(b)
+	w.count(n)
+	return n, err
+}

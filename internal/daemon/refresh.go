@@ -1,0 +1,269 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/store"
+)
+
+// RefreshImage gets the newest version of an image from where it came from, whatever
+// was asked when. "refreshed" in the metadata tells whether there was one.
+// Errors: NotFound, Invalid for an image that came from nowhere.
+func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
+	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
+	return d.Ops.Start("Refreshing image", o, func(ctx context.Context, o *op.Operation) error {
+		now, err := d.refresh(ctx, o, fp, true)
+		o.Set("refreshed", err == nil && now != fp)
+		if err == nil {
+			o.Set("fingerprint", now.String())
+		}
+		return err
+	})
+}
+
+// refresh gives the fingerprint of the newest version of an image, which is in the
+// store from then on, in the place of the old one.
+func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerprint, fresh bool) (kiln.Fingerprint, error) {
+	old, err := d.Images.Get(ctx, fp)
+	if err != nil {
+		return fp, err
+	}
+	if old.Origin == nil {
+		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s is updated from nowhere; copy one by an alias from a public remote", fp.Short())
+	}
+	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}
+	src, img, err := d.find(ctx, o, spec, fresh)
+	if err != nil {
+		return fp, err
+	}
+	if img.Fingerprint == fp {
+		return fp, nil
+	}
+	now, err := d.land(ctx, o, spec, src, img, fp)
+	if err != nil || now.Fingerprint == fp {
+		return fp, err
+	}
+	d.tell("image-refreshed", imageURL(now.Fingerprint), map[string]any{"old": fp.String()})
+	return now.Fingerprint, d.dropVersions(ctx, now.Fingerprint)
+}
+
+// dropVersions deletes the versions of an image that are older than the settings
+// want them kept. One that has a name again stays.
+func (d *Daemon) dropVersions(ctx context.Context, current kiln.Fingerprint) error {
+	v, err := d.setting(ctx, keepVersions)
+	if err != nil {
+		return err
+	}
+	keep, err := strconv.Atoi(v)
+	if err != nil {
+		return err
+	}
+	return d.dropVersionsBut(ctx, current, keep)
+}
+
+// dropVersionsBut keeps some older versions.
+func (d *Daemon) dropVersionsBut(ctx context.Context, current kiln.Fingerprint, keep int) error {
+	var errs []error
+	level := []kiln.Fingerprint{current}
+	for depth := 1; len(level) > 0 && depth < 1000; depth++ {
+		var older []kiln.Fingerprint
+		for _, fp := range level {
+			list, err := d.Images.Replaced(ctx, fp)
+			errs = append(errs, err)
+			for _, img := range list {
+				older = append(older, img.Fingerprint)
+				if depth > keep && len(img.Aliases) == 0 {
+					errs = append(errs, d.deleteImage(ctx, img.Fingerprint))
+				}
+			}
+		}
+		level = older
+	}
+	return errors.Join(errs...)
+}
+
+// housekeeping updates the images that are marked for it, and deletes those whose
+// time is over, until the daemon ends.
+func (d *Daemon) housekeeping() {
+	last, expired := time.Time{}, time.Time{}
+	for {
+		interval, err := d.hours(updateInterval)
+		if err != nil {
+			d.cfg.Log.Error("read a setting", "key", updateInterval, "err", err)
+		}
+		if interval > 0 && time.Since(last) >= interval {
+			last = time.Now()
+			d.updateImages()
+		}
+		if time.Since(expired) >= 24*time.Hour {
+			expired = time.Now()
+			d.expire()
+		}
+		next := time.Hour
+		if interval > 0 {
+			next = min(next, time.Until(last.Add(interval)))
+		}
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-d.woken:
+		case <-time.After(next):
+		}
+	}
+}
+
+// hours reads a setting that is a number of hours; 0 is never.
+func (d *Daemon) hours(key string) (time.Duration, error) {
+	v, err := d.setting(d.ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(v)
+	return time.Duration(n) * time.Hour, err
+}
+
+// updateImages refreshes what is marked for it. Each is an operation of its own, so
+// that people see and can stop it; one that fails is for the next time.
+func (d *Daemon) updateImages() {
+	list, err := d.Images.List(d.ctx, store.Query{})
+	if err != nil {
+		d.cfg.Log.Error("look for images to update", "err", err)
+		return
+	}
+	for _, img := range list {
+		if !img.AutoUpdate || img.Origin == nil || d.ctx.Err() != nil {
+			continue
+		}
+		s := d.RefreshImage(d.ctx, img.Fingerprint).Wait(d.ctx)
+		if s.Err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Warn("update an image", "image", img.Fingerprint, "alias", img.Origin.Alias, "server", img.Origin.Server, "err", s.Err)
+		}
+	}
+	d.runMirrors()
+}
+
+// partialLife is how long what is left of a download waits to be gone on with.
+const partialLife = 7 * 24 * time.Hour
+
+// expire deletes cached images that nobody used for long, and what is left of
+// downloads.
+func (d *Daemon) expire() {
+	list, err := d.Images.List(d.ctx, store.Query{})
+	if err != nil {
+		d.cfg.Log.Error("look for images that expired", "err", err)
+		return
+	}
+	for _, img := range list {
+		end, err := d.expiry(d.ctx, img)
+		if err == nil && !end.IsZero() && time.Now().After(end) {
+			d.cfg.Log.Info("a cached image expired", "image", img.Fingerprint, "last used", img.LastUsedAt)
+			err = d.deleteImage(d.ctx, img.Fingerprint)
+		}
+		if err != nil {
+			d.cfg.Log.Error("delete an image that expired", "image", img.Fingerprint, "err", err)
+		}
+	}
+	if err := d.blobs.SweepPartial(partialLife); err != nil {
+		d.cfg.Log.Error("remove what is left of downloads", "err", err)
+	}
+}
+
+// expiry is when a cached image goes if nobody uses it before; zero: never.
+func (d *Daemon) expiry(ctx context.Context, img kiln.Image) (time.Time, error) {
+	if !img.Cached {
+		return time.Time{}, nil
+	}
+	v, err := d.setting(ctx, cacheExpiry)
+	if err != nil {
+		return time.Time{}, err
+	}
+	days, err := strconv.Atoi(v)
+	if err != nil || days == 0 {
+		return time.Time{}, err
+	}
+	used := img.LastUsedAt
+	if used.IsZero() {
+		used = img.UploadedAt
+	}
+	return used.AddDate(0, 0, days), nil
+}
+
+// Kept says in a sentence why an image is here, when it goes, and what updates it.
+func (d *Daemon) Kept(ctx context.Context, img kiln.Image) (string, error) {
+	const day = "2006/01/02 15:04 MST"
+	end, err := d.expiry(ctx, img)
+	if err != nil {
+		return "", err
+	}
+	var why string
+	switch {
+	case !img.ReplacedBy.IsZero():
+		why = fmt.Sprintf("as the version before %s; it goes when newer versions push it out (images.keep_versions)", img.ReplacedBy.Short())
+		if !end.IsZero() {
+			why += " or on " + end.UTC().Format(day)
+		}
+	case img.Cached && end.IsZero():
+		why = "in the cache, for ever (images.remote_cache_expiry is 0)"
+	case img.Cached:
+		why = "in the cache, until " + end.UTC().Format(day) + " if nobody uses it before (images.remote_cache_expiry)"
+	default:
+		why = "until somebody deletes it"
+	}
+	hours, err := d.hours(updateInterval)
+	if err == nil && img.AutoUpdate && img.Origin != nil && hours > 0 {
+		why += fmt.Sprintf("; updated from %s every %s", img.Origin.Server, hours)
+	}
+	return why, err
+}
+
+// A Pruned image is one that prune deletes, and why.
+type Pruned struct {
+	Image kiln.Image
+	Why   string
+}
+
+// PruneImages deletes cached images and old versions that no instance was made
+// from; with all, also images without an alias. With dry it only tells which.
+func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, error) {
+	images, err := d.Images.List(ctx, store.Query{})
+	if err != nil {
+		return nil, err
+	}
+	instances, err := d.instances.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[kiln.Fingerprint]bool{}
+	for _, i := range instances {
+		used[i.Base] = true
+	}
+	list := []Pruned{}
+	for _, img := range images {
+		why := ""
+		switch {
+		case len(img.Aliases) > 0 && !img.Cached, used[img.Fingerprint]:
+		case !img.ReplacedBy.IsZero():
+			why = "an older version of " + img.ReplacedBy.Short()
+		case img.Cached:
+			why = "cached, and no instance uses it"
+		case all:
+			why = "no alias, and no instance uses it"
+		}
+		if why == "" {
+			continue
+		}
+		list = append(list, Pruned{img, why})
+		if !dry {
+			if err := d.deleteImage(ctx, img.Fingerprint); err != nil {
+				return list, err
+			}
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,188 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/simplestreams"
+	"github.com/kiln-containers/kiln/internal/store"
+)
+
+// streams are the documents of simplestreams about the public images, made when
+// they are first asked for after a change.
+type streams struct {
+	mu         sync.Mutex
+	generation uint64 // of the images they are about
+	documents  map[string]document
+}
+
+// A document is ready to be sent.
+type document struct {
+	plain, gzip []byte
+	tag         string
+	made        time.Time
+}
+
+// streamFile is where a file of an image is, from the base of the server.
+func streamFile(img kiln.Image, f kiln.File) string {
+	return fmt.Sprintf("streams/files/%s/%s%s", img.Fingerprint, f.Role, f.Ext)
+}
+
+// document gives one of the documents. The error is NotFound.
+func (s *Server) document(ctx context.Context, name string) (document, error) {
+	s.streams.mu.Lock()
+	defer s.streams.mu.Unlock()
+	if now := s.d.ImageGeneration(); s.streams.documents == nil || s.streams.generation != now {
+		documents, err := s.makeDocuments(ctx)
+		if err != nil {
+			return document{}, err
+		}
+		s.streams.documents, s.streams.generation = documents, now
+	}
+	d, ok := s.streams.documents[name]
+	if !ok {
+		return d, kiln.Errorf(kiln.NotFound, "not found: there is no /streams/v1/%s", name)
+	}
+	return d, nil
+}
+
+func (s *Server) makeDocuments(ctx context.Context) (map[string]document, error) {
+	images, err := s.d.Images.List(ctx, store.Query{Public: true, Files: true})
+	if err != nil {
+		return nil, err
+	}
+	updated := time.Unix(0, 0)
+	for _, img := range images {
+		if img.UploadedAt.After(updated) {
+			updated = img.UploadedAt
+		}
+	}
+	index, products, err := simplestreams.Write(images, simplestreams.Options{Updated: updated, PathOf: streamFile})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]document{}
+	for name, b := range map[string][]byte{"index.json": index, "images.json": products} {
+		if out[name], err = newDocument(b, time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func newDocument(b []byte, now time.Time) (document, error) {
+	var z bytes.Buffer
+	w, err := gzip.NewWriterLevel(&z, gzip.DefaultCompression)
+	if err != nil {
+		return document{}, err
+	}
+	if _, err := w.Write(b); err != nil {
+		return document{}, err
+	}
+	sum := sha256.Sum256(b)
+	return document{plain: b, gzip: z.Bytes(), tag: hex.EncodeToString(sum[:16]), made: now}, w.Close()
+}
+
+func (s *Server) getStreams(w http.ResponseWriter, r *http.Request) (any, error) {
+	d, err := s.document(r.Context(), r.PathValue("file"))
+	if err != nil {
+		return nil, err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "public, max-age=60")
+	h.Set("Vary", "Accept-Encoding")
+	body, tag := d.plain, d.tag
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") && r.Header.Get("Range") == "" {
+		h.Set("Content-Encoding", "gzip")
+		body, tag = d.gzip, d.tag+"-gzip"
+	}
+	h.Set("ETag", `"`+tag+`"`)
+	http.ServeContent(w, r, "", d.made.Truncate(time.Second), bytes.NewReader(body))
+	return handled{}, nil
+}
+
+func (s *Server) getStreamsFile(w http.ResponseWriter, r *http.Request) (any, error) {
+	word, name, _ := strings.Cut(r.PathValue("name"), "/")
+	img, err := s.publicImage(r.Context(), word)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range img.Files {
+		if string(f.Role)+f.Ext == name {
+			w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+			return s.sendFile(w, r, img, f)
+		}
+	}
+	return nil, kiln.Errorf(kiln.NotFound, "Image not found")
+}
+
+// publicImage finds a public image by its whole fingerprint.
+func (s *Server) publicImage(ctx context.Context, word string) (kiln.Image, error) {
+	if _, err := kiln.ParseFingerprint(word); err != nil {
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
+	}
+	return s.d.Images.PublicByPrefix(ctx, word)
+}
+
+// getDirect tells in headers where the image behind an alias is, as "image import
+// <URL>" of LXD and Incus asks for it. The asker's architectures choose between
+// the image and those whose alias has an architecture at its end.
+func (s *Server) getDirect(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, err := s.direct(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(img.Files) != 1 {
+		return nil, kiln.Errorf(kiln.NotFound, "image %q has two files, which this protocol can't tell; use simplestreams: https://%s", r.PathValue("name"), r.Host)
+	}
+	url := fmt.Sprintf("https://%s/1.0/images/%s/export", r.Host, img.Fingerprint)
+	for _, family := range []string{"LXD", "Incus", "Kiln"} {
+		w.Header().Set(family+"-Image-URL", url)
+		w.Header().Set(family+"-Image-Hash", img.Fingerprint.String())
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, url+"\n") // a client that went away needs no answer
+	return handled{}, nil
+}
+
+func (s *Server) direct(r *http.Request) (kiln.Image, error) {
+	var archs []string
+	for _, family := range []string{"Kiln", "LXD", "Incus"} {
+		for word := range strings.SplitSeq(r.Header.Get(family+"-Server-Architectures"), ",") {
+			if arch, err := kiln.ParseArch(strings.TrimSpace(word)); err == nil {
+				archs = append(archs, arch)
+			}
+		}
+	}
+	name := r.PathValue("name")
+	candidates := []string{name}
+	for _, arch := range archs {
+		for _, word := range kiln.ArchNames(arch) {
+			candidates = append(candidates, name+"/"+word)
+		}
+	}
+	for _, c := range candidates {
+		a, err := s.d.Images.PublicAlias(r.Context(), c)
+		if err != nil {
+			continue
+		}
+		img, err := s.publicImage(r.Context(), a.Target.String())
+		if err == nil && (len(archs) == 0 || slices.Contains(archs, img.Architecture)) {
+			return img, nil
+		}
+	}
+	return s.publicImage(r.Context(), name)
+}
