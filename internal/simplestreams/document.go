@@ -17,12 +17,15 @@ import (
 // A document is JSON that is read piece by piece. What is wrong with a piece is
 // noted; what is wrong with the JSON is an error.
 type document struct {
-	dec *json.Decoder
-	why error // what was wrong with the first piece that was left out
+	dec    *json.Decoder
+	why    error // what was wrong with the first piece that was left out
+	bodies int   // of images, so far
 }
 
 func newDocument(r io.Reader, limit int64) *document {
-	return &document{dec: json.NewDecoder(&limited{r, limit})}
+	dec := json.NewDecoder(&limited{r, limit})
+	dec.UseNumber() // a number can be larger than a float64, and isn't looked at
+	return &document{dec: dec}
 }
 
 // skip notes that something was left out.

@@ -40,7 +40,7 @@ func newDraft(img kiln.Image, pathOf func(kiln.Image, kiln.File) string) (draft,
 }
 
 // archNames are the architectures that images have another name for: Debian's,
-// which servers use. Every client knows both.
+// which servers of images use.
 var archNames = map[string]string{
 	"i686": "i386", "x86_64": "amd64", "armv6l": "armel", "armv7l": "armhf", "aarch64": "arm64",
 	"ppc": "powerpc", "ppc64le": "ppc64el", "loongarch64": "loong64",

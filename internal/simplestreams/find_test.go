@@ -2,6 +2,7 @@ package simplestreams
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -65,6 +66,21 @@ func TestFind(t *testing.T) {
 	}
 	if img, err := Find(images, "raw", amd64); err != nil || img.Product != "raw" {
 		t.Errorf("an image without a fingerprint: %+v, %v", img, err)
+	}
+}
+
+// TestFindInLists takes the newest version of all lists that a server has.
+func TestFindInLists(t *testing.T) {
+	older := parse(t, list(productText("a", "amd64", `"aliases":"x",`, versionText("20260201", pair("1")))))
+	newer := parse(t, list(productText("b", "amd64", `"aliases":"x",`, versionText("20260202", pair("2")))))
+	same := parse(t, list(productText("c", "amd64", `"aliases":"x",`, versionText("20260202", pair("3")))))
+	for _, images := range [][]Image{slices.Concat(older, newer, same), slices.Concat(newer, same, older)} {
+		if got, err := Find(images, "x", []string{"x86_64"}); err != nil || got.Product != "b" {
+			t.Errorf("x is %+v, %v", got, err)
+		}
+	}
+	if got, err := Find(slices.Concat(older, older), sum("1"), nil); err != nil || got.Product != "a" {
+		t.Errorf("an image that is there twice is %+v, %v", got, err)
 	}
 }
 

@@ -82,8 +82,16 @@ func (d *document) item(v *version, name string) error {
 		v.deltas = append(v.deltas, Delta{it.File, w.DeltaBase})
 	default:
 		v.items[w.FType] = it
+		if d.bodies++; d.bodies > maxImages {
+			return kiln.Errorf(kiln.TooLarge, "it has more than %d images", maxImages)
+		}
 	}
 	return nil
+}
+
+// hasBody reports whether any image can be made of a version.
+func (v *version) hasBody() bool {
+	return slices.ContainsFunc(bodies[:], func(kind string) bool { _, ok := v.items[kind]; return ok })
 }
 
 // fileOf checks what an item says of its file.

@@ -20,7 +20,7 @@ import (
 func ParseProducts(r io.Reader) (*Products, error) {
 	d := newDocument(r, MaxProducts)
 	var format string
-	found, aliases, images := false, 0, 0
+	found, aliases := false, 0
 	byKey := map[string][]Image{} // a key that is there twice means the last one, as in Go's and Python's maps
 	err := d.object("the document", func(key string) error {
 		switch key {
@@ -34,8 +34,8 @@ func ParseProducts(r io.Reader) (*Products, error) {
 					byKey[key] = list
 					aliases += len(list[0].Aliases)
 				}
-				if images += len(list); images > maxImages || aliases > maxAliases {
-					return kiln.Errorf(kiln.TooLarge, "it has more than %d images or %d aliases", maxImages, maxAliases)
+				if aliases > maxAliases {
+					return kiln.Errorf(kiln.TooLarge, "it has more than %d aliases", maxAliases)
 				}
 				return err
 			})
@@ -131,7 +131,7 @@ func (d *document) version(p *product, name string) error {
 	switch {
 	case err != nil:
 		return err
-	case len(v.items) == 0:
+	case !v.hasBody():
 		d.skip("version %q has no file of an image", clip(name))
 	case len(name) > maxText:
 		d.skip("version %q… has too long a name", clip(name))

@@ -3,12 +3,8 @@ package simplestreams
 import (
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -201,6 +197,25 @@ func TestItems(t *testing.T) {
 	}
 }
 
+// TestUnknown keeps apart what is zero and what isn't known.
+func TestUnknown(t *testing.T) {
+	unsized := `"m":{"ftype":"lxd.tar.xz","path":"m","size":5,"sha256":"` + sum("1") + `","combined_sha256":"` + sum("2") + `"},` +
+		`"r":{"ftype":"root.tar.xz","path":"r","sha256":"` + sum("3") + `"}`
+	delta := itemText("squashfs", "a", "") + "," + itemText("squashfs.vcdiff", "b", `,"delta_base":"20260201"`)
+	p, err := ParseProducts(strings.NewReader(list(productText("p", "amd64", "",
+		versionText("20260203", unsized), versionText("20260202", delta), versionText("20260201", itemText("squashfs", "c", ""))))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := p.Images()
+	if images[0].Size != 0 || images[0].Files[1].Size != 0 {
+		t.Errorf("an image of unknown size is %+v", images[0])
+	}
+	if base, ok := p.BaseOf(images[1], images[1].Deltas[0]); ok {
+		t.Errorf("the base without a fingerprint is %s", base)
+	}
+}
+
 // TestUnusable has documents with one fault each, which must be in the error.
 func TestUnusable(t *testing.T) {
 	one := func(item string) string { return list(productText("p", "amd64", "", versionText("20260201", item))) }
@@ -235,6 +250,7 @@ func TestUnusable(t *testing.T) {
 		tiny[:len(tiny)/2]:                   "ends in the middle",
 		"<html>":                             "invalid character '<'",
 		"[]":                                 "is not an object",
+		"1e1000":                             "is not an object",
 		`{"format":"index:1.0"}`:             `it is no list of products (format "index:1.0")`,
 		`{"format":5}`:                       "no list of products",
 		list() + "x":                         "not JSON",
@@ -270,63 +286,5 @@ func TestUnusableIsLeftOut(t *testing.T) {
 		if got := parse(t, empty); len(got) != 0 {
 			t.Errorf("%s has %+v", empty, got)
 		}
-	}
-}
-
-// TestLimits keeps documents from taking all memory.
-func TestLimits(t *testing.T) {
-	versions := func(yield func(string) bool) {
-		for i := range maxImages + 1 {
-			if !yield(fmt.Sprintf(`"20260201_%d":{"items":{"x":{"ftype":"squashfs","path":"x","sha256":%q}}}`, i, sum("a"))) {
-				return
-			}
-		}
-	}
-	var aliases strings.Builder
-	for i := range maxAliases + 1 {
-		fmt.Fprintf(&aliases, "%d,", i)
-	}
-	var requirements strings.Builder
-	for i := range maxRequirements + 5 {
-		fmt.Fprintf(&requirements, `"%d":"x",`, i)
-	}
-	for name, text := range map[string]string{
-		"images":  list(productText("p", "amd64", "", slices.Collect(versions)...)),
-		"aliases": list(productText("p", "amd64", `"aliases":"`+aliases.String()+`",`, versionText("20260201", pair("1"))), productText("q", "amd64", `"aliases":"x",`, versionText("20260201", pair("1")))),
-	} {
-		if _, err := ParseProducts(strings.NewReader(text)); !errors.Is(err, kiln.TooLarge) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	got := parse(t, list(productText("p", "amd64", `"requirements":{`+strings.TrimSuffix(requirements.String(), ",")+`},`, versionText("20260201", pair("1")))))
-	needs := slices.DeleteFunc(slices.Collect(maps.Keys(got[0].Properties)), func(k string) bool { return !strings.HasPrefix(k, "requirements.") })
-	if len(needs) != maxRequirements {
-		t.Errorf("there are %d requirements", len(needs))
-	}
-}
-
-// TestLimitOfBytes is the same for text that makes nothing.
-func TestLimitOfBytes(t *testing.T) {
-	for limit, kind := range map[int64]kiln.Kind{int64(len(tiny)): "", int64(len(tiny)) - 1: kiln.TooLarge, 1: kiln.TooLarge, 0: kiln.TooLarge} {
-		d := newDocument(strings.NewReader(tiny), limit)
-		err := errors.Join(d.ignore(), d.end())
-		if kind == "" && err != nil || kind != "" && !errors.Is(err, kind) {
-			t.Errorf("%d bytes: %v", limit, err)
-		}
-	}
-}
-
-// TestReadError passes on what is wrong with the reader.
-func TestReadError(t *testing.T) {
-	broken := func(text string) io.Reader {
-		return io.MultiReader(strings.NewReader(text), iotest.ErrReader(kiln.Errorf(kiln.Network, "cable cut")))
-	}
-	for _, n := range []int{0, 1, 100, len(tiny) - 1, len(tiny)} {
-		if _, err := ParseProducts(broken(tiny[:n])); !errors.Is(err, kiln.Network) {
-			t.Errorf("after %d bytes: %v", n, err)
-		}
-	}
-	if _, err := ParseIndex(broken(`{"index":`)); !errors.Is(err, kiln.Network) {
-		t.Error(err)
 	}
 }

@@ -22,8 +22,7 @@ const (
 	ProductsPath = "streams/v1/images.json"
 )
 
-// The largest documents that are read, in bytes. The largest public server had
-// some 30 MB of products.
+// The largest documents that are read, in bytes.
 const (
 	MaxIndex    = 16 << 20
 	MaxProducts = 256 << 20

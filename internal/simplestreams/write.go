@@ -52,7 +52,7 @@ type wireProduct struct {
 	Supported       bool                   `json:"supported"`
 	SupportEOL      string                 `json:"support_eol,omitempty"`
 	Requirements    map[string]string      `json:"requirements,omitempty"`
-	LXDRequirements map[string]string      `json:"lxd_requirements,omitempty"` // the same, for LXD before 6
+	LXDRequirements map[string]string      `json:"lxd_requirements,omitempty"` // the same, for LXD 5.0
 	Versions        map[string]wireVersion `json:"versions"`
 }
 
