@@ -23,7 +23,6 @@ type Images struct {
 	*Client
 	Reuse    bool        // Put deletes images that lose their last alias by it
 	Expected http.Header // by which a server that expects an image knows it; nil: it trusts the client
-	Secret   string      // of a server that expects an image, to wait with
 }
 
 // Images gives the images of the server.
@@ -139,7 +138,8 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 	if op == nil {
 		return img, kiln.Errorf(kiln.Network, "the server didn't start an operation")
 	}
-	done, err := i.wait(ctx, op.ID, i.Secret)
+	secret, _ := op.Metadata["secret"].(string) // for who isn't trusted
+	done, err := i.wait(ctx, op.ID, secret)
 	if fp, ok := done.Metadata["fingerprint"].(string); ok {
 		var perr error
 		img.Fingerprint, perr = kiln.ParseFingerprint(fp)

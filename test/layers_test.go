@@ -16,16 +16,16 @@ const module = "github.com/kiln-containers/kiln"
 
 // ladder says how high each package stands: it imports only what stands lower.
 var ladder = map[string]int{
-	".":                          0,
-	"api":                        1,
-	"internal/archive":           1,
-	"internal/blob":              1,
-	"internal/blob/blobtest":     1,
-	"internal/db":                1,
-	"internal/event":             1,
-	"internal/filter":            1,
-	"internal/op":                1,
-	"internal/thread":            1,
+	".":                      0,
+	"api":                    1,
+	"internal/archive":       1,
+	"internal/blob":          1,
+	"internal/blob/blobtest": 1,
+	"internal/db":            1,
+	"internal/event":         1,
+	"internal/filter":        1,
+	"internal/op":            1,
+	"internal/thread":        1, "internal/trust": 1, "internal/fetch": 1,
 	"internal/archive/erofs":     2, // a writer for archive's trees
 	"client":                     2,
 	"internal/template":          2,

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/kiln-containers/kiln"
-	"github.com/kiln-containers/kiln/client"
 )
 
 // Streams are where a command reads and writes.
@@ -45,6 +45,10 @@ type app struct {
 	project string
 	quiet   bool
 	debug   bool
+
+	forceLocal bool
+	lines      *bufio.Reader // of what the user types
+	opened     *remotes      // the file of remotes, once it was read
 }
 
 // exitCode ends the program with a code of its own, without a word.
@@ -119,14 +123,14 @@ func (a *app) root() *cobra.Command {
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no remarks")
 	f.BoolVar(&a.debug, "debug", false, "show what the daemon logs for debugging")
 	f.BoolP("verbose", "v", false, "show more")
-	f.Bool("force-local", false, "use the local daemon (there is no other yet)")
+	f.BoolVar(&a.forceLocal, "force-local", false, "use the local daemon, whatever the default remote is")
 	root.AddCommand(
 		a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(),
 		a.imageCmd(), a.createCmd("init"), a.createCmd("launch"), a.listCmd(), a.infoCmd(),
 		a.actionCmd("start", "start"), a.actionCmd("stop", "stop"), a.actionCmd("restart", "restart"),
 		a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"),
 		a.deleteCmd(), a.renameCmd(), a.copyCmd(), a.execCmd(), a.consoleCmd(),
-		a.configCmd(), a.profileCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd(), a.remoteCmd(),
+		a.configCmd(), a.profileCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd(), a.remoteCmd(), a.mirrorCmd(),
 	)
 	prepare(root)
 	return root
@@ -168,35 +172,6 @@ func prepare(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		prepare(sub)
 	}
-}
-
-// client gives a client of the local daemon.
-func (a *app) client() *client.Client {
-	return client.Unix(client.Socket()).WithProject(a.project)
-}
-
-// name takes the remote off a name. There is only the local daemon.
-func (a *app) name(word string) (string, error) {
-	remote, name, ok := strings.Cut(word, ":")
-	if !ok {
-		return word, nil
-	}
-	if remote != "local" && remote != "" {
-		return "", kiln.Errorf(kiln.NotFound, "The remote %q doesn't exist%s", remote, kiln.DidYouMean(remote, []string{"local"}))
-	}
-	return name, nil
-}
-
-// names does the same for several.
-func (a *app) names(words []string) ([]string, error) {
-	out := make([]string, len(words))
-	for i, w := range words {
-		var err error
-		if out[i], err = a.name(w); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // say tells a person what happened.

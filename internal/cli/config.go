@@ -20,7 +20,7 @@ import (
 func (a *app) configCmd() *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Configure instances and the server"}
 	c.AddCommand(a.configGetCmd(), a.configSetCmd("set"), a.configSetCmd("unset"), a.configShowCmd(), a.configEditCmd(),
-		a.deviceCmd(a.instanceHolder), a.metadataCmd(), a.templateCmd())
+		a.deviceCmd(a.instanceHolder), a.metadataCmd(), a.templateCmd(), a.trustCmd())
 	return c
 }
 
@@ -35,8 +35,12 @@ func (a *app) configGetCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			key := args[len(args)-1]
 			if isServer(args, 1) {
+				at, _, err := a.server(args)
+				if err != nil {
+					return err
+				}
 				var s api.Server
-				if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+				if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
 					return err
 				}
 				if v, ok := s.Config[key]; ok {
@@ -46,7 +50,7 @@ func (a *app) configGetCmd() *cobra.Command {
 				}
 				return nil
 			}
-			i, _, err := a.instance(c.Context(), args[0])
+			i, err := a.instance(c.Context(), args[0])
 			if err == nil {
 				fmt.Fprintln(a.Out, i.Config[key])
 			}
@@ -68,13 +72,16 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") || strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
 			target := ""
-			if !server {
+			at, rest, err := a.server(args)
+			switch {
+			case !server:
 				target, args = args[0], args[1:]
-			} else if strings.HasSuffix(args[0], ":") {
-				args = args[1:]
+			case err != nil:
+				return err
+			default:
+				args = rest
 			}
 			change := map[string]string{}
-			var err error
 			if verb == "unset" {
 				for _, k := range args {
 					change[k] = ""
@@ -90,9 +97,9 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 				for k, v := range change {
 					body[k] = v
 				}
-				return a.client().Change(c.Context(), http.MethodPatch, "/1.0", api.ServerPut{Config: body}, "")
+				return at.Change(c.Context(), http.MethodPatch, "/1.0", api.ServerPut{Config: body}, "")
 			}
-			i, tag, err := a.instance(c.Context(), target)
+			i, err := a.instance(c.Context(), target)
 			if err != nil {
 				return err
 			}
@@ -102,7 +109,7 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 				}
 				i.Config[k] = v
 			}
-			return a.client().Change(c.Context(), http.MethodPut, instancePath(i.Name), i.InstancePut, tag)
+			return i.save(c.Context())
 		}}
 }
 
@@ -111,13 +118,17 @@ func (a *app) configShowCmd() *cobra.Command {
 	expanded := c.Flags().BoolP("expanded", "e", false, "with what the profiles add")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if isServer(args, 0) {
+			at, _, err := a.server(args)
+			if err != nil {
+				return err
+			}
 			var s api.Server
-			if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
 				return err
 			}
 			return writeYAML(a.Out, api.ServerPut{Config: s.Config})
 		}
-		i, _, err := a.instance(c.Context(), args[0])
+		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -136,35 +147,37 @@ func (a *app) configEditCmd() *cobra.Command {
 	return &cobra.Command{Use: "edit [[<remote>:]<instance>]", Short: "Edit a configuration, in an editor or from standard input", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			if isServer(args, 0) {
+				at, _, err := a.server(args)
+				if err != nil {
+					return err
+				}
 				var s api.Server
-				tag, err := a.client().Get(c.Context(), "/1.0", nil, &s)
+				tag, err := at.Get(c.Context(), "/1.0", nil, &s)
 				if err != nil {
 					return err
 				}
 				return edit(a, editHelp, api.ServerPut{Config: s.Config}, tag, func(put api.ServerPut, tag string) error {
-					return a.client().Change(c.Context(), http.MethodPut, "/1.0", put, tag)
+					return at.Change(c.Context(), http.MethodPut, "/1.0", put, tag)
 				})
 			}
-			i, tag, err := a.instance(c.Context(), args[0])
+			i, err := a.instance(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return edit(a, editHelp, i.InstancePut, tag, func(put api.InstancePut, tag string) error {
-				return a.client().Change(c.Context(), http.MethodPut, instancePath(i.Name), put, tag)
+			return edit(a, editHelp, i.InstancePut, i.tag, func(put api.InstancePut, tag string) error {
+				return i.at.Change(c.Context(), http.MethodPut, instancePath(i.Name), put, tag)
 			})
 		}}
 }
 
 func (a *app) metadataCmd() *cobra.Command {
 	c := &cobra.Command{Use: "metadata", Short: "Keep an instance's copy of its image's metadata"}
-	read := func(ctx context.Context, word string) (m api.ImageMetadata, path, tag string, err error) {
-		name, err := a.name(word)
-		if err != nil {
-			return m, "", "", err
+	read := func(ctx context.Context, word string) (m api.ImageMetadata, at place, tag string, err error) {
+		if at, err = a.at(word); err != nil {
+			return m, at, "", err
 		}
-		path = instancePath(name) + "/metadata"
-		tag, err = a.client().Get(ctx, path, nil, &m)
-		return m, path, tag, a.suggest(ctx, name, err)
+		tag, err = at.Get(ctx, instancePath(at.name)+"/metadata", nil, &m)
+		return m, at, tag, a.suggest(ctx, at, err)
 	}
 	c.AddCommand(
 		&cobra.Command{Use: "show [<remote>:]<instance>", Short: "Show the metadata as YAML", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
@@ -175,12 +188,12 @@ func (a *app) metadataCmd() *cobra.Command {
 			return writeYAML(a.Out, m)
 		}},
 		&cobra.Command{Use: "edit [<remote>:]<instance>", Short: "Edit the metadata", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
-			m, path, tag, err := read(c.Context(), args[0])
+			m, at, tag, err := read(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			return edit(a, editHelp, m, tag, func(m api.ImageMetadata, tag string) error {
-				return a.client().Change(c.Context(), http.MethodPut, path, m, tag)
+				return at.Change(c.Context(), http.MethodPut, instancePath(at.name)+"/metadata", m, tag)
 			})
 		}},
 	)
@@ -189,34 +202,34 @@ func (a *app) metadataCmd() *cobra.Command {
 
 func (a *app) templateCmd() *cobra.Command {
 	c := &cobra.Command{Use: "template", Short: "Keep an instance's templates"}
-	path := func(word string) (string, error) {
-		name, err := a.name(word)
-		return instancePath(name) + "/metadata/templates", err
+	path := func(word string) (place, string, error) {
+		at, err := a.at(word)
+		return at, instancePath(at.name) + "/metadata/templates", err
 	}
 	send := func(ctx context.Context, args []string, body io.Reader) error {
-		p, err := path(args[0])
+		at, p, err := path(args[0])
 		if err != nil {
 			return err
 		}
-		_, _, err = a.client().Do(ctx, client.Request{
+		_, _, err = at.Do(ctx, client.Request{
 			Method: http.MethodPost, Path: p, Query: url.Values{"path": {args[1]}}, Body: body, Header: http.Header{"Content-Type": {"application/octet-stream"}},
 		}, nil)
 		return err
 	}
 	get := func(ctx context.Context, args []string) (string, error) {
-		p, err := path(args[0])
+		at, p, err := path(args[0])
 		if err != nil {
 			return "", err
 		}
 		// An error comes as JSON, a template as it is.
 		var ignored any
-		resp, err := a.client().Raw(ctx, client.Request{Method: http.MethodGet, Path: p, Query: url.Values{"path": {args[1]}}})
+		resp, err := at.Raw(ctx, client.Request{Method: http.MethodGet, Path: p, Query: url.Values{"path": {args[1]}}})
 		if err != nil {
 			return "", err
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			_, err := a.client().Get(ctx, p, url.Values{"path": {args[1]}}, &ignored)
+			_, err := at.Get(ctx, p, url.Values{"path": {args[1]}}, &ignored)
 			return "", err
 		}
 		b, err := io.ReadAll(resp.Body)
@@ -225,12 +238,12 @@ func (a *app) templateCmd() *cobra.Command {
 	list := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
-		p, err := path(args[0])
+		at, p, err := path(args[0])
 		if err != nil {
 			return err
 		}
 		var names []string
-		if _, err := a.client().Get(c.Context(), p, nil, &names); err != nil {
+		if _, err := at.Get(c.Context(), p, nil, &names); err != nil {
 			return err
 		}
 		return show(a.Out, *form, []column[string]{{'n', "FILENAME", func(s string) string { return s }}}, names)
@@ -267,11 +280,11 @@ func (a *app) templateCmd() *cobra.Command {
 			return editText(c.Context(), args, text)
 		}},
 		&cobra.Command{Use: "delete [<remote>:]<instance> <template>", Aliases: []string{"rm"}, Short: "Delete a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			p, err := path(args[0])
+			at, p, err := path(args[0])
 			if err != nil {
 				return err
 			}
-			_, _, err = a.client().Do(c.Context(), client.Request{Method: http.MethodDelete, Path: p, Query: url.Values{"path": {args[1]}}}, nil)
+			_, _, err = at.Do(c.Context(), client.Request{Method: http.MethodDelete, Path: p, Query: url.Values{"path": {args[1]}}}, nil)
 			return err
 		}},
 	)
@@ -285,10 +298,10 @@ type holder struct {
 }
 
 func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
-	i, tag, err := a.instance(ctx, word)
+	i, err := a.instance(ctx, word)
 	return holder{i.Devices, func(d map[string]map[string]string) error {
 		i.Devices = d
-		return a.client().Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, tag)
+		return i.save(ctx)
 	}}, err
 }
 

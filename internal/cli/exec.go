@@ -32,7 +32,7 @@ func (a *app) execCmd() *cobra.Command {
 	yes := f.BoolP("force-interactive", "t", false, "give the command a terminal")
 	no := f.BoolP("force-noninteractive", "T", false, "give the command no terminal")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		name, err := a.name(args[0])
+		at, err := a.at(args[0])
 		if err != nil {
 			return err
 		}
@@ -63,12 +63,12 @@ func (a *app) execCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		code, err := a.client().Exec(c.Context(), name, post, x)
+		code, err := at.Exec(c.Context(), at.name, post, x)
 		restore()
 		if err == nil && code != 0 {
 			return exitCode(code)
 		}
-		return a.suggest(c.Context(), name, err)
+		return a.suggest(c.Context(), at, err)
 	}
 	return c
 }

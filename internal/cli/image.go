@@ -28,20 +28,30 @@ func (a *app) imageCmd() *cobra.Command {
 		a.imageListCmd(), a.imageInfoCmd(), a.imageShowCmd(), a.imageEditCmd(), a.imageImportCmd(), a.imageExportCmd(), a.imageDeleteCmd(),
 		a.imagePropertyCmd("get-property"), a.imagePropertyCmd("set-property"), a.imagePropertyCmd("unset-property"),
 		a.imageHashCmd(), a.imageVerifyCmd(), a.imageDfCmd(), a.aliasCmd(),
+		a.imageCopyCmd(), a.imageRefreshCmd(), a.imagePruneCmd(), a.publishTreeCmd(),
 	)
 	return c
 }
 
+// A heldImage is an image as it was when it was read, and where.
+type heldImage struct {
+	api.Image
+	at  place
+	tag string
+}
+
 // image finds the image a word means.
-func (a *app) image(ctx context.Context, word string) (api.Image, string, error) {
-	name, err := a.name(word)
-	if err != nil {
-		return api.Image{}, "", err
+func (a *app) image(ctx context.Context, word string) (i heldImage, err error) {
+	if i.at, err = a.imageAt(word); err != nil {
+		return i, err
 	}
-	if name == "" {
-		name = "default"
-	}
-	return a.client().Images().Resolve(ctx, name)
+	i.Image, i.tag, err = i.at.Images().Resolve(ctx, i.at.name)
+	return i, err
+}
+
+// save writes what can be changed of an image.
+func (i heldImage) save(ctx context.Context) error {
+	return i.at.Change(ctx, http.MethodPut, imagePath(i.Image), i.ImagePut, i.tag)
 }
 
 func imagePath(img api.Image) string { return "/1.0/images/" + img.Fingerprint }
@@ -95,13 +105,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if len(words) > 0 && strings.HasSuffix(words[0], ":") {
-			if _, err := a.name(words[0]); err != nil {
-				return err
-			}
-			words = words[1:]
-		}
-		all, err := client.List[api.Image](c.Context(), a.client(), "/1.0/images", 1)
+		all, words, err := a.listImages(c.Context(), words)
 		if err != nil {
 			return err
 		}
@@ -187,7 +191,7 @@ func keyFits(key, short string) bool {
 func (a *app) imageInfoCmd() *cobra.Command {
 	return &cobra.Command{Use: "info [<remote>:]<image>", Short: "Tell what is known of an image", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			i, _, err := a.image(c.Context(), args[0])
+			i, err := a.anyImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -209,6 +213,12 @@ func (a *app) imageInfoCmd() *cobra.Command {
 				}
 			}
 			p("Cached: %s\nAuto update: %s", yesNo(i.Cached), map[bool]string{true: "enabled", false: "disabled"}[i.AutoUpdate])
+			if s := i.UpdateSource; s != nil {
+				p("Source:\n    Server: %s\n    Protocol: %s\n    Alias: %s", s.Server, s.Protocol, s.Alias)
+			}
+			if i.Kept != "" {
+				p("Kept: %s", i.Kept)
+			}
 			if len(i.Profiles) == 0 {
 				p("Profiles: []")
 				return nil
@@ -224,7 +234,7 @@ func (a *app) imageInfoCmd() *cobra.Command {
 func (a *app) imageShowCmd() *cobra.Command {
 	return &cobra.Command{Use: "show [<remote>:]<image>", Short: "Show what can be edited of an image, as YAML", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			i, _, err := a.image(c.Context(), args[0])
+			i, err := a.anyImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -248,15 +258,15 @@ type imageYAML struct {
 func (a *app) imageEditCmd() *cobra.Command {
 	return &cobra.Command{Use: "edit [<remote>:]<image>", Short: "Edit an image's properties and flags, in an editor or from standard input", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			i, tag, err := a.image(c.Context(), args[0])
+			i, err := a.image(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return edit(a, imageHelp, i.ImagePut, tag, func(y imageYAML, tag string) error {
+			return edit(a, imageHelp, i.ImagePut, i.tag, func(y imageYAML, tag string) error {
 				if y.Old != nil {
 					y.AutoUpdate = *y.Old
 				}
-				return a.client().Change(c.Context(), http.MethodPut, imagePath(i), y.ImagePut, tag)
+				return i.at.Change(c.Context(), http.MethodPut, imagePath(i.Image), y.ImagePut, tag)
 			})
 		}}
 }
@@ -281,28 +291,33 @@ func (a *app) imageImportCmd() *cobra.Command {
 			img.Aliases = append(img.Aliases, kiln.Alias{Name: n})
 		}
 		var paths []string
+		at, err := a.at("")
+		if err != nil {
+			return err
+		}
 		for i, w := range args {
 			key, value, ok := strings.Cut(w, "=")
 			switch _, err := os.Stat(w); {
 			case i > 0 && strings.HasSuffix(w, ":") && err != nil:
-				if _, err := a.name(w); err != nil {
+				if at, err = a.at(w); err != nil {
 					return err
 				}
-			case i > 0 && ok && err != nil:
+			case i > 0 && ok && err != nil && !strings.Contains(key, "://"):
 				img.Properties[key] = value
-			case strings.HasPrefix(w, "https://"), strings.HasPrefix(w, "http://"):
-				return kiln.Errorf(kiln.Unsupported, "importing from a URL is not supported by this version of kiln; download the file first")
 			default:
 				paths = append(paths, w)
 			}
 		}
-		return a.importImage(c.Context(), remote.Files{Paths: paths}, img, *reuse)
+		if len(paths) == 1 && (strings.HasPrefix(paths[0], "https://") || strings.HasPrefix(paths[0], "http://")) {
+			return a.importURL(c.Context(), at, paths[0], img, *reuse)
+		}
+		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img, *reuse)
 	}
 	return c
 }
 
 // importImage is kiln.Copy with what the user says of the image.
-func (a *app) importImage(ctx context.Context, src remote.Files, img kiln.Image, reuse bool) error {
+func (a *app) importImage(ctx context.Context, at place, src remote.Files, img kiln.Image, reuse bool) error {
 	found, err := src.Find(ctx, "")
 	if err != nil {
 		return err
@@ -321,7 +336,7 @@ func (a *app) importImage(ctx context.Context, src remote.Files, img kiln.Image,
 		}
 	}
 	wrap, done := a.progress("Importing "+found.Filename, total)
-	images := a.client().Images()
+	images := at.Images()
 	images.Reuse = reuse
 	got, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap})
 	done()
@@ -357,15 +372,11 @@ func (a *app) imageExportCmd() *cobra.Command {
 		Short: "Write an image's files as they came",
 		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			i, _, err := a.image(c.Context(), args[0])
+			src, i, err := a.findImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			fp, err := kiln.ParseFingerprint(i.Fingerprint)
-			if err != nil {
-				return err
-			}
-			s, err := a.client().Images().Open(c.Context(), kiln.Image{Fingerprint: fp})
+			s, err := src.Open(c.Context(), i)
 			if err != nil {
 				return err
 			}
@@ -453,18 +464,18 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
-				i, _, err := a.image(c.Context(), word)
+				i, err := a.image(c.Context(), word)
 				if err != nil {
 					return err
 				}
 				// A few digits may mean another image tomorrow.
 				const enough = 8
-				name, _ := a.name(word)
+				name := i.at.name
 				isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
 				if !isAlias && len(name) < enough {
 					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias", name, i.Fingerprint[:12], enough)
 				}
-				return a.client().Change(c.Context(), http.MethodDelete, imagePath(i), nil, "")
+				return i.at.Change(c.Context(), http.MethodDelete, imagePath(i.Image), nil, "")
 			})
 		}}
 }
@@ -476,7 +487,7 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 	}
 	return &cobra.Command{Use: verb + use, Short: strings.ToUpper(verb[:1]) + strings.ReplaceAll(verb[1:], "-", " a ") + " of an image", Args: cobra.ExactArgs(n), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			i, tag, err := a.image(c.Context(), args[0])
+			i, err := a.image(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -493,7 +504,7 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 			default:
 				delete(i.Properties, key)
 			}
-			return a.client().Change(c.Context(), http.MethodPut, imagePath(i), i.ImagePut, tag)
+			return i.save(c.Context())
 		}}
 }
 
@@ -512,7 +523,11 @@ func (a *app) imageVerifyCmd() *cobra.Command {
 	return &cobra.Command{Use: "verify [[<remote>:]<image>...]", Short: "Read images again and compare their hashes; all of them by default", ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				all, err := client.List[api.Image](c.Context(), a.client(), "/1.0/images", 1)
+				at, _, err := a.server(nil)
+				if err != nil {
+					return err
+				}
+				all, err := client.List[api.Image](c.Context(), at.Client, "/1.0/images", 1)
 				if err != nil {
 					return err
 				}
@@ -521,11 +536,11 @@ func (a *app) imageVerifyCmd() *cobra.Command {
 				}
 			}
 			return each(args, func(word string) error {
-				i, _, err := a.image(c.Context(), word)
+				i, err := a.image(c.Context(), word)
 				if err != nil {
 					return err
 				}
-				if err := a.client().Change(c.Context(), http.MethodPost, imagePath(i)+"/verify", struct{}{}, ""); err != nil {
+				if err := i.at.Change(c.Context(), http.MethodPost, imagePath(i.Image)+"/verify", struct{}{}, ""); err != nil {
 					return err
 				}
 				a.say("%s: good", i.Fingerprint)
@@ -535,11 +550,15 @@ func (a *app) imageVerifyCmd() *cobra.Command {
 }
 
 func (a *app) imageDfCmd() *cobra.Command {
-	c := &cobra.Command{Use: "df", Short: "Tell what images cost, in bytes", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "df [<remote>:]", Short: "Tell what images cost, in bytes", Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
 		var u api.ImageStoreUsage
-		if _, err := a.client().Get(c.Context(), "/1.0/kiln/images/usage", nil, &u); err != nil {
+		if _, err := at.Get(c.Context(), "/1.0/kiln/images/usage", nil, &u); err != nil {
 			return err
 		}
 		b := func(get func(api.ImageUsage) int64) func(api.ImageUsage) string {
@@ -586,49 +605,49 @@ func (a *app) aliasCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, err := client.List[api.ImageAliasesEntry](c.Context(), a.client(), "/1.0/images/aliases", 1)
+		all, words, err := a.listAliases(c.Context(), words)
 		if err != nil {
 			return err
 		}
 		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
 			return slices.ContainsFunc(words, func(w string) bool {
-				return !strings.HasSuffix(w, ":") && !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
+				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
 			})
 		}))
 	}
 	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Give an image a name", Args: cobra.ExactArgs(2)}
 	description := create.Flags().String("description", "", "what it is for")
 	create.RunE = func(c *cobra.Command, args []string) error {
-		name, err := a.name(args[0])
+		at, err := a.at(args[0])
 		if err != nil {
 			return err
 		}
-		return a.client().Change(c.Context(), http.MethodPost, "/1.0/images/aliases", api.ImageAliasesEntry{Name: name, Description: *description, Target: args[1]}, "")
+		return at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases", api.ImageAliasesEntry{Name: at.name, Description: *description, Target: args[1]}, "")
 	}
 	c.AddCommand(list, create,
 		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			name, err := a.name(args[0])
+			at, err := a.at(args[0])
 			if err != nil {
 				return err
 			}
-			return a.client().Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", name), api.Rename{Name: args[1]}, "")
+			return at.Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", at.name), api.Rename{Name: args[1]}, "")
 		}},
 		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"}, Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
-				name, err := a.name(word)
+				at, err := a.at(word)
 				if err != nil {
 					return err
 				}
-				return a.client().Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", name), nil, "")
+				return at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", at.name), nil, "")
 			})
 		}},
 		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			name, err := a.name(args[0])
+			at, err := a.at(args[0])
 			if err != nil {
 				return err
 			}
 			var e api.ImageAliasesEntry
-			if _, err := a.client().Get(c.Context(), client.Path("/1.0/images/aliases", name), nil, &e); err != nil {
+			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.name), nil, &e); err != nil {
 				return err
 			}
 			return writeYAML(a.Out, e)

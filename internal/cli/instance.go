@@ -39,6 +39,7 @@ func (a *app) createCmd(verb string) *cobra.Command {
 	typ := f.StringP("type", "t", "", "type of instance")
 	f.String("target", "", "member of a cluster")
 	vm := f.Bool("vm", false, "a virtual machine")
+	offline := f.Bool("offline", false, "make do with the images that are here; ask no server")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *empty {
 			args = append([]string{""}, args...)
@@ -73,22 +74,19 @@ func (a *app) createCmd(verb string) *cobra.Command {
 		}
 		post.Ephemeral = post.Ephemeral || *ephemeral
 		post.Description, post.Type = *description, *typ
-		if len(args) > 1 {
-			var err error
-			if post.Name, err = a.name(args[1]); err != nil {
-				return err
-			}
-		}
-		image, err := a.name(args[0])
+		at, err := a.at(strings.Join(args[1:], ""))
 		if err != nil {
 			return err
 		}
-		post.Source = api.InstanceSource{Type: "image", Alias: image}
+		post.Name = at.name
+		if post.Source, err = a.instanceSource(c.Context(), args[0], at, *offline); err != nil {
+			return err
+		}
 		if *empty {
 			post.Source = api.InstanceSource{Type: "none"}
 		}
 		post.Start = verb == "launch"
-		return a.create(c.Context(), post)
+		return a.create(c.Context(), at, post)
 	}
 	return c
 }
@@ -127,7 +125,7 @@ func describe(put *api.InstancePut, config, devices []string, pool string) error
 	return nil
 }
 
-func (a *app) create(ctx context.Context, post api.InstancesPost) error {
+func (a *app) create(ctx context.Context, at place, post api.InstancesPost) error {
 	what := "Creating"
 	if post.Start {
 		what = "Launching"
@@ -137,11 +135,8 @@ func (a *app) create(ctx context.Context, post api.InstancesPost) error {
 	} else {
 		a.say("%s the instance", what)
 	}
-	_, op, err := a.client().Do(ctx, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post}, nil)
+	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
 	if err != nil {
-		return err
-	}
-	if _, err := a.client().Wait(ctx, op.ID); err != nil {
 		return err
 	}
 	if post.Name == "" {
@@ -152,23 +147,33 @@ func (a *app) create(ctx context.Context, post api.InstancesPost) error {
 
 func instancePath(name string) string { return client.Path("/1.0/instances", name) }
 
-func (a *app) instance(ctx context.Context, word string) (api.Instance, string, error) {
-	var i api.Instance
-	name, err := a.name(word)
-	if err != nil {
-		return i, "", err
+// A heldInstance is an instance as it was when it was read, and where.
+type heldInstance struct {
+	api.Instance
+	at  place
+	tag string
+}
+
+func (a *app) instance(ctx context.Context, word string) (i heldInstance, err error) {
+	if i.at, err = a.at(word); err != nil {
+		return i, err
 	}
-	tag, err := a.client().Get(ctx, instancePath(name), nil, &i)
-	return i, tag, a.suggest(ctx, name, err)
+	i.tag, err = i.at.Get(ctx, instancePath(i.at.name), nil, &i.Instance)
+	return i, a.suggest(ctx, i.at, err)
+}
+
+// save writes what can be changed of an instance.
+func (i heldInstance) save(ctx context.Context) error {
+	return i.at.Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, i.tag)
 }
 
 // suggest adds the name that was probably meant to an error about one that isn't
 // there.
-func (a *app) suggest(ctx context.Context, name string, err error) error {
+func (a *app) suggest(ctx context.Context, at place, err error) error {
 	if kiln.KindOf(err) != kiln.NotFound || err == nil {
 		return err
 	}
-	all, lerr := client.List[api.Instance](ctx, a.client(), "/1.0/instances", 1)
+	all, lerr := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
 	if lerr != nil {
 		return err
 	}
@@ -176,7 +181,7 @@ func (a *app) suggest(ctx context.Context, name string, err error) error {
 	for _, i := range all {
 		names = append(names, i.Name)
 	}
-	return kiln.Errorf(kiln.NotFound, "no instance %q%s", name, kiln.DidYouMean(name, names))
+	return kiln.Errorf(kiln.NotFound, "no instance %q%s", at.name, kiln.DidYouMean(at.name, names))
 }
 
 func (a *app) listCmd() *cobra.Command {
@@ -191,13 +196,11 @@ func (a *app) listCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if len(words) > 0 && strings.HasSuffix(words[0], ":") {
-			if _, err := a.name(words[0]); err != nil {
-				return err
-			}
-			words = words[1:]
+		at, words, err := a.server(words)
+		if err != nil {
+			return err
 		}
-		all, err := client.List[api.InstanceFull](c.Context(), a.client(), "/1.0/instances", 2)
+		all, err := client.List[api.InstanceFull](c.Context(), at.Client, "/1.0/instances", 2)
 		if err != nil {
 			return err
 		}
@@ -293,24 +296,28 @@ func (a *app) infoCmd() *cobra.Command {
 	log := c.Flags().Bool("show-log", false, "also the log of its last start")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 || strings.HasSuffix(args[0], ":") {
+			at, _, err := a.server(args)
+			if err != nil {
+				return err
+			}
 			var s api.Server
-			if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
 				return err
 			}
 			return writeYAML(a.Out, s)
 		}
-		i, _, err := a.instance(c.Context(), args[0])
+		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
 		var st api.InstanceState
-		if _, err := a.client().Get(c.Context(), instancePath(i.Name)+"/state", nil, &st); err != nil {
+		if _, err := i.at.Get(c.Context(), instancePath(i.Name)+"/state", nil, &st); err != nil {
 			return err
 		}
-		a.printInfo(i, st)
+		a.printInfo(i.Instance, st)
 		if *log {
 			fmt.Fprintf(a.Out, "\nLog:\n\n")
-			return a.log(c.Context(), instancePath(i.Name)+"/logs/lxc.log")
+			return a.log(c.Context(), i.at, instancePath(i.Name)+"/logs/lxc.log")
 		}
 		return nil
 	}
@@ -344,8 +351,8 @@ func (a *app) printInfo(i api.Instance, st api.InstanceState) {
 }
 
 // log copies a log of an instance.
-func (a *app) log(ctx context.Context, path string) error {
-	resp, err := a.client().Raw(ctx, client.Request{Method: http.MethodGet, Path: path})
+func (a *app) log(ctx context.Context, at place, path string) error {
+	resp, err := at.Raw(ctx, client.Request{Method: http.MethodGet, Path: path})
 	if err != nil {
 		return err
 	}
@@ -364,11 +371,11 @@ func (a *app) consoleCmd() *cobra.Command {
 		if !*show {
 			return kiln.Errorf(kiln.Unsupported, "attaching to a console is not supported by this version of kiln; see its log with --show-log, or get a shell with: kiln exec %s -- sh", args[0])
 		}
-		i, _, err := a.instance(c.Context(), args[0])
+		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		return a.log(c.Context(), instancePath(i.Name)+"/console")
+		return a.log(c.Context(), i.at, instancePath(i.Name)+"/console")
 	}
 	return c
 }
@@ -385,32 +392,37 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *all {
-			list, err := client.List[api.Instance](c.Context(), a.client(), "/1.0/instances", 1)
+			at, _, err := a.server(args)
 			if err != nil {
 				return err
 			}
+			list, err := client.List[api.Instance](c.Context(), at.Client, "/1.0/instances", 1)
+			if err != nil {
+				return err
+			}
+			args = nil
 			for _, i := range list {
 				if (i.Status == "Stopped") == (verb == "start") {
-					args = append(args, i.Name)
+					args = append(args, at.remote+":"+i.Name)
 				}
 			}
 		} else if len(args) == 0 {
 			return usageError{fmt.Errorf("say which instances; usage: %s", c.UseLine())}
 		}
 		return each(args, func(word string) error {
-			return a.act(c.Context(), word, api.InstanceStatePut{Action: action, Force: *force, Timeout: *timeout})
+			at, err := a.at(word)
+			if err != nil {
+				return err
+			}
+			return a.act(c.Context(), at, api.InstanceStatePut{Action: action, Force: *force, Timeout: *timeout})
 		})
 	}
 	return c
 }
 
-func (a *app) act(ctx context.Context, word string, put api.InstanceStatePut) error {
-	name, err := a.name(word)
-	if err != nil {
-		return err
-	}
-	err = a.client().Change(ctx, http.MethodPut, instancePath(name)+"/state", put, "")
-	return a.suggest(ctx, name, err)
+func (a *app) act(ctx context.Context, at place, put api.InstanceStatePut) error {
+	err := at.Change(ctx, http.MethodPut, instancePath(at.name)+"/state", put, "")
+	return a.suggest(ctx, at, err)
 }
 
 func (a *app) deleteCmd() *cobra.Command {
@@ -418,7 +430,7 @@ func (a *app) deleteCmd() *cobra.Command {
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return each(args, func(word string) error {
-			i, _, err := a.instance(c.Context(), word)
+			i, err := a.instance(c.Context(), word)
 			if err != nil {
 				return err
 			}
@@ -426,14 +438,14 @@ func (a *app) deleteCmd() *cobra.Command {
 				if !*force {
 					return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
 				}
-				if err := a.act(c.Context(), i.Name, api.InstanceStatePut{Action: "stop", Force: true, Timeout: -1}); err != nil {
+				if err := a.act(c.Context(), i.at, api.InstanceStatePut{Action: "stop", Force: true, Timeout: -1}); err != nil {
 					return err
 				}
 				if i.Ephemeral {
 					return nil // it went with that
 				}
 			}
-			return a.client().Change(c.Context(), http.MethodDelete, instancePath(i.Name), nil, "")
+			return i.at.Change(c.Context(), http.MethodDelete, instancePath(i.Name), nil, "")
 		})
 	}
 	return c
@@ -442,26 +454,45 @@ func (a *app) deleteCmd() *cobra.Command {
 func (a *app) renameCmd() *cobra.Command {
 	return &cobra.Command{Use: "rename [<remote>:]<instance> <new name>", Aliases: []string{"move", "mv"}, Short: "Rename an instance that is stopped", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
-			names, err := a.names(args)
+			from, to, err := a.both(args)
 			if err != nil {
 				return err
 			}
-			err = a.client().Change(c.Context(), http.MethodPost, instancePath(names[0]), api.Rename{Name: names[1]}, "")
-			return a.suggest(c.Context(), names[0], err)
+			err = from.Change(c.Context(), http.MethodPost, instancePath(from.name), api.Rename{Name: to.name}, "")
+			return a.suggest(c.Context(), from, err)
 		}}
 }
 
 func (a *app) copyCmd() *cobra.Command {
 	return &cobra.Command{Use: "copy [<remote>:]<instance> [<new name>]", Aliases: []string{"cp"}, Short: "Copy an instance that is stopped", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
-			names, err := a.names(args)
+			from, to, err := a.both(args)
 			if err != nil {
 				return err
 			}
-			post := api.InstancesPost{Source: api.InstanceSource{Type: "copy", Source: names[0]}}
-			if len(names) > 1 {
-				post.Name = names[1]
-			}
-			return a.suggest(c.Context(), names[0], a.create(c.Context(), post))
+			post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name}}
+			return a.suggest(c.Context(), from, a.create(c.Context(), to, post))
 		}}
+}
+
+// both reads the words for an instance and what it is to become, which is on the
+// same server.
+func (a *app) both(args []string) (from, to place, err error) {
+	if from, err = a.at(args[0]); err != nil {
+		return from, to, err
+	}
+	to = from
+	to.name = ""
+	if len(args) > 1 {
+		if to, err = a.at(args[1]); err != nil {
+			return from, to, err
+		}
+		if !strings.Contains(args[1], ":") {
+			to = place{from.Client, from.remote, args[1]}
+		}
+	}
+	if to.remote != from.remote {
+		return from, to, kiln.Errorf(kiln.Unsupported, "moving instances between servers is not supported by this version of kiln; copy their images")
+	}
+	return from, to, nil
 }

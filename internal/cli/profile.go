@@ -17,26 +17,35 @@ import (
 
 func profilePath(name string) string { return client.Path("/1.0/profiles", name) }
 
-func (a *app) profile(ctx context.Context, word string) (api.Profile, string, error) {
-	var p api.Profile
-	name, err := a.name(word)
-	if err != nil {
-		return p, "", err
-	}
-	tag, err := a.client().Get(ctx, profilePath(name), nil, &p)
-	return p, tag, err
+// A heldProfile is a profile as it was when it was read, and where.
+type heldProfile struct {
+	api.Profile
+	at  place
+	tag string
 }
 
-func (a *app) saveProfile(ctx context.Context, p api.Profile, tag string) error {
-	put := api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}
-	return a.client().Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
+func (a *app) profile(ctx context.Context, word string) (p heldProfile, err error) {
+	if p.at, err = a.at(word); err != nil {
+		return p, err
+	}
+	p.tag, err = p.at.Get(ctx, profilePath(p.at.name), nil, &p.Profile)
+	return p, err
+}
+
+// save writes what can be changed of a profile.
+func (p heldProfile) save(ctx context.Context) error {
+	return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), p.put(), p.tag)
+}
+
+func (p heldProfile) put() api.ProfilePut {
+	return api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}
 }
 
 func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
-	p, tag, err := a.profile(ctx, word)
+	p, err := a.profile(ctx, word)
 	return holder{p.Devices, func(d map[string]map[string]string) error {
 		p.Devices = d
-		return a.saveProfile(ctx, p, tag)
+		return p.save(ctx)
 	}}, err
 }
 
@@ -44,8 +53,12 @@ func (a *app) profileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Keep configuration that instances share"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles", Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
-	list.RunE = func(c *cobra.Command, _ []string) error {
-		all, err := client.List[api.Profile](c.Context(), a.client(), "/1.0/profiles", 1)
+	list.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
+		all, err := client.List[api.Profile](c.Context(), at.Client, "/1.0/profiles", 1)
 		if err != nil {
 			return err
 		}
@@ -60,18 +73,18 @@ func (a *app) profileCmd() *cobra.Command {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error { return f(c.Context(), args) }})
 	}
 	verb("show <profile>", "Show a profile as YAML", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		p, _, err := a.profile(ctx, args[0])
+		p, err := a.profile(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		return writeYAML(a.Out, p)
+		return writeYAML(a.Out, p.Profile)
 	})
 	verb("create <profile>", "Make a profile, from YAML on standard input if it is no terminal", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		name, err := a.name(args[0])
+		at, err := a.at(args[0])
 		if err != nil {
 			return err
 		}
-		post := api.ProfilesPost{Name: name}
+		post := api.ProfilesPost{Name: at.name}
 		if !terminal(a.In) {
 			b, err := io.ReadAll(a.In)
 			if err != nil {
@@ -81,54 +94,60 @@ func (a *app) profileCmd() *cobra.Command {
 				return err
 			}
 		}
-		if err := a.client().Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
+		if err := at.Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
 			return err
 		}
-		a.say("Profile %s created", name)
+		a.say("Profile %s created", at.name)
 		return nil
 	})
 	verb("edit <profile>", "Edit a profile", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		p, tag, err := a.profile(ctx, args[0])
+		p, err := a.profile(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		now := api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}
-		return edit(a, editHelp, now, tag, func(put api.ProfilePut, tag string) error {
-			return a.client().Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
+		return edit(a, editHelp, p.put(), p.tag, func(put api.ProfilePut, tag string) error {
+			return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
 		})
 	})
 	verb("delete <profile>...", "Delete profiles", cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
 		return each(args, func(word string) error {
-			name, err := a.name(word)
+			at, err := a.at(word)
 			if err == nil {
-				err = a.client().Change(ctx, http.MethodDelete, profilePath(name), nil, "")
+				err = at.Change(ctx, http.MethodDelete, profilePath(at.name), nil, "")
 			}
 			if err == nil {
-				a.say("Profile %s deleted", name)
+				a.say("Profile %s deleted", at.name)
 			}
 			return err
 		})
 	})
 	verb("rename <profile> <new name>", "Rename a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		return a.client().Change(ctx, http.MethodPost, profilePath(args[0]), api.Rename{Name: args[1]}, "")
-	})
-	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		p, _, err := a.profile(ctx, args[0])
+		at, err := a.at(args[0])
 		if err != nil {
 			return err
 		}
-		post := api.ProfilesPost{Name: args[1], ProfilePut: api.ProfilePut{Description: p.Description, Config: p.Config, Devices: p.Devices}}
-		return a.client().Change(ctx, http.MethodPost, "/1.0/profiles", post, "")
+		return at.Change(ctx, http.MethodPost, profilePath(at.name), api.Rename{Name: args[1]}, "")
+	})
+	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		p, err := a.profile(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		to, err := a.at(args[1])
+		if err != nil {
+			return err
+		}
+		return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.name, ProfilePut: p.put()}, "")
 	})
 	verb("get <profile> <key>", "Show the value of a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		p, _, err := a.profile(ctx, args[0])
+		p, err := a.profile(ctx, args[0])
 		if err == nil {
 			fmt.Fprintln(a.Out, p.Config[args[1]])
 		}
 		return err
 	})
 	verb("set <profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
-		p, tag, err := a.profile(ctx, args[0])
+		p, err := a.profile(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -139,15 +158,15 @@ func (a *app) profileCmd() *cobra.Command {
 		for k, v := range change {
 			p.Config[k] = v
 		}
-		return a.saveProfile(ctx, p, tag)
+		return p.save(ctx)
 	})
 	verb("unset <profile> <key>", "Unset a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		p, tag, err := a.profile(ctx, args[0])
+		p, err := a.profile(ctx, args[0])
 		if err != nil {
 			return err
 		}
 		delete(p.Config, args[1])
-		return a.saveProfile(ctx, p, tag)
+		return p.save(ctx)
 	})
 	a.profileUseVerbs(verb)
 	return c
@@ -156,14 +175,14 @@ func (a *app) profileCmd() *cobra.Command {
 // profileUseVerbs are the verbs that change which profiles an instance has.
 func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArgs, f func(context.Context, []string) error)) {
 	change := func(ctx context.Context, word string, f func([]string) ([]string, error)) error {
-		i, tag, err := a.instance(ctx, word)
+		i, err := a.instance(ctx, word)
 		if err != nil {
 			return err
 		}
 		if i.Profiles, err = f(i.Profiles); err != nil {
 			return err
 		}
-		return a.client().Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, tag)
+		return i.save(ctx)
 	}
 	verb("assign <instance> <profile>[,<profile>...]", "Give an instance these profiles and no others", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
 		return change(ctx, args[0], func([]string) ([]string, error) {

@@ -41,11 +41,11 @@ func (a *app) shutdownCmd() *cobra.Command {
 			ctx, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
 			defer cancel()
 		}
-		if err := a.client().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
+		if err := a.local().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
 			return err
 		}
 		for { // until it doesn't answer any more
-			if _, err := a.client().Get(ctx, "/1.0", nil, nil); err != nil {
+			if _, err := a.local().Get(ctx, "/1.0", nil, nil); err != nil {
 				return ctx.Err()
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -60,7 +60,7 @@ func (a *app) waitreadyCmd() *cobra.Command {
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		start := time.Now()
 		for {
-			_, err := a.client().Get(c.Context(), "/1.0", nil, nil)
+			_, err := a.local().Get(c.Context(), "/1.0", nil, nil)
 			if err == nil {
 				return nil
 			}
@@ -78,10 +78,14 @@ func (a *app) waitreadyCmd() *cobra.Command {
 }
 
 func (a *app) versionCmd() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Show the versions of client and server", Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server", Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
 		fmt.Fprintf(a.Out, "Client version: %s\n", a.deps.Version)
 		var s api.Server
-		if _, err := a.client().Get(c.Context(), "/1.0", nil, &s); err != nil {
+		if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil || s.Environment == nil {
 			fmt.Fprintln(a.Out, "Server version: unreachable")
 			return nil
 		}
@@ -94,9 +98,13 @@ func (a *app) operationCmd() *cobra.Command {
 	c := &cobra.Command{Use: "operation", Short: "Look at work in the background"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations", Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
-	list.RunE = func(c *cobra.Command, _ []string) error {
+	list.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
 		var byStatus map[string][]api.Operation
-		if _, err := a.client().Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+		if _, err := at.Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
 			return err
 		}
 		var all []api.Operation
@@ -112,31 +120,35 @@ func (a *app) operationCmd() *cobra.Command {
 			{'u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }},
 		}, all)
 	}
-	path := func(word string) (string, error) {
-		id, err := a.name(word)
-		return client.Path("/1.0/operations", id), err
+	path := func(word string) (place, string, error) {
+		at, err := a.at(word)
+		return at, client.Path("/1.0/operations", at.name), err
 	}
 	c.AddCommand(list,
 		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			p, err := path(args[0])
+			at, p, err := path(args[0])
 			if err != nil {
 				return err
 			}
 			var o api.Operation
-			if _, err := a.client().Get(c.Context(), p, nil, &o); err != nil {
+			if _, err := at.Get(c.Context(), p, nil, &o); err != nil {
 				return err
 			}
 			return writeYAML(a.Out, o)
 		}},
 		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Ask an operation to stop", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			p, err := path(args[0])
+			at, p, err := path(args[0])
 			if err != nil {
 				return err
 			}
-			return a.client().Change(c.Context(), http.MethodDelete, p, nil, "")
+			return at.Change(c.Context(), http.MethodDelete, p, nil, "")
 		}},
 		&cobra.Command{Use: "wait <operation>", Short: "Wait for the end of an operation", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			_, err := a.client().Wait(c.Context(), args[0])
+			at, _, err := path(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = at.Wait(c.Context(), at.name)
 			return err
 		}},
 	)
@@ -147,11 +159,15 @@ func (a *app) monitorCmd() *cobra.Command {
 	c := &cobra.Command{Use: "monitor [<remote>:]", Short: "Show what happens, as it happens", Args: cobra.MaximumNArgs(1)}
 	types := c.Flags().StringArray("type", nil, "operation, lifecycle or logging (repeatable)")
 	form := c.Flags().StringP("format", "f", "yaml", "yaml or json")
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
 		if *form != "yaml" && *form != "json" {
 			return usageError{fmt.Errorf("unknown format %q; it is yaml or json", *form)}
 		}
-		err := a.client().Events(c.Context(), *types, func(e api.Event) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
+		err = at.Events(c.Context(), *types, func(e api.Event) error {
 			if *form == "json" {
 				return json.NewEncoder(a.Out).Encode(e)
 			}
@@ -181,10 +197,11 @@ func (a *app) queryCmd() *cobra.Command {
 	wait := c.Flags().Bool("wait", false, "wait for the operation")
 	raw := c.Flags().Bool("raw", false, "show the answer as it comes")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		path, err := a.name(args[0])
+		at, err := a.at(args[0])
 		if err != nil {
 			return err
 		}
+		path := at.name
 		if !strings.HasPrefix(path, "/") {
 			return usageError{fmt.Errorf("%q is no path of the API; they begin with /1.0", args[0])}
 		}
@@ -193,7 +210,7 @@ func (a *app) queryCmd() *cobra.Command {
 			r.Body = json.RawMessage(*data)
 		}
 		if *raw {
-			resp, err := a.client().Raw(c.Context(), r)
+			resp, err := at.Raw(c.Context(), r)
 			if err != nil {
 				return err
 			}
@@ -202,14 +219,14 @@ func (a *app) queryCmd() *cobra.Command {
 			return err
 		}
 		var out any
-		_, op, err := a.client().Do(c.Context(), r, &out)
+		_, op, err := at.Do(c.Context(), r, &out)
 		if err != nil {
 			return err
 		}
 		if op != nil {
 			out = op
 			if *wait {
-				if out, err = a.client().Wait(c.Context(), op.ID); err != nil {
+				if out, err = at.Wait(c.Context(), op.ID); err != nil {
 					return err
 				}
 			}
@@ -218,25 +235,6 @@ func (a *app) queryCmd() *cobra.Command {
 		e.SetIndent("", "\t")
 		return e.Encode(out)
 	}
-	return c
-}
-
-func (a *app) remoteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "remote", Short: "List servers"}
-	type row struct{ Name, URL, Protocol string }
-	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List servers; there is the local one yet", Args: cobra.NoArgs}
-	form := formatFlag(list)
-	list.RunE = func(*cobra.Command, []string) error {
-		return show(a.Out, *form, []column[row]{
-			{'n', "NAME", func(r row) string { return r.Name + " (current)" }},
-			{'u', "URL", func(r row) string { return r.URL }},
-			{'p', "PROTOCOL", func(r row) string { return r.Protocol }},
-		}, []row{{"local", "unix://", "kiln"}})
-	}
-	c.AddCommand(list, &cobra.Command{Use: "get-default", Short: "Show the server that is used when none is named", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		fmt.Fprintln(a.Out, "local")
-		return nil
-	}})
 	return c
 }
 
@@ -249,7 +247,11 @@ func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]strin
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 	defer cancel()
-	all, err := client.List[api.ImageAliasesEntry](ctx, a.client(), "/1.0/images/aliases", 1)
+	at, _, err := a.server(nil)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	all, err := client.List[api.ImageAliasesEntry](ctx, at.Client, "/1.0/images/aliases", 1)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -266,7 +268,11 @@ func (a *app) completeInstances(c *cobra.Command, args []string, _ string) ([]st
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 	defer cancel()
-	all, err := client.List[api.Instance](ctx, a.client(), "/1.0/instances", 1)
+	at, _, err := a.server(nil)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	all, err := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

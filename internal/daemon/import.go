@@ -24,6 +24,7 @@ type ImportSpec struct {
 	Reuse       bool // delete images that lose their last alias by that
 	Fingerprint kiln.Fingerprint
 	ExpiresAt   time.Time
+	Secret      string // of who brings it without being trusted
 }
 
 // ImportImage reads s to its end into the store, whose bytes must be there when
@@ -31,11 +32,11 @@ type ImportSpec struct {
 // metadata has the "fingerprint" and the "size" of the image, also when it
 // failed because the image was there already. Who brought it with a secret waits
 // for the operation with that.
-func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream, secret string) *op.Operation {
+func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream) *op.Operation {
 	img, err := d.importImage(ctx, spec, s)
 	meta := map[string]any{}
-	if secret != "" {
-		meta["secret"] = secret
+	if spec.Secret != "" {
+		meta["secret"] = spec.Secret
 		if errors.Is(err, kiln.Conflict) && !img.Fingerprint.IsZero() {
 			err = nil // a copy of what is here already succeeds
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"
@@ -40,6 +41,9 @@ type Target struct {
 
 // PushImage sends an image to a server that expects it.
 func (d *Daemon) PushImage(ctx context.Context, img kiln.Image, to Target) (*op.Operation, error) {
+	if strings.HasPrefix(to.Server, "http://unix.socket") {
+		return nil, kiln.Errorf(kiln.Invalid, "the target is given as its socket, which nobody else can reach; name it by a remote with its address on the network, or copy with --mode pull or relay")
+	}
 	hc, err := d.remotes.HTTP(kiln.Remote{Server: to.Server, Certificate: to.Certificate})
 	if err != nil {
 		return nil, err
@@ -59,7 +63,6 @@ func (d *Daemon) push(ctx context.Context, o *op.Operation, c *client.Client, im
 	var done int64
 	images := c.Images()
 	images.Expected = http.Header{"X-LXD-fingerprint": {img.Fingerprint.String()}, "X-LXD-secret": {secret}}
-	images.Secret = secret
 	_, err = images.Put(ctx, kiln.Image{Fingerprint: img.Fingerprint, Filename: img.Filename}, &watched{s, func(n int) {
 		done += int64(n)
 		report("", done)

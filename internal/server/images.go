@@ -373,7 +373,7 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 		if spec, err = s.d.Expected(word, fp); err != nil {
 			return nil, err
 		}
-		spec.Filename = header(r, "filename")
+		spec.Filename, spec.Secret = header(r, "filename"), word
 		// An image takes its time, whoever sends it.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	}
@@ -381,7 +381,7 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 	if err != nil {
 		return nil, drained(r, err)
 	}
-	o := s.d.ImportImage(r.Context(), spec, upload, word)
+	o := s.d.ImportImage(r.Context(), spec, upload)
 	if final := o.Snapshot(); final.Err != nil {
 		_ = drained(r, nil)
 	}

@@ -113,8 +113,8 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 		return nil, err
 	}
 	src := post.Source
-	if src.Server != "" || src.Mode == "pull" && src.Type == "image" {
-		return nil, kiln.Errorf(kiln.Unsupported, "images from other servers are not supported by this version of kiln; import a file")
+	if src.Server == "" && src.Mode == "pull" && src.Type == "image" {
+		return nil, kiln.Errorf(kiln.Invalid, "the source says to pull the image, but not from which server")
 	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start, Config: config(post.InstancePut),

@@ -59,9 +59,9 @@ func (s *Server) routes() map[string]map[string]handler {
 		"/1.0/warnings":                       {get: s.emptyList},
 
 		// What image servers without an API have.
-		"/streams/v1/{file}":      {get: s.getStreams},
+		"/streams/v1/{file}":       {get: s.getStreams},
 		"/streams/files/{name...}": {get: s.getStreamsFile},
-		"/lxd/{name...}":          {get: s.getDirect},
-		"/i/{name...}":            {get: s.getDirect},
+		"/lxd/{name...}":           {get: s.getDirect},
+		"/i/{name...}":             {get: s.getDirect},
 	}
 }

@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/simplestreams"
+)
+
+func (a *app) publishTreeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "publish-tree [<remote>:] <directory>", Short: "Write the public images as files for any web server", Args: cobra.RangeArgs(1, 2),
+		Long: "Write the public images as a tree of simplestreams for any web server. Files that are there already stay, and the index is replaced last, so that clients can read meanwhile. Files of images that are public no more are removed the next time but one hour after the index stopped to name them.",
+		RunE: func(c *cobra.Command, args []string) error {
+			at, args, err := a.server(args)
+			if err != nil {
+				return err
+			}
+			if len(args) != 1 {
+				return usageError{fmt.Errorf("say which directory to write to")}
+			}
+			return a.publishTree(c.Context(), at, args[0])
+		}}
+}
+
+// treeFile is where a file of an image is in a published tree.
+func treeFile(img kiln.Image, f kiln.File) string {
+	return fmt.Sprintf("images/%s/%s%s", img.Fingerprint, f.Role, f.Ext)
+}
+
+func (a *app) publishTree(ctx context.Context, at place, dir string) error {
+	all, err := client.List[api.Image](ctx, at.Client, "/1.0/images", 1)
+	if err != nil {
+		return err
+	}
+	var images []kiln.Image
+	named := map[string]bool{}
+	updated := time.Unix(0, 0)
+	for _, w := range all {
+		if !w.Public {
+			continue
+		}
+		img, err := at.Images().Find(ctx, w.Fingerprint)
+		if err != nil {
+			return err
+		}
+		if len(img.Files) == 0 {
+			return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln", at.remote)
+		}
+		if err := a.publishImage(ctx, at, dir, img); err != nil {
+			return err
+		}
+		images = append(images, img)
+		named[img.Fingerprint.String()] = true
+		if img.UploadedAt.After(updated) {
+			updated = img.UploadedAt
+		}
+	}
+	index, products, err := simplestreams.Write(images, simplestreams.Options{Updated: updated, PathOf: treeFile})
+	if err != nil {
+		return err
+	}
+	// Who has the old index finds the files it names; who has the new one, too.
+	for _, f := range []struct {
+		path    string
+		content []byte
+	}{{simplestreams.ProductsPath, products}, {simplestreams.IndexPath, index}} {
+		if err := publishFile(filepath.Join(dir, f.path), f.content); err != nil {
+			return err
+		}
+	}
+	a.remark("%d images in %s", len(images), dir)
+	return sweepTree(filepath.Join(dir, "images"), named)
+}
+
+// publishFile replaces a file that everybody may read, unless it is the same.
+func publishFile(path string, b []byte) error {
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := writeWhole(path, b); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o644)
+}
+
+// publishImage writes the files of an image that aren't there. Their names have the
+// fingerprint in them, so that a file of the right size is the right one.
+func (a *app) publishImage(ctx context.Context, at place, dir string, img kiln.Image) error {
+	final := filepath.Join(dir, "images", img.Fingerprint.String())
+	whole := true
+	for _, f := range img.Files {
+		fi, err := os.Stat(filepath.Join(dir, treeFile(img, f)))
+		whole = whole && err == nil && fi.Size() == f.Size
+	}
+	if whole {
+		return os.Chtimes(final, time.Now(), time.Now())
+	}
+	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(final), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp) // gone if it has its name
+	s, err := at.Images().Open(ctx, img)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for _, f := range img.Files {
+		if _, err := s.Next(); err != nil {
+			return err
+		}
+		if err := writeStream(filepath.Join(temp, filepath.Base(treeFile(img, f))), s); err != nil {
+			return err
+		}
+	}
+	if _, err := s.Next(); !errors.Is(err, io.EOF) { // the hash was compared
+		return errors.Join(err, kiln.Errorf(kiln.Network, "the server sends more files than the image has"))
+	}
+	if err := errors.Join(os.Chmod(temp, 0o755), os.RemoveAll(final)); err != nil {
+		return err
+	}
+	a.remark("%s: %s", img.Fingerprint.Short(), kiln.FormatSize(img.Size))
+	return os.Rename(temp, final)
+}
+
+func writeStream(path string, r io.Reader) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// sweepTree removes the images that no index names for an hour: longer than clients
+// keep an old one.
+func sweepTree(dir string, named map[string]bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil || named[e.Name()] || time.Since(fi.ModTime()) < time.Hour {
+			continue
+		}
+		if _, err := kiln.ParseFingerprint(e.Name()); err == nil || strings.HasPrefix(e.Name(), ".new-") {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}

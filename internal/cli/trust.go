@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+func certificatePath(fp string) string { return client.Path("/1.0/certificates", fp) }
+
+func (a *app) trustCmd() *cobra.Command {
+	c := &cobra.Command{Use: "trust", Short: "Keep the clients that a server trusts"}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients", Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
+		all, err := client.List[api.Certificate](c.Context(), at.Client, "/1.0/certificates", 1)
+		if err != nil {
+			return err
+		}
+		day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
+			return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }
+		}
+		return show(a.Out, *form, []column[api.Certificate]{
+			{'n', "NAME", func(c api.Certificate) string { return c.Name }},
+			{'t', "TYPE", func(c api.Certificate) string { return c.Type }},
+			{'f', "FINGERPRINT", func(c api.Certificate) string { return c.Fingerprint[:12] }},
+			{'i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })},
+			{'e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })},
+			{'r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }},
+			{'p', "PROJECTS", func(c api.Certificate) string { return strings.Join(c.Projects, "\n") }},
+		}, all)
+	}
+	c.AddCommand(list, a.trustAddCmd(), a.trustTokensCmd(),
+		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a client as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			var cert api.Certificate
+			if _, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert); err != nil {
+				return err
+			}
+			return writeYAML(a.Out, cert)
+		}},
+		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit what is said of a client", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			var cert api.Certificate
+			tag, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert)
+			if err != nil {
+				return err
+			}
+			return edit(a, editHelp, cert.CertificatePut, tag, func(put api.CertificatePut, tag string) error {
+				return at.Change(c.Context(), http.MethodPut, certificatePath(cert.Fingerprint), put, tag)
+			})
+		}},
+		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new name>", Short: "Rename a client", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			return at.Change(c.Context(), http.MethodPatch, certificatePath(at.name), map[string]string{"name": args[1]}, "")
+		}},
+		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Trust clients no more", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			return each(args, func(word string) error {
+				at, err := a.at(word)
+				if err != nil {
+					return err
+				}
+				return at.Change(c.Context(), http.MethodDelete, certificatePath(at.name), nil, "")
+			})
+		}},
+	)
+	return c
+}
+
+// validity tells from when until when a certificate is good.
+func validity(c api.Certificate) (from, until time.Time) {
+	cert, err := trust.Parse([]byte(c.Certificate))
+	if err != nil {
+		return from, until
+	}
+	return cert.NotBefore, cert.NotAfter
+}
+
+func (a *app) trustAddCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "add [<remote>:] [<certificate>]", Short: "Trust a client: one whose certificate is in a file, or who comes with the token that this shows", Args: cobra.MaximumNArgs(2),
+	}
+	name := c.Flags().String("name", "", "name of the client")
+	restricted := c.Flags().Bool("restricted", false, "only let it into some projects")
+	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client")
+	description := c.Flags().String("description", "", "what it is for")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, args, err := a.server(args)
+		if err != nil {
+			return err
+		}
+		post := api.CertificatesPost{CertificatePut: api.CertificatePut{Name: *name, Type: "client", Restricted: *restricted || len(*projects) > 0, Projects: *projects, Description: *description}}
+		if len(args) == 0 {
+			return a.issueToken(c, at, post)
+		}
+		b, err := os.ReadFile(args[0])
+		if errors.Is(err, fs.ErrNotExist) && post.Name == "" && !strings.ContainsAny(args[0], "./") {
+			post.Name = args[0] // a name alone asks for a token, as with Incus
+			return a.issueToken(c, at, post)
+		}
+		if err != nil {
+			return err
+		}
+		cert, err := trust.Parse(b)
+		if err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "%s: %w", args[0], err)
+		}
+		post.Certificate = trust.PEM(cert)
+		return at.Change(c.Context(), http.MethodPost, "/1.0/certificates", post, "")
+	}
+	return c
+}
+
+func (a *app) issueToken(c *cobra.Command, at place, post api.CertificatesPost) error {
+	if post.Name == "" {
+		return usageError{fmt.Errorf("say with --name what to call the client that the token is for, or give its certificate")}
+	}
+	post.Token = true
+	_, op, err := at.Do(c.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/certificates", Body: post}, nil)
+	if err != nil {
+		return err
+	}
+	t, err := tokenOf(*op)
+	if err != nil {
+		return err
+	}
+	a.remark("Client %s certificate add token:", post.Name)
+	fmt.Fprintln(a.Out, t)
+	return nil
+}
+
+// tokenOf makes a token of the operation that stands for it.
+func tokenOf(op api.Operation) (trust.Token, error) {
+	t := trust.Token{}
+	text := func(key string) string { s, _ := op.Metadata[key].(string); return s }
+	t.Secret, t.Fingerprint = text("secret"), text("fingerprint")
+	if request, ok := op.Metadata["request"].(map[string]any); ok {
+		t.ClientName, _ = request["name"].(string)
+	}
+	if list, ok := op.Metadata["addresses"].([]any); ok {
+		for _, v := range list {
+			if s, ok := v.(string); ok {
+				t.Addresses = append(t.Addresses, s)
+			}
+		}
+	}
+	if at, err := time.Parse(time.RFC3339, text("expiresAt")); err == nil {
+		t.ExpiresAt = at
+	}
+	if t.Secret == "" {
+		return t, kiln.Errorf(kiln.Network, "the server gave no token")
+	}
+	return t, nil
+}
+
+func (a *app) trustTokensCmd() *cobra.Command {
+	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List tokens that nobody used yet", Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.server(args)
+		if err != nil {
+			return err
+		}
+		var byStatus map[string][]api.Operation
+		if _, err := at.Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+			return err
+		}
+		var list []trust.Token
+		for _, op := range byStatus["running"] {
+			if t, err := tokenOf(op); err == nil && op.Class == "token" && t.ClientName != "" {
+				list = append(list, t)
+			}
+		}
+		return show(a.Out, *form, []column[trust.Token]{
+			{'n', "NAME", func(t trust.Token) string { return t.ClientName }},
+			{'t', "TOKEN", trust.Token.String},
+			{'e', "EXPIRES AT", func(t trust.Token) string { return minute(t.ExpiresAt) }},
+		}, list)
+	}
+	return c
+}
