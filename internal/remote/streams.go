@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
@@ -87,9 +88,17 @@ func imageOf(i simplestreams.Image) kiln.Image {
 		}
 	}
 	for n, f := range i.Files {
-		img.Files = append(img.Files, kiln.File{Role: roles[n], Name: f.Name, Size: sizeOf(f), Hash: f.SHA256})
+		img.Files = append(img.Files, kiln.File{Role: roles[n], Name: f.Name, Size: sizeOf(f), Hash: f.SHA256, Ext: extension(f.Name)})
 	}
 	return img
+}
+
+// extension is all after the first dot of a file name.
+func extension(name string) string {
+	if _, ext, ok := strings.Cut(name, "."); ok {
+		return "." + ext
+	}
+	return ""
 }
 
 func sizeOf(f simplestreams.File) int64 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -88,11 +89,10 @@ func newDocument(b []byte, now time.Time) (document, error) {
 	if err != nil {
 		return document{}, err
 	}
-	if _, err := w.Write(b); err != nil {
-		return document{}, err
-	}
+	_, err = w.Write(b)
+	err = errors.Join(err, w.Close())
 	sum := sha256.Sum256(b)
-	return document{plain: b, gzip: z.Bytes(), tag: hex.EncodeToString(sum[:16]), made: now}, w.Close()
+	return document{plain: b, gzip: z.Bytes(), tag: hex.EncodeToString(sum[:16]), made: now}, err
 }
 
 func (s *Server) getStreams(w http.ResponseWriter, r *http.Request) (any, error) {
