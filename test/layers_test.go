@@ -22,6 +22,7 @@ var ladder = map[string]int{
 	"internal/blob":              1,
 	"internal/blob/blobtest":     1,
 	"internal/db":                1,
+	"internal/delta":             1,
 	"internal/event":             1,
 	"internal/filter":            1,
 	"internal/op":                1,
