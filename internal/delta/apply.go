@@ -88,7 +88,7 @@ func applyPatch(ctx context.Context, base *io.SectionReader, in patchReader, w i
 		return kiln.Fingerprint{}, err
 	}
 	got := kiln.Fingerprint(whole.Sum(nil))
-	if got != h.result {
+	if got != h.result || out.left != 0 {
 		return got, kiln.Errorf(kiln.Integrity, "the result is %s and not %s", got.Short(), h.result.Short())
 	}
 	return got, nil

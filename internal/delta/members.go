@@ -81,7 +81,7 @@ func (m *matcher) segments(from, to, anchor int64) []segment {
 	i, _ := slices.BinarySearchFunc(m.members, from, func(x member, off int64) int {
 		return cmp.Compare(x.end, off+1)
 	})
-	limit := min(dictShare*(to-from)+2*slack, makeWindow-(to-from))
+	limit := max(0, min(dictShare*(to-from)+2*slack, makeWindow-(to-from)))
 	var list []segment
 	for ; i < len(m.members) && m.members[i].off < to && len(list) < maxSegments; i++ {
 		x := m.members[i]

@@ -128,6 +128,29 @@ func TestForeignEncoder(t *testing.T) {
 	}
 }
 
+// TestLargestFrame: other cutters may make longer frames.
+func TestLargestFrame(t *testing.T) {
+	raw := bytes.Repeat(randomBytes(3, 100<<10), maxFrame/(100<<10)+1)[:maxFrame]
+	enc, err := newEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files [2][]byte
+	for i := range files {
+		raw[i*1000]++
+		b := enc.EncodeAll(raw, nil)
+		toc := TOC{Encoder: encoderID, Options: small}
+		if err := toc.add(Frame{RawSize: len(raw), Size: len(b), Hash: sha256.Sum256(raw)}); err != nil {
+			t.Fatal(err)
+		}
+		files[i] = append(b, toc.encode()...)
+	}
+	p := patchOf(t, files[0], files[1])
+	if got, err := applied(files[0], bytes.NewReader(p)); err != nil || !bytes.Equal(got, files[1]) {
+		t.Error("something else: ", err)
+	}
+}
+
 func TestNoPatch(t *testing.T) {
 	v1, v2 := sample(t)
 	a, b := framed(t, v1, small), framed(t, v2, small)
@@ -202,6 +225,7 @@ func TestLyingPatch(t *testing.T) {
 		"unknown step":         {9},
 		"copy beyond the end":  numbers(stepCopy, uint64(n-1), 2),
 		"copy from beyond":     numbers(stepCopy, uint64(n), 1),
+		"too short":            append(numbers(stepCopy, 0, 1), stepEnd),
 		"endless copy":         bytes.Repeat(numbers(stepCopy, 0, uint64(n)), 1000),
 		"nothing":              {stepEnd},
 		"many segments":        numbers(stepUnit, maxSegments+1),
