@@ -217,10 +217,18 @@ func (i Images) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	return i.Download(resp, img)
+}
+
+// Download is the stream of an answer to GET …/export, which it closes. The error
+// is what the answer says.
+func (i Images) Download(resp *http.Response, img kiln.Image) (kiln.Stream, error) {
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		_, err := envelope(resp)
-		return nil, err
+		if _, err := envelope(resp); err != nil {
+			return nil, err
+		}
+		return nil, kiln.Errorf(kiln.Network, "%s answers %q in the place of an image", i.where, resp.Status)
 	}
 	kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil {

@@ -55,6 +55,11 @@ if [ "$1" = test ]; then
 	want acl setfacl
 	want libcap2-bin setcap
 	want lxd-client lxc
+	want lxd lxd
+	want nginx-light nginx
+	want xdelta3 xdelta3
+	want openssl openssl
+	want curl curl
 fi
 if [ -n "$need" ]; then
 	if [ "$(id -u)" != 0 ]; then

@@ -25,8 +25,10 @@ var ladder = map[string]int{
 	"internal/event":         1,
 	"internal/filter":        1,
 	"internal/op":            1,
-	"internal/thread":        1, "internal/trust": 1, "internal/fetch": 1,
-	"internal/delta":             1,
+	"internal/thread":        1,
+	"internal/trust":         1,
+	"internal/fetch":         1,
+	"internal/delta":         1,
 	"internal/archive/erofs":     2, // a writer for archive's trees
 	"client":                     2,
 	"internal/template":          2,

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
@@ -30,16 +34,51 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { os.RemoveAll(dir) }) // after those below
-			e.Setenv("KILN_DIR", dir)
-			e.Setenv("LXD_DIR", dir)
-			e.Setenv("LXD_CONF", filepath.Join(e.WorkDir, "lxc-conf"))
-			e.Setenv("HOME", e.WorkDir)
-			e.Setenv("IMAGES", images)
-			e.Setenv("NO_COLOR", "1")
-			e.Defer(func() { killAll(t, dir) })
+			one, two := filepath.Join(dir, "1"), filepath.Join(dir, "2")
+			for key, value := range map[string]string{
+				"KILN_DIR": one, "DIR1": one, "DIR2": two, "KILN_CONF": filepath.Join(e.WorkDir, "conf"), "XDG_CACHE_HOME": filepath.Join(e.WorkDir, "cache"),
+				"LXD_DIR": one, "LXD_CONF": filepath.Join(e.WorkDir, "lxc-conf"), "HOME": e.WorkDir, "IMAGES": images, "NO_COLOR": "1",
+			} {
+				e.Setenv(key, value)
+			}
+			for _, name := range []string{"PORT1", "PORT2", "PORT3", "PORT4"} {
+				port, err := freePort()
+				if err != nil {
+					return err
+				}
+				e.Setenv(name, port)
+			}
+			e.Defer(func() {
+				killAll(t, one)
+				killAll(t, two)
+				unmountAll(t, dir) // what LXD leaves
+			})
 			return nil
 		},
 	})
+}
+
+// freePort finds a port that nobody listens on.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, errors.Join(err, l.Close())
+}
+
+// unmountAll lets go of what is mounted below a directory.
+func unmountAll(t *testing.T, dir string) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], dir+"/") {
+			_ = unix.Unmount(f[4], unix.MNT_DETACH)
+		}
+	}
 }
 
 // killAll ends the instances of scripts that failed half-way.

@@ -105,7 +105,7 @@ func (d *Daemon) createFromRemote(ctx context.Context, spec CreateSpec, n instan
 	return d.Ops.Start("Creating instance", o, func(ctx context.Context, o *op.Operation) error {
 		img, err := d.cachedImage(ctx, o, spec.Source)
 		if err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "Failed instance creation: %w", err)
+			return err
 		}
 		make, err := d.planImage(img, &n)
 		if err != nil {

@@ -33,6 +33,14 @@ func (s PullSpec) origin() *kiln.Origin {
 	return &kiln.Origin{Remote: s.Remote, Alias: s.Name}
 }
 
+// wrap says what was being fetched when err happened.
+func (s PullSpec) wrap(err error) error {
+	if s.Remote.Protocol == kiln.ProtocolDirect {
+		return kiln.Errorf(kiln.KindOf(err), "fetch the image of %s: %w", s.Name, err)
+	}
+	return kiln.Errorf(kiln.KindOf(err), "fetch image %q from %s: %w", s.Name, s.Remote.Server, err)
+}
+
 // PullImage gets an image from a remote, unless it is here, and lays over it what
 // the spec says. The metadata of the operation has its "fingerprint" and "size".
 // The error is Invalid for what can't work.
@@ -112,7 +120,7 @@ func (d *Daemon) given(spec PullSpec) kiln.Image {
 // find asks a remote what a name means there.
 func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh bool) (kiln.Source, kiln.Image, error) {
 	src, err := d.remotes.Open(spec.Remote, remote.Access{
-		Secret: spec.Secret, Project: spec.Project, Fresh: fresh, Progress: progress(o), Base: d.basePath(ctx),
+		Secret: spec.Secret, Project: spec.Project, Fresh: fresh,
 		Warn: func(text string) { d.warn(o, text) },
 	})
 	if err != nil {
@@ -123,7 +131,7 @@ func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh
 		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
 	}
 	if err != nil {
-		return nil, kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
+		return nil, kiln.Image{}, spec.wrap(err)
 	}
 	return src, img, nil
 }
@@ -151,11 +159,11 @@ func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, src k
 	if img.Fingerprint.IsZero() {
 		key = img.Files[len(img.Files)-1].Hash.String()
 	}
-	got, err := d.flights.join(ctx, d.ctx, key, progress(o), func(ctx context.Context, report func(string, int64)) (kiln.Image, error) {
+	got, err := d.flights.join(ctx, d.ctx, key, progress(o, img.Size), func(ctx context.Context, report func(string, int64)) (kiln.Image, error) {
 		return d.download(ctx, spec, src, img, replaces, report)
 	})
 	if err != nil {
-		return kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
+		return kiln.Image{}, spec.wrap(err)
 	}
 	return got, nil
 }
@@ -252,27 +260,40 @@ func (l landing) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.I
 	return got, err
 }
 
-// progress tells an operation's watchers how a download goes, a few times a second.
-func progress(o *op.Operation) func(string, int64) {
+// progress tells an operation's watchers how a download of so many bytes goes, a few
+// times a second; size is 0 if that isn't known.
+func progress(o *op.Operation, size int64) func(string, int64) {
 	if o == nil {
 		return func(string, int64) {}
 	}
-	var last time.Time
-	var lastDone int64
+	var start, last time.Time
+	var first int64 // what was here before
 	return func(server string, done int64) {
 		now := time.Now()
+		if start.IsZero() {
+			start, first = now, done
+		}
 		if now.Sub(last) < 300*time.Millisecond {
 			return
 		}
-		rate := float64(0)
-		if !last.IsZero() {
-			rate = float64(done-lastDone) / now.Sub(last).Seconds()
-		}
-		last, lastDone = now, done
-		text := fmt.Sprintf("rootfs: %s (%s/s)", kiln.FormatSize(done), kiln.FormatSize(int64(rate)))
-		if server != "" {
-			text += " from " + server
-		}
-		o.Set("download_progress", text)
+		last = now
+		rate := float64(done-first) / max(now.Sub(start).Seconds(), 1e-3)
+		o.Set("download_progress", progressText(server, done, size, rate))
 	}
+}
+
+// progressText is one line: how much, how fast, how long yet and from where.
+func progressText(server string, done, size int64, rate float64) string {
+	text := kiln.FormatSize(done)
+	if size > 0 {
+		text = fmt.Sprintf("%d%%", 100*min(done, size)/size)
+	}
+	text = fmt.Sprintf("rootfs: %s (%s/s)", text, kiln.FormatSize(int64(rate)))
+	if size > done && rate > 0 {
+		text += fmt.Sprintf(", %s of %s, %s left", kiln.FormatSize(done), kiln.FormatSize(size), (time.Duration(float64(size-done)/rate) * time.Second).Round(time.Second))
+	}
+	if server != "" {
+		text += ", from " + server
+	}
+	return text
 }

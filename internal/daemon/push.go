@@ -59,7 +59,7 @@ func (d *Daemon) push(ctx context.Context, o *op.Operation, c *client.Client, im
 	if err != nil {
 		return err
 	}
-	report := progress(o)
+	report := progress(o, img.Size)
 	var done int64
 	images := c.Images()
 	images.Expected = http.Header{"X-LXD-fingerprint": {img.Fingerprint.String()}, "X-LXD-secret": {secret}}

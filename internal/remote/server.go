@@ -41,16 +41,31 @@ func (s *server) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) 
 		}
 		return w, nil
 	}
-	size, err := s.unified(ctx, base+"/export")
+	return s.export(ctx, img, base+"/export")
+}
+
+// export asks for one byte: a unified image then comes in pieces, a split one as a
+// whole all the same.
+func (s *server) export(ctx context.Context, img kiln.Image, path string) (kiln.Stream, error) {
+	resp, err := s.images.Raw(ctx, client.Request{Method: http.MethodGet, Path: path, Header: http.Header{"Range": {"bytes=0-0"}}})
 	if err != nil {
 		return nil, err
 	}
-	if size < 0 {
-		in, err := s.images.Open(ctx, img)
-		return &counted{Stream: in, progress: s.access.Progress, server: s.remote.Server}, err
+	if resp.StatusCode != http.StatusPartialContent {
+		in, err := s.images.Download(resp, img)
+		if err != nil {
+			return nil, err
+		}
+		return &counted{Stream: in, progress: s.access.Progress, server: s.remote.Server}, nil
+	}
+	resp.Body.Close()
+	_, whole, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
+	size, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || size <= 0 {
+		return nil, kiln.Errorf(kiln.Network, "%s says that an image has %q bytes", s.remote.Server, whole)
 	}
 	f := kiln.File{Role: kiln.Unified, Name: img.Filename, Size: size, Hash: img.Fingerprint}
-	return &webStream{ctx: ctx, fetch: s.fetch, access: s.access, files: []webFile{{f, s.urls(base + "/export")}}}, nil
+	return &webStream{ctx: ctx, fetch: s.fetch, access: s.access, files: []webFile{{f, s.urls(path)}}}, nil
 }
 
 // urls are where a path is at the server and its mirrors.
@@ -60,25 +75,6 @@ func (s *server) urls(path string) []string {
 		list = append(list, strings.Replace(list[0], strings.TrimSuffix(s.remote.Server, "/"), strings.TrimSuffix(m, "/"), 1))
 	}
 	return list
-}
-
-// unified asks for one byte of an export: only that of a unified image comes in
-// pieces. It gives its size, or -1.
-func (s *server) unified(ctx context.Context, path string) (int64, error) {
-	resp, err := s.images.Raw(ctx, client.Request{Method: http.MethodGet, Path: path, Header: http.Header{"Range": {"bytes=0-0"}}})
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusPartialContent {
-		return -1, nil // whoever asks for all of it will see errors as well
-	}
-	_, whole, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
-	size, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil || size <= 0 {
-		return 0, kiln.Errorf(kiln.Network, "%s says that an image has %q bytes", s.remote.Server, whole)
-	}
-	return size, nil
 }
 
 // counted reports the progress of a stream.
