@@ -46,7 +46,7 @@ func TestMain_usage(t *testing.T) {
 		"exec -t -T c1 -- true":  {2, "-t and -T"},
 		"query images":           {2, "no path of the API"},
 		"monitor -f xml":         {2, "unknown format"},
-		"image import http://x/": {1, "URL"},
+		"image import http://x/": {1, "Only https"},
 	} {
 		t.Setenv("KILN_SOCKET", "/nowhere")
 		var out, err bytes.Buffer

@@ -54,6 +54,7 @@ type Daemon struct {
 
 	remotes *remote.Opener
 	flights flights
+	deltas  deltas
 	network network
 	clients clients
 	tickets tickets
@@ -114,6 +115,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.remotes = d.opener()
+	d.deltas.dir = filepath.Join(d.cfg.Dir, "deltas")
 	if d.pool, err = volume.Open(filepath.Join(d.cfg.Dir, "volumes")); err != nil {
 		return err
 	}

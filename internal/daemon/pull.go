@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -198,10 +199,14 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 func (d *Daemon) download(ctx context.Context, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
 	used := false
 	base := d.basePath(ctx)
+	var moved atomic.Int64
 	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report, Base: func(fp kiln.Fingerprint) string {
 		path := base(fp)
 		used = used || path != ""
 		return path
+	}, Seeds: d.seeds(ctx, spec), Moved: func(n int64) {
+		used = true
+		report("", moved.Add(n))
 	}}
 	src, err := d.remotes.Open(spec.Remote, access)
 	if err != nil {
@@ -220,7 +225,7 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, src kiln.Source, i
 		}
 		got, err = kiln.Copy(ctx, sink, src, spec.Name)
 	case kind == kiln.Integrity || used:
-		access.Base = nil
+		access.Base, access.Seeds = nil, nil
 		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
 			return got, err
 		}

@@ -172,6 +172,9 @@ func (d *Daemon) expire() {
 	if err := d.blobs.SweepPartial(partialLife); err != nil {
 		d.cfg.Log.Error("remove what is left of downloads", "err", err)
 	}
+	if err := d.deltas.sweep(func(fp kiln.Fingerprint) bool { _, err := d.blobs.Stat(fp); return err == nil }); err != nil {
+		d.cfg.Log.Error("remove indexes and patches of images that are gone", "err", err)
+	}
 }
 
 // expiry is when a cached image goes if nobody uses it before; zero: never.

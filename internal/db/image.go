@@ -18,6 +18,7 @@ type ImageQuery struct {
 	Properties  map[string]string // that it has, in whatever case
 	Origin      *kiln.Origin      // that it came from there
 	Replaced    kiln.Fingerprint  // that it was replaced by this one
+	File        kiln.Fingerprint  // that it has a file with this hash
 	Files       bool              // fill in Files too
 }
 
@@ -41,6 +42,9 @@ func (q ImageQuery) where() (string, []any) {
 	}
 	if !q.Replaced.IsZero() {
 		terms, args = append(terms, `replaced_by = ?`), append(args, q.Replaced.String())
+	}
+	if !q.File.IsZero() {
+		terms, args = append(terms, `id IN (SELECT image_id FROM image_files WHERE hash = ?)`), append(args, q.File.String())
 	}
 	if q.Public {
 		terms = append(terms, `public`)

@@ -63,6 +63,29 @@ func (c *Client) Open(ctx context.Context, f File) *Reader {
 	return &Reader{c: c, ctx: ctx, cancel: cancel, file: f, end: f.Size}
 }
 
+// OpenRange starts to fetch n bytes of a file, from an offset on.
+func (c *Client) OpenRange(ctx context.Context, f File, offset, n int64) *Reader {
+	r := c.Open(ctx, f)
+	r.offset, r.end, r.piece = offset, offset+n, true
+	return r
+}
+
+// Length asks the servers once, and gives the size of the file in bytes, or -1 if
+// they don't say. The answer is what Read goes on with.
+func (r *Reader) Length() (int64, error) {
+	if r.body == nil {
+		var err error
+		if r.body, err = r.connect(); err != nil {
+			return 0, err
+		}
+		r.began, r.got = time.Now(), 0
+	}
+	if r.body.length >= 0 && r.end < 0 {
+		r.end = r.body.length
+	}
+	return r.body.length, nil
+}
+
 // A Reader gives the bytes of one file in order. Errors, once every server was
 // tried often enough: Network, NotFound, Denied; Cancelled with the context.
 type Reader struct {

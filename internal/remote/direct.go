@@ -90,5 +90,5 @@ func baseName(u *url.URL) string {
 
 // Open is kiln.Source's, for images that Find gave.
 func (d *direct) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
-	return &webStream{ctx: ctx, fetch: d.fetch, access: d.access, files: []webFile{{img.Files[0], []string{img.Origin.Alias}}}}, nil
+	return &webStream{ctx: ctx, fetch: d.fetch, access: d.access, files: []webFile{{File: img.Files[0], urls: []string{img.Origin.Alias}}}}, nil
 }

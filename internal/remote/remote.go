@@ -33,8 +33,12 @@ type Access struct {
 	Project  string
 	Fresh    bool                             // ask the server, whatever is known of it
 	Progress func(server string, done int64)  // bytes
+	Moved    func(n int64)                    // bytes that came in the place of a larger file
 	Warn     func(string)                     // that something works, but not as it should
 	Base     func(fp kiln.Fingerprint) string // path of a root filesystem that is here, for deltas; "" when it isn't
+	// Seeds gives files that are here and may be much like one of an image that
+	// isn't. nil: fetch whole files.
+	Seeds func(kiln.Image, kiln.File) []Seed
 }
 
 // Open gives the images of a remote. Nothing is sent yet. The error is Invalid or
@@ -116,16 +120,20 @@ func join(r kiln.Remote, path string) []string {
 type webFile struct {
 	kiln.File
 	urls []string
+	// beside is where a server has an "index" of the file, or the "patch" that
+	// makes it of another; nil: nowhere.
+	beside func(kind string, base kiln.Fingerprint) []string
 }
 
 // webStream reads the files of an image from the web, whatever happens on the way.
 type webStream struct {
 	ctx    context.Context
 	fetch  *fetch.Client
+	img    kiln.Image
 	files  []webFile
 	access Access
 	done   int64 // bytes of the files before
-	now    *fetch.Reader
+	now    io.ReadCloser
 	size   int64 // of the current file
 }
 
@@ -140,6 +148,10 @@ func (s *webStream) Next() (kiln.File, error) {
 	}
 	f := s.files[0]
 	s.files, s.size = s.files[1:], f.Size
+	if m := s.makeFile(f); m != nil {
+		s.now = m
+		return f.File, nil
+	}
 	before := s.done
 	s.now = s.fetch.Open(s.ctx, fetch.File{URLs: f.urls, Size: f.Size, Progress: func(server string, n int64) {
 		if s.access.Progress != nil {
@@ -149,8 +161,15 @@ func (s *webStream) Next() (kiln.File, error) {
 	return f.File, nil
 }
 
+// CanSkip reports whether the current file can be begun later. One that is put
+// together here can't.
+func (s *webStream) CanSkip() bool {
+	_, ok := s.now.(*fetch.Reader)
+	return ok
+}
+
 // Skip begins later in the current file.
-func (s *webStream) Skip(n int64) error { return s.now.Skip(n) }
+func (s *webStream) Skip(n int64) error { return s.now.(*fetch.Reader).Skip(n) }
 
 // Read is kiln.Stream's.
 func (s *webStream) Read(b []byte) (int, error) {

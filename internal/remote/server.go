@@ -34,10 +34,15 @@ func (s *server) List(ctx context.Context) ([]kiln.Image, error) { return s.imag
 func (s *server) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	base := "/1.0/images/" + img.Fingerprint.String()
 	if len(img.Files) > 0 {
-		w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access}
+		w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access, img: img}
 		for _, f := range img.Files {
 			path := "/1.0/kiln/images/" + img.Fingerprint.String() + "/files/" + f.Hash.String()
-			w.files = append(w.files, webFile{f, s.urls(path)})
+			w.files = append(w.files, webFile{f, s.urls(path), func(kind string, base kiln.Fingerprint) []string {
+				if kind == "patch" {
+					return s.urls(path + "/patch/" + base.String())
+				}
+				return s.urls(path + "/index")
+			}})
 		}
 		return w, nil
 	}
@@ -65,7 +70,7 @@ func (s *server) export(ctx context.Context, img kiln.Image, path string) (kiln.
 		return nil, kiln.Errorf(kiln.Network, "%s says that an image has %q bytes", s.remote.Server, whole)
 	}
 	f := kiln.File{Role: kiln.Unified, Name: img.Filename, Size: size, Hash: img.Fingerprint}
-	return &webStream{ctx: ctx, fetch: s.fetch, access: s.access, files: []webFile{{f, s.urls(path)}}}, nil
+	return &webStream{ctx: ctx, fetch: s.fetch, access: s.access, files: []webFile{{File: f, urls: s.urls(path)}}}, nil
 }
 
 // urls are where a path is at the server and its mirrors.

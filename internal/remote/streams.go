@@ -122,12 +122,16 @@ func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error)
 		return nil, kiln.Errorf(kiln.NotFound, "the image %s is not on %s any more", img.Fingerprint.Short(), s.remote.Server)
 	}
 	found := all[i]
-	w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access}
+	w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access, img: img}
 	for n, f := range imageOf(found).Files {
-		w.files = append(w.files, webFile{f, join(s.remote, found.Files[n].Path)})
+		path := found.Files[n].Path
+		w.files = append(w.files, webFile{f, join(s.remote, path), func(kind string, base kiln.Fingerprint) []string {
+			return join(s.remote, simplestreams.Beside(path, kind, base))
+		}})
 	}
 	if d, base := s.delta(found, lists); base != "" {
-		return &deltaStream{webStream: w, delta: webFile{kiln.File{Size: sizeOf(d.File)}, join(s.remote, d.Path)}, base: base}, nil
+		w.access.Seeds = nil
+		return &deltaStream{webStream: w, delta: webFile{File: kiln.File{Size: sizeOf(d.File)}, urls: join(s.remote, d.Path)}, base: base}, nil
 	}
 	return w, nil
 }
@@ -170,7 +174,7 @@ func (s *deltaStream) Next() (kiln.File, error) {
 		return s.webStream.Next()
 	}
 	whole := s.files[0].File
-	s.files = []webFile{{kiln.File{Size: s.delta.Size}, s.delta.urls}}
+	s.files = []webFile{s.delta}
 	if _, err := s.webStream.Next(); err != nil {
 		return kiln.File{}, err
 	}
@@ -179,14 +183,8 @@ func (s *deltaStream) Next() (kiln.File, error) {
 	return whole, err
 }
 
-// Skip begins later in the current file.
-func (s *deltaStream) Skip(n int64) error {
-	if s.made == nil {
-		return s.webStream.Skip(n)
-	}
-	_, err := io.CopyN(io.Discard, s.made, n)
-	return err
-}
+// CanSkip reports whether the current file can be begun later.
+func (s *deltaStream) CanSkip() bool { return s.made == nil && s.webStream.CanSkip() }
 
 // Read is kiln.Stream's.
 func (s *deltaStream) Read(b []byte) (int, error) {

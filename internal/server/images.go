@@ -264,16 +264,25 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, img kiln.Image
 // getImageFile sends one file of an image by its hash, so that also those of split
 // images can be had in pieces.
 func (s *Server) getImageFile(w http.ResponseWriter, r *http.Request) (any, error) {
-	img, err := s.image(r)
+	img, f, err := s.file(r)
 	if err != nil {
 		return nil, err
 	}
+	return s.sendFile(w, r, img, f)
+}
+
+// file finds the file of an image that a request names by its hash.
+func (s *Server) file(r *http.Request) (kiln.Image, kiln.File, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return img, kiln.File{}, err
+	}
 	for _, f := range img.Files {
 		if f.Hash.String() == r.PathValue("hash") {
-			return s.sendFile(w, r, img, f)
+			return img, f, nil
 		}
 	}
-	return nil, kiln.Errorf(kiln.NotFound, "Image not found")
+	return img, kiln.File{}, kiln.Errorf(kiln.NotFound, "Image not found")
 }
 
 func (s *Server) refreshImage(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -126,7 +126,7 @@ func (s *Server) getStreamsFile(w http.ResponseWriter, r *http.Request) (any, er
 			return s.sendFile(w, r, img, f)
 		}
 	}
-	return nil, kiln.Errorf(kiln.NotFound, "Image not found")
+	return s.streamsBeside(w, r, img, name)
 }
 
 // publicImage finds a public image by its whole fingerprint.

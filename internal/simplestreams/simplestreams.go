@@ -167,3 +167,13 @@ func arrange(images []Image) {
 		})
 	}
 }
+
+// Beside is where a server has what makes a file cheaper to move, from the base of
+// the server: kind "index" tells its parts, "patch" makes it of the file whose hash
+// base is. The convention is kiln's; others don't have such files.
+func Beside(path, kind string, base kiln.Fingerprint) string {
+	if kind == "patch" {
+		return path + ".kpatch-" + base.String()
+	}
+	return path + ".kidx"
+}

@@ -35,6 +35,7 @@ func (s *Store) With(o PutOptions) *Store {
 
 // A skipper is a stream that can begin its current file later than at its start.
 type skipper interface {
+	CanSkip() bool // with this file
 	// Skip comes before the first Read; n is in bytes.
 	Skip(n int64) error
 }
@@ -173,7 +174,7 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 // writer starts a blob, or goes on with one.
 func (p *putter) writer(f kiln.File, in io.Reader) (*blob.Writer, error) {
 	s, ok := in.(skipper)
-	if !ok || f.Hash.IsZero() {
+	if !ok || f.Hash.IsZero() || !s.CanSkip() {
 		return p.store.blobs.Create(f.Size)
 	}
 	w, err := p.store.blobs.Resume(f.Hash, f.Size)

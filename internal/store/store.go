@@ -51,12 +51,13 @@ type Query struct {
 	Public     bool              // only public ones
 	Properties map[string]string // that it has, in whatever case
 	Origin     *kiln.Origin      // that came from there
+	File       kiln.Fingerprint  // that have a file with this hash
 	Files      bool              // fill in Files too
 }
 
 // List gives images with their aliases, in the order they came.
 func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
-	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties, Origin: q.Origin, Files: q.Files})
+	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties, Origin: q.Origin, File: q.File, Files: q.Files})
 }
 
 // Get gives one image, with its files. The error is NotFound.
