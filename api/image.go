@@ -20,6 +20,7 @@ type Image struct {
 	Project      string       `json:"project" yaml:"project"`
 	Locations    []string     `json:"locations" yaml:"locations"`
 	Files        []ImageFile  `json:"files,omitempty" yaml:"files,omitempty"` // of kiln_image_files; not in lists
+	ReplacedBy   string       `json:"replaced_by,omitempty" yaml:"replaced_by,omitempty"` // of kiln_alias_history: the newer version
 	Kept         string       `json:"kept,omitempty" yaml:"kept,omitempty"`   // of kiln_image_kept: why, and until when; not in lists
 }
 
@@ -116,6 +117,39 @@ type RemoteAccess struct {
 	CA      string   `json:"ca,omitempty" yaml:"ca,omitempty"`           // PEM, authorities besides those of the system
 	Mirrors []string `json:"mirrors,omitempty" yaml:"mirrors,omitempty"` // URLs of servers with the same files
 	Proxy   string   `json:"proxy,omitempty" yaml:"proxy,omitempty"`     // URL
+}
+
+// An AliasVersion is an image that an alias points, or pointed, to (API extension
+// kiln_alias_history).
+type AliasVersion struct {
+	Version     int       `json:"version" yaml:"version"` // 0 is the present one
+	Fingerprint string    `json:"fingerprint" yaml:"fingerprint"`
+	Since       time.Time `json:"since" yaml:"since"`
+	Here        bool      `json:"here" yaml:"here"` // it was not deleted
+	Description string    `json:"description" yaml:"description"`
+	Size        int64     `json:"size" yaml:"size"` // bytes as stored
+}
+
+// An ImageDiff tells what one image has that another hasn't (API extension
+// kiln_image_diff).
+type ImageDiff struct {
+	Files    []FileDiff    `json:"files" yaml:"files"`
+	Packages []PackageDiff `json:"packages" yaml:"packages"`
+}
+
+// A FileDiff is a file that two images don't have in common.
+type FileDiff struct {
+	Path   string `json:"path" yaml:"path"`
+	Change string `json:"change" yaml:"change"` // "added", "removed", "changed" or "metadata"
+	Before int64  `json:"before" yaml:"before"` // bytes
+	After  int64  `json:"after" yaml:"after"`   // bytes
+}
+
+// A PackageDiff is a package that two images don't have in common.
+type PackageDiff struct {
+	Name   string `json:"name" yaml:"name"`
+	Before string `json:"before" yaml:"before"` // version, "" where there is none
+	After  string `json:"after" yaml:"after"`
 }
 
 // ImagesPrune deletes images that nobody needs (API extension kiln_image_prune).

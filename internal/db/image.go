@@ -191,7 +191,20 @@ func originKey(o *kiln.Origin) string {
 
 // MoveAliases points the aliases of one image to another. The error is NotFound.
 func (tx *Tx) MoveAliases(ctx context.Context, from, to kiln.Fingerprint) error {
-	_, err := tx.tx.ExecContext(ctx, `UPDATE image_aliases SET image_id = (SELECT id FROM images WHERE fingerprint = ?)
+	var names []string
+	err := each(ctx, tx.tx, `SELECT name FROM image_aliases WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, []any{from.String()}, func(rows *sql.Rows) error {
+		var name string
+		err := rows.Scan(&name)
+		names = append(names, name)
+		return err
+	})
+	for _, n := range names {
+		err = errors.Join(err, tx.note(ctx, n, to))
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.tx.ExecContext(ctx, `UPDATE image_aliases SET image_id = (SELECT id FROM images WHERE fingerprint = ?)
 		WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, to.String(), from.String())
 	return err
 }
@@ -251,7 +264,10 @@ func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
 	}
 	r, err := tx.tx.ExecContext(ctx, `INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
 		a.Name, a.Description, a.Target.String())
-	return changed(r, err, "Image", a.Target.String())
+	if err := changed(r, err, "Image", a.Target.String()); err != nil {
+		return err
+	}
+	return tx.note(ctx, a.Name, a.Target)
 }
 
 // RenameAlias changes a name. Errors: NotFound, Conflict.
@@ -260,13 +276,21 @@ func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
 	if err != nil {
 		return conflict(err, "Alias", to)
 	}
-	return changed(r, err, "Image alias", from)
+	if err := changed(r, err, "Image alias", from); err != nil || from == to {
+		return err
+	}
+	// The new name may have had a history of its own.
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE name = ?`, to); err != nil {
+		return err
+	}
+	_, err = tx.tx.ExecContext(ctx, `UPDATE alias_history SET name = ? WHERE name = ?`, to, from)
+	return err
 }
 
 // DeleteAlias removes an alias. The error is NotFound.
 func (tx *Tx) DeleteAlias(ctx context.Context, name string) error {
 	r, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, name)
-	return changed(r, err, "Image alias", name)
+	return changed(r, err, "Image alias", name) // its history stays: clients move aliases by making them anew
 }
 
 // Blobs gives how many images each blob belongs to.

@@ -31,7 +31,15 @@ func image(img kiln.Image) api.Image {
 		ImagePut: imagePut(img), Aliases: aliases, Architecture: img.Architecture, Cached: img.Cached, Filename: img.Filename,
 		Fingerprint: img.Fingerprint.String(), Size: img.Size, Type: img.Type, CreatedAt: img.CreatedAt, LastUsedAt: img.LastUsedAt,
 		UploadedAt: img.UploadedAt, Project: defaultProject, Locations: []string{"none"}, UpdateSource: updateSource(img.Origin),
+		ReplacedBy: fingerprintText(img.ReplacedBy),
 	}
+}
+
+func fingerprintText(fp kiln.Fingerprint) string {
+	if fp.IsZero() {
+		return ""
+	}
+	return fp.String()
 }
 
 func updateSource(o *kiln.Origin) *api.ImageSource {

@@ -25,7 +25,7 @@ var extensions = []string{
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
 	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token", "images_push_relay", "image_force_refresh",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
-	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta",
+	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history", "kiln_image_diff",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {

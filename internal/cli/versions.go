@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func historyPath(alias string) string { return client.Path("/1.0/kiln/alias-history", alias) }
+
+func (a *app) imageHistoryCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "history [<remote>:]<alias>", Short: "List the images that an alias pointed to", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+		Long: "List the images that an alias pointed to. Wherever an image is named, <alias>@1 is the one before the present one, and so on.",
+	}
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, err := a.at(args[0])
+		if err != nil {
+			return err
+		}
+		var list []api.AliasVersion
+		if _, err := at.Get(c.Context(), historyPath(at.name), nil, &list); err != nil {
+			return err
+		}
+		return show(a.Out, *form, []column[api.AliasVersion]{
+			{'v', "VERSION", func(v api.AliasVersion) string { return fmt.Sprintf("%s@%d", at.name, v.Version) }},
+			{'f', "FINGERPRINT", func(v api.AliasVersion) string { return v.Fingerprint[:12] }},
+			{'s', "SINCE", func(v api.AliasVersion) string { return minute(v.Since) }},
+			{'z', "SIZE", func(v api.AliasVersion) string {
+				if !v.Here {
+					return "deleted"
+				}
+				return size(v.Size)
+			}},
+			{'d', "DESCRIPTION", func(v api.AliasVersion) string { return v.Description }},
+		}, list)
+	}
+	return c
+}
+
+func (a *app) imageRollbackCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "rollback [<remote>:]<alias> [<versions>]", Short: "Point an alias to the image it pointed to before", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			n := 1
+			if len(args) == 2 {
+				if n, err = strconv.Atoi(args[1]); err != nil || n < 1 {
+					return usageError{fmt.Errorf("%q is not how many versions to go back: 1, 2 …", args[1])}
+				}
+			}
+			var now, old api.ImageAliasesEntry
+			tag, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.name), nil, &now)
+			if err != nil {
+				return kiln.Errorf(kiln.KindOf(err), "%s: %w", at.name, err)
+			}
+			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.name, n)), nil, &old); err != nil {
+				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.name, n, err, at.name)
+			}
+			put := api.ImageAliasPut{Description: now.Description, Target: old.Target}
+			if err := at.Change(c.Context(), http.MethodPut, client.Path("/1.0/images/aliases", at.name), put, tag); err != nil {
+				return err
+			}
+			a.say("%s is %s again", at.name, old.Target[:12])
+			return nil
+		}}
+}
+
+func (a *app) imageDiffCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "diff [<remote>:]<image> <image>", Short: "Tell what one image has that another hasn't", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
+		Long: "Tell what the second image has that the first hasn't: packages (dpkg, apk) and files. Times of files don't count.",
+	}
+	form := formatFlag(c)
+	packages := c.Flags().Bool("packages", false, "only packages")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		before, err := a.image(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		after, err := a.image(c.Context(), before.at.remote+":"+strings.TrimPrefix(args[1], before.at.remote+":"))
+		if err != nil {
+			return err
+		}
+		var d api.ImageDiff
+		path := "/1.0/kiln/images/" + before.Fingerprint + "/diff/" + after.Fingerprint
+		if _, err := before.at.Get(c.Context(), path, nil, &d); err != nil {
+			return err
+		}
+		if strings.HasPrefix(*form, "json") || strings.HasPrefix(*form, "yaml") {
+			return show(a.Out, *form, nil, []api.ImageDiff{d})
+		}
+		if len(d.Packages) > 0 || *packages {
+			if err := show(a.Out, *form, []column[api.PackageDiff]{
+				{'n', "PACKAGE", func(p api.PackageDiff) string { return p.Name }},
+				{'b', "BEFORE", func(p api.PackageDiff) string { return p.Before }},
+				{'a', "AFTER", func(p api.PackageDiff) string { return p.After }},
+			}, d.Packages); err != nil {
+				return err
+			}
+		}
+		if *packages {
+			return nil
+		}
+		return show(a.Out, *form, []column[api.FileDiff]{
+			{'p', "FILE", func(f api.FileDiff) string { return f.Path }},
+			{'c', "CHANGE", func(f api.FileDiff) string { return f.Change }},
+			{'b', "BEFORE", func(f api.FileDiff) string { return fmt.Sprint(f.Before) }},
+			{'a', "AFTER", func(f api.FileDiff) string { return fmt.Sprint(f.After) }},
+		}, d.Files)
+	}
+	return c
+}
