@@ -312,7 +312,7 @@ func (s *Set) CopyVolume(ctx context.Context, name, volume string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.pool.Copy(ctx, r.Config[uuidKey], volume)
+	_, err = s.pool.Copy(ctx, r.Config[uuidKey], volume, nil)
 	return err
 }
 
