@@ -58,7 +58,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
 	}
 	s.follow(name, i.Options[uuidKey], b)
-	s.notify(Change{name, "started"})
+	s.notify(Change{Name: name, Action: "started"})
 	return nil
 }
 
@@ -183,7 +183,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 			return // the daemon ends; the instance goes on
 		}
 		if e.Kind == box.Rebooted {
-			s.notify(Change{name, "restarted"})
+			s.notify(Change{Name: name, Action: "restarted"})
 			continue
 		}
 		// Written down before anybody can see it as stopped. A failure is
@@ -204,7 +204,7 @@ func (s *Set) ended(ctx context.Context, name, action string) error {
 	if err := s.edit(ctx, name, func(r *db.Instance) { r.Running = false }); err != nil {
 		return err
 	}
-	s.notify(Change{name, action})
+	s.notify(Change{Name: name, Action: action})
 	r, err := s.db.Instance(ctx, name)
 	if err != nil || !r.Ephemeral || r.Config[powerKey] != "" {
 		return err
@@ -323,12 +323,12 @@ func (s *Set) pause(ctx context.Context, name string, freeze bool) error {
 		if err := l.box.Freeze(ctx); err != nil {
 			return err
 		}
-		s.notify(Change{name, "paused"})
+		s.notify(Change{Name: name, Action: "paused"})
 	default:
 		if err := l.box.Thaw(ctx); err != nil {
 			return err
 		}
-		s.notify(Change{name, "resumed"})
+		s.notify(Change{Name: name, Action: "resumed"})
 	}
 	return nil
 }

@@ -296,7 +296,7 @@ func (s *Set) Create(ctx context.Context, n New) (Instance, error) {
 	if err != nil {
 		return Instance{}, err
 	}
-	s.notify(Change{n.Name, "created"})
+	s.notify(Change{Name: n.Name, Action: "created"})
 	return s.Get(ctx, n.Name)
 }
 
@@ -344,7 +344,7 @@ func (s *Set) Update(ctx context.Context, name string, c Config) error {
 		return nil
 	})
 	if err == nil {
-		s.notify(Change{name, "updated"})
+		s.notify(Change{Name: name, Action: "updated"})
 	}
 	return err
 }
@@ -370,7 +370,7 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 		}
 		return err
 	}
-	s.notify(Change{to, "renamed"})
+	s.notify(Change{Name: to, Action: "renamed"})
 	return s.edit(ctx, to, func(r *db.Instance) {
 		if r.Config[templateKey] == "" {
 			r.Config[templateKey] = "rename"
@@ -410,6 +410,6 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	if err := s.db.DeleteInstance(ctx, r.Name); err != nil {
 		return err
 	}
-	s.notify(Change{r.Name, "deleted"})
+	s.notify(Change{Name: r.Name, Action: "deleted"})
 	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), os.RemoveAll(s.boxDir(r)))
 }
