@@ -105,10 +105,14 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 		return full(err)
 	}
 	defer tx.Rollback()
-	if err := f(&Tx{tx}); err != nil {
-		return full(err)
+	err = f(&Tx{tx})
+	if err == nil {
+		err = tx.Commit()
 	}
-	return full(tx.Commit())
+	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+		err = ctx.Err() // which has rolled it back
+	}
+	return full(err)
 }
 
 // full gives the error of a full disk its kind.
