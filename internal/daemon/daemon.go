@@ -67,6 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 			d.cfg.Log.Error("start instances with the daemon", "err", err)
 		}
 	})
+	d.wg.Go(d.everyMinute)
 	return d, nil
 }
 

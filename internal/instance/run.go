@@ -41,6 +41,9 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
 	}
+	if err := s.snapshotAtStart(ctx, i); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "snapshot of instance %q at its start: %w", name, err)
+	}
 	if err := s.applyTemplates(ctx, i, vol); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
 	}
@@ -296,15 +299,15 @@ func (s *Set) Restart(ctx context.Context, name string, timeout time.Duration, f
 
 // Freeze pauses every process of an instance. Errors: NotFound, Conflict.
 func (s *Set) Freeze(ctx context.Context, name string) error {
-	return s.pause(ctx, name, true)
+	return s.setPaused(ctx, name, true)
 }
 
 // Thaw lets a paused instance go on. Errors: NotFound, Conflict.
 func (s *Set) Thaw(ctx context.Context, name string) error {
-	return s.pause(ctx, name, false)
+	return s.setPaused(ctx, name, false)
 }
 
-func (s *Set) pause(ctx context.Context, name string, freeze bool) error {
+func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
 		return err
