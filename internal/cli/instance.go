@@ -308,6 +308,9 @@ func (a *app) infoCmd() *cobra.Command {
 			return err
 		}
 		a.printInfo(i, st)
+		if err := a.printSnapshots(c.Context(), i.Name); err != nil {
+			return err
+		}
 		if *log {
 			fmt.Fprintf(a.Out, "\nLog:\n\n")
 			return a.log(c.Context(), instancePath(i.Name)+"/logs/lxc.log")
@@ -414,10 +417,13 @@ func (a *app) act(ctx context.Context, word string, put api.InstanceStatePut) er
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "delete [<remote>:]<instance>...", Aliases: []string{"rm"}, Short: "Delete instances", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"}, Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return each(args, func(word string) error {
+			if strings.Contains(word, "/") {
+				return a.deleteSnapshot(c.Context(), word)
+			}
 			i, _, err := a.instance(c.Context(), word)
 			if err != nil {
 				return err
@@ -437,31 +443,4 @@ func (a *app) deleteCmd() *cobra.Command {
 		})
 	}
 	return c
-}
-
-func (a *app) renameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance> <new name>", Aliases: []string{"move", "mv"}, Short: "Rename an instance that is stopped", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
-		RunE: func(c *cobra.Command, args []string) error {
-			names, err := a.names(args)
-			if err != nil {
-				return err
-			}
-			err = a.client().Change(c.Context(), http.MethodPost, instancePath(names[0]), api.Rename{Name: names[1]}, "")
-			return a.suggest(c.Context(), names[0], err)
-		}}
-}
-
-func (a *app) copyCmd() *cobra.Command {
-	return &cobra.Command{Use: "copy [<remote>:]<instance> [<new name>]", Aliases: []string{"cp"}, Short: "Copy an instance that is stopped", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
-		RunE: func(c *cobra.Command, args []string) error {
-			names, err := a.names(args)
-			if err != nil {
-				return err
-			}
-			post := api.InstancesPost{Source: api.InstanceSource{Type: "copy", Source: names[0]}}
-			if len(names) > 1 {
-				post.Name = names[1]
-			}
-			return a.suggest(c.Context(), names[0], a.create(c.Context(), post))
-		}}
 }
