@@ -91,7 +91,7 @@ func (m *mirror) dir(ctx context.Context, src *os.File, to string, n *node) erro
 		n.children = map[string]*node{}
 	}
 	for _, name := range names {
-		err := m.entry(ctx, src, name, filepath.Join(to, name), n)
+		err := m.entry(ctx, src, name, to, n)
 		if err != nil && !m.still && ctx.Err() == nil && kiln.KindOf(err) != kiln.NoSpace {
 			err = nil // it went away, or became another; the last pass sees
 		}
@@ -126,27 +126,31 @@ func (m *mirror) attributes(src *os.File, to string, st *unix.Stat_t) error {
 }
 
 // entry brings the copy of one name of a directory up to date.
-func (m *mirror) entry(ctx context.Context, parent *os.File, name, to string, p *node) error {
-	// Names are looked up in the open directory, so that nobody can put another
-	// one in its place.
-	from := fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), name)
+func (m *mirror) entry(ctx context.Context, parent *os.File, name, dir string, p *node) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
+	if err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	n := p.children[name]
-	if n != nil && (n.children != nil) != isDir || n != nil && !isDir && !m.same(n, &st) {
+	if n != nil && n.children == nil && st.Nlink == 1 && m.same(n, &st) {
+		n.seen = true // as most are when there is little time
+		return nil
+	}
+	to := filepath.Join(dir, name)
+	if n != nil && ((n.children != nil) != isDir(&st) || !isDir(&st) && !m.same(n, &st)) {
 		if err := removeTree(to); err != nil {
 			return err
 		}
 		delete(p.children, name)
 		n = nil
 	}
-	if isDir {
+	if isDir(&st) {
 		return m.subdir(ctx, parent, name, to, p)
 	}
 	if n == nil {
+		// Names are looked up in the open directory, so that nobody can put
+		// another one in its place.
+		from := fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), name)
 		if err := copyFile(from, to, &st, m.links); err != nil {
 			return errors.Join(err, removeTree(to))
 		}
