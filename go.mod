@@ -3,6 +3,7 @@ module github.com/kiln-containers/kiln
 go 1.26.0
 
 require (
+	github.com/adhocore/gronx v1.20.4
 	github.com/coder/websocket v1.8.15
 	github.com/flosch/pongo2/v6 v6.0.0
 	github.com/google/go-cmp v0.7.0

@@ -20,9 +20,9 @@ type Instance struct {
 // InstanceFull is an instance with its state, for recursion.
 type InstanceFull struct {
 	Instance  `yaml:",inline"`
-	State     *InstanceState `json:"state" yaml:"state"`
-	Snapshots []any          `json:"snapshots" yaml:"snapshots"`
-	Backups   []any          `json:"backups" yaml:"backups"`
+	State     *InstanceState     `json:"state" yaml:"state"`
+	Snapshots []InstanceSnapshot `json:"snapshots" yaml:"snapshots"`
+	Backups   []any              `json:"backups" yaml:"backups"`
 }
 
 // InstancePut is what a user may change of an instance.

@@ -315,6 +315,9 @@ func (a *app) infoCmd() *cobra.Command {
 			return err
 		}
 		a.printInfo(i.Instance, st)
+		if err := a.printSnapshots(c.Context(), i.at); err != nil {
+			return err
+		}
 		if *log {
 			fmt.Fprintf(a.Out, "\nLog:\n\n")
 			return a.log(c.Context(), i.at, instancePath(i.Name)+"/logs/lxc.log")
@@ -426,10 +429,13 @@ func (a *app) act(ctx context.Context, at place, put api.InstanceStatePut) error
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "delete [<remote>:]<instance>...", Aliases: []string{"rm"}, Short: "Delete instances", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"}, Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return each(args, func(word string) error {
+			if strings.Contains(word, "/") {
+				return a.deleteSnapshot(c.Context(), word)
+			}
 			i, err := a.instance(c.Context(), word)
 			if err != nil {
 				return err
@@ -449,30 +455,6 @@ func (a *app) deleteCmd() *cobra.Command {
 		})
 	}
 	return c
-}
-
-func (a *app) renameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance> <new name>", Aliases: []string{"move", "mv"}, Short: "Rename an instance that is stopped", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
-		RunE: func(c *cobra.Command, args []string) error {
-			from, to, err := a.both(args)
-			if err != nil {
-				return err
-			}
-			err = from.Change(c.Context(), http.MethodPost, instancePath(from.name), api.Rename{Name: to.name}, "")
-			return a.suggest(c.Context(), from, err)
-		}}
-}
-
-func (a *app) copyCmd() *cobra.Command {
-	return &cobra.Command{Use: "copy [<remote>:]<instance> [<new name>]", Aliases: []string{"cp"}, Short: "Copy an instance that is stopped", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
-		RunE: func(c *cobra.Command, args []string) error {
-			from, to, err := a.both(args)
-			if err != nil {
-				return err
-			}
-			post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name}}
-			return a.suggest(c.Context(), from, a.create(c.Context(), to, post))
-		}}
 }
 
 // both reads the words for an instance and what it is to become, which is on the

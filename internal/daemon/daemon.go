@@ -85,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 		}
 	})
 	d.wg.Go(d.housekeeping)
+	d.wg.Go(d.everyMinute)
 	return d, nil
 }
 

@@ -26,7 +26,8 @@ type Source struct {
 	Alias       string            // of an image …
 	Fingerprint string            // … or the beginning of its fingerprint …
 	Properties  map[string]string // … or properties: the newest image that has them all
-	Instance    string            // to copy
+	Instance    string            // to copy, or a snapshot of one: "c1/snap0"
+	Only        bool              // copy the instance without its snapshots
 	Remote      kiln.Remote       // where the image is; without Server: here
 	Secret      string            // of a private image there
 	Project     string            // there
@@ -77,10 +78,10 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 // create makes the volume, then the instance, and starts it if asked to.
 func (d *Daemon) create(ctx context.Context, spec CreateSpec, n instance.New, make func(context.Context) error) error {
 	if err := make(ctx); err != nil {
-		return err
+		return errors.Join(err, d.instances.Discard(context.WithoutCancel(ctx), n))
 	}
 	if _, err := d.instances.Create(ctx, n); err != nil {
-		return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
+		return errors.Join(err, d.instances.Discard(context.WithoutCancel(ctx), n))
 	}
 	if spec.Start {
 		return d.instances.Start(ctx, n.Name)
@@ -145,7 +146,7 @@ func (d *Daemon) planCreate(ctx context.Context, spec CreateSpec, n *instance.Ne
 			return err
 		}, nil
 	case "copy":
-		return d.planCopy(ctx, spec.Source.Instance, n)
+		return d.planCopy(ctx, spec.Source, n)
 	case "":
 		return nil, kiln.Errorf(kiln.Invalid, "the source of the instance is missing; its type is one of image, copy, none")
 	}
@@ -178,32 +179,6 @@ func (d *Daemon) planImage(img kiln.Image, n *instance.New) (func(context.Contex
 		})
 		return err
 	}, nil
-}
-
-func (d *Daemon) planCopy(ctx context.Context, from string, n *instance.New) (func(context.Context) error, error) {
-	if strings.Contains(from, "/") {
-		return nil, kiln.Errorf(kiln.Unsupported, "copying the snapshot %q is not supported by this version of kiln", from)
-	}
-	src, err := d.instances.Get(ctx, from)
-	if err != nil {
-		return nil, err
-	}
-	n.Architecture, n.Base, n.Trigger = src.Architecture, src.Base, "copy"
-	if n.Profiles == nil {
-		n.Profiles = src.Profiles
-	}
-	if n.Options == nil {
-		n.Options = map[string]string{}
-	}
-	for k, v := range src.Options {
-		if _, ok := n.Options[k]; !ok && !strings.HasPrefix(k, "volatile.") {
-			n.Options[k] = v
-		}
-	}
-	if n.Devices == nil {
-		n.Devices = src.Devices
-	}
-	return func(ctx context.Context) error { return d.instances.CopyVolume(ctx, from, n.UUID) }, nil
 }
 
 // findImage finds the image to make an instance from. An alias wins over a

@@ -27,7 +27,11 @@ func (d *Daemon) ImageGeneration() uint64 { return d.generation.Load() }
 
 // instanceChanged hears of every change of an instance.
 func (d *Daemon) instanceChanged(c instance.Change) {
-	d.tell("instance-"+c.Action, instanceURL(c.Name), nil)
+	url := instanceURL(c.Name)
+	if c.Snapshot != "" {
+		url = snapshotURL(c.Name, c.Snapshot)
+	}
+	d.tell("instance-"+c.Action, url, nil)
 }
 
 // dropTree removes what the pool made of an image, unless it is needed.

@@ -105,12 +105,12 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 		return full(err)
 	}
 	defer tx.Rollback()
-	if err := f(&Tx{tx}); err != nil {
-		return full(err)
+	err = f(&Tx{tx})
+	if err == nil {
+		err = tx.Commit()
 	}
-	err = tx.Commit()
-	if errors.Is(err, sql.ErrTxDone) { // the end of ctx was faster
-		err = context.Cause(ctx)
+	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+		err = ctx.Err() // which has rolled it back
 	}
 	return full(err)
 }

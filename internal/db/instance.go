@@ -70,11 +70,21 @@ func getInstance(ctx context.Context, q queryer, name string) (Instance, error) 
 	return i, found(err, "Instance", name)
 }
 
-// CreateInstance adds a row. The error is Conflict when the name is taken.
-func (d *DB) CreateInstance(ctx context.Context, i Instance) error {
+// CreateInstance adds a row, with those of its snapshots. The error is Conflict
+// when the name is taken.
+func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		_, err := tx.tx.ExecContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
-		return conflict(err, "Instance", i.Name)
+		if err != nil {
+			return conflict(err, "Instance", i.Name)
+		}
+		for _, s := range snapshots {
+			s.Instance = i.Name
+			if err := createSnapshot(ctx, tx, s); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

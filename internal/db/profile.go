@@ -51,7 +51,8 @@ func (d *DB) UpdateProfile(ctx context.Context, p Profile) error {
 	})
 }
 
-// RenameProfile changes a name, in the instances and images that use it as well.
+// RenameProfile changes a name, in the instances, snapshots and images that use it
+// as well.
 // Errors: NotFound, Conflict.
 func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
@@ -66,7 +67,8 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	})
 }
 
-// DeleteProfile removes a row, and the name from images. The error is NotFound.
+// DeleteProfile removes a row, and the name from images and snapshots. The error is
+// NotFound.
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM profiles WHERE name = ?`, name)
@@ -81,6 +83,7 @@ func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 func replaceProfile(ctx context.Context, tx *Tx, from, to string) error {
 	for _, table := range []struct{ read, write string }{
 		{`SELECT name, profiles FROM instances`, `UPDATE instances SET profiles = ? WHERE name = ?`},
+		{`SELECT files, profiles FROM instance_snapshots`, `UPDATE instance_snapshots SET profiles = ? WHERE files = ?`},
 		{`SELECT fingerprint, profiles FROM images`, `UPDATE images SET profiles = ? WHERE fingerprint = ?`},
 	} {
 		lists := map[string][]string{}

@@ -83,6 +83,10 @@ const baseKey = "volatile.base_image"
 // templateKey holds the trigger of the templates that the next start applies.
 const templateKey = "volatile.apply_template"
 
+// restoreKey names the snapshot that an instance's files are being made from, so
+// that what a crash interrupts can be finished.
+const restoreKey = "volatile.restore"
+
 // powerKey remembers over a shutdown of the host that an instance was running.
 const powerKey = "volatile.last_state.power"
 

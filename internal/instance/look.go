@@ -85,7 +85,7 @@ func (s *Set) CheckExec(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if l.box.Frozen() {
+	if l.paused() {
 		return kiln.Errorf(kiln.Conflict, "The instance %q is paused; let it go on with: kiln resume %s", name, name)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
@@ -36,6 +37,10 @@ func options() map[string]option {
 		"raw.lxc":                    any,
 		"security.nesting":           boolean,
 		"security.privileged":        boolean,
+		"snapshots.expiry":           {func(v string) error { _, err := kiln.ParseExpiry(v, time.Time{}); return err }},
+		"snapshots.pattern":          {checkPattern},
+		"snapshots.schedule":         {checkSchedule},
+		"snapshots.schedule.stopped": boolean,
 	}
 }
 

@@ -41,6 +41,9 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
 	}
+	if err := s.snapshotAtStart(ctx, i); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "snapshot of instance %q at its start: %w", name, err)
+	}
 	if err := s.applyTemplates(ctx, i, vol); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
 	}
@@ -58,7 +61,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
 	}
 	s.follow(name, i.Options[uuidKey], b)
-	s.notify(Change{name, "started"})
+	s.notify(Change{Name: name, Action: "started"})
 	return nil
 }
 
@@ -183,7 +186,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 			return // the daemon ends; the instance goes on
 		}
 		if e.Kind == box.Rebooted {
-			s.notify(Change{name, "restarted"})
+			s.notify(Change{Name: name, Action: "restarted"})
 			continue
 		}
 		// Written down before anybody can see it as stopped. A failure is
@@ -204,7 +207,7 @@ func (s *Set) ended(ctx context.Context, name, action string) error {
 	if err := s.edit(ctx, name, func(r *db.Instance) { r.Running = false }); err != nil {
 		return err
 	}
-	s.notify(Change{name, action})
+	s.notify(Change{Name: name, Action: action})
 	r, err := s.db.Instance(ctx, name)
 	if err != nil || !r.Ephemeral || r.Config[powerKey] != "" {
 		return err
@@ -296,15 +299,15 @@ func (s *Set) Restart(ctx context.Context, name string, timeout time.Duration, f
 
 // Freeze pauses every process of an instance. Errors: NotFound, Conflict.
 func (s *Set) Freeze(ctx context.Context, name string) error {
-	return s.pause(ctx, name, true)
+	return s.setPaused(ctx, name, true)
 }
 
 // Thaw lets a paused instance go on. Errors: NotFound, Conflict.
 func (s *Set) Thaw(ctx context.Context, name string) error {
-	return s.pause(ctx, name, false)
+	return s.setPaused(ctx, name, false)
 }
 
-func (s *Set) pause(ctx context.Context, name string, freeze bool) error {
+func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
 		return err
@@ -323,12 +326,12 @@ func (s *Set) pause(ctx context.Context, name string, freeze bool) error {
 		if err := l.box.Freeze(ctx); err != nil {
 			return err
 		}
-		s.notify(Change{name, "paused"})
+		s.notify(Change{Name: name, Action: "paused"})
 	default:
 		if err := l.box.Thaw(ctx); err != nil {
 			return err
 		}
-		s.notify(Change{name, "resumed"})
+		s.notify(Change{Name: name, Action: "resumed"})
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -17,8 +18,9 @@ import (
 // A Change is something that happened to an instance, also without anybody
 // having asked: "started", "stopped", "restarted", "deleted", …
 type Change struct {
-	Name   string
-	Action string
+	Name     string
+	Action   string
+	Snapshot string // it happened to this one, "snapshot-created", "snapshot-deleted", …
 }
 
 // A Set holds the instances of one daemon.
@@ -42,8 +44,12 @@ type Set struct {
 // live is an instance that runs.
 type live struct {
 	box  *box.Box
+	held atomic.Bool   // frozen for a snapshot, not by a user
 	gone chan struct{} // closed when its end is written down
 }
+
+// paused reports whether a user has paused the instance.
+func (l *live) paused() bool { return l.box.Frozen() && !l.held.Load() }
 
 // Open finds the instances, adopts the ones that run, and writes down what
 // stopped while nobody looked. notify hears of every change; it must not block.
@@ -66,6 +72,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 			return nil, errors.Join(err, s.Close())
 		}
 	}
+	s.finishRestores(ctx, rows)
 	return s, s.sweep(ctx, rows)
 }
 
@@ -74,6 +81,9 @@ func (s *Set) adopt(ctx context.Context, r db.Instance) error {
 	b, err := box.Open(s.boxDir(r))
 	switch {
 	case err == nil:
+		if err := s.letGo(ctx, r, b); err != nil {
+			return errors.Join(err, b.Close())
+		}
 		s.follow(r.Name, r.Config[uuidKey], b)
 		if !r.Running {
 			return s.edit(ctx, r.Name, func(r *db.Instance) { r.Running = true })
@@ -106,7 +116,7 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 		}
 	}
 	boxes, err := os.ReadDir(s.dir)
-	errs = append(errs, err)
+	errs = append(errs, err, s.sweepSnapshots(ctx))
 	for _, e := range boxes {
 		if !keep[e.Name()] {
 			errs = append(errs, os.RemoveAll(filepath.Join(s.dir, e.Name())))
@@ -195,7 +205,7 @@ func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, er
 	i.ExpandedConfig, i.ExpandedDevices = expand(i.Config, used)
 	if l := s.running(r); l != nil {
 		i.Status = Running
-		if l.box.Frozen() {
+		if l.paused() {
 			i.Status = Frozen
 		}
 	}
@@ -229,6 +239,8 @@ type New struct {
 	Base         kiln.Fingerprint // zero: made from nothing
 	Trigger      string           // of the templates to apply at the first start
 	Config
+
+	snapshots []db.Snapshot // whose files are there already
 }
 
 // Check says whether an instance with this name and configuration can be made,
@@ -289,31 +301,15 @@ func (s *Set) Create(ctx context.Context, n New) (Instance, error) {
 		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
 		Ephemeral: n.Ephemeral, CreatedAt: time.Now().UTC(), Config: options, Devices: n.Devices,
 		Profiles: n.Profiles, Base: n.Base,
-	})
+	}, n.snapshots...)
 	if errors.Is(err, kiln.Conflict) {
 		return Instance{}, conflict(n.Name)
 	}
 	if err != nil {
 		return Instance{}, err
 	}
-	s.notify(Change{n.Name, "created"})
+	s.notify(Change{Name: n.Name, Action: "created"})
 	return s.Get(ctx, n.Name)
-}
-
-// CopyVolume copies the files of a stopped instance to a new volume.
-// Errors: NotFound, Conflict.
-func (s *Set) CopyVolume(ctx context.Context, name, volume string) error {
-	unlock, err := s.names.lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	r, err := s.stopped(ctx, name, "copied")
-	if err != nil {
-		return err
-	}
-	_, err = s.pool.Copy(ctx, r.Config[uuidKey], volume)
-	return err
 }
 
 // Update replaces what a user may change. Keys that kiln keeps for itself stay
@@ -344,7 +340,7 @@ func (s *Set) Update(ctx context.Context, name string, c Config) error {
 		return nil
 	})
 	if err == nil {
-		s.notify(Change{name, "updated"})
+		s.notify(Change{Name: name, Action: "updated"})
 	}
 	return err
 }
@@ -370,7 +366,7 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 		}
 		return err
 	}
-	s.notify(Change{to, "renamed"})
+	s.notify(Change{Name: to, Action: "renamed"})
 	return s.edit(ctx, to, func(r *db.Instance) {
 		if r.Config[templateKey] == "" {
 			r.Config[templateKey] = "rename"
@@ -390,7 +386,7 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 	return r, nil
 }
 
-// Delete removes a stopped instance and its files. Errors: NotFound, Conflict.
+// Delete removes a stopped instance, its files and its snapshots. Errors: NotFound, Conflict.
 func (s *Set) Delete(ctx context.Context, name string) error {
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
@@ -407,9 +403,13 @@ func (s *Set) Delete(ctx context.Context, name string) error {
 // remove deletes the row first: files without a row are garbage, a row without
 // files would be a lie.
 func (s *Set) remove(ctx context.Context, r db.Instance) error {
+	snapshots, err := s.db.Snapshots(ctx, r.Name)
+	if err != nil {
+		return err
+	}
 	if err := s.db.DeleteInstance(ctx, r.Name); err != nil {
 		return err
 	}
-	s.notify(Change{r.Name, "deleted"})
-	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), os.RemoveAll(s.boxDir(r)))
+	s.notify(Change{Name: r.Name, Action: "deleted"})
+	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), s.pool.DeleteSnapshots(ctx, files(snapshots)...), os.RemoveAll(s.boxDir(r)))
 }

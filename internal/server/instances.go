@@ -44,6 +44,12 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	var snapshots map[string][]instance.Snapshot
+	if recursion(r) > 1 {
+		if snapshots, err = s.d.AllSnapshots(r.Context()); err != nil {
+			return nil, err
+		}
+	}
 	urls, objects, full := []string{}, []api.Instance{}, []api.InstanceFull{}
 	for _, i := range all {
 		o := wireInstance(i)
@@ -56,7 +62,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 		case 1:
 			objects = append(objects, o)
 		default:
-			one, err := s.fullInstance(r, o)
+			one, err := s.fullInstance(r, o, snapshots[i.Name])
 			if kiln.KindOf(err) == kiln.NotFound {
 				continue // deleted meanwhile
 			}
@@ -75,10 +81,10 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 	return full, nil
 }
 
-func (s *Server) fullInstance(r *http.Request, o api.Instance) (api.InstanceFull, error) {
+func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot) (api.InstanceFull, error) {
 	state, err := s.d.InstanceState(r.Context(), o.Name)
 	st := wireState(state)
-	return api.InstanceFull{Instance: o, State: &st, Snapshots: []any{}, Backups: []any{}}, err
+	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots), Backups: []any{}}, err
 }
 
 func wireState(st instance.State) api.InstanceState {
@@ -101,7 +107,11 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 	}
 	o := wireInstance(i)
 	if recursion(r) > 0 {
-		full, err := s.fullInstance(r, o)
+		snapshots, err := s.d.Snapshots(r.Context(), i.Name)
+		if err != nil {
+			return nil, err
+		}
+		full, err := s.fullInstance(r, o, snapshots)
 		return tagged{full, instancePut(i)}, err
 	}
 	return tagged{o, instancePut(i)}, nil
@@ -118,7 +128,7 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start, Config: config(post.InstancePut),
-		Source: daemon.Source{Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source,
+		Source: daemon.Source{Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source, Only: src.InstanceOnly,
 			Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project, Offline: src.Offline},
 	})
 }
@@ -129,7 +139,7 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	if put.Restore != "" {
-		return nil, kiln.Errorf(kiln.Unsupported, "restoring snapshots is not supported by this version of kiln")
+		return s.d.RestoreSnapshot(r.Context(), r.PathValue("name"), put.Restore)
 	}
 	if err := s.changeInstance(r, func(api.InstancePut) api.InstancePut { return put }); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/flosch/pongo2/v6"
 
@@ -22,10 +23,14 @@ type job struct {
 	Trigger    string
 	Path       string // of the file it makes, as metadata.yaml has it
 	Properties map[string]string
+	Created    time.Time // of a name: all that it is told
 }
 
 // variables is the context that the template sees.
 func (j job) variables() pongo2.Context {
+	if !j.Created.IsZero() {
+		return pongo2.Context{"creation_date": j.Created}
+	}
 	i := j.Instance
 	instance := map[string]string{
 		"name": i.Name, "type": i.Type, "architecture": i.Architecture,

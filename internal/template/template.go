@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -105,4 +106,18 @@ func read(meta *os.Root, name string) ([]byte, error) {
 		return nil, kiln.Errorf(kiln.Invalid, "Failed to read template file: %q is no plain file of at most %d bytes", file, MaxSource)
 	}
 	return meta.ReadFile(file)
+}
+
+// Name renders the pattern of a name, which is told creation_date and nothing else.
+// Errors: as of Render.
+func Name(ctx context.Context, pattern string, created time.Time) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, maxTime, errTooLong)
+	defer cancel()
+	p, err := start(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer p.Close()
+	text, err := p.render(ctx, job{Source: []byte(pattern), Created: created})
+	return string(text), err
 }

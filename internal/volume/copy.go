@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -24,54 +26,19 @@ func copyTree(ctx context.Context, from, to string) error {
 }
 
 func copyInto(ctx context.Context, from, to string) error {
-	links := map[uint64]string{}
-	var dirs []string
-	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err := errors.Join(err, ctx.Err()); err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return err
-		}
-		if e.IsDir() {
-			dirs = append(dirs, rel)
-		}
-		if err := copyOne(path, filepath.Join(to, rel), fi, links); err != nil {
-			return fmt.Errorf("copy %s: %w", path, err)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for i := len(dirs) - 1; i >= 0; i-- { // their times, now that nothing is added
-		if err := copyTimes(filepath.Join(from, dirs[i]), filepath.Join(to, dirs[i])); err != nil {
-			return err
-		}
-	}
-	return nil
+	m := mirror{from: from, to: to}
+	return m.last(ctx)
 }
 
-func copyOne(from, to string, fi fs.FileInfo, links map[uint64]string) error {
-	st := fi.Sys().(*syscall.Stat_t)
-	if first, ok := links[st.Ino]; ok && !fi.IsDir() {
+// copyFile makes a copy of what is no directory. links knows the copies of files
+// that have several names.
+func copyFile(from, to string, st *unix.Stat_t, links map[uint64]string) error {
+	if first, ok := links[st.Ino]; ok {
 		return os.Link(first, to)
 	}
-	if st.Nlink > 1 && !fi.IsDir() {
-		links[st.Ino] = to
-	}
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		if err := os.Mkdir(to, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
 	case unix.S_IFREG:
-		if err := copyContent(from, to); err != nil {
+		if err := copyContent(from, to, st.Ino); err != nil {
 			return err
 		}
 	case unix.S_IFLNK:
@@ -87,28 +54,30 @@ func copyOne(from, to string, fi fs.FileInfo, links map[uint64]string) error {
 			return err
 		}
 	}
-	if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+	if err := copyAttributes(from, to, st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
-			return err
-		}
+	if st.Nlink > 1 {
+		links[st.Ino] = to
 	}
-	if err := copyXattrs(from, to); err != nil {
-		return err
-	}
-	return copyTimes(from, to)
+	return setTimes(to, st)
 }
 
 // copyContent shares the blocks where the file system can, and else copies what
-// isn't a hole.
-func copyContent(from, to string) error {
-	src, err := os.Open(from)
+// isn't a hole. The error is ESTALE when the file has become another one.
+func copyContent(from, to string, ino uint64) error {
+	src, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	fi, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if fi.Sys().(*syscall.Stat_t).Ino != ino {
+		return unix.ESTALE
+	}
 	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -116,10 +85,6 @@ func copyContent(from, to string) error {
 	defer dst.Close()
 	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return nil
-	}
-	fi, err := src.Stat()
-	if err != nil {
-		return err
 	}
 	for at := int64(0); at < fi.Size(); {
 		start, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
@@ -141,37 +106,93 @@ func copyContent(from, to string) error {
 	return dst.Truncate(fi.Size())
 }
 
-func copyXattrs(from, to string) error {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Llistxattr(from, buf)
-	if err == unix.ENOTSUP {
-		return nil
+// copyAttributes gives a file the owner, mode and extended attributes of another,
+// whose state st is.
+func copyAttributes(from, to string, st *unix.Stat_t) error {
+	if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
 	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+			return err
+		}
+	}
+	list, err := readXattrs(from)
 	if err != nil {
 		return err
 	}
+	return writeXattrs(to, list)
+}
+
+// copyRoot gives the root directory of a layer what that of another has, but for
+// what overlayfs keeps there for itself.
+func copyRoot(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return err
+	}
+	if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+		return err
+	}
+	list, err := readXattrs(from)
+	if err != nil {
+		return err
+	}
+	if err := writeXattrs(to, slices.DeleteFunc(list, xattr.ofOverlay)); err != nil {
+		return err
+	}
+	return setTimes(to, &st)
+}
+
+// xattr is an extended attribute.
+type xattr struct{ name, value string }
+
+// overlayXattr begins the names of what overlayfs keeps in layers for itself.
+const overlayXattr = "trusted.overlay."
+
+func (x xattr) ofOverlay() bool { return strings.HasPrefix(x.name, overlayXattr) }
+
+// readXattrs gives the extended attributes of a file, by name, without those that
+// the host's security gives every file anyway.
+func readXattrs(path string) ([]xattr, error) {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Llistxattr(path, buf)
+	if err == unix.ENOTSUP || n == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []xattr
 	value := make([]byte, 64<<10)
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
 		if name == "" || strings.HasPrefix(name, "security.selinux") {
 			continue
 		}
-		m, err := unix.Lgetxattr(from, name, value)
+		m, err := unix.Lgetxattr(path, name, value)
 		if err != nil {
-			return fmt.Errorf("extended attribute %s: %w", name, err)
+			return nil, fmt.Errorf("extended attribute %s: %w", name, err)
 		}
-		if err := unix.Lsetxattr(to, name, value[:m], 0); err != nil {
-			return fmt.Errorf("extended attribute %s: %w", name, err)
+		list = append(list, xattr{name, string(value[:m])})
+	}
+	slices.SortFunc(list, func(a, b xattr) int { return cmp.Compare(a.name, b.name) })
+	return list, nil
+}
+
+func writeXattrs(path string, list []xattr) error {
+	for _, x := range list {
+		if err := unix.Lsetxattr(path, x.name, []byte(x.value), 0); err != nil {
+			return fmt.Errorf("extended attribute %s: %w", x.name, err)
 		}
 	}
 	return nil
 }
 
-func copyTimes(from, to string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return err
-	}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+func setTimes(path string, st *unix.Stat_t) error {
+	return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // usage sums up what is allocated below a directory, in bytes.

@@ -293,7 +293,7 @@ type ImageInfo struct {
 	Fingerprint kiln.Fingerprint
 	Kind        string   // "erofs", "squashfs" or "dir"
 	Bytes       int64    // on disk
-	Users       []string // names of volumes
+	Users       []string // names of volumes and snapshots
 }
 
 // Images gives the trees of images that the pool has.
@@ -325,35 +325,22 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 	return list, nil
 }
 
-// users gives the volumes of every image.
+// users gives the volumes and snapshots of every image.
 func (p *Pool) users() (map[kiln.Fingerprint][]string, error) {
-	names, err := p.List()
-	if err != nil {
-		return nil, err
-	}
 	m := map[kiln.Fingerprint][]string{}
-	for _, n := range names {
-		v, err := p.Get(n)
-		if errors.Is(err, kiln.NotFound) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		m[v.base] = append(m[v.base], n)
-	}
-	return m, nil
+	err := p.records(func(name string, r record) { m[r.Base] = append(m[r.Base], name) })
+	return m, err
 }
 
 // RemoveImage removes the tree of an image. Errors: NotFound, Conflict when a
-// volume needs it.
+// volume or a snapshot needs it.
 func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 	users, err := p.users()
 	if err != nil {
 		return err
 	}
 	if len(users[fp]) > 0 {
-		return kiln.Errorf(kiln.Conflict, "the tree of image %s is used by %d volumes", fp.Short(), len(users[fp]))
+		return kiln.Errorf(kiln.Conflict, "the tree of image %s is used by %d volumes and snapshots", fp.Short(), len(users[fp]))
 	}
 	if _, err := p.imageRecord(fp); err != nil {
 		return err

@@ -284,9 +284,15 @@ func (n *namespace) scratch() string {
 	return "layer/" + strconv.Itoa(n.next)
 }
 
-// overlay mounts layers over one another and gives the result, unattached. lower
-// is a path seen from the namespace's directory, "" for none.
-func (n *namespace) overlay(ctx context.Context, lower, data string, ids []IDMap, index bool) (*os.File, error) {
+// A stack says what an overlay is made of.
+type stack struct {
+	lowers []string // read-only layers, top first: paths seen from the namespace's directory
+	upper  string   // directory with upper/ and work/; "": the overlay is only read
+	index  bool     // overlayfs can index the lowest layer
+}
+
+// overlay mounts layers over one another and gives the result, unattached.
+func (n *namespace) overlay(ctx context.Context, s stack, ids []IDMap) (*os.File, error) {
 	var lowerNS, upperNS *os.File
 	if len(ids) > 0 {
 		var err error
@@ -297,38 +303,47 @@ func (n *namespace) overlay(ctx context.Context, lower, data string, ids []IDMap
 			return nil, err
 		}
 	}
+	if len(s.lowers) == 0 || s.upper == "" && len(s.lowers) == 1 {
+		s.lowers = append(s.lowers[:len(s.lowers):len(s.lowers)], noLayer) // overlayfs wants two layers
+	}
 	dir := n.scratch()
 	var out *os.File
 	err := n.run(func() error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		defer func() {
-			// The overlay has clones of its own.
-			for _, sub := range []string{"l", "d"} {
-				_ = unix.Unmount(filepath.Join(dir, sub), unix.MNT_DETACH)
-				_ = os.Remove(filepath.Join(dir, sub))
+		defer dropLayers(dir) // the overlay has clones of its own
+		options := map[string]string{"redirect_dir": "on", "metacopy": "on", "index": "off"}
+		var names []string
+		for i, from := range s.lowers {
+			name, userns := strconv.Itoa(i), lowerNS
+			if from == noLayer {
+				userns = nil // nobody sees who it belongs to
 			}
-			_ = os.Remove(dir)
-		}()
-		if lower == "" {
-			lower, lowerNS = noLayer, nil // nobody sees who it belongs to
+			if err := layer(from, filepath.Join(dir, name), userns); err != nil {
+				return err
+			}
+			names = append(names, name)
 		}
-		if err := layer(lower, filepath.Join(dir, "l"), lowerNS); err != nil {
-			return err
+		// Short and plain names: no path of the host is in the options, and as
+		// many as maxLayers fit into what the kernel takes.
+		options["lowerdir"] = strings.Join(names, ":")
+		attr := unix.MOUNT_ATTR_NODEV
+		if s.upper == "" {
+			attr |= unix.MOUNT_ATTR_RDONLY
+		} else {
+			if err := layer(s.upper, filepath.Join(dir, "d"), upperNS); err != nil {
+				return err
+			}
+			options["upperdir"], options["workdir"] = "d/upper", "d/work"
+			if s.index {
+				options["index"] = "on"
+			}
 		}
-		if err := layer(data, filepath.Join(dir, "d"), upperNS); err != nil {
-			return err
-		}
-		// Short and plain names: no path of the host is in the options.
 		if err := unix.Chdir(dir); err != nil {
 			return err
 		}
-		options := map[string]string{"lowerdir": "l", "upperdir": "d/upper", "workdir": "d/work", "redirect_dir": "on", "metacopy": "on", "index": "on"}
-		if !index {
-			options["index"] = "off"
-		}
-		fd, err := fsMount("overlay", options, unix.MOUNT_ATTR_NODEV, false)
+		fd, err := fsMount("overlay", options, attr, false)
 		if err != nil {
 			return fmt.Errorf("mount the overlay: %w", err)
 		}
@@ -336,4 +351,14 @@ func (n *namespace) overlay(ctx context.Context, lower, data string, ids []IDMap
 		return unix.Chdir(n.dir)
 	})
 	return out, err
+}
+
+// dropLayers unmounts the layers that are attached in a directory and removes it.
+func dropLayers(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		_ = unix.Unmount(filepath.Join(dir, e.Name()), unix.MNT_DETACH)
+		_ = os.Remove(filepath.Join(dir, e.Name()))
+	}
+	_ = os.Remove(dir)
 }

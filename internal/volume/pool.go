@@ -37,6 +37,8 @@ type Content struct {
 //
 //	images/<fingerprint>/     image.json, meta/, and one of rootfs.erofs, rootfs.squashfs, rootfs/
 //	volumes/<name>/           volume.json, upper/, work/, and meta/ once it was edited
+//	snapshots/<name>/         snapshot.json, and meta/ if the volume had it
+//	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
 //	tmp/                      what isn't whole yet, or is being removed
 type Pool struct {
 	dir   string
@@ -46,9 +48,16 @@ type Pool struct {
 	closing  chan struct{}
 	wg       sync.WaitGroup
 	settling sync.Mutex
+	merging  sync.Mutex
+
+	// stacks is held for reading from the look at one record that names layers
+	// until the next that does is written, so that a sweep sees all or none.
+	stacks sync.RWMutex
 
 	mu      sync.Mutex
 	filling map[kiln.Fingerprint]*fill
+	merged  map[string]mergedLayer // layers that are several in one, by id
+	sizes   map[string]int64       // bytes of layers that were counted
 }
 
 // fill is the making of one image's tree, which many may wait for.
@@ -63,7 +72,7 @@ func Open(dir string) (*Pool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"images", "volumes", "tmp", "mnt"} {
+	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "tmp", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -81,8 +90,11 @@ func Open(dir string) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
 	}
-	p := &Pool{dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}), filling: map[kiln.Fingerprint]*fill{}}
-	return p, p.dropUnsynced()
+	p := &Pool{
+		dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}),
+		filling: map[kiln.Fingerprint]*fill{}, merged: map[string]mergedLayer{}, sizes: map[string]int64{},
+	}
+	return p, errors.Join(p.dropUnsynced(), p.openLayers())
 }
 
 // hasErofs reports whether the kernel can mount EROFS, after trying to load it.
@@ -120,11 +132,6 @@ func checkName(name string) error {
 
 func (p *Pool) volumeDir(name string) string { return filepath.Join(p.dir, "volumes", name) }
 
-// record is volume.json.
-type record struct {
-	Base kiln.Fingerprint `json:"base"` // zero: no image
-}
-
 // A Volume is the file tree of one instance.
 type Volume struct {
 	pool *Pool
@@ -137,16 +144,9 @@ func (p *Pool) Get(name string) (*Volume, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(filepath.Join(p.volumeDir(name), "volume.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, kiln.Errorf(kiln.NotFound, "no volume %q", name)
-	}
+	r, err := p.volumeRecord(name)
 	if err != nil {
 		return nil, err
-	}
-	var r record
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, kiln.Errorf(kiln.Integrity, "volume %q: %w", name, err)
 	}
 	return &Volume{p, name, r.Base}, nil
 }
@@ -168,40 +168,50 @@ func (p *Pool) Clone(ctx context.Context, name string, fp kiln.Fingerprint, cont
 	if err := p.fill(ctx, fp, content); err != nil {
 		return nil, err
 	}
-	return p.create(name, fp)
+	return p.create(name, record{Base: fp}, "", "")
 }
 
 // Empty makes a volume with nothing in it. The error is Conflict.
 func (p *Pool) Empty(ctx context.Context, name string) (*Volume, error) {
-	return p.create(name, kiln.Fingerprint{})
+	return p.create(name, record{}, "", "")
 }
 
-func (p *Pool) create(name string, base kiln.Fingerprint) (*Volume, error) {
+// create makes a volume on a stack. Its root directory is like another one, and
+// its metadata are those in a directory, unless these are "".
+func (p *Pool) create(name string, r record, like, meta string) (*Volume, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	err := p.appear(p.volumeDir(name), func(dir string) error {
-		// Owned by the container's root, which is 0 in every layer.
-		if err := errors.Join(os.Mkdir(filepath.Join(dir, "upper"), 0o755), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
-			return err
-		}
-		return writeJSON(filepath.Join(dir, "volume.json"), record{base})
-	})
-	if err != nil {
+	if err := p.appear(p.volumeDir(name), func(dir string) error { return writeVolume(dir, r, like, meta) }); err != nil {
 		return nil, err
 	}
-	return &Volume{p, name, base}, nil
+	return &Volume{p, name, r.Base}, nil
+}
+
+// writeVolume fills the directory of a volume in which nothing was changed yet.
+func writeVolume(dir string, r record, like, meta string) error {
+	upper := filepath.Join(dir, "upper")
+	// Owned by the container's root, which is 0 in every layer.
+	if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
+		return err
+	}
+	if err := copyMeta(meta, dir); err != nil {
+		return err
+	}
+	if like != "" {
+		if err := copyRoot(like, upper); err != nil {
+			return err
+		}
+	}
+	return writeJSON(filepath.Join(dir, volumeFile), r)
 }
 
 // appear makes a directory that is there whole or not at all. The error is
 // Conflict when it is there.
 func (p *Pool) appear(dir string, fill func(temp string) error) error {
-	temp, err := os.MkdirTemp(filepath.Join(p.dir, "tmp"), "new-")
+	temp, err := p.prepare(fill)
 	if err != nil {
 		return err
-	}
-	if err := fill(temp); err != nil {
-		return errors.Join(err, removeTree(temp))
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
 	if err == unix.EEXIST {
@@ -211,6 +221,18 @@ func (p *Pool) appear(dir string, fill func(temp string) error) error {
 		return errors.Join(err, removeTree(temp))
 	}
 	return syncDir(filepath.Dir(dir))
+}
+
+// prepare fills a directory that has no place yet.
+func (p *Pool) prepare(fill func(temp string) error) (string, error) {
+	temp, err := os.MkdirTemp(filepath.Join(p.dir, "tmp"), "new-")
+	if err != nil {
+		return "", err
+	}
+	if err := fill(temp); err != nil {
+		return "", errors.Join(err, removeTree(temp))
+	}
+	return temp, nil
 }
 
 func writeJSON(path string, v any) error {
@@ -252,45 +274,16 @@ func (p *Pool) Rename(from, to string) error {
 	return err
 }
 
-// Copy makes a volume with the content of one that isn't in use. What it costs
-// grows with what the volume changed, not with its size; where the file system
-// can share blocks not even that is copied. Errors: NotFound, Conflict.
-func (p *Pool) Copy(ctx context.Context, from, to string) (*Volume, error) {
-	if err := checkName(to); err != nil {
-		return nil, err
-	}
-	v, err := p.Get(from)
-	if err != nil {
-		return nil, err
-	}
-	err = p.appear(p.volumeDir(to), func(dir string) error {
-		src := p.volumeDir(from)
-		if err := errors.Join(copyTree(ctx, filepath.Join(src, "upper"), filepath.Join(dir, "upper")), os.Mkdir(filepath.Join(dir, "work"), 0o700)); err != nil {
-			return err
-		}
-		if _, err := os.Stat(filepath.Join(src, "meta")); err == nil {
-			if err := copyTree(ctx, filepath.Join(src, "meta"), filepath.Join(dir, "meta")); err != nil {
-				return err
-			}
-		}
-		if err := syncFS(dir); err != nil {
-			return err
-		}
-		return writeJSON(filepath.Join(dir, "volume.json"), record{v.base})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &Volume{p, to, v.base}, nil
-}
-
 // Delete removes a volume. It is gone for everybody when Delete returns; a large
 // tree is taken apart after that. One that isn't there is no error.
 func (p *Pool) Delete(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	return p.discard(p.volumeDir(name))
+	if err := p.discard(p.volumeDir(name)); err != nil {
+		return err
+	}
+	return p.sweepLayers()
 }
 
 // discard moves a directory out of sight and removes it beside the caller.

@@ -20,26 +20,48 @@ func (v *Volume) dir() string { return v.pool.volumeDir(v.name) }
 // the host's; without ids they are as in the tree. A volume is mounted once at a
 // time. The error is Integrity when its image's tree is lost.
 func (v *Volume) Mount(ctx context.Context, ids []IDMap) (*os.File, error) {
-	if v.base.IsZero() {
-		return v.pool.ns.overlay(ctx, "", v.dir(), ids, true)
-	}
-	r, err := v.pool.imageRecord(v.base)
-	if errors.Is(err, kiln.NotFound) {
-		return nil, kiln.Errorf(kiln.Integrity, "the tree of image %s, which the volume stands on, is lost: %s", v.base.Short(), v.pool.imageDir(v.base))
-	}
+	// Read now: a snapshot puts more layers below a volume.
+	r, err := v.pool.volumeRecord(v.name)
 	if err != nil {
 		return nil, err
 	}
-	image := v.pool.imageDir(v.base)
-	lower := filepath.Join(image, "rootfs")
-	if r.Kind != kindDir {
-		if err := v.pool.ns.base(v.base.String(), r.Kind, lower+"."+r.Kind); err != nil {
-			return nil, err
+	return v.pool.mount(ctx, r, v.dir(), ids)
+}
+
+// mount gives the tree of a stack; with a directory for changes, "" for none.
+func (p *Pool) mount(ctx context.Context, r record, upper string, ids []IDMap) (*os.File, error) {
+	lowers, index, err := p.lowers(r)
+	if err != nil {
+		return nil, err
+	}
+	return p.ns.overlay(ctx, stack{lowers, upper, index}, ids)
+}
+
+// lowers gives the read-only layers of a stack, top first, and whether overlayfs
+// can index them.
+func (p *Pool) lowers(r record) (list []string, index bool, err error) {
+	for _, id := range r.Layers {
+		list = append(list, p.layerTree(id))
+	}
+	if r.Base.IsZero() {
+		return list, true, nil
+	}
+	image, err := p.imageRecord(r.Base)
+	if errors.Is(err, kiln.NotFound) {
+		return nil, false, kiln.Errorf(kiln.Integrity, "the tree of image %s, which the volume stands on, is lost: %s", r.Base.Short(), p.imageDir(r.Base))
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	lower := filepath.Join(p.imageDir(r.Base), "rootfs")
+	if image.Kind != kindDir {
+		if err := p.ns.base(r.Base.String(), image.Kind, lower+"."+image.Kind); err != nil {
+			return nil, false, err
 		}
-		lower = filepath.Join("base", v.base.String(), r.Subdir)
+		lower = filepath.Join("base", r.Base.String(), image.Subdir)
 	}
 	// overlayfs can't index a lower layer that is a squashfs.
-	return v.pool.ns.overlay(ctx, lower, v.dir(), ids, r.Kind != kindSquashfs)
+	return append(list, lower), image.Kind != kindSquashfs, nil
 }
 
 // Meta opens the volume's metadata.yaml and templates/ for reading: its own if it
@@ -76,5 +98,17 @@ func (v *Volume) EditMeta(ctx context.Context) (*os.Root, error) {
 	return os.OpenRoot(own)
 }
 
-// Usage is how many bytes the volume takes by itself.
-func (v *Volume) Usage() (int64, error) { return usage(filepath.Join(v.dir(), "upper")) }
+// Usage is how many bytes the volume takes besides its image's. Of what it shares
+// with its snapshots and copies every one counts all.
+func (v *Volume) Usage() (int64, error) {
+	r, err := v.pool.volumeRecord(v.name)
+	if err != nil {
+		return 0, err
+	}
+	total, err := usage(filepath.Join(v.dir(), "upper"))
+	for _, id := range r.Layers {
+		n, uerr := v.pool.layerUsage(id)
+		total, err = total+n, errors.Join(err, uerr)
+	}
+	return total, err
+}

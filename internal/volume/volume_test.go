@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -134,5 +135,50 @@ func BenchmarkMount(b *testing.B) {
 	for b.Loop() {
 		_, end := volumetest.Mount(b, v, true)
 		end()
+	}
+}
+
+// BenchmarkSnapshot takes snapshots of a volume at rest in which little changed.
+func BenchmarkSnapshot(b *testing.B) {
+	p, err := volume.Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.Close()
+	v, err := p.Clone(b.Context(), "a", volumetest.Image, volumetest.Content(new(atomic.Int32)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		root, end := volumetest.Mount(b, v, false)
+		if err := os.WriteFile(root+"/file", []byte("x"), 0o644); err != nil {
+			b.Fatal(err)
+		}
+		end()
+		b.StartTimer()
+		if _, err := p.Snapshot(b.Context(), "a", strconv.Itoa(i), nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRestore goes back to one snapshot again and again.
+func BenchmarkRestore(b *testing.B) {
+	p, err := volume.Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.Clone(b.Context(), "a", volumetest.Image, volumetest.Content(new(atomic.Int32))); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := p.Snapshot(b.Context(), "a", "s", nil); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := p.Restore(b.Context(), "a", "s"); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -106,6 +106,7 @@ func Run(t *testing.T, dir func(*testing.T) string) {
 		}
 		return v
 	}
+	t.Run("snapshots", func(t *testing.T) { snapshots(t, func(t *testing.T) *volume.Pool { return open(t, dir(t)) }, clone) })
 	t.Run("ids are mapped and kept as they are inside", func(t *testing.T) {
 		p := open(t, dir(t))
 		v := clone(t, p, "a")
@@ -220,7 +221,7 @@ func Run(t *testing.T, dir func(*testing.T) string) {
 			t.Fatal(err)
 		}
 		end()
-		c, err := p.Copy(t.Context(), "a", "b")
+		c, err := p.Copy(t.Context(), "a", "b", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,315 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+// A copying is one image on its way from one server to another.
+type copying struct {
+	app      *app
+	remote   string // where it is …
+	typed    string // … and by which name
+	src      kiln.Source
+	img      kiln.Image
+	isAlias  bool
+	to       place
+	put      api.ImagePut
+	aliases  []api.ImageAlias
+	reuse    bool
+	profiles []string
+}
+
+// The ways of an image, as --mode has them.
+const (
+	pull  = "pull"  // the target fetches it
+	push  = "push"  // the source sends it
+	relay = "relay" // the client carries it
+	auto  = "auto"  // the first of these that works
+)
+
+func (a *app) imageCopyCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"}, Short: "Copy an image to another server", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
+		Long: "Copy an image to another server. With --mode pull the target fetches it, with push the source sends it, with relay it goes through this client; auto tries them in this order.",
+	}
+	f := c.Flags()
+	aliases := f.StringArray("alias", nil, "name for the copy (repeatable); taken away from another image that has it")
+	copyAliases := f.Bool("copy-aliases", false, "also the names that the image has")
+	autoUpdate := f.Bool("auto-update", false, "keep the copy up to date with where it came from")
+	public := f.Bool("public", false, "visible to everybody who can reach the target")
+	mode := f.String("mode", auto, "pull, push, relay or auto")
+	project := f.String("target-project", "", "project on the target")
+	reuse := f.Bool("reuse", false, "delete images that lose their last alias to the copy")
+	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
+	vm := f.Bool("vm", false, "a virtual machine")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if *vm {
+			return kiln.Errorf(kiln.Unsupported, "kiln keeps images of system containers, not of virtual machines")
+		}
+		if !slices.Contains([]string{pull, push, relay, auto}, *mode) {
+			return usageError{fmt.Errorf("unknown mode %q; it is pull, push, relay or auto", *mode)}
+		}
+		if !strings.HasSuffix(args[1], ":") {
+			return usageError{fmt.Errorf("say which server to copy to, as in %q", args[1]+":")}
+		}
+		for _, n := range *aliases {
+			if err := kiln.CheckAlias(n); err != nil {
+				return err
+			}
+		}
+		job, err := a.planCopy(c.Context(), args[0], args[1], *project)
+		if err != nil {
+			return err
+		}
+		for _, n := range *aliases {
+			job.aliases = append(job.aliases, api.ImageAlias{Name: n})
+		}
+		if *copyAliases {
+			job.aliases = append(job.aliases, wireAliases(job.img.Aliases)...)
+		}
+		job.put = api.ImagePut{Public: *public, AutoUpdate: *autoUpdate, Profiles: *profiles}
+		job.reuse = *reuse
+		if err := job.run(c.Context(), *mode); err != nil {
+			return err
+		}
+		a.say("Image copied successfully!")
+		return nil
+	}
+	return c
+}
+
+// planCopy finds out what is to be copied from where to where.
+func (a *app) planCopy(ctx context.Context, from, to, project string) (*copying, error) {
+	r, err := a.remotes()
+	if err != nil {
+		return nil, err
+	}
+	job := &copying{app: a}
+	if job.to, err = a.at(to); err != nil {
+		return nil, err
+	}
+	if project != "" {
+		job.to.Client = job.to.WithProject(project)
+	}
+	job.remote, job.typed = r.split(from)
+	job.remote, job.typed = orElse(job.remote, r.Default), orElse(job.typed, "default")
+	if job.remote == job.to.remote {
+		return nil, kiln.Errorf(kiln.Invalid, "The source and target servers must be different; for one more name: kiln image alias create")
+	}
+	if job.src, job.img, err = a.findImage(ctx, from); err != nil {
+		return nil, err
+	}
+	job.isAlias = slices.ContainsFunc(job.img.Aliases, func(al kiln.Alias) bool { return al.Name == job.typed })
+	return job, nil
+}
+
+// run copies the image in one way, or in the first that works.
+func (c *copying) run(ctx context.Context, mode string) error {
+	if c.put.AutoUpdate {
+		if err := c.canUpdate(mode); err != nil {
+			return err
+		}
+		mode = pull
+	}
+	ways := map[string]func(context.Context) error{pull: c.pull, push: c.push, relay: c.relay}
+	if mode != auto {
+		return ways[mode](ctx)
+	}
+	var errs []error
+	for _, way := range []string{pull, push, relay} {
+		err := ways[way](ctx)
+		if err == nil {
+			if way != pull {
+				c.app.remark("copied by %s", way)
+			}
+			return nil
+		}
+		if ctx.Err() != nil || !anotherWay(err) {
+			return err
+		}
+		c.app.remark("%s doesn't work (%v)", way, err)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// anotherWay reports whether an error is about the way, not about the image.
+func anotherWay(err error) bool {
+	switch kiln.KindOf(err) {
+	case kiln.Conflict, kiln.Integrity, kiln.NoSpace, kiln.Cancelled, kiln.TooLarge:
+		return false
+	}
+	return true
+}
+
+// canUpdate says at once why a copy couldn't be kept up to date.
+func (c *copying) canUpdate(mode string) error {
+	switch {
+	case mode == push || mode == relay:
+		return kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: the target has to know where to ask for the next version")
+	case !c.img.Public:
+		return kiln.Errorf(kiln.Invalid, "the image is private at %q, so the target couldn't ask for the next version; make it public there, or leave --auto-update out", c.remote)
+	case !c.isAlias:
+		return kiln.Errorf(kiln.Invalid, "%q is no alias: a fingerprint always means this one image; copy by an alias, or leave --auto-update out", c.typed)
+	}
+	return nil
+}
+
+// request is what the target is told, whichever way the image comes.
+func (c *copying) request(s api.ImagesPostSource) client.Request {
+	return client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: api.ImagesPost{
+		ImagePut: c.put, Aliases: c.aliases, Source: &s, MoveAliases: true, Reuse: c.reuse,
+	}}
+}
+
+// pull has the target fetch the image.
+func (c *copying) pull(ctx context.Context) error {
+	s, err := c.app.imageSource(ctx, c.remote, c.typed, false)
+	if err != nil {
+		return err
+	}
+	if s.Alias != "" {
+		// LXD takes the alias of a public image for a fingerprint here.
+		s.Fingerprint = s.Alias
+	}
+	// Aliases of images here may be somebody else's there.
+	req, own := c.request(s), c.aliases
+	kilnServer, err := c.movesAliases(ctx)
+	if err != nil {
+		return err
+	}
+	if !kilnServer {
+		post := req.Body.(api.ImagesPost)
+		post.Aliases = nil
+		req.Body = post
+	}
+	op, err := c.app.watch(ctx, c.to, req)
+	if err != nil || kilnServer {
+		return err
+	}
+	return c.nameIt(ctx, own, orElse(fmt.Sprint(op.Metadata["fingerprint"]), c.img.Fingerprint.String()))
+}
+
+// movesAliases reports whether the target takes aliases away from other images.
+func (c *copying) movesAliases(ctx context.Context) (bool, error) {
+	var s api.Server
+	_, err := c.to.Get(ctx, "/1.0", nil, &s)
+	return slices.Contains(s.APIExtensions, "kiln_image_aliases"), err
+}
+
+// nameIt gives the image on the target its names, one by one.
+func (c *copying) nameIt(ctx context.Context, names []api.ImageAlias, fingerprint string) error {
+	for _, n := range names {
+		entry := api.ImageAliasesEntry{Name: n.Name, Description: n.Description, Target: fingerprint}
+		err := c.to.Change(ctx, http.MethodPost, "/1.0/images/aliases", entry, "")
+		if errors.Is(err, kiln.Conflict) {
+			if err := c.to.Change(ctx, http.MethodDelete, client.Path("/1.0/images/aliases", n.Name), nil, ""); err != nil {
+				return err
+			}
+			err = c.to.Change(ctx, http.MethodPost, "/1.0/images/aliases", entry, "")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// push has the source send the image.
+func (c *copying) push(ctx context.Context) error {
+	from, err := c.app.connect(c.remote)
+	if err != nil {
+		return err
+	}
+	target, err := c.target(ctx)
+	if err != nil {
+		return err
+	}
+	kilnServer, err := c.movesAliases(ctx)
+	if err != nil {
+		return err
+	}
+	c.put.Properties = c.img.Properties
+	req := c.request(api.ImagesPostSource{Type: "image", Mode: "push", Fingerprint: c.img.Fingerprint.String()})
+	_, token, err := c.to.Do(ctx, req, nil)
+	if err != nil {
+		return err
+	}
+	secret, ok := token.Metadata["secret"].(string)
+	if !ok {
+		return kiln.Errorf(kiln.Network, "the target gave no secret to push the image with")
+	}
+	defer func() { // it may have ended by itself
+		_ = c.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token.ID, nil, "")
+	}()
+	post := api.ImageExportPost{Target: target.Server, Certificate: target.Certificate, Secret: secret, Aliases: c.aliases, Profiles: c.put.Profiles}
+	path := "/1.0/images/" + c.img.Fingerprint.String() + "/export"
+	if _, err := c.app.watch(ctx, place{from, c.remote, ""}, client.Request{Method: http.MethodPost, Path: path, Body: post}); err != nil || kilnServer {
+		return err
+	}
+	return c.nameIt(ctx, c.aliases, c.img.Fingerprint.String())
+}
+
+// target is how the source reaches the target.
+func (c *copying) target(ctx context.Context) (api.ImagesPostSource, error) {
+	r, err := c.app.remotes()
+	if err != nil {
+		return api.ImagesPostSource{}, err
+	}
+	where, err := r.remote(c.to.remote)
+	if err != nil {
+		return api.ImagesPostSource{}, err
+	}
+	s := api.ImagesPostSource{Server: where.Server, Certificate: where.Certificate}
+	if r.Remotes[c.to.remote].unix() {
+		err = c.app.overNetwork(ctx, c.to.Client, &s)
+	}
+	return s, err
+}
+
+// relay carries the image through the client.
+func (c *copying) relay(ctx context.Context) error {
+	s, err := c.src.Open(ctx, c.img)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	wrap, done := c.app.progress("Copying the image", c.img.Size)
+	defer done()
+	images := c.to.Images()
+	images.Reuse = c.reuse
+	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public, Properties: c.img.Properties, Profiles: c.put.Profiles}
+	kilnServer, err := c.movesAliases(ctx)
+	if err != nil {
+		return err
+	}
+	if kilnServer {
+		for _, al := range c.aliases {
+			img.Aliases = append(img.Aliases, kiln.Alias{Name: al.Name, Description: al.Description})
+		}
+	}
+	has, err := images.Has(ctx, img.Fingerprint)
+	if err != nil {
+		return err
+	}
+	if !has {
+		if _, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap}); err != nil {
+			return err
+		}
+	}
+	if kilnServer && !has {
+		return nil
+	}
+	return c.nameIt(ctx, c.aliases, img.Fingerprint.String())
+}

@@ -1,0 +1,223 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func snapshotsPath(instance string) string { return instancePath(instance) + "/snapshots" }
+
+func snapshotPath(instance, snap string) string {
+	return client.Path(snapshotsPath(instance), snap)
+}
+
+// snapshotCmd makes a snapshot itself, as lxc's does, and has the commands that
+// incus has below it.
+func (a *app) snapshotCmd() *cobra.Command {
+	c := a.snapshotCreateCmd("snapshot [<remote>:]<instance> [<name>]")
+	c.Short = "Make, list, rename, restore and delete snapshots of instances"
+	c.Long = "Keep an instance as it is now, its files and its configuration. Nothing of one that is stopped is copied; one that runs stands still for a moment.\n\nAn instance that is called like one of the commands below needs: kiln snapshot create."
+	c.AddCommand(a.snapshotCreateCmd("create [<remote>:]<instance> [<name>]"), a.snapshotListCmd(), a.snapshotShowCmd(), a.snapshotDeleteCmd(), a.snapshotRenameCmd(), a.restoreCmd())
+	return c
+}
+
+func (a *app) snapshotCreateCmd(use string) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: "Make a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances}
+	f := c.Flags()
+	expires := f.String("expires", "", "when it is deleted: after a time (30d, 12h, \"1w 3d\") or at one (2030-01-31, RFC 3339)")
+	f.StringVar(expires, "expiry", "", "the same")
+	_ = f.MarkHidden("expiry")
+	never := f.Bool("no-expiry", false, "keep it, whatever snapshots.expiry says")
+	reuse := f.Bool("reuse", false, "replace the snapshot that has the name")
+	stateful := f.Bool("stateful", false, "with the memory of the instance")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, err := a.at(args[0])
+		if err != nil {
+			return err
+		}
+		post := api.InstanceSnapshotsPost{Stateful: *stateful, Name: strings.Join(args[1:], "")}
+		if *never && *expires != "" {
+			return usageError{errors.New("--expires and --no-expiry can't be used together")}
+		}
+		if *never {
+			post.ExpiresAt = &time.Time{}
+		}
+		if *expires != "" {
+			at, err := expiry(*expires, time.Now())
+			if err != nil {
+				return usageError{fmt.Errorf("--expires: %w", err)}
+			}
+			post.ExpiresAt = &at
+		}
+		return a.snapshot(c.Context(), at, post, *reuse)
+	}
+	return c
+}
+
+// expiry reads a time that is given as such or as the time until then.
+func expiry(v string, now time.Time) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if at, err := time.Parse(layout, v); err == nil {
+			return at.UTC(), nil
+		}
+	}
+	at, err := kiln.ParseExpiry(v, now)
+	return at.UTC(), err
+}
+
+func (a *app) snapshot(ctx context.Context, at place, post api.InstanceSnapshotsPost, reuse bool) error {
+	if reuse && post.Name != "" {
+		err := at.Change(ctx, http.MethodDelete, snapshotPath(at.name, post.Name), nil, "")
+		if err != nil && kiln.KindOf(err) != kiln.NotFound {
+			return err
+		}
+	}
+	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost, Path: snapshotsPath(at.name), Body: post}, nil)
+	if err != nil {
+		return a.suggest(ctx, at, err)
+	}
+	if _, err := at.Wait(ctx, op.ID); err != nil {
+		return err
+	}
+	if urls := op.Resources["instances_snapshots"]; post.Name == "" && len(urls) > 0 {
+		a.say("Snapshot name is: %s", path.Base(urls[0]))
+	}
+	return nil
+}
+
+// splitSnapshot reads "c1/s0", or "c1" with "s0" in the next word.
+func (a *app) splitSnapshot(args []string) (at place, instance, snap string, err error) {
+	if at, err = a.at(args[0]); err != nil {
+		return at, "", "", err
+	}
+	instance, snap, ok := strings.Cut(at.name, "/")
+	switch {
+	case ok && len(args) == 1 && snap != "":
+		return at, instance, snap, nil
+	case !ok && len(args) == 2:
+		return at, instance, strings.TrimPrefix(args[1], instance+"/"), nil
+	}
+	return at, "", "", usageError{fmt.Errorf("say which snapshot of which instance: INSTANCE SNAPSHOT or INSTANCE/SNAPSHOT")}
+}
+
+func (a *app) snapshotListCmd() *cobra.Command {
+	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List snapshots", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	letters := c.Flags().StringP("columns", "c", "nTES", "columns: n name, T taken at, E expires at, S size of what had changed, s stateful")
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		columns, err := choose(snapshotColumns(), *letters)
+		if err != nil {
+			return err
+		}
+		at, err := a.at(args[0])
+		if err != nil {
+			return err
+		}
+		list, err := client.List[api.InstanceSnapshot](c.Context(), at.Client, snapshotsPath(at.name), 1)
+		if err != nil {
+			return a.suggest(c.Context(), at, err)
+		}
+		return show(a.Out, *form, columns, list)
+	}
+	return c
+}
+
+func snapshotColumns() []column[api.InstanceSnapshot] {
+	type snapshot = api.InstanceSnapshot
+	return []column[snapshot]{
+		{'n', "NAME", func(s snapshot) string { return s.Name }},
+		{'T', "TAKEN AT", func(s snapshot) string { return minute(s.CreatedAt) }},
+		{'E', "EXPIRES AT", func(s snapshot) string { return minute(s.ExpiresAt) }},
+		{'S', "SIZE", func(s snapshot) string { return size(s.Size) }},
+		{'s', "STATEFUL", func(s snapshot) string { return strings.ToUpper(yesNo(s.Stateful)) }},
+	}
+}
+
+// printSnapshots is the end of kiln info.
+func (a *app) printSnapshots(ctx context.Context, at place) error {
+	list, err := client.List[api.InstanceSnapshot](ctx, at.Client, snapshotsPath(at.name), 1)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	fmt.Fprintf(a.Out, "\nSnapshots:\n")
+	columns, err := choose(snapshotColumns(), "nTES")
+	if err != nil {
+		return err
+	}
+	return show(a.Out, "table", columns, list)
+}
+
+func (a *app) snapshotShowCmd() *cobra.Command {
+	return &cobra.Command{Use: "show [<remote>:]<instance> <snapshot>", Short: "Show a snapshot as YAML", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
+		RunE: func(c *cobra.Command, args []string) error {
+			at, instance, snap, err := a.splitSnapshot(args)
+			if err != nil {
+				return err
+			}
+			var s api.InstanceSnapshot
+			if _, err := at.Get(c.Context(), snapshotPath(instance, snap), nil, &s); err != nil {
+				return err
+			}
+			return writeYAML(a.Out, s)
+		}}
+}
+
+func (a *app) snapshotDeleteCmd() *cobra.Command {
+	return &cobra.Command{Use: "delete [<remote>:]<instance> <snapshot>...", Aliases: []string{"rm"}, Short: "Delete snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances,
+		RunE: func(c *cobra.Command, args []string) error {
+			if strings.Contains(args[0], "/") {
+				return each(args, func(word string) error { return a.deleteSnapshot(c.Context(), word) })
+			}
+			if len(args) == 1 {
+				return usageError{fmt.Errorf("say which snapshots; usage: %s", c.UseLine())}
+			}
+			return each(args[1:], func(snap string) error { return a.deleteSnapshot(c.Context(), args[0]+"/"+snap) })
+		}}
+}
+
+func (a *app) deleteSnapshot(ctx context.Context, word string) error {
+	at, instance, snap, err := a.splitSnapshot([]string{word})
+	if err != nil {
+		return err
+	}
+	return at.Change(ctx, http.MethodDelete, snapshotPath(instance, snap), nil, "")
+}
+
+func (a *app) snapshotRenameCmd() *cobra.Command {
+	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new name>", Aliases: []string{"mv"}, Short: "Rename a snapshot", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeInstances,
+		RunE: func(c *cobra.Command, args []string) error {
+			at, instance, snap, err := a.splitSnapshot(args[:2])
+			if err != nil {
+				return err
+			}
+			return renameSnapshot(c.Context(), at, snapshotPath(instance, snap), args[2])
+		}}
+}
+
+func (a *app) restoreCmd() *cobra.Command {
+	c := &cobra.Command{Use: "restore [<remote>:]<instance> <snapshot>", Short: "Make an instance what it was at a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
+		Long: "Make an instance what it was at a snapshot: its files and its configuration. What was changed since is lost, unless another snapshot has it. An instance that runs is killed and started again."}
+	stateful := c.Flags().Bool("stateful", false, "with the memory of the instance")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if *stateful {
+			return kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, not its memory; leave --stateful out")
+		}
+		at, instance, snap, err := a.splitSnapshot(args)
+		if err != nil {
+			return err
+		}
+		return at.Change(c.Context(), http.MethodPut, instancePath(instance), api.InstancePut{Restore: snap}, "")
+	}
+	return c
+}

@@ -1,0 +1,103 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A Snapshot is a row of instance_snapshots: an instance as it was at one moment.
+type Snapshot struct {
+	Instance, Name, Files            string // Files names the files in the pool
+	CreatedAt, ExpiresAt, LastUsedAt time.Time
+	Architecture, Description        string
+	Ephemeral                        bool
+	Base                             kiln.Fingerprint // of the image; zero: none
+	Config                           map[string]string
+	Devices                          map[string]map[string]string
+	Profiles                         []string
+}
+
+const snapshotColumns = `instance, name, files, created_at, expires_at, last_used_at, architecture, description, ephemeral, base, config, devices, profiles`
+
+func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
+	return row.Scan(&s.Instance, &s.Name, &s.Files, timeColumn{&s.CreatedAt}, timeColumn{&s.ExpiresAt}, timeColumn{&s.LastUsedAt},
+		&s.Architecture, &s.Description, &s.Ephemeral, hashColumn{&s.Base}, jsonColumn{&s.Config}, jsonColumn{&s.Devices}, jsonColumn{&s.Profiles})
+}
+
+// Snapshots gives the snapshots of an instance, oldest first.
+func (d *DB) Snapshots(ctx context.Context, instance string) ([]Snapshot, error) {
+	return d.snapshots(ctx, `WHERE instance = ? ORDER BY created_at, name`, instance)
+}
+
+// AllSnapshots gives the snapshots of every instance, oldest first.
+func (d *DB) AllSnapshots(ctx context.Context) ([]Snapshot, error) {
+	return d.snapshots(ctx, `ORDER BY instance, created_at, name`)
+}
+
+func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapshot, error) {
+	var list []Snapshot
+	err := each(ctx, d.read, `SELECT `+snapshotColumns+` FROM instance_snapshots `+which, args, func(rows *sql.Rows) error {
+		var s Snapshot
+		err := s.scan(rows)
+		list = append(list, s)
+		return err
+	})
+	return list, err
+}
+
+// Snapshot gives one snapshot. The error is NotFound.
+func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
+	var s Snapshot
+	err := s.scan(d.read.QueryRowContext(ctx, `SELECT `+snapshotColumns+` FROM instance_snapshots WHERE instance = ? AND name = ?`, instance, name))
+	return s, found(err, "Snapshot", instance+"/"+name)
+}
+
+// ExpiredSnapshots gives the snapshots whose time is over.
+func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, error) {
+	list, err := d.snapshots(ctx, `WHERE expires_at <> '' ORDER BY expires_at`)
+	return slices.DeleteFunc(list, func(s Snapshot) bool { return s.ExpiresAt.After(now) }), err
+}
+
+// CreateSnapshot adds a row. The error is Conflict when the name is taken.
+func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
+	return d.Tx(ctx, func(tx *Tx) error { return createSnapshot(ctx, tx, s) })
+}
+
+func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
+	_, err := tx.tx.ExecContext(ctx, `INSERT INTO instance_snapshots (`+snapshotColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		s.Instance, s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture, s.Description,
+		s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)), toJSON(orNone(s.Profiles)))
+	return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
+}
+
+// SetSnapshotExpiry changes when a snapshot's time is over; zero: never. The error
+// is NotFound.
+func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string, at time.Time) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE instance = ? AND name = ?`, timeText(at), instance, name)
+		return changed(r, err, "Snapshot", instance+"/"+name)
+	})
+}
+
+// RenameSnapshot changes a name. Errors: NotFound, Conflict.
+func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE instance = ? AND name = ?`, to, instance, from)
+		if err != nil {
+			return conflict(err, "Snapshot", instance+"/"+to)
+		}
+		return changed(r, err, "Snapshot", instance+"/"+from)
+	})
+}
+
+// DeleteSnapshot removes a row. The error is NotFound.
+func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE instance = ? AND name = ?`, instance, name)
+		return changed(r, err, "Snapshot", instance+"/"+name)
+	})
+}

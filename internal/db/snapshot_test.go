@@ -1,0 +1,76 @@
+package db
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln"
+)
+
+func TestSnapshots(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	ctx := t.Context()
+	now := time.Date(2024, 1, 2, 3, 4, 5, 6, time.UTC)
+	s0 := Snapshot{
+		Instance: "c1", Name: "s0", Files: "f0", CreatedAt: now, ExpiresAt: now.Add(time.Hour), LastUsedAt: now, Architecture: "x86_64",
+		Description: "text", Ephemeral: true, Base: kiln.Fingerprint{1}, Config: map[string]string{"a": "b"},
+		Devices: map[string]map[string]string{"root": {"type": "disk"}}, Profiles: []string{"p", "q"},
+	}
+	if err := d.CreateSnapshot(ctx, s0); err == nil {
+		t.Error("a snapshot of nothing")
+	}
+	if err := errors.Join(
+		d.CreateProfile(ctx, Profile{Name: "p"}), d.CreateProfile(ctx, Profile{Name: "q"}),
+		d.CreateInstance(ctx, Instance{Name: "c1"}, s0),
+		d.CreateInstance(ctx, Instance{Name: "c2"}),
+		d.CreateSnapshot(ctx, Snapshot{Instance: "c2", Name: "s0", Files: "f1", CreatedAt: now}),
+		d.CreateSnapshot(ctx, Snapshot{Instance: "c1", Name: "a", Files: "f2", CreatedAt: now.Add(time.Second)}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.Snapshot(ctx, "c1", "s0")
+	if diff := cmp.Diff(s0, got); diff != "" || err != nil {
+		t.Errorf("%s %v", diff, err)
+	}
+	if err := d.CreateSnapshot(ctx, s0); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("twice: %v", err)
+	}
+	if list, err := d.Snapshots(ctx, "c1"); len(list) != 2 || list[1].Name != "a" || err != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if list, err := d.AllSnapshots(ctx); len(list) != 3 || err != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+	for after, n := range map[time.Duration]int{0: 0, time.Hour: 1, 2 * time.Hour: 1} {
+		if list, err := d.ExpiredSnapshots(ctx, now.Add(after)); len(list) != n || err != nil {
+			t.Errorf("after %v: %+v, %v", after, list, err)
+		}
+	}
+	if err := d.RenameSnapshot(ctx, "c1", "a", "s0"); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("onto another: %v", err)
+	}
+	if err := errors.Join(d.RenameSnapshot(ctx, "c1", "a", "b"), d.SetSnapshotExpiry(ctx, "c1", "s0", time.Time{}),
+		d.RenameInstance(ctx, "c1", "c3"), d.RenameProfile(ctx, "p", "r"), d.DeleteProfile(ctx, "q")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := d.Snapshot(ctx, "c3", "s0"); !s.ExpiresAt.IsZero() || cmp.Diff([]string{"r"}, s.Profiles) != "" || err != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for _, err := range []error{
+		d.DeleteSnapshot(ctx, "c3", "a"), d.RenameSnapshot(ctx, "c3", "a", "c"), d.SetSnapshotExpiry(ctx, "c3", "a", now),
+	} {
+		if !errors.Is(err, kiln.NotFound) {
+			t.Errorf("what isn't there: %v", err)
+		}
+	}
+	if err := errors.Join(d.DeleteSnapshot(ctx, "c3", "b"), d.DeleteInstance(ctx, "c3")); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := d.AllSnapshots(ctx); len(list) != 1 || err != nil {
+		t.Errorf("they went with their instance: %+v, %v", list, err)
+	}
+}

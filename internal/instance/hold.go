@@ -1,0 +1,92 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// heldFile is in the directory of a box that the daemon has frozen, and that the
+// next one lets go on if this one dies.
+const heldFile = "held"
+
+// holdTimeout bounds how long an instance may take to stand still: a process that
+// waits for a disk or a network file system can't be stopped.
+const holdTimeout = 10 * time.Second
+
+// hold freezes an instance for a moment and gives the function that lets it go on.
+// One that is paused already stays so; one that ends meanwhile stands still enough.
+func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, error) {
+	if l.box.Frozen() {
+		return func() error { return nil }, nil
+	}
+	mark := filepath.Join(s.boxDir(db.Instance{Config: i.Options}), heldFile)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return nil, err
+	}
+	l.held.Store(true)
+	resume := func() error {
+		defer l.held.Store(false)
+		err := l.box.Thaw(context.WithoutCancel(ctx))
+		if l.ends(ctx) {
+			err = nil
+		}
+		return errors.Join(err, removeIfThere(mark))
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
+		"the processes of instance %q did not stand still within %v; stop it, then try again", i.Name, holdTimeout))
+	defer cancel()
+	err := l.box.Freeze(ctx)
+	if err != nil && l.ends(ctx) {
+		err = nil
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, errors.Join(err, resume())
+	}
+	return resume, nil
+}
+
+// ends reports whether an instance is gone, or nearly.
+func (l *live) ends(ctx context.Context) bool {
+	if _, err := l.box.Usage(); !errors.Is(err, kiln.NotFound) {
+		return false // it has processes
+	}
+	select {
+	case <-l.gone:
+		return true
+	case <-time.After(holdTimeout):
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// letGo lets an instance go on that the last daemon had frozen when it died.
+func (s *Set) letGo(ctx context.Context, r db.Instance, b *box.Box) error {
+	mark := filepath.Join(s.boxDir(r), heldFile)
+	if _, err := os.Stat(mark); err != nil {
+		return nil
+	}
+	if b.Frozen() {
+		if err := b.Thaw(ctx); err != nil {
+			return err
+		}
+	}
+	return removeIfThere(mark)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

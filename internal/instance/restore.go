@@ -1,0 +1,99 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// Restore makes an instance what it was at a snapshot, its files and its
+// configuration. One that runs is killed and started again. The snapshots stay.
+// Errors: NotFound, and those of Start.
+func (s *Set) Restore(ctx context.Context, instance, name string) error {
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	i, err := s.Get(ctx, instance)
+	if err != nil {
+		return err
+	}
+	snap, err := s.snapshotRow(ctx, instance, name)
+	if err != nil {
+		return err
+	}
+	if i.Status != Stopped {
+		if err := s.kill(ctx, i); err != nil {
+			return err
+		}
+	}
+	// From here on it is finished, if not now, then by the next daemon.
+	ctx = context.WithoutCancel(ctx)
+	if err := s.edit(ctx, instance, func(r *db.Instance) { r.Config[restoreKey] = name }); err != nil {
+		return err
+	}
+	if err := s.finishRestore(ctx, instance, i.Options[uuidKey], snap); err != nil {
+		return err
+	}
+	s.notify(Change{Name: instance, Action: "restored"})
+	if i.Status == Stopped {
+		return nil
+	}
+	return s.start(ctx, instance)
+}
+
+// kill ends an instance that goes on to exist, also when it is an ephemeral one.
+func (s *Set) kill(ctx context.Context, i Instance) error {
+	if i.Ephemeral {
+		if err := s.edit(ctx, i.Name, func(r *db.Instance) { r.Ephemeral = false }); err != nil {
+			return err
+		}
+	}
+	if err := s.stop(ctx, i.Name, 0, true); err != nil && !errors.Is(err, kiln.Conflict) {
+		return err
+	}
+	return nil
+}
+
+// finishRestore can be done again. When it fails the instance is what it was.
+func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap db.Snapshot) error {
+	if err := s.pool.Restore(ctx, volume, snap.Files); err != nil {
+		err = kiln.Errorf(kiln.KindOf(err), "restore snapshot %s/%s: %w", instance, snap.Name, err)
+		return errors.Join(err, s.edit(ctx, instance, func(r *db.Instance) { delete(r.Config, restoreKey) }))
+	}
+	return s.edit(ctx, instance, func(r *db.Instance) {
+		config := maps.Clone(snap.Config)
+		// What the host knows of the instance isn't part of its past.
+		for k := range config {
+			if strings.HasPrefix(k, "volatile.") && k != templateKey && k != baseKey {
+				delete(config, k)
+			}
+		}
+		for k, v := range r.Config {
+			if strings.HasPrefix(k, "volatile.") && k != templateKey && k != baseKey && k != restoreKey {
+				config[k] = v
+			}
+		}
+		r.Architecture, r.Description, r.Ephemeral, r.Base = snap.Architecture, snap.Description, snap.Ephemeral, snap.Base
+		r.Config, r.Devices, r.Profiles = config, snap.Devices, snap.Profiles
+	})
+}
+
+// finishRestores does what the last daemon had begun when it died. Where that
+// fails the instance is what it was.
+func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
+	for _, r := range rows {
+		if name := r.Config[restoreKey]; name != "" {
+			snap := db.Snapshot{Name: name}
+			if row, err := s.db.Snapshot(ctx, r.Name, name); err == nil {
+				snap = row
+			}
+			_ = s.finishRestore(ctx, r.Name, r.Config[uuidKey], snap)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/adhocore/gronx"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/template"
+)
+
+// A schedule is a parsed snapshots.schedule.
+type schedule struct {
+	crons   []string
+	atStart bool // when the instance starts
+}
+
+// cronAliases are the names of common schedules.
+var cronAliases = map[string]string{
+	"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+	"@monthly": "0 0 1 * *", "@annually": "0 0 1 1 *", "@yearly": "0 0 1 1 *",
+}
+
+// parseSchedule reads an expression of cron with five fields, or a list of aliases.
+func parseSchedule(v string) (schedule, error) {
+	var s schedule
+	v = strings.TrimSpace(v)
+	if v == "" {
+		return s, nil
+	}
+	if !strings.HasPrefix(v, "@") {
+		if len(strings.Fields(v)) != 5 || !gronx.IsValid(v) {
+			return s, fmt.Errorf("%q is not an expression of cron with five fields, such as \"0 3 * * *\", nor a list of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @startup", v)
+		}
+		s.crons = []string{v}
+		return s, nil
+	}
+	for word := range strings.SplitSeq(v, ",") {
+		word = strings.TrimSpace(word)
+		switch cron, ok := cronAliases[word]; {
+		case ok:
+			s.crons = append(s.crons, cron)
+		case word == "@startup":
+			s.atStart = true
+		case word == "@never":
+		default:
+			return s, fmt.Errorf("%q is none of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @startup and @never", word)
+		}
+	}
+	return s, nil
+}
+
+// checkSchedule also looks whether the times of a schedule ever come.
+func checkSchedule(v string) error {
+	s, err := parseSchedule(v)
+	if err != nil {
+		return err
+	}
+	_, err = s.due(time.Now(), time.Now())
+	if err != nil {
+		return fmt.Errorf("%q: no day fits: %w", v, err)
+	}
+	return nil
+}
+
+// due reports whether one of the times of a schedule lies after from and not after
+// to. They are times of this host's zone.
+func (s schedule) due(from, to time.Time) (bool, error) {
+	for _, c := range s.crons {
+		next, err := gronx.NextTickAfter(c, from, false)
+		if err != nil {
+			return false, err
+		}
+		if !next.After(to) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// defaultPattern names snapshots that nobody names.
+const defaultPattern = "snap%d"
+
+func checkPattern(v string) error {
+	if strings.Count(v, "%d") > 1 {
+		return fmt.Errorf("%q has %%d more than once", v)
+	}
+	if strings.Contains(v, "{{") || strings.Contains(v, "{%") {
+		return nil // what it makes is checked then
+	}
+	return kiln.CheckSnapshotName(strings.ReplaceAll(v, "%d", "0"))
+}
+
+// SnapshotName gives the name that the next snapshot of an instance gets: by
+// snapshots.pattern, where %d is the next number. Errors: NotFound, Invalid.
+func (s *Set) SnapshotName(ctx context.Context, instance string) (string, error) {
+	i, err := s.Get(ctx, instance)
+	if err != nil {
+		return "", err
+	}
+	pattern := i.ExpandedConfig["snapshots.pattern"]
+	if pattern == "" {
+		pattern = defaultPattern
+	}
+	if strings.Contains(pattern, "{{") || strings.Contains(pattern, "{%") {
+		// %d is for the name, and begins nothing in a template.
+		if pattern, err = template.Name(ctx, pattern, time.Now()); err != nil {
+			return "", kiln.Errorf(kiln.KindOf(err), "snapshots.pattern of instance %q: %w", instance, err)
+		}
+	}
+	rows, err := s.db.Snapshots(ctx, instance)
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, r := range rows {
+		names = append(names, r.Name)
+	}
+	name := nextName(pattern, names)
+	if err := kiln.CheckSnapshotName(name); err != nil {
+		return "", kiln.Errorf(kiln.Invalid, "snapshots.pattern of instance %q gives no good name: %w", instance, err)
+	}
+	return name, nil
+}
+
+// nextName puts the number after the highest that is taken in the place of %d. A
+// pattern without it gets one only if its name is taken.
+func nextName(pattern string, taken []string) string {
+	if !strings.Contains(pattern, "%d") {
+		if !slices.Contains(taken, pattern) {
+			return pattern
+		}
+		pattern += "-%d"
+	}
+	before, after, _ := strings.Cut(pattern, "%d")
+	form := regexp.MustCompile("^" + regexp.QuoteMeta(before) + "([0-9]{1,9})" + regexp.QuoteMeta(after) + "$")
+	next := 0
+	for _, name := range taken {
+		if m := form.FindStringSubmatch(name); m != nil {
+			n, _ := strconv.Atoi(m[1]) // nine digits at most
+			next = max(next, n+1)
+		}
+	}
+	return before + strconv.Itoa(next) + after
+}
+
+// SnapshotDue makes the snapshots whose times lie after from and not after to. One
+// that fails doesn't keep the others.
+func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
+	list, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range list {
+		sched, err := parseSchedule(i.ExpandedConfig["snapshots.schedule"])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		due, err := sched.due(from, to)
+		if due && (i.Status != Stopped || isTrue(i.ExpandedConfig["snapshots.schedule.stopped"])) {
+			err = s.autoSnapshot(ctx, i.Name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("scheduled snapshot of instance %q: %w", i.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Set) autoSnapshot(ctx context.Context, instance string) error {
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	i, err := s.Get(ctx, instance)
+	if err != nil {
+		return err
+	}
+	return s.snapshotNext(ctx, i)
+}
+
+func (s *Set) snapshotNext(ctx context.Context, i Instance) error {
+	name, err := s.SnapshotName(ctx, i.Name)
+	if err != nil {
+		return err
+	}
+	return s.snapshot(ctx, i, NewSnapshot{Name: name})
+}
+
+// snapshotAtStart makes the snapshot that an instance wants before it starts.
+func (s *Set) snapshotAtStart(ctx context.Context, i Instance) error {
+	sched, err := parseSchedule(i.ExpandedConfig["snapshots.schedule"])
+	if err != nil || !sched.atStart {
+		return err
+	}
+	return s.snapshotNext(ctx, i)
+}
+
+// ExpireSnapshots deletes the snapshots whose time is over, and gives the images
+// that they were of.
+func (s *Set) ExpireSnapshots(ctx context.Context, now time.Time) ([]kiln.Fingerprint, error) {
+	rows, err := s.db.ExpiredSnapshots(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	var images []kiln.Fingerprint
+	var errs []error
+	for _, r := range rows {
+		err := s.DeleteSnapshot(ctx, r.Instance, r.Name)
+		if errors.Is(err, kiln.NotFound) {
+			continue // somebody was faster
+		}
+		images, errs = append(images, r.Base), append(errs, err)
+	}
+	return images, errors.Join(errs...)
+}

@@ -1,0 +1,89 @@
+package instance
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+func TestParseSchedule(t *testing.T) {
+	for v, ok := range map[string]bool{
+		"": true, "0 3 * * *": true, "*/15 0-6 1,15 * mon-fri": true, "@hourly": true, "@daily, @weekly": true, "@startup,@never": true,
+		"@midnight": true, "* * * *": false, "* * * * * *": false, "60 * * * *": false, "@every5": false, "@daily 0 3 * * *": false,
+		"daily": false, "0 0 30 2 *": false,
+	} {
+		err := CheckOptions(map[string]string{"snapshots.schedule": v})
+		if (err == nil) != ok || err != nil && !errors.Is(err, kiln.Invalid) {
+			t.Errorf("%q: %v", v, err)
+		}
+	}
+	if s, err := parseSchedule("@daily,@startup"); !s.atStart || len(s.crons) != 1 || err != nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestDue(t *testing.T) {
+	at := func(s string) time.Time {
+		v, err := time.ParseInLocation(time.DateTime, s, time.Local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	for _, c := range []struct {
+		schedule, from, to string
+		want               bool
+	}{
+		{"0 3 * * *", "2024-05-01 02:59:00", "2024-05-01 03:00:00", true},
+		{"0 3 * * *", "2024-05-01 02:59:01", "2024-05-01 03:00:01", true},
+		{"0 3 * * *", "2024-05-01 03:00:01", "2024-05-01 03:01:01", false},
+		{"0 3 * * *", "2024-05-01 02:58:00", "2024-05-01 02:59:00", false},
+		{"0 3 * * *", "2024-05-01 02:00:00", "2024-05-01 09:00:00", true},  // the host slept
+		{"0 3 * * *", "2024-05-01 03:01:00", "2024-05-01 03:00:00", false}, // the clock was set
+		{"*/10 * * * *", "2024-05-01 02:59:30", "2024-05-01 03:00:30", true},
+		{"*/10 * * * *", "2024-05-01 03:00:30", "2024-05-01 03:01:30", false},
+		{"@weekly", "2024-05-04 23:59:30", "2024-05-05 00:00:30", true}, // a Sunday
+		{"@weekly", "2024-05-05 23:59:30", "2024-05-06 00:00:30", false},
+		{"@monthly,@hourly", "2024-05-05 22:59:30", "2024-05-05 23:00:30", true},
+		{"0 0 13 * 5", "2024-06-13 23:59:30", "2024-06-14 00:00:30", true}, // a Friday, as cron has it
+		{"0 0 13 * 5", "2024-06-12 23:59:30", "2024-06-13 00:00:30", true}, // the 13th
+		{"0 0 13 * 5", "2024-06-11 23:59:30", "2024-06-12 00:00:30", false},
+		{"@startup", "2024-01-01 00:00:00", "2025-01-01 00:00:00", false},
+		{"", "2024-01-01 00:00:00", "2025-01-01 00:00:00", false},
+	} {
+		s, err := parseSchedule(c.schedule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.due(at(c.from), at(c.to)); got != c.want || err != nil {
+			t.Errorf("%q from %s to %s: %v, %v", c.schedule, c.from, c.to, got, err)
+		}
+	}
+}
+
+func TestNextName(t *testing.T) {
+	for _, c := range []struct {
+		pattern string
+		taken   []string
+		want    string
+	}{
+		{"snap%d", nil, "snap0"},
+		{"snap%d", []string{"snap0", "snap9", "other", "snap"}, "snap10"},
+		{"%d.x", []string{"3.x", "7-x"}, "4.x"},
+		{"fixed", nil, "fixed"},
+		{"fixed", []string{"fixed"}, "fixed-0"},
+		{"fixed", []string{"fixed", "fixed-0"}, "fixed-1"},
+		{"a.b%d", []string{"aXb5"}, "a.b0"},
+	} {
+		if got := nextName(c.pattern, c.taken); got != c.want {
+			t.Errorf("%q of %v: %q, not %q", c.pattern, c.taken, got, c.want)
+		}
+	}
+	for v, ok := range map[string]bool{"auto%d": true, "x": true, "%d-%d": false, "a b%d": false, "{{ creation_date }}": true, "a/b": false} {
+		if err := checkPattern(v); (err == nil) != ok {
+			t.Errorf("%q: %v", v, err)
+		}
+	}
+}

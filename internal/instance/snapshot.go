@@ -1,0 +1,327 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// A Snapshot is an instance as it was at one moment.
+type Snapshot struct {
+	Instance, Name  string
+	CreatedAt       time.Time
+	ExpiresAt       time.Time // zero: never
+	LastUsedAt      time.Time // of the instance, until then
+	Architecture    string
+	Base            kiln.Fingerprint
+	Config                            // of the instance at that time
+	ExpandedConfig  map[string]string // with the profiles as they are now
+	ExpandedDevices map[string]map[string]string
+	Size            int64 // bytes that the instance had changed since the snapshot before
+}
+
+// NewSnapshot says what snapshot to make.
+type NewSnapshot struct {
+	Name      string
+	ExpiresAt *time.Time // nil: as snapshots.expiry says; zero: never
+}
+
+// Snapshots gives the snapshots of an instance, oldest first. The error is
+// NotFound.
+func (s *Set) Snapshots(ctx context.Context, name string) ([]Snapshot, error) {
+	if _, err := s.db.Instance(ctx, name); err != nil {
+		return nil, err
+	}
+	rows, err := s.db.Snapshots(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return s.completeSnapshots(ctx, rows)
+}
+
+// AllSnapshots gives the snapshots of every instance, by its name.
+func (s *Set) AllSnapshots(ctx context.Context) (map[string][]Snapshot, error) {
+	rows, err := s.db.AllSnapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.completeSnapshots(ctx, rows)
+	all := map[string][]Snapshot{}
+	for _, snap := range list {
+		all[snap.Instance] = append(all[snap.Instance], snap)
+	}
+	return all, err
+}
+
+// Snapshot gives one snapshot. The error is NotFound.
+func (s *Set) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
+	row, err := s.snapshotRow(ctx, instance, name)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	list, err := s.completeSnapshots(ctx, []db.Snapshot{row})
+	if err != nil {
+		return Snapshot{}, err
+	}
+	return list[0], nil
+}
+
+func (s *Set) snapshotRow(ctx context.Context, instance, name string) (db.Snapshot, error) {
+	if _, err := s.db.Instance(ctx, instance); err != nil {
+		return db.Snapshot{}, err
+	}
+	row, err := s.db.Snapshot(ctx, instance, name)
+	if !errors.Is(err, kiln.NotFound) {
+		return row, err
+	}
+	list, err := s.db.Snapshots(ctx, instance)
+	if err != nil {
+		return row, err
+	}
+	var names []string
+	for _, other := range list {
+		names = append(names, other.Name)
+	}
+	return row, kiln.Errorf(kiln.NotFound, "instance %q has no snapshot %q%s; see: kiln snapshot list %s", instance, name, kiln.DidYouMean(name, names), instance)
+}
+
+func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snapshot, error) {
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := []Snapshot{}
+	for _, r := range rows {
+		snap := Snapshot{
+			Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
+			Architecture: r.Architecture, Base: r.Base,
+			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config, Devices: r.Devices},
+		}
+		used, err := pick(r.Profiles, profiles)
+		if err != nil {
+			return nil, kiln.Errorf(kiln.Internal, "snapshot %s/%s: %w", r.Instance, r.Name, err)
+		}
+		snap.ExpandedConfig, snap.ExpandedDevices = expand(snap.Config, used)
+		if tree, err := s.pool.GetSnapshot(r.Files); err == nil {
+			if snap.Size, err = tree.Usage(); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, snap)
+	}
+	return list, nil
+}
+
+// CreateSnapshot keeps an instance as it is now, its files and its configuration.
+// A running one stands still for a moment. Errors: NotFound, Invalid, Conflict.
+func (s *Set) CreateSnapshot(ctx context.Context, instance string, n NewSnapshot) error {
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	i, err := s.Get(ctx, instance)
+	if err != nil {
+		return err
+	}
+	return s.snapshot(ctx, i, n)
+}
+
+// CheckSnapshot says whether a snapshot can be made. Errors: NotFound, Invalid,
+// Conflict.
+func (s *Set) CheckSnapshot(ctx context.Context, instance, name string) error {
+	if err := kiln.CheckSnapshotName(name); err != nil {
+		return err
+	}
+	if _, err := s.db.Instance(ctx, instance); err != nil {
+		return err
+	}
+	_, err := s.db.Snapshot(ctx, instance, name)
+	if err == nil {
+		return takenSnapshot(instance, name)
+	}
+	if errors.Is(err, kiln.NotFound) {
+		return nil
+	}
+	return err
+}
+
+func takenSnapshot(instance, name string) error {
+	return kiln.Errorf(kiln.Conflict, "Snapshot %q of instance %q already exists; choose another name, or replace it with --reuse", name, instance)
+}
+
+func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
+	if err := s.CheckSnapshot(ctx, i.Name, n.Name); err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	if n.ExpiresAt == nil {
+		at, err := kiln.ParseExpiry(i.ExpandedConfig["snapshots.expiry"], now)
+		if err != nil {
+			return err
+		}
+		n.ExpiresAt = &at
+	}
+	row := db.Snapshot{
+		Instance: i.Name, Name: n.Name, Files: uuid.NewString(), CreatedAt: now, ExpiresAt: *n.ExpiresAt, LastUsedAt: i.LastUsedAt,
+		Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Base: i.Base,
+		Config: i.Options, Devices: i.Devices, Profiles: i.Profiles,
+	}
+	if _, err := s.pool.Snapshot(ctx, i.Options[uuidKey], row.Files, s.pause(i)); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "snapshot %s/%s: %w", i.Name, n.Name, err)
+	}
+	if err := s.db.CreateSnapshot(ctx, row); err != nil {
+		return errors.Join(err, s.pool.DeleteSnapshots(context.WithoutCancel(ctx), row.Files))
+	}
+	s.notify(Change{Name: i.Name, Action: "snapshot-created", Snapshot: n.Name})
+	return nil
+}
+
+// RenameSnapshot gives a snapshot another name. Errors: NotFound, Invalid, Conflict.
+func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) error {
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := s.snapshotRow(ctx, instance, from); err != nil {
+		return err
+	}
+	if err := s.CheckSnapshot(ctx, instance, to); err != nil {
+		return err
+	}
+	if err := s.db.RenameSnapshot(ctx, instance, from, to); err != nil {
+		return err
+	}
+	s.notify(Change{Name: instance, Action: "snapshot-renamed", Snapshot: to})
+	return nil
+}
+
+// SetSnapshotExpiry changes when a snapshot goes; zero: never. The error is
+// NotFound.
+func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string, at time.Time) error {
+	if _, err := s.snapshotRow(ctx, instance, name); err != nil {
+		return err
+	}
+	if err := s.db.SetSnapshotExpiry(ctx, instance, name, at); err != nil {
+		return err
+	}
+	s.notify(Change{Name: instance, Action: "snapshot-updated", Snapshot: name})
+	return nil
+}
+
+// DeleteSnapshot removes a snapshot. The instance and its other snapshots stay as
+// they are. The error is NotFound.
+func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	row, err := s.snapshotRow(ctx, instance, name)
+	if err != nil {
+		return err
+	}
+	if err := s.db.DeleteSnapshot(ctx, instance, name); err != nil {
+		return err
+	}
+	s.notify(Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})
+	return s.pool.DeleteSnapshots(ctx, row.Files)
+}
+
+// sweepSnapshots removes the files of snapshots that no row names.
+func (s *Set) sweepSnapshots(ctx context.Context) error {
+	rows, err := s.db.AllSnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := s.pool.Snapshots()
+	if err != nil {
+		return err
+	}
+	named := files(rows)
+	return s.pool.DeleteSnapshots(ctx, slices.DeleteFunc(all, func(name string) bool { return slices.Contains(named, name) })...)
+}
+
+// files gives what names the files of snapshots.
+func files(rows []db.Snapshot) []string {
+	var list []string
+	for _, r := range rows {
+		list = append(list, r.Files)
+	}
+	return list
+}
+
+// CopyFiles makes the files of a new instance from those of another one, or of a
+// snapshot: "c1/snap0". The snapshots of an instance come along if n is to have
+// them. Errors: NotFound, Conflict.
+func (s *Set) CopyFiles(ctx context.Context, from string, n *New, snapshots bool) error {
+	instance, snap, ofSnapshot := strings.Cut(from, "/")
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	i, err := s.Get(ctx, instance)
+	if err != nil {
+		return err
+	}
+	if ofSnapshot {
+		row, err := s.snapshotRow(ctx, instance, snap)
+		if err == nil {
+			_, err = s.pool.CloneSnapshot(ctx, row.Files, n.UUID)
+		}
+		return err
+	}
+	if snapshots {
+		if err := s.copySnapshots(ctx, instance, n); err != nil {
+			return err
+		}
+	}
+	_, err = s.pool.Copy(ctx, i.Options[uuidKey], n.UUID, s.pause(i))
+	return err
+}
+
+func (s *Set) copySnapshots(ctx context.Context, instance string, n *New) error {
+	rows, err := s.db.Snapshots(ctx, instance)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		from := r.Files
+		r.Files, r.Config = uuid.NewString(), maps.Clone(r.Config)
+		r.Config[uuidKey] = n.UUID
+		if r.Config[templateKey] == "" { // in its files are still the name and such of the other
+			r.Config[templateKey] = "copy"
+		}
+		if err := s.pool.CopySnapshot(ctx, from, r.Files); err != nil {
+			return err
+		}
+		n.snapshots = append(n.snapshots, r)
+	}
+	return nil
+}
+
+// Discard removes the files of an instance that came to nothing.
+func (s *Set) Discard(ctx context.Context, n New) error {
+	return errors.Join(s.pool.Delete(ctx, n.UUID), s.pool.DeleteSnapshots(ctx, files(n.snapshots)...))
+}
+
+// pause gives what holds an instance still while its files are copied; nil when it
+// doesn't run.
+func (s *Set) pause(i Instance) volume.Pause {
+	l := s.running(db.Instance{Config: i.Options})
+	if l == nil {
+		return nil
+	}
+	return func(ctx context.Context) (func() error, error) { return s.hold(ctx, i, l) }
+}

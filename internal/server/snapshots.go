@@ -1,0 +1,96 @@
+package server
+
+import (
+	"net/http"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/instance"
+)
+
+func wireSnapshot(s instance.Snapshot) api.InstanceSnapshot {
+	return api.InstanceSnapshot{
+		Architecture: s.Architecture, Config: orEmpty(s.Options), CreatedAt: s.CreatedAt, Description: s.Description, Devices: orEmpty(s.Devices),
+		Ephemeral: s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices), ExpiresAt: s.ExpiresAt,
+		LastUsedAt: s.LastUsedAt, Name: s.Name, Profiles: orNone(s.Profiles), Size: s.Size,
+	}
+}
+
+func wireSnapshots(list []instance.Snapshot) []api.InstanceSnapshot {
+	out := []api.InstanceSnapshot{}
+	for _, s := range list {
+		out = append(out, wireSnapshot(s))
+	}
+	return out
+}
+
+func (s *Server) getSnapshots(w http.ResponseWriter, r *http.Request) (any, error) {
+	name := r.PathValue("name")
+	list, err := s.d.Snapshots(r.Context(), name)
+	if err != nil {
+		return nil, err
+	}
+	if recursion(r) > 0 {
+		return wireSnapshots(list), nil
+	}
+	urls := []string{}
+	for _, snap := range list {
+		urls = append(urls, "/1.0/instances/"+name+"/snapshots/"+segment(snap.Name))
+	}
+	return urls, nil
+}
+
+func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post api.InstanceSnapshotsPost
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	if post.Stateful {
+		return nil, kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, not its memory; leave --stateful out")
+	}
+	return s.d.CreateSnapshot(r.Context(), r.PathValue("name"), instance.NewSnapshot{Name: post.Name, ExpiresAt: post.ExpiresAt})
+}
+
+// snapshotState is what the ETag of a snapshot stands for.
+func snapshotState(s instance.Snapshot) any { return api.InstanceSnapshotPut{ExpiresAt: s.ExpiresAt} }
+
+func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
+	snap, err := s.d.Snapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"))
+	if err != nil {
+		return nil, err
+	}
+	return tagged{wireSnapshot(snap), snapshotState(snap)}, nil
+}
+
+func (s *Server) putSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
+	snap, err := s.d.Snapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkETag(r, snapshotState(snap)); err != nil {
+		return nil, err
+	}
+	put := api.InstanceSnapshotPut{}
+	if r.Method == http.MethodPatch {
+		put.ExpiresAt = snap.ExpiresAt
+	}
+	if err := readJSON(r, &put); err != nil {
+		return nil, err
+	}
+	return s.d.SetSnapshotExpiry(r.Context(), snap.Instance, snap.Name, put.ExpiresAt)
+}
+
+func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
+	var to api.Rename
+	if err := readJSON(r, &to); err != nil {
+		return nil, err
+	}
+	if to.Migration {
+		return nil, kiln.Errorf(kiln.Unsupported, "moving snapshots between servers is not supported by this version of kiln")
+	}
+	return s.d.RenameSnapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"), to.Name)
+}
+
+func (s *Server) deleteSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
+	return s.d.DeleteSnapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"))
+}

@@ -1,0 +1,105 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// capturePasses and enough bound the work that is done before what uses a volume
+// has to stand still.
+const (
+	capturePasses = 3
+	enough        = 8 << 20 // bytes
+)
+
+// capture is hold for a volume in use. Its upper layer can't become a lower one
+// while it is mounted, so it is copied: what that costs grows with what the
+// volume has changed. Most is copied before everything has to stand still; then
+// only what changed meanwhile is.
+func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, use func(record) error) error {
+	temp, err := p.prepare(func(temp string) error {
+		if err := captureUpper(ctx, p.volumeDir(name), temp, pause); err != nil {
+			return err
+		}
+		// While the stack is the one that overlayfs knows.
+		if err := p.completeLinks(ctx, r, temp); err != nil {
+			return err
+		}
+		return errors.Join(removeTree(filepath.Join(temp, "work")), syncFS(temp))
+	})
+	if err != nil {
+		return err
+	}
+	if r.Layers, err = p.shallow(ctx, r.Layers); err != nil {
+		return errors.Join(err, removeTree(temp))
+	}
+	p.stacks.RLock()
+	defer p.stacks.RUnlock()
+	id := uuid.NewString()
+	if err := os.Rename(temp, p.layerDir(id)); err != nil {
+		return errors.Join(err, removeTree(temp))
+	}
+	r.Layers = append([]string{id}, r.Layers...)
+	if err := errors.Join(syncDir(filepath.Join(p.dir, "layers")), use(r)); err != nil {
+		return errors.Join(err, p.discard(p.layerDir(id)))
+	}
+	return nil
+}
+
+// captureUpper copies upper/ of a volume, and of work/ what tells which files have
+// names in lower layers as well.
+func captureUpper(ctx context.Context, dir, to string, pause Pause) error {
+	index := filepath.Join(to, "work", "index")
+	if err := errors.Join(os.Mkdir(filepath.Join(to, "upper"), 0o700), os.MkdirAll(index, 0o700)); err != nil {
+		return err
+	}
+	m := mirror{from: filepath.Join(dir, "upper"), to: filepath.Join(to, "upper")}
+	for range capturePasses {
+		n, err := m.early(ctx)
+		if err != nil {
+			return err
+		}
+		if n < enough {
+			break
+		}
+	}
+	resume, err := pause(ctx)
+	if err != nil {
+		return err
+	}
+	err = m.last(ctx)
+	if err == nil {
+		err = m.index(filepath.Join(dir, "work", "index"), index)
+	}
+	return errors.Join(err, resume())
+}
+
+// index copies overlayfs's index, whose entries are names of files in upper/.
+func (m *mirror) index(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "#") {
+			continue // what it is about to make
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(from, e.Name()), &st); err != nil {
+			return err
+		}
+		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), &st, m.links); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,26 @@
+package volume
+
+import "context"
+
+// Depth is how many layers a volume stands on.
+func (p *Pool) Depth(volume string) int {
+	r, err := p.volumeRecord(volume)
+	if err != nil {
+		return -1
+	}
+	return len(r.Layers)
+}
+
+// WithMerged gives a snapshot with some of its layers made one.
+func (p *Pool) WithMerged(ctx context.Context, s *Snapshot, from, to int) (*Snapshot, error) {
+	if err := p.merge(ctx, s.Layers[from:to], 99); err != nil {
+		return nil, err
+	}
+	return &Snapshot{p, s.name, record{s.Base(), p.compact(s.Layers)}}, nil
+}
+
+// Layers is how many layers a snapshot has.
+func (s *Snapshot) Depth() int { return len(s.Layers) }
+
+// Quiet waits for what is done beside the callers.
+func (p *Pool) Quiet() { p.wg.Wait() }

@@ -1,0 +1,284 @@
+package volume
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// The records of volumes, snapshots and layers.
+const (
+	volumeFile   = "volume.json"
+	snapshotFile = "snapshot.json"
+	layerFile    = "layer.json"
+)
+
+// record is volume.json and snapshot.json: the stack that a tree stands on.
+type record struct {
+	Base   kiln.Fingerprint `json:"base"`             // zero: no image
+	Layers []string         `json:"layers,omitempty"` // between the image and what is changed, top first
+}
+
+// maxLayers bounds the layers of a stack: each is a mount, and is looked into for
+// every name. Merging keeps them far below.
+const maxLayers = 60
+
+func (p *Pool) layerDir(id string) string  { return filepath.Join(p.dir, "layers", id) }
+func (p *Pool) layerTree(id string) string { return filepath.Join(p.layerDir(id), "upper") }
+
+func (p *Pool) volumeRecord(name string) (record, error) {
+	return readRecord(filepath.Join(p.volumeDir(name), volumeFile), "volume", name)
+}
+
+// readRecord reads a record. Errors: NotFound, Integrity.
+func readRecord(path, what, name string) (record, error) {
+	var r record
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, kiln.Errorf(kiln.NotFound, "no %s %q", what, name)
+	}
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, kiln.Errorf(kiln.Integrity, "%s %q: read %s: %w", what, name, path, err)
+	}
+	return r, nil
+}
+
+// A Pause holds still what uses a volume. The function it gives lets it go on.
+type Pause func(ctx context.Context) (resume func() error, err error)
+
+// hold keeps what a volume has at this moment in read-only layers, and gives use
+// the stack of them before a sweep can see that nobody names it. pause is nil
+// for a volume that isn't in use.
+func (p *Pool) hold(ctx context.Context, name string, pause Pause, use func(record) error) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	r, err := p.volumeRecord(name)
+	if err != nil {
+		return err
+	}
+	if pause != nil {
+		return p.capture(ctx, name, r, pause, use)
+	}
+	if err := p.completeLinks(ctx, r, p.volumeDir(name)); err != nil {
+		return err
+	}
+	if err := syncFS(p.volumeDir(name)); err != nil {
+		return err
+	}
+	r.Layers, err = p.shallow(ctx, r.Layers)
+	if err != nil {
+		return err
+	}
+	p.stacks.RLock()
+	defer p.stacks.RUnlock()
+	r, err = p.freeze(name, r)
+	if err != nil {
+		return err
+	}
+	p.mergeLater(r.Layers)
+	return use(r)
+}
+
+// freeze makes the upper layer of a volume read-only and gives the volume an empty
+// one on top of it: nothing is copied. r is the stack that the two shall stand
+// on. It gives the stack with the new layer.
+func (p *Pool) freeze(name string, r record) (record, error) {
+	dir := p.volumeDir(name)
+	upper := filepath.Join(dir, "upper")
+	if len(r.Layers) > 0 {
+		if same, err := unchanged(upper, p.layerTree(r.Layers[0])); err != nil || same {
+			return r, err
+		}
+	}
+	id := uuid.NewString()
+	r.Layers = append([]string{id}, r.Layers...)
+	// The volume as it will be, in the place of the layer; then they change
+	// places in one step. A crash before that leaves a layer that nobody names.
+	layer := p.layerDir(id)
+	err := p.appear(layer, func(temp string) error {
+		return writeVolume(temp, r, upper, filepath.Join(dir, "meta"))
+	})
+	if err != nil {
+		return r, err
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, layer, unix.RENAME_EXCHANGE); err != nil {
+		return r, errors.Join(fmt.Errorf("freeze the upper layer of volume %q: %w", name, err), p.discard(layer))
+	}
+	if err := errors.Join(syncDir(filepath.Dir(dir)), syncDir(filepath.Dir(layer))); err != nil {
+		return r, err
+	}
+	return r, p.tidyLayer(id)
+}
+
+// unchanged reports whether an upper layer has nothing that the layer below hasn't.
+func unchanged(upper, below string) (bool, error) {
+	d, err := os.Open(upper)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	if names, _ := d.Readdirnames(1); len(names) > 0 {
+		return false, nil
+	}
+	var a, b unix.Stat_t
+	if err := errors.Join(unix.Stat(upper, &a), unix.Stat(below, &b)); err != nil {
+		return false, err
+	}
+	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Mtim != b.Mtim {
+		return false, nil
+	}
+	x, err1 := readXattrs(upper)
+	y, err2 := readXattrs(below)
+	return slices.EqualFunc(x, y, func(x, y xattr) bool { return x == y }), errors.Join(err1, err2)
+}
+
+// tidyLayer leaves of what was a volume just the tree. What overlayfs kept beside
+// it has links to its files, which would count.
+func (p *Pool) tidyLayer(id string) error {
+	dir := p.layerDir(id)
+	if err := os.Remove(filepath.Join(dir, volumeFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(p.discard(filepath.Join(dir, "work")), p.discard(filepath.Join(dir, "meta")))
+}
+
+// openLayers finds the layers that are several in one, finishes what a crash
+// interrupted, and removes what nobody needs.
+func (p *Pool) openLayers() error {
+	entries, err := os.ReadDir(filepath.Join(p.dir, "layers"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile))
+		if err == nil {
+			var m mergedLayer
+			if err := json.Unmarshal(b, &m); err != nil {
+				return kiln.Errorf(kiln.Integrity, "layer %s: read %s: %w", e.Name(), layerFile, err)
+			}
+			p.merged[e.Name()] = m
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := p.sweepLayers(); err != nil {
+		return err
+	}
+	named, err := p.named()
+	if err != nil {
+		return err
+	}
+	for id := range named {
+		if _, err := os.Stat(filepath.Join(p.layerDir(id), "work")); err == nil {
+			if err := p.tidyLayer(id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweepLayers removes the layers that nobody needs: those that no volume and no
+// snapshot names, unless they are several in one that a volume will name next.
+func (p *Pool) sweepLayers() error {
+	p.stacks.Lock()
+	defer p.stacks.Unlock()
+	entries, err := os.ReadDir(filepath.Join(p.dir, "layers"))
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	named, err := p.named()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		id := e.Name()
+		if named[id] || p.awaited(id, named) {
+			continue
+		}
+		if err := p.discard(p.layerDir(id)); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		delete(p.merged, id)
+		delete(p.sizes, id)
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+// awaited reports whether a layer is several in one of those that are named, or of
+// those that are awaited themselves.
+func (p *Pool) awaited(id string, named map[string]bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var awaited func(id string) bool
+	awaited = func(id string) bool {
+		m, ok := p.merged[id]
+		return ok && !slices.ContainsFunc(m.Parts, func(part string) bool { return !named[part] && !awaited(part) })
+	}
+	return awaited(id)
+}
+
+// named gives the layers that volumes and snapshots stand on.
+func (p *Pool) named() (map[string]bool, error) {
+	all := map[string]bool{}
+	err := p.records(func(_ string, r record) {
+		for _, id := range r.Layers {
+			all[id] = true
+		}
+	})
+	return all, err
+}
+
+// records calls f with the record of every volume and every snapshot.
+func (p *Pool) records(f func(name string, r record)) error {
+	for dir, file := range map[string]string{"volumes": volumeFile, "snapshots": snapshotFile} {
+		entries, err := os.ReadDir(filepath.Join(p.dir, dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			r, err := readRecord(filepath.Join(p.dir, dir, e.Name(), file), "record", e.Name())
+			if errors.Is(err, kiln.NotFound) {
+				continue // deleted meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			f(e.Name(), r)
+		}
+	}
+	return nil
+}
+
+// layerUsage gives the size of a layer in bytes, which never changes.
+func (p *Pool) layerUsage(id string) (int64, error) {
+	p.mu.Lock()
+	n, ok := p.sizes[id]
+	p.mu.Unlock()
+	if ok {
+		return n, nil
+	}
+	n, err := usage(p.layerTree(id))
+	if err == nil {
+		p.mu.Lock()
+		p.sizes[id] = n
+		p.mu.Unlock()
+	}
+	return n, err
+}
