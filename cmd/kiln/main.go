@@ -8,8 +8,11 @@ import (
 	"github.com/kiln-containers/kiln/internal/cli"
 )
 
-// version is set by the build.
-var version = "dev"
+// What the build sets.
+var (
+	version = "dev"
+	stall   = "" // how long others may keep the daemon waiting, where tests can't wait as long as that
+)
 
 func main() {
 	io := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}

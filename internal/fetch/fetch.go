@@ -42,8 +42,8 @@ type Client struct {
 // The usual values.
 const (
 	stall    = 30 * time.Second
-	pause    = 250 * time.Millisecond
-	maxPause = 10 * time.Second
+	pause    = stall / 120 // before the second attempt
+	maxPause = 40          // times as long, later
 	tries    = 10
 )
 
@@ -198,7 +198,7 @@ func (r *Reader) recover(err error) error {
 	if r.tries < len(r.file.URLs) {
 		return nil // another server first
 	}
-	wait = min(wait<<min(r.tries-1, 10), maxPause)
+	wait = min(wait<<min(r.tries-1, 10), maxPause*wait)
 	wait = wait/2 + rand.N(wait/2+1)
 	select {
 	case <-r.ctx.Done():
