@@ -154,7 +154,7 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 		cancel()
 	}
 	o := <-done
-	if o.err != nil && (err == nil || errors.Is(err, o.err)) {
+	if o.err != nil && (err == nil || errors.As(err, new(rejection))) {
 		w.Discard() // it won't get better
 		return o.err
 	}
@@ -214,7 +214,7 @@ func (p *putter) pass(in io.Reader, write func([]byte) (int, error), tee *queueW
 			}
 			p.whole.Write(buf[:n])
 			if err := tee.send(buf[:n]); err != nil {
-				return err
+				return rejection{err}
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -225,6 +225,10 @@ func (p *putter) pass(in io.Reader, write func([]byte) (int, error), tee *queueW
 		}
 	}
 }
+
+// A rejection is an error of who inspects a file. The inspector also gives the
+// errors of who reads it, as they are.
+type rejection struct{ error }
 
 // fill is io.ReadFull that keeps the reader's own error: the end of a file is not
 // a connection that was cut.

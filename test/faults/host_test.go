@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -260,4 +261,14 @@ func (h *host) holds(i image, flags ...string) kiln.Fingerprint {
 	}
 	h.ok(append(args, flags...)...)
 	return i.fingerprint()
+}
+
+// operate starts an operation by a request and waits for its end.
+func (h *host) operate(path string, body any) error {
+	_, op, err := h.client().Do(h.t.Context(), client.Request{Method: http.MethodPost, Path: path, Body: body}, nil)
+	if err != nil {
+		return err
+	}
+	_, err = h.client().Wait(h.t.Context(), op.ID)
+	return err
 }
