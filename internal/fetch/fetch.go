@@ -308,6 +308,10 @@ func (c *Client) request(ctx context.Context, url string, offset, length int64) 
 	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
+		var circle *refusal
+		if errors.As(err, &circle) {
+			return nil, &refusal{url, circle.err}
+		}
 		if permanent(err) {
 			return nil, &refusal{url, Explain(err)}
 		}
@@ -445,8 +449,8 @@ func host(url string) string {
 func CheckRedirect(req *http.Request, via []*http.Request) error {
 	last := via[len(via)-1]
 	switch {
-	case len(via) >= 10:
-		return kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)
+	case len(via) >= 10: // asking again would lead there again
+		return &refusal{via[0].URL.String(), kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)}
 	case last.URL.Scheme == "https" && req.URL.Scheme != "https":
 		return kiln.Errorf(kiln.Denied, "%s redirects to %s, where nobody vouches for what is read", last.URL.Host, req.URL.Redacted())
 	}

@@ -219,6 +219,10 @@ func TestNames(t *testing.T) {
 	}
 	s.lie("/1.0", wire(map[string]any{"auth": "untrusted", "public": true}))
 	s.lie("/1.0/images/"+fp.String(), wire(map[string]any{"fingerprint": fp.String(), "public": true, "type": "container"}))
+	s.lie("/1.0/images/aliases/"+fp.String(), func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"type":"error","error":"Image alias not found","error_code":404}`)
+	})
 	to.streams("ca", s, s.URL)
 	to.ok("remote", "add", "n", s.URL, "--public", "--ca", filepath.Join(to.home, "ca.ca"))
 	names := []string{"../../../../tmp/kf-evil", "/tmp/kf-evil", `..\..\kf-evil`, "..", "../.bashrc", ""}
