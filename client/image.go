@@ -38,7 +38,8 @@ func (i Images) Resolve(ctx context.Context, name string) (api.Image, string, er
 	switch {
 	case err == nil:
 		target = a.Target
-	case !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Denied):
+	case errors.Is(err, kiln.Denied) && kiln.IsPrefix(target): // strangers may see an image, not what it is called
+	case !errors.Is(err, kiln.NotFound):
 		return img, "", err
 	case !kiln.IsPrefix(target):
 		return img, "", i.unknown(ctx, name)

@@ -46,6 +46,7 @@ var ladder = map[string]int{
 	"internal/cli":               6,
 	"cmd/kiln":                   7,
 	"test/bench":                 7,
+	"test/faults":                8,
 	"test":                       8,
 }
 

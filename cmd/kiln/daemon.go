@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/cli"
@@ -30,7 +31,8 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	d, err := daemon.Open(ctx, daemon.Config{Dir: dir, Log: log, Version: version})
+	wait, _ := time.ParseDuration(stall) // "" is the usual
+	d, err := daemon.Open(ctx, daemon.Config{Dir: dir, Log: log, Version: version, Stall: wait})
 	if err != nil {
 		return err
 	}
@@ -41,6 +43,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	s := server.New(d, log, stop)
+	s.Stall = wait
 	network := s.Network(ctx)
 	if err := d.Listen(ctx, o.Listen, network.Listen); err != nil {
 		return errors.Join(err, l.Close(), d.Close())

@@ -104,14 +104,25 @@ func (w *Writer) File() *os.File { return w.f }
 // Size is how many bytes were written.
 func (w *Writer) Size() int64 { return w.size }
 
+// Check compares the hash of what was written. When it isn't want, the error is
+// Integrity, and nothing of it is kept.
+func (w *Writer) Check(want kiln.Fingerprint) error {
+	if got := kiln.Fingerprint(w.hash.Sum(nil)); got != want {
+		w.Discard()
+		return kiln.Errorf(kiln.Integrity, "the file has the hash %s, not %s", got, want)
+	}
+	return nil
+}
+
 // Commit makes the blob appear and gives its hash. It must be want unless that is
 // zero: the error is Integrity. A blob that was there stays; one whose file had
 // another size is replaced.
 func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	got := kiln.Fingerprint(w.hash.Sum(nil))
-	if !want.IsZero() && got != want {
-		w.Discard()
-		return got, kiln.Errorf(kiln.Integrity, "the file has the hash %s, not %s", got, want)
+	if !want.IsZero() {
+		if err := w.Check(want); err != nil {
+			return got, err
+		}
 	}
 	if err := w.f.Chmod(0o400); err != nil {
 		return got, err

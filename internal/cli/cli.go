@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,7 @@ type Streams struct {
 type Deps struct {
 	Daemon  func(ctx context.Context, o DaemonOptions) error
 	Version string
+	Stall   time.Duration // how long servers may keep it waiting; 0: as long as usual
 }
 
 // DaemonOptions are the flags of kiln daemon.

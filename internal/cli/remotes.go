@@ -295,7 +295,7 @@ func (a *app) opener(name string) (*remote.Opener, error) {
 		return nil, err
 	}
 	o := &remote.Opener{
-		Proxy: http.ProxyFromEnvironment, UserAgent: "kiln/" + a.deps.Version, Version: a.deps.Version, Architectures: kiln.RunsOn(host),
+		Proxy: http.ProxyFromEnvironment, UserAgent: "kiln/" + a.deps.Version, Version: a.deps.Version, Stall: a.deps.Stall, Architectures: kiln.RunsOn(host),
 		Indexes:   &remote.Indexes{Dir: filepath.Join(cache, "kiln", "indexes"), TTL: indexTTL},
 		AllowHTTP: func() bool { return strings.HasPrefix(c.Addr, "http://") }, // whoever added it said so
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,7 @@ type Config struct {
 	Dir     string // everything kiln owns is under it
 	Log     *slog.Logger
 	Version string
+	Stall   time.Duration // how long others may keep it waiting; 0: as long as usual
 }
 
 // A Daemon keeps the images and instances below one directory.

@@ -21,7 +21,7 @@ const indexTTL = time.Hour
 func (d *Daemon) opener() *remote.Opener {
 	u := uname()
 	return &remote.Opener{
-		Own: &d.cert, Proxy: d.proxy, Version: d.cfg.Version, Architectures: kiln.RunsOn(HostArch()),
+		Own: &d.cert, Proxy: d.proxy, Stall: d.cfg.Stall, Version: d.cfg.Version, Architectures: kiln.RunsOn(HostArch()),
 		UserAgent: fmt.Sprintf("kiln/%s (%s; %s; %s)", d.cfg.Version, u.sysname, u.machine, u.release),
 		Indexes:   &remote.Indexes{Dir: filepath.Join(d.cfg.Dir, "cache"), TTL: indexTTL},
 		AllowHTTP: func() bool {

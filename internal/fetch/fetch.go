@@ -42,8 +42,8 @@ type Client struct {
 // The usual values.
 const (
 	stall    = 30 * time.Second
-	pause    = 250 * time.Millisecond
-	maxPause = 10 * time.Second
+	pause    = stall / 120 // before the second attempt
+	maxPause = 40          // times as long, later
 	tries    = 10
 )
 
@@ -221,7 +221,7 @@ func (r *Reader) recover(err error) error {
 	if r.tries < len(r.file.URLs) {
 		return nil // another server first
 	}
-	wait = min(wait<<min(r.tries-1, 10), maxPause)
+	wait = min(wait<<min(r.tries-1, 10), maxPause*wait)
 	wait = wait/2 + rand.N(wait/2+1)
 	select {
 	case <-r.ctx.Done():
@@ -331,6 +331,10 @@ func (c *Client) request(ctx context.Context, url string, offset, length int64) 
 	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
+		var circle *refusal
+		if errors.As(err, &circle) {
+			return nil, &refusal{url, circle.err}
+		}
 		if permanent(err) {
 			return nil, &refusal{url, Explain(err)}
 		}
@@ -468,8 +472,8 @@ func host(url string) string {
 func CheckRedirect(req *http.Request, via []*http.Request) error {
 	last := via[len(via)-1]
 	switch {
-	case len(via) >= 10:
-		return kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)
+	case len(via) >= 10: // asking again would lead there again
+		return &refusal{via[0].URL.String(), kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)}
 	case last.URL.Scheme == "https" && req.URL.Scheme != "https":
 		return kiln.Errorf(kiln.Denied, "%s redirects to %s, where nobody vouches for what is read", last.URL.Host, req.URL.Redacted())
 	}

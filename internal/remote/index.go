@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -105,10 +105,19 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	}
 	defer f.Close()
 	if d.parsed, err = g.parse(f); err != nil {
-		d.state = documentState{} // ask again next time
-		return nil, kiln.Errorf(kiln.KindOf(err), "%s: %w", g.urls[0], err)
+		return nil, errors.Join(kiln.Errorf(kiln.KindOf(err), "%s: %w", g.urls[0], err), d.forget(path))
 	}
 	return d.parsed, nil
+}
+
+// forget makes the next request ask for the whole document.
+func (d *document) forget(path string) error {
+	d.state = documentState{}
+	err := os.Remove(path + ".json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // passing reports whether an error is one that an old copy may hide: the server
@@ -161,42 +170,55 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 	switch resp.StatusCode {
 	case http.StatusNotModified:
 	case http.StatusOK:
-		if err := x.keep(path, resp.Body, g.limit); err != nil {
-			return err
+		parsed, err := x.keep(path, resp.Body, g)
+		if err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "%s: %w", url, err)
 		}
-		d.parsed = nil
+		d.parsed = parsed
 	case http.StatusNotFound, http.StatusGone:
 		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", url, resp.Status)
 	default:
 		return kiln.Errorf(kiln.Network, "%s: %s", url, resp.Status)
 	}
-	d.state = documentState{resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"), time.Now()}
+	d.state.Fetched = time.Now()
+	if resp.StatusCode == http.StatusOK { // not every 304 says them again
+		d.state.ETag, d.state.LastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	}
 	b, err := json.Marshal(d.state)
 	if err != nil {
 		return err
 	}
-	return x.keep(path+".json", bytes.NewReader(b), g.limit)
+	return os.WriteFile(path+".json", b, 0o600) // half of it is none
 }
 
 // indexTime is how long one answer may take.
 const indexTime = 5 * time.Minute
 
-// keep makes a file appear whole.
-func (x *Indexes) keep(path string, r io.Reader, limit int64) error {
+// keep makes a document appear whole, if it is one: what can't be read doesn't take
+// the place of what could. It gives what parse makes of it.
+func (x *Indexes) keep(path string, r io.Reader, g get) (any, error) {
 	if err := os.MkdirAll(x.Dir, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.CreateTemp(x.Dir, ".new-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.Remove(f.Name()) // gone if it has its name
-	n, err := io.Copy(f, io.LimitReader(r, limit+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fetch.Explain(err)
+	defer f.Close()
+	n, err := io.Copy(f, io.LimitReader(r, g.limit+1))
+	if err != nil {
+		return nil, fetch.Explain(err)
 	}
-	if n > limit {
-		return kiln.Errorf(kiln.TooLarge, "the document is larger than %s", kiln.FormatSize(limit))
+	if n > g.limit {
+		return nil, kiln.Errorf(kiln.TooLarge, "the document is larger than %s", kiln.FormatSize(g.limit))
 	}
-	return os.Rename(f.Name(), path)
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	parsed, err := g.parse(f)
+	if err != nil {
+		return nil, err
+	}
+	return parsed, os.Rename(f.Name(), path)
 }

@@ -25,6 +25,19 @@ type Opener struct {
 	Architectures []string // canonical, best first
 	Indexes       *Indexes
 	AllowHTTP     func() bool // plain http, where nobody vouches for what is read
+	// Stall is how long a server may keep everybody waiting for a byte; 0: as long
+	// as usual.
+	Stall time.Duration
+}
+
+// stall is how long a server may keep everybody waiting, unless somebody says so.
+const stall = 30 * time.Second
+
+func (o *Opener) stall() time.Duration {
+	if o.Stall > 0 {
+		return o.Stall
+	}
+	return stall
 }
 
 // Access says what to be let in with, and hears how it goes.
@@ -48,7 +61,7 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}}
+	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(), Pause: o.stall() / 120}
 	switch r.Protocol {
 	case kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, "":
 		c := client.HTTPS(r.Server, hc).WithSecret(a.Secret)
@@ -82,7 +95,7 @@ func (o *Opener) HTTP(r kiln.Remote) (*http.Client, error) {
 		proxy = http.ProxyURL(u)
 	}
 	return &http.Client{CheckRedirect: fetch.CheckRedirect, Transport: &http.Transport{
-		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: 15 * time.Second, ResponseHeaderTimeout: time.Minute,
+		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: o.stall() / 2, ResponseHeaderTimeout: 2 * o.stall(),
 		MaxIdleConnsPerHost: 8, IdleConnTimeout: 15 * time.Second, WriteBufferSize: 128 << 10, ReadBufferSize: 128 << 10,
 	}}, nil
 }

@@ -78,7 +78,7 @@ func theServer() map[string][]string {
 }
 
 // guard lets a handler be called by those who may.
-func guard(pattern, method string, h handler) handler {
+func (s *Server) guard(pattern, method string, h handler) handler {
 	open := slices.Contains(anybody()[pattern], method)
 	restricted := slices.Contains(theServer()[pattern], method)
 	return func(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -87,11 +87,8 @@ func guard(pattern, method string, h handler) handler {
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")
 		case !c.trusted:
 			// A stranger doesn't get to hold a connection with a slow request.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(strangerTime))
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.stall()))
 		}
 		return h(w, r)
 	}
 }
-
-// strangerTime is how long the body of a stranger's request may take.
-const strangerTime = 30 * time.Second

@@ -31,6 +31,10 @@ const maxJSON = 4 << 20
 
 // A Server answers requests for one daemon.
 type Server struct {
+	// Stall is how long a stranger may keep the server waiting; 0: as long as
+	// usual. It is set before Serve.
+	Stall time.Duration
+
 	d        *daemon.Daemon
 	log      *slog.Logger
 	mux      *http.ServeMux
@@ -50,7 +54,7 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 			mux = s.aliases
 		}
 		for method, h := range methods {
-			methods[method] = guard(pattern, method, h)
+			methods[method] = s.guard(pattern, method, h)
 		}
 		mux.Handle(pattern, s.methods(methods))
 	}
@@ -60,7 +64,7 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 // Serve answers on a listener until ctx ends. Requests under way then have a few
 // seconds to finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	h := &http.Server{Handler: s, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -107,6 +111,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mux.ServeHTTP(w, r)
+}
+
+// strangerTime is how long a stranger's request may take, unless somebody says so.
+const strangerTime = 30 * time.Second
+
+func (s *Server) stall() time.Duration {
+	if s.Stall > 0 {
+		return s.Stall
+	}
+	return strangerTime
 }
 
 const aliasPath = "/1.0/images/aliases/"

@@ -71,6 +71,9 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 		return kiln.Image{}, err
 	}
 	if !img.Fingerprint.IsZero() && img.Fingerprint != p.fingerprint {
+		for _, w := range p.writers {
+			w.Discard()
+		}
 		return kiln.Image{}, kiln.Errorf(kiln.Integrity, "fingerprints don't match, got %s expected %s", p.fingerprint, img.Fingerprint)
 	}
 	got, err := p.commit(img)
@@ -149,21 +152,32 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 		r.CloseWithError(err) // what is written from now on fails with err
 		done <- outcome{facts, err}
 	}()
-	err = p.copy(w, tee, in)
+	err = p.copy(w, tee, in, !f.Hash.IsZero() && f.Size >= 0)
 	tee.CloseWithError(err)
 	if err != nil {
 		cancel()
 	}
 	o := <-done
-	if o.err != nil && (err == nil || errors.Is(err, o.err)) {
+	if o.err != nil && (err == nil || errors.As(err, new(rejection))) {
 		w.Discard() // it won't get better
-		return o.err
+		if err == nil && !f.Hash.IsZero() {
+			err = w.Check(f.Hash) // what is no archive may be another file
+		}
+		if err == nil || errors.As(err, new(rejection)) {
+			err = o.err
+		}
+		return err
 	}
 	if err != nil {
 		if errors.Is(err, kiln.NoSpace) {
 			w.Discard() // others need the room more
 		}
 		return err
+	}
+	if !f.Hash.IsZero() {
+		if err := w.Check(f.Hash); err != nil {
+			return err
+		}
 	}
 	f.Size, f.Ext = w.Size(), o.facts.Format.Ext()
 	p.files = append(p.files, f)
@@ -188,13 +202,20 @@ func (p *putter) writer(f kiln.File, in io.Reader) (*blob.Writer, error) {
 }
 
 // copy hands each piece of a file to the blob, the hash and the inspector: what is
-// here from before, then what the stream gives.
-func (p *putter) copy(w *blob.Writer, tee *queueWriter, in io.Reader) error {
+// here from before, then what the stream gives. With known, what the inspector
+// takes for damage is read to its end all the same, so that its hash can tell.
+func (p *putter) copy(w *blob.Writer, tee *queueWriter, in io.Reader, known bool) error {
+	send := func(b []byte) error {
+		if err := tee.send(b); err != nil && !(known && errors.Is(err, kiln.Invalid)) {
+			return rejection{err}
+		}
+		return nil
+	}
 	keep := func([]byte) (int, error) { return 0, nil }
-	if err := p.pass(rereader{w}, keep, tee); err != nil {
+	if err := p.pass(rereader{w}, keep, tee.buffer, send); err != nil {
 		return err
 	}
-	return p.pass(in, w.Write, tee)
+	return p.pass(in, w.Write, tee.buffer, send)
 }
 
 // rereader reads what a blob's writer found.
@@ -202,19 +223,19 @@ type rereader struct{ w *blob.Writer }
 
 func (r rereader) Read(b []byte) (int, error) { return r.w.Reread(b) }
 
-func (p *putter) pass(in io.Reader, write func([]byte) (int, error), tee *queueWriter) error {
+func (p *putter) pass(in io.Reader, write func([]byte) (int, error), buffer func() []byte, send func([]byte) error) error {
 	for {
 		if err := p.ctx.Err(); err != nil {
 			return err
 		}
-		buf := tee.buffer()
+		buf := buffer()
 		n, err := fill(in, buf)
 		if n > 0 {
 			if _, err := write(buf[:n]); err != nil {
 				return err
 			}
 			p.whole.Write(buf[:n])
-			if err := tee.send(buf[:n]); err != nil {
+			if err := send(buf[:n]); err != nil {
 				return err
 			}
 		}
@@ -226,6 +247,10 @@ func (p *putter) pass(in io.Reader, write func([]byte) (int, error), tee *queueW
 		}
 	}
 }
+
+// A rejection is an error of who inspects a file. The inspector also gives the
+// errors of who reads it, as they are.
+type rejection struct{ error }
 
 // fill is io.ReadFull that keeps the reader's own error: the end of a file is not
 // a connection that was cut.

@@ -58,7 +58,7 @@ func checkPin(pin, shown *x509.Certificate, now time.Time) error {
 			Fingerprint(pin), Fingerprint(shown), shown.NotBefore.UTC().Format(time.DateOnly), strings.Join(shown.DNSNames, ", "), Fingerprint(shown))
 	}
 	if now.After(shown.NotAfter) {
-		return kiln.Errorf(kiln.Denied, "the server's certificate %s expired on %s; have a new one made there (remove server.crt and server.key and restart the daemon) and accept it with: kiln remote add",
+		return kiln.Errorf(kiln.Denied, "the server's certificate %s expired on %s; have a new one made there (remove server.crt and server.key and restart the daemon) and accept it with: kiln remote add <name> <address> --fingerprint <its fingerprint>",
 			Fingerprint(shown), shown.NotAfter.UTC().Format(time.DateOnly))
 	}
 	return nil
