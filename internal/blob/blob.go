@@ -104,6 +104,9 @@ func (w *Writer) File() *os.File { return w.f }
 // Size is how many bytes were written.
 func (w *Writer) Size() int64 { return w.size }
 
+// Hash gives the hash of what was written so far, to go on with elsewhere.
+func (w *Writer) Hash() (hash.Hash, error) { return w.hash.(hash.Cloner).Clone() }
+
 // Commit makes the blob appear and gives its hash. It must be want unless that is
 // zero: the error is Integrity. A blob that was there stays; one whose file had
 // another size is replaced.
