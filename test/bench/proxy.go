@@ -60,6 +60,8 @@ func (p *proxy) run() {
 
 func (p *proxy) pass(client net.Conn) {
 	defer client.Close()
+	// What a cut leaves in a buffer here was never on the line.
+	_ = client.(*net.TCPConn).SetWriteBuffer(64 << 10)
 	server, err := net.Dial("tcp", p.to)
 	if err != nil {
 		return
