@@ -56,6 +56,7 @@ type Writer struct {
 	f       *os.File
 	hash    hash.Hash
 	size    int64
+	pushed  int64 // of size, on their way to the disk
 	have    int64 // of a partial file, not read again yet
 	partial bool
 	done    bool // committed: the temporary name is not ours any more
@@ -91,11 +92,22 @@ func (w *Writer) Write(b []byte) (int, error) {
 	n, err := w.f.Write(b)
 	w.hash.Write(b[:n])
 	w.size += int64(n)
+	w.push()
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		free, _ := w.dir.Free()
 		return n, kiln.Errorf(kiln.NoSpace, "no space left after %s: need more than that, %s free in %s", kiln.FormatSize(w.size), kiln.FormatSize(free), w.dir.path)
 	}
 	return n, err
+}
+
+// push has the disk begin before Commit waits for it.
+func (w *Writer) push() {
+	const step = 8 << 20 // bytes
+	if n := w.size - w.pushed; n >= step {
+		// An optimisation: errors come again with Sync.
+		_ = unix.SyncFileRange(int(w.f.Fd()), w.pushed, n, unix.SYNC_FILE_RANGE_WRITE)
+		w.pushed = w.size
+	}
 }
 
 // File is what was written so far, for reading only.
@@ -113,6 +125,9 @@ func (w *Writer) Check(want kiln.Fingerprint) error {
 	}
 	return nil
 }
+
+// Hash gives the hash of what was written so far, to go on with elsewhere.
+func (w *Writer) Hash() (hash.Hash, error) { return w.hash.(hash.Cloner).Clone() }
 
 // Commit makes the blob appear and gives its hash. It must be want unless that is
 // zero: the error is Integrity. A blob that was there stays; one whose file had

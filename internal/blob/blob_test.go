@@ -41,6 +41,15 @@ func TestWriter(t *testing.T) {
 	if b, _ := io.ReadAll(io.NewSectionReader(w.File(), 0, w.Size())); string(b) != "hello" {
 		t.Errorf("what was written reads as %q", b)
 	}
+	h, err := w.Hash()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(h, ", not to the writer")
+	got, err := w.Hash()
+	if sum := sha256.Sum256([]byte("hello")); err != nil || !bytes.Equal(got.Sum(nil), sum[:]) {
+		t.Errorf("the hash of \"hello\" is %x (%v)", got.Sum(nil), err)
+	}
 	w.Close()
 	if temps, _ := os.ReadDir(filepath.Join(d.path, "tmp")); len(temps) != 0 {
 		t.Errorf("left after Close: %v", temps)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -62,7 +63,7 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 			return kiln.Image{}, err
 		}
 	}
-	p := &putter{store: s, ctx: ctx, whole: sha256.New()}
+	p := &putter{store: s, ctx: ctx}
 	defer p.close()
 	if err := p.read(in); err != nil {
 		return kiln.Image{}, err
@@ -88,7 +89,7 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 type putter struct {
 	store       *Store
 	ctx         context.Context
-	whole       hash.Hash // of all files, as they come
+	whole       hash.Hash // of all files, as they come; nil while the first is the only one
 	files       []kiln.File
 	writers     []*blob.Writer
 	facts       []format.Facts
@@ -134,6 +135,12 @@ func (p *putter) read(in kiln.Stream) error {
 
 // file writes one file and has it inspected beside that.
 func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
+	if len(p.writers) == 1 {
+		// One file has the image's fingerprint for its hash: none is made twice.
+		if err := p.goOnHashing(); err != nil {
+			return err
+		}
+	}
 	w, err := p.writer(f, in)
 	if err != nil {
 		return err
@@ -212,32 +219,51 @@ func (p *putter) copy(w *blob.Writer, tee *queueWriter, in io.Reader, known bool
 		return nil
 	}
 	keep := func([]byte) (int, error) { return 0, nil }
-	if err := p.pass(rereader{w}, keep, tee.buffer, send); err != nil {
+	if err := p.pass(rereader{w}, tee, keep, send); err != nil {
 		return err
 	}
-	return p.pass(in, w.Write, tee.buffer, send)
+	return p.pass(in, tee, w.Write, send)
 }
+
+// A rejection is an error of who inspects a file. The inspector also gives the
+// errors of who reads it, as they are.
+type rejection struct{ error }
 
 // rereader reads what a blob's writer found.
 type rereader struct{ w *blob.Writer }
 
 func (r rereader) Read(b []byte) (int, error) { return r.w.Reread(b) }
 
-func (p *putter) pass(in io.Reader, write func([]byte) (int, error), buffer func() []byte, send func([]byte) error) error {
+// pass reads pieces in a goroutine of its own: what comes from the network is
+// decrypted while the piece before it is hashed and written.
+func (p *putter) pass(in io.Reader, tee *queueWriter, write func([]byte) (int, error), send func([]byte) error) error {
+	ctx, cancel := context.WithCancel(p.ctx)
+	read := make(chan []byte, pieces)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(read)
+		failed <- readPieces(ctx, in, tee, read)
+	}()
+	err := p.take(read, write, send)
+	cancel()
+	for range read { // until the reader has ended
+	}
+	if rerr := <-failed; err == nil {
+		err = rerr
+	}
+	return err
+}
+
+// readPieces fills the buffers of a queue until the end of a file.
+func readPieces(ctx context.Context, in io.Reader, tee *queueWriter, read chan<- []byte) error {
 	for {
-		if err := p.ctx.Err(); err != nil {
-			return err
+		buf := tee.buffer(ctx)
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
 		}
-		buf := buffer()
 		n, err := fill(in, buf)
 		if n > 0 {
-			if _, err := write(buf[:n]); err != nil {
-				return err
-			}
-			p.whole.Write(buf[:n])
-			if err := send(buf[:n]); err != nil {
-				return err
-			}
+			read <- buf[:n] // pass takes everything until the end
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -248,9 +274,30 @@ func (p *putter) pass(in io.Reader, write func([]byte) (int, error), buffer func
 	}
 }
 
-// A rejection is an error of who inspects a file. The inspector also gives the
-// errors of who reads it, as they are.
-type rejection struct{ error }
+// take does with each piece what there is to do.
+func (p *putter) take(read <-chan []byte, write func([]byte) (int, error), send func([]byte) error) error {
+	for piece := range read {
+		var hashing sync.WaitGroup
+		if p.whole != nil {
+			hashing.Go(func() { p.whole.Write(piece) })
+		}
+		_, err := write(piece)
+		hashing.Wait()
+		if err != nil {
+			return err
+		}
+		if err := send(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goOnHashing starts the hash of all files with what the first has for its own.
+func (p *putter) goOnHashing() (err error) {
+	p.whole, err = p.writers[0].Hash()
+	return err
+}
 
 // fill is io.ReadFull that keeps the reader's own error: the end of a file is not
 // a connection that was cut.
@@ -291,8 +338,13 @@ func (p *putter) arrange() error {
 		p.writers[0], p.writers[1] = p.writers[1], p.writers[0]
 		return p.rehash()
 	}
-	p.fingerprint = kiln.Fingerprint(p.whole.Sum(nil))
-	return nil
+	if p.whole == nil {
+		err = p.goOnHashing()
+	}
+	if err == nil {
+		p.fingerprint = kiln.Fingerprint(p.whole.Sum(nil))
+	}
+	return err
 }
 
 // rehash is for the rare case that the files didn't come in the order that the

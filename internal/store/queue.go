@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"io"
 	"sync"
 )
@@ -51,13 +52,15 @@ func (q *queue) failure() error {
 }
 
 // buffer gives room for the next piece. After the reader ended it is fresh
-// memory, and send tells.
-func (w *queueWriter) buffer() []byte {
+// memory, and send tells; after the end of ctx it is nothing.
+func (w *queueWriter) buffer(ctx context.Context) []byte {
 	select {
 	case b := <-w.free:
 		return b[:pieceSize]
 	case <-w.stop:
 		return make([]byte, pieceSize)
+	case <-ctx.Done():
+		return nil
 	}
 }
 

@@ -20,14 +20,19 @@ import (
 
 // bench is one run.
 type bench struct {
-	dir    string // scratch, removed at the end
-	images string
-	n      int
-	count  int
-	ends   []func()
+	dir      string // scratch, removed at the end
+	images   string
+	n        int
+	count    int
+	compared bool // both daemons run, and there are images
+	ends     []func()
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == worker {
+		work(os.Args[2:])
+		return
+	}
 	n := flag.Int("n", 5, "runs of each row")
 	only := flag.String("only", "", "run only the parts whose names have this in them")
 	count := flag.Int("count", 10_000, "images in the store with many")
@@ -44,13 +49,19 @@ func main() {
 	b.setUp()
 	for _, part := range []struct {
 		name string
+		pair bool // needs the two daemons of compare
 		run  func()
 	}{
-		{"import", b.imports}, {"first", b.firstLaunch}, {"warm", b.warm}, {"many", b.many}, {"memory", b.memory},
+		{"import", true, b.imports}, {"first", true, b.firstLaunch}, {"warm", true, b.warm}, {"many", true, b.many}, {"memory", true, b.memory},
+		{"travel", false, b.travel}, {"serve", false, b.serve},
 	} {
-		if strings.Contains(part.name, *only) {
-			part.run()
+		if !strings.Contains(part.name, *only) {
+			continue
 		}
+		if part.pair {
+			b.compare()
+		}
+		part.run()
 	}
 }
 
@@ -87,7 +98,7 @@ func (b *bench) try(command string) (string, error) {
 func (b *bench) start(command string, stop string) int {
 	cmd := exec.Command("sh", "-c", "exec "+command)
 	cmd.Env = append(os.Environ(), "KILN_DIR="+b.dir+"/kiln", "LXD_DIR="+b.dir+"/lxd", "LXD_CONF="+b.dir+"/conf")
-	log, err := os.Create(filepath.Join(b.dir, strings.Fields(filepath.Base(command))[0]+".log"))
+	log, err := os.CreateTemp(b.dir, "log-")
 	if err != nil {
 		b.fail("%v", err)
 	}
@@ -116,11 +127,20 @@ func (b *bench) setUp() {
 		b.fail("%v", err)
 	}
 	b.images = filepath.Join(b.dir, "images")
+	b.must("mkdir -p " + b.images)
+}
+
+// compare makes images of Debian and starts one daemon of each kind.
+func (b *bench) compare() {
+	if b.compared {
+		return
+	}
+	b.compared = true
 	cache := os.Getenv("KILN_TEST_CACHE")
 	if cache == "" {
 		cache = "/var/cache/kiln-test"
 	}
-	b.must("mkdir -p " + b.images + " " + cache + " " + b.dir + "/lxd " + b.dir + "/conf")
+	b.must("mkdir -p " + cache + " " + b.dir + "/lxd " + b.dir + "/conf")
 	tar := cache + "/debian.tar"
 	if _, err := os.Stat(tar); err != nil {
 		b.must("mmdebstrap --quiet --variant=minbase --format=tar --include=systemd,systemd-sysv,dbus '' " + tar + ".new && mv " + tar + ".new " + tar)
@@ -163,10 +183,14 @@ func (b *bench) timed(before []string, commands []string) []float64 {
 	}
 	medians := make([]float64, len(commands))
 	for i := range all {
-		slices.Sort(all[i])
-		medians[i] = all[i][len(all[i])/2]
+		medians[i] = median(all[i])
 	}
 	return medians
+}
+
+func median(list []float64) float64 {
+	slices.Sort(list)
+	return list[len(list)/2]
 }
 
 func row(name string, cells ...any) {
