@@ -71,17 +71,18 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 	}
 	o := op.Options{Resources: instanceResources(n.Name), MayCancel: true}
 	return d.Ops.Start("Creating instance", o, func(ctx context.Context, _ *op.Operation) error {
-		return d.create(ctx, spec, n, make)
+		return d.create(ctx, spec, &n, make)
 	}), nil
 }
 
-// create makes the volume, then the instance, and starts it if asked to.
-func (d *Daemon) create(ctx context.Context, spec CreateSpec, n instance.New, make func(context.Context) error) error {
+// create makes the volume, then the instance, and starts it if asked to. make may
+// complete n.
+func (d *Daemon) create(ctx context.Context, spec CreateSpec, n *instance.New, make func(context.Context) error) error {
 	if err := make(ctx); err != nil {
-		return errors.Join(err, d.instances.Discard(context.WithoutCancel(ctx), n))
+		return errors.Join(err, d.instances.Discard(context.WithoutCancel(ctx), *n))
 	}
-	if _, err := d.instances.Create(ctx, n); err != nil {
-		return errors.Join(err, d.instances.Discard(context.WithoutCancel(ctx), n))
+	if _, err := d.instances.Create(ctx, *n); err != nil {
+		return errors.Join(err, d.instances.Discard(context.WithoutCancel(ctx), *n))
 	}
 	if spec.Start {
 		return d.instances.Start(ctx, n.Name)
@@ -118,7 +119,7 @@ func (d *Daemon) createFromRemote(ctx context.Context, spec CreateSpec, n instan
 		if err := d.instances.Check(ctx, n.Name, n.Config); err != nil {
 			return err
 		}
-		return d.create(ctx, spec, n, make)
+		return d.create(ctx, spec, &n, make)
 	}), nil
 }
 
