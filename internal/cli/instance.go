@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -189,7 +190,7 @@ func (a *app) listCmd() *cobra.Command {
 		Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List instances",
 		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a configuration key.",
 	}
-	letters := c.Flags().StringP("columns", "c", "ns46tS", "columns: n name, s state, 4 IPv4, 6 IPv6, t type, S snapshots, L location, a architecture, b pool, c created, d description, D disk usage, e project, f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage")
+	letters := c.Flags().StringP("columns", "c", "ns46tS", "columns: n name, s state, 4 IPv4, 6 IPv6, t type, S snapshots, L location, a architecture, b pool, c created, o newer image, d description, D disk usage, e project, f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
 		columns, err := choose(instanceColumns(), *letters)
@@ -203,6 +204,13 @@ func (a *app) listCmd() *cobra.Command {
 		all, err := client.List[api.InstanceFull](c.Context(), at.Client, "/1.0/instances", 2)
 		if err != nil {
 			return err
+		}
+		if strings.ContainsRune(*letters, 'o') {
+			newer, err := newerImages(c.Context(), at.Client)
+			if err != nil {
+				return err
+			}
+			columns = withNewer(columns, newer)
 		}
 		return show(a.Out, *form, columns, slices.DeleteFunc(all, func(i api.InstanceFull) bool {
 			return slices.ContainsFunc(words, func(w string) bool { return !instanceMatches(i, w) })
@@ -285,6 +293,7 @@ func instanceColumns() []column[api.InstanceFull] {
 		{'l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }},
 		{'m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })},
 		{'N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })},
+		{'o', "NEWER IMAGE", func(full) string { return "" }}, // withNewer knows
 		{'p', "PID", number(func(i full) int64 { return i.State.PID })},
 		{'P', "PROFILES", func(i full) string { return strings.Join(i.Profiles, "\n") }},
 		{'u', "CPU USAGE", func(i full) string { return fmt.Sprintf("%ds", i.State.CPU.Usage/1e9) }},
@@ -477,4 +486,69 @@ func (a *app) both(args []string) (from, to place, err error) {
 		return from, to, kiln.Errorf(kiln.Unsupported, "moving instances between servers is not supported by this version of kiln; copy their images")
 	}
 	return from, to, nil
+}
+
+// newerImages gives, for each image that has one, the version that took its place.
+func newerImages(ctx context.Context, c *client.Client) (map[string]string, error) {
+	all, err := client.List[api.Image](ctx, c, "/1.0/images", 1)
+	newer := map[string]string{}
+	for _, i := range all {
+		if i.ReplacedBy != "" {
+			newer[i.Fingerprint] = i.ReplacedBy
+		}
+	}
+	return newer, err
+}
+
+// withNewer completes the column that tells whether an instance's image has a newer
+// version, for which kiln rebuild is.
+func withNewer(columns []column[api.InstanceFull], newer map[string]string) []column[api.InstanceFull] {
+	columns = slices.Clone(columns)
+	for n := range columns {
+		if columns[n].letter == 'o' {
+			columns[n].value = func(i api.InstanceFull) string {
+				fp := newer[i.Config["volatile.base_image"]]
+				return fp[:min(12, len(fp))]
+			}
+		}
+	}
+	return columns
+}
+
+func (a *app) rebuildCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "rebuild [<remote>:]<instance> [[<remote>:]<image>]", Short: "Make the root filesystem of an instance anew, from an image", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
+		Long: "Make the root filesystem of an instance anew: from the newest version of the image that it was made from, or from another. What was changed in it is lost; its configuration and its snapshots stay.",
+	}
+	force := c.Flags().BoolP("force", "f", false, "stop an instance that runs, and start it again")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		i, err := a.instance(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		var body struct {
+			Source api.InstanceSource `json:"source"`
+		}
+		body.Source.Type = "image"
+		if len(args) == 2 {
+			if body.Source, err = a.instanceSource(c.Context(), args[1], i.at, false); err != nil {
+				return err
+			}
+		}
+		running := i.Status != "Stopped"
+		if running && !*force {
+			return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
+		}
+		if running {
+			if err := a.act(c.Context(), i.at, api.InstanceStatePut{Action: "stop", Force: true, Timeout: -1}); err != nil {
+				return err
+			}
+		}
+		_, err = a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: instancePath(i.Name) + "/rebuild", Body: body})
+		if running {
+			err = errors.Join(err, a.act(c.Context(), i.at, api.InstanceStatePut{Action: "start", Timeout: -1}))
+		}
+		return err
+	}
+	return c
 }

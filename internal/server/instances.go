@@ -128,9 +128,27 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start, Config: config(post.InstancePut),
-		Source: daemon.Source{Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source, Only: src.InstanceOnly,
-			Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project, Offline: src.Offline},
+		Source: source(src),
 	})
+}
+
+func source(src api.InstanceSource) daemon.Source {
+	return daemon.Source{
+		Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source, Only: src.InstanceOnly,
+		Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project, Offline: src.Offline,
+	}
+}
+
+// rebuildInstance makes the root filesystem of an instance anew.
+func (s *Server) rebuildInstance(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post struct{ Source api.InstanceSource }
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	if t := post.Source.Type; t != "" && t != "image" {
+		return nil, kiln.Errorf(kiln.Unsupported, "an instance is rebuilt from an image, not from a source of type %q", t)
+	}
+	return s.d.RebuildInstance(r.Context(), r.PathValue("name"), source(post.Source))
 }
 
 func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -34,6 +34,7 @@ func (s *Server) routes() map[string]map[string]handler {
 		"/1.0/instances":                                    {get: s.getInstances, post: s.postInstances},
 		"/1.0/instances/{name}":                             {get: s.getInstance, put: s.putInstance, patch: s.patchInstance, post: s.postInstance, del: s.deleteInstance},
 		"/1.0/instances/{name}/state":                       {get: s.getState, put: s.putState},
+		"/1.0/instances/{name}/rebuild":                     {post: s.rebuildInstance},
 		"/1.0/instances/{name}/exec":                        {post: s.postExec},
 		"/1.0/instances/{name}/console":                     {get: s.getConsole, post: s.notYet, del: s.notYet},
 		"/1.0/instances/{name}/logs":                        {get: s.getLogs},

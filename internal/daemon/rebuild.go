@@ -1,0 +1,78 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// RebuildInstance makes the root filesystem of a stopped instance anew, of an image
+// here or elsewhere. Without a name for one, it is the newest version of the image
+// that the instance was made from. Errors: NotFound, Conflict; others are the
+// operation's.
+func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*op.Operation, error) {
+	i, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if i.Status != instance.Stopped {
+		return nil, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", name)
+	}
+	return d.Ops.Start("Rebuilding instance", op.Options{Resources: instanceResources(name), MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
+		img, err := d.rebuildImage(ctx, o, i, s)
+		if err != nil {
+			return err
+		}
+		n := instance.New{Name: name, UUID: uuid.NewString()}
+		make, err := d.planImage(img, &n)
+		if err != nil {
+			return err
+		}
+		err = make(ctx)
+		if err == nil {
+			err = d.instances.Rebuild(ctx, name, n)
+		}
+		if err != nil {
+			return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
+		}
+		return d.dropTree(i.Base)
+	}), nil
+}
+
+// rebuildImage finds the image that an instance is to be made of.
+func (d *Daemon) rebuildImage(ctx context.Context, o *op.Operation, i instance.Instance, s Source) (kiln.Image, error) {
+	switch {
+	case s.Remote.Server != "":
+		return d.cachedImage(ctx, o, s)
+	case s.Alias != "" || s.Fingerprint != "" || len(s.Properties) > 0:
+		return d.findImage(ctx, s, i.Architecture)
+	case i.Base.IsZero():
+		return kiln.Image{}, kiln.Errorf(kiln.Invalid, "instance %q was made from no image; say which to use", i.Name)
+	}
+	return d.newest(ctx, i.Base)
+}
+
+// newest follows an image to the version that took its place. The error is NotFound
+// when it isn't here any more.
+func (d *Daemon) newest(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
+	img, err := d.Images.Get(ctx, fp)
+	if errors.Is(err, kiln.NotFound) {
+		return img, kiln.Errorf(kiln.NotFound, "the image %s that the instance was made from isn't here any more; say which to use", fp.Short())
+	}
+	for range 1000 { // a circle ends, too
+		if err != nil || img.ReplacedBy.IsZero() {
+			return img, err
+		}
+		next, nerr := d.Images.Get(ctx, img.ReplacedBy)
+		if errors.Is(nerr, kiln.NotFound) {
+			return img, nil
+		}
+		img, err = next, nerr
+	}
+	return img, err
+}
