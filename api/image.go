@@ -19,9 +19,9 @@ type Image struct {
 	UploadedAt   time.Time    `json:"uploaded_at" yaml:"uploaded_at"`
 	Project      string       `json:"project" yaml:"project"`
 	Locations    []string     `json:"locations" yaml:"locations"`
-	Files        []ImageFile  `json:"files,omitempty" yaml:"files,omitempty"` // of kiln_image_files; not in lists
+	Files        []ImageFile  `json:"files,omitempty" yaml:"files,omitempty"`             // of kiln_image_files; not in lists
 	ReplacedBy   string       `json:"replaced_by,omitempty" yaml:"replaced_by,omitempty"` // of kiln_alias_history: the newer version
-	Kept         string       `json:"kept,omitempty" yaml:"kept,omitempty"`   // of kiln_image_kept: why, and until when; not in lists
+	Kept         string       `json:"kept,omitempty" yaml:"kept,omitempty"`               // of kiln_image_kept: why, and until when; not in lists
 }
 
 // An ImageFile is one of the files of an image, in fingerprint order.

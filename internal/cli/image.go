@@ -2,13 +2,9 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,8 +14,6 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
-	"github.com/kiln-containers/kiln/internal/format"
-	"github.com/kiln-containers/kiln/internal/remote"
 )
 
 func (a *app) imageCmd() *cobra.Command {
@@ -272,195 +266,6 @@ func (a *app) imageEditCmd() *cobra.Command {
 		}}
 }
 
-func (a *app) imageImportCmd() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "import <file>|<directory> [<second file>] [<remote>:] [<key>=<value>...]",
-		Short: "Put an image into the store",
-		Long: "Put an image into the store: one tarball or squashfs with everything, two files (metadata and root filesystem, in either order), a directory, " +
-			"or just a root filesystem, whose metadata is made up then. What a file is is found out from its content.",
-		Args: cobra.MinimumNArgs(1),
-	}
-	aliases := c.Flags().StringArray("alias", nil, "name for the image (repeatable); taken away from another image that has it")
-	public := c.Flags().Bool("public", false, "visible to everybody who can reach the server")
-	reuse := c.Flags().Bool("reuse", false, "delete images that lose their last alias to this one")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		img := kiln.Image{Public: *public, Properties: map[string]string{}}
-		for _, n := range *aliases {
-			if err := kiln.CheckAlias(n); err != nil {
-				return err
-			}
-			img.Aliases = append(img.Aliases, kiln.Alias{Name: n})
-		}
-		var paths []string
-		at, err := a.at("")
-		if err != nil {
-			return err
-		}
-		for i, w := range args {
-			key, value, ok := strings.Cut(w, "=")
-			switch _, err := os.Stat(w); {
-			case i > 0 && strings.HasSuffix(w, ":") && err != nil:
-				if at, err = a.at(w); err != nil {
-					return err
-				}
-			case i > 0 && ok && err != nil && !strings.Contains(key, "://"):
-				img.Properties[key] = value
-			default:
-				paths = append(paths, w)
-			}
-		}
-		if len(paths) == 1 && (strings.HasPrefix(paths[0], "https://") || strings.HasPrefix(paths[0], "http://")) {
-			return a.importURL(c.Context(), at, paths[0], img, *reuse)
-		}
-		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img, *reuse)
-	}
-	return c
-}
-
-// importImage is kiln.Copy with what the user says of the image.
-func (a *app) importImage(ctx context.Context, at place, src remote.Files, img kiln.Image, reuse bool) error {
-	found, err := src.Find(ctx, "")
-	if err != nil {
-		return err
-	}
-	img.Filename = found.Filename
-	s, err := src.Open(ctx, found)
-	if err != nil {
-		return err
-	}
-	var total int64
-	for _, p := range src.Paths {
-		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
-			total += fi.Size()
-		} else {
-			total = -1
-		}
-	}
-	wrap, done := a.progress("Importing "+found.Filename, total)
-	images := at.Images()
-	images.Reuse = reuse
-	got, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap})
-	done()
-	err = errors.Join(err, s.Close())
-	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
-		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err, got.Fingerprint)
-	}
-	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
-	}
-	a.say("Image imported with fingerprint: %s", got.Fingerprint)
-	return nil
-}
-
-// wrapped is a stream whose reads are watched.
-type wrapped struct {
-	kiln.Stream
-	wrap func(io.Reader) io.Reader
-	now  io.Reader
-}
-
-func (w *wrapped) Next() (kiln.File, error) {
-	f, err := w.Stream.Next()
-	w.now = w.wrap(w.Stream)
-	return f, err
-}
-
-func (w *wrapped) Read(b []byte) (int, error) { return w.now.Read(b) }
-
-func (a *app) imageExportCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
-		Short: "Write an image's files as they came",
-		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			src, i, err := a.findImage(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			s, err := src.Open(c.Context(), i)
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			wrap, done := a.progress("Exporting the image", i.Size)
-			target := "."
-			if len(args) == 2 {
-				target = args[1]
-			}
-			err = a.export(&wrapped{Stream: s, wrap: wrap}, target)
-			done()
-			if err == nil && target != "-" {
-				a.say("Image exported successfully!")
-			}
-			return err
-		}}
-}
-
-// export writes the files of a stream to a target, all of them or none.
-func (a *app) export(s kiln.Stream, target string) error {
-	if target == "-" {
-		for {
-			if _, err := s.Next(); errors.Is(err, io.EOF) {
-				return nil
-			} else if err != nil {
-				return err
-			}
-			if _, err := io.Copy(a.Out, s); err != nil {
-				return err
-			}
-		}
-	}
-	if fi, err := os.Stat(target); strings.HasSuffix(target, "/") && (err != nil || !fi.IsDir()) {
-		return kiln.Errorf(kiln.NotFound, "there is no directory %s", target)
-	}
-	var temps, finals []string
-	defer func() {
-		for _, t := range temps {
-			os.Remove(t) // gone if it has its name
-		}
-	}()
-	for {
-		f, err := s.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		final := exportName(target, f)
-		temp, err := os.CreateTemp(filepath.Dir(final), ".kiln-export-")
-		if err != nil {
-			return err
-		}
-		temps, finals = append(temps, temp.Name()), append(finals, final)
-		_, err = io.Copy(temp, s)
-		if err := errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close()); err != nil {
-			return err
-		}
-	}
-	for i := range temps {
-		if err := os.Rename(temps[i], finals[i]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// exportName is where a file of an image goes: into a directory under the server's
-// name for it, or under the user's with what belongs after it.
-func exportName(target string, f kiln.File) string {
-	if fi, err := os.Stat(target); err == nil && fi.IsDir() {
-		return filepath.Join(target, f.Name)
-	}
-	switch f.Role {
-	case kiln.Metadata:
-		return target
-	case kiln.Rootfs:
-		return target + ".root"
-	}
-	return target + f.Ext
-}
-
 func (a *app) imageDeleteCmd() *cobra.Command {
 	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -506,17 +311,6 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 				delete(i.Properties, key)
 			}
 			return i.save(c.Context())
-		}}
-}
-
-func (a *app) imageHashCmd() *cobra.Command {
-	return &cobra.Command{Use: "hash <file> [<second file>]", Short: "Tell the fingerprint that files have as an image", Args: cobra.RangeArgs(1, 2),
-		RunE: func(c *cobra.Command, args []string) error {
-			fp, err := format.Hash(c.Context(), args...)
-			if err == nil {
-				fmt.Fprintln(a.Out, fp)
-			}
-			return err
 		}}
 }
 
@@ -588,71 +382,5 @@ func (a *app) imageDfCmd() *cobra.Command {
 			kiln.FormatSize(u.Stored), kiln.FormatSize(u.Shared), kiln.FormatSize(u.Trees), kiln.FormatSize(u.Free))
 		return nil
 	}
-	return c
-}
-
-func (a *app) aliasCmd() *cobra.Command {
-	c := &cobra.Command{Use: "alias", Short: "Keep the names of images"}
-	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
-	form := formatFlag(list)
-	columns := list.Flags().StringP("columns", "c", "aftd", "columns: a alias, f fingerprint, t type, d description")
-	list.RunE = func(c *cobra.Command, words []string) error {
-		cols, err := choose([]column[api.ImageAliasesEntry]{
-			{'a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }},
-			{'f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return e.Target[:12] }},
-			{'t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }},
-			{'d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }},
-		}, *columns)
-		if err != nil {
-			return err
-		}
-		all, words, err := a.listAliases(c.Context(), words)
-		if err != nil {
-			return err
-		}
-		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
-			return slices.ContainsFunc(words, func(w string) bool {
-				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
-			})
-		}))
-	}
-	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Give an image a name", Args: cobra.ExactArgs(2)}
-	description := create.Flags().String("description", "", "what it is for")
-	create.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
-		if err != nil {
-			return err
-		}
-		return at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases", api.ImageAliasesEntry{Name: at.name, Description: *description, Target: args[1]}, "")
-	}
-	c.AddCommand(list, create,
-		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
-			if err != nil {
-				return err
-			}
-			return at.Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", at.name), api.Rename{Name: args[1]}, "")
-		}},
-		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"}, Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			return each(args, func(word string) error {
-				at, err := a.at(word)
-				if err != nil {
-					return err
-				}
-				return at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", at.name), nil, "")
-			})
-		}},
-		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
-			if err != nil {
-				return err
-			}
-			var e api.ImageAliasesEntry
-			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.name), nil, &e); err != nil {
-				return err
-			}
-			return writeYAML(a.Out, e)
-		}},
-	)
 	return c
 }

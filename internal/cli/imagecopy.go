@@ -17,17 +17,16 @@ import (
 
 // A copying is one image on its way from one server to another.
 type copying struct {
-	app      *app
-	remote   string // where it is …
-	typed    string // … and by which name
-	src      kiln.Source
-	img      kiln.Image
-	isAlias  bool
-	to       place
-	put      api.ImagePut
-	aliases  []api.ImageAlias
-	reuse    bool
-	profiles []string
+	app     *app
+	remote  string // where it is …
+	typed   string // … and by which name
+	src     kiln.Source
+	img     kiln.Image
+	isAlias bool
+	to      place
+	put     api.ImagePut
+	aliases []api.ImageAlias
+	reuse   bool
 }
 
 // The ways of an image, as --mode has them.

@@ -180,7 +180,7 @@ func TestErrors(t *testing.T) {
 		"shorter":         {text("abc"), 10, kiln.Network, "shorter than it should be"},
 		"another range":   {wrongRange(), 10, kiln.Network, "where bytes from 3 on"},
 		"slow-loris":      {slow, 10, kiln.Network, "sent nothing for"},
-		"redirect circle": {http.RedirectHandler("/", 302), 10, kiln.Network, "redirects"},
+		"redirect circle": {http.RedirectHandler("/", http.StatusFound), 10, kiln.Network, "redirects"},
 	} {
 		cl := client(t)
 		cl.Tries, cl.Stall = 3, 50*time.Millisecond

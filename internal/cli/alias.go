@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func (a *app) aliasCmd() *cobra.Command {
+	c := &cobra.Command{Use: "alias", Short: "Keep the names of images"}
+	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
+	form := formatFlag(list)
+	columns := list.Flags().StringP("columns", "c", "aftd", "columns: a alias, f fingerprint, t type, d description")
+	list.RunE = func(c *cobra.Command, words []string) error {
+		cols, err := choose([]column[api.ImageAliasesEntry]{
+			{'a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }},
+			{'f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return e.Target[:12] }},
+			{'t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }},
+			{'d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }},
+		}, *columns)
+		if err != nil {
+			return err
+		}
+		all, words, err := a.listAliases(c.Context(), words)
+		if err != nil {
+			return err
+		}
+		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
+			return slices.ContainsFunc(words, func(w string) bool {
+				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
+			})
+		}))
+	}
+	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Give an image a name", Args: cobra.ExactArgs(2)}
+	description := create.Flags().String("description", "", "what it is for")
+	create.RunE = func(c *cobra.Command, args []string) error {
+		at, err := a.at(args[0])
+		if err != nil {
+			return err
+		}
+		return at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases", api.ImageAliasesEntry{Name: at.name, Description: *description, Target: args[1]}, "")
+	}
+	c.AddCommand(list, create,
+		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			return at.Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", at.name), api.Rename{Name: args[1]}, "")
+		}},
+		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"}, Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			return each(args, func(word string) error {
+				at, err := a.at(word)
+				if err != nil {
+					return err
+				}
+				return at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", at.name), nil, "")
+			})
+		}},
+		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			var e api.ImageAliasesEntry
+			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.name), nil, &e); err != nil {
+				return err
+			}
+			return writeYAML(a.Out, e)
+		}},
+	)
+	return c
+}

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/remote"
+)
+
+func (a *app) imageImportCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "import <file>|<directory> [<second file>] [<remote>:] [<key>=<value>...]",
+		Short: "Put an image into the store",
+		Long: "Put an image into the store: one tarball or squashfs with everything, two files (metadata and root filesystem, in either order), a directory, " +
+			"or just a root filesystem, whose metadata is made up then. What a file is is found out from its content.",
+		Args: cobra.MinimumNArgs(1),
+	}
+	aliases := c.Flags().StringArray("alias", nil, "name for the image (repeatable); taken away from another image that has it")
+	public := c.Flags().Bool("public", false, "visible to everybody who can reach the server")
+	reuse := c.Flags().Bool("reuse", false, "delete images that lose their last alias to this one")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		img := kiln.Image{Public: *public, Properties: map[string]string{}}
+		for _, n := range *aliases {
+			if err := kiln.CheckAlias(n); err != nil {
+				return err
+			}
+			img.Aliases = append(img.Aliases, kiln.Alias{Name: n})
+		}
+		var paths []string
+		at, err := a.at("")
+		if err != nil {
+			return err
+		}
+		for i, w := range args {
+			key, value, ok := strings.Cut(w, "=")
+			switch _, err := os.Stat(w); {
+			case i > 0 && strings.HasSuffix(w, ":") && err != nil:
+				if at, err = a.at(w); err != nil {
+					return err
+				}
+			case i > 0 && ok && err != nil && !strings.Contains(key, "://"):
+				img.Properties[key] = value
+			default:
+				paths = append(paths, w)
+			}
+		}
+		if len(paths) == 1 && (strings.HasPrefix(paths[0], "https://") || strings.HasPrefix(paths[0], "http://")) {
+			return a.importURL(c.Context(), at, paths[0], img, *reuse)
+		}
+		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img, *reuse)
+	}
+	return c
+}
+
+// importImage is kiln.Copy with what the user says of the image.
+func (a *app) importImage(ctx context.Context, at place, src remote.Files, img kiln.Image, reuse bool) error {
+	found, err := src.Find(ctx, "")
+	if err != nil {
+		return err
+	}
+	img.Filename = found.Filename
+	s, err := src.Open(ctx, found)
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, p := range src.Paths {
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+			total += fi.Size()
+		} else {
+			total = -1
+		}
+	}
+	wrap, done := a.progress("Importing "+found.Filename, total)
+	images := at.Images()
+	images.Reuse = reuse
+	got, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap})
+	done()
+	err = errors.Join(err, s.Close())
+	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
+		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err, got.Fingerprint)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
+	}
+	a.say("Image imported with fingerprint: %s", got.Fingerprint)
+	return nil
+}
+
+// wrapped is a stream whose reads are watched.
+type wrapped struct {
+	kiln.Stream
+	wrap func(io.Reader) io.Reader
+	now  io.Reader
+}
+
+func (w *wrapped) Next() (kiln.File, error) {
+	f, err := w.Stream.Next()
+	w.now = w.wrap(w.Stream)
+	return f, err
+}
+
+func (w *wrapped) Read(b []byte) (int, error) { return w.now.Read(b) }
+
+func (a *app) imageExportCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
+		Short: "Write an image's files as they came",
+		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			src, i, err := a.findImage(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			s, err := src.Open(c.Context(), i)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			wrap, done := a.progress("Exporting the image", i.Size)
+			target := "."
+			if len(args) == 2 {
+				target = args[1]
+			}
+			err = a.export(&wrapped{Stream: s, wrap: wrap}, target)
+			done()
+			if err == nil && target != "-" {
+				a.say("Image exported successfully!")
+			}
+			return err
+		}}
+}
+
+// export writes the files of a stream to a target, all of them or none.
+func (a *app) export(s kiln.Stream, target string) error {
+	if target == "-" {
+		for {
+			if _, err := s.Next(); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if _, err := io.Copy(a.Out, s); err != nil {
+				return err
+			}
+		}
+	}
+	if fi, err := os.Stat(target); strings.HasSuffix(target, "/") && (err != nil || !fi.IsDir()) {
+		return kiln.Errorf(kiln.NotFound, "there is no directory %s", target)
+	}
+	var temps, finals []string
+	defer func() {
+		for _, t := range temps {
+			os.Remove(t) // gone if it has its name
+		}
+	}()
+	for {
+		f, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		final := exportName(target, f)
+		temp, err := os.CreateTemp(filepath.Dir(final), ".kiln-export-")
+		if err != nil {
+			return err
+		}
+		temps, finals = append(temps, temp.Name()), append(finals, final)
+		_, err = io.Copy(temp, s)
+		if err := errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close()); err != nil {
+			return err
+		}
+	}
+	for i := range temps {
+		if err := os.Rename(temps[i], finals[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exportName is where a file of an image goes: into a directory under the server's
+// name for it, or under the user's with what belongs after it.
+func exportName(target string, f kiln.File) string {
+	if fi, err := os.Stat(target); err == nil && fi.IsDir() {
+		return filepath.Join(target, f.Name)
+	}
+	switch f.Role {
+	case kiln.Metadata:
+		return target
+	case kiln.Rootfs:
+		return target + ".root"
+	}
+	return target + f.Ext
+}
+
+func (a *app) imageHashCmd() *cobra.Command {
+	return &cobra.Command{Use: "hash <file> [<second file>]", Short: "Tell the fingerprint that files have as an image", Args: cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			fp, err := format.Hash(c.Context(), args...)
+			if err == nil {
+				fmt.Fprintln(a.Out, fp)
+			}
+			return err
+		}}
+}

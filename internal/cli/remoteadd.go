@@ -1,0 +1,283 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// addOptions are the flags of remote add.
+type addOptions struct {
+	accept, public, http                          bool
+	fingerprint, token, password, protocol, proxy string
+	project, caFile, auth                         string
+	mirrors                                       []string
+}
+
+func (a *app) remoteAddCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "add [<remote>] <address>|<token>", Short: "Add a server", Args: cobra.RangeArgs(1, 2),
+		Long: "Add a server: an address, or a token of \"kiln config trust add\" there, which has the addresses in it.\n\n" +
+			"A server whose certificate nobody vouches for is asked about, unless --fingerprint says which certificate it must show.",
+	}
+	var o addOptions
+	f := c.Flags()
+	f.BoolVar(&o.accept, "accept-certificate", false, "accept whatever certificate the server shows, from then on only that")
+	f.StringVar(&o.fingerprint, "fingerprint", "", "SHA-256 of the certificate that the server must show")
+	f.StringVar(&o.token, "token", "", "token to be trusted by")
+	f.StringVar(&o.password, "password", "", "trust password of the server")
+	f.BoolVar(&o.public, "public", false, "a server of public images; show it no certificate")
+	f.StringVar(&o.protocol, "protocol", "", "kiln, lxd, incus or simplestreams")
+	f.StringVar(&o.caFile, "ca", "", "file with the certificate authority of the server")
+	f.StringArrayVar(&o.mirrors, "mirror", nil, "URL of a server with the same images (repeatable)")
+	f.StringVar(&o.proxy, "proxy", "", "URL of the proxy to reach it by")
+	f.StringVar(&o.project, "project", "", "project there")
+	f.StringVar(&o.auth, "auth-type", "", "tls")
+	f.BoolVar(&o.http, "allow-http", false, "let the address be one of plain http")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r, err := a.remotes()
+		if err != nil {
+			return err
+		}
+		name, where := args[0], args[len(args)-1]
+		token, terr := trust.ParseToken(where)
+		if terr == nil && len(token.Addresses) > 0 {
+			if o.accept {
+				return usageError{fmt.Errorf("a token says which certificate the server has; leave --accept-certificate out")}
+			}
+			o.token, o.fingerprint = where, token.Fingerprint
+		}
+		if len(args) == 1 {
+			if name, err = nameOf(where, token); err != nil {
+				return err
+			}
+		}
+		if err := checkRemoteName(name); err != nil {
+			return err
+		}
+		if old, there := r.Remotes[name]; there && o.fingerprint == "" {
+			return kiln.Errorf(kiln.Conflict, "The remote %q already exists, at %s; to accept another certificate of it give --fingerprint, else remove it first", name, old.Addr)
+		}
+		if len(token.Addresses) > 0 {
+			return a.addByToken(c.Context(), r, name, token, o)
+		}
+		return a.addRemote(c.Context(), r, name, where, o)
+	}
+	return c
+}
+
+// nameOf makes a name for a remote of its address.
+func nameOf(where string, token trust.Token) (string, error) {
+	if len(token.Addresses) > 0 {
+		where = token.Addresses[0]
+	}
+	u, err := address(where, "")
+	if err != nil {
+		return "", err
+	}
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Hostname() == "" {
+		return "", kiln.Errorf(kiln.Invalid, "give the remote a name: kiln remote add <name> %s", where)
+	}
+	return strings.ReplaceAll(parsed.Hostname(), ":", "-"), nil
+}
+
+// addByToken tries each address that the server said it has.
+func (a *app) addByToken(ctx context.Context, r *remotes, name string, token trust.Token, o addOptions) error {
+	var errs []error
+	for _, addr := range token.Addresses {
+		err := a.addRemote(ctx, r, name, addr, o)
+		if kiln.KindOf(err) != kiln.Network && kiln.KindOf(err) != kiln.Timeout {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o addOptions) error {
+	if !slices.Contains([]string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams}, o.protocol) {
+		return usageError{kiln.Errorf(kiln.Invalid, "Invalid protocol: %s; it is kiln, lxd, incus or simplestreams", o.protocol)}
+	}
+	if o.auth != "" && o.auth != "tls" {
+		return kiln.Errorf(kiln.Unsupported, "authentication by %q is not supported; there is tls", o.auth)
+	}
+	addr, err := address(where, o.protocol)
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(addr, "http://") && !o.http {
+		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; over plain http nobody vouches for what is read (--allow-http if you want that)", addr)
+	}
+	c := &remoteConfig{Addr: addr, Protocol: o.protocol, Public: o.public || o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
+	if o.caFile != "" {
+		ca, err := os.ReadFile(o.caFile)
+		if err != nil {
+			return err
+		}
+		c.CA = string(ca)
+	}
+	if _, err := (trust.Peer{CA: c.CA}).TLS(); err != nil {
+		return err
+	}
+	before, had := r.Remotes[name]
+	r.Remotes[name] = c
+	if err := a.introduce(ctx, r, name, c, o); err != nil {
+		delete(r.Remotes, name)
+		if had {
+			r.Remotes[name] = before
+			return err
+		}
+		return errors.Join(err, r.forget(name))
+	}
+	return r.save()
+}
+
+// introduce makes client and server know each other, as far as they have to.
+func (a *app) introduce(ctx context.Context, r *remotes, name string, c *remoteConfig, o addOptions) error {
+	if c.unix() || c.streams() && o.fingerprint == "" {
+		return nil // the file system, or an authority, vouches for it
+	}
+	if strings.HasPrefix(c.Addr, "https://") {
+		if err := a.pin(ctx, r, name, c, o); err != nil {
+			return err
+		}
+	}
+	if c.streams() {
+		return nil
+	}
+	at, err := a.connect(name)
+	if err != nil {
+		return err
+	}
+	var s api.Server
+	if _, err := at.Get(ctx, "/1.0", nil, &s); err != nil {
+		return err
+	}
+	c.Public = c.Public || s.Public
+	if c.Public || s.Auth == "trusted" {
+		return nil
+	}
+	return a.join(ctx, name, at, o)
+}
+
+// pin looks at the certificate of a server, and keeps it if nobody else vouches for
+// it and the user does.
+func (a *app) pin(ctx context.Context, r *remotes, name string, c *remoteConfig, o addOptions) error {
+	shown, vouched, err := look(ctx, c)
+	if err != nil {
+		return err
+	}
+	fp := trust.Fingerprint(shown)
+	switch want := strings.ToLower(strings.ReplaceAll(o.fingerprint, ":", "")); {
+	case want != "" && want != fp:
+		return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody may be in between", c.Addr, fp, want)
+	case want != "", o.accept && !vouched:
+	case vouched:
+		return r.forget(name)
+	default:
+		if err := a.askAbout(fp); err != nil {
+			return err
+		}
+	}
+	return writeWhole(r.certPath(name), []byte(trust.PEM(shown)))
+}
+
+// look asks a server for its certificate, and whether an authority vouches for it.
+func look(ctx context.Context, c *remoteConfig) (shown *x509.Certificate, vouched bool, err error) {
+	u, err := url.Parse(c.Addr)
+	if err != nil {
+		return nil, false, err
+	}
+	host := u.Host
+	if u.Port() == "" {
+		host = net.JoinHostPort(u.Hostname(), "443")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, ServerName: u.Hostname()}} // to look, not to talk
+	conn, err := d.DialContext(ctx, "tcp", host)
+	if err != nil {
+		return nil, false, kiln.Errorf(kiln.Network, "Failed to connect to %s: %w", c.Addr, err)
+	}
+	defer conn.Close()
+	chain := conn.(*tls.Conn).ConnectionState().PeerCertificates
+	config, err := trust.Peer{CA: c.CA}.TLS()
+	if err != nil {
+		return nil, false, err
+	}
+	between := x509.NewCertPool()
+	for _, i := range chain[1:] {
+		between.AddCert(i)
+	}
+	_, err = chain[0].Verify(x509.VerifyOptions{DNSName: u.Hostname(), Roots: config.RootCAs, Intermediates: between})
+	return chain[0], err == nil, nil
+}
+
+// askAbout asks the user about a certificate: yes, no, or the fingerprint itself.
+func (a *app) askAbout(fp string) error {
+	fmt.Fprintf(a.Err, "Certificate fingerprint: %s\nok (y/n/[fingerprint])? ", fp)
+	answer, err := a.readLine()
+	if err != nil && answer == "" {
+		return kiln.Errorf(kiln.Denied, "nobody vouches for the certificate of the server; give --fingerprint %s if that is the right one", fp)
+	}
+	switch answer = strings.ToLower(answer); {
+	case answer == "y", answer == "yes", len(answer) >= 12 && strings.HasPrefix(fp, answer):
+		return nil
+	}
+	return kiln.Errorf(kiln.Denied, "the certificate of the server was not accepted")
+}
+
+// readLine reads one line of what the user types.
+func (a *app) readLine() (string, error) {
+	if a.lines == nil {
+		a.lines = bufio.NewReader(a.In)
+	}
+	line, err := a.lines.ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+// join has a server trust the client, by a token or its password.
+func (a *app) join(ctx context.Context, name string, at *client.Client, o addOptions) error {
+	word := orElse(o.token, o.password)
+	if word == "" {
+		fmt.Fprintf(a.Err, "Trust token or password for %s: ", name)
+		var err error
+		if word, err = a.readLine(); err != nil && word == "" {
+			return kiln.Errorf(kiln.Denied, "the server %q doesn't know this client; get a token there with \"kiln config trust add --name <client>\" and give it with --token, or add the server with --public for its public images", name)
+		}
+	}
+	post := api.CertificatesPost{CertificatePut: api.CertificatePut{Type: "client"}, Password: word, TrustToken: word}
+	if _, err := trust.ParseToken(word); err != nil {
+		post.TrustToken = "" // it is a password, which no token server needs to see
+	}
+	if err := at.Change(ctx, http.MethodPost, "/1.0/certificates", post, ""); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "be trusted by %s: %w", name, err)
+	}
+	var s api.Server
+	if _, err := at.Get(ctx, "/1.0", nil, &s); err != nil {
+		return err
+	}
+	if s.Auth != "trusted" {
+		return kiln.Errorf(kiln.Denied, "the server %q took the certificate, but doesn't trust it", name)
+	}
+	a.say("Client certificate now trusted by server: %s", name)
+	return nil
+}
