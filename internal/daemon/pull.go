@@ -195,33 +195,32 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, src kiln.Source, i
 		used = used || path != ""
 		return path
 	}}
-	src, err := d.remotes.Open(spec.Remote, access)
-	if err != nil {
-		return kiln.Image{}, err
-	}
 	sink := landing{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
-	got, err := kiln.Copy(ctx, sink, known{src, img}, spec.Name)
-	switch kind := kiln.KindOf(err); {
-	case err == nil:
-	case ctx.Err() != nil:
-		return got, err
-	case kind == kiln.NotFound && spec.Remote.Protocol == kiln.ProtocolStreams:
-		access.Fresh = true
-		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
+	for again := false; ; {
+		src, err := d.remotes.Open(spec.Remote, access)
+		if err != nil {
+			return kiln.Image{}, err
+		}
+		if !access.Fresh {
+			src = known{src, img}
+		}
+		got, err := kiln.Copy(ctx, sink, src, spec.Name)
+		switch kind := kiln.KindOf(err); {
+		case err == nil:
+			d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
+			return got, nil
+		case ctx.Err() != nil:
+			return got, err
+		case kind == kiln.NotFound && spec.Remote.Protocol == kiln.ProtocolStreams && !access.Fresh:
+			access.Fresh = true
+		case used: // what was made by the difference may be in the partial file
+			used, access.Base = false, nil
+		case kind == kiln.Integrity && !again:
+			again = true
+		default:
 			return got, err
 		}
-		got, err = kiln.Copy(ctx, sink, src, spec.Name)
-	case kind == kiln.Integrity || used:
-		access.Base = nil
-		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
-			return got, err
-		}
-		got, err = kiln.Copy(ctx, sink, known{src, img}, spec.Name)
 	}
-	if err == nil {
-		d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
-	}
-	return got, err
 }
 
 // known is a source that was asked already.
