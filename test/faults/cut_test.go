@@ -73,7 +73,7 @@ func TestCutEarly(t *testing.T) {
 	from, to, net := pair(t)
 	img := unified(t, "early", 100<<10)
 	fp := from.holds(img, "--public", "--alias", "x")
-	for range 12 {
+	for range 8 {
 		at := 1 + rand.Int64N(12<<10)
 		net.every(fault{cut: at})
 		if s := to.kiln("image", "copy", "a:x", "local:", "--mode", "pull"); s.code == 0 {
@@ -182,11 +182,14 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// waitPartial waits until some of a file was loaded.
+// waitPartial waits until some of a file was loaded, if not all of it.
 func (h *host) waitPartial(file kiln.Fingerprint, n int64) {
 	h.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if fi, err := os.Stat(filepath.Join(h.dir, "blobs", "partial", file.String())); err == nil && fi.Size() >= n {
+			return
+		}
+		if _, err := os.Stat(filepath.Join(h.dir, "blobs", "sha256", file.String()[:2], file.String())); err == nil {
 			return
 		}
 	}

@@ -79,7 +79,12 @@ func (h *host) start() {
 	if err := h.daemon.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.ok("waitready", "--timeout", "20")
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := h.client().Get(h.t.Context(), "/1.0", nil, nil); err == nil {
+			return
+		}
+	}
+	h.t.Fatal("the daemon doesn't answer")
 }
 
 // end ends the daemon by a signal and waits for that.
@@ -205,8 +210,8 @@ func (h *host) sound(want ...kiln.Fingerprint) (partial int64) {
 		for _, f := range img.Files {
 			files[f.Hash] = true
 		}
-		if s := h.kiln("image", "verify", img.Fingerprint); s.code != 0 {
-			h.t.Errorf("image %s is damaged: %s", img.Fingerprint, s.err)
+		if err := h.operate("/1.0/images/"+img.Fingerprint+"/verify", struct{}{}); err != nil {
+			h.t.Errorf("image %s is damaged: %v", img.Fingerprint, err)
 		}
 	}
 	var wanted []string
