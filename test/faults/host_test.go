@@ -224,6 +224,7 @@ func (h *host) sound(want ...kiln.Fingerprint) (partial int64) {
 		h.t.Errorf("there are the images %v, not %v", got, wanted)
 	}
 	blobs := filepath.Join(h.dir, "blobs")
+	h.settled(filepath.Join(blobs, "tmp"))
 	err := filepath.WalkDir(blobs, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -248,6 +249,16 @@ func (h *host) sound(want ...kiln.Fingerprint) (partial int64) {
 		h.t.Errorf("images without their files: %v", files)
 	}
 	return partial
+}
+
+// settled waits until nobody writes any more: whoever sends an image may know
+// sooner than who receives it that it breaks off.
+func (h *host) settled(tmp string) {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if list, err := os.ReadDir(tmp); err == nil && len(list) == 0 {
+			return
+		}
+	}
 }
 
 // none is sound's word for a store without images.
