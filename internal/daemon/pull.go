@@ -78,7 +78,7 @@ func whyNoUpdate(spec PullSpec) string {
 
 // pull is PullImage within an operation.
 func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln.Image, error) {
-	src, img, err := d.find(ctx, o, spec, false)
+	img, err := d.find(ctx, o, spec, false)
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -88,7 +88,7 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 			return kiln.Image{}, err
 		}
 	}
-	img, err = d.land(ctx, o, spec, src, img, kiln.Fingerprint{})
+	img, err = d.land(ctx, o, spec, img, kiln.Fingerprint{})
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -119,22 +119,22 @@ func (d *Daemon) given(spec PullSpec) kiln.Image {
 }
 
 // find asks a remote what a name means there.
-func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh bool) (kiln.Source, kiln.Image, error) {
+func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh bool) (kiln.Image, error) {
 	src, err := d.remotes.Open(spec.Remote, remote.Access{
 		Secret: spec.Secret, Project: spec.Project, Fresh: fresh,
 		Warn: func(text string) { d.warn(o, text) },
 	})
 	if err != nil {
-		return nil, kiln.Image{}, err
+		return kiln.Image{}, err
 	}
 	img, err := src.Find(ctx, spec.Name)
 	if err == nil && img.Type == "virtual-machine" {
 		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
 	}
 	if err != nil {
-		return nil, kiln.Image{}, spec.wrap(err)
+		return kiln.Image{}, spec.wrap(err)
 	}
-	return src, img, nil
+	return img, nil
 }
 
 // warn tells the user, through the operation, and the log that something works but
@@ -149,7 +149,7 @@ func (d *Daemon) warn(o *op.Operation, text string) {
 // land brings an image that find gave into the store, as one that nobody asked to
 // keep. One that is here isn't moved; one that others wait for comes once for all.
 // With replaces, it takes over from that one in the same transaction.
-func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint) (kiln.Image, error) {
+func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint) (kiln.Image, error) {
 	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
 		if err == nil && !replaces.IsZero() {
 			err = d.Images.Replace(ctx, replaces, here.Fingerprint)
@@ -161,7 +161,7 @@ func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, src k
 		key = img.Files[len(img.Files)-1].Hash.String()
 	}
 	got, err := d.flights.join(ctx, d.ctx, key, progress(o, img.Size), func(ctx context.Context, report func(string, int64)) (kiln.Image, error) {
-		return d.download(ctx, spec, src, img, replaces, report)
+		return d.download(ctx, spec, img, replaces, report)
 	})
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
@@ -196,45 +196,46 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 // download moves the bytes. What another try can mend is tried: an index that was
 // older than the files, a difference that leads elsewhere, a partial file that is
 // not the beginning of the whole.
-func (d *Daemon) download(ctx context.Context, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
-	used := false
-	base := d.basePath(ctx)
+func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
+	var helped atomic.Bool // something that is here was used
 	var moved atomic.Int64
+	base := d.basePath(ctx)
 	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report, Base: func(fp kiln.Fingerprint) string {
 		path := base(fp)
-		used = used || path != ""
+		if path != "" {
+			helped.Store(true)
+		}
 		return path
 	}, Seeds: d.seeds(ctx, spec), Moved: func(n int64) {
-		used = true
+		helped.Store(true)
 		report("", moved.Add(n))
 	}}
-	src, err := d.remotes.Open(spec.Remote, access)
-	if err != nil {
-		return kiln.Image{}, err
-	}
 	sink := landing{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
-	got, err := kiln.Copy(ctx, sink, known{src, img}, spec.Name)
-	switch kind := kiln.KindOf(err); {
-	case err == nil:
-	case ctx.Err() != nil:
-		return got, err
-	case kind == kiln.NotFound && spec.Remote.Protocol == kiln.ProtocolStreams:
-		access.Fresh = true
-		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
+	for again := false; ; {
+		src, err := d.remotes.Open(spec.Remote, access)
+		if err != nil {
+			return kiln.Image{}, err
+		}
+		if !access.Fresh {
+			src = known{src, img}
+		}
+		got, err := kiln.Copy(ctx, sink, src, spec.Name)
+		switch kind := kiln.KindOf(err); {
+		case err == nil:
+			d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
+			return got, nil
+		case ctx.Err() != nil:
+			return got, err
+		case kind == kiln.NotFound && spec.Remote.Protocol == kiln.ProtocolStreams && !access.Fresh:
+			access.Fresh = true
+		case helped.Swap(false): // what was made by the difference may be in the partial file
+			access.Base, access.Seeds = nil, nil
+		case kind == kiln.Integrity && !again:
+			again = true
+		default:
 			return got, err
 		}
-		got, err = kiln.Copy(ctx, sink, src, spec.Name)
-	case kind == kiln.Integrity || used:
-		access.Base, access.Seeds = nil, nil
-		if src, err = d.remotes.Open(spec.Remote, access); err != nil {
-			return got, err
-		}
-		got, err = kiln.Copy(ctx, sink, known{src, img}, spec.Name)
 	}
-	if err == nil {
-		d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
-	}
-	return got, err
 }
 
 // known is a source that was asked already.

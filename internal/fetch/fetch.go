@@ -258,9 +258,8 @@ type body struct {
 	io.ReadCloser
 	url    string
 	left   int64 // bytes that are expected, -1 if unknown
-	stop   context.CancelFunc
-	timer  *time.Timer
-	wait   time.Duration
+	heard  func()
+	stop   func()
 	length int64 // of the whole file, -1 if unknown
 	ranges bool  // the server gives pieces
 }
@@ -269,7 +268,7 @@ type body struct {
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		b.timer.Reset(b.wait)
+		b.heard()
 	}
 	if b.left >= 0 {
 		b.left -= int64(n)
@@ -282,32 +281,38 @@ func (b *body) Read(p []byte) (int, error) {
 
 // Close lets the server go.
 func (b *body) Close() error {
-	b.timer.Stop()
 	b.stop()
 	return b.ReadCloser.Close()
 }
 
+// Watch gives a context that ends, with an error of kind Network, when nothing is
+// heard of the server at a URL for some time, and with stop.
+func Watch(ctx context.Context, url string, wait time.Duration) (_ context.Context, heard, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(wait, func() {
+		cancel(kiln.Errorf(kiln.Network, "%s sent nothing for %s", host(url), wait))
+	})
+	heard = func() { timer.Reset(wait) }
+	stop = func() { timer.Stop(); cancel(nil) }
+	return ctx, heard, stop
+}
+
 // get asks for a file from an offset on, for length bytes or, -1, to its end.
 func (c *Client) get(ctx context.Context, url string, offset, length int64) (*body, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
 	wait := c.Stall
 	if wait == 0 {
 		wait = stall
 	}
-	stop := func() { cancel(nil) }
-	timer := time.AfterFunc(wait, func() {
-		cancel(kiln.Errorf(kiln.Network, "%s sent nothing for %s", host(url), wait))
-	})
+	ctx, heard, stop := Watch(ctx, url, wait)
 	resp, err := c.request(ctx, url, offset, length)
 	if err != nil {
-		timer.Stop()
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		stop()
 		return nil, err
 	}
-	b := &body{ReadCloser: resp.Body, url: url, left: resp.ContentLength, stop: stop, timer: timer, wait: wait, length: -1}
+	b := &body{ReadCloser: resp.Body, url: url, left: resp.ContentLength, heard: heard, stop: stop, length: -1}
 	if err := b.begin(resp, offset); err != nil {
 		b.Close()
 		return nil, err

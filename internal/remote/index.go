@@ -31,7 +31,7 @@ type Indexes struct {
 
 // A document is one file of a server, and what was made of it.
 type document struct {
-	mu     sync.Mutex // held while it is fetched: others wait for that
+	busy   chan struct{} // has room while nobody fetches it: others wait for that
 	state  documentState
 	loaded bool
 	parsed any // nil: not yet
@@ -51,7 +51,7 @@ func (x *Indexes) entry(url string) *document {
 		x.entries = map[string]*document{}
 	}
 	if x.entries[url] == nil {
-		x.entries[url] = &document{}
+		x.entries[url] = &document{busy: make(chan struct{}, 1)}
 	}
 	return x.entries[url]
 }
@@ -68,6 +68,7 @@ type get struct {
 	urls  []string // the same at several servers
 	limit int64    // bytes
 	fresh bool     // ask, however young it is
+	stall time.Duration
 	warn  func(string)
 	parse func(io.Reader) (any, error)
 }
@@ -76,8 +77,12 @@ type get struct {
 // does, with a warning.
 func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	d := x.entry(g.urls[0])
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	select {
+	case d.busy <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-d.busy }()
 	path := x.path(g.urls[0])
 	if !d.loaded {
 		d.loaded = true
@@ -150,6 +155,8 @@ func (x *Indexes) update(ctx context.Context, g get, d *document, path string) e
 func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, indexTime)
 	defer cancel()
+	ctx, heard, stop := fetch.Watch(ctx, url, g.stall)
+	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return kiln.Errorf(kiln.Invalid, "%w", err)
@@ -164,14 +171,15 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 	}
 	resp, err := g.http.Do(req)
 	if err != nil {
-		return fetch.Explain(err)
+		return why(ctx, err)
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusNotModified:
 	case http.StatusOK:
-		parsed, err := x.keep(path, resp.Body, g)
+		parsed, err := x.keep(path, hearing{resp.Body, heard}, g)
 		if err != nil {
+			err = why(ctx, err)
 			return kiln.Errorf(kiln.KindOf(err), "%s: %w", url, err)
 		}
 		d.parsed = parsed
@@ -189,6 +197,27 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		return err
 	}
 	return os.WriteFile(path+".json", b, 0o600) // half of it is none
+}
+
+// why explains an error by the end of the context, if that came before.
+func why(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return fetch.Explain(err)
+}
+
+// hearing tells when something is read.
+type hearing struct {
+	io.Reader
+	heard func()
+}
+
+// Read is io.Reader's.
+func (h hearing) Read(b []byte) (int, error) {
+	n, err := h.Reader.Read(b)
+	h.heard()
+	return n, err
 }
 
 // indexTime is how long one answer may take.

@@ -25,7 +25,7 @@ type streams struct {
 
 // images reads the index and the products that it names.
 func (s *streams) images(ctx context.Context) ([]simplestreams.Image, []*simplestreams.Products, error) {
-	g := get{http: s.http, agent: s.o.UserAgent, fresh: s.access.Fresh && !s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
+	g := get{http: s.http, agent: s.o.UserAgent, stall: s.o.stall(), fresh: s.access.Fresh && !s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
 	g.urls = join(s.remote, simplestreams.IndexPath)
 	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseIndex(r) }
 	v, err := s.o.Indexes.get(ctx, g)

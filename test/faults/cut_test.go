@@ -73,7 +73,7 @@ func TestCutEarly(t *testing.T) {
 	from, to, net := pair(t)
 	img := unified(t, "early", 100<<10)
 	fp := from.holds(img, "--public", "--alias", "x")
-	for range 12 {
+	for range 8 {
 		at := 1 + rand.Int64N(12<<10)
 		net.every(fault{cut: at})
 		if s := to.kiln("image", "copy", "a:x", "local:", "--mode", "pull"); s.code == 0 {
@@ -114,6 +114,59 @@ func TestDown(t *testing.T) {
 	net.down()
 	to.fails(6, []string{net.address, "refused"}, "image", "copy", "a:y", "local:")
 	net.up(t)
+}
+
+// TestPieces has a large image come so slowly that it is asked for in pieces, and
+// cuts those.
+func TestPieces(t *testing.T) {
+	t.Parallel()
+	const size = 44 << 20
+	from, to, net := pair(t)
+	img := unified(t, "pieces", size)
+	fp := from.holds(img, "--public", "--alias", "x")
+	net.set(func(n int) fault {
+		if n > 4 && n < 15 {
+			return fault{rate: 16 << 20, cut: small + rand.Int64N(4<<20)}
+		}
+		return fault{rate: 16 << 20}
+	})
+	before := net.connections.Load()
+	wire := net.count(func() { to.ok("image", "copy", "a:x", "local:", "--mode", "pull") })
+	if n := net.connections.Load() - before; n < 8 {
+		t.Errorf("only %d connections", n)
+	}
+	if most := img.size() * 105 / 100; wire > most { // one connection ends for the others
+		t.Errorf("%d bytes for an image of %d", wire, img.size())
+	}
+	if left := to.sound(fp); left != 0 {
+		t.Errorf("%d bytes are left over", left)
+	}
+}
+
+// TestUpload cuts images that are sent instead of fetched: by the daemon that has
+// them, and through the command line.
+func TestUpload(t *testing.T) {
+	t.Parallel()
+	from, to := newHost(t), newHost(t)
+	net := newProxy(t, to.address)
+	token := to.ok("config", "trust", "add", "--name", "from").word()
+	from.ok("remote", "add", "b", "https://"+net.address, "--fingerprint", to.certificate(), "--token", token)
+	for name, img := range map[string]image{"one": unified(t, "sent", 2<<20), "two": split(t, "sent", 2<<20)} {
+		fp := from.holds(img, "--alias", name)
+		for _, mode := range []string{"push", "relay"} {
+			for range 3 {
+				net.every(fault{up: small + rand.Int64N(2<<20-2*small)})
+				from.fails(6, []string{net.address}, "image", "copy", name, "b:", "--mode", mode)
+				if left := to.sound(none()...); left != 0 {
+					t.Errorf("%s: %d bytes are left over", mode, left)
+				}
+			}
+			net.set(nil)
+			from.ok("image", "copy", name, "b:", "--mode", mode)
+			to.sound(fp)
+			to.ok("image", "delete", fp.String())
+		}
+	}
 }
 
 // TestCorrupt changes bytes on the way: nobody ever sees them.
@@ -182,11 +235,14 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// waitPartial waits until some of a file was loaded.
+// waitPartial waits until some of a file was loaded, if not all of it.
 func (h *host) waitPartial(file kiln.Fingerprint, n int64) {
 	h.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if fi, err := os.Stat(filepath.Join(h.dir, "blobs", "partial", file.String())); err == nil && fi.Size() >= n {
+			return
+		}
+		if _, err := os.Stat(filepath.Join(h.dir, "blobs", "sha256", file.String()[:2], file.String())); err == nil {
 			return
 		}
 	}

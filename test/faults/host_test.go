@@ -79,7 +79,12 @@ func (h *host) start() {
 	if err := h.daemon.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.ok("waitready", "--timeout", "20")
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := h.client().Get(h.t.Context(), "/1.0", nil, nil); err == nil {
+			return
+		}
+	}
+	h.t.Fatal("the daemon doesn't answer")
 }
 
 // end ends the daemon by a signal and waits for that.
@@ -205,8 +210,8 @@ func (h *host) sound(want ...kiln.Fingerprint) (partial int64) {
 		for _, f := range img.Files {
 			files[f.Hash] = true
 		}
-		if s := h.kiln("image", "verify", img.Fingerprint); s.code != 0 {
-			h.t.Errorf("image %s is damaged: %s", img.Fingerprint, s.err)
+		if err := h.operate("/1.0/images/"+img.Fingerprint+"/verify", struct{}{}); err != nil {
+			h.t.Errorf("image %s is damaged: %v", img.Fingerprint, err)
 		}
 	}
 	var wanted []string
@@ -219,6 +224,7 @@ func (h *host) sound(want ...kiln.Fingerprint) (partial int64) {
 		h.t.Errorf("there are the images %v, not %v", got, wanted)
 	}
 	blobs := filepath.Join(h.dir, "blobs")
+	h.settled(filepath.Join(blobs, "tmp"))
 	err := filepath.WalkDir(blobs, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -243,6 +249,16 @@ func (h *host) sound(want ...kiln.Fingerprint) (partial int64) {
 		h.t.Errorf("images without their files: %v", files)
 	}
 	return partial
+}
+
+// settled waits until nobody writes any more: whoever sends an image may know
+// sooner than who receives it that it breaks off.
+func (h *host) settled(tmp string) {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if list, err := os.ReadDir(tmp); err == nil && len(list) == 0 {
+			return
+		}
+	}
 }
 
 // none is sound's word for a store without images.

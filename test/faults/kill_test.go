@@ -25,10 +25,13 @@ func TestKill(t *testing.T) {
 		last := image{img[len(img)-1]}.fingerprint() // of the largest file
 		name := fmt.Sprint("x", round)
 		fp := from.holds(img, "--public", "--alias", name)
-		net.every(fault{rate: 16 << 20})
+		net.every(fault{rate: 8 << 20})
 		var copied sync.WaitGroup
 		copied.Go(func() { to.kiln("image", "copy", "a:"+name, "local:", "--alias", "x", "--mode", "pull") })
-		time.Sleep(time.Duration(30+rand.IntN(250)) * time.Millisecond)
+		to.waitPartial(last, rand.Int64N(2<<20-64<<10))
+		if round%3 == 0 { // when it is about to be complete, or just was
+			time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		}
 		to.end(os.Kill)
 		copied.Wait()
 		net.set(nil)

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ type fault struct {
 	stall   int64 // after so many bytes nothing comes any more
 	corrupt int64 // this byte is another one
 	rate    int64 // bytes a second
+	up      int64 // after so many bytes of the requests it ends
 }
 
 // A proxy passes connections on to a server, as badly as it is told to.
@@ -135,7 +137,11 @@ func (p *proxy) pass(client net.Conn) {
 	}
 	defer p.forget(server)
 	p.wg.Go(func() {
-		_, _ = io.Copy(server, client) // either may end
+		var most int64 = math.MaxInt64
+		if f.up > 0 {
+			most = f.up
+		}
+		_, _ = io.CopyN(server, client, most) // either may end
 		server.Close()
 	})
 	p.answers(client, server, f)

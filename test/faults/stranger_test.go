@@ -32,7 +32,6 @@ func stranger(t *testing.T) (*http.Client, tls.Certificate) {
 type answer struct {
 	status int
 	kind   string
-	length string
 	body   string
 }
 
@@ -55,7 +54,7 @@ func ask(t *testing.T, hc *http.Client, h *host, method, path, body string, head
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := answer{resp.StatusCode, resp.Header.Get(api.KindHeader), resp.Header.Get("Content-Length"), string(b)}
+	a := answer{resp.StatusCode, resp.Header.Get(api.KindHeader), string(b)}
 	for _, w := range typed {
 		a.body = strings.ReplaceAll(a.body, w, "TYPED")
 	}
@@ -105,14 +104,16 @@ func TestPrivate(t *testing.T) {
 				if strings.Contains(theirs[i], "?") {
 					more = strings.Replace(more, "?", "&", 1)
 				}
-				for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
-					for _, who := range []*http.Client{hc, bare} {
-						a := ask(t, who, h, method, theirs[i]+more, "{}", nil, typedOf(there)...)
-						b := ask(t, who, h, method, none[i]+more, "{}", nil, typedOf(absent)...)
-						a.length, b.length = "", "" // of what was typed
-						if a != b {
-							t.Errorf("%s %s is answered %+v, one that isn't there %+v", method, theirs[i]+more, a, b)
-						}
+				methods := []string{"GET", "HEAD"}
+				if more == "" {
+					methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
+				}
+				for _, method := range methods {
+					a := ask(t, hc, h, method, theirs[i]+more, "{}", nil, typedOf(there)...)
+					b := ask(t, hc, h, method, none[i]+more, "{}", nil, typedOf(absent)...)
+					c := ask(t, bare, h, method, theirs[i]+more, "{}", nil, typedOf(there)...)
+					if a != b || a != c {
+						t.Errorf("%s %s is answered %+v, one that isn't there %+v, somebody without a certificate %+v", method, theirs[i]+more, a, b, c)
 					}
 				}
 			}

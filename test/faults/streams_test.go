@@ -57,6 +57,9 @@ type counted struct {
 	n, status int
 }
 
+// Unwrap is for http.ResponseController.
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
 // WriteHeader is http.ResponseWriter's.
 func (c *counted) WriteHeader(status int) {
 	c.status = status
