@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -28,6 +29,7 @@ var migrations embed.FS
 type DB struct {
 	write *sql.DB
 	read  *sql.DB
+	moves atomic.Uint64
 }
 
 // readers is how many connections read at once.
@@ -54,7 +56,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, errors.Join(err, write.Close())
 	}
 	read.SetMaxOpenConns(readers)
-	d := &DB{write, read}
+	d := &DB{write: write, read: read}
 	if err := d.migrate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), d.Close())
 	}
@@ -108,12 +110,17 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	err = f(&Tx{tx})
 	if err == nil {
 		err = tx.Commit()
+		d.moves.Add(1) // before anybody is told that it is done
 	}
 	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
 		err = ctx.Err() // which has rolled it back
 	}
 	return full(err)
 }
+
+// Version is another number after each transaction of Tx. What was read since a
+// version is known is at least as new, as long as it is still the version.
+func (d *DB) Version() uint64 { return d.moves.Load() }
 
 // full gives the error of a full disk its kind.
 func full(err error) error {

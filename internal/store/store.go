@@ -33,12 +33,13 @@ type Store struct {
 	put   PutOptions
 	// files is held for writing while blobs are deleted, for reading from the
 	// moment a blob appears until its row is there.
-	files *sync.RWMutex
+	files  *sync.RWMutex
+	recent *recent
 }
 
 // Open makes a store of blobs and rows, and removes the blobs that no row names.
 func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store, error) {
-	s := &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}}
+	s := &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}, recent: &recent{}}
 	used, err := d.Blobs(ctx)
 	if err != nil {
 		return nil, err
@@ -75,34 +76,13 @@ func (s *Store) Get(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error
 // ByPrefix gives the image whose fingerprint begins with some digits.
 // Errors: NotFound, Ambiguous.
 func (s *Store) ByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
-	return s.byPrefix(ctx, prefix, false)
+	return s.byPrefix(ctx, lookup{strings.ToLower(prefix), false})
 }
 
 // PublicByPrefix is ByPrefix among the public images: the others might as well not
 // be there, by what it answers and by what it takes.
 func (s *Store) PublicByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
-	return s.byPrefix(ctx, prefix, true)
-}
-
-func (s *Store) byPrefix(ctx context.Context, prefix string, public bool) (kiln.Image, error) {
-	prefix = strings.ToLower(prefix)
-	if !kiln.IsPrefix(prefix) {
-		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
-	}
-	list, err := s.db.Images(ctx, db.ImageQuery{Prefix: prefix, Public: public, Files: true})
-	switch {
-	case err != nil:
-		return kiln.Image{}, err
-	case len(list) == 0:
-		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
-	case len(list) > 1:
-		var fps []kiln.Fingerprint
-		for _, i := range list {
-			fps = append(fps, i.Fingerprint)
-		}
-		return kiln.Image{}, kiln.AmbiguousPrefix(prefix, fps)
-	}
-	return list[0], nil
+	return s.byPrefix(ctx, lookup{strings.ToLower(prefix), true})
 }
 
 // Find gives the image that a name means: an alias, or the beginning of a
