@@ -163,6 +163,20 @@ func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// Download has fn read a file of the server.
+func (c *Client) Download(ctx context.Context, path string, fn func(io.Reader) error) error {
+	resp, err := c.Raw(ctx, Request{Method: http.MethodGet, Path: path})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		_, err := envelope(resp)
+		return err
+	}
+	return fn(resp.Body)
+}
+
 // Do sends a request and decodes the metadata of the answer into out, if that is
 // not nil. It returns the ETag, and the operation of an asynchronous answer.
 func (c *Client) Do(ctx context.Context, r Request, out any) (tag string, op *api.Operation, err error) {

@@ -86,6 +86,9 @@ func fromWire(img api.Image) (kiln.Image, error) {
 	if out.ExpiresAt.Unix() <= 0 {
 		out.ExpiresAt = time.Time{}
 	}
+	if next, err := kiln.ParseFingerprint(img.ReplacedBy); err == nil {
+		out.ReplacedBy = next
+	}
 	for _, a := range img.Aliases {
 		out.Aliases = append(out.Aliases, kiln.Alias{Name: a.Name, Description: a.Description, Target: fp})
 	}
@@ -218,12 +221,12 @@ func (i Images) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return i.Download(resp, img)
+	return i.Files(resp, img)
 }
 
-// Download is the stream of an answer to GET …/export, which it closes. The error
+// Files is the stream of an answer to GET …/export, which it closes. The error
 // is what the answer says.
-func (i Images) Download(resp *http.Response, img kiln.Image) (kiln.Stream, error) {
+func (i Images) Files(resp *http.Response, img kiln.Image) (kiln.Stream, error) {
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		if _, err := envelope(resp); err != nil {

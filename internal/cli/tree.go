@@ -68,6 +68,11 @@ func (a *app) publishTree(ctx context.Context, at place, dir string) error {
 			updated = img.UploadedAt
 		}
 	}
+	for _, img := range images {
+		if err := a.publishBeside(ctx, at, dir, img, images); err != nil {
+			return err
+		}
+	}
 	index, products, err := simplestreams.Write(images, simplestreams.Options{Updated: updated, PathOf: treeFile})
 	if err != nil {
 		return err
@@ -140,6 +145,88 @@ func (a *app) publishImage(ctx context.Context, at place, dir string, img kiln.I
 	}
 	a.remark("%s: %s", img.Fingerprint.Short(), kiln.FormatSize(img.Size))
 	return os.Rename(temp, final)
+}
+
+// leastDelta is the size of a file, in bytes, below which nobody asks for less.
+const leastDelta = 1 << 20
+
+// publishBeside writes what makes the files of an image cheaper to have for who has
+// another: an index of each, and patches from the versions before that are public.
+func (a *app) publishBeside(ctx context.Context, at place, dir string, img kiln.Image, all []kiln.Image) error {
+	for _, f := range img.Files {
+		if f.Size < leastDelta {
+			continue
+		}
+		base := "/1.0/kiln/images/" + img.Fingerprint.String() + "/files/" + f.Hash.String()
+		if err := fetchBeside(ctx, at, base+"/index", filepath.Join(dir, simplestreams.Beside(treeFile(img, f), "index", kiln.Fingerprint{}))); err != nil {
+			return err
+		}
+		for _, old := range all {
+			for _, o := range old.Files {
+				if old.ReplacedBy != img.Fingerprint || o.Role != f.Role || o.Hash == f.Hash {
+					continue
+				}
+				err := fetchBeside(ctx, at, base+"/patch/"+o.Hash.String(), filepath.Join(dir, simplestreams.Beside(treeFile(img, f), "patch", o.Hash)))
+				if err != nil && !errors.Is(err, kiln.NotFound) { // some formats have none
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// fetchBeside writes a file of the server, unless it is there.
+func fetchBeside(ctx context.Context, at place, from, to string) error {
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	temp := to + ".new"
+	if err := os.RemoveAll(temp); err != nil {
+		return err
+	}
+	defer os.Remove(temp) // gone if it has its name
+	if err := at.Download(ctx, from, func(r io.Reader) error { return writeStream(temp, r) }); err != nil {
+		return err
+	}
+	return os.Rename(temp, to)
+}
+
+func (a *app) imagePatchCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "patch [<remote>:]<base> <image> [<file>]", Short: "Write what makes one image of another", Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.completeImages,
+		Long: "Write what makes one image of another, both in the form that kiln publishes. Beside the image on any web server, under the name that the file gets here, it saves who has the other most of the download.",
+		RunE: func(c *cobra.Command, args []string) error {
+			base, err := a.image(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			img, err := a.image(c.Context(), base.at.remote+":"+strings.TrimPrefix(args[1], base.at.remote+":"))
+			if err != nil {
+				return err
+			}
+			if len(base.Files) == 0 || len(img.Files) == 0 {
+				return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln", base.at.remote)
+			}
+			from, to := base.Files[len(base.Files)-1], img.Files[len(img.Files)-1]
+			old, err := kiln.ParseFingerprint(from.Hash)
+			if err != nil {
+				return err
+			}
+			name := simplestreams.Beside(to.Role+to.Ext, "patch", old)
+			if len(args) == 3 {
+				name = args[2]
+			}
+			path := "/1.0/kiln/images/" + img.Fingerprint + "/files/" + to.Hash + "/patch/" + from.Hash
+			if err := fetchBeside(c.Context(), base.at, path, name); err != nil {
+				return err
+			}
+			fi, err := os.Stat(name)
+			if err == nil {
+				a.say("%s: %s in the place of %s", name, kiln.FormatSize(fi.Size()), kiln.FormatSize(to.Size))
+			}
+			return err
+		}}
 }
 
 func writeStream(path string, r io.Reader) error {

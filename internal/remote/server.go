@@ -57,7 +57,7 @@ func (s *server) export(ctx context.Context, img kiln.Image, path string) (kiln.
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusPartialContent {
-		in, err := s.images.Download(resp, img)
+		in, err := s.images.Files(resp, img)
 		if err != nil {
 			return nil, err
 		}
