@@ -258,7 +258,7 @@ func isTrue(v string) bool {
 func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error) {
 	content := r.Header.Get("Content-Type")
 	if strings.HasPrefix(content, "application/json") {
-		return nil, s.postImagesJSON(r)
+		return s.postImagesJSON(r)
 	}
 	spec, err := importSpec(r)
 	if err != nil {
@@ -276,15 +276,19 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 }
 
 // postImagesJSON answers the ways of getting an image that are not an upload.
-func (s *Server) postImagesJSON(r *http.Request) error {
+func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	var post api.ImagesPost
 	if err := readJSON(r, &post); err != nil {
-		return err
+		return nil, err
 	}
 	if post.Source == nil {
-		return kiln.Errorf(kiln.Invalid, "Invalid images JSON: the source is missing")
+		return nil, kiln.Errorf(kiln.Invalid, "Invalid images JSON: the source is missing")
 	}
-	return kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; import a file", post.Source.Type)
+	switch post.Source.Type {
+	case "instance", "container", "snapshot":
+		return s.publish(r, post)
+	}
+	return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; import a file", post.Source.Type)
 }
 
 // importSpec reads what the headers of an upload say.

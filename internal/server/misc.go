@@ -22,6 +22,7 @@ var extensions = []string{
 	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "profile_usedby", "entity_description",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
 	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation", "snapshot_disk_usage", "container_only_migration",
+	"image_compression_algorithm",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown",
 }
 
