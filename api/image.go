@@ -80,8 +80,10 @@ type ImagesPost struct {
 	Aliases              []ImageAlias      `json:"aliases"`
 	Source               *ImagesPostSource `json:"source"`
 
-	MoveAliases bool `json:"move_aliases,omitempty"` // of kiln_image_aliases: from other images, instead of a conflict
-	Reuse       bool `json:"reuse,omitempty"`        // of kiln_image_aliases: delete images that lose their last alias by that
+	Timestamp   time.Time `json:"timestamp,omitzero"`     // of kiln_publish: when the image says it was made
+	Check       bool      `json:"check,omitempty"`        // of kiln_publish: only tell the fingerprint
+	MoveAliases bool      `json:"move_aliases,omitempty"` // of kiln_image_aliases: from other images, instead of a conflict
+	Reuse       bool      `json:"reuse,omitempty"`        // of kiln_image_aliases: delete images that lose their last alias by that
 }
 
 // An ImageExportPost asks a server to send an image to another.

@@ -56,7 +56,7 @@ func settings() map[string]setting {
 		updateInterval:                 {"6", checkNumber},
 		keepVersions:                   {"1", checkNumber},
 		allowHTTP:                      {"false", checkBool},
-		"images.compression_algorithm": {"gzip", checkCompression},
+		"images.compression_algorithm": {"zstd", checkCompression},
 		defaultArchKey:                 {"", checkArch},
 		mountSquashfs:                  {"auto", oneOf("auto", "always", "never")},
 		cacheExpiry:                    {"10", checkNumber},

@@ -110,7 +110,7 @@ func readSteps(in patchReader, base *TOC, encoder string, emit func(*step) error
 		case stepCopy:
 			err = readCopy(in, base, emit)
 		case stepUnit:
-			if encoder != encoderID {
+			if encoder != EncoderID {
 				return kiln.Errorf(kiln.Unsupported, "the patch needs the encoder %q", encoder)
 			}
 			var u unit

@@ -10,12 +10,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// encoderID names what newEncoder makes. Its output is part of the format: a
-// patch names frames by their contents, and the receiver compresses them again.
+// EncoderID names what Compress compresses with: what newEncoder makes. Its output
+// is part of the format: a patch names frames by their contents, and the receiver
+// compresses them again.
 // TestEncoderIsFrozen fails when it changes, as it may with every version of the
 // library; the name has to change with it. Files by another encoder stay
 // readable, and patches to them hold whole frames.
-const encoderID = "klauspost/compress v1.20.3 zstd level 3"
+const EncoderID = "klauspost/compress v1.20.3 zstd level 3"
 
 func newEncoder() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),

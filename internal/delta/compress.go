@@ -34,7 +34,7 @@ func Compress(ctx context.Context, w io.Writer, tar io.Reader, o Options) (TOC, 
 	}
 	n := runtime.GOMAXPROCS(0)
 	spare := make(chan *piece, 4*n)
-	toc := TOC{Encoder: encoderID, Options: o}
+	toc := TOC{Encoder: EncoderID, Options: o}
 	l := line[*piece]{workers: n}
 	l.make = func(emit func(*piece) error) error {
 		return cutAll(newCutter(tar, o), spare, emit)

@@ -125,7 +125,7 @@ func TestEncoderIsFrozen(t *testing.T) {
 	}
 	const want = "9b9823b93a4aace8318e35f0c9bc50c4442493cc22fac05ba83f0e89fdbcbe24"
 	if got := hex.EncodeToString(h.Sum(nil)); got != want {
-		t.Errorf("%s makes %s and not %s", encoderID, got, want)
+		t.Errorf("%s makes %s and not %s", EncoderID, got, want)
 	}
 }
 

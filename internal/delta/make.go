@@ -135,7 +135,7 @@ func (m *maker) runs(emit func(*run) error) error {
 		if r.base >= 0 {
 			last := m.baseTOC.Frames[r.base+r.n-1]
 			anchor = last.RawOffset + int64(last.RawSize)
-		} else if m.targetTOC.Encoder == encoderID {
+		} else if m.targetTOC.Encoder == EncoderID {
 			first, last := m.targetTOC.Frames[r.first], m.targetTOC.Frames[i-1]
 			r.dict = m.matcher.segments(first.RawOffset, last.RawOffset+int64(last.RawSize), anchor)
 			if n := total(r.dict); n > budget {
@@ -200,7 +200,7 @@ func (m *maker) newPatcher() (*patcher, error) {
 // be compressed again to the same bytes, are sent as they are.
 func (p *patcher) patch(r *run) error {
 	frames := p.targetTOC.Frames[r.first : r.first+r.n]
-	if r.base < 0 && p.targetTOC.Encoder == encoderID {
+	if r.base < 0 && p.targetTOC.Encoder == EncoderID {
 		done, err := p.unit(r, frames)
 		if err != nil || done {
 			return err

@@ -105,7 +105,7 @@ func foreign(t testing.TB, tar []byte, encoder string) []byte {
 // TestForeignEncoder: frames that don't come out equal are sent as they are.
 func TestForeignEncoder(t *testing.T) {
 	v1, v2 := sample(t)
-	for _, encoder := range []string{"another", encoderID} { // the second is a lie
+	for _, encoder := range []string{"another", EncoderID} { // the second is a lie
 		for name, c := range map[string][2][]byte{
 			"target": {framed(t, v1, small), foreign(t, v2, encoder)},
 			"base":   {foreign(t, v1, encoder), framed(t, v2, small)},
@@ -121,7 +121,7 @@ func TestForeignEncoder(t *testing.T) {
 		}
 	}
 	p := patchOf(t, framed(t, v1, small), framed(t, v2, small))
-	id := bytes.Index(p, []byte(encoderID))
+	id := bytes.Index(p, []byte(EncoderID))
 	p[id]++
 	if _, err := applied(framed(t, v1, small), bytes.NewReader(p)); !errors.Is(err, kiln.Unsupported) {
 		t.Errorf("units for another encoder: %v", err)
@@ -139,7 +139,7 @@ func TestLargestFrame(t *testing.T) {
 	for i := range files {
 		raw[i*1000]++
 		b := enc.EncodeAll(raw, nil)
-		toc := TOC{Encoder: encoderID, Options: small}
+		toc := TOC{Encoder: EncoderID, Options: small}
 		if err := toc.add(Frame{RawSize: len(raw), Size: len(b), Hash: sha256.Sum256(raw)}); err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ func TestReadTOC(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) || got.Hash() != want.Hash() {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if len(want.Frames) < 10 || want.Encoder != encoderID || want.Options != small {
+	if len(want.Frames) < 10 || want.Encoder != EncoderID || want.Options != small {
 		t.Errorf("%d frames by %q with %+v", len(want.Frames), want.Encoder, want.Options)
 	}
 	for i := range b.Len() - int(want.end()) { // each byte of the table

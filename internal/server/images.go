@@ -435,10 +435,12 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 		}
 		spec.Fingerprint = fp
 		return s.d.ExpectImage(r.Context(), spec)
+	case src.Type == "instance", src.Type == "container", src.Type == "snapshot":
+		return s.publish(r, post, spec)
 	case src.Type == "image", src.Type == "url":
 		return s.d.PullImage(r.Context(), pullSpec(spec, *src))
 	default:
-		return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; there are image and url", src.Type)
+		return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; there are image, url, instance and snapshot", src.Type)
 	}
 }
 

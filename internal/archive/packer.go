@@ -1,0 +1,181 @@
+package archive
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Packer writes files and trees into one tar whose bytes depend on nothing else:
+// entries sorted by name, owners as numbers, times in whole seconds.
+type Packer struct {
+	// NoACLs leaves POSIX ACLs out, for what can't hold them: squashfs.
+	NoACLs bool
+
+	out   *tar.Writer
+	links map[[2]uint64]string // first name of a file with several, by device and inode
+}
+
+// NewPacker makes a Packer. Close finishes the tar; w is not closed.
+func NewPacker(w io.Writer) *Packer {
+	return &Packer{out: tar.NewWriter(w), links: map[[2]uint64]string{}}
+}
+
+// Close writes the end of the tar.
+func (p *Packer) Close() error { return p.out.Close() }
+
+// AddFile writes a plain file of root's.
+func (p *Packer) AddFile(name string, content []byte, modified time.Time) error {
+	h := tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: modified.Truncate(time.Second)}
+	if err := p.out.WriteHeader(&h); err != nil {
+		return fmt.Errorf("pack %s: %w", name, err)
+	}
+	_, err := p.out.Write(content)
+	return err
+}
+
+// AddTree writes a directory and all that is in it, as the entry of a name. Sockets
+// are left out, since tar has none. Symlinks are not followed.
+func (p *Packer) AddTree(ctx context.Context, dir *os.File, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return err
+	}
+	h := header(name+"/", &st)
+	h.Typeflag = tar.TypeDir
+	if err := p.xattrs(&h, fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd())); err != nil {
+		return err
+	}
+	if err := p.out.WriteHeader(&h); err != nil {
+		return fmt.Errorf("pack %s: %w", name, err)
+	}
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", name, err)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		if err := p.add(ctx, dir, n, path.Join(name, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func header(name string, st *unix.Stat_t) tar.Header {
+	return tar.Header{
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		ModTime: time.Unix(st.Mtim.Sec, 0),
+	}
+}
+
+// add writes what a directory has under a name.
+func (p *Packer) add(ctx context.Context, parent *os.File, base, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("pack %s: %w", name, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		d, err := openIn(parent, base, unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return p.AddTree(ctx, d, name)
+	}
+	if err := p.addFile(parent, base, name, &st); err != nil {
+		return fmt.Errorf("pack %s: %w", name, err)
+	}
+	return nil
+}
+
+func (p *Packer) addFile(parent *os.File, base, name string, st *unix.Stat_t) error {
+	h := header(name, st)
+	file := fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		h.Typeflag, h.Size = tar.TypeReg, st.Size
+	case unix.S_IFLNK:
+		link, err := os.Readlink(file)
+		if err != nil {
+			return err
+		}
+		h.Typeflag, h.Linkname = tar.TypeSymlink, link
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		h.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	default:
+		return nil // a socket
+	}
+	if id := [2]uint64{st.Dev, st.Ino}; st.Nlink > 1 {
+		if first, ok := p.links[id]; ok {
+			h.Typeflag, h.Linkname, h.Size, h.Devmajor, h.Devminor = tar.TypeLink, first, 0, 0, 0
+			return p.out.WriteHeader(&h)
+		}
+		p.links[id] = name
+	}
+	if err := p.xattrs(&h, file); err != nil {
+		return err
+	}
+	if err := p.out.WriteHeader(&h); err != nil || h.Typeflag != tar.TypeReg {
+		return err
+	}
+	f, err := openIn(parent, base, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.CopyN(p.out, f, h.Size)
+	return err
+}
+
+func openIn(parent *os.File, base string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(parent.Fd()), base, flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: base, Err: err}
+	}
+	return os.NewFile(uintptr(fd), base), nil
+}
+
+// xattrs adds the extended attributes that Walk keeps.
+func (p *Packer) xattrs(h *tar.Header, file string) error {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Llistxattr(file, buf)
+	if err == unix.ENOTSUP || n == 0 && err == nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("extended attributes: %w", err)
+	}
+	for attr := range strings.SplitSeq(string(buf[:n]), "\x00") {
+		if !keepXattr(attr) || p.NoACLs && strings.HasPrefix(attr, "system.posix_acl_") {
+			continue
+		}
+		value := make([]byte, 64<<10)
+		n, err := unix.Lgetxattr(file, attr, value)
+		if err != nil {
+			return fmt.Errorf("extended attribute %s: %w", attr, err)
+		}
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[xattrPrefix+attr] = string(value[:n])
+	}
+	return nil
+}

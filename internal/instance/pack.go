@@ -1,0 +1,306 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/delta"
+	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/template"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// PackOptions say how images are made from instances.
+type PackOptions struct {
+	Properties  map[string]string // nil: those of the instance's metadata
+	ExpiresAt   time.Time         // zero: as the metadata say
+	Compression string            // one of archive.Compressions
+	Split       bool              // metadata and root filesystem in a file each
+	Timestamp   time.Time         // when the image says it was made; zero: when what it was made from was
+	Dir         string            // for temporary files
+}
+
+// encoderKey is the property that tells what an image was compressed with: the same
+// files become the same bytes again with that.
+const encoderKey = "encoder"
+
+// Pack gives a source of images that are made from instances and snapshots, by
+// name: "c1", "c1/snap0". The same files always become the same image.
+func (s *Set) Pack(o PackOptions) kiln.Source { return packer{s, o} }
+
+type packer struct {
+	set *Set
+	PackOptions
+}
+
+// Find is kiln.Source's.
+func (p packer) Find(ctx context.Context, name string) (kiln.Image, error) {
+	if err := archive.CheckCompression(p.Compression); err != nil {
+		return kiln.Image{}, err
+	}
+	instance, snap, ofSnapshot := strings.Cut(name, "/")
+	img := kiln.Image{Type: "container", Filename: name}
+	if ofSnapshot {
+		row, err := p.set.snapshotRow(ctx, instance, snap)
+		img.Architecture = row.Architecture
+		return img, err
+	}
+	row, err := p.set.db.Instance(ctx, instance)
+	img.Architecture = row.Architecture
+	return img, err
+}
+
+// Open is kiln.Source's. What is packed is a snapshot that only the stream knows,
+// so the instance may go on, and everything else may be deleted.
+func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
+	files := uuid.NewString()
+	if err := p.set.snapshotFor(ctx, img.Filename, files); err != nil {
+		return nil, err
+	}
+	drop := func() error { return p.set.pool.DeleteSnapshots(context.WithoutCancel(ctx), files) }
+	snap, err := p.set.pool.GetSnapshot(files)
+	if err != nil {
+		return nil, errors.Join(err, drop())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	st := &packStream{ctx: ctx, cancel: cancel, drop: drop, files: []packFile{{kiln.Unified, func(w io.Writer) error {
+		return p.write(ctx, w, snap, img, kiln.Unified)
+	}}}}
+	if p.Split {
+		st.files = nil
+		for _, role := range []kiln.Role{kiln.Metadata, kiln.Rootfs} {
+			st.files = append(st.files, packFile{role, func(w io.Writer) error { return p.write(ctx, w, snap, img, role) }})
+		}
+	}
+	return st, nil
+}
+
+// snapshotFor makes a snapshot without a row, of an instance or of a snapshot.
+func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
+	instance, snap, ofSnapshot := strings.Cut(name, "/")
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if ofSnapshot {
+		row, err := s.snapshotRow(ctx, instance, snap)
+		if err != nil {
+			return err
+		}
+		return s.pool.CopySnapshot(ctx, row.Files, files)
+	}
+	i, err := s.Get(ctx, instance)
+	if err != nil {
+		return err
+	}
+	_, err = s.pool.Snapshot(ctx, i.Options[uuidKey], files, s.pause(i))
+	return err
+}
+
+// packFile is one of the files of an image to be.
+type packFile struct {
+	role  kiln.Role
+	write func(io.Writer) error
+}
+
+// packStream is an image while it is made.
+type packStream struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	files  []packFile // to come
+	now    *io.PipeReader
+	done   chan error // of the current file
+	drop   func() error
+}
+
+// Next is kiln.Stream's.
+func (st *packStream) Next() (kiln.File, error) {
+	if err := st.end(); err != nil {
+		return kiln.File{}, err
+	}
+	if len(st.files) == 0 {
+		return kiln.File{}, io.EOF
+	}
+	f := st.files[0]
+	st.files = st.files[1:]
+	r, w := io.Pipe()
+	st.now, st.done = r, make(chan error, 1)
+	go func() {
+		err := f.write(w)
+		if err != nil && st.ctx.Err() != nil {
+			err = st.ctx.Err() // of which programs that are killed know nothing
+		}
+		st.done <- w.CloseWithError(err)
+	}()
+	return kiln.File{Role: f.role, Size: -1}, nil
+}
+
+// Read is kiln.Stream's.
+func (st *packStream) Read(b []byte) (int, error) {
+	if st.now == nil {
+		return 0, io.EOF
+	}
+	return st.now.Read(b)
+}
+
+// end waits for whoever makes the current file.
+func (st *packStream) end() error {
+	if st.now == nil {
+		return nil
+	}
+	err := errors.Join(st.now.Close(), <-st.done)
+	st.now = nil
+	return err
+}
+
+// Close ends the making, also before its end.
+func (st *packStream) Close() error {
+	st.cancel()
+	return errors.Join(st.end(), st.drop())
+}
+
+// write makes the file that has a role in the image.
+func (p packer) write(ctx context.Context, w io.Writer, snap *volume.Snapshot, img kiln.Image, role kiln.Role) error {
+	name := p.Compression
+	if role == kiln.Metadata && name == "squashfs" {
+		name = "none" // a metadata file is a tar, always
+	}
+	z, err := compress(ctx, w, name, p.Dir)
+	if err != nil {
+		return err
+	}
+	out := archive.NewPacker(z)
+	out.NoACLs = p.Compression == "squashfs"
+	if err := p.fill(ctx, out, snap, img, role); err != nil {
+		return errors.Join(err, z.Close())
+	}
+	return errors.Join(out.Close(), z.Close())
+}
+
+// fill packs what belongs into a file: the metadata first, since whoever reads the
+// image wants them at once.
+func (p packer) fill(ctx context.Context, out *archive.Packer, snap *volume.Snapshot, img kiln.Image, role kiln.Role) error {
+	m, templates, err := p.metadata(snap, img)
+	if err != nil {
+		return err
+	}
+	if role != kiln.Rootfs {
+		yaml, err := m.YAML()
+		if err != nil {
+			return err
+		}
+		if err := out.AddFile(metadataFile, yaml, m.Created()); err != nil {
+			return err
+		}
+	}
+	if role != kiln.Metadata {
+		if err := p.addTree(ctx, out, snap, map[kiln.Role]string{kiln.Unified: "rootfs", kiln.Rootfs: "."}[role]); err != nil {
+			return err
+		}
+	}
+	for _, t := range templates {
+		if role == kiln.Rootfs {
+			break
+		}
+		if err := out.AddFile(path.Join(templateDir, t.name), t.text, m.Created()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p packer) addTree(ctx context.Context, out *archive.Packer, snap *volume.Snapshot, below string) error {
+	tree, err := snap.Mount(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	root, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", tree.Fd())) // a mount's own file can't be read
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return out.AddTree(ctx, root, below)
+}
+
+// templateText is a file of templates/.
+type templateText struct {
+	name string
+	text []byte
+}
+
+// metadata gives the metadata of the image to be: the instance's own, so that its
+// templates go along.
+func (p packer) metadata(snap *volume.Snapshot, img kiln.Image) (*format.Metadata, []templateText, error) {
+	m := &format.Metadata{}
+	var templates []templateText
+	meta, err := snap.Meta()
+	if err == nil {
+		defer meta.Close()
+		if m, err = readMetadata(meta); err == nil {
+			templates, err = readTemplates(meta)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		m, err = &format.Metadata{}, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if m.Architecture == "" {
+		m.Architecture, m.CreationDate = img.Architecture, time.Now().Unix()
+	}
+	if p.Properties != nil {
+		m.Properties = p.Properties
+	}
+	if !p.Timestamp.IsZero() {
+		m.CreationDate = p.Timestamp.Unix()
+	}
+	delete(m.Properties, encoderKey) // of the image it was made from
+	if p.Compression == "zstd" {
+		m.Properties = maps.Clone(m.Properties)
+		if m.Properties == nil {
+			m.Properties = map[string]string{}
+		}
+		m.Properties[encoderKey] = delta.EncoderID
+	}
+	m.ExpiryDate = 0 // that of the image it was made from
+	if !p.ExpiresAt.IsZero() {
+		m.ExpiryDate = p.ExpiresAt.Unix()
+	}
+	return m, templates, nil
+}
+
+func readTemplates(meta *os.Root) ([]templateText, error) {
+	entries, err := fs.ReadDir(meta.FS(), templateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var list []templateText
+	for _, e := range entries {
+		if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		b, err := readFile(meta, path.Join(templateDir, e.Name()), template.MaxSource)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, templateText{e.Name(), b})
+	}
+	slices.SortFunc(list, func(a, b templateText) int { return strings.Compare(a.name, b.name) })
+	return list, err
+}
