@@ -24,7 +24,7 @@ func TestPublishRunningInstance(t *testing.T) {
 	o, err := d.PublishImage(t.Context(), spec)
 	s := wait(t, o, err)
 	img, err := d.Images.Find(t.Context(), "mine")
-	if err != nil || img.Properties["os"] != "mine" || len(img.Properties) != 1 || !img.Public || s.Metadata["fingerprint"] != img.Fingerprint.String() || len(s.Resources["images"]) != 1 {
+	if err != nil || img.Properties["os"] != "mine" || len(img.Properties) != 2 || !img.Public || s.Metadata["fingerprint"] != img.Fingerprint.String() || len(s.Resources["images"]) != 1 {
 		t.Errorf("%+v, %+v, %v", img, s, err)
 	}
 	launch(t, d, "c2", "mine")

@@ -100,7 +100,7 @@ func TestSnapshots(t *testing.T) {
 		{"POST", "/1.0/instances", `{"name":"c4","source":{"type":"copy","source":"c1/x"}}`, 404, "has no snapshot"},
 		{"POST", "/1.0/images", `{"source":{"type":"snapshot","name":"c1/x"}}`, 404, "has no snapshot"},
 		{"POST", "/1.0/images", `{"source":{"type":"instance","name":"c1"},"compression_algorithm":"sh -c x"}`, 400, "Invalid compression algorithm"},
-		{"POST", "/1.0/images", `{"source":{"type":"instance","name":"c1"},"format":"split"}`, 400, "format"},
+		{"POST", "/1.0/images", `{"source":{"type":"instance","name":"c1"},"format":"flat"}`, 400, "format"},
 	} {
 		resp, b := p.do(c.method, c.path, c.body, "Content-Type", "application/json")
 		if resp.StatusCode != c.status || !strings.Contains(string(b), c.has) {
