@@ -141,6 +141,7 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	if err := d.Images.Apply(ctx, got.Fingerprint, d.given(spec), true); err != nil {
 		return err
 	}
+	d.tell("image-updated", imageURL(got.Fingerprint), nil)
 	return d.dropVersionsBut(ctx, got.Fingerprint, m.Keep)
 }
 

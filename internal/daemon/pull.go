@@ -99,6 +99,7 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
 		return img, err
 	}
+	d.tell("image-updated", imageURL(img.Fingerprint), nil)
 	for _, a := range given.Aliases {
 		d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": img.Fingerprint.String()})
 	}

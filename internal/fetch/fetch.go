@@ -45,6 +45,7 @@ const (
 	pause    = stall / 120 // before the second attempt
 	maxPause = 40          // times as long, later
 	tries    = 10
+	telling  = 256 << 10 // bytes; less than that measures the handshake
 )
 
 // A File is what to fetch.
@@ -185,6 +186,7 @@ func (r *Reader) lost() error {
 
 // recover decides whether to try again after an error, and waits before that.
 func (r *Reader) recover(err error) error {
+	moved := r.body != nil && r.got >= telling
 	if r.body != nil {
 		r.c.learn(r.body.url, r.got, time.Since(r.began), true)
 		r.body.Close()
@@ -218,8 +220,8 @@ func (r *Reader) recover(err error) error {
 	if r.tries++; r.tries >= most {
 		return kiln.Errorf(kiln.Network, "fetch %s: %w; given up after %d attempts, what is here is kept for the next", r.file.URLs[0], err, r.tries)
 	}
-	if r.tries < len(r.file.URLs) {
-		return nil // another server first
+	if moved || r.tries < len(r.file.URLs) {
+		return nil // it went well until now; or another server first
 	}
 	wait = min(wait<<min(r.tries-1, 10), maxPause*wait)
 	wait = wait/2 + rand.N(wait/2+1)
@@ -444,7 +446,6 @@ func (c *Client) order(urls, gone []string) []string {
 
 // learn remembers how fast a server was. One that broke off has to make up for it.
 func (c *Client) learn(url string, n int64, d time.Duration, broke bool) {
-	const telling = 256 << 10 // less than that measures the handshake
 	if n < telling && !broke {
 		return
 	}

@@ -117,6 +117,16 @@ func TestCutTenTimes(t *testing.T) {
 	}
 }
 
+// TestGoesOnAtOnce cuts a line that was good until then: nothing is waited for.
+func TestGoesOnAtOnce(t *testing.T) {
+	s := &bad{content: content(4 << 20), cut: func() int { return 1 << 20 }}
+	c := client(t)
+	c.Pause = time.Hour
+	if got, err := read(t, c, File{URLs: []string{serve(t, s)}, Size: 4 << 20}); err != nil || !bytes.Equal(got, s.content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
 func TestNoRanges(t *testing.T) {
 	s := &bad{content: content(1 << 20), plain: true}
 	var cuts atomic.Int64

@@ -111,6 +111,9 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 }
 
 func (s *Server) getImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	if !who(r).trusted && r.URL.Query().Get("secret") == "" {
+		return s.strangersImage(r)
+	}
 	img, err := s.image(r)
 	if err != nil {
 		return nil, err

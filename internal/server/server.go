@@ -41,6 +41,7 @@ type Server struct {
 	aliases  *http.ServeMux // names of aliases can look like other paths of images
 	sessions sessions
 	streams  streams
+	answers  answers
 	shutdown func()
 }
 
@@ -171,6 +172,9 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	case created:
 		w.Header().Set("Location", string(v))
 		s.answer(w, http.StatusCreated, success(json.RawMessage("null")))
+	case ready:
+		w.Header().Set("ETag", `"`+v.tag+`"`)
+		s.send(w, http.StatusOK, v.body)
 	case tagged:
 		w.Header().Set("ETag", `"`+etag(v.state)+`"`)
 		s.answer(w, http.StatusOK, success(encode(v.value)))
@@ -194,16 +198,24 @@ func encode(v any) json.RawMessage {
 }
 
 func (s *Server) answer(w http.ResponseWriter, status int, a api.Response) {
+	s.send(w, status, pieces(a)...)
+}
+
+// pieces encodes an answer. Its metadata are encoded already and can be megabytes:
+// they are not copied.
+func pieces(a api.Response) [][]byte {
 	metadata := a.Metadata
 	if metadata == nil {
 		metadata = json.RawMessage("null")
 	}
-	// The metadata are encoded already, can be megabytes, and come last.
-	a.Metadata = nil
-	envelope := bytes.TrimSuffix(encode(a), []byte("null}"))
+	a.Metadata = nil // which comes last
+	return [][]byte{bytes.TrimSuffix(encode(a), []byte("null}")), metadata, []byte("}\n")}
+}
+
+func (s *Server) send(w http.ResponseWriter, status int, pieces ...[]byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	for _, b := range [][]byte{envelope, metadata, []byte("}\n")} {
+	for _, b := range pieces {
 		if _, err := w.Write(b); err != nil {
 			s.log.Debug("answer a request", "err", err)
 			return

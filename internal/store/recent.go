@@ -61,6 +61,10 @@ func clone(img kiln.Image) kiln.Image {
 	return img
 }
 
+// Version is another number after each change of any row. What was read since it
+// is known is good for as long as it is the version.
+func (s *Store) Version() uint64 { return s.db.Version() }
+
 func (s *Store) byPrefix(ctx context.Context, l lookup) (kiln.Image, error) {
 	if !kiln.IsPrefix(l.prefix) {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")

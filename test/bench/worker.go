@@ -79,6 +79,7 @@ func load(what, address string, paths []string, n int, header []string) (report,
 type asker struct {
 	conn    net.Conn
 	in      *bufio.Reader
+	body    []byte
 	request string
 }
 
@@ -87,7 +88,7 @@ func newAsker(address string) (*asker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &asker{conn: conn, in: bufio.NewReaderSize(conn, 16<<10)}, nil
+	return &asker{conn: conn, in: bufio.NewReaderSize(conn, 16<<10), body: make([]byte, 16<<10)}, nil
 }
 
 // ask sends the request and gives the bytes of the answer's body.
@@ -100,7 +101,7 @@ func (a *asker) ask() (int64, error) {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, 16<<10))
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, a.body)
 	if err == nil && resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNotModified {
 		err = fmt.Errorf("answered %s", resp.Status)
 	}
