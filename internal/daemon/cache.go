@@ -67,7 +67,7 @@ func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, 
 // fetchCached gives what a name means at a remote today. It takes the place of what
 // it meant last.
 func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec, last *kiln.Image) (kiln.Image, error) {
-	src, img, err := d.find(ctx, o, spec, false)
+	img, err := d.find(ctx, o, spec, false)
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -83,7 +83,7 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	if err != nil || known && replaces.IsZero() {
 		return before, err
 	}
-	got, err := d.land(ctx, o, spec, src, img, replaces)
+	got, err := d.land(ctx, o, spec, img, replaces)
 	if err != nil {
 		return kiln.Image{}, err
 	}

@@ -134,11 +134,7 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	if last != nil && last.Fingerprint != img.Fingerprint {
 		replaces = last.Fingerprint
 	}
-	src, err := d.remotes.Open(m.Remote, remote.Access{})
-	if err != nil {
-		return err
-	}
-	got, err := d.land(ctx, o, spec, src, img, replaces)
+	got, err := d.land(ctx, o, spec, img, replaces)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func whyNoUpdate(spec PullSpec) string {
 
 // pull is PullImage within an operation.
 func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln.Image, error) {
-	src, img, err := d.find(ctx, o, spec, false)
+	img, err := d.find(ctx, o, spec, false)
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -79,7 +79,7 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 			return kiln.Image{}, err
 		}
 	}
-	img, err = d.land(ctx, o, spec, src, img, kiln.Fingerprint{})
+	img, err = d.land(ctx, o, spec, img, kiln.Fingerprint{})
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -110,22 +110,22 @@ func (d *Daemon) given(spec PullSpec) kiln.Image {
 }
 
 // find asks a remote what a name means there.
-func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh bool) (kiln.Source, kiln.Image, error) {
+func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh bool) (kiln.Image, error) {
 	src, err := d.remotes.Open(spec.Remote, remote.Access{
 		Secret: spec.Secret, Project: spec.Project, Fresh: fresh, Progress: progress(o), Base: d.basePath(ctx),
 		Warn: func(text string) { d.warn(o, text) },
 	})
 	if err != nil {
-		return nil, kiln.Image{}, err
+		return kiln.Image{}, err
 	}
 	img, err := src.Find(ctx, spec.Name)
 	if err == nil && img.Type == "virtual-machine" {
 		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
 	}
 	if err != nil {
-		return nil, kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
+		return kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
 	}
-	return src, img, nil
+	return img, nil
 }
 
 // warn tells the user, through the operation, and the log that something works but
@@ -140,7 +140,7 @@ func (d *Daemon) warn(o *op.Operation, text string) {
 // land brings an image that find gave into the store, as one that nobody asked to
 // keep. One that is here isn't moved; one that others wait for comes once for all.
 // With replaces, it takes over from that one in the same transaction.
-func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint) (kiln.Image, error) {
+func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint) (kiln.Image, error) {
 	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
 		if err == nil && !replaces.IsZero() {
 			err = d.Images.Replace(ctx, replaces, here.Fingerprint)
@@ -152,7 +152,7 @@ func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, src k
 		key = img.Files[len(img.Files)-1].Hash.String()
 	}
 	got, err := d.flights.join(ctx, d.ctx, key, progress(o), func(ctx context.Context, report func(string, int64)) (kiln.Image, error) {
-		return d.download(ctx, spec, src, img, replaces, report)
+		return d.download(ctx, spec, img, replaces, report)
 	})
 	if err != nil {
 		return kiln.Image{}, kiln.Errorf(kiln.KindOf(err), "Failed remote image download: %w", err)
@@ -187,7 +187,7 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 // download moves the bytes. What another try can mend is tried: an index that was
 // older than the files, a difference that leads elsewhere, a partial file that is
 // not the beginning of the whole.
-func (d *Daemon) download(ctx context.Context, spec PullSpec, src kiln.Source, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
+func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
 	used := false
 	base := d.basePath(ctx)
 	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report, Base: func(fp kiln.Fingerprint) string {

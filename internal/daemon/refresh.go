@@ -38,14 +38,14 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s is updated from nowhere; copy one by an alias from a public remote", fp.Short())
 	}
 	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}
-	src, img, err := d.find(ctx, o, spec, fresh)
+	img, err := d.find(ctx, o, spec, fresh)
 	if err != nil {
 		return fp, err
 	}
 	if img.Fingerprint == fp {
 		return fp, nil
 	}
-	now, err := d.land(ctx, o, spec, src, img, fp)
+	now, err := d.land(ctx, o, spec, img, fp)
 	if err != nil || now.Fingerprint == fp {
 		return fp, err
 	}
