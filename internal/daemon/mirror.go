@@ -206,6 +206,9 @@ func (d *Daemon) PullThrough(ctx context.Context, name string) (kiln.Image, erro
 		if err != nil || img.Type == "virtual-machine" || !img.Public || !passes(img, m.Filters) {
 			continue
 		}
+		if _, err := d.Images.Get(ctx, img.Fingerprint); err == nil {
+			continue // it is here, and private, whatever it is there
+		}
 		if len(img.Aliases) == 0 {
 			img.Aliases = []kiln.Alias{{Name: name}}
 		}

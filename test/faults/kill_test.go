@@ -1,13 +1,19 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/client"
 )
 
 // TestKill kills a daemon in the middle of copies, and of what comes after their
@@ -108,6 +114,38 @@ func fingerprintIn(out string) string {
 		}
 	}
 	return ""
+}
+
+// TestKillUpload kills a daemon while somebody sends it an image, and that of which
+// nobody knows the hash yet.
+func TestKillUpload(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	body, sender := io.Pipe()
+	sent := make(chan error, 1)
+	go func() {
+		_, _, err := h.client().Do(t.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: io.Reader(body)}, nil)
+		body.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+		sent <- err
+	}()
+	if _, err := sender.Write(unified(t, "kill upload", 1<<20)[0][:1<<20]); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if list, err := os.ReadDir(h.dir + "/blobs/tmp"); err != nil || len(list) > 0 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	h.end(os.Kill)
+	sender.Close()
+	if err := <-sent; kiln.KindOf(err) != kiln.Network {
+		t.Errorf("%v", err)
+	}
+	h.start()
+	if left := h.sound(none()...); left != 0 {
+		t.Errorf("%d bytes are left over", left)
+	}
 }
 
 // TestDeleteAndCopy has some delete an image while others copy it: each succeeds or

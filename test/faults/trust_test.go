@@ -50,7 +50,7 @@ func TestExpiredCertificate(t *testing.T) {
 	from, to, net := pair(t)
 	from.holds(unified(t, "expired", 10<<10), "--public", "--alias", "x")
 	from.end(os.Kill)
-	over := time.Now().Add(2 * time.Second)
+	over := time.Now().Add(6 * time.Second)
 	writeCertificate(t, from.dir, over)
 	from.start()
 	fp := from.certificate()
