@@ -34,6 +34,9 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { os.RemoveAll(dir) }) // after those below
+			if err := os.Chmod(dir, 0o711); err != nil { // LXD's containers have to get through
+				return err
+			}
 			one, two := filepath.Join(dir, "1"), filepath.Join(dir, "2")
 			for key, value := range map[string]string{
 				"KILN_DIR": one, "DIR1": one, "DIR2": two, "KILN_CONF": filepath.Join(e.WorkDir, "conf"), "XDG_CACHE_HOME": filepath.Join(e.WorkDir, "cache"),
