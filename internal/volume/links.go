@@ -69,26 +69,42 @@ func namesMissing(index string) ([]string, error) {
 	return list, err
 }
 
-// touchMarked makes names in the upper layer for the files that have a mark. Only
-// what has several names in a lower layer can be one of them.
+// touchMarked makes names in the upper layer for the files that have a mark.
 func (p *Pool) touchMarked(ctx context.Context, r record, dir, mark string) error {
+	// One after the other: a layer can't be read while it is written to.
+	names, err := p.sharedNames(ctx, r, dir)
+	if err != nil {
+		return err
+	}
 	whole, err := p.mount(ctx, r, dir, nil)
 	if err != nil {
 		return err
 	}
 	defer whole.Close()
+	for _, name := range names {
+		if err := touchIfMarked(fmt.Sprintf("/proc/self/fd/%d%s", whole.Fd(), name), mark); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sharedNames gives the names of all files that have several, as they look without
+// the index. No other can be missing.
+func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]string, error) {
 	lowers, _, err := p.lowers(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lowers = append([]string{filepath.Join(dir, "upper")}, lowers...)
 	frozen, err := p.ns.overlay(ctx, stack{lowers: lowers}, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer frozen.Close()
 	root := fmt.Sprintf("/proc/self/fd/%d", frozen.Fd())
-	return filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
+	var names []string
+	err = filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
 		if err := errors.Join(err, ctx.Err()); err != nil || e.IsDir() {
 			return err
 		}
@@ -96,11 +112,12 @@ func (p *Pool) touchMarked(ctx context.Context, r record, dir, mark string) erro
 		if err != nil {
 			return err
 		}
-		if fi.Sys().(*syscall.Stat_t).Nlink < 2 {
-			return nil
+		if fi.Sys().(*syscall.Stat_t).Nlink > 1 {
+			names = append(names, strings.TrimPrefix(path, root))
 		}
-		return touchIfMarked(fmt.Sprintf("/proc/self/fd/%d%s", whole.Fd(), strings.TrimPrefix(path, root)), mark)
+		return nil
 	})
+	return names, err
 }
 
 func touchIfMarked(name, mark string) error {
