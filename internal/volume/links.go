@@ -10,8 +10,12 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
+
+// markXattr marks a file of an upper layer for as long as its names are looked for.
+const markXattr = "trusted.kiln.names"
 
 // completeLinks prepares an upper layer to be looked at without overlayfs's index.
 //
@@ -25,8 +29,51 @@ import (
 // large. It is done only if a name is missing: a file that had several names in
 // the image was changed in place, and not under all of them.
 func (p *Pool) completeLinks(ctx context.Context, r record, dir string) error {
-	missing, err := namesMissing(filepath.Join(dir, "work", "index"))
-	if err != nil || !missing {
+	incomplete, err := namesMissing(filepath.Join(dir, "work", "index"))
+	if err != nil || len(incomplete) == 0 {
+		return err
+	}
+	mark := uuid.NewString() // never one that a crash left behind
+	for _, file := range incomplete {
+		if err := unix.Lsetxattr(file, markXattr, []byte(mark), 0); err != nil {
+			return fmt.Errorf("mark %s to find its names: %w", file, err)
+		}
+	}
+	err = p.touchMarked(ctx, r, dir, mark)
+	for _, file := range incomplete {
+		if rerr := unix.Lremovexattr(file, markXattr); rerr != nil && rerr != unix.ENOENT {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
+// namesMissing gives the files in an index that may have names in lower layers
+// which the upper one lacks.
+func namesMissing(index string) ([]string, error) {
+	entries, err := os.ReadDir(index)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var list []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "#") || e.Type()&fs.ModeCharDevice != 0 {
+			continue // its own, and of a file that is gone
+		}
+		file := filepath.Join(index, e.Name())
+		// All names are in the upper layer, where the index is one more.
+		if n, ok, err := overlayAttribute(file, "nlink"); err != nil || !ok || n != "U-1" {
+			list = append(list, file)
+		}
+	}
+	return list, err
+}
+
+// touchMarked makes names in the upper layer for the files that have a mark.
+func (p *Pool) touchMarked(ctx context.Context, r record, dir, mark string) error {
+	// One after the other: a layer can't be read while it is written to.
+	names, err := p.sharedNames(ctx, r, dir)
+	if err != nil {
 		return err
 	}
 	whole, err := p.mount(ctx, r, dir, nil)
@@ -34,18 +81,30 @@ func (p *Pool) completeLinks(ctx context.Context, r record, dir string) error {
 		return err
 	}
 	defer whole.Close()
+	for _, name := range names {
+		if err := touchIfMarked(fmt.Sprintf("/proc/self/fd/%d%s", whole.Fd(), name), mark); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sharedNames gives the names of all files that have several, as they look without
+// the index. No other can be missing.
+func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]string, error) {
 	lowers, _, err := p.lowers(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lowers = append([]string{filepath.Join(dir, "upper")}, lowers...)
 	frozen, err := p.ns.overlay(ctx, stack{lowers: lowers}, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer frozen.Close()
 	root := fmt.Sprintf("/proc/self/fd/%d", frozen.Fd())
-	return filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
+	var names []string
+	err = filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
 		if err := errors.Join(err, ctx.Err()); err != nil || e.IsDir() {
 			return err
 		}
@@ -53,43 +112,23 @@ func (p *Pool) completeLinks(ctx context.Context, r record, dir string) error {
 		if err != nil {
 			return err
 		}
-		if st := fi.Sys().(*syscall.Stat_t); st.Nlink > 1 {
-			return touchIfOther(fmt.Sprintf("/proc/self/fd/%d%s", whole.Fd(), strings.TrimPrefix(path, root)), st)
+		if fi.Sys().(*syscall.Stat_t).Nlink > 1 {
+			names = append(names, strings.TrimPrefix(path, root))
 		}
 		return nil
 	})
+	return names, err
 }
 
-// namesMissing reports whether a file in an index may have names in lower layers
-// that the upper one lacks.
-func namesMissing(index string) (bool, error) {
-	entries, err := os.ReadDir(index)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+func touchIfMarked(name, mark string) error {
+	value := make([]byte, len(mark)+1)
+	n, err := unix.Lgetxattr(name, markXattr, value)
+	if err != nil || string(value[:n]) != mark {
+		return nil // another file, or one that can't have any
 	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "#") || e.Type()&fs.ModeCharDevice != 0 {
-			continue // its own, and of a file that is gone
-		}
-		value := make([]byte, 32)
-		n, err := unix.Lgetxattr(filepath.Join(index, e.Name()), overlayXattr+"nlink", value)
-		// All names are in the upper layer, where the index is one more.
-		if err != nil || string(value[:n]) != "U-1" {
-			return true, nil
-		}
-	}
-	return false, err
-}
-
-// touchIfOther makes a name in the upper layer for a file that the index knows
-// and that isn't the one of the lower layer: it was changed at another time.
-func touchIfOther(name string, below *syscall.Stat_t) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(name, &st); err != nil {
+	st, err := lstat(name)
+	if err != nil {
 		return err
-	}
-	if st.Ctim == unix.Timespec(below.Ctim) {
-		return nil
 	}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{st.Atim, {Nsec: unix.UTIME_OMIT}}, unix.AT_SYMLINK_NOFOLLOW)
 }

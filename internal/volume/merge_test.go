@@ -96,7 +96,11 @@ func work(r *rand.Rand, root string) error {
 	return nil // the rest is what was tried
 }
 
-// TestMergeLooksTheSame merges any neighbours of stacks that came about by chance.
+// still is a pause of what stands still anyway.
+func still(context.Context) (func() error, error) { return func() error { return nil }, nil }
+
+// TestMergeLooksTheSame takes snapshots of volumes that came about by chance, and
+// merges any neighbours of their stacks.
 func TestMergeLooksTheSame(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -119,8 +123,18 @@ func TestMergeLooksTheSame(t *testing.T) {
 					}
 				}
 				end()
+				before := volumetest.Tree(t, v)
+				live, err := p.Snapshot(t.Context(), "v", fmt.Sprint("live", i), still)
+				if err != nil {
+					t.Fatal(err)
+				}
 				if last, err = p.Snapshot(t.Context(), "v", fmt.Sprint(i), nil); err != nil {
 					t.Fatal(err)
+				}
+				for what, m := range map[string]volumetest.Mounter{"in use": live, "at rest": last, "the volume": v} {
+					if d := cmp.Diff(before, volumetest.Tree(t, m)); d != "" {
+						t.Fatalf("snapshot %d, %s (-want +got):\n%s", i, what, d)
+					}
 				}
 			}
 			want := volumetest.Tree(t, last)
