@@ -1,0 +1,120 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
+)
+
+// exportImage sends an image as it came: one file as it is, with ranges, or two as
+// parts of a form.
+func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(img.Files) == 1 {
+		return s.sendFile(w, r, img, img.Files[0])
+	}
+	form := multipart.NewWriter(w)
+	w.Header().Set("Content-Type", form.FormDataContentType())
+	if r.Method == http.MethodHead {
+		return handled{}, nil
+	}
+	for i, file := range img.Files {
+		if err := s.exportPart(form, img, i); err != nil {
+			// The answer has begun: all that is left is to break it off.
+			s.log.Error("export an image", "image", img.Fingerprint, "file", file.Role, "err", err)
+			panic(http.ErrAbortHandler)
+		}
+	}
+	return handled{}, form.Close()
+}
+
+// sendFile sends one file of an image, or what is asked for of it.
+func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, img kiln.Image, file kiln.File) (any, error) {
+	f, err := s.d.Images.OpenFile(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Disposition", "inline;filename="+img.Fingerprint.String()+file.Ext)
+	w.Header().Set("ETag", `"`+file.Hash.String()+`"`)
+	http.ServeContent(w, r, "", img.UploadedAt.Truncate(time.Second), f)
+	return handled{}, nil
+}
+
+// getImageFile sends one file of an image by its hash, so that also those of split
+// images can be had in pieces.
+func (s *Server) getImageFile(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, f, err := s.file(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.sendFile(w, r, img, f)
+}
+
+// file finds the file of an image that a request names by its hash.
+func (s *Server) file(r *http.Request) (kiln.Image, kiln.File, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return img, kiln.File{}, err
+	}
+	for _, f := range img.Files {
+		if f.Hash.String() == r.PathValue("hash") {
+			return img, f, nil
+		}
+	}
+	return img, kiln.File{}, kiln.Errorf(kiln.NotFound, "Image not found")
+}
+
+func (s *Server) shareImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.ShareImage(r.Context(), img.Fingerprint), nil
+}
+
+// pushImage sends an image to another server.
+func (s *Server) pushImage(w http.ResponseWriter, r *http.Request) (any, error) {
+	var post api.ImageExportPost
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	img, err := s.image(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.PushImage(r.Context(), img, daemon.Target{Server: post.Target, Certificate: post.Certificate, Secret: post.Secret, Project: post.Project})
+}
+
+func (s *Server) exportPart(form *multipart.Writer, img kiln.Image, i int) error {
+	file := img.Files[i]
+	name := img.Fingerprint.String() + file.Ext
+	if file.Role == kiln.Metadata {
+		name = "meta-" + name
+	}
+	h := textproto.MIMEHeader{}
+	h.Set("Content-Disposition", fmt.Sprintf(`form-data; name="%s"; filename="%s"`, file.Role, name))
+	h.Set("Content-Type", "application/octet-stream")
+	part, err := form.CreatePart(h)
+	if err != nil {
+		return err
+	}
+	f, err := s.d.Images.OpenFile(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(part, f)
+	return err
+}
