@@ -26,7 +26,8 @@ var ladder = map[string]int{
 	"internal/filter":            1,
 	"internal/op":                1,
 	"internal/thread":            1,
-	"internal/trust":             1,
+	"internal/whole":             1,
+	"internal/trust":             2,
 	"internal/fetch":             1,
 	"internal/delta":             1,
 	"internal/archive/erofs":     2, // a writer for archive's trees

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 func (a *app) remoteCmd() *cobra.Command {
@@ -266,5 +267,5 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(to, b)
+	return whole.WriteBytes(to, 0o600, b)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/trust"
+	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // addOptions are the flags of remote add.
@@ -197,7 +198,7 @@ func (a *app) pin(ctx context.Context, r *remotes, name string, c *remoteConfig,
 			return err
 		}
 	}
-	return writeWhole(r.certPath(name), []byte(trust.PEM(shown)))
+	return whole.WriteBytes(r.certPath(name), 0o600, []byte(trust.PEM(shown)))
 }
 
 // look asks a server for its certificate, and whether an authority vouches for it.

@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/trust"
+	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // A remoteConfig is a server as the file of remotes has it. The keys are those of
@@ -131,23 +132,7 @@ func (r *remotes) save() error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(filepath.Join(r.dir, "config.yml"), b)
-}
-
-func writeWhole(path string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone if it has its name
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return whole.WriteBytes(filepath.Join(r.dir, "config.yml"), 0o600, b)
 }
 
 // find gives a remote by its name. The error is NotFound.

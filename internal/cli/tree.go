@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/simplestreams"
+	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 func (a *app) publishTreeCmd() *cobra.Command {
@@ -98,10 +99,7 @@ func publishFile(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := writeWhole(path, b); err != nil {
-		return err
-	}
-	return os.Chmod(path, 0o644)
+	return whole.WriteBytes(path, 0o644, b)
 }
 
 // publishImage writes the files of an image that aren't there. Their names have the
@@ -181,15 +179,9 @@ func fetchBeside(ctx context.Context, at place, from, to string) error {
 	if _, err := os.Stat(to); err == nil {
 		return nil
 	}
-	temp := to + ".new"
-	if err := os.RemoveAll(temp); err != nil {
-		return err
-	}
-	defer os.Remove(temp) // gone if it has its name
-	if err := at.Download(ctx, from, func(r io.Reader) error { return writeStream(temp, r) }); err != nil {
-		return err
-	}
-	return os.Rename(temp, to)
+	return whole.Write(to, 0o644, func(w io.Writer) error {
+		return at.Download(ctx, from, func(r io.Reader) error { _, err := io.Copy(w, r); return err })
+	})
 }
 
 func (a *app) imagePatchCmd() *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/delta"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
+	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // deltas is what lies beside the images to make other versions of them cheap to
@@ -41,18 +42,7 @@ func (x *deltas) file(lock *sync.Mutex, name string, fill func(io.Writer) error)
 		now := time.Now()
 		return path, os.Chtimes(path, now, now)
 	}
-	if err := os.MkdirAll(x.dir, 0o700); err != nil {
-		return "", err
-	}
-	f, err := os.CreateTemp(x.dir, ".new-")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(f.Name()) // gone if it has its name
-	if err := errors.Join(fill(f), f.Close()); err != nil {
-		return "", err
-	}
-	return path, os.Rename(f.Name(), path)
+	return path, whole.Write(path, 0o600, fill)
 }
 
 // FileIndex gives the path of the index of an image's file, by which others find out

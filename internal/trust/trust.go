@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // Fingerprint is what people compare a certificate by: the SHA-256 of its DER
@@ -89,11 +90,8 @@ func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 	if err != nil {
 		return pair, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return pair, err
-	}
 	// The certificate comes last: without it, the key is no pair.
-	if err := errors.Join(write(key, keyPEM, 0o600), write(crt, certPEM, 0o644)); err != nil {
+	if err := errors.Join(whole.WriteBytes(key, 0o600, keyPEM), whole.WriteBytes(crt, 0o644, certPEM)); err != nil {
 		return pair, err
 	}
 	return tls.X509KeyPair(certPEM, keyPEM)
@@ -151,18 +149,4 @@ func hostAddresses() []net.IP {
 		}
 	}
 	return list
-}
-
-// write makes a file appear whole.
-func write(path string, b []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone if it has its name
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
