@@ -26,10 +26,10 @@ func CheckSnapshotName(name string) error {
 	return nil
 }
 
-var expiryPart = regexp.MustCompile(`^([0-9]{1,4})([MHhdwmy])$`)
+var expiryPart = regexp.MustCompile(`^([0-9]{1,4})([SMHhdwmy])$`)
 
 // ParseExpiry gives the time that is so much after another: "30d", "12h", "1w 3d".
-// The letters are those of LXD, M minutes, H or h hours, d days, w weeks, m months
+// The letters are those of LXD, S seconds, M minutes, H or h hours, d days, w weeks, m months
 // and y years. An empty text gives the zero time: never. The error is Invalid.
 func ParseExpiry(after string, from time.Time) (time.Time, error) {
 	if strings.TrimSpace(after) == "" {
@@ -43,6 +43,8 @@ func ParseExpiry(after string, from time.Time) (time.Time, error) {
 		}
 		n, _ := strconv.Atoi(m[1]) // four digits at most
 		switch m[2] {
+		case "S":
+			at = at.Add(time.Duration(n) * time.Second)
 		case "M":
 			at = at.Add(time.Duration(n) * time.Minute)
 		case "H", "h":

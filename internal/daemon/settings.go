@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/trust"
@@ -181,7 +182,7 @@ func checkNumber(v string) error {
 func checkAny(string) error { return nil }
 
 func checkSpan(v string) error {
-	_, err := parseSpan(v)
+	_, err := kiln.ParseExpiry(v, time.Time{})
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -135,17 +134,15 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if err != nil {
 		return nil, err
 	}
-	life, err := parseSpan(v)
-	if err != nil {
+	t := &ticket{secret: trust.NewSecret(), client: c, used: make(chan struct{})}
+	if t.expires, err = kiln.ParseExpiry(v, time.Now()); err != nil {
 		return nil, err
 	}
-	t := &ticket{secret: trust.NewSecret(), client: c, used: make(chan struct{})}
 	meta := map[string]any{
 		"secret": t.secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
 		"request": map[string]any{"name": c.Name, "type": "client", "restricted": c.Restricted, "projects": c.Projects, "token": true},
 	}
-	if life > 0 {
-		t.expires = time.Now().Add(life)
+	if !t.expires.IsZero() {
 		meta["expiresAt"] = t.expires.UTC().Format(time.RFC3339)
 	}
 	d.tickets.add(t)
@@ -272,25 +269,6 @@ func (g *guesses) right(from string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.failed, from)
-}
-
-// parseSpan reads a time like "1H 30M" or "7d" or "12h": a number and one of
-// S, M, H, d, w, m and y, as LXD's expiries have them. Empty is zero.
-func parseSpan(s string) (time.Duration, error) {
-	var sum time.Duration
-	units := map[byte]time.Duration{
-		'S': time.Second, 's': time.Second, 'M': time.Minute, 'H': time.Hour, 'h': time.Hour, 'd': 24 * time.Hour,
-		'w': 7 * 24 * time.Hour, 'm': 30 * 24 * time.Hour, 'y': 365 * 24 * time.Hour,
-	}
-	for _, word := range strings.Fields(s) {
-		unit, ok := units[word[len(word)-1]]
-		n, err := strconv.ParseUint(word[:len(word)-1], 10, 16)
-		if !ok || err != nil {
-			return 0, kiln.Errorf(kiln.Invalid, "%q is no span of time; write a number and S, M, H, d, w, m or y, as in \"1d 12H\"", s)
-		}
-		sum += time.Duration(n) * unit
-	}
-	return sum, nil
 }
 
 // A secret lets somebody who isn't trusted have one private image, or bring one.

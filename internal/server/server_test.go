@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -29,11 +30,20 @@ type peer struct {
 	t testing.TB
 	*http.Client
 	s *Server
+	d *daemon.Daemon
 }
 
-func start(t testing.TB) *peer {
+func start(t testing.TB) *peer { return startWith(t, nil) }
+
+// startWith starts a daemon that finds some files in its directory.
+func startWith(t testing.TB, files map[string][]byte) *peer {
 	t.Helper()
 	dir := t.TempDir()
+	for name, b := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	log := slog.New(slog.DiscardHandler)
 	d, err := daemon.Open(t.Context(), daemon.Config{Dir: dir, Log: log, Version: "test"})
 	if err != nil {
@@ -62,7 +72,7 @@ func start(t testing.TB) *peer {
 			t.Error(err)
 		}
 	})
-	return &peer{t, &http.Client{Transport: transport}, s}
+	return &peer{t, &http.Client{Transport: transport}, s, d}
 }
 
 // do sends a request and gives the answer with its body.
