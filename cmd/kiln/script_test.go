@@ -33,7 +33,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			e.Defer(func() { os.RemoveAll(dir) }) // after those below
+			e.Defer(func() { os.RemoveAll(dir) })        // after those below
 			if err := os.Chmod(dir, 0o711); err != nil { // LXD's containers have to get through
 				return err
 			}

@@ -122,7 +122,7 @@ func TestFlights(t *testing.T) {
 func TestProgressText(t *testing.T) {
 	for want, got := range map[string]string{
 		"rootfs: 50% (1.0 MB/s), 5.0 MB of 10.0 MB, 5s left, from a": progressText("a", 5e6, 10e6, 1e6),
-		"rootfs: 5.0 MB (0 B/s)":                                    progressText("", 5e6, 0, 0),
+		"rootfs: 5.0 MB (0 B/s)":                                     progressText("", 5e6, 0, 0),
 	} {
 		if strings.ReplaceAll(got, "  ", " ") != want {
 			t.Errorf("%q, want %q", got, want)
