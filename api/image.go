@@ -220,9 +220,10 @@ type ImageStoreUsage struct {
 type ImageUsage struct {
 	Fingerprint string   `json:"fingerprint" yaml:"fingerprint"`
 	Aliases     []string `json:"aliases" yaml:"aliases"`
-	Stored      int64    `json:"stored" yaml:"stored"` // its files
-	Shared      int64    `json:"shared" yaml:"shared"` // of them, in files that other images have too
-	Tree        int64    `json:"tree" yaml:"tree"`     // its unpacked tree; 0 where there is none
+	Stored      int64    `json:"stored" yaml:"stored"`           // its files
+	Shared      int64    `json:"shared" yaml:"shared"`           // of them, in files that other images have too
+	Tree        int64    `json:"tree" yaml:"tree"`               // its unpacked tree; 0 where there is none
+	TreeShared  int64    `json:"tree_shared" yaml:"tree_shared"` // of that, with the trees of other images
 	TreeKind    string   `json:"tree_kind" yaml:"tree_kind"`
 	UsedBy      []string `json:"used_by" yaml:"used_by"` // instances
 	InStore     bool     `json:"in_store" yaml:"in_store"`

@@ -369,6 +369,7 @@ func (a *app) imageDfCmd() *cobra.Command {
 			{'s', "STORED", b(func(i api.ImageUsage) int64 { return i.Stored })},
 			{'h', "SHARED", b(func(i api.ImageUsage) int64 { return i.Shared })},
 			{'t', "TREE", b(func(i api.ImageUsage) int64 { return i.Tree })},
+			{'c', "TREE SHARED", b(func(i api.ImageUsage) int64 { return i.TreeShared })},
 			{'k', "TREE KIND", func(i api.ImageUsage) string { return i.TreeKind }},
 			{'u', "USED BY", func(i api.ImageUsage) string { return strings.Join(i.UsedBy, "\n") }},
 		}

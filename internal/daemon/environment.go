@@ -94,6 +94,7 @@ type ImageUsage struct {
 	Stored  int64    // its files
 	Shared  int64    // of them, in files that other images have too
 	Tree    int64    // its unpacked tree
+	Common  int64    // of that, with the trees of other images
 	Kind    string   // of the tree
 	UsedBy  []string // names of instances
 }
@@ -136,11 +137,11 @@ func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 		delete(byImage, s.Image.Fingerprint)
 		u.Images = append(u.Images, ImageUsage{
 			Image: s.Image, InStore: true, Stored: s.Stored, Shared: s.Shared,
-			Tree: t.Bytes, Kind: t.Kind, UsedBy: users[s.Image.Fingerprint],
+			Tree: t.Bytes, Common: t.Shared, Kind: t.Kind, UsedBy: users[s.Image.Fingerprint],
 		})
 	}
 	for fp, t := range byImage {
-		u.Images = append(u.Images, ImageUsage{Image: kiln.Image{Fingerprint: fp}, Tree: t.Bytes, Kind: t.Kind, UsedBy: users[fp]})
+		u.Images = append(u.Images, ImageUsage{Image: kiln.Image{Fingerprint: fp}, Tree: t.Bytes, Common: t.Shared, Kind: t.Kind, UsedBy: users[fp]})
 	}
 	return u, nil
 }

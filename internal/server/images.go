@@ -220,7 +220,7 @@ func (s *Server) getUsage(w http.ResponseWriter, r *http.Request) (any, error) {
 		}
 		out.Images = append(out.Images, api.ImageUsage{
 			Fingerprint: i.Image.Fingerprint.String(), Aliases: names, Stored: i.Stored, Shared: i.Shared,
-			Tree: i.Tree, TreeKind: i.Kind, UsedBy: orNone(i.UsedBy), InStore: i.InStore,
+			Tree: i.Tree, TreeShared: i.Common, TreeKind: i.Kind, UsedBy: orNone(i.UsedBy), InStore: i.InStore,
 		})
 	}
 	return out, nil

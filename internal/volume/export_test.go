@@ -1,6 +1,10 @@
 package volume
 
-import "context"
+import (
+	"context"
+
+	"github.com/kiln-containers/kiln"
+)
 
 // Depth is how many layers a volume stands on.
 func (p *Pool) Depth(volume string) int {
@@ -24,3 +28,6 @@ func (s *Snapshot) Depth() int { return len(s.Layers) }
 
 // Quiet waits for what is done beside the callers.
 func (p *Pool) Quiet() { p.wg.Wait() }
+
+// Share is what the pool does by itself with a new tree.
+func (p *Pool) Share(ctx context.Context, fp kiln.Fingerprint) error { return p.share(ctx, fp) }

@@ -111,7 +111,9 @@ func (p *Pool) settleLater(fp kiln.Fingerprint) {
 	p.wg.Go(func() {
 		select {
 		case <-time.After(settleDelay):
-			_ = p.Settle(fp)
+			if p.Settle(fp) == nil {
+				_ = p.shareUntilClosed(fp) // it saves room, and nobody waits for it
+			}
 		case <-p.closing:
 		}
 	})
@@ -293,6 +295,7 @@ type ImageInfo struct {
 	Fingerprint kiln.Fingerprint
 	Kind        string   // "erofs", "squashfs" or "dir"
 	Bytes       int64    // on disk
+	Shared      int64    // of them, with the trees of other images
 	Users       []string // names of volumes and snapshots
 }
 
@@ -320,7 +323,11 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, ImageInfo{fp, r.Kind, size, users[fp]})
+		shared, err := p.sharedBytes(fp)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, ImageInfo{fp, r.Kind, size, shared, users[fp]})
 	}
 	return list, nil
 }

@@ -48,6 +48,7 @@ type Pool struct {
 	closing  chan struct{}
 	wg       sync.WaitGroup
 	settling sync.Mutex
+	sharing  sync.Mutex
 	merging  sync.Mutex
 
 	// stacks is held for reading from the look at one record that names layers
