@@ -82,6 +82,7 @@ type ImagesPost struct {
 
 	Timestamp   time.Time `json:"timestamp,omitzero"`     // of kiln_publish: when the image says it was made
 	Check       bool      `json:"check,omitempty"`        // of kiln_publish: only tell the fingerprint
+	DryRun      bool      `json:"dry_run,omitempty"`      // of kiln_image_estimate: only tell what would move
 	MoveAliases bool      `json:"move_aliases,omitempty"` // of kiln_image_aliases: from other images, instead of a conflict
 	Reuse       bool      `json:"reuse,omitempty"`        // of kiln_image_aliases: delete images that lose their last alias by that
 }
@@ -152,6 +153,23 @@ type PackageDiff struct {
 	Name   string `json:"name" yaml:"name"`
 	Before string `json:"before" yaml:"before"` // version, "" where there is none
 	After  string `json:"after" yaml:"after"`
+}
+
+// An ImageEstimate tells what getting an image would move (API extension
+// kiln_image_estimate).
+type ImageEstimate struct {
+	Fingerprint string         `json:"fingerprint" yaml:"fingerprint"`
+	Size        int64          `json:"size" yaml:"size"` // bytes of all its files
+	Here        bool           `json:"here" yaml:"here"` // nothing moves
+	Files       []FileEstimate `json:"files" yaml:"files"`
+}
+
+// A FileEstimate tells what getting one file would move.
+type FileEstimate struct {
+	Role  string `json:"role" yaml:"role"`
+	Size  int64  `json:"size" yaml:"size"`   // bytes
+	Moves int64  `json:"moves" yaml:"moves"` // bytes over the network, roughly
+	How   string `json:"how" yaml:"how"`
 }
 
 // ImagesPrune deletes images that nobody needs (API extension kiln_image_prune).

@@ -51,6 +51,7 @@ func (a *app) imageCopyCmd() *cobra.Command {
 	project := f.String("target-project", "", "project on the target")
 	reuse := f.Bool("reuse", false, "delete images that lose their last alias to the copy")
 	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
+	dry := f.Bool("dry-run", false, "only tell how many bytes would move, and where the rest comes from")
 	vm := f.Bool("vm", false, "a virtual machine")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *vm {
@@ -79,6 +80,9 @@ func (a *app) imageCopyCmd() *cobra.Command {
 		}
 		job.put = api.ImagePut{Public: *public, AutoUpdate: *autoUpdate, Profiles: *profiles}
 		job.reuse = *reuse
+		if *dry {
+			return job.estimate(c.Context(), *mode)
+		}
 		if err := job.run(c.Context(), *mode); err != nil {
 			return err
 		}
@@ -198,6 +202,40 @@ func (c *copying) pull(ctx context.Context) error {
 		return err
 	}
 	return c.nameIt(ctx, own, orElse(fmt.Sprint(op.Metadata["fingerprint"]), c.img.Fingerprint.String()))
+}
+
+// estimate tells what the copy would move.
+func (c *copying) estimate(ctx context.Context, mode string) error {
+	if mode == push || mode == relay {
+		c.app.say("%s: %s, the whole image", c.img.Fingerprint.Short(), kiln.FormatSize(c.img.Size))
+		return nil
+	}
+	s, err := c.app.imageSource(ctx, c.remote, c.typed, false)
+	if err != nil {
+		return err
+	}
+	if kilnServer, err := c.movesAliases(ctx); err != nil || !kilnServer {
+		return errors.Join(err, kiln.Errorf(kiln.Unsupported, "the server %q can't tell what a copy would move; it has to be kiln", c.to.remote))
+	}
+	req := c.request(s)
+	post := req.Body.(api.ImagesPost)
+	post.DryRun = true
+	req.Body = post
+	var e api.ImageEstimate
+	if _, _, err := c.to.Do(ctx, req, &e); err != nil {
+		return err
+	}
+	if e.Here {
+		c.app.say("%s: nothing; it is there", e.Fingerprint[:12])
+		return nil
+	}
+	var sum int64
+	for _, f := range e.Files {
+		c.app.say("%s: %s of %s, %s", f.Role, kiln.FormatSize(f.Moves), kiln.FormatSize(f.Size), f.How)
+		sum += max(f.Moves, 0)
+	}
+	c.app.say("%s: %s of %s would move", e.Fingerprint[:12], kiln.FormatSize(sum), kiln.FormatSize(e.Size))
+	return nil
 }
 
 // movesAliases reports whether the target takes aliases away from other images.

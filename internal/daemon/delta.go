@@ -163,7 +163,7 @@ func (d *Daemon) seeds(ctx context.Context, spec PullSpec) func(kiln.Image, kiln
 		slices.SortFunc(list, func(a, b candidate) int { return cmp.Or(b.score-a.score, b.at.Compare(a.at)) })
 		var seeds []remote.Seed
 		for _, c := range list[:min(len(list), mostSeeds)] {
-			seeds = append(seeds, remote.Seed{Path: d.blobs.Path(c.Hash), Hash: c.Hash, Size: c.Size, Index: func(ctx context.Context) (delta.Index, error) {
+			seeds = append(seeds, remote.Seed{Path: d.blobs.Path(c.Hash), Hash: c.Hash, Size: c.Size, Kin: c.score >= kinship, Index: func(ctx context.Context) (delta.Index, error) {
 				return d.seedIndex(ctx, c.File)
 			}})
 		}
@@ -173,6 +173,9 @@ func (d *Daemon) seeds(ctx context.Context, spec PullSpec) func(kiln.Image, kiln
 
 // leastSeed is the size of a file, in bytes, below which it isn't worth asking.
 const leastSeed = 1 << 20
+
+// kinship is the likeness of an image of the same release, or the same origin.
+const kinship = 5
 
 func likeness(a, b kiln.Image, origin *kiln.Origin) int {
 	score := 1

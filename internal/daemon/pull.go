@@ -76,6 +76,38 @@ func whyNoUpdate(spec PullSpec) string {
 	return "a fingerprint always means this one image"
 }
 
+// EstimateImage tells what PullImage would move, file by file: none when the image is
+// here. Errors: NotFound, Network, Unsupported where the server can't tell.
+func (d *Daemon) EstimateImage(ctx context.Context, spec PullSpec) (kiln.Image, []remote.Estimate, error) {
+	img, err := d.find(ctx, nil, spec, false)
+	if err != nil {
+		return img, nil, err
+	}
+	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
+		return here, nil, err
+	}
+	src, err := d.remotes.Open(spec.Remote, remote.Access{Secret: spec.Secret, Project: spec.Project, Base: d.basePath(ctx), Seeds: d.seeds(ctx, spec)})
+	if err != nil {
+		return img, nil, err
+	}
+	s, err := src.Open(ctx, img)
+	if err != nil {
+		return img, nil, err
+	}
+	defer s.Close()
+	e, ok := s.(interface{ Estimate() []remote.Estimate })
+	if !ok {
+		return img, nil, kiln.Errorf(kiln.Unsupported, "%s doesn't tell how large the files of its images are", spec.Remote.Server)
+	}
+	list := e.Estimate()
+	for i, f := range list {
+		if part := d.blobs.Partial(f.File.Hash); f.Moves == f.File.Size && part > 0 {
+			list[i].Moves, list[i].How = f.Moves-part, "the rest of a download that broke off"
+		}
+	}
+	return img, list, nil
+}
+
 // pull is PullImage within an operation.
 func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln.Image, error) {
 	img, err := d.find(ctx, o, spec, false)

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 
@@ -15,6 +16,7 @@ type Seed struct {
 	Path  string
 	Hash  kiln.Fingerprint
 	Size  int64
+	Kin   bool // of another version of the same image, or nearly so
 	Index func(context.Context) (delta.Index, error)
 }
 
@@ -41,35 +43,50 @@ func (m *made) Close() error {
 	return nil
 }
 
-func startMade(ctx context.Context, write func(context.Context, io.Writer) error) *made {
+func startMade(ctx context.Context, w *way) *made {
 	ctx, cancel := context.WithCancel(ctx)
-	r, w := io.Pipe()
+	r, out := io.Pipe()
 	m := &made{r, cancel, make(chan struct{})}
 	go func() {
 		defer close(m.done)
-		w.CloseWithError(write(ctx, w))
+		defer w.close()
+		out.CloseWithError(w.write(ctx, out))
 	}()
 	return m
 }
 
-// makeFile finds a way to have a file for less than its size: by a patch to a file
+// A way is how to have a file for less than its size.
+type way struct {
+	moves int64 // bytes over the network, roughly
+	how   string
+	write func(context.Context, io.Writer) error
+	close func()
+}
+
+// mostPatches is how many patches are asked for: the server may have to make each.
+const mostPatches = 2
+
+// cheaper finds a way to have a file for less than its size: by a patch to a file
 // that is here, or by fetching only the parts that no file here has. nil: there is
 // none.
-func (s *webStream) makeFile(f webFile) *made {
+func (s *webStream) cheaper(f webFile) *way {
 	if s.access.Seeds == nil || f.Size < leastDelta || f.Hash.IsZero() || f.beside == nil {
 		return nil
 	}
 	seeds := s.access.Seeds(s.img, f.File)
-	for _, seed := range seeds {
-		if m := s.patched(f, seed); m != nil {
-			return m
+	for n, seed := range seeds {
+		if n == mostPatches || !seed.Kin {
+			break
+		}
+		if w := s.patched(f, seed); w != nil {
+			return w
 		}
 	}
 	return s.assembled(f, seeds)
 }
 
 // patched asks for the patch that makes the file of a seed.
-func (s *webStream) patched(f webFile, seed Seed) *made {
+func (s *webStream) patched(f webFile, seed Seed) *way {
 	patch := s.fetch.Open(s.ctx, fetch.File{URLs: f.beside("patch", seed.Hash), Size: -1})
 	size, err := patch.Length()
 	if err != nil || size < 0 || float64(size) > worth*float64(f.Size) {
@@ -81,19 +98,22 @@ func (s *webStream) patched(f webFile, seed Seed) *made {
 		patch.Close()
 		return nil
 	}
-	return startMade(s.ctx, func(ctx context.Context, w io.Writer) error {
-		defer base.Close()
-		defer patch.Close()
-		got, err := delta.ApplyPatch(ctx, io.NewSectionReader(base, 0, seed.Size), s.counting(patch), &limited{w, f.Size})
+	w := &way{moves: size, how: "a patch to " + seed.Hash.Short(), close: func() {
+		base.Close()
+		patch.Close()
+	}}
+	w.write = func(ctx context.Context, out io.Writer) error {
+		got, err := delta.ApplyPatch(ctx, io.NewSectionReader(base, 0, seed.Size), s.counting(patch), &limited{out, f.Size})
 		if err == nil && got != f.Hash {
 			err = kiln.Errorf(kiln.Integrity, "the patch makes the file %s, not %s", got, f.Hash)
 		}
 		return err
-	})
+	}
+	return w
 }
 
 // assembled asks for the index of the file, and then for what the seeds haven't.
-func (s *webStream) assembled(f webFile, seeds []Seed) *made {
+func (s *webStream) assembled(f webFile, seeds []Seed) *way {
 	if len(seeds) == 0 {
 		return nil
 	}
@@ -112,26 +132,57 @@ func (s *webStream) assembled(f webFile, seeds []Seed) *made {
 			have, open = append(have, delta.Seed{File: file, Index: x}), append(open, file)
 		}
 	}
-	closeAll := func() {
+	plan := delta.Plan(idx, have)
+	w := &way{moves: plan.Fetched, how: fmt.Sprintf("parts; %s are in files that are here", kiln.FormatSize(plan.Reused)), close: func() {
 		for _, c := range open {
 			c.Close()
 		}
-	}
-	if plan := delta.Plan(idx, have); float64(plan.Fetched) > worth*float64(f.Size) {
-		closeAll()
+	}}
+	if float64(plan.Fetched) > worth*float64(f.Size) {
+		w.close()
 		return nil
 	}
-	return startMade(s.ctx, func(ctx context.Context, w io.Writer) error {
-		defer closeAll()
+	w.write = func(ctx context.Context, out io.Writer) error {
 		_, err := delta.Assemble(ctx, idx, have, func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
 			r := s.fetch.OpenRange(ctx, fetch.File{URLs: f.urls, Size: f.Size}, off, n)
 			return struct {
 				io.Reader
 				io.Closer
 			}{s.counting(r), r}, nil
-		}, w)
+		}, out)
 		return err
-	})
+	}
+	return w
+}
+
+// An Estimate says what having one file of an image would cost.
+type Estimate struct {
+	File  kiln.File
+	Moves int64  // bytes over the network, roughly; -1 if unknown
+	How   string // "the whole file", or where the rest comes from
+}
+
+// Estimate tells what reading the stream would cost. It reads nothing of it, but
+// asks for what tells.
+func (s *webStream) Estimate() []Estimate {
+	var list []Estimate
+	for _, f := range s.files {
+		e := Estimate{f.File, f.Size, "the whole file"}
+		if w := s.cheaper(f); w != nil {
+			e.Moves, e.How = w.moves, w.how
+			w.close()
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+// Estimate is webStream's, with the difference that makes the last file.
+func (s *deltaStream) Estimate() []Estimate {
+	list := s.webStream.Estimate()
+	last := &list[len(list)-1]
+	last.Moves, last.How = s.delta.Size, "a difference (VCDIFF) to "+s.base
+	return list
 }
 
 func (s *webStream) index(f webFile) (delta.Index, error) {

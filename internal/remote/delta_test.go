@@ -103,7 +103,7 @@ func seedOf(t *testing.T, b []byte) Seed {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return Seed{Path: path, Hash: sum(b), Size: int64(len(b)), Index: func(ctx context.Context) (delta.Index, error) {
+	return Seed{Path: path, Hash: sum(b), Size: int64(len(b)), Kin: true, Index: func(ctx context.Context) (delta.Index, error) {
 		return delta.BuildIndex(ctx, bytes.NewReader(b), int64(len(b)))
 	}}
 }
@@ -177,6 +177,42 @@ func TestMovesWhatChanged(t *testing.T) {
 	check("an index, and a seed that is nothing like it", 1.02, seedOf(t, version(t)[:2<<20]))
 	s.files[simplestreams.Beside("image.tar.zst", "patch", seed.Hash)] = patchOf(t, old, now)
 	check("a patch", 0.1, seed)
+}
+
+// TestEstimate asks what a pull would cost, which moves next to nothing.
+func TestEstimate(t *testing.T) {
+	old, now := version(t), version(t, 7)
+	s, o, r := serve(t, now)
+	seed := seedOf(t, old)
+	estimate := func() Estimate {
+		t.Helper()
+		src, err := o.Open(r, Access{Seeds: func(kiln.Image, kiln.File) []Seed { return []Seed{seed} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := src.Find(t.Context(), "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := src.Open(t.Context(), img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		return in.(interface{ Estimate() []Estimate }).Estimate()[0]
+	}
+	if e := estimate(); e.Moves != int64(len(now)) || e.How != "the whole file" {
+		t.Errorf("%+v", e)
+	}
+	s.files[simplestreams.Beside("image.tar.zst", "index", kiln.Fingerprint{})] = indexOf(t, now)
+	if e := estimate(); e.Moves <= 0 || e.Moves > int64(len(now))/4 || !strings.Contains(e.How, "parts") {
+		t.Errorf("%+v", e)
+	}
+	patch := patchOf(t, old, now)
+	s.files[simplestreams.Beside("image.tar.zst", "patch", seed.Hash)] = patch
+	if e := estimate(); e.Moves != int64(len(patch)) || !strings.Contains(e.How, "a patch to "+seed.Hash.Short()) {
+		t.Errorf("%+v", e)
+	}
 }
 
 // TestLies has a server whose index and patch are not what they say.

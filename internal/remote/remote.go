@@ -161,8 +161,8 @@ func (s *webStream) Next() (kiln.File, error) {
 	}
 	f := s.files[0]
 	s.files, s.size = s.files[1:], f.Size
-	if m := s.makeFile(f); m != nil {
-		s.now = m
+	if w := s.cheaper(f); w != nil {
+		s.now = startMade(s.ctx, w)
 		return f.File, nil
 	}
 	before := s.done

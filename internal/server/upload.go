@@ -94,11 +94,26 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 		return s.d.ExpectImage(r.Context(), spec)
 	case src.Type == "instance", src.Type == "container", src.Type == "snapshot":
 		return s.publish(r, post, spec)
+	case post.DryRun && src.Type == "image":
+		return s.estimateImage(r, pullSpec(spec, *src))
 	case src.Type == "image", src.Type == "url":
 		return s.d.PullImage(r.Context(), pullSpec(spec, *src))
 	default:
 		return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; there are image, url, instance and snapshot", src.Type)
 	}
+}
+
+// estimateImage tells what a pull would move.
+func (s *Server) estimateImage(r *http.Request, spec daemon.PullSpec) (any, error) {
+	img, list, err := s.d.EstimateImage(r.Context(), spec)
+	if err != nil {
+		return nil, err
+	}
+	e := api.ImageEstimate{Fingerprint: img.Fingerprint.String(), Size: img.Size, Here: len(list) == 0, Files: []api.FileEstimate{}}
+	for _, f := range list {
+		e.Files = append(e.Files, api.FileEstimate{Role: string(f.File.Role), Size: f.File.Size, Moves: f.Moves, How: f.How})
+	}
+	return e, nil
 }
 
 // pullSpec reads where an image is to come from.
