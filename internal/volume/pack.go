@@ -123,6 +123,7 @@ func header(from, name string, st *unix.Stat_t) (*tar.Header, error) {
 			return nil, err
 		}
 		h.Typeflag, h.Linkname = tar.TypeSymlink, link
+		h.AccessTime = h.ModTime // it was read last just now
 	case unix.S_IFIFO:
 		h.Typeflag = tar.TypeFifo
 	case unix.S_IFSOCK:
@@ -206,10 +207,11 @@ func segments(f *os.File, size int64) ([]segment, error) {
 		list = append(list, segment{start, at - start})
 	}
 	for gap := int64(4096); len(list) > maxSegments; gap *= 2 {
-		fewer := list[:1]
+		fewer, many := list[:1], len(list)-maxSegments
 		for _, s := range list[1:] {
-			if last := &fewer[len(fewer)-1]; s.offset-last.offset-last.size <= gap {
+			if last := &fewer[len(fewer)-1]; many > 0 && s.offset-last.offset-last.size <= gap {
 				last.size = s.offset + s.size - last.offset
+				many--
 			} else {
 				fewer = append(fewer, s)
 			}

@@ -34,7 +34,7 @@ type unpacker struct {
 type openDir struct {
 	fd   int
 	name string // from the root
-	h    *tar.Header
+	h    *tar.Header // nil: of the root, before its entry
 }
 
 // unpack makes what a tar has in a directory that is there and empty. Errors:
@@ -44,8 +44,8 @@ func unpack(ctx context.Context, r io.Reader, dir string, plain bool, left *int6
 	if err != nil {
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
-	u := unpacker{in: tar.NewReader(r), plain: plain, left: left}
-	err = u.all(ctx, fd)
+	u := unpacker{in: tar.NewReader(r), dirs: []openDir{{fd, ".", nil}}, plain: plain, left: left}
+	err = u.all(ctx)
 	for len(u.dirs) > 0 {
 		err = errors.Join(err, u.leave())
 	}
@@ -55,7 +55,7 @@ func unpack(ctx context.Context, r io.Reader, dir string, plain bool, left *int6
 	return err
 }
 
-func (u *unpacker) all(ctx context.Context, root int) error {
+func (u *unpacker) all(ctx context.Context) error {
 	for first := true; ; first = false {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -69,11 +69,10 @@ func (u *unpacker) all(ctx context.Context, root int) error {
 		}
 		if first {
 			if h.Typeflag != tar.TypeDir || h.Name != "./" {
-				unix.Close(root)
 				return kiln.Errorf(kiln.Invalid, "the first entry is %q and not the root directory", h.Name)
 			}
-			u.dirs = []openDir{{root, ".", h}}
-			err = fdAttributes(root, h)
+			u.dirs[0].h = h
+			err = fdAttributes(u.dirs[0].fd, h)
 		} else {
 			err = u.entry(h)
 		}
@@ -95,9 +94,11 @@ func brokenTar(err error) error {
 func (u *unpacker) leave() error {
 	d := u.dirs[len(u.dirs)-1]
 	u.dirs = u.dirs[:len(u.dirs)-1]
-	err := fdTimes(d.fd, d.h)
-	unix.Close(d.fd)
-	return err
+	defer unix.Close(d.fd)
+	if d.h == nil {
+		return nil
+	}
+	return fdTimes(d.fd, d.h)
 }
 
 // spend counts bytes that are about to be written. The error is NoSpace.
@@ -232,11 +233,11 @@ func (u *unpacker) makeLink(parent int, base string, h *tar.Header) error {
 		return kiln.Errorf(kiln.Invalid, "it is a link to %q, which isn't there: %w", h.Linkname, err)
 	}
 	defer unix.Close(from)
-	if err := unix.Linkat(from, target, parent, base, 0); err == unix.ENOENT || err == unix.EPERM {
-		return kiln.Errorf(kiln.Invalid, "it is a link to %q, which isn't there or can't be linked", h.Linkname)
-	} else {
-		return err
+	err = unix.Linkat(from, target, parent, base, 0)
+	if err == unix.ENOENT || err == unix.EPERM {
+		err = kiln.Errorf(kiln.Invalid, "it is a link to %q, which isn't there or can't be linked", h.Linkname)
 	}
+	return err
 }
 
 func (u *unpacker) makeFile(parent int, base string, h *tar.Header) error {
@@ -264,7 +265,7 @@ func (u *unpacker) makeFile(parent int, base string, h *tar.Header) error {
 			return brokenTar(err)
 		}
 	}
-	if err := f.Truncate(size); err == unix.EFBIG || errors.Is(err, unix.EFBIG) {
+	if err := f.Truncate(size); errors.Is(err, unix.EFBIG) {
 		return kiln.Errorf(kiln.Invalid, "files of %d bytes are too large for this file system", size)
 	} else if err != nil {
 		return err
