@@ -59,7 +59,13 @@ func (p *Pool) Parts(stacks []kiln.Stack) ([]kiln.Part, error) {
 // one more layer, and its metadata.
 func (p *Pool) ImageParts(fp kiln.Fingerprint) ([]kiln.Part, error) {
 	n, err := usage(p.imageDir(fp))
-	return []kiln.Part{{ID: imagePart + fp.String(), Size: n}, {ID: imageMetaPart + fp.String()}}, err
+	ids := ImagePartIDs(fp)
+	return []kiln.Part{{ID: ids[0], Size: n}, {ID: ids[1]}}, err
+}
+
+// ImagePartIDs names the parts that stand for an image.
+func ImagePartIDs(fp kiln.Fingerprint) []string {
+	return []string{imagePart + fp.String(), imageMetaPart + fp.String()}
 }
 
 // WithoutImage gives a stack that stands on the parts of its image in the place of

@@ -33,7 +33,7 @@ type unpacker struct {
 // openDir is a directory that is being filled.
 type openDir struct {
 	fd   int
-	name string // from the root
+	name string      // from the root
 	h    *tar.Header // nil: of the root, before its entry
 }
 
