@@ -20,11 +20,27 @@ func TransferPath(instance string) string {
 // PartPath is where a part of it is.
 func PartPath(instance, id string) string { return Path(TransferPath(instance)+"/layers", id) }
 
+// maxTransfer bounds what a server may say of an instance, in bytes.
+const maxTransfer = 64 << 20
+
 // Transfer asks what there is to copy of an instance. The client has the secret.
 func (c *Client) Transfer(ctx context.Context, instance string) (api.InstanceTransfer, error) {
 	var t api.InstanceTransfer
-	_, err := c.Get(ctx, TransferPath(instance), nil, &t)
-	return t, err
+	resp, err := c.Raw(ctx, Request{Method: http.MethodGet, Path: TransferPath(instance)})
+	if err != nil {
+		return t, err
+	}
+	body := resp.Body
+	defer body.Close()
+	resp.Body = io.NopCloser(io.LimitReader(resp.Body, maxTransfer))
+	a, err := envelope(resp)
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal(a.Metadata, &t); err != nil {
+		return t, kiln.Errorf(kiln.Network, "the answer can't be understood: %w", err)
+	}
+	return t, nil
 }
 
 // EndTransfer tells the server that the copy is made.

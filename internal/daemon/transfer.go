@@ -213,7 +213,7 @@ func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp
 	}
 	if !has {
 		from := a.spec.Source
-		spec := PullSpec{Remote: from.Remote, Name: fp.String(), Secret: from.Secret, Cached: true}
+		spec := PullSpec{Remote: from.Remote, Name: fp.String(), Secret: from.Secret, ImportSpec: ImportSpec{Cached: true}}
 		src, img, err := d.find(ctx, o, spec, false)
 		if err != nil {
 			return err

@@ -469,6 +469,7 @@ func importSpec(r *http.Request) (daemon.ImportSpec, error) {
 	spec := daemon.ImportSpec{
 		Filename: header(r, "filename"), Public: isTrue(header(r, "public")),
 		MoveAliases: isTrue(r.Header.Get("X-Kiln-Move-Aliases")), Reuse: isTrue(r.Header.Get("X-Kiln-Reuse")),
+		Cached: isTrue(r.Header.Get("X-Kiln-Cached")),
 	}
 	properties, err := url.ParseQuery(header(r, "properties"))
 	if err != nil {
