@@ -156,8 +156,12 @@ func (a *app) moveCmd() *cobra.Command {
 			return a.moveAcross(c.Context(), from, to, o)
 		}
 		changed := ""
-		c.LocalNonPersistentFlags().Visit(func(f *flag) { changed = f.Name })
-		if changed != "" && changed != "mode" && changed != "stateless" {
+		c.Flags().Visit(func(f *flag) {
+			if c.InheritedFlags().Lookup(f.Name) == nil && f.Name != "mode" && f.Name != "stateless" {
+				changed = f.Name
+			}
+		})
+		if changed != "" {
 			return usageError{fmt.Errorf("--%s is for moving to another server; on the same one: kiln rename, kiln config", changed)}
 		}
 		return a.rename(c.Context(), from, to)

@@ -273,10 +273,10 @@ func (u *unpacker) makeFile(parent int, base string, h *tar.Header) error {
 	return errors.Join(fdAttributes(fd, h), fdTimes(fd, h))
 }
 
-// checkOwner refuses who can't own a file of an instance: "nobody changes that", and
-// who mounts overlays.
+// checkOwner refuses what is no id. That of who mounts overlays is one: whiteouts are
+// theirs, and no layer that is only read is mounted with it.
 func checkOwner(h *tar.Header) error {
-	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= workID || int64(h.Gid) >= workID {
+	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) > workID || int64(h.Gid) > workID {
 		return kiln.Errorf(kiln.Invalid, "nobody has the ids %d:%d", h.Uid, h.Gid)
 	}
 	return nil
