@@ -21,6 +21,7 @@ import (
 // Images are the images of a server: a kiln.Source and a kiln.Sink.
 type Images struct {
 	*Client
+	Cached   bool        // Put brings what nobody asked to keep
 	Reuse    bool        // Put deletes images that lose their last alias by it
 	Expected http.Header // by which a server that expects an image knows it; nil: it trusts the client
 }
@@ -124,6 +125,9 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 	}
 	if i.Reuse {
 		h.Set("X-Kiln-Reuse", "true")
+	}
+	if i.Cached {
+		h.Set("X-Kiln-Cached", "true")
 	}
 	r := Request{Method: http.MethodPost, Path: "/1.0/images", Header: h}
 	if first.Role == kiln.Metadata {

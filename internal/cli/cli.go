@@ -131,7 +131,7 @@ func (a *app) root() *cobra.Command {
 		a.imageCmd(), a.createCmd("init"), a.createCmd("launch"), a.listCmd(), a.infoCmd(),
 		a.actionCmd("start", "start"), a.actionCmd("stop", "stop"), a.actionCmd("restart", "restart"),
 		a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"),
-		a.deleteCmd(), a.renameCmd(), a.copyCmd(), a.execCmd(), a.consoleCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.publishCmd(),
+		a.deleteCmd(), a.renameCmd(), a.moveCmd(), a.copyCmd(), a.execCmd(), a.consoleCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.publishCmd(),
 		a.configCmd(), a.profileCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd(), a.remoteCmd(), a.mirrorCmd(),
 	)
 	prepare(root)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,63 +14,157 @@ import (
 )
 
 func (a *app) renameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new name>", Aliases: []string{"move", "mv"}, Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new name>", Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			from, to, err := a.both(args)
 			if err != nil {
 				return err
 			}
-			if instance, snap, ok := strings.Cut(from.name, "/"); ok {
-				return renameSnapshot(c.Context(), from, snapshotPath(instance, snap), strings.TrimPrefix(to.name, instance+"/"))
+			if from.remote != to.remote {
+				return usageError{fmt.Errorf("a new name has no remote; to another server: kiln move %s %s", args[0], args[1])}
 			}
-			err = from.Change(c.Context(), http.MethodPost, instancePath(from.name), api.Rename{Name: to.name}, "")
-			return a.suggest(c.Context(), from, err)
+			return a.rename(c.Context(), from, to)
 		}}
+}
+
+// both reads the words for an instance and what it is to become. Without a remote of
+// its own the second is where the first is.
+func (a *app) both(args []string) (from, to place, err error) {
+	if from, err = a.at(args[0]); err != nil {
+		return from, to, err
+	}
+	to = from
+	to.name = ""
+	if len(args) > 1 {
+		if !strings.Contains(args[1], ":") {
+			return from, place{from.Client, from.remote, args[1]}, nil
+		}
+		to, err = a.at(args[1])
+	}
+	return from, to, err
+}
+
+// rename gives an instance or a snapshot another name, where it is.
+func (a *app) rename(ctx context.Context, from, to place) error {
+	if instance, snap, ok := strings.Cut(from.name, "/"); ok {
+		return renameSnapshot(ctx, from, snapshotPath(instance, snap), strings.TrimPrefix(to.name, instance+"/"))
+	}
+	err := from.Change(ctx, http.MethodPost, instancePath(from.name), api.Rename{Name: to.name}, "")
+	return a.suggest(ctx, from, err)
 }
 
 func renameSnapshot(ctx context.Context, at place, path, to string) error {
 	return at.Change(ctx, http.MethodPost, path, api.Rename{Name: to}, "")
 }
 
-func (a *app) copyCmd() *cobra.Command {
-	c := &cobra.Command{Use: "copy [<remote>:]<instance>[/<snapshot>] [<new name>]", Aliases: []string{"cp"}, Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances}
-	f := c.Flags()
-	only := f.Bool("instance-only", false, "without the snapshots")
-	config := f.StringArrayP("config", "c", nil, "configuration key=value of the copy (repeatable)")
-	devices := f.StringArrayP("device", "d", nil, "device name,key=value[,key=value...] of the copy (repeatable)")
-	profiles := f.StringArrayP("profile", "p", nil, "profile of the copy (repeatable)")
-	noProfiles := f.Bool("no-profiles", false, "without any profile")
-	ephemeral := f.BoolP("ephemeral", "e", false, "delete the copy when it stops")
-	pool := f.StringP("storage", "s", "", "storage pool")
-	refresh := f.Bool("refresh", false, "bring a copy up to date")
+// copyFlags are what can be said of a copy.
+type copyFlags struct {
+	only, noProfiles, ephemeral, refresh bool
+	config, devices, profiles            []string
+	pool, mode                           string
+}
+
+func newCopyFlags(c *cobra.Command) *copyFlags {
+	o, f := &copyFlags{}, c.Flags()
+	f.BoolVar(&o.only, "instance-only", false, "without the snapshots")
+	f.StringArrayVarP(&o.config, "config", "c", nil, "configuration key=value of the copy (repeatable)")
+	f.StringArrayVarP(&o.devices, "device", "d", nil, "device name,key=value[,key=value...] of the copy (repeatable)")
+	f.StringArrayVarP(&o.profiles, "profile", "p", nil, "profile of the copy (repeatable)")
+	f.BoolVar(&o.noProfiles, "no-profiles", false, "without any profile")
+	f.BoolVarP(&o.ephemeral, "ephemeral", "e", false, "delete the copy when it stops")
+	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
+	f.BoolVar(&o.refresh, "refresh", false, "bring a copy up to date")
 	f.Bool("stateless", false, "without the memory, which kiln never copies")
-	f.String("mode", "pull", "how servers talk to one another")
+	f.StringVar(&o.mode, "mode", auto, "between servers: pull (the target fetches), relay (through this client) or auto")
+	return o
+}
+
+// check says at once what can't be.
+func (o *copyFlags) check() error {
+	if o.refresh {
+		return kiln.Errorf(kiln.Unsupported, "--refresh is not supported by this version of kiln; delete the copy and make it again, which moves only what differs from the image")
+	}
+	if !slices.Contains([]string{pull, push, relay, auto}, o.mode) {
+		return usageError{fmt.Errorf("unknown mode %q; it is pull, push, relay or auto", o.mode)}
+	}
+	return nil
+}
+
+// request is what the target is told of a copy.
+func (o *copyFlags) request(ctx context.Context, from, to place) (api.InstancesPost, error) {
+	post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name, InstanceOnly: o.only}}
+	if len(o.config) > 0 || len(o.devices) > 0 || o.pool != "" {
+		if err := describeCopy(ctx, &post, from, o.config, o.devices, o.pool); err != nil {
+			return post, err
+		}
+	}
+	switch {
+	case o.noProfiles:
+		post.Profiles = []string{}
+	case len(o.profiles) > 0:
+		post.Profiles = o.profiles
+	}
+	post.Ephemeral = o.ephemeral
+	return post, nil
+}
+
+func (a *app) copyCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new name>]", Aliases: []string{"cp"}, Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
+		Long: "Copy an instance with its snapshots, or make an instance of a snapshot, also from one server to another. One that runs goes on running. Between servers go the image, if the target hasn't it, and what was changed since.",
+	}
+	o := newCopyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *refresh {
-			return kiln.Errorf(kiln.Unsupported, "--refresh is not supported by this version of kiln; delete the copy and make it again, which copies nothing on the same server")
+		if err := o.check(); err != nil {
+			return err
 		}
 		from, to, err := a.both(args)
 		if err != nil {
 			return err
 		}
-		post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name, InstanceOnly: *only}}
-		if len(*config) > 0 || len(*devices) > 0 || *pool != "" {
-			if err := describeCopy(c.Context(), &post, from, *config, *devices, *pool); err != nil {
-				return err
-			}
+		if from.remote != to.remote {
+			return a.copyAcross(c.Context(), from, to, o)
 		}
-		switch {
-		case *noProfiles:
-			post.Profiles = []string{}
-		case len(*profiles) > 0:
-			post.Profiles = *profiles
+		post, err := o.request(c.Context(), from, to)
+		if err != nil {
+			return err
 		}
-		post.Ephemeral = *ephemeral
 		err = a.create(c.Context(), to, post)
 		if strings.Contains(from.name, "/") {
 			return err
 		}
 		return a.suggest(c.Context(), from, err)
+	}
+	return c
+}
+
+func (a *app) moveCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "move [<remote>:]<instance>[/<snapshot>] [<remote>:]<new name>", Aliases: []string{"mv"}, Short: "Rename an instance, or move it to another server", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
+		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server: it is copied there, and then deleted here. It must be stopped.",
+	}
+	o := newCopyFlags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := o.check(); err != nil {
+			return err
+		}
+		from, to, err := a.both(args)
+		if err != nil {
+			return err
+		}
+		if from.remote != to.remote {
+			return a.moveAcross(c.Context(), from, to, o)
+		}
+		changed := ""
+		c.Flags().Visit(func(f *flag) {
+			if c.InheritedFlags().Lookup(f.Name) == nil && f.Name != "mode" && f.Name != "stateless" {
+				changed = f.Name
+			}
+		})
+		if changed != "" {
+			return usageError{fmt.Errorf("--%s is for moving to another server; on the same one: kiln rename, kiln config", changed)}
+		}
+		return a.rename(c.Context(), from, to)
 	}
 	return c
 }

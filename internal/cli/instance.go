@@ -464,25 +464,3 @@ func (a *app) deleteCmd() *cobra.Command {
 	}
 	return c
 }
-
-// both reads the words for an instance and what it is to become, which is on the
-// same server.
-func (a *app) both(args []string) (from, to place, err error) {
-	if from, err = a.at(args[0]); err != nil {
-		return from, to, err
-	}
-	to = from
-	to.name = ""
-	if len(args) > 1 {
-		if to, err = a.at(args[1]); err != nil {
-			return from, to, err
-		}
-		if !strings.Contains(args[1], ":") {
-			to = place{from.Client, from.remote, args[1]}
-		}
-	}
-	if to.remote != from.remote {
-		return from, to, kiln.Errorf(kiln.Unsupported, "moving instances between servers is not supported by this version of kiln; copy their images")
-	}
-	return from, to, nil
-}

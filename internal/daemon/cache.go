@@ -16,7 +16,7 @@ import (
 // alias, the remote is asked what that means today, and when it doesn't answer, or
 // isn't to be asked, what it meant last does, with a warning.
 func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (kiln.Image, error) {
-	spec := PullSpec{Remote: s.Remote, Name: s.Alias, IsAlias: true, Secret: s.Secret, Project: s.Project, Cached: true}
+	spec := PullSpec{Remote: s.Remote, Name: s.Alias, IsAlias: true, Secret: s.Secret, Project: s.Project, ImportSpec: ImportSpec{Cached: true}}
 	if s.Alias == "" {
 		spec.Name, spec.IsAlias = s.Fingerprint, false
 		if img, err := d.Images.ByPrefix(ctx, s.Fingerprint); err == nil {

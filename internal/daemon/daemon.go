@@ -61,6 +61,7 @@ type Daemon struct {
 	clients clients
 	tickets tickets
 	secrets secrets
+	shares  shares
 	guesses guesses
 	woken   chan struct{} // the settings changed
 

@@ -24,6 +24,7 @@ type ImportSpec struct {
 	Reuse       bool // delete images that lose their last alias by that
 	Fingerprint kiln.Fingerprint
 	ExpiresAt   time.Time
+	Cached      bool   // nobody asked to keep it
 	Secret      string // of who brings it without being trusted
 }
 
@@ -60,7 +61,7 @@ func (d *Daemon) importImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 	}
 	img := kiln.Image{
 		Fingerprint: spec.Fingerprint, Filename: spec.Filename, Public: spec.Public, AutoUpdate: spec.AutoUpdate,
-		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt,
+		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt, Cached: spec.Cached,
 	}
 	losers, err := d.losers(ctx, spec)
 	if err != nil {

@@ -28,8 +28,8 @@ type Source struct {
 	Properties  map[string]string // … or properties: the newest image that has them all
 	Instance    string            // to copy, or a snapshot of one: "c1/snap0"
 	Only        bool              // copy the instance without its snapshots
-	Remote      kiln.Remote       // where the image is; without Server: here
-	Secret      string            // of a private image there
+	Remote      kiln.Remote       // where the image or the instance is; without Server: here
+	Secret      string            // of a private image there, or of an instance
 	Project     string            // there
 	Offline     bool              // make do with what is here
 }
@@ -58,6 +58,9 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 	n := instance.New{Name: spec.Name, UUID: uuid.NewString(), Config: spec.Config}
 	if spec.Source.Type == "image" && spec.Source.Remote.Server != "" {
 		return d.createFromRemote(ctx, spec, n)
+	}
+	if spec.Source.Type == "copy" && spec.Source.Remote.Server != "" {
+		return d.createFromServer(ctx, spec)
 	}
 	make, err := d.planCreate(ctx, spec, &n)
 	if err != nil {

@@ -22,7 +22,6 @@ type PullSpec struct {
 	IsAlias bool   // as far as the caller knows
 	Secret  string
 	Project string
-	Cached  bool // nobody asked to keep it
 }
 
 // origin is what the image is updated from; nil when Name can't mean another image

@@ -350,9 +350,10 @@ func (d *Daemon) startSecret(title string, x *secret, meta map[string]any) *op.O
 	})
 }
 
-// Shared reports whether a secret opens a private image.
+// Shared reports whether a secret opens a private image: its own, or that of an
+// instance which stands on it.
 func (d *Daemon) Shared(word string, fp kiln.Fingerprint) bool {
-	return d.secrets.use(word, fp, false) != nil
+	return d.secrets.use(word, fp, false) != nil || d.shares.opens(word, fp)
 }
 
 // Expected tells what becomes of an image that somebody brings with a secret. The

@@ -246,6 +246,14 @@ type New struct {
 // Check says whether an instance with this name and configuration can be made,
 // before any work is done. Errors: Invalid, Conflict, Unsupported.
 func (s *Set) Check(ctx context.Context, name string, c Config) error {
+	if err := s.CheckName(ctx, name); err != nil {
+		return err
+	}
+	return s.check(ctx, c)
+}
+
+// CheckName says whether an instance can have this name. Errors: Invalid, Conflict.
+func (s *Set) CheckName(ctx context.Context, name string) error {
 	if err := kiln.CheckInstanceName(name); err != nil {
 		return err
 	}
@@ -254,7 +262,7 @@ func (s *Set) Check(ctx context.Context, name string, c Config) error {
 	} else if !errors.Is(err, kiln.NotFound) {
 		return err
 	}
-	return s.check(ctx, c)
+	return nil
 }
 
 func conflict(name string) error {

@@ -204,7 +204,7 @@ func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, erro
 		return nil, err
 	}
 	if to.Migration {
-		return nil, kiln.Errorf(kiln.Unsupported, "moving instances between servers is not supported by this version of kiln")
+		return nil, kiln.Errorf(kiln.Unsupported, "kiln doesn't move instances by this protocol; between two kiln servers: kiln move; else publish the instance and copy the image")
 	}
 	return s.d.RenameInstance(r.Context(), r.PathValue("name"), to.Name)
 }

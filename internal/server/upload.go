@@ -141,7 +141,7 @@ func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.
 // importSpec reads what the headers of an upload say.
 func importSpec(r *http.Request) (daemon.ImportSpec, error) {
 	spec := daemon.ImportSpec{
-		Filename: header(r, "filename"), Public: isTrue(header(r, "public")),
+		Filename: header(r, "filename"), Public: isTrue(header(r, "public")), Cached: isTrue(r.Header.Get("X-Kiln-Cached")),
 		MoveAliases: isTrue(r.Header.Get("X-Kiln-Move-Aliases")), Reuse: isTrue(r.Header.Get("X-Kiln-Reuse")),
 	}
 	properties, err := url.ParseQuery(header(r, "properties"))

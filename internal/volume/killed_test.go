@@ -17,8 +17,13 @@ import (
 	"github.com/kiln-containers/kiln/internal/volume/volumetest"
 )
 
-// TestMain can be a process that takes snapshots until it is killed.
+// TestMain can be a process that takes snapshots, or lands volumes, until it is
+// killed.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("KILN_LANDING_CHILD"); dir != "" {
+		fmt.Println("child failed:", landChild(dir))
+		os.Exit(1)
+	}
 	if dir := os.Getenv("KILN_VOLUME_CHILD"); dir != "" {
 		fmt.Println("child failed:", child(dir))
 		os.Exit(1)

@@ -1,0 +1,264 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+// A crossing is one instance on its way from one server to another.
+type crossing struct {
+	app      *app
+	from, to place
+	post     api.InstancesPost
+	instance string // of from
+	secret   string // by which anybody can have it
+}
+
+// copyAcross copies an instance, or a snapshot as one, to another server.
+func (a *app) copyAcross(ctx context.Context, from, to place, o *copyFlags) error {
+	x := &crossing{app: a, from: from, to: to}
+	var snap string
+	x.instance, snap, _ = strings.Cut(from.name, "/")
+	if x.to.name == "" {
+		x.to.name = x.instance
+	}
+	for _, at := range []place{from, to} {
+		if err := canCopy(ctx, at); err != nil {
+			return err
+		}
+	}
+	var err error
+	if x.post, err = o.request(ctx, from, x.to); err != nil {
+		return a.suggest(ctx, from, err)
+	}
+	if err := x.free(ctx); err != nil {
+		return err
+	}
+	a.say("Creating %s", x.to.name)
+	r := client.Request{Method: http.MethodPost, Path: client.Path("/1.0/kiln/instances", x.instance) + "/share", Body: api.InstanceSharePost{Snapshot: snap, InstanceOnly: o.only}}
+	op, err := a.watch(ctx, from, r)
+	if err != nil {
+		if snap == "" {
+			err = a.suggest(ctx, from, err)
+		}
+		return err
+	}
+	x.secret, _ = op.Metadata["secret"].(string)
+	token, _ := op.Metadata["token"].(string)
+	defer func() { // it may have ended by itself
+		_ = from.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token, nil, "")
+	}()
+	return x.run(ctx, o.mode)
+}
+
+// canCopy reports whether a server copies instances as kiln does. The error is
+// Unsupported.
+func canCopy(ctx context.Context, at place) error {
+	var s api.Server
+	if _, err := at.Get(ctx, "/1.0", nil, &s); err != nil {
+		return err
+	}
+	if s.Auth != "trusted" {
+		return kiln.Errorf(kiln.Denied, "the server %q doesn't trust this client; add the remote again with a token: kiln remote add", at.remote)
+	}
+	if !slices.Contains(s.APIExtensions, "kiln_instance_copy") {
+		return kiln.Errorf(kiln.Unsupported, "the server %q doesn't copy instances as kiln does: it is LXD, Incus or an older kiln; publish the instance as an image and copy that (image copy), then launch it", at.remote)
+	}
+	return nil
+}
+
+// free says at once that the target has an instance of this name. The error is
+// Conflict.
+func (x *crossing) free(ctx context.Context) error {
+	_, err := x.to.Get(ctx, instancePath(x.to.name), nil, nil)
+	if err == nil {
+		return kiln.Errorf(kiln.Conflict, "Instance %q already exists on %q; give the copy another name: %s:NAME", x.to.name, x.to.remote, x.to.remote)
+	}
+	if errors.Is(err, kiln.NotFound) {
+		return nil
+	}
+	return err
+}
+
+// run copies the instance in one way, or in the first that works.
+func (x *crossing) run(ctx context.Context, mode string) error {
+	switch mode {
+	case pull:
+		return x.pull(ctx)
+	case relay:
+		return x.relay(ctx)
+	case push:
+		x.app.remark("no server sends instances by itself: this client carries it, as with --mode relay")
+		return x.relay(ctx)
+	}
+	err := x.pull(ctx)
+	switch kiln.KindOf(err) {
+	case kiln.Network, kiln.Timeout, kiln.Denied, kiln.Unsupported:
+	default:
+		return err
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	x.app.remark("pull doesn't work (%v); copying by relay", err)
+	return x.relay(ctx)
+}
+
+// pull has the target fetch the instance.
+func (x *crossing) pull(ctx context.Context) error {
+	r, err := x.app.remotes()
+	if err != nil {
+		return err
+	}
+	where, err := r.remote(x.from.remote)
+	if err != nil {
+		return err
+	}
+	s := api.ImagesPostSource{
+		Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
+		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
+	}
+	if r.Remotes[x.from.remote].unix() {
+		if err := x.app.overNetwork(ctx, x.from.Client, &s); err != nil {
+			return err
+		}
+	}
+	post := x.post
+	post.Source.Mode, post.Source.Server, post.Source.Protocol, post.Source.Certificate = "pull", s.Server, s.Protocol, s.Certificate
+	post.Source.RemoteAccess, post.Source.Secret = s.RemoteAccess, x.secret
+	_, err = x.app.watch(ctx, x.to, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
+	return err
+}
+
+// relay carries the instance through this client: first the images that the target
+// hasn't, then what the target couldn't have otherwise.
+func (x *crossing) relay(ctx context.Context) error {
+	source := x.from.WithSecret(x.secret)
+	t, err := source.Transfer(ctx, x.instance)
+	if err != nil {
+		return err
+	}
+	if err := x.checkProfiles(ctx, t); err != nil {
+		return err
+	}
+	there := map[string]bool{} // images
+	for _, m := range append([]api.InstanceMoment{t.InstanceMoment}, t.Snapshots...) {
+		if m.Base == "" || there[m.Base] {
+			continue
+		}
+		if there[m.Base], err = x.relayImage(ctx, m.Base, slices.Contains(t.Images, m.Base)); err != nil {
+			return err
+		}
+	}
+	var parts []string
+	var size int64
+	for _, p := range t.Parts {
+		of, ok := strings.CutPrefix(p.ID, "image-")
+		if !ok || !there[strings.TrimPrefix(of, "meta-")] {
+			parts, size = append(parts, p.ID), size+p.Size
+		}
+	}
+	wrap, done := x.app.progress("Copying the instance", size)
+	defer done()
+	_, err = x.to.SendInstance(ctx, api.InstanceArrival{InstancesPost: x.post, Transfer: t}, parts, func(id string) (io.ReadCloser, error) {
+		part, err := source.TransferPart(ctx, x.instance, id)
+		if err != nil {
+			return nil, err
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{wrap(part), part}, nil
+	})
+	return err
+}
+
+// checkProfiles says before anything moves which profiles the target lacks, as it
+// would say itself.
+func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) error {
+	all, err := client.List[api.Profile](ctx, x.to.Client, "/1.0/profiles", 1)
+	if err != nil {
+		return err
+	}
+	wanted := t.Profiles
+	for _, s := range t.Snapshots {
+		wanted = append(wanted, s.Profiles...)
+	}
+	if x.post.Profiles != nil {
+		wanted = x.post.Profiles
+	}
+	for _, name := range wanted {
+		if !slices.ContainsFunc(all, func(p api.Profile) bool { return p.Name == name }) {
+			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.remote)
+		}
+	}
+	return nil
+}
+
+// relayImage carries an image that the target hasn't, and tells whether it has it
+// then.
+func (x *crossing) relayImage(ctx context.Context, fingerprint string, offered bool) (bool, error) {
+	fp, err := kiln.ParseFingerprint(fingerprint)
+	if err != nil {
+		return false, err
+	}
+	from, to := x.from.Images(), x.to.Images()
+	has, err := to.Has(ctx, fp)
+	if err != nil || has || !offered {
+		return has, err
+	}
+	img, err := from.Find(ctx, fingerprint)
+	if err != nil {
+		return false, err
+	}
+	s, err := from.Open(ctx, img)
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	wrap, done := x.app.progress("Copying the image", img.Size)
+	defer done()
+	to.Cached = true
+	_, err = to.Put(ctx, kiln.Image{Fingerprint: fp, Filename: img.Filename}, &wrapped{Stream: s, wrap: wrap})
+	if errors.Is(err, kiln.Conflict) {
+		err = nil // somebody else brought it
+	}
+	return err == nil, err
+}
+
+// moveAcross copies an instance that is stopped to another server and deletes it.
+func (a *app) moveAcross(ctx context.Context, from, to place, o *copyFlags) error {
+	if strings.Contains(from.name, "/") {
+		return kiln.Errorf(kiln.Invalid, "a snapshot isn't moved to another server; make an instance of it there: kiln copy %s:%s %s:NAME", from.remote, from.name, to.remote)
+	}
+	var before, after api.Instance
+	if _, err := from.Get(ctx, instancePath(from.name), nil, &before); err != nil {
+		return a.suggest(ctx, from, err)
+	}
+	if before.Status != "Stopped" {
+		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be moved to another server; stop it first, or copy it, which needs no stop", from.name)
+	}
+	if err := a.copyAcross(ctx, from, to, o); err != nil {
+		return err
+	}
+	_, err := from.Get(ctx, instancePath(from.name), nil, &after)
+	if err == nil && (after.Status != "Stopped" || !after.LastUsedAt.Equal(before.LastUsedAt)) {
+		err = kiln.Errorf(kiln.Conflict, "it was started meanwhile")
+	}
+	if err == nil {
+		err = from.Change(ctx, http.MethodDelete, instancePath(from.name), nil, "")
+	}
+	if err != nil {
+		return fmt.Errorf("the copy is on %q, but %q stays on %q, too: %w", to.remote, from.name, from.remote, err)
+	}
+	return nil
+}

@@ -1,0 +1,231 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// A share lets somebody who isn't trusted copy one instance.
+type share struct {
+	*instance.Share
+	word string
+	name string        // of the instance
+	used chan struct{} // somebody asks for it
+	done chan struct{} // the copy is made
+	gone chan struct{} // closed before the files may go
+}
+
+// shareLife is how long a share stays after it was last used.
+const shareLife = time.Hour
+
+// use tells that somebody asks for the share.
+func (x *share) use() {
+	select {
+	case x.used <- struct{}{}:
+	default:
+	}
+}
+
+// shares are the shares that work.
+type shares struct {
+	mu   sync.Mutex
+	list []*share
+}
+
+func (s *shares) add(x *share) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, x)
+}
+
+func (s *shares) drop(x *share) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(o *share) bool { return o == x })
+	close(x.gone)
+}
+
+// find gives the share that a word opens, if it is about the right thing; nil: none.
+func (s *shares) find(word string, fits func(*share) bool) *share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.list {
+		if trust.Same(x.word, word) && fits(x) {
+			x.use()
+			return x
+		}
+	}
+	return nil
+}
+
+// opens reports whether a word opens a share that an image belongs to.
+func (s *shares) opens(word string, fp kiln.Fingerprint) bool {
+	return s.find(word, func(x *share) bool { return slices.Contains(x.Images, fp) }) != nil
+}
+
+// ShareInstance keeps an instance, or a snapshot "c1/snap0", as it is, and makes a
+// secret by which another server can copy that. The metadata of the operation have
+// the "secret" at its end, and the "token": an operation that lets go of it all when
+// it is cancelled, when the copy is made, or when nobody asks any more. The error is
+// NotFound; others are the operation's.
+func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op.Operation, error) {
+	of, snap, ofSnapshot := strings.Cut(name, "/")
+	_, err := d.instances.Get(ctx, of)
+	if err == nil && ofSnapshot {
+		_, err = d.instances.Snapshot(ctx, of, snap)
+	}
+	if err != nil {
+		return nil, err
+	}
+	options := op.Options{MayCancel: true, Resources: instanceResources(of)}
+	return d.Ops.Start("Sharing instance", options, func(ctx context.Context, o *op.Operation) error {
+		kept, err := d.instances.Share(ctx, name, only)
+		if err != nil {
+			return err
+		}
+		if err := d.shareImages(ctx, kept); err != nil {
+			return errors.Join(err, kept.Close())
+		}
+		x := &share{kept, trust.NewSecret(), of, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})}
+		d.shares.add(x)
+		options.Class = op.Token
+		token := d.Ops.Start("Instance copy token", options, func(ctx context.Context, _ *op.Operation) error { return d.keepShare(ctx, x) })
+		o.Set("secret", x.word)
+		o.Set("token", token.ID())
+		return nil
+	}), nil
+}
+
+// shareImages lets the secret open the images that the instance stands on. The tree
+// of one that was deleted becomes a part.
+func (d *Daemon) shareImages(ctx context.Context, kept *instance.Share) error {
+	for _, fp := range bases(kept.Transfer) {
+		has, err := d.Images.Has(ctx, fp)
+		if err != nil {
+			return err
+		}
+		if has {
+			kept.Images = append(kept.Images, fp)
+			continue
+		}
+		parts, err := d.pool.ImageParts(fp)
+		if err != nil {
+			return err
+		}
+		kept.Parts = append(parts, kept.Parts...)
+	}
+	return nil
+}
+
+// bases gives the images that an instance and its snapshots stand on.
+func bases(t kiln.Transfer) []kiln.Fingerprint {
+	var list []kiln.Fingerprint
+	for _, m := range append([]kiln.Moment{t.Moment}, t.Snapshots...) {
+		if !m.Base.IsZero() && !slices.Contains(list, m.Base) {
+			list = append(list, m.Base)
+		}
+	}
+	return list
+}
+
+// keepShare waits until a share isn't needed any more, and lets go of it.
+func (d *Daemon) keepShare(ctx context.Context, x *share) error {
+	err := func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-x.done:
+				return nil
+			case <-x.used:
+			case <-time.After(shareLife):
+				return nil
+			}
+		}
+	}()
+	d.shares.drop(x)
+	return errors.Join(err, x.Close())
+}
+
+// shared finds what a word lets somebody have of an instance. The error is Denied.
+func (d *Daemon) shared(word, name string) (*share, error) {
+	x := d.shares.find(word, func(x *share) bool { return x.name == name })
+	if x == nil {
+		return nil, kiln.Errorf(kiln.Denied, "not authorized")
+	}
+	return x, nil
+}
+
+// Transfer tells what there is to copy of an instance that is shared. The error is
+// Denied.
+func (d *Daemon) Transfer(word, name string) (kiln.Transfer, error) {
+	x, err := d.shared(word, name)
+	if err != nil {
+		return kiln.Transfer{}, err
+	}
+	return x.Transfer, nil
+}
+
+// EndTransfer uses the secret up. The error is Denied.
+func (d *Daemon) EndTransfer(word, name string) error {
+	x, err := d.shared(word, name)
+	if err == nil {
+		select {
+		case x.done <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// TransferPart gives the function that writes a part, as .tar.zst. Errors: Denied,
+// NotFound.
+func (d *Daemon) TransferPart(word, name, part string) (func(context.Context, io.Writer) error, error) {
+	x, err := d.shared(word, name)
+	if err != nil {
+		return nil, err
+	}
+	if !x.Has(part) {
+		return nil, kiln.Errorf(kiln.NotFound, "there is no part %q", part)
+	}
+	return func(ctx context.Context, w io.Writer) error {
+		// The same bytes each time: who was cut off goes on where that was.
+		z, err := zstd.NewWriter(writing{w, x.use}, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			return err
+		}
+		if err := x.Export(ctx, part, z); err != nil {
+			return errors.Join(err, z.Close())
+		}
+		select {
+		case <-x.gone:
+			return kiln.Errorf(kiln.Cancelled, "it isn't shared any more")
+		default:
+			return z.Close()
+		}
+	}, nil
+}
+
+// writing tells of each write.
+type writing struct {
+	io.Writer
+	tell func()
+}
+
+// Write is io.Writer's.
+func (w writing) Write(b []byte) (int, error) {
+	w.tell()
+	return w.Writer.Write(b)
+}

@@ -1,0 +1,278 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/remote"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// An arrival is an instance on its way here.
+type arrival struct {
+	kiln.Transfer
+	spec CreateSpec
+	n    instance.New
+	// open gives a part, a .tar.zst. Parts are asked for in their order, each once.
+	open func(ctx context.Context, id string) (io.ReadCloser, error)
+}
+
+// createFromServer makes a copy of an instance of another server, which this one
+// fetches. What can be checked without asking there is checked at once.
+func (d *Daemon) createFromServer(ctx context.Context, spec CreateSpec) (*op.Operation, error) {
+	if err := d.instances.CheckName(ctx, spec.Name); err != nil {
+		return nil, err
+	}
+	if _, err := d.remotes.Instance(spec.Source.Remote, "", remote.Access{}); err != nil {
+		return nil, err
+	}
+	o := op.Options{Resources: instanceResources(spec.Name), MayCancel: true}
+	return d.Ops.Start("Creating instance", o, func(ctx context.Context, o *op.Operation) error {
+		var size int64
+		report := func(string, int64) {}
+		of, _, _ := strings.Cut(spec.Source.Instance, "/")
+		there, err := d.remotes.Instance(spec.Source.Remote, of, remote.Access{
+			Secret: spec.Source.Secret, Progress: func(server string, done int64) { report(server, min(done, size)) },
+		})
+		if err != nil {
+			return err
+		}
+		t, err := there.Transfer(ctx)
+		if err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, spec.Source.Remote.Server, err)
+		}
+		for _, p := range t.Parts {
+			size += p.Size
+		}
+		report = progress(o, size)
+		spec.Source.Remote.Server = there.Server()
+		if err := d.arrive(ctx, o, &arrival{Transfer: t, spec: spec, open: there.Part}); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, there.Server(), err)
+		}
+		if err := there.Close(ctx); err != nil {
+			d.cfg.Log.Debug("tell the source of a copy that it is made", "err", err)
+		}
+		return nil
+	}), nil
+}
+
+// ReceiveInstance makes a copy of an instance of another server, whose parts somebody
+// brings: they must be there when it returns. The operation it gives is over.
+func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Transfer, open func(context.Context, string) (io.ReadCloser, error)) *op.Operation {
+	err := d.instances.CheckName(ctx, spec.Name)
+	if err == nil {
+		spec.Source.Remote = kiln.Remote{}
+		err = d.arrive(ctx, nil, &arrival{Transfer: t, spec: spec, open: open})
+	}
+	return d.Ops.Start("Creating instance", op.Options{Resources: instanceResources(spec.Name)}, func(context.Context, *op.Operation) error { return err })
+}
+
+// arrive brings an instance here: all of it, or nothing.
+func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) error {
+	a.complete()
+	if err := d.checkArrival(ctx, a); err != nil {
+		return err
+	}
+	return d.create(ctx, a.spec, &a.n, func(ctx context.Context) error { return d.landArrival(ctx, o, a) })
+}
+
+// complete says what the copy is to be: as the other, but for what was asked for.
+func (a *arrival) complete() {
+	c := a.spec.Config
+	if c.Profiles == nil {
+		c.Profiles = a.Profiles
+	} else {
+		for i := range a.Snapshots {
+			a.Snapshots[i].Profiles = c.Profiles
+		}
+	}
+	if c.Profiles == nil {
+		c.Profiles = []string{}
+	}
+	options := map[string]string{}
+	for k, v := range a.Transfer.Config {
+		if !strings.HasPrefix(k, "volatile.") {
+			options[k] = v
+		}
+	}
+	maps.Copy(options, c.Options)
+	c.Options = options
+	if c.Devices == nil {
+		c.Devices = a.Devices
+	}
+	if c.Description == "" {
+		c.Description = a.Description
+	}
+	c.Ephemeral = c.Ephemeral || a.Ephemeral
+	a.n = instance.New{Name: a.spec.Name, UUID: uuid.NewString(), Architecture: a.Architecture, Base: a.Base, Trigger: "copy", Config: c}
+}
+
+// checkArrival says what would stand in the way, before anything moves.
+func (d *Daemon) checkArrival(ctx context.Context, a *arrival) error {
+	if !slices.Contains(kiln.RunsOn(HostArch()), a.Architecture) {
+		return kiln.Errorf(kiln.Unsupported, "the instance is for %s; this host runs %s", a.Architecture, strings.Join(kiln.RunsOn(HostArch()), " and "))
+	}
+	t := a.Transfer
+	t.Profiles = a.n.Profiles
+	if err := d.instances.CheckTransfer(ctx, t); err != nil {
+		return err
+	}
+	return d.instances.Check(ctx, a.n.Name, a.n.Config)
+}
+
+// landArrival makes the files of an instance that arrives.
+func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) error {
+	needed, asParts, err := d.neededParts(ctx, a)
+	if err != nil {
+		return err
+	}
+	landing, err := d.pool.Land(needed)
+	if err != nil {
+		return err
+	}
+	defer landing.Close()
+	var images []kiln.Fingerprint
+	for _, fp := range bases(a.Transfer) {
+		if !slices.Contains(asParts, fp) {
+			images = append(images, fp)
+			if err := d.bringImage(ctx, o, a, fp); err != nil {
+				return err
+			}
+		}
+	}
+	for n, p := range needed {
+		if err := landPart(ctx, landing, a, p.ID); err != nil {
+			return fmt.Errorf("part %d of %d: %w", n+1, len(needed), err)
+		}
+	}
+	for _, fp := range images { // nobody needed one meanwhile
+		if err := d.fillImage(ctx, fp); err != nil {
+			return err
+		}
+	}
+	return d.instances.Land(ctx, &a.n, a.Transfer, landing, asParts)
+}
+
+// neededParts gives the parts to ask for, and the images that are among them.
+func (d *Daemon) neededParts(ctx context.Context, a *arrival) (needed []kiln.Part, asParts []kiln.Fingerprint, err error) {
+	skip := map[string]bool{}
+	for _, fp := range bases(a.Transfer) {
+		has := d.pool.HasImage(fp)
+		if !has {
+			if has, err = d.Images.Has(ctx, fp); err != nil {
+				return nil, nil, err
+			}
+		}
+		switch {
+		case has, a.spec.Source.Remote.Server != "" && slices.Contains(a.Images, fp):
+			for _, id := range volume.ImagePartIDs(fp) {
+				skip[id] = true
+			}
+		case a.has(volume.ImagePartIDs(fp)):
+			asParts = append(asParts, fp)
+		default:
+			return nil, nil, kiln.Errorf(kiln.NotFound, "the image %s that the instance stands on isn't here, and doesn't come along; copy it first: kiln image copy", fp.Short())
+		}
+	}
+	for _, p := range a.Parts {
+		if !skip[p.ID] {
+			needed = append(needed, p)
+		}
+	}
+	return needed, asParts, nil
+}
+
+// has reports whether parts are among those that can be had.
+func (a *arrival) has(ids []string) bool {
+	return !slices.ContainsFunc(ids, func(id string) bool {
+		return !slices.ContainsFunc(a.Parts, func(p kiln.Part) bool { return p.ID == id })
+	})
+}
+
+// bringImage makes sure that an image's tree is here: the image is fetched from where
+// the instance is, if need be, and kept as one that nobody asked for.
+func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp kiln.Fingerprint) error {
+	if d.pool.HasImage(fp) {
+		return nil
+	}
+	has, err := d.Images.Has(ctx, fp)
+	if err != nil {
+		return err
+	}
+	if !has {
+		from := a.spec.Source
+		spec := PullSpec{Remote: from.Remote, Name: fp.String(), Secret: from.Secret, ImportSpec: ImportSpec{Cached: true}}
+		img, err := d.find(ctx, o, spec, false)
+		if err != nil {
+			return err
+		}
+		if _, err := d.land(ctx, o, spec, img, kiln.Fingerprint{}); err != nil {
+			return err
+		}
+	}
+	return d.fillImage(ctx, fp)
+}
+
+func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
+	if err := d.Images.Touch(ctx, fp, time.Now()); err != nil && !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	return d.pool.Fill(ctx, fp, func(ctx context.Context) (volume.Content, error) {
+		img, err := d.Images.Get(ctx, fp)
+		if err != nil {
+			return volume.Content{}, err
+		}
+		return d.content(ctx, img)
+	})
+}
+
+// maxWindow bounds the memory that unpacking takes, in bytes.
+const maxWindow = 32 << 20
+
+// landPart takes one part.
+func landPart(ctx context.Context, landing *volume.Landing, a *arrival, id string) error {
+	in, err := a.open(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	if err := landing.Add(ctx, id, z); err != nil {
+		return brokenPart(err)
+	}
+	// What follows a tar is nothing, and then comes the sum of it all.
+	const most = 1 << 20
+	n, err := io.Copy(io.Discard, io.LimitReader(z, most))
+	if err == nil && n == most {
+		err = kiln.Errorf(kiln.Integrity, "more comes than a tar has")
+	}
+	return brokenPart(err)
+}
+
+// brokenPart gives the errors of decompression their kind.
+func brokenPart(err error) error {
+	if err != nil && kiln.KindOf(err) == kiln.Internal {
+		for _, e := range []error{zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrWindowSizeExceeded, zstd.ErrUnexpectedBlockSize, zstd.ErrFrameSizeExceeded, zstd.ErrFrameSizeMismatch, zstd.ErrDecoderSizeExceeded} {
+			if errors.Is(err, e) {
+				return kiln.Errorf(kiln.Integrity, "what came is damaged: %w", err)
+			}
+		}
+	}
+	return err
+}

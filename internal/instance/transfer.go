@@ -1,0 +1,200 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// A Share keeps what an instance is at one moment, for another server to copy it,
+// until it is closed.
+type Share struct {
+	kiln.Transfer
+	set   *Set
+	trees []string // snapshots in the pool that no row names: the next Open removes them
+}
+
+// Share keeps an instance with its snapshots, or without them, or one snapshot as if
+// it were an instance. One that runs stands still for a moment. The error is NotFound.
+func (s *Set) Share(ctx context.Context, name string, only bool) (*Share, error) {
+	instance, snap, ofSnapshot := strings.Cut(name, "/")
+	unlock, err := s.names.lock(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	h := &Share{set: s}
+	if ofSnapshot {
+		var row db.Snapshot
+		if row, err = s.snapshotRow(ctx, instance, snap); err == nil {
+			h.Moment, err = h.keep(ctx, row)
+		}
+	} else {
+		err = h.keepAll(ctx, instance, only)
+	}
+	if err == nil {
+		stacks := []kiln.Stack{h.Stack}
+		for _, m := range h.Snapshots {
+			stacks = append(stacks, m.Stack)
+		}
+		h.Parts, err = s.pool.Parts(stacks)
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// keepAll keeps an instance and its snapshots.
+func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
+	i, err := h.set.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !only {
+		rows, err := h.set.db.Snapshots(ctx, name)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			m, err := h.keep(ctx, r)
+			if err != nil {
+				return err
+			}
+			h.Snapshots = append(h.Snapshots, m)
+		}
+	}
+	tree := uuid.NewString()
+	kept, err := h.set.pool.Snapshot(ctx, i.Options[uuidKey], tree, h.set.pause(i))
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)
+	}
+	h.trees = append(h.trees, tree)
+	h.Moment = kiln.Moment{
+		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Profiles: i.Profiles,
+		Config: lasting(i.Options), Devices: i.Devices, CreatedAt: i.CreatedAt, LastUsedAt: i.LastUsedAt,
+		Trigger: i.Options[templateKey], Stack: kept.Stack(),
+	}
+	return nil
+}
+
+// keep keeps one snapshot.
+func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.Moment, error) {
+	tree := uuid.NewString()
+	if err := h.set.pool.CopySnapshot(ctx, r.Files, tree); err != nil {
+		return kiln.Moment{}, err
+	}
+	h.trees = append(h.trees, tree)
+	kept, err := h.set.pool.GetSnapshot(tree)
+	if err != nil {
+		return kiln.Moment{}, err
+	}
+	return kiln.Moment{
+		Name: r.Name, Architecture: r.Architecture, Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles,
+		Config: lasting(r.Config), Devices: r.Devices, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
+		Trigger: r.Config[templateKey], Stack: kept.Stack(),
+	}, nil
+}
+
+// lasting is a configuration without what only this host knows.
+func lasting(options map[string]string) map[string]string {
+	out := maps.Clone(options)
+	maps.DeleteFunc(out, func(k, _ string) bool { return strings.HasPrefix(k, "volatile.") })
+	return out
+}
+
+// Export writes a part of what is shared as tar. The error is NotFound.
+func (h *Share) Export(ctx context.Context, part string, w io.Writer) error {
+	if !h.Has(part) {
+		return kiln.Errorf(kiln.NotFound, "there is no part %q", part)
+	}
+	return h.set.pool.Export(ctx, part, w)
+}
+
+// Has reports whether something is a part of what is shared.
+func (h *Share) Has(part string) bool {
+	return slices.ContainsFunc(h.Parts, func(p kiln.Part) bool { return p.ID == part })
+}
+
+// Close lets go of the files.
+func (h *Share) Close() error {
+	return h.set.pool.DeleteSnapshots(context.Background(), h.trees...)
+}
+
+// CheckTransfer says whether what comes from another server can be here, before any
+// of it does. The error is Invalid.
+func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, m := range t.Snapshots {
+		if err := kiln.CheckSnapshotName(m.Name); err != nil {
+			return err
+		}
+		if seen[m.Name] {
+			return kiln.Errorf(kiln.Invalid, "there are two snapshots %q", m.Name)
+		}
+		seen[m.Name] = true
+		if err := errors.Join(CheckOptions(m.Config), CheckDevices(m.Devices)); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "snapshot %q: %w", m.Name, err)
+		}
+		if err := missing(m.Profiles, profiles, "snapshot "+m.Name+" of the instance"); err != nil {
+			return err
+		}
+	}
+	return missing(t.Profiles, profiles, "the instance")
+}
+
+func missing(names []string, profiles map[string]Profile, who string) error {
+	for _, n := range names {
+		if _, ok := profiles[n]; !ok {
+			return kiln.Errorf(kiln.Invalid, "Profile '%s', which %s has, doesn't exist on the target; make it there (kiln profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", n, who)
+		}
+	}
+	return nil
+}
+
+// Land makes the files of a new instance, and of its snapshots, of what came from
+// another server. n gets the snapshots. Some images came as parts.
+func (s *Set) Land(ctx context.Context, n *New, t kiln.Transfer, landing *volume.Landing, asParts []kiln.Fingerprint) error {
+	stack := func(m kiln.Moment) kiln.Stack {
+		if slices.Contains(asParts, m.Base) {
+			return volume.WithoutImage(m.Stack)
+		}
+		return m.Stack
+	}
+	stacks := map[string]kiln.Stack{}
+	for _, m := range t.Snapshots {
+		r := db.Snapshot{
+			Name: m.Name, Files: uuid.NewString(), CreatedAt: m.CreatedAt, ExpiresAt: m.ExpiresAt, LastUsedAt: m.LastUsedAt,
+			Architecture: m.Architecture, Description: m.Description, Ephemeral: m.Ephemeral, Base: m.Base,
+			Config: lasting(m.Config), Devices: m.Devices, Profiles: m.Profiles,
+		}
+		if r.Config == nil {
+			r.Config = map[string]string{}
+		}
+		r.Config[uuidKey] = n.UUID
+		if !m.Base.IsZero() {
+			r.Config[baseKey] = m.Base.String()
+		}
+		// In its files are still the name and such of the other.
+		r.Config[templateKey] = "copy"
+		if m.Trigger == "create" {
+			r.Config[templateKey] = m.Trigger
+		}
+		n.snapshots = append(n.snapshots, r)
+		stacks[r.Files] = stack(m)
+	}
+	return landing.Commit(ctx, n.UUID, stack(t.Moment), stacks)
+}

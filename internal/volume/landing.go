@@ -1,0 +1,154 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A Landing takes the parts of a volume, and of its snapshots, that come from another
+// pool. Until Commit nobody sees any of it; Close without that throws it away, and so
+// does the next Open of the pool.
+type Landing struct {
+	pool  *Pool
+	dir   string
+	left  int64             // bytes that may be written yet
+	parts map[string]string // of each part, by the name it has there: the directory here
+}
+
+// reserve is what a landing leaves free of the disk, in bytes.
+const reserve = 16 << 20
+
+// Land prepares for parts. The error is NoSpace when they are larger than the disk.
+func (p *Pool) Land(parts []kiln.Part) (*Landing, error) {
+	free, err := p.Free()
+	if err != nil {
+		return nil, err
+	}
+	free -= reserve
+	var need int64
+	for _, part := range parts {
+		if need += part.Size; part.Size < 0 || need > free || need < 0 {
+			return nil, kiln.Errorf(kiln.NoSpace, "the files need more than the %s that are free", kiln.FormatSize(max(free, 0)))
+		}
+	}
+	dir, err := p.prepare(func(temp string) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return &Landing{pool: p, dir: dir, left: free, parts: map[string]string{}}, nil
+}
+
+// Add unpacks one part, a tar as Export writes it. Errors: Invalid, NoSpace,
+// Integrity, and the reader's.
+func (l *Landing) Add(ctx context.Context, id string, r io.Reader) error {
+	if l.parts[id] != "" {
+		return kiln.Errorf(kiln.Invalid, "the part %q came already", id)
+	}
+	dir := filepath.Join(l.dir, uuid.NewString())
+	tree := filepath.Join(dir, "upper")
+	if err := os.MkdirAll(tree, 0o700); err != nil {
+		return err
+	}
+	if err := unpack(ctx, r, tree, isMeta(id), &l.left); err != nil {
+		return err
+	}
+	l.parts[id] = dir
+	return nil
+}
+
+// Commit makes a volume on a stack, and snapshots by their names. The trees of their
+// images must be here. When it fails, what it made is for the caller to delete.
+func (l *Landing) Commit(ctx context.Context, volume string, top kiln.Stack, snapshots map[string]kiln.Stack) error {
+	p := l.pool
+	for _, s := range snapshots {
+		if err := l.check(s); err != nil {
+			return err
+		}
+	}
+	if err := l.check(top); err != nil {
+		return err
+	}
+	if err := syncFS(l.dir); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// A sweep sees the layers and what they are for, or neither.
+	p.stacks.RLock()
+	defer p.stacks.RUnlock()
+	for id, dir := range l.parts {
+		if isMeta(id) {
+			continue
+		}
+		if err := os.Rename(dir, p.layerDir(filepath.Base(dir))); err != nil {
+			return fmt.Errorf("keep the layer %s: %w", id, err)
+		}
+	}
+	if err := syncDir(filepath.Join(p.dir, "layers")); err != nil {
+		return err
+	}
+	for name, s := range snapshots {
+		if err := checkName(name); err != nil {
+			return err
+		}
+		if err := p.writeSnapshot(name, l.record(s), l.meta(s)); err != nil {
+			return err
+		}
+	}
+	r := l.record(top)
+	_, err := p.create(volume, r, p.layerTree(r.Layers[0]), l.meta(top))
+	return err
+}
+
+// check makes sure that a stack can be mounted. The error is Invalid.
+func (l *Landing) check(s kiln.Stack) error {
+	if len(s.Layers) == 0 || len(s.Layers) > maxLayers+2 {
+		return kiln.Errorf(kiln.Invalid, "a tree of %d layers can't be", len(s.Layers))
+	}
+	seen := map[string]bool{}
+	for _, id := range s.Layers {
+		if l.parts[id] == "" || isMeta(id) || seen[id] {
+			return kiln.Errorf(kiln.Invalid, "the layer %q didn't come, or is named twice", id)
+		}
+		seen[id] = true
+	}
+	if s.Meta != "" && (l.parts[s.Meta] == "" || !isMeta(s.Meta)) {
+		return kiln.Errorf(kiln.Invalid, "the metadata %q didn't come", s.Meta)
+	}
+	return nil
+}
+
+// record is a stack by the ids of this pool.
+func (l *Landing) record(s kiln.Stack) record {
+	r := record{Base: s.Base}
+	for _, id := range s.Layers {
+		r.Layers = append(r.Layers, filepath.Base(l.parts[id]))
+	}
+	return r
+}
+
+// meta is where the metadata of a stack are; "" for none.
+func (l *Landing) meta(s kiln.Stack) string {
+	if s.Meta == "" {
+		return ""
+	}
+	return filepath.Join(l.parts[s.Meta], "upper")
+}
+
+// Close removes what wasn't committed.
+func (l *Landing) Close() error {
+	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	l.pool.wg.Go(func() { _ = removeTree(l.dir) }) // the next Open tries again
+	return nil
+}
