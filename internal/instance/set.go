@@ -252,19 +252,6 @@ func (s *Set) Check(ctx context.Context, name string, c Config) error {
 	return s.check(ctx, c)
 }
 
-// CheckName says whether an instance can have this name. Errors: Invalid, Conflict.
-func (s *Set) CheckName(ctx context.Context, name string) error {
-	if err := kiln.CheckInstanceName(name); err != nil {
-		return err
-	}
-	if _, err := s.db.Instance(ctx, name); err == nil {
-		return conflict(name)
-	} else if !errors.Is(err, kiln.NotFound) {
-		return err
-	}
-	return nil
-}
-
 func conflict(name string) error {
 	return kiln.Errorf(kiln.Conflict, "Instance %q already exists", name)
 }

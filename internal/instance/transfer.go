@@ -130,6 +130,19 @@ func (h *Share) Close() error {
 	return h.set.pool.DeleteSnapshots(context.Background(), h.trees...)
 }
 
+// CheckName says whether an instance can have this name. Errors: Invalid, Conflict.
+func (s *Set) CheckName(ctx context.Context, name string) error {
+	if err := kiln.CheckInstanceName(name); err != nil {
+		return err
+	}
+	if _, err := s.db.Instance(ctx, name); err == nil {
+		return conflict(name)
+	} else if !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	return nil
+}
+
 // CheckTransfer says whether what comes from another server can be here, before any
 // of it does. The error is Invalid.
 func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
