@@ -23,7 +23,7 @@ func (a *app) imageCmd() *cobra.Command {
 		a.imagePropertyCmd("get-property"), a.imagePropertyCmd("set-property"), a.imagePropertyCmd("unset-property"),
 		a.imageHashCmd(), a.imageVerifyCmd(), a.imageDfCmd(), a.aliasCmd(),
 		a.imageCopyCmd(), a.imageRefreshCmd(), a.imagePruneCmd(), a.publishTreeCmd(),
-		a.imageHistoryCmd(), a.imageRollbackCmd(), a.imageDiffCmd(), a.imagePatchCmd(),
+		a.imageHistoryCmd(), a.imageRollbackCmd(), a.imageDiffCmd(), a.imagePatchCmd(), a.publishCmd(),
 	)
 	return c
 }
