@@ -58,7 +58,6 @@ if [ "$1" = test ]; then
 	want lxd lxd
 	want nginx-light nginx
 	want xdelta3 xdelta3
-	want openssl openssl
 	want curl curl
 fi
 if [ -n "$need" ]; then
