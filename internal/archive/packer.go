@@ -2,7 +2,9 @@ package archive
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // A Packer writes files and trees into one tar whose bytes depend on nothing else:
@@ -20,17 +24,24 @@ type Packer struct {
 	// NoACLs leaves POSIX ACLs out, for what can't hold them: squashfs.
 	NoACLs bool
 
+	w     *bufio.Writer
 	out   *tar.Writer
 	links map[[2]uint64]string // first name of a file with several, by device and inode
+	buf   []byte
 }
+
+// maxXattr is how long the kernel lets an extended attribute be, and the names of
+// all of a file.
+const maxXattr = 64 << 10
 
 // NewPacker makes a Packer. Close finishes the tar; w is not closed.
 func NewPacker(w io.Writer) *Packer {
-	return &Packer{out: tar.NewWriter(w), links: map[[2]uint64]string{}}
+	buffered := bufio.NewWriterSize(w, 64<<10) // a header is a write of its own
+	return &Packer{w: buffered, out: tar.NewWriter(buffered), links: map[[2]uint64]string{}, buf: make([]byte, 256<<10)}
 }
 
 // Close writes the end of the tar.
-func (p *Packer) Close() error { return p.out.Close() }
+func (p *Packer) Close() error { return errors.Join(p.out.Close(), p.w.Flush()) }
 
 // AddFile writes a plain file of root's.
 func (p *Packer) AddFile(name string, content []byte, modified time.Time) error {
@@ -101,11 +112,12 @@ func (p *Packer) add(ctx context.Context, parent *os.File, base, name string) er
 }
 
 func (p *Packer) addFile(parent *os.File, base, name string, st *unix.Stat_t) error {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return p.addRegular(parent, base, name)
+	}
 	h := header(name, st)
 	file := fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), base)
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		h.Typeflag, h.Size = tar.TypeReg, st.Size
 	case unix.S_IFLNK:
 		link, err := os.Readlink(file)
 		if err != nil {
@@ -123,30 +135,86 @@ func (p *Packer) addFile(parent *os.File, base, name string, st *unix.Stat_t) er
 	default:
 		return nil // a socket
 	}
-	if id := [2]uint64{st.Dev, st.Ino}; st.Nlink > 1 {
-		if first, ok := p.links[id]; ok {
-			h.Typeflag, h.Linkname, h.Size, h.Devmajor, h.Devminor = tar.TypeLink, first, 0, 0, 0
-			return p.out.WriteHeader(&h)
-		}
-		p.links[id] = name
+	if p.link(&h, st) {
+		return p.out.WriteHeader(&h)
 	}
 	if err := p.xattrs(&h, file); err != nil {
 		return err
 	}
-	if err := p.out.WriteHeader(&h); err != nil || h.Typeflag != tar.TypeReg {
-		return err
-	}
-	f, err := openIn(parent, base, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = io.CopyN(p.out, f, h.Size)
-	return err
+	return p.out.WriteHeader(&h)
 }
 
+// link makes the entry of a file a link if the file is there under another name.
+func (p *Packer) link(h *tar.Header, st *unix.Stat_t) bool {
+	if st.Nlink < 2 {
+		return false
+	}
+	id := [2]uint64{st.Dev, st.Ino}
+	first, ok := p.links[id]
+	if !ok {
+		p.links[id] = h.Name
+		return false
+	}
+	h.Typeflag, h.Linkname, h.Size, h.Devmajor, h.Devminor = tar.TypeLink, first, 0, 0, 0
+	return true
+}
+
+// addRegular writes a file with what is in it. There are many and most are short,
+// so a plain descriptor is all that is made for one.
+func (p *Packer) addRegular(parent *os.File, base, name string) error {
+	fd, err := unix.Openat(int(parent.Fd()), base, openFlags, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: base, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return kiln.Errorf(kiln.Conflict, "it is no file any more")
+	}
+	h := header(name, &st)
+	h.Typeflag, h.Size = tar.TypeReg, st.Size
+	if p.link(&h, &st) {
+		return p.out.WriteHeader(&h)
+	}
+	if err := p.attributes(&h, func(b []byte) (int, error) { return unix.Flistxattr(fd, b) }, func(attr string, b []byte) (int, error) {
+		return unix.Fgetxattr(fd, attr, b)
+	}); err != nil {
+		return err
+	}
+	if err := p.out.WriteHeader(&h); err != nil {
+		return err
+	}
+	return p.content(fd, h.Size)
+}
+
+// content writes what is in a file of a given size.
+func (p *Packer) content(fd int, size int64) error {
+	for size > 0 {
+		n, err := unix.Read(fd, p.buf[:min(size, int64(len(p.buf)))])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		if _, err := p.out.Write(p.buf[:n]); err != nil {
+			return err
+		}
+		size -= int64(n)
+	}
+	return nil
+}
+
+const openFlags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+
 func openIn(parent *os.File, base string, flags int) (*os.File, error) {
-	fd, err := unix.Openat(int(parent.Fd()), base, flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(int(parent.Fd()), base, flags|openFlags, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: base, Err: err}
 	}
@@ -155,20 +223,25 @@ func openIn(parent *os.File, base string, flags int) (*os.File, error) {
 
 // xattrs adds the extended attributes that Walk keeps.
 func (p *Packer) xattrs(h *tar.Header, file string) error {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Llistxattr(file, buf)
+	return p.attributes(h, func(b []byte) (int, error) { return unix.Llistxattr(file, b) }, func(attr string, b []byte) (int, error) {
+		return unix.Lgetxattr(file, attr, b)
+	})
+}
+
+func (p *Packer) attributes(h *tar.Header, list func([]byte) (int, error), get func(string, []byte) (int, error)) error {
+	names, value := p.buf[:maxXattr], p.buf[maxXattr:2*maxXattr]
+	n, err := list(names)
 	if err == unix.ENOTSUP || n == 0 && err == nil {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("extended attributes: %w", err)
 	}
-	for attr := range strings.SplitSeq(string(buf[:n]), "\x00") {
+	for attr := range strings.SplitSeq(string(names[:n]), "\x00") {
 		if !keepXattr(attr) || p.NoACLs && strings.HasPrefix(attr, "system.posix_acl_") {
 			continue
 		}
-		value := make([]byte, 64<<10)
-		n, err := unix.Lgetxattr(file, attr, value)
+		n, err := get(attr, value)
 		if err != nil {
 			return fmt.Errorf("extended attribute %s: %w", attr, err)
 		}

@@ -76,14 +76,13 @@ func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 		return nil, errors.Join(err, drop())
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	st := &packStream{ctx: ctx, cancel: cancel, drop: drop, files: []packFile{{kiln.Unified, func(w io.Writer) error {
-		return p.write(ctx, w, snap, img, kiln.Unified)
-	}}}}
+	roles := []kiln.Role{kiln.Unified}
 	if p.Split {
-		st.files = nil
-		for _, role := range []kiln.Role{kiln.Metadata, kiln.Rootfs} {
-			st.files = append(st.files, packFile{role, func(w io.Writer) error { return p.write(ctx, w, snap, img, role) }})
-		}
+		roles = []kiln.Role{kiln.Metadata, kiln.Rootfs}
+	}
+	st := &packStream{ctx: ctx, cancel: cancel, drop: drop, framed: p.Compression == "zstd"}
+	for _, role := range roles {
+		st.files = append(st.files, packFile{role, func(w, tar io.Writer) error { return p.write(ctx, w, tar, snap, img, role) }})
 	}
 	return st, nil
 }
@@ -109,86 +108,6 @@ func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 	}
 	_, err = s.pool.Snapshot(ctx, i.Options[uuidKey], files, s.pause(i))
 	return err
-}
-
-// packFile is one of the files of an image to be.
-type packFile struct {
-	role  kiln.Role
-	write func(io.Writer) error
-}
-
-// packStream is an image while it is made.
-type packStream struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	files  []packFile // to come
-	now    *io.PipeReader
-	done   chan error // of the current file
-	drop   func() error
-}
-
-// Next is kiln.Stream's.
-func (st *packStream) Next() (kiln.File, error) {
-	if err := st.end(); err != nil {
-		return kiln.File{}, err
-	}
-	if len(st.files) == 0 {
-		return kiln.File{}, io.EOF
-	}
-	f := st.files[0]
-	st.files = st.files[1:]
-	r, w := io.Pipe()
-	st.now, st.done = r, make(chan error, 1)
-	go func() {
-		err := f.write(w)
-		if err != nil && st.ctx.Err() != nil {
-			err = st.ctx.Err() // of which programs that are killed know nothing
-		}
-		st.done <- w.CloseWithError(err)
-	}()
-	return kiln.File{Role: f.role, Size: -1}, nil
-}
-
-// Read is kiln.Stream's.
-func (st *packStream) Read(b []byte) (int, error) {
-	if st.now == nil {
-		return 0, io.EOF
-	}
-	return st.now.Read(b)
-}
-
-// end waits for whoever makes the current file.
-func (st *packStream) end() error {
-	if st.now == nil {
-		return nil
-	}
-	err := errors.Join(st.now.Close(), <-st.done)
-	st.now = nil
-	return err
-}
-
-// Close ends the making, also before its end.
-func (st *packStream) Close() error {
-	st.cancel()
-	return errors.Join(st.end(), st.drop())
-}
-
-// write makes the file that has a role in the image.
-func (p packer) write(ctx context.Context, w io.Writer, snap *volume.Snapshot, img kiln.Image, role kiln.Role) error {
-	name := p.Compression
-	if role == kiln.Metadata && name == "squashfs" {
-		name = "none" // a metadata file is a tar, always
-	}
-	z, err := compress(ctx, w, name, p.Dir)
-	if err != nil {
-		return err
-	}
-	out := archive.NewPacker(z)
-	out.NoACLs = p.Compression == "squashfs"
-	if err := p.fill(ctx, out, snap, img, role); err != nil {
-		return errors.Join(err, z.Close())
-	}
-	return errors.Join(out.Close(), z.Close())
 }
 
 // fill packs what belongs into a file: the metadata first, since whoever reads the

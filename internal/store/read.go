@@ -65,13 +65,14 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	r, tee := newQueue()
+	inspect := inspector(in, r, w, lim)
 	type outcome struct {
 		facts format.Facts
 		err   error
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		facts, err := format.Inspect(ctx, r, w.File(), lim)
+		facts, err := inspect(ctx)
 		r.CloseWithError(err) // what is written from now on fails with err
 		done <- outcome{facts, err}
 	}()

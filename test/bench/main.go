@@ -25,6 +25,7 @@ type bench struct {
 	n        int
 	count    int
 	compared bool // both daemons run, and there are images
+	kiln     int  // then the daemon's process
 	ends     []func()
 }
 
@@ -53,7 +54,8 @@ func main() {
 		run  func()
 	}{
 		{"import", true, b.imports}, {"first", true, b.firstLaunch}, {"warm", true, b.warm}, {"many", true, b.many}, {"memory", true, b.memory},
-		{"travel", false, b.travel}, {"serve", false, b.serve},
+		{"publish", true, b.publish}, {"snapshots", true, b.snapshots},
+		{"travel", false, b.travel}, {"update", false, b.update}, {"serve", false, b.serve},
 	} {
 		if !strings.Contains(part.name, *only) {
 			continue
@@ -149,7 +151,7 @@ func (b *bench) compare() {
 	b.must(fmt.Sprintf(`cd %s && mkdir m rootfs && printf 'architecture: %%s\ncreation_date: 1700000000\nproperties: {os: debian}\n' $(uname -m) > m/metadata.yaml &&
 		tar -C rootfs --numeric-owner --xattrs --xattrs-include='*' -xf %s && tar -C m -cf d.tar metadata.yaml && tar --numeric-owner --xattrs --xattrs-include='*' -rf d.tar rootfs &&
 		gzip -k d.tar && zstd -q -3 d.tar && xz -T0 -k d.tar && tar2sqfs -q -c zstd d.squashfs < d.tar && rm -rf rootfs`, b.images, tar))
-	b.start("bin/kiln daemon", "bin/kiln shutdown")
+	b.kiln = b.start("bin/kiln daemon", "bin/kiln shutdown")
 	b.must("bin/kiln waitready --timeout 30")
 	b.start("lxd --group root", "lxd shutdown")
 	b.must("timeout 60 lxd waitready")

@@ -7,10 +7,11 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// A proxy passes TCP connections on, counts what servers send, and cuts the
-// connection that carries one of some chosen bytes.
+// A proxy passes TCP connections on, counts what servers send, cuts the
+// connection that carries one of some chosen bytes, and is as slow as it is told.
 type proxy struct {
 	listener net.Listener
 	to       string
@@ -18,7 +19,9 @@ type proxy struct {
 	wg       sync.WaitGroup
 
 	mu   sync.Mutex
-	cuts []int64 // of sent, in order
+	cuts []int64   // of sent, in order
+	rate float64   // bytes a second, of all connections; 0: as fast as it goes
+	free time.Time // when the line has sent what it was given
 }
 
 // proxy starts one, until the end.
@@ -75,6 +78,7 @@ func (p *proxy) pass(client net.Conn) {
 	for {
 		n, err := server.Read(buf)
 		left, cut := p.allowed(n)
+		p.wait(left)
 		written, werr := client.Write(buf[:left])
 		p.sent.Add(int64(written))
 		if cut {
@@ -98,4 +102,27 @@ func (p *proxy) allowed(n int) (int, bool) {
 	left := max(p.cuts[0]-sent, 0)
 	p.cuts = p.cuts[1:]
 	return int(left), true
+}
+
+// limit makes the line a slow one.
+func (p *proxy) limit(rate float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = rate
+}
+
+// wait takes as long as the line takes for n bytes.
+func (p *proxy) wait(n int) {
+	p.mu.Lock()
+	if p.rate == 0 {
+		p.mu.Unlock()
+		return
+	}
+	if now := time.Now(); p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(float64(n) / p.rate * float64(time.Second)))
+	until := p.free
+	p.mu.Unlock()
+	time.Sleep(time.Until(until))
 }
