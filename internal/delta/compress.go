@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,8 +9,9 @@ import (
 	"io"
 	"runtime"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // A piece is one frame while it is made. Pieces are used again, for the buffers.
@@ -41,9 +43,15 @@ func Compress(ctx context.Context, w io.Writer, tar io.Reader, o Options) (TOC, 
 	}
 	l.worker = func() (func(context.Context, *piece) error, error) {
 		enc, err := newEncoder()
-		return func(_ context.Context, p *piece) error {
+		if err != nil {
+			return nil, err
+		}
+		dec, err := newDecoder()
+		var back []byte
+		return func(_ context.Context, p *piece) (err error) {
 			p.compress(enc)
-			return nil
+			back, err = p.check(dec, back)
+			return err
 		}, err
 	}
 	l.use = func(p *piece) error {
@@ -62,6 +70,18 @@ func Compress(ctx context.Context, w io.Writer, tar io.Reader, o Options) (TOC, 
 	}
 	_, err := w.Write(toc.encode())
 	return toc, err
+}
+
+// check reads a frame back: what can't be read again must not become an image.
+func (p *piece) check(dec *zstd.Decoder, back []byte) ([]byte, error) {
+	if cap(back) < len(p.raw) {
+		back = make([]byte, 0, max(len(p.raw), 1<<20))
+	}
+	got, err := dec.DecodeAll(p.packed, back[:0:max(len(p.raw), 1)])
+	if err != nil || !bytes.Equal(got, p.raw) {
+		return back, kiln.Errorf(kiln.Internal, "the encoder %s made %d bytes that don't decompress to what they were (%v)", EncoderID, len(p.packed), err)
+	}
+	return back, nil
 }
 
 // cutAll emits the frames of a tar, in spare pieces as far as there are any.
