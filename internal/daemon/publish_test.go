@@ -63,13 +63,13 @@ func TestPublishCancelled(t *testing.T) {
 	d := fresh(t)
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
 	launch(t, d, "c1", "bb")
-	run(t, d, "c1", "dd if=/dev/urandom of=/root/big bs=1M count=64 2>/dev/null")
+	run(t, d, "c1", "dd if=/dev/urandom of=/root/big bs=1M count=256 2>/dev/null")
 	for _, compression := range []string{"gzip", "xz", "squashfs"} {
 		o, err := d.PublishImage(t.Context(), PublishSpec{From: "c1", Pack: instance.PackOptions{Compression: compression}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // of the seconds that it takes
 		if err := o.Cancel(); err != nil {
 			t.Fatal(compression, err)
 		}

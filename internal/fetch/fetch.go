@@ -25,18 +25,31 @@ import (
 	"github.com/kiln-containers/kiln"
 )
 
+// Speeds remembers how fast servers were. The zero value knows none.
+type Speeds struct {
+	mu sync.Mutex
+	by map[string]float64 // bytes a second, by server
+}
+
 // A Client fetches files. It remembers how fast servers were.
 type Client struct {
 	HTTP   *http.Client
 	Header http.Header // of every request
+	Speeds *Speeds     // nil: what the client itself learns
 
 	// What follows is for tests to be quick; zero values are the usual ones.
 	Stall time.Duration // without a byte, after which a connection is given up
 	Pause time.Duration // before the second attempt; it doubles from there
 	Tries int           // attempts in a row without a byte, over all servers
 
-	mu    sync.Mutex
-	speed map[string]float64 // bytes a second, by server
+	own Speeds
+}
+
+func (c *Client) speeds() *Speeds {
+	if c.Speeds != nil {
+		return c.Speeds
+	}
+	return &c.own
 }
 
 // The usual values.
@@ -431,11 +444,12 @@ func contentRange(s string) (from, whole int64, ok bool) {
 // order sorts URLs by how fast their servers were, those that nobody knows first
 // in the order they were given, and leaves out those that don't have the file.
 func (c *Client) order(urls, gone []string) []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	known := c.speeds()
+	known.mu.Lock()
+	defer known.mu.Unlock()
 	left := slices.DeleteFunc(slices.Clone(urls), func(u string) bool { return slices.Contains(gone, u) })
 	speed := func(u string) float64 {
-		if s, ok := c.speed[host(u)]; ok {
+		if s, ok := known.by[host(u)]; ok {
 			return s
 		}
 		return math.Inf(1)
@@ -449,19 +463,20 @@ func (c *Client) learn(url string, n int64, d time.Duration, broke bool) {
 	if n < telling && !broke {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.speed == nil {
-		c.speed = map[string]float64{}
+	known := c.speeds()
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.by == nil {
+		known.by = map[string]float64{}
 	}
 	now := float64(n) / max(d.Seconds(), 1e-3)
-	if old, ok := c.speed[host(url)]; ok {
+	if old, ok := known.by[host(url)]; ok {
 		now = (old + now) / 2
 	}
 	if broke {
 		now /= 2
 	}
-	c.speed[host(url)] = now
+	known.by[host(url)] = now
 }
 
 func host(url string) string {

@@ -15,8 +15,8 @@ import (
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
-// An Opener opens remotes. One serves a whole process: it remembers connections,
-// how fast servers were, and indexes.
+// An Opener opens remotes. One serves a whole process: it remembers how fast servers
+// were, and their indexes.
 type Opener struct {
 	Own           *tls.Certificate                      // what servers are shown; nil: nothing
 	Proxy         func(*http.Request) (*url.URL, error) // nil: none
@@ -28,6 +28,8 @@ type Opener struct {
 	// Stall is how long a server may keep everybody waiting for a byte; 0: as long
 	// as usual.
 	Stall time.Duration
+
+	speeds fetch.Speeds
 }
 
 // stall is how long a server may keep everybody waiting, unless somebody says so.
@@ -61,7 +63,7 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(), Pause: o.stall() / 120}
+	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(), Pause: o.stall() / 120, Speeds: &o.speeds}
 	switch r.Protocol {
 	case kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, "":
 		c := client.HTTPS(r.Server, hc).WithSecret(a.Secret)
