@@ -128,41 +128,57 @@ func (l *limited) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// ParseIndex reads an index and gives the paths of its lists of images, from the
-// base of the server. Errors: Invalid, TooLarge.
-func ParseIndex(r io.Reader) ([]string, error) {
-	d := newDocument(r, MaxIndex)
+// entries reads the whole document, whose entries stand in the object called kind
+// and whose format, if it tells one, begins with "kind:". The noun is for errors.
+func (d *document) entries(kind, noun string, each func(key string) error) error {
 	var format string
-	var paths []string
-	found, seen := false, map[string]bool{}
+	found := false
 	err := d.object("the document", func(key string) error {
 		switch key {
 		case "format":
 			return d.text(&format)
-		case "index":
+		case kind:
 			found = true
-			return d.object("its index", func(name string) error {
-				p, err := d.listed(name)
-				if err == nil && p != "" && !seen[p] {
-					seen[p], paths = true, append(paths, p)
-				}
-				if len(paths) > maxLists {
-					return kiln.Errorf(kiln.TooLarge, "it names more than %d lists of products", maxLists)
-				}
-				return err
-			})
+			return d.object("its "+noun, each)
 		}
 		return d.ignore()
 	})
 	if err == nil {
 		err = d.end()
 	}
-	switch {
-	case err != nil:
-	case !found || format != "" && !strings.HasPrefix(format, "index:"):
-		err = kiln.Errorf(kiln.Invalid, "it is no index (format %q)", format)
-	case len(paths) == 0 && d.why != nil:
-		err = kiln.Errorf(kiln.Invalid, "nothing in it can be used: %w", d.why)
+	if err == nil && (!found || format != "" && !strings.HasPrefix(format, kind+":")) {
+		err = kiln.Errorf(kiln.Invalid, "it is no %s (format %q)", noun, format)
+	}
+	return err
+}
+
+// useless is the error of a document of which nothing was kept: nil if nothing was
+// left out, for an empty list is a list.
+func (d *document) useless() error {
+	if d.why == nil {
+		return nil
+	}
+	return kiln.Errorf(kiln.Invalid, "nothing in it can be used: %w", d.why)
+}
+
+// ParseIndex reads an index and gives the paths of its lists of images, from the
+// base of the server. Errors: Invalid, TooLarge.
+func ParseIndex(r io.Reader) ([]string, error) {
+	d := newDocument(r, MaxIndex)
+	var paths []string
+	seen := map[string]bool{}
+	err := d.entries("index", "index", func(name string) error {
+		p, err := d.listed(name)
+		if err == nil && p != "" && !seen[p] {
+			seen[p], paths = true, append(paths, p)
+		}
+		if len(paths) > maxLists {
+			return kiln.Errorf(kiln.TooLarge, "it names more than %d lists of products", maxLists)
+		}
+		return err
+	})
+	if err == nil && len(paths) == 0 {
+		err = d.useless()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("index of an image server: %w", err)

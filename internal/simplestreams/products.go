@@ -19,38 +19,21 @@ import (
 // costs that one, unless nothing is left. Errors: Invalid, TooLarge.
 func ParseProducts(r io.Reader) (*Products, error) {
 	d := newDocument(r, MaxProducts)
-	var format string
-	found, aliases := false, 0
+	aliases := 0
 	byKey := map[string][]Image{} // a key that is there twice means the last one, as in Go's and Python's maps
-	err := d.object("the document", func(key string) error {
-		switch key {
-		case "format":
-			return d.text(&format)
-		case "products":
-			found = true
-			return d.object("its list of products", func(key string) error {
-				list, err := d.product(key)
-				if len(list) > 0 {
-					byKey[key] = list
-					aliases += len(list[0].Aliases)
-				}
-				if aliases > maxAliases {
-					return kiln.Errorf(kiln.TooLarge, "it has more than %d aliases", maxAliases)
-				}
-				return err
-			})
+	err := d.entries("products", "list of products", func(key string) error {
+		list, err := d.product(key)
+		if len(list) > 0 {
+			byKey[key] = list
+			aliases += len(list[0].Aliases)
 		}
-		return d.ignore()
+		if aliases > maxAliases {
+			return kiln.Errorf(kiln.TooLarge, "it has more than %d aliases", maxAliases)
+		}
+		return err
 	})
-	if err == nil {
-		err = d.end()
-	}
-	switch {
-	case err != nil:
-	case !found || format != "" && !strings.HasPrefix(format, "products:"):
-		err = kiln.Errorf(kiln.Invalid, "it is no list of products (format %q)", format)
-	case len(byKey) == 0 && d.why != nil:
-		err = kiln.Errorf(kiln.Invalid, "nothing in it can be used: %w", d.why)
+	if err == nil && len(byKey) == 0 {
+		err = d.useless()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("products of an image server: %w", err)
