@@ -248,13 +248,13 @@ func landPart(ctx context.Context, landing *volume.Landing, a *arrival, id strin
 		return err
 	}
 	defer in.Close()
-	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	z, err := newUnpacked(in)
 	if err != nil {
 		return err
 	}
 	defer z.Close()
 	if err := landing.Add(ctx, id, z); err != nil {
-		return brokenPart(err)
+		return err
 	}
 	// What follows a tar is nothing, and then comes the sum of it all.
 	const most = 1 << 20
@@ -262,17 +262,45 @@ func landPart(ctx context.Context, landing *volume.Landing, a *arrival, id strin
 	if err == nil && n == most {
 		err = kiln.Errorf(kiln.Integrity, "more comes than a tar has")
 	}
-	return brokenPart(err)
+	return err
 }
 
-// brokenPart gives the errors of decompression their kind.
-func brokenPart(err error) error {
-	if err != nil && kiln.KindOf(err) == kiln.Internal {
-		for _, e := range []error{zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrWindowSizeExceeded, zstd.ErrUnexpectedBlockSize, zstd.ErrFrameSizeExceeded, zstd.ErrFrameSizeMismatch, zstd.ErrDecoderSizeExceeded} {
-			if errors.Is(err, e) {
-				return kiln.Errorf(kiln.Integrity, "what came is damaged: %w", err)
-			}
-		}
+// unpacked reads what is in zstd. The errors of the decoder, most of which have no
+// name, are of kind Integrity; those of the reader below stay what they are.
+type unpacked struct {
+	z    *zstd.Decoder // not embedded: its WriteTo would pass Read by
+	from *noted
+}
+
+func newUnpacked(in io.Reader) (unpacked, error) {
+	from := &noted{Reader: in}
+	z, err := zstd.NewReader(from, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	return unpacked{z, from}, err
+}
+
+// Read is io.Reader's.
+func (u unpacked) Read(b []byte) (int, error) {
+	n, err := u.z.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) && u.from.err == nil {
+		err = kiln.Errorf(kiln.Integrity, "what came is damaged: %w", err)
 	}
-	return err
+	return n, err
+}
+
+// Close frees the decoder.
+func (u unpacked) Close() { u.z.Close() }
+
+// noted keeps the error that ended a reader.
+type noted struct {
+	io.Reader
+	err error
+}
+
+// Read is io.Reader's.
+func (r *noted) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
 }
