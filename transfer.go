@@ -9,8 +9,8 @@ type Stack struct {
 	Meta   string      // the metadata, if the tree has its own; an id as well
 }
 
-// A Moment is an instance as it was once: its configuration and its files.
-type Moment struct {
+// An InstanceState is an instance as it was once: its configuration and its files.
+type InstanceState struct {
 	Name         string // of the instance, or of its snapshot
 	Architecture string
 	Description  string
@@ -27,10 +27,10 @@ type Moment struct {
 
 // A Transfer is what a server tells another of an instance that is copied there.
 type Transfer struct {
-	Moment
-	Snapshots []Moment      // oldest first
-	Images    []Fingerprint // those of the bases that the server has as images
-	Parts     []Part        // what the stacks name, and the trees of the other bases
+	InstanceState
+	Snapshots []InstanceState // oldest first
+	Images    []Fingerprint   // those of the bases that the server has as images
+	Parts     []Part          // what the stacks name, and the trees of the other bases
 }
 
 // A Part is what travels in one piece: a layer, or metadata.

@@ -71,8 +71,8 @@ type Server struct {
 	Environment   *Environment   `json:"environment,omitempty" yaml:"environment,omitempty"`
 }
 
-// Stranger is what GET /1.0 tells who isn't trusted.
-type Stranger struct {
+// UntrustedServer is what GET /1.0 tells who isn't trusted.
+type UntrustedServer struct {
 	APIExtensions []string `json:"api_extensions"`
 	APIStatus     string   `json:"api_status"`
 	APIVersion    string   `json:"api_version"`

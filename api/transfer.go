@@ -11,14 +11,14 @@ type InstanceSharePost struct {
 
 // An InstanceTransfer tells another server what there is to copy.
 type InstanceTransfer struct {
-	InstanceMoment
-	Snapshots []InstanceMoment `json:"snapshots"` // oldest first
-	Images    []string         `json:"images"`    // fingerprints of bases that the secret opens
-	Parts     []TransferPart   `json:"parts"`
+	TransferInstance
+	Snapshots []TransferInstance `json:"snapshots"` // oldest first
+	Images    []string           `json:"images"`    // fingerprints of bases that the secret opens
+	Parts     []TransferPart     `json:"parts"`
 }
 
-// An InstanceMoment is an instance as it was once, and what its files stand on.
-type InstanceMoment struct {
+// A TransferInstance is an instance as it was once, and what its files stand on.
+type TransferInstance struct {
 	Name         string                       `json:"name"`
 	Architecture string                       `json:"architecture"`
 	Description  string                       `json:"description"`

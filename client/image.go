@@ -39,7 +39,7 @@ func (i Images) Resolve(ctx context.Context, name string) (api.Image, string, er
 	switch {
 	case err == nil:
 		target = a.Target
-	case errors.Is(err, kiln.Denied) && kiln.IsPrefix(target): // strangers may see an image, not what it is called
+	case errors.Is(err, kiln.Denied) && kiln.IsPrefix(target): // untrusted clients may see an image, not what it is called
 	case !errors.Is(err, kiln.NotFound):
 		return img, "", err
 	case !kiln.IsPrefix(target):

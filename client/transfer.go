@@ -124,11 +124,11 @@ func ParseTransfer(w api.InstanceTransfer) (kiln.Transfer, error) {
 		return t, kiln.Errorf(kiln.Invalid, "the instance has more parts than can be")
 	}
 	var err error
-	if t.Moment, err = parseMoment(w.InstanceMoment); err != nil {
+	if t.InstanceState, err = parseTransferInstance(w.TransferInstance); err != nil {
 		return t, err
 	}
 	for _, s := range w.Snapshots {
-		m, err := parseMoment(s)
+		m, err := parseTransferInstance(s)
 		if err != nil {
 			return t, err
 		}
@@ -147,8 +147,8 @@ func ParseTransfer(w api.InstanceTransfer) (kiln.Transfer, error) {
 	return t, nil
 }
 
-func parseMoment(w api.InstanceMoment) (kiln.Moment, error) {
-	m := kiln.Moment{
+func parseTransferInstance(w api.TransferInstance) (kiln.InstanceState, error) {
+	m := kiln.InstanceState{
 		Name: w.Name, Description: w.Description, Ephemeral: w.Ephemeral, Profiles: w.Profiles, Config: w.Config, Devices: w.Devices,
 		CreatedAt: w.CreatedAt, ExpiresAt: w.ExpiresAt, LastUsedAt: w.LastUsedAt, Trigger: w.Trigger,
 		Stack: kiln.Stack{Layers: w.Layers, Meta: w.Metadata},

@@ -62,7 +62,7 @@ const squashfsPad = 64 << 10
 
 // SquashfsTar gives the content of a squashfs file as a tar stream. Every block
 // is read and decoded on the way. The file is read by a program, so that a
-// stranger's squashfs never meets the kernel.
+// untrusted squashfs never meets the kernel.
 func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
 	fi, err := f.Stat()
 	if err != nil {

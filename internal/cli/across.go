@@ -151,7 +151,7 @@ func (x *crossing) relay(ctx context.Context) error {
 		return err
 	}
 	there := map[string]bool{} // images
-	for _, m := range append([]api.InstanceMoment{t.InstanceMoment}, t.Snapshots...) {
+	for _, m := range append([]api.TransferInstance{t.TransferInstance}, t.Snapshots...) {
 		if m.Base == "" || there[m.Base] {
 			continue
 		}

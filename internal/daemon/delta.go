@@ -25,7 +25,7 @@ import (
 // can be made again at any time.
 type deltas struct {
 	dir string
-	// One of each kind is made at a time: strangers can ask for them, and a patch
+	// One of each kind is made at a time: untrusted clients can ask for them, and a patch
 	// takes some 200 MB while it is made.
 	indexing, patching sync.Mutex
 }

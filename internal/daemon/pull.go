@@ -242,7 +242,7 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, re
 		helped.Store(true)
 		report("", moved.Add(n))
 	}}
-	sink := landing{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
+	sink := receiver{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
 	for again := false; ; {
 		src, err := d.remotes.Open(spec.Remote, access)
 		if err != nil {
@@ -279,15 +279,15 @@ type known struct {
 // Find is kiln.Source's.
 func (k known) Find(context.Context, string) (kiln.Image, error) { return k.img, nil }
 
-// landing is the store for what comes from elsewhere: what a remote says of its
+// receiver is the store for what comes from elsewhere: what a remote says of its
 // image (public, aliases) isn't said of ours.
-type landing struct {
+type receiver struct {
 	*store.Store
 	spec PullSpec
 }
 
 // Put is kiln.Sink's.
-func (l landing) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Image, error) {
+func (l receiver) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Image, error) {
 	got, err := l.Store.Put(ctx, kiln.Image{
 		Fingerprint: img.Fingerprint, Filename: img.Filename, Properties: img.Properties, ExpiresAt: img.ExpiresAt,
 		Profiles: []string{defaultProfile}, Cached: true, Origin: l.spec.origin(),

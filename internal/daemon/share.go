@@ -132,7 +132,7 @@ func (d *Daemon) shareImages(ctx context.Context, kept *instance.Share) error {
 // bases gives the images that an instance and its snapshots stand on.
 func bases(t kiln.Transfer) []kiln.Fingerprint {
 	var list []kiln.Fingerprint
-	for _, m := range append([]kiln.Moment{t.Moment}, t.Snapshots...) {
+	for _, m := range append([]kiln.InstanceState{t.InstanceState}, t.Snapshots...) {
 		if !m.Base.IsZero() && !slices.Contains(list, m.Base) {
 			list = append(list, m.Base)
 		}
@@ -224,7 +224,7 @@ type writing struct {
 	tell func()
 }
 
-// Write is io.Writer's.
+// Write implements io.Writer.
 func (w writing) Write(b []byte) (int, error) {
 	w.tell()
 	return w.Writer.Write(b)

@@ -138,11 +138,11 @@ func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) e
 	if err != nil {
 		return err
 	}
-	landing, err := d.pool.Land(needed)
+	receiver, err := d.pool.Receive(needed)
 	if err != nil {
 		return err
 	}
-	defer landing.Close()
+	defer receiver.Close()
 	var images []kiln.Fingerprint
 	for _, fp := range bases(a.Transfer) {
 		if !slices.Contains(asParts, fp) {
@@ -153,7 +153,7 @@ func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) e
 		}
 	}
 	for n, p := range needed {
-		if err := landPart(ctx, landing, a, p.ID); err != nil {
+		if err := receivePart(ctx, receiver, a, p.ID); err != nil {
 			return fmt.Errorf("part %d of %d: %w", n+1, len(needed), err)
 		}
 	}
@@ -162,7 +162,7 @@ func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) e
 			return err
 		}
 	}
-	return d.instances.Land(ctx, &a.n, a.Transfer, landing, asParts)
+	return d.instances.Receive(ctx, &a.n, a.Transfer, receiver, asParts)
 }
 
 // neededParts gives the parts to ask for, and the images that are among them.
@@ -241,8 +241,8 @@ func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
 // maxWindow bounds the memory that unpacking takes, in bytes.
 const maxWindow = 32 << 20
 
-// landPart takes one part.
-func landPart(ctx context.Context, landing *volume.Landing, a *arrival, id string) error {
+// receivePart takes one part.
+func receivePart(ctx context.Context, receiver *volume.Receiver, a *arrival, id string) error {
 	in, err := a.open(ctx, id)
 	if err != nil {
 		return err
@@ -253,7 +253,7 @@ func landPart(ctx context.Context, landing *volume.Landing, a *arrival, id strin
 		return err
 	}
 	defer z.Close()
-	if err := landing.Add(ctx, id, z); err != nil {
+	if err := receiver.Add(ctx, id, z); err != nil {
 		return err
 	}
 	// What follows a tar is nothing, and then comes the sum of it all.
@@ -278,7 +278,7 @@ func newUnpacked(in io.Reader) (unpacked, error) {
 	return unpacked{z, from}, err
 }
 
-// Read is io.Reader's.
+// Read implements io.Reader.
 func (u unpacked) Read(b []byte) (int, error) {
 	n, err := u.z.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) && u.from.err == nil {
@@ -296,7 +296,7 @@ type noted struct {
 	err error
 }
 
-// Read is io.Reader's.
+// Read implements io.Reader.
 func (r *noted) Read(b []byte) (int, error) {
 	n, err := r.Reader.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {

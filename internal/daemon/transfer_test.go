@@ -142,7 +142,7 @@ func TestTransferFails(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			mine := tr
-			mine.Snapshots = append([]kiln.Moment{}, tr.Snapshots...)
+			mine.Snapshots = append([]kiln.InstanceState{}, tr.Snapshots...)
 			mine.Parts = append([]kiln.Part{}, tr.Parts...)
 			if f.change != nil {
 				f.change(&mine)

@@ -127,7 +127,7 @@ func (r *Reader) Skip(n int64) error {
 	return nil
 }
 
-// Read is io.Reader's. It returns an error only when trying again doesn't help.
+// Read implements io.Reader. It returns an error only when trying again doesn't help.
 func (r *Reader) Read(b []byte) (int, error) {
 	for r.err == nil {
 		if r.end >= 0 && r.offset >= r.end {

@@ -36,7 +36,7 @@ func (s *Set) Share(ctx context.Context, name string, only bool) (*Share, error)
 	if ofSnapshot {
 		var row db.Snapshot
 		if row, err = s.snapshotRow(ctx, instance, snap); err == nil {
-			h.Moment, err = h.keep(ctx, row)
+			h.InstanceState, err = h.keep(ctx, row)
 		}
 	} else {
 		err = h.keepAll(ctx, instance, only)
@@ -79,7 +79,7 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)
 	}
 	h.trees = append(h.trees, tree)
-	h.Moment = kiln.Moment{
+	h.InstanceState = kiln.InstanceState{
 		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Profiles: i.Profiles,
 		Config: lasting(i.Options), Devices: i.Devices, CreatedAt: i.CreatedAt, LastUsedAt: i.LastUsedAt,
 		Trigger: i.Options[templateKey], Stack: kept.Stack(),
@@ -88,17 +88,17 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 }
 
 // keep keeps one snapshot.
-func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.Moment, error) {
+func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.InstanceState, error) {
 	tree := uuid.NewString()
 	if err := h.set.pool.CopySnapshot(ctx, r.Files, tree); err != nil {
-		return kiln.Moment{}, err
+		return kiln.InstanceState{}, err
 	}
 	h.trees = append(h.trees, tree)
 	kept, err := h.set.pool.GetSnapshot(tree)
 	if err != nil {
-		return kiln.Moment{}, err
+		return kiln.InstanceState{}, err
 	}
-	return kiln.Moment{
+	return kiln.InstanceState{
 		Name: r.Name, Architecture: r.Architecture, Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles,
 		Config: lasting(r.Config), Devices: r.Devices, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
 		Trigger: r.Config[templateKey], Stack: kept.Stack(),
@@ -180,8 +180,8 @@ func missing(names []string, profiles map[string]Profile, who string) error {
 
 // Land makes the files of a new instance, and of its snapshots, of what came from
 // another server. n gets the snapshots. Some images came as parts.
-func (s *Set) Land(ctx context.Context, n *New, t kiln.Transfer, landing *volume.Landing, asParts []kiln.Fingerprint) error {
-	stack := func(m kiln.Moment) kiln.Stack {
+func (s *Set) Receive(ctx context.Context, n *New, t kiln.Transfer, receiver *volume.Receiver, asParts []kiln.Fingerprint) error {
+	stack := func(m kiln.InstanceState) kiln.Stack {
 		if slices.Contains(asParts, m.Base) {
 			return volume.WithoutImage(m.Stack)
 		}
@@ -209,5 +209,5 @@ func (s *Set) Land(ctx context.Context, n *New, t kiln.Transfer, landing *volume
 		n.snapshots = append(n.snapshots, r)
 		stacks[r.Files] = stack(m)
 	}
-	return landing.Commit(ctx, n.UUID, stack(t.Moment), stacks)
+	return receiver.Commit(ctx, n.UUID, stack(t.InstanceState), stacks)
 }

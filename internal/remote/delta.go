@@ -217,7 +217,7 @@ type limited struct {
 	left int64
 }
 
-// Write is io.Writer's.
+// Write implements io.Writer.
 func (l *limited) Write(b []byte) (int, error) {
 	if l.left -= int64(len(b)); l.left < 0 {
 		return 0, kiln.Errorf(kiln.Integrity, "the patch makes a larger file than it should")

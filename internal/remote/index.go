@@ -213,7 +213,7 @@ type hearing struct {
 	heard func()
 }
 
-// Read is io.Reader's.
+// Read implements io.Reader.
 func (h hearing) Read(b []byte) (int, error) {
 	n, err := h.Reader.Read(b)
 	h.heard()

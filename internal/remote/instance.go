@@ -92,7 +92,7 @@ type part struct {
 	io.ReadCloser
 }
 
-// Read is io.Reader's.
+// Read implements io.Reader.
 func (p *part) Read(b []byte) (int, error) {
 	n, err := p.ReadCloser.Read(b)
 	if err == nil || errors.Is(err, io.EOF) {

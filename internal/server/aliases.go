@@ -40,7 +40,7 @@ func (s *Server) postAliases(w http.ResponseWriter, r *http.Request) (any, error
 	return created("/1.0/images/aliases/" + segment(a.Name)), s.d.CreateAlias(r.Context(), a)
 }
 
-// alias finds the alias of a request. To a stranger, one of a private image might
+// alias finds the alias of a request. To an untrusted client, one of a private image might
 // as well not be there.
 func (s *Server) alias(r *http.Request) (kiln.Alias, error) {
 	ctx, name := r.Context(), r.PathValue("name")

@@ -7,7 +7,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 )
 
-// answers remembers what strangers were told of images since any row changed: a
+// answers remembers what untrusted clients were told of images since any row changed: a
 // thousand machines that start the same image ask the same at the same moment.
 type answers struct {
 	mu      sync.RWMutex
@@ -44,8 +44,8 @@ func (a *answers) add(name string, version uint64, r ready) {
 	a.ready[name] = r
 }
 
-// strangersImage is getImage for who isn't trusted and knows no secret.
-func (s *Server) strangersImage(r *http.Request) (any, error) {
+// untrustedImage is getImage for who isn't trusted and knows no secret.
+func (s *Server) untrustedImage(r *http.Request) (any, error) {
 	name, version := r.PathValue("name"), s.d.Images.Version()
 	if a, ok := s.answers.get(name, version); ok {
 		return a, nil

@@ -14,8 +14,8 @@ import (
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 )
 
-// stranger sends a request as somebody without a certificate does.
-func (p *peer) stranger(path string) *httptest.ResponseRecorder {
+// untrusted sends a request as somebody without a certificate does.
+func (p *peer) untrusted(path string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	r.TLS = &tls.ConnectionState{}
 	w := httptest.NewRecorder()
@@ -23,15 +23,15 @@ func (p *peer) stranger(path string) *httptest.ResponseRecorder {
 	return w
 }
 
-// TestStrangersSeeChanges makes sure that what is remembered for strangers is never
+// TestUntrustedSeeChanges makes sure that what is remembered for untrusted clients is never
 // told after the image has changed, and is what the first of them was told.
-func TestStrangersSeeChanges(t *testing.T) {
+func TestUntrustedSeeChanges(t *testing.T) {
 	p := start(t)
 	p.upload(formattest.Unified(t), "X-LXD-public", "true")
 	path := all(p)
 	image := func() (img api.Image) {
 		t.Helper()
-		first, again := p.stranger(path), p.stranger(path)
+		first, again := p.untrusted(path), p.untrusted(path)
 		if first.Code != http.StatusOK || first.Body.String() != again.Body.String() || again.Code != http.StatusOK {
 			t.Fatalf("%d %s, then %d %s", first.Code, first.Body, again.Code, again.Body)
 		}
@@ -46,8 +46,8 @@ func TestStrangersSeeChanges(t *testing.T) {
 		}
 		return img
 	}
-	if resp, _ := p.do("GET", path, ""); resp.Header.Get("ETag") != p.stranger(path).Header().Get("ETag") {
-		t.Error("strangers are told another ETag")
+	if resp, _ := p.do("GET", path, ""); resp.Header.Get("ETag") != p.untrusted(path).Header().Get("ETag") {
+		t.Error("untrusted clients are told another ETag")
 	}
 	for _, v := range []string{"a", "b"} {
 		p.do("PATCH", path, `{"properties": {"os": "`+v+`"}}`)
@@ -60,7 +60,7 @@ func TestStrangersSeeChanges(t *testing.T) {
 		t.Errorf("aliases: %v", got)
 	}
 	p.do("PATCH", path, `{"public": false}`)
-	if w := p.stranger(path); w.Code != http.StatusNotFound || w.Header().Get(api.KindHeader) != string(kiln.NotFound) {
+	if w := p.untrusted(path); w.Code != http.StatusNotFound || w.Header().Get(api.KindHeader) != string(kiln.NotFound) {
 		t.Errorf("an image that isn't public any more: %d %s", w.Code, w.Body)
 	}
 	p.do("PATCH", path, `{"public": true}`)
@@ -71,7 +71,7 @@ func TestStrangersSeeChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.do("GET", a.Operation+"/wait", "")
-	if w := p.stranger(path); w.Code != http.StatusNotFound {
+	if w := p.untrusted(path); w.Code != http.StatusNotFound {
 		t.Errorf("an image that is deleted: %d %s", w.Code, w.Body)
 	}
 }

@@ -55,7 +55,7 @@ func host(address string) string {
 	return h
 }
 
-// anybody lists what may be called without being trusted. What a stranger gets
+// anybody lists what may be called without being trusted. What an untrusted client gets
 // there is for the handler to decide.
 func anybody() map[string][]string {
 	const get, post = http.MethodGet, http.MethodPost
@@ -87,7 +87,7 @@ func (s *Server) guard(pattern, method string, h handler) handler {
 		case !c.trusted && !open, c.restricted && restricted:
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")
 		case !c.trusted:
-			// A stranger doesn't get to hold a connection with a slow request.
+			// An untrusted client doesn't get to hold a connection with a slow request.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.stall()))
 		}
 		return h(w, r)

@@ -46,9 +46,9 @@ func clientCert(t *testing.T) *x509.Certificate {
 var examples = strings.NewReplacer("{name...}", "x/y", "{name}", "x", "{hash}", strings.Repeat("a", 64), "{base}", strings.Repeat("b", 64),
 	"{id}", "x", "{fingerprint}", "x", "{file}", "x", "{snap}", "x", "{other}", "x")
 
-// TestStrangersMayDoLittle asks every route as a stranger: only those that say so
+// TestUntrustedMayDoLittle asks every route as an untrusted client: only those that say so
 // answer, and every one that is added is shut until it says so.
-func TestStrangersMayDoLittle(t *testing.T) {
+func TestUntrustedMayDoLittle(t *testing.T) {
 	p := start(t)
 	for pattern, methods := range p.s.routes() {
 		path := examples.Replace(pattern)
@@ -59,7 +59,7 @@ func TestStrangersMayDoLittle(t *testing.T) {
 			open := slices.Contains(anybody()[pattern], method)
 			w := p.ask(nil, method, path, "{}")
 			if !open && (w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), `"not authorized"`)) {
-				t.Errorf("%s %s answers a stranger %d %.200s", method, pattern, w.Code, w.Body)
+				t.Errorf("%s %s answers an untrusted client %d %.200s", method, pattern, w.Code, w.Body)
 			}
 			if open && w.Code == http.StatusInternalServerError {
 				t.Errorf("%s %s: %d %.200s", method, pattern, w.Code, w.Body)
@@ -108,7 +108,7 @@ func TestClients(t *testing.T) {
 		}
 	}
 	if w := p.ask(nil, "GET", "/1.0", ""); !strings.Contains(w.Body.String(), `"untrusted"`) || strings.Contains(w.Body.String(), "environment") {
-		t.Errorf("a stranger is told %s", w.Body)
+		t.Errorf("an untrusted client is told %s", w.Body)
 	}
 	if err := p.d.RemoveClient(t.Context(), trust.Fingerprint(friend)); err != nil {
 		t.Fatal(err)

@@ -82,8 +82,8 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 	return images, nil
 }
 
-// image finds the image of a request: by the beginning of its fingerprint. A
-// stranger has to know the secret of a private one, for which it might as well not
+// image finds the image of a request: by the beginning of its fingerprint. An
+// untrusted client has to know the secret of a private one, for which it might as well not
 // be there otherwise.
 func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	ctx, name := r.Context(), r.PathValue("name")
@@ -105,7 +105,7 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 
 func (s *Server) getImage(w http.ResponseWriter, r *http.Request) (any, error) {
 	if !who(r).trusted && r.URL.Query().Get("secret") == "" {
-		return s.strangersImage(r)
+		return s.untrustedImage(r)
 	}
 	img, err := s.image(r)
 	if err != nil {

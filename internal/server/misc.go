@@ -72,7 +72,7 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 	}
 	e := s.d.Environment()
 	if !who(r).trusted {
-		return api.Stranger{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted", AuthMethods: []string{"tls"}}, nil
+		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted", AuthMethods: []string{"tls"}}, nil
 	}
 	cert := s.d.Certificate().Leaf
 	return tagged{api.Server{

@@ -31,7 +31,7 @@ const maxJSON = 4 << 20
 
 // A Server answers requests for one daemon.
 type Server struct {
-	// Stall is how long a stranger may keep the server waiting; 0: as long as
+	// Stall is how long an untrusted client may keep the server waiting; 0: as long as
 	// usual. It is set before Serve.
 	Stall time.Duration
 
@@ -114,14 +114,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// strangerTime is how long a stranger's request may take, unless somebody says so.
-const strangerTime = 30 * time.Second
+// untrustedTime is how long an untrusted client's request may take, unless somebody says so.
+const untrustedTime = 30 * time.Second
 
 func (s *Server) stall() time.Duration {
 	if s.Stall > 0 {
 		return s.Stall
 	}
-	return strangerTime
+	return untrustedTime
 }
 
 const aliasPath = "/1.0/images/aliases/"

@@ -28,8 +28,8 @@ func (s *Server) shareInstance(w http.ResponseWriter, r *http.Request) (any, err
 	return s.d.ShareInstance(r.Context(), name, post.InstanceOnly)
 }
 
-func wireMoment(m kiln.Moment) api.InstanceMoment {
-	return api.InstanceMoment{
+func wireTransferInstance(m kiln.InstanceState) api.TransferInstance {
+	return api.TransferInstance{
 		Name: m.Name, Architecture: m.Architecture, Description: m.Description, Ephemeral: m.Ephemeral, Profiles: orNone(m.Profiles),
 		Config: orEmpty(m.Config), Devices: orEmpty(m.Devices), CreatedAt: m.CreatedAt, ExpiresAt: m.ExpiresAt, LastUsedAt: m.LastUsedAt,
 		Trigger: m.Trigger, Base: fingerprintText(m.Base), Layers: orNone(m.Layers), Metadata: m.Meta,
@@ -42,9 +42,9 @@ func (s *Server) getTransfer(w http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	out := api.InstanceTransfer{InstanceMoment: wireMoment(t.Moment), Snapshots: []api.InstanceMoment{}, Images: []string{}, Parts: []api.TransferPart{}}
+	out := api.InstanceTransfer{TransferInstance: wireTransferInstance(t.InstanceState), Snapshots: []api.TransferInstance{}, Images: []string{}, Parts: []api.TransferPart{}}
 	for _, m := range t.Snapshots {
-		out.Snapshots = append(out.Snapshots, wireMoment(m))
+		out.Snapshots = append(out.Snapshots, wireTransferInstance(m))
 	}
 	for _, fp := range t.Images {
 		out.Images = append(out.Images, fp.String())

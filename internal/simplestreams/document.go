@@ -119,7 +119,7 @@ type limited struct {
 	left int64
 }
 
-// Read is io.Reader's.
+// Read implements io.Reader.
 func (l *limited) Read(b []byte) (int, error) {
 	n, err := l.r.Read(b)
 	if l.left -= int64(n); l.left < 0 {

@@ -2,7 +2,7 @@
 // public image servers are made of: an index names lists of products, a product
 // has versions, a version has files.
 //
-// Documents come from strangers: what is wrong with one part costs that part, and
+// Documents come from untrusted servers: what is wrong with one part costs that part, and
 // what is handed out was checked. The package works on bytes alone. It doesn't
 // know where they come from or go to, what time it is, or what is in the files.
 package simplestreams

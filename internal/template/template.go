@@ -1,5 +1,5 @@
 // Package template makes files of a root filesystem from the templates that an
-// image brings along. Templates are a stranger's programs: they are run in a
+// image brings along. Templates are untrusted programs: they are run in a
 // process of their own that can read nothing but what it is given, and is ended
 // when it takes too long or too much.
 //

@@ -32,12 +32,12 @@ func openPool(t *testing.T, dir string) *volume.Pool {
 }
 
 // carry takes the parts of stacks from one pool to another.
-func carry(ctx context.Context, from, to *volume.Pool, stacks ...kiln.Stack) (*volume.Landing, error) {
+func carry(ctx context.Context, from, to *volume.Pool, stacks ...kiln.Stack) (*volume.Receiver, error) {
 	parts, err := from.Parts(stacks)
 	if err != nil {
 		return nil, err
 	}
-	l, err := to.Land(parts)
+	l, err := to.Receive(parts)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func TestTransferWithoutImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := to.Land(append(parts, layers...))
+	l, err := to.Receive(append(parts, layers...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,8 +185,8 @@ func TestTransferWithoutImage(t *testing.T) {
 	}
 }
 
-// TestLandingRefuses what names layers that didn't come, and what is too large.
-func TestLandingRefuses(t *testing.T) {
+// TestReceiveRefuses what names layers that didn't come, and what is too large.
+func TestReceiveRefuses(t *testing.T) {
 	dir := t.TempDir()
 	from, to := openPool(t, t.TempDir()), openPool(t, dir)
 	if _, err := from.Empty(t.Context(), "v"); err != nil {
@@ -219,7 +219,7 @@ func TestLandingRefuses(t *testing.T) {
 		}
 	}
 	for _, size := range []int64{1 << 60, -1} {
-		if _, err := to.Land([]kiln.Part{{ID: "x", Size: size}}); !errors.Is(err, kiln.NoSpace) {
+		if _, err := to.Receive([]kiln.Part{{ID: "x", Size: size}}); !errors.Is(err, kiln.NoSpace) {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
@@ -262,9 +262,9 @@ func landChild(dir string) error {
 	}
 }
 
-// TestLandingKilled kills a process that lands volumes: after the next start there is
+// TestReceiveKilled kills a process that lands volumes: after the next start there is
 // all of one, or nothing.
-func TestLandingKilled(t *testing.T) {
+func TestReceiveKilled(t *testing.T) {
 	dir := t.TempDir()
 	from := openPool(t, dir+"/from")
 	v, err := from.Empty(t.Context(), "v")

@@ -160,7 +160,7 @@ func publicImage(i int) kiln.Image {
 // bursts asks for images over connections that are there already, all at once.
 func (b *bench) bursts(n *node, images []kiln.Image) {
 	const clients = 1000
-	fmt.Printf("\n%d strangers ask at the same moment, of %d images (ms)\n", clients, len(images))
+	fmt.Printf("\n%d untrusted clients ask at the same moment, of %d images (ms)\n", clients, len(images))
 	row("GET /1.0/images/…", "p50", "p99", "errors")
 	var different []string
 	for _, img := range images[:min(clients, len(images))] {

@@ -15,9 +15,9 @@ import (
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
-// stranger gives what somebody talks to a daemon with whom nobody trusts, but who
+// untrusted gives what somebody talks to a daemon with whom nobody trusts, but who
 // has a certificate.
-func stranger(t *testing.T) (*http.Client, tls.Certificate) {
+func untrusted(t *testing.T) (*http.Client, tls.Certificate) {
 	t.Helper()
 	own, err := trust.Ensure(t.TempDir(), "client", trust.Client)
 	if err != nil {
@@ -64,10 +64,10 @@ func ask(t *testing.T, hc *http.Client, h *host, method, path, body string, head
 	return a
 }
 
-// A name is what a stranger may guess of an image.
+// A name is what an untrusted client may guess of an image.
 type name struct{ alias, fp, hash string }
 
-// routes are what a stranger may ask about an image.
+// routes are what an untrusted client may ask about an image.
 func routes(n name) []string {
 	var list []string
 	for _, word := range []string{n.fp, n.fp[:12], n.fp[:2], strings.ToUpper(n.fp), n.alias} {
@@ -90,7 +90,7 @@ func TestPrivate(t *testing.T) {
 	one := unified(t, "private one", 10<<10)
 	h.holds(one, "--alias", "single")
 	absent := name{"absent", image{[]byte("absent")}.fingerprint().String(), image{[]byte("nothing")}.fingerprint().String()}
-	hc, _ := stranger(t)
+	hc, _ := untrusted(t)
 	bare := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	defer bare.CloseIdleConnections()
 	guess := strings.Repeat("ab", 32)
@@ -127,7 +127,7 @@ func typedOf(n name) []string {
 	return []string{n.fp, strings.ToUpper(n.fp), n.fp[:12], "/" + n.fp[:2], n.alias, n.hash}
 }
 
-// checkLists reads what a stranger may list: nothing of private images is in it.
+// checkLists reads what an untrusted client may list: nothing of private images is in it.
 func checkLists(t *testing.T, hc *http.Client, h *host, private ...image) {
 	t.Helper()
 	for _, path := range []string{"/1.0/images", "/1.0/images?recursion=1", "/streams/v1/index.json", "/streams/v1/images.json", "/1.0", "/"} {
@@ -143,7 +143,7 @@ func checkLists(t *testing.T, hc *http.Client, h *host, private ...image) {
 	}
 }
 
-// checkOtherWays tries to get at a private image through what is open to strangers.
+// checkOtherWays tries to get at a private image through what is open to untrusted clients.
 func checkOtherWays(t *testing.T, hc *http.Client, h *host, private, public image) {
 	t.Helper()
 	fp, hash := private.fingerprint().String(), image{private[1]}.fingerprint().String()
@@ -180,7 +180,7 @@ func TestRestricted(t *testing.T) {
 	h := newHost(t)
 	private := unified(t, "restricted", 10<<10)
 	fp := h.holds(private, "--alias", "hushhush").String()
-	hc, own := stranger(t)
+	hc, own := untrusted(t)
 	path := filepath.Join(h.home, "client.crt")
 	writeFile(t, path, trust.PEM(own.Leaf))
 	h.ok("config", "trust", "add", path, "--name", "r", "--restricted")
@@ -198,7 +198,7 @@ func TestRestricted(t *testing.T) {
 	h.sound(private.fingerprint())
 }
 
-// TestSlowClients has strangers who hold connections: they are let go, and others
+// TestSlowClients has untrusted clients hold connections: they are let go, and others
 // are served meanwhile.
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
@@ -214,7 +214,7 @@ func TestSlowClients(t *testing.T) {
 		go func() { ends <- dribble(h.address, begin) }()
 	}
 	start := time.Now()
-	hc, _ := stranger(t)
+	hc, _ := untrusted(t)
 	for range 20 {
 		if a := ask(t, hc, h, "GET", "/1.0/images/aliases/x", "", nil); a.status != http.StatusOK {
 			t.Errorf("%+v", a)
@@ -229,6 +229,6 @@ func TestSlowClients(t *testing.T) {
 		}
 	}
 	if d := time.Since(start); d > 4*stall {
-		t.Errorf("strangers held connections for %v", d)
+		t.Errorf("untrusted clients held connections for %v", d)
 	}
 }

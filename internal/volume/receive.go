@@ -13,21 +13,21 @@ import (
 	"github.com/kiln-containers/kiln"
 )
 
-// A Landing takes the parts of a volume, and of its snapshots, that come from another
+// A Receiver takes the parts of a volume, and of its snapshots, that come from another
 // pool. Until Commit nobody sees any of it; Close without that throws it away, and so
 // does the next Open of the pool.
-type Landing struct {
+type Receiver struct {
 	pool  *Pool
 	dir   string
 	left  int64             // bytes that may be written yet
 	parts map[string]string // of each part, by the name it has there: the directory here
 }
 
-// reserve is what a landing leaves free of the disk, in bytes.
+// reserve is what a receiver leaves free of the disk, in bytes.
 const reserve = 16 << 20
 
 // Land prepares for parts. The error is NoSpace when they are larger than the disk.
-func (p *Pool) Land(parts []kiln.Part) (*Landing, error) {
+func (p *Pool) Receive(parts []kiln.Part) (*Receiver, error) {
 	free, err := p.Free()
 	if err != nil {
 		return nil, err
@@ -43,12 +43,12 @@ func (p *Pool) Land(parts []kiln.Part) (*Landing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Landing{pool: p, dir: dir, left: free, parts: map[string]string{}}, nil
+	return &Receiver{pool: p, dir: dir, left: free, parts: map[string]string{}}, nil
 }
 
 // Add unpacks one part, a tar as Export writes it. Errors: Invalid, NoSpace,
 // Integrity, and the reader's.
-func (l *Landing) Add(ctx context.Context, id string, r io.Reader) error {
+func (l *Receiver) Add(ctx context.Context, id string, r io.Reader) error {
 	if l.parts[id] != "" {
 		return kiln.Errorf(kiln.Invalid, "the part %q came already", id)
 	}
@@ -66,7 +66,7 @@ func (l *Landing) Add(ctx context.Context, id string, r io.Reader) error {
 
 // Commit makes a volume on a stack, and snapshots by their names. The trees of their
 // images must be here. When it fails, what it made is for the caller to delete.
-func (l *Landing) Commit(ctx context.Context, volume string, top kiln.Stack, snapshots map[string]kiln.Stack) error {
+func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, snapshots map[string]kiln.Stack) error {
 	p := l.pool
 	for _, s := range snapshots {
 		if err := l.check(s); err != nil {
@@ -110,7 +110,7 @@ func (l *Landing) Commit(ctx context.Context, volume string, top kiln.Stack, sna
 }
 
 // check makes sure that a stack can be mounted. The error is Invalid.
-func (l *Landing) check(s kiln.Stack) error {
+func (l *Receiver) check(s kiln.Stack) error {
 	if len(s.Layers) == 0 || len(s.Layers) > maxLayers+2 {
 		return kiln.Errorf(kiln.Invalid, "a tree of %d layers can't be", len(s.Layers))
 	}
@@ -128,7 +128,7 @@ func (l *Landing) check(s kiln.Stack) error {
 }
 
 // record is a stack by the ids of this pool.
-func (l *Landing) record(s kiln.Stack) record {
+func (l *Receiver) record(s kiln.Stack) record {
 	r := record{Base: s.Base}
 	for _, id := range s.Layers {
 		r.Layers = append(r.Layers, filepath.Base(l.parts[id]))
@@ -137,7 +137,7 @@ func (l *Landing) record(s kiln.Stack) record {
 }
 
 // meta is where the metadata of a stack are; "" for none.
-func (l *Landing) meta(s kiln.Stack) string {
+func (l *Receiver) meta(s kiln.Stack) string {
 	if s.Meta == "" {
 		return ""
 	}
@@ -145,7 +145,7 @@ func (l *Landing) meta(s kiln.Stack) string {
 }
 
 // Close removes what wasn't committed.
-func (l *Landing) Close() error {
+func (l *Receiver) Close() error {
 	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
