@@ -40,12 +40,13 @@ type Image struct {
 
 // A Remote is a server of images and how to reach it.
 type Remote struct {
-	Protocol    string   `json:"protocol"`              // see Protocols
-	Server      string   `json:"server"`                // URL
-	Mirrors     []string `json:"mirrors,omitempty"`     // URLs of servers with the same files
-	Certificate string   `json:"certificate,omitempty"` // PEM, what the server must show; "": whatever an authority vouches for
-	CA          string   `json:"ca,omitempty"`          // PEM, authorities besides those of the system
-	Proxy       string   `json:"proxy,omitempty"`       // URL; "": as the environment says
+	Protocol string   `json:"protocol"`          // see Protocols
+	Server   string   `json:"server"`            // URL
+	Mirrors  []string `json:"mirrors,omitempty"` // URLs of servers with the same files
+	// PEM, what the server must show; "": whatever an authority vouches for
+	Certificate string `json:"certificate,omitempty"`
+	CA          string `json:"ca,omitempty"`    // PEM, authorities besides those of the system
+	Proxy       string `json:"proxy,omitempty"` // URL; "": as the environment says
 }
 
 // The protocols of remotes. The first three are one on the wire.

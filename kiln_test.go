@@ -19,7 +19,8 @@ func TestParseFingerprint(t *testing.T) {
 	if err != nil || fp.String() != good || fp.Short() != good[:12] || fp.IsZero() {
 		t.Fatalf("ParseFingerprint(%q) = %v, %v", good, fp, err)
 	}
-	for _, bad := range []string{"", "abc", strings.Repeat("0A", 32), strings.Repeat("zz", 32), good + "00", "%" + good[1:]} {
+	for _, bad := range []string{"", "abc", strings.Repeat("0A", 32), strings.Repeat("zz", 32), good + "00",
+		"%" + good[1:]} {
 		if _, err := ParseFingerprint(bad); !errors.Is(err, Invalid) {
 			t.Errorf("ParseFingerprint(%q): %v, want Invalid", bad, err)
 		}
@@ -77,7 +78,8 @@ func TestResolve(t *testing.T) {
 func TestCheckAlias(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"debian/12": true, "ubuntu:22.04": true, "d": true, "": false, "a b": false, "a\nb": false, "x'y": false, "a*": false,
-		strings.Repeat("a", 64): false, strings.Repeat("A", 64): false, strings.Repeat("x", 64): true, strings.Repeat("x", 65): false,
+		strings.Repeat("a", 64): false, strings.Repeat("A", 64): false, strings.Repeat("x", 64): true,
+		strings.Repeat("x", 65): false,
 	} {
 		if err := CheckAlias(name); (err == nil) != ok {
 			t.Errorf("CheckAlias(%q): %v", name, err)
@@ -88,7 +90,8 @@ func TestCheckAlias(t *testing.T) {
 func TestCheckInstanceName(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"c1": true, "C-1": true, "a": true, strings.Repeat("a", 63): true,
-		"": false, "1c": false, "-a": false, "a-": false, "a_b": false, "a.b": false, "a/b": false, "é": false, strings.Repeat("a", 64): false,
+		"": false, "1c": false, "-a": false, "a-": false, "a_b": false, "a.b": false, "a/b": false, "é": false,
+		strings.Repeat("a", 64): false,
 	} {
 		if err := CheckInstanceName(name); (err == nil) != ok {
 			t.Errorf("CheckInstanceName(%q): %v", name, err)
@@ -97,7 +100,8 @@ func TestCheckInstanceName(t *testing.T) {
 }
 
 func TestParseArch(t *testing.T) {
-	for name, want := range map[string]string{"amd64": "x86_64", "X86_64": "x86_64", "arm64": "aarch64", "armhf": "armv7l", "ppc64el": "ppc64le", "pdp11": "", "": ""} {
+	for name, want := range map[string]string{"amd64": "x86_64", "X86_64": "x86_64", "arm64": "aarch64", "armhf": "armv7l",
+		"ppc64el": "ppc64le", "pdp11": "", "": ""} {
 		got, err := ParseArch(name)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("ParseArch(%q) = %q, %v; want %q", name, got, err, want)
@@ -129,7 +133,8 @@ func TestKindOf(t *testing.T) {
 }
 
 func TestParseSize(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "1": 1, "10B": 10, "1kB": 1000, "1KiB": 1024, "1 MiB": 1 << 20, "2GB": 2e9, "1EiB": 1 << 60, "9EiB": -1, "-1": -1, "x": -1, "1mB": -1, "": -1, "1.5GB": -1} {
+	for s, want := range map[string]int64{"0": 0, "1": 1, "10B": 10, "1kB": 1000, "1KiB": 1024, "1 MiB": 1 << 20,
+		"2GB": 2e9, "1EiB": 1 << 60, "9EiB": -1, "-1": -1, "x": -1, "1mB": -1, "": -1, "1.5GB": -1} {
 		got, err := ParseSize(s)
 		if want >= 0 && (err != nil || got != want) || want < 0 && !errors.Is(err, Invalid) {
 			t.Errorf("ParseSize(%q) = %d, %v; want %d", s, got, err, want)

@@ -20,7 +20,10 @@ func CheckSnapshotName(name string) error {
 		return Errorf(Invalid, "Invalid snapshot name %q: it is . or .., or has one of the characters / ? # %% & \\", name)
 	case strings.HasPrefix(name, "-"):
 		return Errorf(Invalid, "Invalid snapshot name %q: it begins with a hyphen, as flags do", name)
-	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == unicode.ReplacementChar }):
+	case strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) ||
+			r == unicode.ReplacementChar
+	}):
 		return Errorf(Invalid, "Invalid snapshot name %q: it has white space or control characters", name)
 	}
 	return nil
@@ -39,7 +42,8 @@ func ParseExpiry(after string, from time.Time) (time.Time, error) {
 	for part := range strings.FieldsSeq(after) {
 		m := expiryPart.FindStringSubmatch(part)
 		if m == nil {
-			return time.Time{}, Errorf(Invalid, "%q is not a time such as 30d, 12h or \"1w 3d\" (M minutes, H hours, d days, w weeks, m months, y years)", after)
+			return time.Time{}, Errorf(Invalid, "%q is not a time such as 30d, 12h or \"1w 3d\" (M minutes, H hours, d days, "+
+				"w weeks, m months, y years)", after)
 		}
 		n, _ := strconv.Atoi(m[1]) // four digits at most
 		switch m[2] {

@@ -10,7 +10,8 @@ import (
 func TestCheckSnapshotName(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"snap0": true, "before.upgrade": true, "2024-01-02_03:04": true, "größe": true,
-		"": false, ".": false, "..": false, "a/b": false, "a b": false, "-x": false, "a\n": false, "50%": false, strings.Repeat("x", 64): false,
+		"": false, ".": false, "..": false, "a/b": false, "a b": false, "-x": false, "a\n": false, "50%": false,
+		strings.Repeat("x", 64): false,
 	} {
 		if err := CheckSnapshotName(name); (err == nil) != ok || err != nil && !errors.Is(err, Invalid) {
 			t.Errorf("%q: %v", name, err)

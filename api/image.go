@@ -19,9 +19,12 @@ type Image struct {
 	UploadedAt   time.Time    `json:"uploaded_at" yaml:"uploaded_at"`
 	Project      string       `json:"project" yaml:"project"`
 	Locations    []string     `json:"locations" yaml:"locations"`
-	Files        []ImageFile  `json:"files,omitempty" yaml:"files,omitempty"`             // of kiln_image_files; not in lists
-	ReplacedBy   string       `json:"replaced_by,omitempty" yaml:"replaced_by,omitempty"` // of kiln_alias_history: the newer version
-	Kept         string       `json:"kept,omitempty" yaml:"kept,omitempty"`               // of kiln_image_kept: why, and until when; not in lists
+	// of kiln_image_files; not in lists
+	Files []ImageFile `json:"files,omitempty" yaml:"files,omitempty"`
+	// of kiln_alias_history: the newer version
+	ReplacedBy string `json:"replaced_by,omitempty" yaml:"replaced_by,omitempty"`
+	// of kiln_image_kept: why, and until when; not in lists
+	Kept string `json:"kept,omitempty" yaml:"kept,omitempty"`
 }
 
 // An ImageFile is one of the files of an image, in fingerprint order.
@@ -80,11 +83,13 @@ type ImagesPost struct {
 	Aliases              []ImageAlias      `json:"aliases"`
 	Source               *ImagesPostSource `json:"source"`
 
-	Timestamp   time.Time `json:"timestamp,omitzero"`     // of kiln_publish: when the image says it was made
-	Check       bool      `json:"check,omitempty"`        // of kiln_publish: only tell the fingerprint
-	DryRun      bool      `json:"dry_run,omitempty"`      // of kiln_image_estimate: only tell what would move
-	MoveAliases bool      `json:"move_aliases,omitempty"` // of kiln_image_aliases: from other images, instead of a conflict
-	Reuse       bool      `json:"reuse,omitempty"`        // of kiln_image_aliases: delete images that lose their last alias by that
+	Timestamp time.Time `json:"timestamp,omitzero"` // of kiln_publish: when the image says it was made
+	Check     bool      `json:"check,omitempty"`    // of kiln_publish: only tell the fingerprint
+	DryRun    bool      `json:"dry_run,omitempty"`  // of kiln_image_estimate: only tell what would move
+	// of kiln_image_aliases: from other images, instead of a conflict
+	MoveAliases bool `json:"move_aliases,omitempty"`
+	// of kiln_image_aliases: delete images that lose their last alias by that
+	Reuse bool `json:"reuse,omitempty"`
 }
 
 // An ImageExportPost asks a server to send an image to another.

@@ -112,9 +112,11 @@ func (c *Client) unreachable(err error) error {
 	case !c.local:
 		return kiln.Errorf(kiln.Network, "talk to the server %s: %w", c.where, cause(err))
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return kiln.Errorf(kiln.Network, "no kiln daemon answers at %s; start one with \"systemctl start kiln\" or \"kiln daemon\"", c.where)
+		return kiln.Errorf(kiln.Network, "no kiln daemon answers at %s; start one with \"systemctl start kiln\" or \"kiln "+
+			"daemon\"", c.where)
 	case errors.Is(err, fs.ErrPermission):
-		return kiln.Errorf(kiln.Denied, "you may not talk to the kiln daemon at %s; become root or a member of the group \"kiln\"", c.where)
+		return kiln.Errorf(kiln.Denied, "you may not talk to the kiln daemon at %s; become root or a member of the group "+
+			"\"kiln\"", c.where)
 	}
 	return kiln.Errorf(kiln.Network, "talk to the daemon at %s: %w", c.where, err)
 }
@@ -216,8 +218,9 @@ func apiError(kind kiln.Kind, status int, text string) error {
 	if kind == "" {
 		kind = map[int]kiln.Kind{
 			http.StatusBadRequest: kiln.Invalid, http.StatusNotFound: kiln.NotFound, http.StatusConflict: kiln.Conflict,
-			http.StatusForbidden: kiln.Denied, http.StatusPreconditionFailed: kiln.Stale, http.StatusRequestEntityTooLarge: kiln.TooLarge,
-			http.StatusInsufficientStorage: kiln.NoSpace, http.StatusGatewayTimeout: kiln.Timeout,
+			http.StatusForbidden: kiln.Denied, http.StatusPreconditionFailed: kiln.Stale,
+			http.StatusRequestEntityTooLarge: kiln.TooLarge,
+			http.StatusInsufficientStorage:   kiln.NoSpace, http.StatusGatewayTimeout: kiln.Timeout,
 		}[status]
 	}
 	if kind == "" {
@@ -311,7 +314,8 @@ func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) 
 }
 
 func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocket.Conn, error) {
-	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(), &websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
+	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(),
+		&websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil, c.unreachable(err)
 	}

@@ -104,7 +104,8 @@ func TestErrors(t *testing.T) {
 	if again, err := put(); !errors.Is(err, kiln.Conflict) || again.Fingerprint != first.Fingerprint {
 		t.Errorf("again: %v, %v", again.Fingerprint, err)
 	}
-	if _, _, err := images.Resolve(t.Context(), "debain"); !errors.Is(err, kiln.NotFound) || !strings.Contains(err.Error(), `did you mean "debian"`) {
+	if _, _, err := images.Resolve(t.Context(), "debain"); !errors.Is(err, kiln.NotFound) ||
+		!strings.Contains(err.Error(), `did you mean "debian"`) {
 		t.Errorf("%v", err)
 	}
 	if err := c.Change(t.Context(), "PUT", "/1.0/images/"+first.Fingerprint.String(), api.ImagePut{}, "stale"); !errors.Is(err, kiln.Stale) {
@@ -113,7 +114,8 @@ func TestErrors(t *testing.T) {
 	if _, err := c.Exec(t.Context(), "none", api.InstanceExecPost{Command: []string{"true"}}, client.ExecIO{}); !errors.Is(err, kiln.NotFound) {
 		t.Errorf("%v", err)
 	}
-	if _, err := client.Unix("/nowhere").Get(t.Context(), "/1.0", nil, nil); !errors.Is(err, kiln.Network) || !strings.Contains(err.Error(), "kiln daemon") {
+	if _, err := client.Unix("/nowhere").Get(t.Context(), "/1.0", nil, nil); !errors.Is(err, kiln.Network) ||
+		!strings.Contains(err.Error(), "kiln daemon") {
 		t.Errorf("%v", err)
 	}
 	if has, err := images.Has(t.Context(), kiln.Fingerprint{1}); has || err != nil {

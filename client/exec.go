@@ -31,7 +31,8 @@ type Control struct {
 
 // Resize tells the command the size of the terminal, in characters.
 func (c Control) Resize(width, height string) error {
-	return c.send(api.InstanceExecControl{Command: "window-resize", Args: map[string]string{"width": width, "height": height}})
+	return c.send(api.InstanceExecControl{Command: "window-resize", Args: map[string]string{"width": width,
+		"height": height}})
 }
 
 // Signal sends the command a signal.
@@ -51,7 +52,8 @@ func (c Control) send(m api.InstanceExecControl) error {
 // Errors: NotFound, Conflict when the instance doesn't run.
 func (c *Client) Exec(ctx context.Context, instance string, post api.InstanceExecPost, x ExecIO) (int, error) {
 	post.WaitForWS = true
-	_, op, err := c.Do(ctx, Request{Method: http.MethodPost, Path: Path("/1.0/instances", instance) + "/exec", Body: post}, nil)
+	_, op, err := c.Do(ctx, Request{Method: http.MethodPost, Path: Path("/1.0/instances", instance) + "/exec", Body: post},
+		nil)
 	if err != nil {
 		return 0, err
 	}

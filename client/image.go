@@ -81,8 +81,9 @@ func fromWire(img api.Image) (kiln.Image, error) {
 		return kiln.Image{}, kiln.Errorf(kiln.Network, "the server names an image %w", err)
 	}
 	out := kiln.Image{
-		Fingerprint: fp, Type: img.Type, Architecture: img.Architecture, Size: img.Size, Filename: img.Filename, Properties: img.Properties,
-		Public: img.Public, CreatedAt: img.CreatedAt, ExpiresAt: img.ExpiresAt, UploadedAt: img.UploadedAt,
+		Fingerprint: fp, Type: img.Type, Architecture: img.Architecture, Size: img.Size, Filename: img.Filename,
+		Properties: img.Properties,
+		Public:     img.Public, CreatedAt: img.CreatedAt, ExpiresAt: img.ExpiresAt, UploadedAt: img.UploadedAt,
 	}
 	if out.ExpiresAt.Unix() <= 0 {
 		out.ExpiresAt = time.Time{}
@@ -96,9 +97,11 @@ func fromWire(img api.Image) (kiln.Image, error) {
 	for _, f := range img.Files {
 		hash, err := kiln.ParseFingerprint(f.Hash)
 		if err != nil || f.Size < 0 {
-			return kiln.Image{}, kiln.Errorf(kiln.Network, "the server says of a file of image %s that its hash is %q and its size %d", fp.Short(), f.Hash, f.Size)
+			return kiln.Image{}, kiln.Errorf(kiln.Network, "the server says of a file of image %s that its hash is %q and "+
+				"its size %d", fp.Short(), f.Hash, f.Size)
 		}
-		out.Files = append(out.Files, kiln.File{Role: kiln.Role(f.Role), Name: baseName(f.Name), Size: f.Size, Hash: hash, Ext: extension("x" + f.Ext)})
+		out.Files = append(out.Files, kiln.File{Role: kiln.Role(f.Role), Name: baseName(f.Name), Size: f.Size, Hash: hash,
+			Ext: extension("x" + f.Ext)})
 	}
 	return out, nil
 }
@@ -306,7 +309,8 @@ func (d *download) Next() (kiln.File, error) {
 	}
 	d.now = part
 	name := baseName(part.FileName())
-	return kiln.File{Role: [...]kiln.Role{1: kiln.Metadata, 2: kiln.Rootfs}[d.count], Name: name, Ext: extension(name), Size: -1}, nil
+	return kiln.File{Role: [...]kiln.Role{1: kiln.Metadata, 2: kiln.Rootfs}[d.count], Name: name, Ext: extension(name),
+		Size: -1}, nil
 }
 
 // check gives io.EOF for an image that is what it should be.

@@ -66,13 +66,15 @@ func (c *Client) TransferPart(ctx context.Context, instance, id string) (io.Read
 
 // SendInstance brings an instance that another server told of, with parts of it in
 // the order in which that names them, and gives the operation's ID.
-func (c *Client) SendInstance(ctx context.Context, a api.InstanceArrival, parts []string, open func(id string) (io.ReadCloser, error)) (string, error) {
+func (c *Client) SendInstance(ctx context.Context, a api.InstanceArrival, parts []string,
+	open func(id string) (io.ReadCloser, error)) (string, error) {
 	r, w := io.Pipe()
 	m := multipart.NewWriter(w)
 	go func() { w.CloseWithError(writeArrival(m, a, parts, open)) }()
 	defer r.Close()
 	_, op, err := c.Do(ctx, Request{
-		Method: http.MethodPost, Path: "/1.0/kiln/instances", Body: io.Reader(r), Header: http.Header{"Content-Type": {m.FormDataContentType()}},
+		Method: http.MethodPost, Path: "/1.0/kiln/instances", Body: io.Reader(r),
+		Header: http.Header{"Content-Type": {m.FormDataContentType()}},
 	}, nil)
 	if err != nil {
 		return "", err
@@ -84,7 +86,8 @@ func (c *Client) SendInstance(ctx context.Context, a api.InstanceArrival, parts 
 	return op.ID, err
 }
 
-func writeArrival(m *multipart.Writer, a api.InstanceArrival, parts []string, open func(id string) (io.ReadCloser, error)) error {
+func writeArrival(m *multipart.Writer, a api.InstanceArrival, parts []string,
+	open func(id string) (io.ReadCloser, error)) error {
 	w, err := m.CreateFormField("instance")
 	if err != nil {
 		return err
@@ -149,7 +152,8 @@ func ParseTransfer(w api.InstanceTransfer) (kiln.Transfer, error) {
 
 func parseTransferInstance(w api.TransferInstance) (kiln.InstanceState, error) {
 	m := kiln.InstanceState{
-		Name: w.Name, Description: w.Description, Ephemeral: w.Ephemeral, Profiles: w.Profiles, Config: w.Config, Devices: w.Devices,
+		Name: w.Name, Description: w.Description, Ephemeral: w.Ephemeral, Profiles: w.Profiles, Config: w.Config,
+		Devices:   w.Devices,
 		CreatedAt: w.CreatedAt, ExpiresAt: w.ExpiresAt, LastUsedAt: w.LastUsedAt, Trigger: w.Trigger,
 		Stack: kiln.Stack{Layers: w.Layers, Meta: w.Metadata},
 	}

@@ -130,7 +130,8 @@ func TestArchitectureIsComplete(t *testing.T) {
 	}
 	for line := range strings.Lines(string(mod)) {
 		f := strings.Fields(line)
-		if len(f) == 2 && strings.Contains(f[0], ".") && strings.Contains(f[0], "/") && !strings.Contains(string(text), f[0]) {
+		if len(f) == 2 && strings.Contains(f[0], ".") && strings.Contains(f[0], "/") &&
+			!strings.Contains(string(text), f[0]) {
 			t.Errorf("ARCHITECTURE.md gives no reason for the dependency %s", f[0])
 		}
 	}

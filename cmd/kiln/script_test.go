@@ -39,8 +39,10 @@ func TestScripts(t *testing.T) {
 			}
 			one, two := filepath.Join(dir, "1"), filepath.Join(dir, "2")
 			for key, value := range map[string]string{
-				"KILN_DIR": one, "DIR1": one, "DIR2": two, "KILN_CONF": filepath.Join(e.WorkDir, "conf"), "XDG_CACHE_HOME": filepath.Join(e.WorkDir, "cache"),
-				"LXD_DIR": one, "LXD_CONF": filepath.Join(e.WorkDir, "lxc-conf"), "HOME": e.WorkDir, "IMAGES": images, "NO_COLOR": "1",
+				"KILN_DIR": one, "DIR1": one, "DIR2": two, "KILN_CONF": filepath.Join(e.WorkDir, "conf"),
+				"XDG_CACHE_HOME": filepath.Join(e.WorkDir, "cache"),
+				"LXD_DIR":        one, "LXD_CONF": filepath.Join(e.WorkDir, "lxc-conf"), "HOME": e.WorkDir, "IMAGES": images,
+				"NO_COLOR": "1",
 			} {
 				e.Setenv(key, value)
 			}
@@ -119,9 +121,12 @@ func fixtures(t *testing.T) string {
 	write("tiny2.tar", formattest.Tiny(t, "2"))
 	write("truncated.tar.gz", formattest.Compress(t, unified, "gzip")[:100_000])
 	write("garbage", []byte("this is no image"))
-	write("wrapped.tar", formattest.Tar(t, formattest.File{Name: "image/metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "image/rootfs/", Type: '5', Mode: 0o755}))
-	write("escape.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "rootfs/../../etc/passwd", Body: "x"}))
-	write("nodate.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: amd64\n"}, formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755}))
+	write("wrapped.tar", formattest.Tar(t, formattest.File{Name: "image/metadata.yaml", Body: formattest.Metadata},
+		formattest.File{Name: "image/rootfs/", Type: '5', Mode: 0o755}))
+	write("escape.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata},
+		formattest.File{Name: "rootfs/../../etc/passwd", Body: "x"}))
+	write("nodate.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: amd64\n"},
+		formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755}))
 	tree := filepath.Join(dir, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,8 @@ var Compressions = []string{"none", "gzip", "zstd", "xz", "bzip2", "lz4", "squas
 // command line. The error is Invalid.
 func CheckCompression(name string) error {
 	if !slices.Contains(Compressions, name) {
-		return kiln.Errorf(kiln.Invalid, "Invalid compression algorithm %q: it is one of %s", name, strings.Join(Compressions, ", "))
+		return kiln.Errorf(kiln.Invalid, "Invalid compression algorithm %q: it is one of %s", name,
+			strings.Join(Compressions, ", "))
 	}
 	return nil
 }
@@ -72,7 +73,8 @@ type program struct {
 }
 
 // compressWith starts a program; pkg is where people find it.
-func compressWith(ctx context.Context, w io.Writer, after func() error, pkg, name string, args ...string) (io.WriteCloser, error) {
+func compressWith(ctx context.Context, w io.Writer, after func() error, pkg, name string,
+	args ...string) (io.WriteCloser, error) {
 	p := &program{cmd: exec.CommandContext(ctx, name, args...), after: after}
 	p.cmd.Stdout, p.cmd.Stderr = w, &p.stderr
 	in, err := p.cmd.StdinPipe()
@@ -118,7 +120,8 @@ func squashfsWriter(ctx context.Context, w io.Writer, dir string) (io.WriteClose
 		_, err = io.Copy(w, f)
 		return err
 	}
-	z, err := compressWith(ctx, io.Discard, copyOut, "squashfs-tools-ng", "tar2sqfs", "--quiet", "--no-skip", "--compressor", "zstd", file)
+	z, err := compressWith(ctx, io.Discard, copyOut, "squashfs-tools-ng", "tar2sqfs", "--quiet", "--no-skip",
+		"--compressor", "zstd", file)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(temp))
 	}

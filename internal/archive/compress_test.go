@@ -23,14 +23,19 @@ func sampleTree(t *testing.T) *os.File {
 	t.Helper()
 	dir := t.TempDir()
 	if err := errors.Join(
-		os.Mkdir(dir+"/d", 0o755), unix.Chmod(dir+"/d", 0o2750), os.WriteFile(dir+"/d/f", bytes.Repeat([]byte("text"), 1000), 0o600), os.Link(dir+"/d/f", dir+"/link"),
-		os.Symlink("/etc/passwd", dir+"/sym"), unix.Mkfifo(dir+"/fifo", 0o640), unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
-		unix.Mknod(dir+"/socket", unix.S_IFSOCK|0o600, 0), os.WriteFile(dir+"/bad\xff", nil, 0o644), os.Chown(dir+"/d/f", 5, 3_000_000_000),
+		os.Mkdir(dir+"/d", 0o755), unix.Chmod(dir+"/d", 0o2750), os.WriteFile(dir+"/d/f", bytes.Repeat([]byte("text"), 1000),
+			0o600), os.Link(dir+"/d/f", dir+"/link"),
+		os.Symlink("/etc/passwd", dir+"/sym"), unix.Mkfifo(dir+"/fifo", 0o640),
+		unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
+		unix.Mknod(dir+"/socket", unix.S_IFSOCK|0o600, 0), os.WriteFile(dir+"/bad\xff", nil, 0o644),
+		os.Chown(dir+"/d/f", 5, 3_000_000_000),
 		unix.Setxattr(dir+"/d", "user.note", []byte("hi"), 0), unix.Setxattr(dir+"/d/f", "trusted.note", []byte("no"), 0),
 		os.Chtimes(dir+"/d/f", time.Unix(1, 5), time.Unix(2, 999)),
 		// An ACL: the owner and one more may read.
-		unix.Setxattr(dir+"/d/f", "system.posix_acl_access", []byte("\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x07\x00\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"), 0),
-		unix.Setxattr(dir+"/link", "security.capability", []byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0),
+		unix.Setxattr(dir+"/d/f", "system.posix_acl_access",
+			[]byte("\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x07\x00\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"), 0),
+		unix.Setxattr(dir+"/link", "security.capability",
+			[]byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +54,8 @@ func packSample(t *testing.T, dir *os.File, w io.Writer, noACLs bool) {
 	}
 	p := NewPacker(w)
 	p.NoACLs = noACLs
-	if err := errors.Join(p.AddFile("metadata.yaml", []byte("x"), time.Unix(9, 9)), p.AddTree(t.Context(), dir, "rootfs"), p.Close()); err != nil {
+	if err := errors.Join(p.AddFile("metadata.yaml", []byte("x"), time.Unix(9, 9)), p.AddTree(t.Context(), dir, "rootfs"),
+		p.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -73,12 +79,14 @@ func TestPacker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"metadata.yaml", "rootfs", "rootfs/bad\xff", "rootfs/d", "rootfs/d/f", "rootfs/fifo", "rootfs/link", "rootfs/null", "rootfs/sym"}
+	want := []string{"metadata.yaml", "rootfs", "rootfs/bad\xff", "rootfs/d", "rootfs/d/f", "rootfs/fifo", "rootfs/link",
+		"rootfs/null", "rootfs/sym"}
 	if !slices.Equal(order, want) {
 		t.Errorf("%q", order)
 	}
 	f := entries["rootfs/d/f"]
-	if f.UID != 5 || f.GID != 3_000_000_000 || f.Mode != 0o640 || f.Size != 4000 || !f.ModTime.Equal(time.Unix(2, 0)) || len(f.Xattrs) != 2 {
+	if f.UID != 5 || f.GID != 3_000_000_000 || f.Mode != 0o640 || f.Size != 4000 || !f.ModTime.Equal(time.Unix(2, 0)) ||
+		len(f.Xattrs) != 2 {
 		t.Errorf("%+v", f)
 	}
 	if e := entries["rootfs/link"]; e.Type != Hardlink || e.Link != "rootfs/d/f" {

@@ -92,7 +92,8 @@ func damaged(err error) error {
 	switch {
 	case err == nil, errors.Is(err, io.EOF), errors.As(err, &k), errors.Is(err, context.Canceled):
 		return err
-	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"), strings.Contains(err.Error(), "Unexpected end of input"):
+	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"),
+		strings.Contains(err.Error(), "Unexpected end of input"):
 		return kiln.Errorf(kiln.Invalid, "the archive is truncated: %w", err)
 	}
 	return kiln.Errorf(kiln.Invalid, "the archive is damaged: %w", err)

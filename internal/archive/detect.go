@@ -73,8 +73,10 @@ func Detect(head []byte) (Format, error) {
 	}
 	for _, n := range notImages {
 		if bytes.HasPrefix(head, []byte(n.magic)) {
-			return "", kiln.Errorf(kiln.Invalid, "Unsupported compression: this is %s; an image is a tarball (plain, gz, bz2, xz, lzma, zst, lz4) or a squashfs", n.what)
+			return "", kiln.Errorf(kiln.Invalid, "Unsupported compression: this is %s; an image is a tarball (plain, gz, "+
+				"bz2, xz, lzma, zst, lz4) or a squashfs", n.what)
 		}
 	}
-	return "", kiln.Errorf(kiln.Invalid, "Unsupported compression: the file begins with %s, which is neither a tarball (plain, gz, bz2, xz, lzma, zst, lz4) nor a squashfs", hex.EncodeToString(head[:min(8, len(head))]))
+	return "", kiln.Errorf(kiln.Invalid, "Unsupported compression: the file begins with %s, which is neither a tarball "+
+		"(plain, gz, bz2, xz, lzma, zst, lz4) nor a squashfs", hex.EncodeToString(head[:min(8, len(head))]))
 }

@@ -171,7 +171,8 @@ func (w *DirWriter) file(dir int, e *Entry, r io.Reader) error {
 }
 
 func writeFile(dir int, e *Entry, r io.Reader) error {
-	fd, err := unix.Openat(dir, path.Base(e.Path), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(dir, path.Base(e.Path), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC,
+		0o600)
 	if err != nil {
 		return named(e, err)
 	}

@@ -45,7 +45,8 @@ func (p *Packer) Close() error { return errors.Join(p.out.Close(), p.w.Flush()) 
 
 // AddFile writes a plain file of root's.
 func (p *Packer) AddFile(name string, content []byte, modified time.Time) error {
-	h := tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: modified.Truncate(time.Second)}
+	h := tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content)),
+		ModTime: modified.Truncate(time.Second)}
 	if err := p.out.WriteHeader(&h); err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
@@ -179,9 +180,10 @@ func (p *Packer) addRegular(parent *os.File, base, name string) error {
 	if p.link(&h, &st) {
 		return p.out.WriteHeader(&h)
 	}
-	if err := p.attributes(&h, func(b []byte) (int, error) { return unix.Flistxattr(fd, b) }, func(attr string, b []byte) (int, error) {
-		return unix.Fgetxattr(fd, attr, b)
-	}); err != nil {
+	if err := p.attributes(&h, func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
+		func(attr string, b []byte) (int, error) {
+			return unix.Fgetxattr(fd, attr, b)
+		}); err != nil {
 		return err
 	}
 	if err := p.out.WriteHeader(&h); err != nil {
@@ -223,12 +225,14 @@ func openIn(parent *os.File, base string, flags int) (*os.File, error) {
 
 // xattrs adds the extended attributes that Walk keeps.
 func (p *Packer) xattrs(h *tar.Header, file string) error {
-	return p.attributes(h, func(b []byte) (int, error) { return unix.Llistxattr(file, b) }, func(attr string, b []byte) (int, error) {
-		return unix.Lgetxattr(file, attr, b)
-	})
+	return p.attributes(h, func(b []byte) (int, error) { return unix.Llistxattr(file, b) },
+		func(attr string, b []byte) (int, error) {
+			return unix.Lgetxattr(file, attr, b)
+		})
 }
 
-func (p *Packer) attributes(h *tar.Header, list func([]byte) (int, error), get func(string, []byte) (int, error)) error {
+func (p *Packer) attributes(h *tar.Header, list func([]byte) (int, error),
+	get func(string, []byte) (int, error)) error {
 	names, value := p.buf[:maxXattr], p.buf[maxXattr:2*maxXattr]
 	n, err := list(names)
 	if err == unix.ENOTSUP || n == 0 && err == nil {

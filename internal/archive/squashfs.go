@@ -42,7 +42,8 @@ func ParseSuperblock(head []byte, size int64) (Superblock, error) {
 	case compressor < 1 || compressor >= len(compressors):
 		return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: unknown compressor %d", compressor)
 	case s.Size < superblockSize || s.Inodes == 0:
-		return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: it says that it has %d bytes and %d inodes", s.Size, s.Inodes)
+		return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: it says that it has %d bytes and %d inodes", s.Size,
+			s.Inodes)
 	case s.Size > size:
 		return s, kiln.Errorf(kiln.Invalid, "the squashfs is truncated: %d of %d bytes are there", size, s.Size)
 	}

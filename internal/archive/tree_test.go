@@ -42,7 +42,8 @@ func makeTar(t testing.TB, files ...file) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Typeflag: f.typ, Linkname: f.link, Mode: f.mode, Uid: f.uid, Gid: f.gid, Size: int64(len(f.body)), ModTime: then, PAXRecords: f.pax, Format: tar.FormatPAX}
+		h := &tar.Header{Name: f.name, Typeflag: f.typ, Linkname: f.link, Mode: f.mode, Uid: f.uid, Gid: f.gid,
+			Size: int64(len(f.body)), ModTime: then, PAXRecords: f.pax, Format: tar.FormatPAX}
 		if h.Typeflag == 0 {
 			h.Typeflag = tar.TypeReg
 		}
@@ -66,13 +67,15 @@ func sample() []file {
 		{name: "./etc/hostname", body: "guest\n", mode: 0o644, uid: 1000, gid: 100000},
 		{name: "./etc/empty", mode: 0o600},
 		{name: "./bin/su", body: "#!setuid", mode: 0o4755},
-		{name: "./bin/ping", body: "cap", mode: 0o755, pax: map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "SCHILY.xattr.user.note": "hi", "SCHILY.xattr.trusted.overlay.opaque": "y"}},
+		{name: "./bin/ping", body: "cap", mode: 0o755,
+			pax: map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "SCHILY.xattr.user.note": "hi", "SCHILY.xattr.trusted.overlay.opaque": "y"}},
 		{name: "./bin/sh", typ: tar.TypeSymlink, link: "/bin/su", mode: 0o777},
 		{name: "./long", typ: tar.TypeSymlink, link: strings.Repeat("x/", 2040), mode: 0o777},
 		{name: "./bin/hard", typ: tar.TypeLink, link: "./bin/su"},
 		{name: "./pipe", typ: tar.TypeFifo, mode: 0o640},
 		{name: "./dev/null", typ: tar.TypeChar, mode: 0o666},
-		{name: "./big", body: strings.Repeat("0123456789abcdef", 200_000) + strings.Repeat("\x00", 3<<20) + "end", mode: 0o644},
+		{name: "./big", body: strings.Repeat("0123456789abcdef", 200_000) + strings.Repeat("\x00", 3<<20) + "end",
+			mode: 0o644},
 		{name: "./twice", body: "first", mode: 0o644},
 		{name: "./twice", body: "second", mode: 0o600},
 		{name: "./" + strings.Repeat("n", 255), body: "long name", mode: 0o644},
@@ -265,7 +268,8 @@ func BenchmarkUnpack(b *testing.B) {
 				b.Fatal(err)
 			}
 			w := erofs.NewWriter(f, [16]byte{})
-			if err := errors.Join(archive.Walk(b.Context(), bytes.NewReader(data), archive.Limits{}, w.Add), w.Close(), f.Close()); err != nil {
+			if err := errors.Join(archive.Walk(b.Context(), bytes.NewReader(data), archive.Limits{}, w.Add), w.Close(),
+				f.Close()); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -273,7 +277,8 @@ func BenchmarkUnpack(b *testing.B) {
 	b.Run("walk", func(b *testing.B) {
 		b.SetBytes(int64(len(data)))
 		for b.Loop() {
-			if err := archive.Walk(context.Background(), bytes.NewReader(data), archive.Limits{}, func(*archive.Entry, io.Reader) error { return nil }); err != nil {
+			if err := archive.Walk(context.Background(), bytes.NewReader(data), archive.Limits{},
+				func(*archive.Entry, io.Reader) error { return nil }); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -69,7 +69,8 @@ func TestWalkRefuses(t *testing.T) {
 
 func TestWalkLimits(t *testing.T) {
 	b := makeTar(t, file{name: "a", body: "12345"}, file{name: "b", body: "12345"})
-	for lim, ok := range map[archive.Limits]bool{{}: true, {Bytes: 10}: true, {Bytes: 9}: false, {Entries: 2}: true, {Entries: 1}: false} {
+	for lim, ok := range map[archive.Limits]bool{{}: true, {Bytes: 10}: true, {Bytes: 9}: false, {Entries: 2}: true,
+		{Entries: 1}: false} {
 		_, err := count(t.Context(), bytes.NewReader(b), lim)
 		if ok && err != nil || !ok && !errors.Is(err, kiln.TooLarge) {
 			t.Errorf("%+v: %v", lim, err)
@@ -164,7 +165,8 @@ func TestDecompress(t *testing.T) {
 
 func TestTruncatedAnywhere(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	b := makeTar(t, file{name: "metadata.yaml", body: "x: y\n"}, file{name: "rootfs/a", body: strings.Repeat("random? ", 100)})
+	b := makeTar(t, file{name: "metadata.yaml", body: "x: y\n"}, file{name: "rootfs/a",
+		body: strings.Repeat("random? ", 100)})
 	for f, data := range compressed(t, b) {
 		step := 1
 		if f == archive.Xz || f == archive.Lzma || f == archive.Tar {
@@ -197,7 +199,8 @@ func TestDamaged(t *testing.T) {
 }
 
 func TestDetect(t *testing.T) {
-	for head, part := range map[string]string{"": "empty", "PK\x03\x04xx": "zip", "hello world": "68656c6c6f20776f", "architecture: x": "metadata.yaml"} {
+	for head, part := range map[string]string{"": "empty", "PK\x03\x04xx": "zip", "hello world": "68656c6c6f20776f",
+		"architecture: x": "metadata.yaml"} {
 		if _, err := archive.Detect([]byte(head)); !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), part) {
 			t.Errorf("%q: %v", head, err)
 		}
@@ -253,13 +256,15 @@ func TestSquashfs(t *testing.T) {
 func FuzzWalk(f *testing.F) {
 	f.Add(makeTar(f, sample()[:12]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		archive.Walk(t.Context(), bytes.NewReader(b), archive.Limits{Bytes: 1 << 20, Entries: 1000}, func(e *archive.Entry, r io.Reader) error {
-			if e.Path == "" || e.Path[0] == '/' || e.Path == ".." || strings.HasPrefix(e.Path, "../") || strings.Contains(e.Path, "/../") || strings.ContainsAny(e.Path, "\x00\n") {
-				t.Errorf("let through: %q", e.Path)
-			}
-			_, err := io.Copy(io.Discard, r)
-			return err
-		})
+		archive.Walk(t.Context(), bytes.NewReader(b), archive.Limits{Bytes: 1 << 20, Entries: 1000},
+			func(e *archive.Entry, r io.Reader) error {
+				if e.Path == "" || e.Path[0] == '/' || e.Path == ".." || strings.HasPrefix(e.Path, "../") ||
+					strings.Contains(e.Path, "/../") || strings.ContainsAny(e.Path, "\x00\n") {
+					t.Errorf("let through: %q", e.Path)
+				}
+				_, err := io.Copy(io.Discard, r)
+				return err
+			})
 	})
 }
 

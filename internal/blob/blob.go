@@ -95,7 +95,8 @@ func (w *Writer) Write(b []byte) (int, error) {
 	w.push()
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		free, _ := w.dir.Free()
-		return n, kiln.Errorf(kiln.NoSpace, "no space left after %s: need more than that, %s free in %s", kiln.FormatSize(w.size), kiln.FormatSize(free), w.dir.path)
+		return n, kiln.Errorf(kiln.NoSpace, "no space left after %s: need more than that, %s free in %s",
+			kiln.FormatSize(w.size), kiln.FormatSize(free), w.dir.path)
 	}
 	return n, err
 }

@@ -91,10 +91,12 @@ func TestDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Create(258_000_000); !errors.Is(err, kiln.NoSpace) || !strings.Contains(err.Error(), "need 258 MB, 1.0 MB free in "+dir) {
+	if _, err := d.Create(258_000_000); !errors.Is(err, kiln.NoSpace) ||
+		!strings.Contains(err.Error(), "need 258 MB, 1.0 MB free in "+dir) {
 		t.Errorf("before: %v", err)
 	}
-	if _, err := d.Put(bytes.NewReader(make([]byte, 2<<20)), kiln.Fingerprint{}); !errors.Is(err, kiln.NoSpace) || !strings.Contains(err.Error(), "free in "+dir) {
+	if _, err := d.Put(bytes.NewReader(make([]byte, 2<<20)), kiln.Fingerprint{}); !errors.Is(err, kiln.NoSpace) ||
+		!strings.Contains(err.Error(), "free in "+dir) {
 		t.Errorf("on the way: %v", err)
 	}
 	if free, err := d.Free(); err != nil || free < 900_000 {

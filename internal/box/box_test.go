@@ -95,7 +95,8 @@ func spec(t testing.TB, tree string) Spec {
 	f := os.NewFile(uintptr(fd), "rootfs")
 	t.Cleanup(func() { f.Close() })
 	id := strings.NewReplacer("/", "-", "#", "-").Replace(t.Name()) + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	return Spec{ID: id, Hostname: "guest", Dir: filepath.Join(t.TempDir(), "box"), Rootfs: f, Arch: "x86_64", IDMap: []IDMap{{0, firstID, 65536}}}
+	return Spec{ID: id, Hostname: "guest", Dir: filepath.Join(t.TempDir(), "box"), Rootfs: f, Arch: "x86_64",
+		IDMap: []IDMap{{0, firstID, 65536}}}
 }
 
 // start starts a container and makes sure that nothing of it is left.
@@ -194,9 +195,12 @@ func TestExec(t *testing.T) {
 		{ExecSpec{Command: []string{"/etc/passwd"}}, 126, "kiln: /etc/passwd: Permission denied\n"},
 		{sh("echo out; echo err >&2; cat"), 0, "out\nerr\n"},
 		{sh("hostname; id -u; id -g; pwd"), 0, "guest\n0\n0\n/\n"},
-		{ExecSpec{Command: []string{"sh", "-c", "id -u; id -g; pwd"}, UID: 1000, GID: 1001, Cwd: "/tmp"}, 0, "1000\n1001\n/tmp\n"},
-		{ExecSpec{Command: []string{"env"}, Env: map[string]string{"A": "b c", "PATH": "/bin", "LD_PRELOAD": "/x"}}, 0, "PATH=/bin\ncontainer=lxc\nA=b c\nLD_PRELOAD=/x\n"},
-		{ExecSpec{Command: []string{"/bin/pwd"}, Cwd: "/nowhere"}, 126, "kiln: working directory \"/nowhere\": No such file or directory\n"},
+		{ExecSpec{Command: []string{"sh", "-c", "id -u; id -g; pwd"}, UID: 1000, GID: 1001, Cwd: "/tmp"}, 0,
+			"1000\n1001\n/tmp\n"},
+		{ExecSpec{Command: []string{"env"}, Env: map[string]string{"A": "b c", "PATH": "/bin", "LD_PRELOAD": "/x"}}, 0,
+			"PATH=/bin\ncontainer=lxc\nA=b c\nLD_PRELOAD=/x\n"},
+		{ExecSpec{Command: []string{"/bin/pwd"}, Cwd: "/nowhere"}, 126,
+			"kiln: working directory \"/nowhere\": No such file or directory\n"},
 	} {
 		code, out := run(t, b, c.spec)
 		if code != c.code || c.out != "" && out != c.out {
@@ -222,7 +226,8 @@ func TestTerminal(t *testing.T) {
 		code, err := p.Wait()
 		p.Close()
 		got := strings.ReplaceAll(out.String(), "\r", "")
-		if code != 0 || err != nil || !strings.HasPrefix(got, "/dev/pts/") || !strings.Contains(got, "\n25 81\n") || !strings.HasSuffix(got, "\n1999\n2000\n") {
+		if code != 0 || err != nil || !strings.HasPrefix(got, "/dev/pts/") || !strings.Contains(got, "\n25 81\n") ||
+			!strings.HasSuffix(got, "\n1999\n2000\n") {
 			t.Fatalf("%d, %v, %d bytes: %.80q … %q", code, err, len(got), got, got[max(0, len(got)-20):])
 		}
 	}
@@ -251,7 +256,8 @@ func TestUnprivileged(t *testing.T) {
 	if uid := statusField(b.InitPID(), "Uid"); len(uid) == 0 || uid[0] != strconv.Itoa(firstID) {
 		t.Errorf("init runs as %v on the host", uid)
 	}
-	for _, c := range []string{"mknod /tmp/x c 1 3", "mount -t ext4 /dev/vda /tmp", "echo 1 > /proc/sys/kernel/panic", "insmod /x.ko", "cat /proc/kcore"} {
+	for _, c := range []string{"mknod /tmp/x c 1 3", "mount -t ext4 /dev/vda /tmp", "echo 1 > /proc/sys/kernel/panic",
+		"insmod /x.ko", "cat /proc/kcore"} {
 		if code, _ := run(t, b, sh(c)); code == 0 {
 			t.Errorf("%q worked", c)
 		}
@@ -281,7 +287,8 @@ func TestPoweroffAndReboot(t *testing.T) {
 func TestShutdown(t *testing.T) {
 	b := start(t, spec(t, busybox(t, "")))
 	// Let init come as far as setting its handlers.
-	eventually(t, "init runs its table", func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
+	eventually(t, "init runs its table",
+		func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
 	if err := b.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +356,8 @@ func TestMonitorKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Until init is on its own, liblxc has it die with the monitor.
-	eventually(t, "init runs its table", func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
+	eventually(t, "init runs its table",
+		func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
 	b.monitor.signal(unix.SIGKILL)
 	b.monitor.wait(t.Context())
 	b.Close()
@@ -386,7 +394,8 @@ func TestLimits(t *testing.T) {
 	if code, _ := run(t, b, sh("dd if=/dev/zero of=/dev/null bs=200M count=1")); code == 0 {
 		t.Error("200 MB fit into 64 MB")
 	}
-	if code, out := run(t, b, sh("for i in $(seq 100); do sleep 5 & done; echo done")); code == 0 && !strings.Contains(out, "fork") {
+	if code, out := run(t, b, sh("for i in $(seq 100); do sleep 5 & done; echo done")); code == 0 &&
+		!strings.Contains(out, "fork") {
 		t.Errorf("100 processes fit into 50: %d %q", code, out)
 	}
 	if _, out := run(t, b, sh("nproc")); out != "1\n" {
@@ -411,7 +420,8 @@ func TestMounts(t *testing.T) {
 	src := filepath.Join(t.TempDir(), "a b")
 	os.WriteFile(src, []byte("hello"), 0o644)
 	s := spec(t, busybox(t, ""))
-	s.Mounts = []Mount{{Source: src, Target: "/mnt/x y", ReadOnly: true}, {Source: "/nowhere", Target: "/mnt/z", Optional: true}}
+	s.Mounts = []Mount{{Source: src, Target: "/mnt/x y", ReadOnly: true},
+		{Source: "/nowhere", Target: "/mnt/z", Optional: true}}
 	b := start(t, s)
 	if code, out := run(t, b, sh("cat '/mnt/x y' && ! echo > '/mnt/x y'")); code != 0 || !strings.HasPrefix(out, "hello") {
 		t.Errorf("%d %q", code, out)

@@ -48,7 +48,8 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 	orphan, pid := b.monitor == nil, b.init.PID
 	b.mu.Unlock()
 	if orphan {
-		return nil, kiln.Errorf(kiln.Conflict, "the container's monitor died; stop the container with --force and start it again")
+		return nil, kiln.Errorf(kiln.Conflict, "the container's monitor died; stop the container with --force and start "+
+			"it again")
 	}
 	p := &Process{}
 	stdio := []*os.File{s.Stdin, s.Stdout, s.Stderr}
@@ -89,7 +90,8 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 	var n int
 	line, err := p.helper.line()
 	if err != nil || !scan(line, "pid %d", &n) {
-		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)", orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
+		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)",
+			orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
 	}
 	// It can be gone by now: then there is nothing to signal.
 	p.proc, _ = openProcess(identify(n))
@@ -193,7 +195,8 @@ func openPTY(pid, owner int) (master, slave *os.File, err error) {
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		return nil, nil, errors.Join(err, master.Close())
 	}
-	inner, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	inner, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER,
+		unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {
 		return nil, nil, errors.Join(errno, master.Close())
 	}

@@ -101,13 +101,15 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string) error
 	var pid int
 	line, err := answer.line()
 	if err != nil || !scan(line, "pid %d", &pid) || pid <= 0 {
-		return kiln.Errorf(kiln.Internal, "%s%s (see %s)", orElse(line, "the monitor died"), b.reason(logEnd), filepath.Join(b.dir, logFile))
+		return kiln.Errorf(kiln.Internal, "%s%s (see %s)", orElse(line, "the monitor died"), b.reason(logEnd),
+			filepath.Join(b.dir, logFile))
 	}
 	if err := answer.wait(); err != nil {
 		return err
 	}
 	if b.init, err = openProcess(identify(pid)); err != nil {
-		return kiln.Errorf(kiln.Internal, "init ended at once%s (see %s and %s)", b.reason(logEnd), filepath.Join(b.dir, logFile), b.ConsoleLog())
+		return kiln.Errorf(kiln.Internal, "init ended at once%s (see %s and %s)", b.reason(logEnd),
+			filepath.Join(b.dir, logFile), b.ConsoleLog())
 	}
 	b.state.Init = b.init.identity
 	if parent := statusField(pid, "PPid"); len(parent) == 1 {
@@ -169,7 +171,8 @@ type helper struct {
 
 // runHelper starts one of the C programs of this binary. The request is what it
 // reads first; files become its descriptors from 5 on.
-func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.File, request ...string) (*helper, error) {
+func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.File, request ...string) (*helper,
+	error) {
 	ask, asked, err := os.Pipe()
 	if err != nil {
 		return nil, err

@@ -44,7 +44,8 @@ func (a *app) copyAcross(ctx context.Context, from, to place, o *copyFlags) erro
 		return err
 	}
 	a.say("Creating %s", x.to.name)
-	r := client.Request{Method: http.MethodPost, Path: client.Path("/1.0/kiln/instances", x.instance) + "/share", Body: api.InstanceSharePost{Snapshot: snap, InstanceOnly: o.only}}
+	r := client.Request{Method: http.MethodPost, Path: client.Path("/1.0/kiln/instances", x.instance) + "/share",
+		Body: api.InstanceSharePost{Snapshot: snap, InstanceOnly: o.only}}
 	op, err := a.watch(ctx, from, r)
 	if err != nil {
 		if snap == "" {
@@ -68,10 +69,12 @@ func canCopy(ctx context.Context, at place) error {
 		return err
 	}
 	if s.Auth != "trusted" {
-		return kiln.Errorf(kiln.Denied, "the server %q doesn't trust this client; add the remote again with a token: kiln remote add", at.remote)
+		return kiln.Errorf(kiln.Denied, "the server %q doesn't trust this client; add the remote again with a token: kiln "+
+			"remote add", at.remote)
 	}
 	if !slices.Contains(s.APIExtensions, "kiln_instance_copy") {
-		return kiln.Errorf(kiln.Unsupported, "the server %q doesn't copy instances as kiln does: it is LXD, Incus or an older kiln; publish the instance as an image and copy that (image copy), then launch it", at.remote)
+		return kiln.Errorf(kiln.Unsupported, "the server %q doesn't copy instances as kiln does: it is LXD, Incus or an "+
+			"older kiln; publish the instance as an image and copy that (image copy), then launch it", at.remote)
 	}
 	return nil
 }
@@ -81,7 +84,8 @@ func canCopy(ctx context.Context, at place) error {
 func (x *crossing) free(ctx context.Context) error {
 	_, err := x.to.Get(ctx, instancePath(x.to.name), nil, nil)
 	if err == nil {
-		return kiln.Errorf(kiln.Conflict, "Instance %q already exists on %q; give the copy another name: %s:NAME", x.to.name, x.to.remote, x.to.remote)
+		return kiln.Errorf(kiln.Conflict, "Instance %q already exists on %q; give the copy another name: %s:NAME", x.to.name,
+			x.to.remote, x.to.remote)
 	}
 	if errors.Is(err, kiln.NotFound) {
 		return nil
@@ -133,7 +137,8 @@ func (x *crossing) pull(ctx context.Context) error {
 		}
 	}
 	post := x.post
-	post.Source.Mode, post.Source.Server, post.Source.Protocol, post.Source.Certificate = "pull", s.Server, s.Protocol, s.Certificate
+	post.Source.Mode, post.Source.Server, post.Source.Protocol, post.Source.Certificate = "pull", s.Server, s.Protocol,
+		s.Certificate
 	post.Source.RemoteAccess, post.Source.Secret = s.RemoteAccess, x.secret
 	_, err = x.app.watch(ctx, x.to, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
 	return err
@@ -169,16 +174,17 @@ func (x *crossing) relay(ctx context.Context) error {
 	}
 	wrap, done := x.app.progress("Copying the instance", size)
 	defer done()
-	_, err = x.to.SendInstance(ctx, api.InstanceArrival{InstancesPost: x.post, Transfer: t}, parts, func(id string) (io.ReadCloser, error) {
-		part, err := source.TransferPart(ctx, x.instance, id)
-		if err != nil {
-			return nil, err
-		}
-		return struct {
-			io.Reader
-			io.Closer
-		}{wrap(part), part}, nil
-	})
+	_, err = x.to.SendInstance(ctx, api.InstanceArrival{InstancesPost: x.post, Transfer: t}, parts,
+		func(id string) (io.ReadCloser, error) {
+			part, err := source.TransferPart(ctx, x.instance, id)
+			if err != nil {
+				return nil, err
+			}
+			return struct {
+				io.Reader
+				io.Closer
+			}{wrap(part), part}, nil
+		})
 	return err
 }
 
@@ -198,7 +204,8 @@ func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) er
 	}
 	for _, name := range wanted {
 		if !slices.ContainsFunc(all, func(p api.Profile) bool { return p.Name == name }) {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.remote)
+			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say "+
+				"which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.remote)
 		}
 	}
 	return nil
@@ -238,14 +245,16 @@ func (x *crossing) relayImage(ctx context.Context, fingerprint string, offered b
 // moveAcross copies an instance that is stopped to another server and deletes it.
 func (a *app) moveAcross(ctx context.Context, from, to place, o *copyFlags) error {
 	if strings.Contains(from.name, "/") {
-		return kiln.Errorf(kiln.Invalid, "a snapshot isn't moved to another server; make an instance of it there: kiln copy %s:%s %s:NAME", from.remote, from.name, to.remote)
+		return kiln.Errorf(kiln.Invalid, "a snapshot isn't moved to another server; make an instance of it there: kiln "+
+			"copy %s:%s %s:NAME", from.remote, from.name, to.remote)
 	}
 	var before, after api.Instance
 	if _, err := from.Get(ctx, instancePath(from.name), nil, &before); err != nil {
 		return a.suggest(ctx, from, err)
 	}
 	if before.Status != "Stopped" {
-		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be moved to another server; stop it first, or copy it, which needs no stop", from.name)
+		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be moved to another server; stop it first, or "+
+			"copy it, which needs no stop", from.name)
 	}
 	if err := a.copyAcross(ctx, from, to, o); err != nil {
 		return err

@@ -112,9 +112,10 @@ func exit(err error) int {
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "kiln",
-		Short:         "Get, keep, share and run system images",
-		Long:          "kiln keeps images of Linux systems and runs system containers made from them.\n\nTry:\n  kiln image import debian.tar.zst --alias debian\n  kiln launch debian c1\n  kiln exec c1 -- bash",
+		Use:   "kiln",
+		Short: "Get, keep, share and run system images",
+		Long: "kiln keeps images of Linux systems and runs system containers made from them.\n\nTry:\n  kiln " +
+			"image import debian.tar.zst --alias debian\n  kiln launch debian c1\n  kiln exec c1 -- bash",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       a.deps.Version,
@@ -131,7 +132,8 @@ func (a *app) root() *cobra.Command {
 		a.imageCmd(), a.createCmd("init"), a.createCmd("launch"), a.listCmd(), a.infoCmd(),
 		a.actionCmd("start", "start"), a.actionCmd("stop", "stop"), a.actionCmd("restart", "restart"),
 		a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"),
-		a.deleteCmd(), a.renameCmd(), a.moveCmd(), a.copyCmd(), a.execCmd(), a.consoleCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.publishCmd(),
+		a.deleteCmd(), a.renameCmd(), a.moveCmd(), a.copyCmd(), a.execCmd(), a.consoleCmd(), a.snapshotCmd(), a.restoreCmd(),
+		a.rebuildCmd(), a.publishCmd(),
 		a.configCmd(), a.profileCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd(), a.remoteCmd(), a.mirrorCmd(),
 	)
 	prepare(root)
@@ -159,7 +161,8 @@ func prepare(c *cobra.Command) {
 			for _, sub := range c.Commands() {
 				names = append(append(names, sub.Name()), sub.Aliases...)
 			}
-			return usageError{fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], c.CommandPath(), kiln.DidYouMean(args[0], names), c.CommandPath())}
+			return usageError{fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], c.CommandPath(),
+				kiln.DidYouMean(args[0], names), c.CommandPath())}
 		}
 		c.Args = cobra.ArbitraryArgs
 	}

@@ -17,8 +17,10 @@ import (
 
 func TestExitCodes(t *testing.T) {
 	for err, want := range map[error]int{
-		errors.New("x"): 1, usageError{errors.New("x")}: 2, kiln.Errorf(kiln.NotFound, "x"): 3, kiln.Errorf(kiln.Conflict, "x"): 4, kiln.Errorf(kiln.Denied, "x"): 5,
-		kiln.Errorf(kiln.Network, "x"): 6, kiln.Errorf(kiln.Integrity, "x"): 7, kiln.Errorf(kiln.NoSpace, "x"): 8, kiln.Errorf(kiln.Timeout, "x"): 9, context.Canceled: 9,
+		errors.New("x"): 1, usageError{errors.New("x")}: 2, kiln.Errorf(kiln.NotFound, "x"): 3,
+		kiln.Errorf(kiln.Conflict, "x"): 4, kiln.Errorf(kiln.Denied, "x"): 5,
+		kiln.Errorf(kiln.Network, "x"): 6, kiln.Errorf(kiln.Integrity, "x"): 7, kiln.Errorf(kiln.NoSpace, "x"): 8,
+		kiln.Errorf(kiln.Timeout, "x"): 9, context.Canceled: 9,
 		fmt.Errorf("many: %w", errors.Join(kiln.Errorf(kiln.NotFound, "x"))): 3,
 	} {
 		if got := exit(err); got != want {
@@ -51,7 +53,8 @@ func TestMain_usage(t *testing.T) {
 		t.Setenv("KILN_SOCKET", "/nowhere")
 		var out, err bytes.Buffer
 		code := Main(t.Context(), strings.Fields(words), Streams{In: strings.NewReader(""), Out: &out, Err: &err}, Deps{})
-		if code != want.code || !strings.Contains(err.String(), want.text) || !strings.HasPrefix(err.String(), "kiln: ") || out.Len() > 0 {
+		if code != want.code || !strings.Contains(err.String(), want.text) || !strings.HasPrefix(err.String(), "kiln: ") ||
+			out.Len() > 0 {
 			t.Errorf("%s: %d %q %q", words, code, out.String(), err.String())
 		}
 	}
@@ -77,11 +80,14 @@ func TestExecArgs(t *testing.T) {
 }
 
 func TestImageFilters(t *testing.T) {
-	img := api.Image{Fingerprint: "abc123", Architecture: "x86_64", Type: "container", Aliases: []api.ImageAlias{{Name: "debian/12"}, {Name: "stable"}}}
+	img := api.Image{Fingerprint: "abc123", Architecture: "x86_64", Type: "container",
+		Aliases: []api.ImageAlias{{Name: "debian/12"}, {Name: "stable"}}}
 	img.Properties = map[string]string{"os": "Debian", "user.note": "x", "architecture": "amd64"}
 	for word, want := range map[string]bool{
-		"deb": true, "c12": true, "zzz": false, "os=debian": true, "os=deb": false, "os=deb.*": true, "architecture=amd64": true, "architecture=arm64": false,
-		"type=container": true, "public=false": true, "public=yes": false, "u.n=x": true, "user.note=x": true, "fingerprint=abc": true, "none=x": false, "os=(": false,
+		"deb": true, "c12": true, "zzz": false, "os=debian": true, "os=deb": false, "os=deb.*": true,
+		"architecture=amd64": true, "architecture=arm64": false,
+		"type=container": true, "public=false": true, "public=yes": false, "u.n=x": true, "user.note=x": true,
+		"fingerprint=abc": true, "none=x": false, "os=(": false,
 	} {
 		if got := imageMatches(img, word, false); got != want {
 			t.Errorf("%q: %v", word, got)
@@ -93,7 +99,8 @@ func TestImageFilters(t *testing.T) {
 }
 
 func TestShow(t *testing.T) {
-	columns := []column[string]{{'a', "NAME", func(s string) string { return s }}, {'b', "LENGTH", func(s string) string { return fmt.Sprint(len(s)) }}}
+	columns := []column[string]{{'a', "NAME", func(s string) string { return s }},
+		{'b', "LENGTH", func(s string) string { return fmt.Sprint(len(s)) }}}
 	for format, want := range map[string]string{
 		"csv":              "c2,2\nc10,3\n\"x,y\",3\n,0\n",
 		"csv,header":       "NAME,LENGTH\nc2,2\nc10,3\n\"x,y\",3\n,0\n",
@@ -102,7 +109,8 @@ func TestShow(t *testing.T) {
 	} {
 		var b bytes.Buffer
 		err := show(&b, format, columns, []string{"x,y", "", "c10", "c2"})
-		if d := cmp.Diff(strings.ReplaceAll(want, " \n", "\n"), strings.ReplaceAll(b.String(), " \n", "\n")); d != "" || err != nil {
+		if d := cmp.Diff(strings.ReplaceAll(want, " \n", "\n"), strings.ReplaceAll(b.String(), " \n", "\n")); d != "" ||
+			err != nil {
 			t.Errorf("%s: %s %v", format, d, err)
 		}
 	}
@@ -114,7 +122,8 @@ func TestShow(t *testing.T) {
 func TestTimesAndSizes(t *testing.T) {
 	at := time.Date(2016, 3, 30, 4, 36, 0, 0, time.UTC)
 	for got, want := range map[string]string{
-		day(at): "Mar 30, 2016 at 4:36am (UTC)", minute(at): "2016/03/30 04:36 UTC", minute(time.Time{}): "never", minute(time.Unix(0, 0)): "never", size(1029713): "0.98MB",
+		day(at): "Mar 30, 2016 at 4:36am (UTC)", minute(at): "2016/03/30 04:36 UTC", minute(time.Time{}): "never",
+		minute(time.Unix(0, 0)): "never", size(1029713): "0.98MB",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -31,7 +31,8 @@ func isServer(args []string, keys int) bool {
 }
 
 func (a *app) configGetCmd() *cobra.Command {
-	return &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a key", Args: cobra.RangeArgs(1, 2),
+	return &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a key",
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			key := args[len(args)-1]
 			if isServer(args, 1) {
@@ -67,10 +68,12 @@ func assignments(words []string) (map[string]string, error) {
 }
 
 func (a *app) configSetCmd(verb string) *cobra.Command {
-	use := map[string]string{"set": "set [[<remote>:]<instance>] <key>=<value>... | <key> <value>", "unset": "unset [[<remote>:]<instance>] <key>"}[verb]
+	use := map[string]string{"set": "set [[<remote>:]<instance>] <key>=<value>... | <key> <value>",
+		"unset": "unset [[<remote>:]<instance>] <key>"}[verb]
 	return &cobra.Command{Use: use, Short: strings.ToUpper(verb[:1]) + verb[1:] + " keys", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") || strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
+			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") ||
+				strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
 			target := ""
 			at, rest, err := a.server(args)
 			switch {
@@ -114,7 +117,8 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 }
 
 func (a *app) configShowCmd() *cobra.Command {
-	c := &cobra.Command{Use: "show [[<remote>:]<instance>]", Short: "Show a configuration as YAML", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: "show [[<remote>:]<instance>]", Short: "Show a configuration as YAML",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
 	expanded := c.Flags().BoolP("expanded", "e", false, "with what the profiles add")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if isServer(args, 0) {
@@ -144,7 +148,8 @@ const editHelp = `### This is the configuration, as YAML. Lines that begin with 
 `
 
 func (a *app) configEditCmd() *cobra.Command {
-	return &cobra.Command{Use: "edit [[<remote>:]<instance>]", Short: "Edit a configuration, in an editor or from standard input", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "edit [[<remote>:]<instance>]", Short: "Edit a configuration, in an editor or from " +
+		"standard input", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			if isServer(args, 0) {
 				at, _, err := a.server(args)
@@ -180,22 +185,24 @@ func (a *app) metadataCmd() *cobra.Command {
 		return m, at, tag, a.suggest(ctx, at, err)
 	}
 	c.AddCommand(
-		&cobra.Command{Use: "show [<remote>:]<instance>", Short: "Show the metadata as YAML", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
-			m, _, _, err := read(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return writeYAML(a.Out, m)
-		}},
-		&cobra.Command{Use: "edit [<remote>:]<instance>", Short: "Edit the metadata", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
-			m, at, tag, err := read(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return edit(a, editHelp, m, tag, func(m api.ImageMetadata, tag string) error {
-				return at.Change(c.Context(), http.MethodPut, instancePath(at.name)+"/metadata", m, tag)
-			})
-		}},
+		&cobra.Command{Use: "show [<remote>:]<instance>", Short: "Show the metadata as YAML", Args: cobra.ExactArgs(1),
+			ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
+				m, _, _, err := read(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return writeYAML(a.Out, m)
+			}},
+		&cobra.Command{Use: "edit [<remote>:]<instance>", Short: "Edit the metadata", Args: cobra.ExactArgs(1),
+			ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
+				m, at, tag, err := read(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return edit(a, editHelp, m, tag, func(m api.ImageMetadata, tag string) error {
+					return at.Change(c.Context(), http.MethodPut, instancePath(at.name)+"/metadata", m, tag)
+				})
+			}},
 	)
 	return c
 }
@@ -212,7 +219,8 @@ func (a *app) templateCmd() *cobra.Command {
 			return err
 		}
 		_, _, err = at.Do(ctx, client.Request{
-			Method: http.MethodPost, Path: p, Query: url.Values{"path": {args[1]}}, Body: body, Header: http.Header{"Content-Type": {"application/octet-stream"}},
+			Method: http.MethodPost, Path: p, Query: url.Values{"path": {args[1]}}, Body: body,
+			Header: http.Header{"Content-Type": {"application/octet-stream"}},
 		}, nil)
 		return err
 	}
@@ -235,7 +243,8 @@ func (a *app) templateCmd() *cobra.Command {
 		b, err := io.ReadAll(resp.Body)
 		return string(b), err
 	}
-	list := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	list := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, p, err := path(args[0])
@@ -259,34 +268,40 @@ func (a *app) templateCmd() *cobra.Command {
 		return send(ctx, args, a.In)
 	}
 	c.AddCommand(list,
-		&cobra.Command{Use: "show [<remote>:]<instance> <template>", Short: "Show a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			text, err := get(c.Context(), args)
-			if err == nil {
-				_, err = io.WriteString(a.Out, text)
-			}
-			return err
-		}},
-		&cobra.Command{Use: "create [<remote>:]<instance> <template>", Short: "Make a template, from standard input if it is no terminal", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			if terminal(a.In) {
-				return send(c.Context(), args, strings.NewReader(""))
-			}
-			return send(c.Context(), args, a.In)
-		}},
-		&cobra.Command{Use: "edit [<remote>:]<instance> <template>", Short: "Edit a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			text, err := get(c.Context(), args)
-			if err != nil {
+		&cobra.Command{Use: "show [<remote>:]<instance> <template>", Short: "Show a template", Args: cobra.ExactArgs(2),
+			RunE: func(c *cobra.Command, args []string) error {
+				text, err := get(c.Context(), args)
+				if err == nil {
+					_, err = io.WriteString(a.Out, text)
+				}
 				return err
-			}
-			return editText(c.Context(), args, text)
-		}},
-		&cobra.Command{Use: "delete [<remote>:]<instance> <template>", Aliases: []string{"rm"}, Short: "Delete a template", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			at, p, err := path(args[0])
-			if err != nil {
+			}},
+		&cobra.Command{Use: "create [<remote>:]<instance> <template>",
+			Short: "Make a template, from standard input if it is no terminal", Args: cobra.ExactArgs(2),
+			RunE: func(c *cobra.Command, args []string) error {
+				if terminal(a.In) {
+					return send(c.Context(), args, strings.NewReader(""))
+				}
+				return send(c.Context(), args, a.In)
+			}},
+		&cobra.Command{Use: "edit [<remote>:]<instance> <template>", Short: "Edit a template", Args: cobra.ExactArgs(2),
+			RunE: func(c *cobra.Command, args []string) error {
+				text, err := get(c.Context(), args)
+				if err != nil {
+					return err
+				}
+				return editText(c.Context(), args, text)
+			}},
+		&cobra.Command{Use: "delete [<remote>:]<instance> <template>", Aliases: []string{"rm"}, Short: "Delete a template",
+			Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+				at, p, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				_, _, err = at.Do(c.Context(), client.Request{Method: http.MethodDelete, Path: p,
+					Query: url.Values{"path": {args[1]}}}, nil)
 				return err
-			}
-			_, _, err = at.Do(c.Context(), client.Request{Method: http.MethodDelete, Path: p, Query: url.Values{"path": {args[1]}}}, nil)
-			return err
-		}},
+			}},
 	)
 	return c
 }
@@ -323,20 +338,22 @@ func (a *app) deviceCmd(find func(context.Context, string) (holder, error)) *cob
 		if d, ok := h.devices[name]; ok {
 			return d, nil
 		}
-		return nil, kiln.Errorf(kiln.NotFound, "no device %q%s", name, kiln.DidYouMean(name, slices.Collect(maps.Keys(h.devices))))
+		return nil, kiln.Errorf(kiln.NotFound, "no device %q%s", name, kiln.DidYouMean(name,
+			slices.Collect(maps.Keys(h.devices))))
 	}
-	verb("add <name> <device> <type> [<key>=<value>...]", "Add a device", cobra.MinimumNArgs(3), func(h holder, args []string) error {
-		keys, err := pairs(args[2:])
-		if err != nil {
-			return err
-		}
-		if _, there := h.devices[args[0]]; there {
-			return kiln.Errorf(kiln.Conflict, "The device %q already exists", args[0])
-		}
-		keys["type"] = args[1]
-		h.devices[args[0]] = keys
-		return h.save(h.devices)
-	})
+	verb("add <name> <device> <type> [<key>=<value>...]", "Add a device", cobra.MinimumNArgs(3),
+		func(h holder, args []string) error {
+			keys, err := pairs(args[2:])
+			if err != nil {
+				return err
+			}
+			if _, there := h.devices[args[0]]; there {
+				return kiln.Errorf(kiln.Conflict, "The device %q already exists", args[0])
+			}
+			keys["type"] = args[1]
+			h.devices[args[0]] = keys
+			return h.save(h.devices)
+		})
 	verb("remove <name> <device>...", "Remove devices", cobra.MinimumNArgs(2), func(h holder, args []string) error {
 		for _, n := range args {
 			if _, err := known(h, n); err != nil {
@@ -352,7 +369,10 @@ func (a *app) deviceCmd(find func(context.Context, string) (holder, error)) *cob
 		}
 		return nil
 	})
-	verb("show <name>", "Show devices as YAML", cobra.ExactArgs(1), func(h holder, _ []string) error { return writeYAML(a.Out, h.devices) })
+	verb("show <name>", "Show devices as YAML", cobra.ExactArgs(1), func(h holder,
+		_ []string) error {
+		return writeYAML(a.Out, h.devices)
+	})
 	verb("get <name> <device> <key>", "Show a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
 		d, err := known(h, args[0])
 		if err == nil {
@@ -360,25 +380,27 @@ func (a *app) deviceCmd(find func(context.Context, string) (holder, error)) *cob
 		}
 		return err
 	})
-	verb("set <name> <device> <key>=<value>...", "Set keys of a device", cobra.MinimumNArgs(3), func(h holder, args []string) error {
-		d, err := known(h, args[0])
-		if err != nil {
-			return err
-		}
-		change, err := assignments(args[1:])
-		if err != nil {
-			return err
-		}
-		maps.Copy(d, change)
-		return h.save(h.devices)
-	})
-	verb("unset <name> <device> <key>", "Unset a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
-		d, err := known(h, args[0])
-		if err != nil {
-			return err
-		}
-		delete(d, args[1])
-		return h.save(h.devices)
-	})
+	verb("set <name> <device> <key>=<value>...", "Set keys of a device", cobra.MinimumNArgs(3),
+		func(h holder, args []string) error {
+			d, err := known(h, args[0])
+			if err != nil {
+				return err
+			}
+			change, err := assignments(args[1:])
+			if err != nil {
+				return err
+			}
+			maps.Copy(d, change)
+			return h.save(h.devices)
+		})
+	verb("unset <name> <device> <key>", "Unset a key of a device", cobra.ExactArgs(3),
+		func(h holder, args []string) error {
+			d, err := known(h, args[0])
+			if err != nil {
+				return err
+			}
+			delete(d, args[1])
+			return h.save(h.devices)
+		})
 	return c
 }

@@ -14,7 +14,9 @@ import (
 )
 
 func (a *app) renameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new name>", Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new name>",
+		Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			from, to, err := a.both(args)
 			if err != nil {
@@ -82,7 +84,8 @@ func newCopyFlags(c *cobra.Command) *copyFlags {
 // check says at once what can't be.
 func (o *copyFlags) check() error {
 	if o.refresh {
-		return kiln.Errorf(kiln.Unsupported, "--refresh is not supported by this version of kiln; delete the copy and make it again, which moves only what differs from the image")
+		return kiln.Errorf(kiln.Unsupported, "--refresh is not supported by this version of kiln; delete the copy and "+
+			"make it again, which moves only what differs from the image")
 	}
 	if !slices.Contains([]string{pull, push, relay, auto}, o.mode) {
 		return usageError{fmt.Errorf("unknown mode %q; it is pull, push, relay or auto", o.mode)}
@@ -92,7 +95,8 @@ func (o *copyFlags) check() error {
 
 // request is what the target is told of a copy.
 func (o *copyFlags) request(ctx context.Context, from, to place) (api.InstancesPost, error) {
-	post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name, InstanceOnly: o.only}}
+	post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name,
+		InstanceOnly: o.only}}
 	if len(o.config) > 0 || len(o.devices) > 0 || o.pool != "" {
 		if err := describeCopy(ctx, &post, from, o.config, o.devices, o.pool); err != nil {
 			return post, err
@@ -110,8 +114,11 @@ func (o *copyFlags) request(ctx context.Context, from, to place) (api.InstancesP
 
 func (a *app) copyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new name>]", Aliases: []string{"cp"}, Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
-		Long: "Copy an instance with its snapshots, or make an instance of a snapshot, also from one server to another. One that runs goes on running. Between servers go the image, if the target hasn't it, and what was changed since.",
+		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new name>]", Aliases: []string{"cp"},
+		Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2),
+		ValidArgsFunction: a.completeInstances,
+		Long: "Copy an instance with its snapshots, or make an instance of a snapshot, also from one server to another. " +
+			"One that runs goes on running. Between servers go the image, if the target hasn't it, and what was changed since.",
 	}
 	o := newCopyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -140,8 +147,11 @@ func (a *app) copyCmd() *cobra.Command {
 
 func (a *app) moveCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "move [<remote>:]<instance>[/<snapshot>] [<remote>:]<new name>", Aliases: []string{"mv"}, Short: "Rename an instance, or move it to another server", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances,
-		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server: it is copied there, and then deleted here. It must be stopped.",
+		Use: "move [<remote>:]<instance>[/<snapshot>] [<remote>:]<new name>", Aliases: []string{"mv"},
+		Short: "Rename an instance, or move it to another server", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeInstances,
+		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server: it is copied " +
+			"there, and then deleted here. It must be stopped.",
 	}
 	o := newCopyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -162,7 +172,8 @@ func (a *app) moveCmd() *cobra.Command {
 			}
 		})
 		if changed != "" {
-			return usageError{fmt.Errorf("--%s is for moving to another server; on the same one: kiln rename, kiln config", changed)}
+			return usageError{fmt.Errorf("--%s is for moving to another server; on the same one: kiln rename, kiln config",
+				changed)}
 		}
 		return a.rename(c.Context(), from, to)
 	}
@@ -171,7 +182,8 @@ func (a *app) moveCmd() *cobra.Command {
 
 // describeCopy lays flags over the devices of what is copied: a request that has
 // devices has all of them.
-func describeCopy(ctx context.Context, post *api.InstancesPost, from place, config, devices []string, pool string) error {
+func describeCopy(ctx context.Context, post *api.InstancesPost, from place, config, devices []string,
+	pool string) error {
 	if len(devices) > 0 || pool != "" {
 		path := instancePath(from.name)
 		if instance, snap, ok := strings.Cut(from.name, "/"); ok {

@@ -18,7 +18,8 @@ import (
 func (a *app) execCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "exec [<remote>:]<instance> [flags] [--] <command> [<argument>...]", Short: "Run a command in an instance",
-		Long: "Run a command in an instance. The exit code is the command's: 127 when it isn't found, 126 when it can't be run, 128 plus the signal that ended it.",
+		Long: "Run a command in an instance. The exit code is the command's: 127 when it isn't found, 126 when it can't " +
+			"be run, 128 plus the signal that ended it.",
 		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completeInstances,
 	}
 	f := c.Flags()
@@ -51,7 +52,8 @@ func (a *app) execCmd() *cobra.Command {
 		case *mode != "auto":
 			return usageError{fmt.Errorf("unknown mode %q; it is auto, interactive or non-interactive", *mode)}
 		}
-		post := api.InstanceExecPost{Command: args[1:], Environment: variables, User: *user, Group: *group, Cwd: *cwd, Interactive: tty}
+		post := api.InstanceExecPost{Command: args[1:], Environment: variables, User: *user, Group: *group, Cwd: *cwd,
+			Interactive: tty}
 		if _, ok := variables["TERM"]; !ok && tty && os.Getenv("TERM") != "" {
 			variables["TERM"] = os.Getenv("TERM")
 		}

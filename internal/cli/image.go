@@ -19,7 +19,8 @@ import (
 func (a *app) imageCmd() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Keep images"}
 	c.AddCommand(
-		a.imageListCmd(), a.imageInfoCmd(), a.imageShowCmd(), a.imageEditCmd(), a.imageImportCmd(), a.imageExportCmd(), a.imageDeleteCmd(),
+		a.imageListCmd(), a.imageInfoCmd(), a.imageShowCmd(), a.imageEditCmd(), a.imageImportCmd(), a.imageExportCmd(),
+		a.imageDeleteCmd(),
 		a.imagePropertyCmd("get-property"), a.imagePropertyCmd("set-property"), a.imagePropertyCmd("unset-property"),
 		a.imageHashCmd(), a.imageVerifyCmd(), a.imageDfCmd(), a.aliasCmd(),
 		a.imageCopyCmd(), a.imageRefreshCmd(), a.imagePruneCmd(), a.publishTreeCmd(),
@@ -90,9 +91,11 @@ func (a *app) imageListCmd() *cobra.Command {
 		Use:     "list [<remote>:] [<filter>...]",
 		Aliases: []string{"ls"},
 		Short:   "List images",
-		Long:    "List images. A filter is a part of an alias or of a fingerprint, or key=value: a property (os=debian) or a field (architecture, type, public, cached). All must fit.",
+		Long: "List images. A filter is a part of an alias or of a fingerprint, or key=value: a property (os=debian) " +
+			"or a field (architecture, type, public, cached). All must fit.",
 	}
-	columns := c.Flags().StringP("columns", "c", "lfpdatsu", "columns: l alias, L aliases, f/F fingerprint, p public, d description, a architecture, t type, s size, u upload date, e project")
+	columns := c.Flags().StringP("columns", "c", "lfpdatsu", "columns: l alias, L aliases, f/F fingerprint, p public, "+
+		"d description, a architecture, t type, s size, u upload date, e project")
 	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
@@ -119,7 +122,8 @@ func imageMatches(img api.Image, word string, exact bool) bool {
 		if exact {
 			fits = func(s, word string) bool { return s == word }
 		}
-		return fits(img.Fingerprint, word) || slices.ContainsFunc(img.Aliases, func(a api.ImageAlias) bool { return fits(a.Name, word) })
+		return fits(img.Fingerprint, word) ||
+			slices.ContainsFunc(img.Aliases, func(a api.ImageAlias) bool { return fits(a.Name, word) })
 	}
 	switch key {
 	case "architecture":
@@ -184,18 +188,21 @@ func keyFits(key, short string) bool {
 }
 
 func (a *app) imageInfoCmd() *cobra.Command {
-	return &cobra.Command{Use: "info [<remote>:]<image>", Short: "Tell what is known of an image", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "info [<remote>:]<image>", Short: "Tell what is known of an image",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.anyImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			p := func(format string, args ...any) { fmt.Fprintf(a.Out, format+"\n", args...) }
-			p("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:", i.Fingerprint, size(i.Size), i.Architecture, i.Type, yesNo(i.Public))
+			p("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:", i.Fingerprint, size(i.Size),
+				i.Architecture, i.Type, yesNo(i.Public))
 			if i.CreatedAt.Unix() > 0 {
 				p("    Created: %s", minute(i.CreatedAt))
 			}
-			p("    Uploaded: %s\n    Expires: %s\n    Last used: %s\nProperties:", minute(i.UploadedAt), minute(i.ExpiresAt), minute(i.LastUsedAt))
+			p("    Uploaded: %s\n    Expires: %s\n    Last used: %s\nProperties:", minute(i.UploadedAt), minute(i.ExpiresAt),
+				minute(i.LastUsedAt))
 			for _, k := range slices.Sorted(maps.Keys(i.Properties)) {
 				p("    %s: %s", k, i.Properties[k])
 			}
@@ -227,7 +234,8 @@ func (a *app) imageInfoCmd() *cobra.Command {
 }
 
 func (a *app) imageShowCmd() *cobra.Command {
-	return &cobra.Command{Use: "show [<remote>:]<image>", Short: "Show what can be edited of an image, as YAML", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "show [<remote>:]<image>", Short: "Show what can be edited of an image, as YAML",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.anyImage(c.Context(), args[0])
 			if err != nil {
@@ -251,7 +259,8 @@ type imageYAML struct {
 }
 
 func (a *app) imageEditCmd() *cobra.Command {
-	return &cobra.Command{Use: "edit [<remote>:]<image>", Short: "Edit an image's properties and flags, in an editor or from standard input", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "edit [<remote>:]<image>", Short: "Edit an image's properties and flags, in an editor " +
+		"or from standard input", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.image(c.Context(), args[0])
 			if err != nil {
@@ -267,7 +276,8 @@ func (a *app) imageEditCmd() *cobra.Command {
 }
 
 func (a *app) imageDeleteCmd() *cobra.Command {
-	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
 				i, err := a.image(c.Context(), word)
@@ -279,7 +289,8 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 				name := i.at.name
 				isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
 				if !isAlias && len(name) < enough {
-					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias", name, i.Fingerprint[:12], enough)
+					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias",
+						name, i.Fingerprint[:12], enough)
 				}
 				return i.at.Change(c.Context(), http.MethodDelete, imagePath(i.Image), nil, "")
 			})
@@ -291,7 +302,8 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 	if verb == "set-property" {
 		use, n = use+" <value>", 3
 	}
-	return &cobra.Command{Use: verb + use, Short: strings.ToUpper(verb[:1]) + strings.ReplaceAll(verb[1:], "-", " a ") + " of an image", Args: cobra.ExactArgs(n), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: verb + use, Short: strings.ToUpper(verb[:1]) + strings.ReplaceAll(verb[1:], "-",
+		" a ") + " of an image", Args: cobra.ExactArgs(n), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.image(c.Context(), args[0])
 			if err != nil {
@@ -301,7 +313,8 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 			value, there := i.Properties[key]
 			switch {
 			case verb == "get-property" && !there, verb == "unset-property" && !there:
-				return kiln.Errorf(kiln.NotFound, "image %q has no property %q%s", args[0], key, kiln.DidYouMean(key, slices.Collect(maps.Keys(i.Properties))))
+				return kiln.Errorf(kiln.NotFound, "image %q has no property %q%s", args[0], key,
+					kiln.DidYouMean(key, slices.Collect(maps.Keys(i.Properties))))
 			case verb == "get-property":
 				fmt.Fprintln(a.Out, value)
 				return nil
@@ -315,7 +328,8 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 }
 
 func (a *app) imageVerifyCmd() *cobra.Command {
-	return &cobra.Command{Use: "verify [[<remote>:]<image>...]", Short: "Read images again and compare their hashes; all of them by default", ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "verify [[<remote>:]<image>...]",
+		Short: "Read images again and compare their hashes; all of them by default", ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				at, _, err := a.server(nil)

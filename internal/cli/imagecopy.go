@@ -39,8 +39,10 @@ const (
 
 func (a *app) imageCopyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"}, Short: "Copy an image to another server", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
-		Long: "Copy an image to another server. With --mode pull the target fetches it, with push the source sends it, with relay it goes through this client; auto tries them in this order.",
+		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"}, Short: "Copy an image to another server",
+		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
+		Long: "Copy an image to another server. With --mode pull the target fetches it, with push the source sends it, " +
+			"with relay it goes through this client; auto tries them in this order.",
 	}
 	f := c.Flags()
 	aliases := f.StringArray("alias", nil, "name for the copy (repeatable); taken away from another image that has it")
@@ -108,7 +110,8 @@ func (a *app) planCopy(ctx context.Context, from, to, project string) (*copying,
 	job.remote, job.typed = r.split(from)
 	job.remote, job.typed = orElse(job.remote, r.Default), orElse(job.typed, "default")
 	if job.remote == job.to.remote {
-		return nil, kiln.Errorf(kiln.Invalid, "The source and target servers must be different; for one more name: kiln image alias create")
+		return nil, kiln.Errorf(kiln.Invalid, "The source and target servers must be different; for one more name: kiln "+
+			"image alias create")
 	}
 	if job.src, job.img, err = a.findImage(ctx, from); err != nil {
 		return nil, err
@@ -160,11 +163,14 @@ func anotherWay(err error) bool {
 func (c *copying) canUpdate(mode string) error {
 	switch {
 	case mode == push || mode == relay:
-		return kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: the target has to know where to ask for the next version")
+		return kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: the target has to know where to ask "+
+			"for the next version")
 	case !c.img.Public:
-		return kiln.Errorf(kiln.Invalid, "the image is private at %q, so the target couldn't ask for the next version; make it public there, or leave --auto-update out", c.remote)
+		return kiln.Errorf(kiln.Invalid, "the image is private at %q, so the target couldn't ask for the next version; "+
+			"make it public there, or leave --auto-update out", c.remote)
 	case !c.isAlias:
-		return kiln.Errorf(kiln.Invalid, "%q is no alias: a fingerprint always means this one image; copy by an alias, or leave --auto-update out", c.typed)
+		return kiln.Errorf(kiln.Invalid, "%q is no alias: a fingerprint always means this one image; copy by an alias, or "+
+			"leave --auto-update out", c.typed)
 	}
 	return nil
 }
@@ -215,7 +221,8 @@ func (c *copying) estimate(ctx context.Context, mode string) error {
 		return err
 	}
 	if kilnServer, err := c.movesAliases(ctx); err != nil || !kilnServer {
-		return errors.Join(err, kiln.Errorf(kiln.Unsupported, "the server %q can't tell what a copy would move; it has to be kiln", c.to.remote))
+		return errors.Join(err, kiln.Errorf(kiln.Unsupported, "the server %q can't tell what a copy would move; it has to "+
+			"be kiln", c.to.remote))
 	}
 	req := c.request(s)
 	post := req.Body.(api.ImagesPost)
@@ -290,9 +297,11 @@ func (c *copying) push(ctx context.Context) error {
 	defer func() { // it may have ended by itself
 		_ = c.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token.ID, nil, "")
 	}()
-	post := api.ImageExportPost{Target: target.Server, Certificate: target.Certificate, Secret: secret, Aliases: c.aliases, Profiles: c.put.Profiles}
+	post := api.ImageExportPost{Target: target.Server, Certificate: target.Certificate, Secret: secret, Aliases: c.aliases,
+		Profiles: c.put.Profiles}
 	path := "/1.0/images/" + c.img.Fingerprint.String() + "/export"
-	if _, err := c.app.watch(ctx, place{from, c.remote, ""}, client.Request{Method: http.MethodPost, Path: path, Body: post}); err != nil || kilnServer {
+	if _, err := c.app.watch(ctx, place{from, c.remote, ""}, client.Request{Method: http.MethodPost, Path: path,
+		Body: post}); err != nil || kilnServer {
 		return err
 	}
 	return c.nameIt(ctx, c.aliases, c.img.Fingerprint.String())
@@ -326,7 +335,8 @@ func (c *copying) relay(ctx context.Context) error {
 	defer done()
 	images := c.to.Images()
 	images.Reuse = c.reuse
-	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public, Properties: c.img.Properties, Profiles: c.put.Profiles}
+	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
+		Properties: c.img.Properties, Profiles: c.put.Profiles}
 	kilnServer, err := c.movesAliases(ctx)
 	if err != nil {
 		return err

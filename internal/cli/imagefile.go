@@ -20,11 +20,13 @@ func (a *app) imageImportCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import <file>|<directory> [<second file>] [<remote>:] [<key>=<value>...]",
 		Short: "Put an image into the store",
-		Long: "Put an image into the store: one tarball or squashfs with everything, two files (metadata and root filesystem, in either order), a directory, " +
+		Long: "Put an image into the store: one tarball or squashfs with everything, two files (metadata and root " +
+			"filesystem, in either order), a directory, " +
 			"or just a root filesystem, whose metadata is made up then. What a file is is found out from its content.",
 		Args: cobra.MinimumNArgs(1),
 	}
-	aliases := c.Flags().StringArray("alias", nil, "name for the image (repeatable); taken away from another image that has it")
+	aliases := c.Flags().StringArray("alias", nil, "name for the image (repeatable); taken away from another image "+
+		"that has it")
 	public := c.Flags().Bool("public", false, "visible to everybody who can reach the server")
 	reuse := c.Flags().Bool("reuse", false, "delete images that lose their last alias to this one")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -87,7 +89,8 @@ func (a *app) importImage(ctx context.Context, at place, src remote.Files, img k
 	done()
 	err = errors.Join(err, s.Close())
 	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
-		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err, got.Fingerprint)
+		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err,
+			got.Fingerprint)
 	}
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
@@ -206,7 +209,8 @@ func exportName(target string, f kiln.File) string {
 }
 
 func (a *app) imageHashCmd() *cobra.Command {
-	return &cobra.Command{Use: "hash <file> [<second file>]", Short: "Tell the fingerprint that files have as an image", Args: cobra.RangeArgs(1, 2),
+	return &cobra.Command{Use: "hash <file> [<second file>]", Short: "Tell the fingerprint that files have as an image",
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			fp, err := format.Hash(c.Context(), args...)
 			if err == nil {

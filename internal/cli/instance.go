@@ -18,10 +18,12 @@ import (
 
 // createCmd is init, and launch, which starts what it made.
 func (a *app) createCmd(verb string) *cobra.Command {
-	short := map[string]string{"init": "Make an instance from an image", "launch": "Make an instance from an image and start it"}[verb]
+	short := map[string]string{"init": "Make an instance from an image",
+		"launch": "Make an instance from an image and start it"}[verb]
 	c := &cobra.Command{
-		Use: verb + " [<remote>:]<image> [<name>]", Short: short, Args: cobra.RangeArgs(0, 2), ValidArgsFunction: a.completeImages,
-		Long: short + ". A configuration in YAML can come on standard input.",
+		Use: verb + " [<remote>:]<image> [<name>]", Short: short, Args: cobra.RangeArgs(0, 2),
+		ValidArgsFunction: a.completeImages,
+		Long:              short + ". A configuration in YAML can come on standard input.",
 	}
 	if verb == "init" {
 		c.Aliases = []string{"create"}
@@ -187,9 +189,12 @@ func (a *app) suggest(ctx context.Context, at place, err error) error {
 func (a *app) listCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List instances",
-		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a configuration key.",
+		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a " +
+			"configuration key.",
 	}
-	letters := c.Flags().StringP("columns", "c", "ns46tS", "columns: n name, s state, 4 IPv4, 6 IPv6, t type, S snapshots, L location, a architecture, b pool, c created, o newer image, d description, D disk usage, e project, f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage")
+	letters := c.Flags().StringP("columns", "c", "ns46tS", "columns: n name, s state, 4 IPv4, 6 IPv6, t type, S "+
+		"snapshots, L location, a architecture, b pool, c created, o newer image, d description, D disk usage, e project, "+
+		"f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
 		columns, err := choose(instanceColumns(), *letters)
@@ -300,7 +305,8 @@ func instanceColumns() []column[api.InstanceFull] {
 }
 
 func (a *app) infoCmd() *cobra.Command {
-	c := &cobra.Command{Use: "info [[<remote>:]<instance>]", Short: "Tell what is known of an instance, or of the server", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: "info [[<remote>:]<instance>]", Short: "Tell what is known of an instance, or of the server",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
 	log := c.Flags().Bool("show-log", false, "also the log of its last start")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 || strings.HasSuffix(args[0], ":") {
@@ -352,7 +358,8 @@ func (a *app) printInfo(i api.Instance, st api.InstanceState) {
 	if st.PID == 0 {
 		return
 	}
-	p("  Processes: %d\n  CPU usage: %ds\n  Memory usage: %s (peak %s)", st.Processes, st.CPU.Usage/1e9, size(st.Memory.Usage), size(st.Memory.UsagePeak))
+	p("  Processes: %d\n  CPU usage: %ds\n  Memory usage: %s (peak %s)", st.Processes, st.CPU.Usage/1e9,
+		size(st.Memory.Usage), size(st.Memory.UsagePeak))
 	for name, n := range st.Network {
 		p("  Network %s: %s, %s received, %s sent", name, n.State, size(n.Counters.BytesReceived), size(n.Counters.BytesSent))
 		for _, ad := range n.Addresses {
@@ -376,11 +383,13 @@ func (a *app) log(ctx context.Context, at place, path string) error {
 }
 
 func (a *app) consoleCmd() *cobra.Command {
-	c := &cobra.Command{Use: "console [<remote>:]<instance> --show-log", Short: "Show what an instance wrote on its console", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: "console [<remote>:]<instance> --show-log",
+		Short: "Show what an instance wrote on its console", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
 	show := c.Flags().Bool("show-log", false, "show the log of the console")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if !*show {
-			return kiln.Errorf(kiln.Unsupported, "attaching to a console is not supported by this version of kiln; see its log with --show-log, or get a shell with: kiln exec %s -- sh", args[0])
+			return kiln.Errorf(kiln.Unsupported, "attaching to a console is not supported by this version of kiln; see its "+
+				"log with --show-log, or get a shell with: kiln exec %s -- sh", args[0])
 		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
@@ -393,7 +402,8 @@ func (a *app) consoleCmd() *cobra.Command {
 
 // actionCmd makes the verbs that change the state of instances.
 func (a *app) actionCmd(verb, action string) *cobra.Command {
-	c := &cobra.Command{Use: verb + " [<remote>:]<instance>...", Short: strings.ToUpper(verb[:1]) + verb[1:] + " instances", ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: verb + " [<remote>:]<instance>...",
+		Short: strings.ToUpper(verb[:1]) + verb[1:] + " instances", ValidArgsFunction: a.completeInstances}
 	all := c.Flags().Bool("all", false, "all instances")
 	force, timeout := new(bool), new(int)
 	*timeout = -1
@@ -437,7 +447,8 @@ func (a *app) act(ctx context.Context, at place, put api.InstanceStatePut) error
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"}, Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"},
+		Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return each(args, func(word string) error {

@@ -13,7 +13,8 @@ import (
 func (a *app) mirrorCmd() *cobra.Command {
 	c := &cobra.Command{Use: "mirror", Short: "Keep copies of what other servers have"}
 	path := func(name string) string { return client.Path("/1.0/kiln/mirrors", name) }
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List mirrors", Args: cobra.MaximumNArgs(1)}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List mirrors",
+		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.server(args)
@@ -28,23 +29,27 @@ func (a *app) mirrorCmd() *cobra.Command {
 			{'n', "NAME", func(m api.Mirror) string { return m.Name }},
 			{'u', "URL", func(m api.Mirror) string { return m.Server }},
 			{'f', "FILTERS", func(m api.Mirror) string { return strings.Join(m.Filters, " ") }},
-			{'m', "MODE", func(m api.Mirror) string { return map[bool]string{true: "pull-through", false: "all"}[m.PullThrough] }},
+			{'m', "MODE", func(m api.Mirror) string {
+				return map[bool]string{true: "pull-through",
+					false: "all"}[m.PullThrough]
+			}},
 			{'l', "LAST RUN", func(m api.Mirror) string { return minute(m.LastRunAt) }},
 			{'e', "ERROR", func(m api.Mirror) string { return m.LastError }},
 		}, all)
 	}
 	each := func(use, short, method string) *cobra.Command {
-		return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
-			if err != nil {
+		return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, err := a.at(args[0])
+				if err != nil {
+					return err
+				}
+				if method == http.MethodDelete {
+					return at.Change(c.Context(), method, path(at.name), nil, "")
+				}
+				_, err = a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.name), Body: struct{}{}})
 				return err
-			}
-			if method == http.MethodDelete {
-				return at.Change(c.Context(), method, path(at.name), nil, "")
-			}
-			_, err = a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.name), Body: struct{}{}})
-			return err
-		}}
+			}}
 	}
 	c.AddCommand(list, a.mirrorAddCmd(),
 		each("run [<remote>:]<mirror>", "Bring a mirror up to date now", http.MethodPost),
@@ -54,8 +59,11 @@ func (a *app) mirrorCmd() *cobra.Command {
 
 func (a *app) mirrorAddCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "add <remote> [<filter>...]", Short: "Have the daemon keep and serve images of another server", Args: cobra.MinimumNArgs(1),
-		Long: "Have the daemon keep and serve the newest version of each image of another server that fits all filters: a part of an alias, or key=value of a property, the architecture or the type. It is brought up to date as often as images.auto_update_interval says.",
+		Use: "add <remote> [<filter>...]", Short: "Have the daemon keep and serve images of another server",
+		Args: cobra.MinimumNArgs(1),
+		Long: "Have the daemon keep and serve the newest version of each image of another server that fits all filters: a " +
+			"part of an alias, or key=value of a property, the architecture or the type. It is brought up to date as often " +
+			"as images.auto_update_interval says.",
 	}
 	keep := c.Flags().Int("keep", 1, "older versions to keep")
 	through := c.Flags().Bool("pull-through", false, "fetch what somebody asks for, not all")
@@ -76,8 +84,10 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 			return err
 		}
 		post := api.MirrorsPost{
-			Name: orElse(*name, remote), Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate, Filters: args[1:],
-			Keep: *keep, PullThrough: *through, Public: !*private, RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
+			Name: orElse(*name, remote), Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
+			Filters: args[1:],
+			Keep:    *keep, PullThrough: *through, Public: !*private, RemoteAccess: api.RemoteAccess{CA: where.CA,
+				Mirrors: where.Mirrors, Proxy: where.Proxy},
 		}
 		_, err = a.watch(c.Context(), at, client.Request{Method: http.MethodPost, Path: "/1.0/kiln/mirrors", Body: post})
 		return err

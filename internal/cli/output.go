@@ -33,7 +33,8 @@ type column[T any] struct {
 // formatFlag adds --format, and says what it can be.
 func formatFlag(c *cobra.Command) *string {
 	f := c.Flags().StringP("format", "f", "table", "table, csv, json, yaml or compact; with \",noheader\" or \",header\"")
-	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"table", "csv", "json", "yaml", "compact"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"table", "csv", "json", "yaml", "compact"},
+		cobra.ShellCompDirectiveNoFileComp))
 	return f
 }
 
@@ -225,7 +226,8 @@ func (a *app) progress(what string, size int64) (wrap func(io.Reader) io.Reader,
 	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(40))
 	bar := p.AddBar(max(size, 0), mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Name(what+" "), decor.CountersKiloByte("% .1f / % .1f")),
-		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1000(0), "% .1f"), decor.Name(" ETA "), decor.AverageETA(decor.ET_STYLE_GO)))
+		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1000(0), "% .1f"), decor.Name(" ETA "),
+			decor.AverageETA(decor.ET_STYLE_GO)))
 	wrap = func(r io.Reader) io.Reader { return bar.ProxyReader(r) }
 	return wrap, func() {
 		bar.Abort(true)

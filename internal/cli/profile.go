@@ -51,7 +51,8 @@ func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
 
 func (a *app) profileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Keep configuration that instances share"}
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles", Args: cobra.MaximumNArgs(1)}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles",
+		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.server(args)
@@ -70,7 +71,10 @@ func (a *app) profileCmd() *cobra.Command {
 	}
 	c.AddCommand(list, a.deviceCmd(a.profileHolder))
 	verb := func(use, short string, n cobra.PositionalArgs, f func(ctx context.Context, args []string) error) {
-		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error { return f(c.Context(), args) }})
+		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command,
+			args []string) error {
+			return f(c.Context(), args)
+		}})
 	}
 	verb("show <profile>", "Show a profile as YAML", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
 		p, err := a.profile(ctx, args[0])
@@ -79,27 +83,28 @@ func (a *app) profileCmd() *cobra.Command {
 		}
 		return writeYAML(a.Out, p.Profile)
 	})
-	verb("create <profile>", "Make a profile, from YAML on standard input if it is no terminal", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		at, err := a.at(args[0])
-		if err != nil {
-			return err
-		}
-		post := api.ProfilesPost{Name: at.name}
-		if !terminal(a.In) {
-			b, err := io.ReadAll(a.In)
+	verb("create <profile>", "Make a profile, from YAML on standard input if it is no terminal", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			at, err := a.at(args[0])
 			if err != nil {
 				return err
 			}
-			if post.ProfilePut, err = parseYAML[api.ProfilePut](b); err != nil {
+			post := api.ProfilesPost{Name: at.name}
+			if !terminal(a.In) {
+				b, err := io.ReadAll(a.In)
+				if err != nil {
+					return err
+				}
+				if post.ProfilePut, err = parseYAML[api.ProfilePut](b); err != nil {
+					return err
+				}
+			}
+			if err := at.Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
 				return err
 			}
-		}
-		if err := at.Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
-			return err
-		}
-		a.say("Profile %s created", at.name)
-		return nil
-	})
+			a.say("Profile %s created", at.name)
+			return nil
+		})
 	verb("edit <profile>", "Edit a profile", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
 		p, err := a.profile(ctx, args[0])
 		if err != nil {
@@ -121,45 +126,49 @@ func (a *app) profileCmd() *cobra.Command {
 			return err
 		})
 	})
-	verb("rename <profile> <new name>", "Rename a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		at, err := a.at(args[0])
-		if err != nil {
+	verb("rename <profile> <new name>", "Rename a profile", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			at, err := a.at(args[0])
+			if err != nil {
+				return err
+			}
+			return at.Change(ctx, http.MethodPost, profilePath(at.name), api.Rename{Name: args[1]}, "")
+		})
+	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			p, err := a.profile(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			to, err := a.at(args[1])
+			if err != nil {
+				return err
+			}
+			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.name, ProfilePut: p.put()}, "")
+		})
+	verb("get <profile> <key>", "Show the value of a key", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			p, err := a.profile(ctx, args[0])
+			if err == nil {
+				fmt.Fprintln(a.Out, p.Config[args[1]])
+			}
 			return err
-		}
-		return at.Change(ctx, http.MethodPost, profilePath(at.name), api.Rename{Name: args[1]}, "")
-	})
-	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		p, err := a.profile(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		to, err := a.at(args[1])
-		if err != nil {
-			return err
-		}
-		return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.name, ProfilePut: p.put()}, "")
-	})
-	verb("get <profile> <key>", "Show the value of a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		p, err := a.profile(ctx, args[0])
-		if err == nil {
-			fmt.Fprintln(a.Out, p.Config[args[1]])
-		}
-		return err
-	})
-	verb("set <profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
-		p, err := a.profile(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		change, err := assignments(args[1:])
-		if err != nil {
-			return err
-		}
-		for k, v := range change {
-			p.Config[k] = v
-		}
-		return p.save(ctx)
-	})
+		})
+	verb("set <profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2),
+		func(ctx context.Context, args []string) error {
+			p, err := a.profile(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			change, err := assignments(args[1:])
+			if err != nil {
+				return err
+			}
+			for k, v := range change {
+				p.Config[k] = v
+			}
+			return p.save(ctx)
+		})
 	verb("unset <profile> <key>", "Unset a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
 		p, err := a.profile(ctx, args[0])
 		if err != nil {
@@ -173,7 +182,8 @@ func (a *app) profileCmd() *cobra.Command {
 }
 
 // profileUseVerbs are the verbs that change which profiles an instance has.
-func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArgs, f func(context.Context, []string) error)) {
+func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArgs,
+	f func(context.Context, []string) error)) {
 	change := func(ctx context.Context, word string, f func([]string) ([]string, error)) error {
 		i, err := a.instance(ctx, word)
 		if err != nil {
@@ -184,21 +194,24 @@ func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArg
 		}
 		return i.save(ctx)
 	}
-	verb("assign <instance> <profile>[,<profile>...]", "Give an instance these profiles and no others", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		return change(ctx, args[0], func([]string) ([]string, error) {
-			return strings.FieldsFunc(args[1], func(r rune) bool { return r == ',' }), nil
+	verb("assign <instance> <profile>[,<profile>...]", "Give an instance these profiles and no others", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			return change(ctx, args[0], func([]string) ([]string, error) {
+				return strings.FieldsFunc(args[1], func(r rune) bool { return r == ',' }), nil
+			})
 		})
-	})
-	verb("add <instance> <profile>", "Give an instance one more profile", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		return change(ctx, args[0], func(have []string) ([]string, error) { return append(have, args[1]), nil })
-	})
-	verb("remove <instance> <profile>", "Take a profile from an instance", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		return change(ctx, args[0], func(have []string) ([]string, error) {
-			at := slices.Index(have, args[1])
-			if at < 0 {
-				return nil, kiln.Errorf(kiln.NotFound, "instance %q doesn't use the profile %q", args[0], args[1])
-			}
-			return slices.Delete(have, at, at+1), nil
+	verb("add <instance> <profile>", "Give an instance one more profile", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			return change(ctx, args[0], func(have []string) ([]string, error) { return append(have, args[1]), nil })
 		})
-	})
+	verb("remove <instance> <profile>", "Take a profile from an instance", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			return change(ctx, args[0], func(have []string) ([]string, error) {
+				at := slices.Index(have, args[1])
+				if at < 0 {
+					return nil, kiln.Errorf(kiln.NotFound, "instance %q doesn't use the profile %q", args[0], args[1])
+				}
+				return slices.Delete(have, at, at+1), nil
+			})
+		})
 }

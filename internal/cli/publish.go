@@ -15,17 +15,23 @@ import (
 )
 
 func (a *app) publishCmd() *cobra.Command {
-	c := &cobra.Command{Use: "publish [<remote>:]<instance>[/<snapshot>] [<key>=<value>...]", Short: "Make an image of an instance or a snapshot", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances,
-		Long: "Make an image of an instance or a snapshot. Properties replace those of the image it was made from. The same files always become the same image."}
+	c := &cobra.Command{Use: "publish [<remote>:]<instance>[/<snapshot>] [<key>=<value>...]",
+		Short: "Make an image of an instance or a snapshot", Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeInstances,
+		Long: "Make an image of an instance or a snapshot. Properties replace those of the image it was made from. The " +
+			"same files always become the same image."}
 	f := c.Flags()
 	aliases := f.StringArray("alias", nil, "alias of the image (repeatable)")
 	public := f.Bool("public", false, "let everybody have it")
 	expire := f.String("expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
-	compression := f.String("compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold POSIX ACLs (default: the server's images.compression_algorithm, zstd)")
+	compression := f.String("compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold POSIX "+
+		"ACLs (default: the server's images.compression_algorithm, zstd)")
 	reuse := f.Bool("reuse", false, "take aliases away from other images, and delete those that lose their last")
-	force := f.BoolP("force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one that runs stands still for a moment")
+	force := f.BoolP("force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one "+
+		"that runs stands still for a moment")
 	form := f.String("format", "unified", "unified: one file, or split: metadata and root filesystem")
-	timestamp := f.String("timestamp", "", "when the image says it was made (RFC 3339 or 2030-01-31); default: when what it was made from was")
+	timestamp := f.String("timestamp", "", "when the image says it was made (RFC 3339 or 2030-01-31); default: when "+
+		"what it was made from was")
 	check := f.String("check", "", "keep nothing; only compare with this image")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.at(args[0])
@@ -35,7 +41,8 @@ func (a *app) publishCmd() *cobra.Command {
 		words := args[1:]
 		if len(words) > 0 && strings.HasSuffix(words[0], ":") && !strings.Contains(words[0], "=") {
 			if words[0] != at.remote+":" {
-				return kiln.Errorf(kiln.Unsupported, "an image is published on the server of its instance; copy it from there: kiln image copy %s:<image> %s", at.remote, words[0])
+				return kiln.Errorf(kiln.Unsupported, "an image is published on the server of its instance; copy it from there: "+
+					"kiln image copy %s:<image> %s", at.remote, words[0])
 			}
 			words = words[1:]
 		}
@@ -79,7 +86,8 @@ func (a *app) compare(ctx context.Context, at place, fp, word string) error {
 		return err
 	}
 	if img.Fingerprint != fp {
-		return kiln.Errorf(kiln.Integrity, "%s would be published as %s, which is not %q: that is %s; what differs tells: kiln image diff", at.name, fp, word, img.Fingerprint)
+		return kiln.Errorf(kiln.Integrity, "%s would be published as %s, which is not %q: that is %s; what differs tells: "+
+			"kiln image diff", at.name, fp, word, img.Fingerprint)
 	}
 	a.say("%s: the same, %s", word, fp)
 	return nil
@@ -118,7 +126,8 @@ func (a *app) publish(ctx context.Context, at place, post api.ImagesPost, force 
 // stopForPublish stops an instance and gives what starts it again.
 func (a *app) stopForPublish(ctx context.Context, i heldInstance) (again func() error, err error) {
 	if i.Ephemeral {
-		return nil, kiln.Errorf(kiln.Conflict, "instance %q is ephemeral: it would be gone when it stops; publish it without --force, which needs no stop", i.Name)
+		return nil, kiln.Errorf(kiln.Conflict, "instance %q is ephemeral: it would be gone when it stops; publish it "+
+			"without --force, which needs no stop", i.Name)
 	}
 	if err := a.act(ctx, i.at, api.InstanceStatePut{Action: "stop", Timeout: -1, Force: true}); err != nil {
 		return nil, err

@@ -42,8 +42,11 @@ func withNewer(columns []column[api.InstanceFull], newer map[string]string) []co
 
 func (a *app) rebuildCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "rebuild [<remote>:]<instance> [[<remote>:]<image>]", Short: "Make the root filesystem of an instance anew, from an image", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
-		Long: "Make the root filesystem of an instance anew: from the newest version of the image that it was made from, or from another. What was changed in it is lost; its configuration and its snapshots stay.",
+		Use:   "rebuild [<remote>:]<instance> [[<remote>:]<image>]",
+		Short: "Make the root filesystem of an instance anew, from an image", Args: cobra.RangeArgs(1, 2),
+		ValidArgsFunction: a.completeInstances,
+		Long: "Make the root filesystem of an instance anew: from the newest version of the image that it was made from, " +
+			"or from another. What was changed in it is lost; its configuration and its snapshots stay.",
 	}
 	force := c.Flags().BoolP("force", "f", false, "stop an instance that runs, and start it again")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -69,7 +72,8 @@ func (a *app) rebuildCmd() *cobra.Command {
 				return err
 			}
 		}
-		_, err = a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: instancePath(i.Name) + "/rebuild", Body: body})
+		_, err = a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: instancePath(i.Name) + "/rebuild",
+			Body: body})
 		if running {
 			err = errors.Join(err, a.act(c.Context(), i.at, api.InstanceStatePut{Action: "start", Timeout: -1}))
 		}

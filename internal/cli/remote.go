@@ -63,13 +63,14 @@ func (a *app) remoteCmd() *cobra.Command {
 		}, rows)
 	}
 	c.AddCommand(list, a.remoteAddCmd(), a.remoteImportCmd(),
-		&cobra.Command{Use: "get-default", Short: "Show the server that is used when none is named", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-			r, err := a.remotes()
-			if err == nil {
-				fmt.Fprintln(a.Out, r.Default)
-			}
-			return err
-		}},
+		&cobra.Command{Use: "get-default", Short: "Show the server that is used when none is named", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				r, err := a.remotes()
+				if err == nil {
+					fmt.Fprintln(a.Out, r.Default)
+				}
+				return err
+			}},
 		a.remoteChange("switch <remote>", "Use another server when none is named", 1, func(r *remotes, args []string) error {
 			c, err := r.find(args[0])
 			if err == nil && c.streams() {
@@ -80,7 +81,8 @@ func (a *app) remoteCmd() *cobra.Command {
 		}),
 		a.remoteChange("remove <remote>", "Forget a server", 1, func(r *remotes, args []string) error {
 			if args[0] == r.Default {
-				return kiln.Errorf(kiln.Invalid, "the remote %q is the default; switch to another first: kiln remote switch local", args[0])
+				return kiln.Errorf(kiln.Invalid, "the remote %q is the default; switch to another first: kiln remote switch local",
+					args[0])
 			}
 			delete(r.Remotes, args[0])
 			return r.forget(args[0])
@@ -124,24 +126,25 @@ func orElse(s, other string) string {
 // remoteChange makes a verb that changes the file of remotes. Those that are always
 // there only take part in the default.
 func (a *app) remoteChange(use, short string, n int, f func(*remotes, []string) error) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(n), RunE: func(_ *cobra.Command, args []string) error {
-		r, err := a.remotes()
-		if err != nil {
-			return err
-		}
-		c, err := r.find(args[0])
-		if err != nil {
-			return err
-		}
-		verb, _, _ := strings.Cut(use, " ")
-		if c.static && (verb == "remove" || verb == "rename") || args[0] == "local" && verb == "set-url" {
-			return kiln.Errorf(kiln.Invalid, "the remote %q is static: it is always there", args[0])
-		}
-		if err := f(r, args); err != nil {
-			return err
-		}
-		return r.save()
-	}}
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(n),
+		RunE: func(_ *cobra.Command, args []string) error {
+			r, err := a.remotes()
+			if err != nil {
+				return err
+			}
+			c, err := r.find(args[0])
+			if err != nil {
+				return err
+			}
+			verb, _, _ := strings.Cut(use, " ")
+			if c.static && (verb == "remove" || verb == "rename") || args[0] == "local" && verb == "set-url" {
+				return kiln.Errorf(kiln.Invalid, "the remote %q is static: it is always there", args[0])
+			}
+			if err := f(r, args); err != nil {
+				return err
+			}
+			return r.save()
+		}}
 	if strings.HasPrefix(use, "remove") {
 		c.Aliases = []string{"rm", "delete"}
 	}
@@ -159,7 +162,8 @@ func (r *remotes) forget(name string) error {
 
 func checkRemoteName(name string) error {
 	if name == "" || strings.ContainsAny(name, ":/ \t\n") || strings.HasPrefix(name, ".") {
-		return kiln.Errorf(kiln.Invalid, "%q can't name a remote: it must not be empty, begin with a dot or have a colon, slash or space in it", name)
+		return kiln.Errorf(kiln.Invalid, "%q can't name a remote: it must not be empty, begin with a dot or have a colon, "+
+			"slash or space in it", name)
 	}
 	return nil
 }
@@ -188,7 +192,9 @@ func address(s, protocol string) (string, error) {
 func (a *app) remoteImportCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "import [<directory>]", Short: "Take over the servers that lxc or incus know", Args: cobra.MaximumNArgs(1),
-		Long: "Take over the servers of lxc or incus: from a directory with a config.yml, or from where those programs keep theirs. Servers that are known already stay as they are. The client's certificate comes along if there is none yet, so that servers go on to trust it.",
+		Long: "Take over the servers of lxc or incus: from a directory with a config.yml, or from where those programs " +
+			"keep theirs. Servers that are known already stay as they are. The client's certificate comes along if there is " +
+			"none yet, so that servers go on to trust it.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			r, err := a.remotes()
 			if err != nil {
@@ -249,7 +255,8 @@ func (a *app) importRemotes(r *remotes, dir string) error {
 	if _, err := os.Stat(filepath.Join(r.dir, "client.crt")); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(copyFile(filepath.Join(dir, "client.key"), filepath.Join(r.dir, "client.key")), copyFile(filepath.Join(dir, "client.crt"), filepath.Join(r.dir, "client.crt")))
+	return errors.Join(copyFile(filepath.Join(dir, "client.key"), filepath.Join(r.dir, "client.key")),
+		copyFile(filepath.Join(dir, "client.crt"), filepath.Join(r.dir, "client.crt")))
 }
 
 // copyFile copies a small file, private to the user. One that isn't there is no

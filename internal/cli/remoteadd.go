@@ -36,11 +36,13 @@ func (a *app) remoteAddCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "add [<remote>] <address>|<token>", Short: "Add a server", Args: cobra.RangeArgs(1, 2),
 		Long: "Add a server: an address, or a token of \"kiln config trust add\" there, which has the addresses in it.\n\n" +
-			"A server whose certificate nobody vouches for is asked about, unless --fingerprint says which certificate it must show.",
+			"A server whose certificate nobody vouches for is asked about, unless --fingerprint says which certificate it " +
+			"must show.",
 	}
 	var o addOptions
 	f := c.Flags()
-	f.BoolVar(&o.accept, "accept-certificate", false, "accept whatever certificate the server shows, from then on only that")
+	f.BoolVar(&o.accept, "accept-certificate", false, "accept whatever certificate the server shows, from then on only "+
+		"that")
 	f.StringVar(&o.fingerprint, "fingerprint", "", "SHA-256 of the certificate that the server must show")
 	f.StringVar(&o.token, "token", "", "token to be trusted by")
 	f.StringVar(&o.password, "password", "", "trust password of the server")
@@ -74,7 +76,8 @@ func (a *app) remoteAddCmd() *cobra.Command {
 			return err
 		}
 		if old, there := r.Remotes[name]; there && o.fingerprint == "" {
-			return kiln.Errorf(kiln.Conflict, "The remote %q already exists, at %s; to accept another certificate of it give --fingerprint, else remove it first", name, old.Addr)
+			return kiln.Errorf(kiln.Conflict, "The remote %q already exists, at %s; to accept another certificate of it give "+
+				"--fingerprint, else remove it first", name, old.Addr)
 		}
 		if len(token.Addresses) > 0 {
 			return a.addByToken(c.Context(), r, name, token, o)
@@ -114,8 +117,10 @@ func (a *app) addByToken(ctx context.Context, r *remotes, name string, token tru
 }
 
 func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o addOptions) error {
-	if !slices.Contains([]string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams}, o.protocol) {
-		return usageError{kiln.Errorf(kiln.Invalid, "Invalid protocol: %s; it is kiln, lxd, incus or simplestreams", o.protocol)}
+	if !slices.Contains([]string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams},
+		o.protocol) {
+		return usageError{kiln.Errorf(kiln.Invalid, "Invalid protocol: %s; it is kiln, lxd, incus or simplestreams",
+			o.protocol)}
 	}
 	if o.auth != "" && o.auth != "tls" {
 		return kiln.Errorf(kiln.Unsupported, "authentication by %q is not supported; there is tls", o.auth)
@@ -125,9 +130,11 @@ func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o a
 		return err
 	}
 	if strings.HasPrefix(addr, "http://") && !o.http {
-		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; over plain http nobody vouches for what is read (--allow-http if you want that)", addr)
+		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; over plain http nobody vouches for what is "+
+			"read (--allow-http if you want that)", addr)
 	}
-	c := &remoteConfig{Addr: addr, Protocol: o.protocol, Public: o.public || o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
+	c := &remoteConfig{Addr: addr, Protocol: o.protocol, Public: o.public ||
+		o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
 	if o.caFile != "" {
 		ca, err := os.ReadFile(o.caFile)
 		if err != nil {
@@ -189,7 +196,8 @@ func (a *app) pin(ctx context.Context, r *remotes, name string, c *remoteConfig,
 	fp := trust.Fingerprint(shown)
 	switch want := strings.ToLower(strings.ReplaceAll(o.fingerprint, ":", "")); {
 	case want != "" && want != fp:
-		return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody may be in between", c.Addr, fp, want)
+		return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody "+
+			"may be in between", c.Addr, fp, want)
 	case want != "", o.accept && !vouched:
 	case vouched:
 		return r.forget(name)
@@ -237,7 +245,8 @@ func (a *app) askAbout(fp string) error {
 	fmt.Fprintf(a.Err, "Certificate fingerprint: %s\nok (y/n/[fingerprint])? ", fp)
 	answer, err := a.readLine()
 	if err != nil && answer == "" {
-		return kiln.Errorf(kiln.Denied, "nobody vouches for the certificate of the server; give --fingerprint %s if that is the right one", fp)
+		return kiln.Errorf(kiln.Denied, "nobody vouches for the certificate of the server; give --fingerprint %s if that "+
+			"is the right one", fp)
 	}
 	switch answer = strings.ToLower(answer); {
 	case answer == "y", answer == "yes", len(answer) >= 12 && strings.HasPrefix(fp, answer):
@@ -262,7 +271,8 @@ func (a *app) join(ctx context.Context, name string, at *client.Client, o addOpt
 		fmt.Fprintf(a.Err, "Trust token or password for %s: ", name)
 		var err error
 		if word, err = a.readLine(); err != nil && word == "" {
-			return kiln.Errorf(kiln.Denied, "the server %q doesn't know this client; get a token there with \"kiln config trust add --name <client>\" and give it with --token, or add the server with --public for its public images", name)
+			return kiln.Errorf(kiln.Denied, "the server %q doesn't know this client; get a token there with \"kiln config "+
+				"trust add --name <client>\" and give it with --token, or add the server with --public for its public images", name)
 		}
 	}
 	post := api.CertificatesPost{CertificatePut: api.CertificatePut{Type: "client"}, Password: word, TrustToken: word}

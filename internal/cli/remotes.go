@@ -140,7 +140,8 @@ func (r *remotes) find(name string) (*remoteConfig, error) {
 	if c, ok := r.Remotes[name]; ok {
 		return c, nil
 	}
-	return nil, kiln.Errorf(kiln.NotFound, "The remote %q doesn't exist%s", name, kiln.DidYouMean(name, slices.Collect(maps.Keys(r.Remotes))))
+	return nil, kiln.Errorf(kiln.NotFound, "The remote %q doesn't exist%s", name,
+		kiln.DidYouMean(name, slices.Collect(maps.Keys(r.Remotes))))
 }
 
 func (r *remotes) certPath(name string) string {
@@ -161,7 +162,8 @@ func (r *remotes) remote(name string) (kiln.Remote, error) {
 	if protocol == "" {
 		protocol = kiln.ProtocolLXD
 	}
-	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(c.Addr, "/"), Mirrors: c.Mirrors, Certificate: string(pin), CA: c.CA, Proxy: c.Proxy}, nil
+	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(c.Addr, "/"), Mirrors: c.Mirrors,
+		Certificate: string(pin), CA: c.CA, Proxy: c.Proxy}, nil
 }
 
 // own is the certificate that the client shows to private servers. It is made when
@@ -230,7 +232,8 @@ func (a *app) connect(name string) (*client.Client, error) {
 	case err != nil:
 		return nil, err
 	case c.streams():
-		return nil, kiln.Errorf(kiln.Unsupported, "the remote %q is a server of images (simplestreams): its images can be listed, shown, exported, copied and launched, nothing else", name)
+		return nil, kiln.Errorf(kiln.Unsupported, "the remote %q is a server of images (simplestreams): its images can be "+
+			"listed, shown, exported, copied and launched, nothing else", name)
 	case c.unix():
 		socket := strings.TrimPrefix(strings.TrimPrefix(c.Addr, "unix:"), "//")
 		if socket == "" {
@@ -280,9 +283,10 @@ func (a *app) opener(name string) (*remote.Opener, error) {
 		return nil, err
 	}
 	o := &remote.Opener{
-		Proxy: http.ProxyFromEnvironment, UserAgent: "kiln/" + a.deps.Version, Version: a.deps.Version, Stall: a.deps.Stall, Architectures: kiln.RunsOn(host),
-		Indexes:   &remote.Indexes{Dir: filepath.Join(cache, "kiln", "indexes"), TTL: indexTTL},
-		AllowHTTP: func() bool { return strings.HasPrefix(c.Addr, "http://") }, // whoever added it said so
+		Proxy: http.ProxyFromEnvironment, UserAgent: "kiln/" + a.deps.Version, Version: a.deps.Version, Stall: a.deps.Stall,
+		Architectures: kiln.RunsOn(host),
+		Indexes:       &remote.Indexes{Dir: filepath.Join(cache, "kiln", "indexes"), TTL: indexTTL},
+		AllowHTTP:     func() bool { return strings.HasPrefix(c.Addr, "http://") }, // whoever added it said so
 	}
 	if !c.Public && !c.streams() {
 		if o.Own, err = r.own(); err != nil {

@@ -27,15 +27,20 @@ func snapshotPath(instance, snap string) string {
 func (a *app) snapshotCmd() *cobra.Command {
 	c := a.snapshotCreateCmd("snapshot [<remote>:]<instance> [<name>]")
 	c.Short = "Make, list, rename, restore and delete snapshots of instances"
-	c.Long = "Keep an instance as it is now, its files and its configuration. Nothing of one that is stopped is copied; one that runs stands still for a moment.\n\nAn instance that is called like one of the commands below needs: kiln snapshot create."
-	c.AddCommand(a.snapshotCreateCmd("create [<remote>:]<instance> [<name>]"), a.snapshotListCmd(), a.snapshotShowCmd(), a.snapshotDeleteCmd(), a.snapshotRenameCmd(), a.restoreCmd())
+	c.Long = "Keep an instance as it is now, its files and its configuration. Nothing of one that is stopped is " +
+		"copied; one that runs stands still for a moment.\n\nAn instance that is called like one of the commands below " +
+		"needs: kiln snapshot create."
+	c.AddCommand(a.snapshotCreateCmd("create [<remote>:]<instance> [<name>]"), a.snapshotListCmd(), a.snapshotShowCmd(),
+		a.snapshotDeleteCmd(), a.snapshotRenameCmd(), a.restoreCmd())
 	return c
 }
 
 func (a *app) snapshotCreateCmd(use string) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: "Make a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: use, Short: "Make a snapshot", Args: cobra.RangeArgs(1, 2),
+		ValidArgsFunction: a.completeInstances}
 	f := c.Flags()
-	expires := f.String("expires", "", "when it is deleted: after a time (30d, 12h, \"1w 3d\") or at one (2030-01-31, RFC 3339)")
+	expires := f.String("expires", "", "when it is deleted: after a time (30d, 12h, \"1w 3d\") or at one (2030-01-31, "+
+		"RFC 3339)")
 	f.StringVar(expires, "expiry", "", "the same")
 	_ = f.MarkHidden("expiry")
 	never := f.Bool("no-expiry", false, "keep it, whatever snapshots.expiry says")
@@ -112,8 +117,10 @@ func (a *app) splitSnapshot(args []string) (at place, instance, snap string, err
 }
 
 func (a *app) snapshotListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List snapshots", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
-	letters := c.Flags().StringP("columns", "c", "nTES", "columns: n name, T taken at, E expires at, S size of what had changed, s stateful")
+	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List snapshots",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	letters := c.Flags().StringP("columns", "c", "nTES", "columns: n name, T taken at, E expires at, S size of what "+
+		"had changed, s stateful")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		columns, err := choose(snapshotColumns(), *letters)
@@ -159,7 +166,8 @@ func (a *app) printSnapshots(ctx context.Context, at place) error {
 }
 
 func (a *app) snapshotShowCmd() *cobra.Command {
-	return &cobra.Command{Use: "show [<remote>:]<instance> <snapshot>", Short: "Show a snapshot as YAML", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "show [<remote>:]<instance> <snapshot>", Short: "Show a snapshot as YAML",
+		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			at, instance, snap, err := a.splitSnapshot(args)
 			if err != nil {
@@ -174,7 +182,8 @@ func (a *app) snapshotShowCmd() *cobra.Command {
 }
 
 func (a *app) snapshotDeleteCmd() *cobra.Command {
-	return &cobra.Command{Use: "delete [<remote>:]<instance> <snapshot>...", Aliases: []string{"rm"}, Short: "Delete snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "delete [<remote>:]<instance> <snapshot>...", Aliases: []string{"rm"},
+		Short: "Delete snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.Contains(args[0], "/") {
 				return each(args, func(word string) error { return a.deleteSnapshot(c.Context(), word) })
@@ -195,7 +204,8 @@ func (a *app) deleteSnapshot(ctx context.Context, word string) error {
 }
 
 func (a *app) snapshotRenameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new name>", Aliases: []string{"mv"}, Short: "Rename a snapshot", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new name>", Aliases: []string{"mv"},
+		Short: "Rename a snapshot", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			at, instance, snap, err := a.splitSnapshot(args[:2])
 			if err != nil {
@@ -206,12 +216,16 @@ func (a *app) snapshotRenameCmd() *cobra.Command {
 }
 
 func (a *app) restoreCmd() *cobra.Command {
-	c := &cobra.Command{Use: "restore [<remote>:]<instance> <snapshot>", Short: "Make an instance what it was at a snapshot", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
-		Long: "Make an instance what it was at a snapshot: its files and its configuration. What was changed since is lost, unless another snapshot has it. An instance that runs is killed and started again."}
+	c := &cobra.Command{Use: "restore [<remote>:]<instance> <snapshot>",
+		Short: "Make an instance what it was at a snapshot", Args: cobra.RangeArgs(1, 2),
+		ValidArgsFunction: a.completeInstances,
+		Long: "Make an instance what it was at a snapshot: its files and its configuration. What was changed since is " +
+			"lost, unless another snapshot has it. An instance that runs is killed and started again."}
 	stateful := c.Flags().Bool("stateful", false, "with the memory of the instance")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *stateful {
-			return kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, not its memory; leave --stateful out")
+			return kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, "+
+				"not its memory; leave --stateful out")
 		}
 		at, instance, snap, err := a.splitSnapshot(args)
 		if err != nil {

@@ -20,7 +20,8 @@ import (
 
 func (a *app) daemonCmd() *cobra.Command {
 	c := &cobra.Command{Use: "daemon", Short: "Run the daemon, until it is told to stop", Args: cobra.NoArgs,
-		Long: "Run the daemon in the foreground. It makes everything it needs on its first start. On SIGTERM and SIGINT it ends and the instances keep running; \"kiln shutdown\" stops them too."}
+		Long: "Run the daemon in the foreground. It makes everything it needs on its first start. On SIGTERM and SIGINT " +
+			"it ends and the instances keep running; \"kiln shutdown\" stops them too."}
 	o := DaemonOptions{}
 	c.Flags().StringVar(&o.Dir, "dir", client.Dir(), "where everything is kept")
 	c.Flags().StringVar(&o.Listen, "listen", "", "address to listen on besides the socket")
@@ -78,25 +79,27 @@ func (a *app) waitreadyCmd() *cobra.Command {
 }
 
 func (a *app) versionCmd() *cobra.Command {
-	return &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server", Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(a.Out, "Client version: %s\n", a.deps.Version)
-		var s api.Server
-		if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil || s.Environment == nil {
-			fmt.Fprintln(a.Out, "Server version: unreachable")
+	return &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server",
+		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			at, _, err := a.server(args)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Out, "Client version: %s\n", a.deps.Version)
+			var s api.Server
+			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil || s.Environment == nil {
+				fmt.Fprintln(a.Out, "Server version: unreachable")
+				return nil
+			}
+			fmt.Fprintf(a.Out, "Server version: %s\n", s.Environment.ServerVersion)
 			return nil
-		}
-		fmt.Fprintf(a.Out, "Server version: %s\n", s.Environment.ServerVersion)
-		return nil
-	}}
+		}}
 }
 
 func (a *app) operationCmd() *cobra.Command {
 	c := &cobra.Command{Use: "operation", Short: "Look at work in the background"}
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations", Args: cobra.MaximumNArgs(1)}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
+		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.server(args)
@@ -125,32 +128,35 @@ func (a *app) operationCmd() *cobra.Command {
 		return at, client.Path("/1.0/operations", at.name), err
 	}
 	c.AddCommand(list,
-		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, p, err := path(args[0])
-			if err != nil {
+		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, p, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				var o api.Operation
+				if _, err := at.Get(c.Context(), p, nil, &o); err != nil {
+					return err
+				}
+				return writeYAML(a.Out, o)
+			}},
+		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Ask an operation to stop",
+			Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+				at, p, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				return at.Change(c.Context(), http.MethodDelete, p, nil, "")
+			}},
+		&cobra.Command{Use: "wait <operation>", Short: "Wait for the end of an operation", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, _, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				_, err = at.Wait(c.Context(), at.name)
 				return err
-			}
-			var o api.Operation
-			if _, err := at.Get(c.Context(), p, nil, &o); err != nil {
-				return err
-			}
-			return writeYAML(a.Out, o)
-		}},
-		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Ask an operation to stop", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, p, err := path(args[0])
-			if err != nil {
-				return err
-			}
-			return at.Change(c.Context(), http.MethodDelete, p, nil, "")
-		}},
-		&cobra.Command{Use: "wait <operation>", Short: "Wait for the end of an operation", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, _, err := path(args[0])
-			if err != nil {
-				return err
-			}
-			_, err = at.Wait(c.Context(), at.name)
-			return err
-		}},
+			}},
 	)
 	return c
 }
@@ -191,7 +197,8 @@ func (a *app) monitorCmd() *cobra.Command {
 }
 
 func (a *app) queryCmd() *cobra.Command {
-	c := &cobra.Command{Use: "query [<remote>:]<path>", Short: "Send a request to the API and show the answer", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "query [<remote>:]<path>", Short: "Send a request to the API and show the answer",
+		Args: cobra.ExactArgs(1)}
 	method := c.Flags().StringP("request", "X", http.MethodGet, "method")
 	data := c.Flags().StringP("data", "d", "", "JSON to send")
 	wait := c.Flags().Bool("wait", false, "wait for the operation")

@@ -162,7 +162,8 @@ func (a *app) watch(ctx context.Context, at place, r client.Request) (api.Operat
 		cancel, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer end()
 		_ = at.Change(cancel, http.MethodDelete, "/1.0/operations/"+op.ID, nil, "") // it may be over
-		return *op, kiln.Errorf(kiln.Cancelled, "interrupted; what was downloaded is kept for a while, and the next attempt goes on with it")
+		return *op, kiln.Errorf(kiln.Cancelled, "interrupted; what was downloaded is kept for a while, and the next "+
+			"attempt goes on with it")
 	}
 	if warning, ok := final.Metadata["warning"].(string); ok {
 		a.remark("kiln: warning: %s", warning)
@@ -225,8 +226,9 @@ func (a *app) instanceSource(ctx context.Context, word string, to place, offline
 		return api.InstanceSource{}, err
 	}
 	return api.InstanceSource{
-		Type: "image", Mode: "pull", Server: s.Server, Protocol: s.Protocol, Certificate: s.Certificate, Alias: s.Alias, Fingerprint: s.Fingerprint,
-		Secret: s.Secret, Project: s.Project, Offline: offline, RemoteAccess: s.RemoteAccess,
+		Type: "image", Mode: "pull", Server: s.Server, Protocol: s.Protocol, Certificate: s.Certificate, Alias: s.Alias,
+		Fingerprint: s.Fingerprint,
+		Secret:      s.Secret, Project: s.Project, Offline: offline, RemoteAccess: s.RemoteAccess,
 	}, nil
 }
 
@@ -249,7 +251,8 @@ func (a *app) imageSource(ctx context.Context, remote, name string, offline bool
 		return api.ImagesPostSource{}, err
 	}
 	s := api.ImagesPostSource{
-		Type: "image", Mode: "pull", Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate, Project: c.Project,
+		Type: "image", Mode: "pull", Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
+		Project:      c.Project,
 		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
 	}
 	if s.Alias = name; len(name) >= enough && kiln.IsPrefix(strings.ToLower(name)) {
@@ -292,9 +295,11 @@ func (a *app) overNetwork(ctx context.Context, at *client.Client, s *api.ImagesP
 		return err
 	}
 	if server.Environment == nil || len(server.Environment.Addresses) == 0 {
-		return kiln.Errorf(kiln.Unsupported, "The source server isn't listening on the network; have it listen with: kiln config set core.https_address \":8443\", or copy with --mode push or relay")
+		return kiln.Errorf(kiln.Unsupported, "The source server isn't listening on the network; have it listen with: kiln "+
+			"config set core.https_address \":8443\", or copy with --mode push or relay")
 	}
-	s.Server, s.Certificate, s.Protocol = "https://"+server.Environment.Addresses[0], server.Environment.Certificate, kiln.ProtocolLXD
+	s.Server, s.Certificate, s.Protocol = "https://"+server.Environment.Addresses[0], server.Environment.Certificate,
+		kiln.ProtocolLXD
 	for _, other := range server.Environment.Addresses[1:] {
 		s.Mirrors = append(s.Mirrors, "https://"+other)
 	}
@@ -303,7 +308,8 @@ func (a *app) overNetwork(ctx context.Context, at *client.Client, s *api.ImagesP
 
 // shareImage gets the secret by which others can have a private image.
 func shareImage(ctx context.Context, at *client.Client, img api.Image) (string, error) {
-	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost, Path: imagePath(img) + "/secret", Body: struct{}{}}, nil)
+	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost, Path: imagePath(img) + "/secret", Body: struct{}{}},
+		nil)
 	if err != nil {
 		return "", err
 	}
@@ -321,7 +327,8 @@ func (a *app) importURL(ctx context.Context, at place, url string, img kiln.Imag
 	}
 	post := api.ImagesPost{
 		ImagePut: api.ImagePut{Public: img.Public, Properties: img.Properties}, Aliases: wireAliases(img.Aliases),
-		Source: &api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}, MoveAliases: true, Reuse: reuse,
+		Source: &api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}, MoveAliases: true,
+		Reuse: reuse,
 	}
 	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
 	if err != nil {
@@ -340,14 +347,17 @@ func wireAliases(aliases []kiln.Alias) []api.ImageAlias {
 }
 
 func (a *app) imageRefreshCmd() *cobra.Command {
-	return &cobra.Command{Use: "refresh [<remote>:]<image>...", Short: "Get the newest version of images from where they came from", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "refresh [<remote>:]<image>...",
+		Short: "Get the newest version of images from where they came from", Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
 				i, err := a.image(c.Context(), word)
 				if err != nil {
 					return err
 				}
-				op, err := a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: imagePath(i.Image) + "/refresh", Body: struct{}{}})
+				op, err := a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: imagePath(i.Image) + "/refresh",
+					Body: struct{}{}})
 				if err != nil {
 					return err
 				}
@@ -375,7 +385,8 @@ func (a *app) imagePruneCmd() *cobra.Command {
 			return err
 		}
 		var list []api.PrunedImage
-		r := client.Request{Method: http.MethodPost, Path: "/1.0/kiln/images/prune", Body: api.ImagesPrune{All: *all, DryRun: *dry}}
+		r := client.Request{Method: http.MethodPost, Path: "/1.0/kiln/images/prune",
+			Body: api.ImagesPrune{All: *all, DryRun: *dry}}
 		if _, _, err := at.Do(c.Context(), r, &list); err != nil {
 			return err
 		}

@@ -22,8 +22,11 @@ import (
 
 func (a *app) publishTreeCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "publish-tree [<remote>:] <directory>", Short: "Write the public images as files for any web server", Args: cobra.RangeArgs(1, 2),
-		Long: "Write the public images as a tree of simplestreams for any web server. Files that are there already stay, and the index is replaced last, so that clients can read meanwhile. Files of images that are public no more are removed the next time but one hour after the index stopped to name them.",
+		Use: "publish-tree [<remote>:] <directory>", Short: "Write the public images as files for any web server",
+		Args: cobra.RangeArgs(1, 2),
+		Long: "Write the public images as a tree of simplestreams for any web server. Files that are there already stay, " +
+			"and the index is replaced last, so that clients can read meanwhile. Files of images that are public no more are " +
+			"removed the next time but one hour after the index stopped to name them.",
 		RunE: func(c *cobra.Command, args []string) error {
 			at, args, err := a.server(args)
 			if err != nil {
@@ -58,7 +61,8 @@ func (a *app) publishTree(ctx context.Context, at place, dir string) error {
 			return err
 		}
 		if len(img.Files) == 0 {
-			return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln", at.remote)
+			return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln",
+				at.remote)
 		}
 		if err := a.publishImage(ctx, at, dir, img); err != nil {
 			return err
@@ -156,7 +160,8 @@ func (a *app) publishBeside(ctx context.Context, at place, dir string, img kiln.
 			continue
 		}
 		base := "/1.0/kiln/images/" + img.Fingerprint.String() + "/files/" + f.Hash.String()
-		if err := fetchBeside(ctx, at, base+"/index", filepath.Join(dir, simplestreams.Beside(treeFile(img, f), "index", kiln.Fingerprint{}))); err != nil {
+		if err := fetchBeside(ctx, at, base+"/index",
+			filepath.Join(dir, simplestreams.Beside(treeFile(img, f), "index", kiln.Fingerprint{}))); err != nil {
 			return err
 		}
 		for _, old := range all {
@@ -164,7 +169,8 @@ func (a *app) publishBeside(ctx context.Context, at place, dir string, img kiln.
 				if old.ReplacedBy != img.Fingerprint || o.Role != f.Role || o.Hash == f.Hash {
 					continue
 				}
-				err := fetchBeside(ctx, at, base+"/patch/"+o.Hash.String(), filepath.Join(dir, simplestreams.Beside(treeFile(img, f), "patch", o.Hash)))
+				err := fetchBeside(ctx, at, base+"/patch/"+o.Hash.String(), filepath.Join(dir,
+					simplestreams.Beside(treeFile(img, f), "patch", o.Hash)))
 				if err != nil && !errors.Is(err, kiln.NotFound) { // some formats have none
 					return err
 				}
@@ -186,8 +192,10 @@ func fetchBeside(ctx context.Context, at place, from, to string) error {
 
 func (a *app) imagePatchCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "patch [<remote>:]<base> <image> [<file>]", Short: "Write what makes one image of another", Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.completeImages,
-		Long: "Write what makes one image of another, both in the form that kiln publishes. Beside the image on any web server, under the name that the file gets here, it saves who has the other most of the download.",
+		Use: "patch [<remote>:]<base> <image> [<file>]", Short: "Write what makes one image of another",
+		Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.completeImages,
+		Long: "Write what makes one image of another, both in the form that kiln publishes. Beside the image on any web " +
+			"server, under the name that the file gets here, it saves who has the other most of the download.",
 		RunE: func(c *cobra.Command, args []string) error {
 			base, err := a.image(c.Context(), args[0])
 			if err != nil {
@@ -198,7 +206,8 @@ func (a *app) imagePatchCmd() *cobra.Command {
 				return err
 			}
 			if len(base.Files) == 0 || len(img.Files) == 0 {
-				return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln", base.at.remote)
+				return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln",
+					base.at.remote)
 			}
 			from, to := base.Files[len(base.Files)-1], img.Files[len(img.Files)-1]
 			old, err := kiln.ParseFingerprint(from.Hash)

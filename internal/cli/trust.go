@@ -21,7 +21,8 @@ func certificatePath(fp string) string { return client.Path("/1.0/certificates",
 
 func (a *app) trustCmd() *cobra.Command {
 	c := &cobra.Command{Use: "trust", Short: "Keep the clients that a server trusts"}
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients", Args: cobra.MaximumNArgs(1)}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients",
+		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.server(args)
@@ -46,47 +47,51 @@ func (a *app) trustCmd() *cobra.Command {
 		}, all)
 	}
 	c.AddCommand(list, a.trustAddCmd(), a.trustTokensCmd(),
-		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a client as YAML", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
-			if err != nil {
-				return err
-			}
-			var cert api.Certificate
-			if _, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert); err != nil {
-				return err
-			}
-			return writeYAML(a.Out, cert)
-		}},
-		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit what is said of a client", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
-			if err != nil {
-				return err
-			}
-			var cert api.Certificate
-			tag, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert)
-			if err != nil {
-				return err
-			}
-			return edit(a, editHelp, cert.CertificatePut, tag, func(put api.CertificatePut, tag string) error {
-				return at.Change(c.Context(), http.MethodPut, certificatePath(cert.Fingerprint), put, tag)
-			})
-		}},
-		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new name>", Short: "Rename a client", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
-			if err != nil {
-				return err
-			}
-			return at.Change(c.Context(), http.MethodPatch, certificatePath(at.name), map[string]string{"name": args[1]}, "")
-		}},
-		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Trust clients no more", Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			return each(args, func(word string) error {
-				at, err := a.at(word)
+		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a client as YAML", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, err := a.at(args[0])
 				if err != nil {
 					return err
 				}
-				return at.Change(c.Context(), http.MethodDelete, certificatePath(at.name), nil, "")
-			})
-		}},
+				var cert api.Certificate
+				if _, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert); err != nil {
+					return err
+				}
+				return writeYAML(a.Out, cert)
+			}},
+		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit what is said of a client", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, err := a.at(args[0])
+				if err != nil {
+					return err
+				}
+				var cert api.Certificate
+				tag, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert)
+				if err != nil {
+					return err
+				}
+				return edit(a, editHelp, cert.CertificatePut, tag, func(put api.CertificatePut, tag string) error {
+					return at.Change(c.Context(), http.MethodPut, certificatePath(cert.Fingerprint), put, tag)
+				})
+			}},
+		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new name>", Short: "Rename a client", Args: cobra.ExactArgs(2),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, err := a.at(args[0])
+				if err != nil {
+					return err
+				}
+				return at.Change(c.Context(), http.MethodPatch, certificatePath(at.name), map[string]string{"name": args[1]}, "")
+			}},
+		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Trust clients no more",
+			Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
+				return each(args, func(word string) error {
+					at, err := a.at(word)
+					if err != nil {
+						return err
+					}
+					return at.Change(c.Context(), http.MethodDelete, certificatePath(at.name), nil, "")
+				})
+			}},
 	)
 	return c
 }
@@ -102,7 +107,8 @@ func validity(c api.Certificate) (from, until time.Time) {
 
 func (a *app) trustAddCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "add [<remote>:] [<certificate>]", Short: "Trust a client: one whose certificate is in a file, or who comes with the token that this shows", Args: cobra.MaximumNArgs(2),
+		Use: "add [<remote>:] [<certificate>]", Short: "Trust a client: one whose certificate is in a file, or who comes " +
+			"with the token that this shows", Args: cobra.MaximumNArgs(2),
 	}
 	name := c.Flags().String("name", "", "name of the client")
 	restricted := c.Flags().Bool("restricted", false, "only let it into some projects")
@@ -113,7 +119,8 @@ func (a *app) trustAddCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		post := api.CertificatesPost{CertificatePut: api.CertificatePut{Name: *name, Type: "client", Restricted: *restricted || len(*projects) > 0, Projects: *projects, Description: *description}}
+		post := api.CertificatesPost{CertificatePut: api.CertificatePut{Name: *name, Type: "client",
+			Restricted: *restricted || len(*projects) > 0, Projects: *projects, Description: *description}}
 		if len(args) == 0 {
 			return a.issueToken(c, at, post)
 		}
@@ -178,7 +185,8 @@ func tokenOf(op api.Operation) (trust.Token, error) {
 }
 
 func (a *app) trustTokensCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List tokens that nobody used yet", Args: cobra.MaximumNArgs(1)}
+	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List tokens that nobody used yet",
+		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.server(args)

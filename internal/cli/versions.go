@@ -17,8 +17,10 @@ func historyPath(alias string) string { return client.Path("/1.0/kiln/alias-hist
 
 func (a *app) imageHistoryCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "history [<remote>:]<alias>", Short: "List the images that an alias pointed to", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
-		Long: "List the images that an alias pointed to. Wherever an image is named, <alias>@1 is the one before the present one, and so on.",
+		Use: "history [<remote>:]<alias>", Short: "List the images that an alias pointed to", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeImages,
+		Long: "List the images that an alias pointed to. Wherever an image is named, <alias>@1 is the one before the " +
+			"present one, and so on.",
 	}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -48,7 +50,8 @@ func (a *app) imageHistoryCmd() *cobra.Command {
 
 func (a *app) imageRollbackCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "rollback [<remote>:]<alias> [<versions>]", Short: "Point an alias to the image it pointed to before", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
+		Use: "rollback [<remote>:]<alias> [<versions>]", Short: "Point an alias to the image it pointed to before",
+		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			at, err := a.at(args[0])
 			if err != nil {
@@ -66,7 +69,8 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 				return kiln.Errorf(kiln.KindOf(err), "%s: %w", at.name, err)
 			}
 			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.name, n)), nil, &old); err != nil {
-				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.name, n, err, at.name)
+				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.name,
+					n, err, at.name)
 			}
 			put := api.ImageAliasPut{Description: now.Description, Target: old.Target}
 			if err := at.Change(c.Context(), http.MethodPut, client.Path("/1.0/images/aliases", at.name), put, tag); err != nil {
@@ -79,8 +83,10 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 
 func (a *app) imageDiffCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "diff [<remote>:]<image> <image>", Short: "Tell what one image has that another hasn't", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
-		Long: "Tell what the second image has that the first hasn't: packages (dpkg, apk) and files. Times of files don't count.",
+		Use: "diff [<remote>:]<image> <image>", Short: "Tell what one image has that another hasn't",
+		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
+		Long: "Tell what the second image has that the first hasn't: packages (dpkg, apk) and files. Times of files don't " +
+			"count.",
 	}
 	form := formatFlag(c)
 	packages := c.Flags().Bool("packages", false, "only packages")

@@ -16,7 +16,8 @@ import (
 // alias, the remote is asked what that means today, and when it doesn't answer, or
 // isn't to be asked, what it meant last does, with a warning.
 func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (kiln.Image, error) {
-	spec := PullSpec{Remote: s.Remote, Name: s.Alias, IsAlias: true, Secret: s.Secret, Project: s.Project, ImportSpec: ImportSpec{Cached: true}}
+	spec := PullSpec{Remote: s.Remote, Name: s.Alias, IsAlias: true, Secret: s.Secret, Project: s.Project,
+		ImportSpec: ImportSpec{Cached: true}}
 	if s.Alias == "" {
 		spec.Name, spec.IsAlias = s.Fingerprint, false
 		if img, err := d.Images.ByPrefix(ctx, s.Fingerprint); err == nil {
@@ -29,13 +30,15 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 	}
 	if s.Offline {
 		if last == nil {
-			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it", spec.Name, s.Remote.Server)
+			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it",
+				spec.Name, s.Remote.Server)
 		}
 		return *last, nil
 	}
 	img, err := d.fetchCached(ctx, o, spec, last)
 	if away(err) && last != nil && ctx.Err() == nil {
-		d.warn(o, fmt.Sprintf("%s can't be reached (%v); using the image of %s that is here", s.Remote.Server, err, last.UploadedAt.UTC().Format("2006/01/02 15:04 MST")))
+		d.warn(o, fmt.Sprintf("%s can't be reached (%v); using the image of %s that is here", s.Remote.Server, err,
+			last.UploadedAt.UTC().Format("2006/01/02 15:04 MST")))
 		return *last, nil
 	}
 	return img, err
@@ -66,7 +69,8 @@ func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, 
 
 // fetchCached gives what a name means at a remote today. It takes the place of what
 // it meant last.
-func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec, last *kiln.Image) (kiln.Image, error) {
+func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec, last *kiln.Image) (kiln.Image,
+	error) {
 	img, err := d.find(ctx, o, spec, false)
 	if err != nil {
 		return kiln.Image{}, err
@@ -90,7 +94,8 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	if !replaces.IsZero() {
 		err = d.dropVersions(ctx, got.Fingerprint)
 	} else if !known {
-		err = d.Images.Apply(ctx, got.Fingerprint, kiln.Image{Cached: true, AutoUpdate: auto == "true" && spec.origin() != nil, Origin: spec.origin()}, false)
+		err = d.Images.Apply(ctx, got.Fingerprint, kiln.Image{Cached: true, AutoUpdate: auto == "true" &&
+			spec.origin() != nil, Origin: spec.origin()}, false)
 	}
 	if err != nil {
 		return got, err

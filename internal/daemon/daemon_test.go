@@ -94,7 +94,8 @@ func aliases(names ...string) (list []kiln.Alias) {
 // launch makes and starts an instance of an image.
 func launch(t testing.TB, d *Daemon, name, image string) {
 	t.Helper()
-	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Start: true, Source: Source{Type: "image", Alias: image}})
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Start: true,
+		Source: Source{Type: "image", Alias: image}})
 	wait(t, o, err)
 }
 
@@ -152,7 +153,8 @@ func TestLaunchEveryFormat(t *testing.T) {
 				}
 				wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, files...), nil)
 				launch(t, d, "c1", "bb")
-				code, out := run(t, d, "c1", "hostname; cat /etc/os-release | head -1; cat /etc/hostname /etc/started 2>/dev/null; stat -c %u:%g /bin/busybox")
+				code, out := run(t, d, "c1", "hostname; cat /etc/os-release | head -1; cat /etc/hostname /etc/started "+
+					"2>/dev/null; stat -c %u:%g /bin/busybox")
 				want := "c1\nID=busybox\nc1\nhello start nobody\n0:0\n"
 				if strings.HasPrefix(name, "bare") {
 					want = "c1\nID=busybox\n0:0\n"
@@ -194,7 +196,8 @@ func TestLifeOfAnInstance(t *testing.T) {
 	}
 	o, err := d.RenameInstance(t.Context(), "c1", "c2")
 	wait(t, o, err)
-	o, err = d.CreateInstance(t.Context(), CreateSpec{Name: "c3", Start: true, Source: Source{Type: "copy", Instance: "c2"}})
+	o, err = d.CreateInstance(t.Context(), CreateSpec{Name: "c3", Start: true,
+		Source: Source{Type: "copy", Instance: "c2"}})
 	wait(t, o, err)
 	if _, out := run(t, d, "c3", "cat /root/file /etc/hostname"); out != "kept\nc3\n" {
 		t.Errorf("the copy has %q", out)
@@ -246,7 +249,8 @@ func TestSameImageAgain(t *testing.T) {
 	d := fresh(t)
 	img := formattest.Tiny(t, "a")
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("one")}, img), nil)
-	s := importFiles(t, d, ImportSpec{Aliases: aliases("two"), Public: true, Properties: map[string]string{"new": "yes"}}, img).Wait(t.Context())
+	s := importFiles(t, d, ImportSpec{Aliases: aliases("two"), Public: true, Properties: map[string]string{"new": "yes"}},
+		img).Wait(t.Context())
 	if kiln.KindOf(s.Err) != kiln.Conflict || s.Metadata["fingerprint"] == nil {
 		t.Fatalf("%+v", s)
 	}
@@ -259,7 +263,8 @@ func TestSameImageAgain(t *testing.T) {
 func TestBadCreate(t *testing.T) {
 	d := fresh(t)
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("debian/12")}, formattest.Tiny(t, "a")), nil)
-	foreign := formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: s390x\ncreation_date: 1\n"}, formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
+	foreign := formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: s390x\ncreation_date: 1\n"},
+		formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("foreign")}, foreign), nil)
 	image := func(name string) Source { return Source{Type: "image", Alias: name} }
 	for what, c := range map[string]struct {
@@ -267,16 +272,23 @@ func TestBadCreate(t *testing.T) {
 		kind kiln.Kind
 		text string
 	}{
-		"no such image":  {CreateSpec{Name: "c", Source: image("debain/12")}, kiln.NotFound, `did you mean "debian/12"?`},
-		"bad name":       {CreateSpec{Name: "a_b", Source: image("debian/12")}, kiln.Invalid, "Invalid instance name"},
-		"foreign":        {CreateSpec{Name: "c", Source: image("foreign")}, kiln.Unsupported, "is for s390x; this host runs"},
-		"unknown key":    {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Options: map[string]string{"limits.memoy": "1GB"}}}, kiln.Invalid, `did you mean "limits.memory"?`},
-		"bad value":      {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Options: map[string]string{"limits.memory": "lots"}}}, kiln.Invalid, "limits.memory"},
-		"no profile":     {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Profiles: []string{"x"}}}, kiln.Invalid, "Profile 'x' doesn't exist"},
-		"no root disk":   {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Profiles: []string{}}}, kiln.Invalid, "No root device could be found"},
+		"no such image": {CreateSpec{Name: "c", Source: image("debain/12")}, kiln.NotFound, `did you mean "debian/12"?`},
+		"bad name":      {CreateSpec{Name: "a_b", Source: image("debian/12")}, kiln.Invalid, "Invalid instance name"},
+		"foreign":       {CreateSpec{Name: "c", Source: image("foreign")}, kiln.Unsupported, "is for s390x; this host runs"},
+		"unknown key": {CreateSpec{Name: "c", Source: image("debian/12"),
+			Config: instance.Config{Options: map[string]string{"limits.memoy": "1GB"}}}, kiln.Invalid,
+			`did you mean "limits.memory"?`},
+		"bad value": {CreateSpec{Name: "c", Source: image("debian/12"),
+			Config: instance.Config{Options: map[string]string{"limits.memory": "lots"}}}, kiln.Invalid, "limits.memory"},
+		"no profile": {CreateSpec{Name: "c", Source: image("debian/12"),
+			Config: instance.Config{Profiles: []string{"x"}}}, kiln.Invalid, "Profile 'x' doesn't exist"},
+		"no root disk": {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Profiles: []string{}}},
+			kiln.Invalid, "No root device could be found"},
 		"unknown source": {CreateSpec{Name: "c", Source: Source{Type: "zip"}}, kiln.Invalid, "Unknown source type zip"},
-		"machine":        {CreateSpec{Name: "c", Type: "virtual-machine", Source: image("debian/12")}, kiln.Unsupported, "virtual-machine"},
-		"nic":            {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Devices: map[string]map[string]string{"eth0": {"type": "nic"}}}}, kiln.Unsupported, "eth0"},
+		"machine": {CreateSpec{Name: "c", Type: "virtual-machine", Source: image("debian/12")}, kiln.Unsupported,
+			"virtual-machine"},
+		"nic": {CreateSpec{Name: "c", Source: image("debian/12"),
+			Config: instance.Config{Devices: map[string]map[string]string{"eth0": {"type": "nic"}}}}, kiln.Unsupported, "eth0"},
 	} {
 		_, err := d.CreateInstance(t.Context(), c.spec)
 		if kiln.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.text) {

@@ -70,19 +70,20 @@ func (d *Daemon) FileIndex(ctx context.Context, f kiln.File) (string, error) {
 // first asked for. The error is NotFound where that can't be: one of them isn't in
 // the form that patches are made of.
 func (d *Daemon) Patch(ctx context.Context, base, target kiln.File) (string, error) {
-	path, err := d.deltas.file(&d.deltas.patching, base.Hash.String()+"-"+target.Hash.String()+".patch", func(w io.Writer) error {
-		from, err := d.Images.OpenFile(base)
-		if err != nil {
-			return err
-		}
-		defer from.Close()
-		to, err := d.Images.OpenFile(target)
-		if err != nil {
-			return err
-		}
-		defer to.Close()
-		return delta.MakePatch(ctx, io.NewSectionReader(from, 0, base.Size), io.NewSectionReader(to, 0, target.Size), w)
-	})
+	path, err := d.deltas.file(&d.deltas.patching, base.Hash.String()+"-"+target.Hash.String()+".patch",
+		func(w io.Writer) error {
+			from, err := d.Images.OpenFile(base)
+			if err != nil {
+				return err
+			}
+			defer from.Close()
+			to, err := d.Images.OpenFile(target)
+			if err != nil {
+				return err
+			}
+			defer to.Close()
+			return delta.MakePatch(ctx, io.NewSectionReader(from, 0, base.Size), io.NewSectionReader(to, 0, target.Size), w)
+		})
 	if err == nil {
 		err = d.deltas.bound()
 	}
@@ -163,9 +164,10 @@ func (d *Daemon) seeds(ctx context.Context, spec PullSpec) func(kiln.Image, kiln
 		slices.SortFunc(list, func(a, b candidate) int { return cmp.Or(b.score-a.score, b.at.Compare(a.at)) })
 		var seeds []remote.Seed
 		for _, c := range list[:min(len(list), mostSeeds)] {
-			seeds = append(seeds, remote.Seed{Path: d.blobs.Path(c.Hash), Hash: c.Hash, Size: c.Size, Kin: c.score >= kinship, Index: func(ctx context.Context) (delta.Index, error) {
-				return d.seedIndex(ctx, c.File)
-			}})
+			seeds = append(seeds, remote.Seed{Path: d.blobs.Path(c.Hash), Hash: c.Hash, Size: c.Size, Kin: c.score >= kinship,
+				Index: func(ctx context.Context) (delta.Index, error) {
+					return d.seedIndex(ctx, c.File)
+				}})
 		}
 		return seeds
 	}

@@ -141,7 +141,8 @@ func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 		})
 	}
 	for fp, t := range byImage {
-		u.Images = append(u.Images, ImageUsage{Image: kiln.Image{Fingerprint: fp}, Tree: t.Bytes, Common: t.Shared, Kind: t.Kind, UsedBy: users[fp]})
+		u.Images = append(u.Images, ImageUsage{Image: kiln.Image{Fingerprint: fp}, Tree: t.Bytes, Common: t.Shared,
+			Kind: t.Kind, UsedBy: users[fp]})
 	}
 	return u, nil
 }

@@ -26,7 +26,8 @@ type flight struct {
 
 // join waits for the download of key, which it starts if none is under way. life
 // is the context of the download, ctx that of the wait.
-func (f *flights) join(ctx, life context.Context, key string, hear func(string, int64), start func(context.Context, func(string, int64)) (kiln.Image, error)) (kiln.Image, error) {
+func (f *flights) join(ctx, life context.Context, key string, hear func(string, int64),
+	start func(context.Context, func(string, int64)) (kiln.Image, error)) (kiln.Image, error) {
 	f.mu.Lock()
 	if f.flying == nil {
 		f.flying = map[string]*flight{}
@@ -63,7 +64,8 @@ func (f *flights) join(ctx, life context.Context, key string, hear func(string, 
 	return kiln.Image{}, context.Cause(ctx)
 }
 
-func (f *flights) fly(ctx context.Context, key string, one *flight, start func(context.Context, func(string, int64)) (kiln.Image, error)) {
+func (f *flights) fly(ctx context.Context, key string, one *flight, start func(context.Context,
+	func(string, int64)) (kiln.Image, error)) {
 	defer close(one.done)
 	defer one.cancel()
 	one.img, one.err = start(ctx, func(server string, done int64) {

@@ -61,7 +61,8 @@ func (d *Daemon) importImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 	}
 	img := kiln.Image{
 		Fingerprint: spec.Fingerprint, Filename: spec.Filename, Public: spec.Public, AutoUpdate: spec.AutoUpdate,
-		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt, Cached: spec.Cached,
+		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt,
+		Cached: spec.Cached,
 	}
 	losers, err := d.losers(ctx, spec)
 	if err != nil {
@@ -107,7 +108,8 @@ func (d *Daemon) losers(ctx context.Context, spec ImportSpec) ([]kiln.Fingerprin
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(img.Aliases, func(a kiln.Alias) bool { return !taken(a) }) && !slices.Contains(list, img.Fingerprint) {
+		if !slices.ContainsFunc(img.Aliases, func(a kiln.Alias) bool { return !taken(a) }) &&
+			!slices.Contains(list, img.Fingerprint) {
 			list = append(list, img.Fingerprint)
 		}
 	}

@@ -62,7 +62,8 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 // SetInstanceState starts, stops, restarts, freezes or unfreezes an instance. A
 // timeout of zero is the default; a negative one waits for ever.
 // Errors: NotFound, Invalid; others are the operation's.
-func (d *Daemon) SetInstanceState(ctx context.Context, name, action string, timeout time.Duration, force bool) (*op.Operation, error) {
+func (d *Daemon) SetInstanceState(ctx context.Context, name, action string, timeout time.Duration,
+	force bool) (*op.Operation, error) {
 	switch action {
 	case "start":
 		return d.instanceOp(ctx, "Starting instance", name, func(ctx context.Context) error {
@@ -102,7 +103,8 @@ func (d *Daemon) stopInstance(ctx context.Context, name string, timeout time.Dur
 }
 
 // instanceOp runs f as an operation on an instance that is there.
-func (d *Daemon) instanceOp(ctx context.Context, title, name string, f func(context.Context) error) (*op.Operation, error) {
+func (d *Daemon) instanceOp(ctx context.Context, title, name string, f func(context.Context) error) (*op.Operation,
+	error) {
 	if _, err := d.instances.Get(ctx, name); err != nil {
 		return nil, err
 	}
@@ -179,5 +181,6 @@ func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string) error {
 // Done gives an operation that is over, for work on an instance that was done at
 // once where clients expect to wait.
 func (d *Daemon) Done(title, name string) *op.Operation {
-	return d.Ops.Start(title, op.Options{Resources: instanceResources(name)}, func(context.Context, *op.Operation) error { return nil })
+	return d.Ops.Start(title, op.Options{Resources: instanceResources(name)},
+		func(context.Context, *op.Operation) error { return nil })
 }

@@ -50,7 +50,8 @@ type CreateSpec struct {
 // Errors: Invalid, NotFound, Conflict, Unsupported.
 func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Operation, error) {
 	if spec.Type != "" && spec.Type != "container" {
-		return nil, kiln.Errorf(kiln.Unsupported, "instances of type %q are not supported; kiln runs system containers", spec.Type)
+		return nil, kiln.Errorf(kiln.Unsupported, "instances of type %q are not supported; kiln runs system containers",
+			spec.Type)
 	}
 	if spec.Name == "" {
 		spec.Name = inventName()
@@ -128,7 +129,8 @@ func (d *Daemon) createFromRemote(ctx context.Context, spec CreateSpec, n instan
 
 // planCreate completes n by what the source says and gives the function that
 // makes the volume.
-func (d *Daemon) planCreate(ctx context.Context, spec CreateSpec, n *instance.New) (func(context.Context) error, error) {
+func (d *Daemon) planCreate(ctx context.Context, spec CreateSpec, n *instance.New) (func(context.Context) error,
+	error) {
 	arch := HostArch()
 	if spec.Architecture != "" {
 		var err error
@@ -211,7 +213,8 @@ func (d *Daemon) findImage(ctx context.Context, s Source, arch string) (kiln.Ima
 		}
 		return slices.MaxFunc(list, func(a, b kiln.Image) int { return a.CreatedAt.Compare(b.CreatedAt) }), nil
 	}
-	return kiln.Image{}, kiln.Errorf(kiln.Invalid, "say which image to use: the source needs an alias, a fingerprint or properties")
+	return kiln.Image{}, kiln.Errorf(kiln.Invalid, "say which image to use: the source needs an alias, a fingerprint "+
+		"or properties")
 }
 
 // content tells the pool how to make the tree of an image it hasn't seen. The
@@ -254,8 +257,14 @@ func (d *Daemon) content(ctx context.Context, img kiln.Image) (volume.Content, e
 
 // The words that names are made of, for who doesn't give one.
 var (
-	adjectives = strings.Fields("able bold brave bright calm civil clear deft fair fast fine firm fond glad grand keen kind light lucky merry neat noble prime proud quick quiet rapid ready sharp smart solid sound spry stable steady strong sunny swift tidy true vital warm wise")
-	animals    = strings.Fields("ant ape badger bat bear bee bison boar buck bull cat civet cod colt crab crane crow deer dingo dove drake duck eagle eel elk falcon ferret finch fox frog gecko goat goose grouse hare hawk heron horse ibex jay koala lark lemur lion lynx mole moose moth mouse newt okapi orca osprey otter owl panda perch pika puma quail rabbit ram raven robin salmon seal shark shrew skunk sloth snail stork swan tapir tern tiger toad trout viper vole walrus wasp weasel whale wolf wombat wren yak zebra")
+	adjectives = strings.Fields("able bold brave bright calm civil clear deft fair fast fine firm fond glad grand keen " +
+		"kind light lucky merry neat noble prime proud quick quiet rapid ready sharp smart solid sound spry stable steady " +
+		"strong sunny swift tidy true vital warm wise")
+	animals = strings.Fields("ant ape badger bat bear bee bison boar buck bull cat civet cod colt crab crane crow " +
+		"deer dingo dove drake duck eagle eel elk falcon ferret finch fox frog gecko goat goose grouse hare hawk heron " +
+		"horse ibex jay koala lark lemur lion lynx mole moose moth mouse newt okapi orca osprey otter owl panda perch " +
+		"pika puma quail rabbit ram raven robin salmon seal shark shrew skunk sloth snail stork swan tapir tern tiger " +
+		"toad trout viper vole walrus wasp weasel whale wolf wombat wren yak zebra")
 )
 
 func inventName() string {

@@ -105,7 +105,8 @@ func checkProfileName(name string) error {
 	ok := func(r rune) bool {
 		return r == '-' || r == '_' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 	}
-	if name == "" || name == "." || name == ".." || len(name) > 63 || slices.ContainsFunc([]rune(name), func(r rune) bool { return !ok(r) }) {
+	if name == "" || name == "." || name == ".." || len(name) > 63 ||
+		slices.ContainsFunc([]rune(name), func(r rune) bool { return !ok(r) }) {
 		return kiln.Errorf(kiln.Invalid, "Invalid profile name %q: it has 1 to 63 letters, digits and - _ .", name)
 	}
 	return nil
@@ -159,7 +160,8 @@ func (d *Daemon) checkProfiles(ctx context.Context, names []string) error {
 	}
 	for _, n := range names {
 		if !known[n] {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist%s", n, kiln.DidYouMean(n, slices.Collect(maps.Keys(known))))
+			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist%s", n,
+				kiln.DidYouMean(n, slices.Collect(maps.Keys(known))))
 		}
 	}
 	return nil

@@ -94,7 +94,8 @@ func (d *Daemon) checkNewAliases(ctx context.Context, spec ImportSpec) error {
 			continue
 		}
 		if _, err := d.Images.Alias(ctx, a.Name); err == nil {
-			return kiln.Errorf(kiln.Conflict, "Alias already exists: %s; choose another, or take it from its image with --reuse", a.Name)
+			return kiln.Errorf(kiln.Conflict, "Alias already exists: %s; choose another, or take it from its image with --reuse",
+				a.Name)
 		} else if !errors.Is(err, kiln.NotFound) {
 			return err
 		}

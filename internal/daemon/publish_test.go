@@ -20,11 +20,13 @@ func TestPublishRunningInstance(t *testing.T) {
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
 	launch(t, d, "c1", "bb")
 	run(t, d, "c1", "echo text > /root/x; chown 5:5 /root/x")
-	spec := PublishSpec{From: "c1", Pack: instance.PackOptions{Properties: map[string]string{"os": "mine"}}, ImportSpec: ImportSpec{Aliases: aliases("mine"), Public: true}}
+	spec := PublishSpec{From: "c1", Pack: instance.PackOptions{Properties: map[string]string{"os": "mine"}},
+		ImportSpec: ImportSpec{Aliases: aliases("mine"), Public: true}}
 	o, err := d.PublishImage(t.Context(), spec)
 	s := wait(t, o, err)
 	img, err := d.Images.Find(t.Context(), "mine")
-	if err != nil || img.Properties["os"] != "mine" || len(img.Properties) != 2 || !img.Public || s.Metadata["fingerprint"] != img.Fingerprint.String() || len(s.Resources["images"]) != 1 {
+	if err != nil || img.Properties["os"] != "mine" || len(img.Properties) != 2 || !img.Public ||
+		s.Metadata["fingerprint"] != img.Fingerprint.String() || len(s.Resources["images"]) != 1 {
 		t.Errorf("%+v, %+v, %v", img, s, err)
 	}
 	launch(t, d, "c2", "mine")

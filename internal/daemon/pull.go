@@ -52,7 +52,8 @@ func (d *Daemon) PullImage(ctx context.Context, spec PullSpec) (*op.Operation, e
 		return nil, err
 	}
 	if spec.AutoUpdate && spec.origin() == nil {
-		return nil, kiln.Errorf(kiln.Invalid, "the image can't be updated automatically: %s; leave auto-update out, or copy a public image by an alias", whyNoUpdate(spec))
+		return nil, kiln.Errorf(kiln.Invalid, "the image can't be updated automatically: %s; leave auto-update out, or "+
+			"copy a public image by an alias", whyNoUpdate(spec))
 	}
 	return d.Ops.Start("Downloading image", op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
 		img, err := d.pull(ctx, o, spec)
@@ -85,7 +86,8 @@ func (d *Daemon) EstimateImage(ctx context.Context, spec PullSpec) (kiln.Image, 
 	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
 		return here, nil, err
 	}
-	src, err := d.remotes.Open(spec.Remote, remote.Access{Secret: spec.Secret, Project: spec.Project, Base: d.basePath(ctx), Seeds: d.seeds(ctx, spec)})
+	src, err := d.remotes.Open(spec.Remote, remote.Access{Secret: spec.Secret, Project: spec.Project,
+		Base: d.basePath(ctx), Seeds: d.seeds(ctx, spec)})
 	if err != nil {
 		return img, nil, err
 	}
@@ -96,7 +98,8 @@ func (d *Daemon) EstimateImage(ctx context.Context, spec PullSpec) (kiln.Image, 
 	defer s.Close()
 	e, ok := s.(interface{ Estimate() []remote.Estimate })
 	if !ok {
-		return img, nil, kiln.Errorf(kiln.Unsupported, "%s doesn't tell how large the files of its images are", spec.Remote.Server)
+		return img, nil, kiln.Errorf(kiln.Unsupported, "%s doesn't tell how large the files of its images are",
+			spec.Remote.Server)
 	}
 	list := e.Estimate()
 	for i, f := range list {
@@ -181,7 +184,8 @@ func (d *Daemon) warn(o *op.Operation, text string) {
 // land brings an image that find gave into the store, as one that nobody asked to
 // keep. One that is here isn't moved; one that others wait for comes once for all.
 // With replaces, it takes over from that one in the same transaction.
-func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint) (kiln.Image, error) {
+func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
+	replaces kiln.Fingerprint) (kiln.Image, error) {
 	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
 		if err == nil && !replaces.IsZero() {
 			err = d.Images.Replace(ctx, replaces, here.Fingerprint)
@@ -192,7 +196,8 @@ func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img k
 	if img.Fingerprint.IsZero() {
 		key = img.Files[len(img.Files)-1].Hash.String()
 	}
-	got, err := d.flights.join(ctx, d.ctx, key, progress(o, img.Size), func(ctx context.Context, report func(string, int64)) (kiln.Image, error) {
+	got, err := d.flights.join(ctx, d.ctx, key, progress(o, img.Size), func(ctx context.Context,
+		report func(string, int64)) (kiln.Image, error) {
 		return d.download(ctx, spec, img, replaces, report)
 	})
 	if err != nil {
@@ -228,20 +233,22 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 // download moves the bytes. What another try can mend is tried: an index that was
 // older than the files, a difference that leads elsewhere, a partial file that is
 // not the beginning of the whole.
-func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint, report func(string, int64)) (kiln.Image, error) {
+func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint,
+	report func(string, int64)) (kiln.Image, error) {
 	var helped atomic.Bool // something that is here was used
 	var moved atomic.Int64
 	base := d.basePath(ctx)
-	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report, Base: func(fp kiln.Fingerprint) string {
-		path := base(fp)
-		if path != "" {
+	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report,
+		Base: func(fp kiln.Fingerprint) string {
+			path := base(fp)
+			if path != "" {
+				helped.Store(true)
+			}
+			return path
+		}, Seeds: d.seeds(ctx, spec), Moved: func(n int64) {
 			helped.Store(true)
-		}
-		return path
-	}, Seeds: d.seeds(ctx, spec), Moved: func(n int64) {
-		helped.Store(true)
-		report("", moved.Add(n))
-	}}
+			report("", moved.Add(n))
+		}}
 	sink := receiver{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
 	for again := false; ; {
 		src, err := d.remotes.Open(spec.Remote, access)
@@ -328,7 +335,8 @@ func progressText(server string, done, size int64, rate float64) string {
 	}
 	text = fmt.Sprintf("rootfs: %s (%s/s)", text, kiln.FormatSize(int64(rate)))
 	if size > done && rate > 0 {
-		text += fmt.Sprintf(", %s of %s, %s left", kiln.FormatSize(done), kiln.FormatSize(size), (time.Duration(float64(size-done)/rate) * time.Second).Round(time.Second))
+		text += fmt.Sprintf(", %s of %s, %s left", kiln.FormatSize(done), kiln.FormatSize(size),
+			(time.Duration(float64(size-done)/rate) * time.Second).Round(time.Second))
 	}
 	if server != "" {
 		text += ", from " + server

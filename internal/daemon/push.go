@@ -27,7 +27,8 @@ func (d *Daemon) ExpectImage(ctx context.Context, spec ImportSpec) (*op.Operatio
 	}
 	x := &secret{word: trust.NewSecret(), image: spec.Fingerprint, push: &spec, used: make(chan struct{}, 1)}
 	return d.startSecret("Image upload token", x, map[string]any{
-		"secret": x.word, "aliases": aliases, "public": spec.Public, "properties": spec.Properties, "expires_at": spec.ExpiresAt,
+		"secret": x.word, "aliases": aliases, "public": spec.Public, "properties": spec.Properties,
+		"expires_at": spec.ExpiresAt,
 	}), nil
 }
 
@@ -42,7 +43,8 @@ type Target struct {
 // PushImage sends an image to a server that expects it.
 func (d *Daemon) PushImage(ctx context.Context, img kiln.Image, to Target) (*op.Operation, error) {
 	if strings.HasPrefix(to.Server, "http://unix.socket") {
-		return nil, kiln.Errorf(kiln.Invalid, "the target is given as its socket, which nobody else can reach; name it by a remote with its address on the network, or copy with --mode pull or relay")
+		return nil, kiln.Errorf(kiln.Invalid, "the target is given as its socket, which nobody else can reach; name it by "+
+			"a remote with its address on the network, or copy with --mode pull or relay")
 	}
 	hc, err := d.remotes.HTTP(kiln.Remote{Server: to.Server, Certificate: to.Certificate})
 	if err != nil {

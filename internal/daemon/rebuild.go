@@ -23,25 +23,26 @@ func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*o
 	if i.Status != instance.Stopped {
 		return nil, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", name)
 	}
-	return d.Ops.Start("Rebuilding instance", op.Options{Resources: instanceResources(name), MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
-		img, err := d.rebuildImage(ctx, o, i, s)
-		if err != nil {
-			return err
-		}
-		n := instance.New{Name: name, UUID: uuid.NewString()}
-		make, err := d.planImage(img, &n)
-		if err != nil {
-			return err
-		}
-		err = make(ctx)
-		if err == nil {
-			err = d.instances.Rebuild(ctx, name, n)
-		}
-		if err != nil {
-			return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
-		}
-		return d.dropTree(i.Base)
-	}), nil
+	return d.Ops.Start("Rebuilding instance", op.Options{Resources: instanceResources(name), MayCancel: true},
+		func(ctx context.Context, o *op.Operation) error {
+			img, err := d.rebuildImage(ctx, o, i, s)
+			if err != nil {
+				return err
+			}
+			n := instance.New{Name: name, UUID: uuid.NewString()}
+			make, err := d.planImage(img, &n)
+			if err != nil {
+				return err
+			}
+			err = make(ctx)
+			if err == nil {
+				err = d.instances.Rebuild(ctx, name, n)
+			}
+			if err != nil {
+				return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
+			}
+			return d.dropTree(i.Base)
+		}), nil
 }
 
 // rebuildImage finds the image that an instance is to be made of.
@@ -62,7 +63,8 @@ func (d *Daemon) rebuildImage(ctx context.Context, o *op.Operation, i instance.I
 func (d *Daemon) newest(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
 	img, err := d.Images.Get(ctx, fp)
 	if errors.Is(err, kiln.NotFound) {
-		return img, kiln.Errorf(kiln.NotFound, "the image %s that the instance was made from isn't here any more; say which to use", fp.Short())
+		return img, kiln.Errorf(kiln.NotFound, "the image %s that the instance was made from isn't here any more; say "+
+			"which to use", fp.Short())
 	}
 	for range 1000 { // a circle ends, too
 		if err != nil || img.ReplacedBy.IsZero() {

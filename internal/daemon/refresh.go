@@ -29,13 +29,15 @@ func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Oper
 
 // refresh gives the fingerprint of the newest version of an image, which is in the
 // store from then on, in the place of the old one.
-func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerprint, fresh bool) (kiln.Fingerprint, error) {
+func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerprint, fresh bool) (kiln.Fingerprint,
+	error) {
 	old, err := d.Images.Get(ctx, fp)
 	if err != nil {
 		return fp, err
 	}
 	if old.Origin == nil {
-		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s is updated from nowhere; copy one by an alias from a public remote", fp.Short())
+		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s is updated from nowhere; copy one by an "+
+			"alias from a public remote", fp.Short())
 	}
 	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}
 	img, err := d.find(ctx, o, spec, fresh)
@@ -142,7 +144,8 @@ func (d *Daemon) updateImages() {
 		}
 		s := d.RefreshImage(d.ctx, img.Fingerprint).Wait(d.ctx)
 		if s.Err != nil && d.ctx.Err() == nil {
-			d.cfg.Log.Warn("update an image", "image", img.Fingerprint, "alias", img.Origin.Alias, "server", img.Origin.Server, "err", s.Err)
+			d.cfg.Log.Warn("update an image", "image", img.Fingerprint, "alias", img.Origin.Alias, "server", img.Origin.Server,
+				"err", s.Err)
 		}
 	}
 	d.runMirrors()
@@ -207,7 +210,8 @@ func (d *Daemon) Kept(ctx context.Context, img kiln.Image) (string, error) {
 	var why string
 	switch {
 	case !img.ReplacedBy.IsZero():
-		why = fmt.Sprintf("as the version before %s; it goes when newer versions push it out (images.keep_versions)", img.ReplacedBy.Short())
+		why = fmt.Sprintf("as the version before %s; it goes when newer versions push it out (images.keep_versions)",
+			img.ReplacedBy.Short())
 		if !end.IsZero() {
 			why += " or on " + end.UTC().Format(day)
 		}

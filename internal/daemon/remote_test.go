@@ -49,7 +49,8 @@ func TestProxy(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	for in, want := range map[string][]string{
-		"": nil, ":8443": {":8443"}, "[::]:1, 10.0.0.1": {"[::]:1", "10.0.0.1:8443"}, "::1": {"[::1]:8443"}, "images.example:9": {"images.example:9"},
+		"": nil, ":8443": {":8443"}, "[::]:1, 10.0.0.1": {"[::]:1", "10.0.0.1:8443"}, "::1": {"[::1]:8443"},
+		"images.example:9": {"images.example:9"},
 	} {
 		if got, err := parseAddresses(in); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%q: %q, %v", in, got, err)

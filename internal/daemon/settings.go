@@ -98,9 +98,11 @@ func (d *Daemon) SetSettings(ctx context.Context, change map[string]string, repl
 		s, ok := known[key]
 		switch {
 		case !ok && strings.HasPrefix(key, "core.https_"):
-			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting of LXD's", key, change[key])
+			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting of LXD's",
+				key, change[key])
 		case !ok:
-			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key], kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
+			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key],
+				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
 		case change[key] == "":
 			continue
 		}

@@ -101,7 +101,10 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		x := &share{kept, trust.NewSecret(), of, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})}
 		d.shares.add(x)
 		options.Class = op.Token
-		token := d.Ops.Start("Instance copy token", options, func(ctx context.Context, _ *op.Operation) error { return d.keepShare(ctx, x) })
+		token := d.Ops.Start("Instance copy token", options, func(ctx context.Context,
+			_ *op.Operation) error {
+			return d.keepShare(ctx, x)
+		})
 		o.Set("secret", x.word)
 		o.Set("token", token.ID())
 		return nil

@@ -83,7 +83,8 @@ func (d *Daemon) DeleteSnapshot(ctx context.Context, name, snap string) (*op.Ope
 func (d *Daemon) RestoreSnapshot(ctx context.Context, name, snap string) (*op.Operation, error) {
 	if of, rest, ok := strings.Cut(snap, "/"); ok {
 		if of != name {
-			return nil, kiln.Errorf(kiln.Invalid, "instance %q can't be restored from %q, which is a snapshot of another; copy that one: kiln copy %s NEW", name, snap, snap)
+			return nil, kiln.Errorf(kiln.Invalid, "instance %q can't be restored from %q, which is a snapshot of another; "+
+				"copy that one: kiln copy %s NEW", name, snap, snap)
 		}
 		snap = rest
 	}
@@ -133,7 +134,10 @@ func (d *Daemon) snapshotOp(title, name, snap string, f func(context.Context) er
 	r := instanceResources(name)
 	r["instances_snapshots"] = []string{snapshotURL(name, snap)}
 	r["containers_snapshots"] = []string{"/1.0/containers/" + name + "/snapshots/" + snap}
-	return d.Ops.Start(title, op.Options{Resources: r, MayCancel: true}, func(ctx context.Context, _ *op.Operation) error { return f(ctx) })
+	return d.Ops.Start(title, op.Options{Resources: r, MayCancel: true}, func(ctx context.Context,
+		_ *op.Operation) error {
+		return f(ctx)
+	})
 }
 
 func snapshotURL(name, snap string) string { return instanceURL(name) + "/snapshots/" + snap }

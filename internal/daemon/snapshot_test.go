@@ -39,7 +39,8 @@ func TestSnapshotOfBusyInstance(t *testing.T) {
 	d := fresh(t)
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
 	launch(t, d, "c1", "bb")
-	if code, out := run(t, d, "c1", "(i=0; while :; do i=$((i+1)); echo $i > /root/x; echo $i > /root/y; done) >/dev/null 2>&1 </dev/null & sleep 0.1"); code != 0 {
+	if code, out := run(t, d, "c1", "(i=0; while :; do i=$((i+1)); echo $i > /root/x; echo $i > /root/y; done) "+
+		">/dev/null 2>&1 </dev/null & sleep 0.1"); code != 0 {
 		t.Fatal(out)
 	}
 	for i := range 5 {
@@ -51,7 +52,8 @@ func TestSnapshotOfBusyInstance(t *testing.T) {
 	last := 0
 	for i := range 5 {
 		name := fmt.Sprint("copy", i)
-		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Start: true, Source: Source{Type: "copy", Instance: fmt.Sprint("c1/s", i)}})
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Start: true,
+			Source: Source{Type: "copy", Instance: fmt.Sprint("c1/s", i)}})
 		wait(t, o, err)
 		_, out := run(t, d, name, "echo $(cat /root/x) $(cat /root/y)")
 		var x, y int
@@ -79,7 +81,8 @@ func TestCopyOfRunningInstance(t *testing.T) {
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
 	launch(t, d, "c1", "bb")
 	run(t, d, "c1", "echo text > /root/x; chown 5:5 /root/x; rm /etc/os-release; mv /etc/started /etc/moved")
-	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c2", Start: true, Source: Source{Type: "copy", Instance: "c1"}})
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c2", Start: true,
+		Source: Source{Type: "copy", Instance: "c1"}})
 	wait(t, o, err)
 	if _, out := run(t, d, "c2", "cat /root/x; stat -c %u:%g /root/x; ls /etc/os-release; cat /etc/hostname"); !strings.HasPrefix(out, "text\n5:5\n") ||
 		!strings.Contains(out, "No such file") || !strings.HasSuffix(out, "c2\n") {
@@ -133,7 +136,8 @@ func TestDaemonDiesWhileItHolds(t *testing.T) {
 func TestEphemeralIsRestored(t *testing.T) {
 	d := fresh(t)
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
-	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "e1", Start: true, Source: Source{Type: "image", Alias: "bb"}, Config: instance.Config{Ephemeral: true}})
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "e1", Start: true, Source: Source{Type: "image", Alias: "bb"},
+		Config: instance.Config{Ephemeral: true}})
 	wait(t, o, err)
 	snapshot(t, d, "e1", "s0")
 	restore(t, d, "e1", "s0")
@@ -154,8 +158,10 @@ func TestEphemeralIsRestored(t *testing.T) {
 func TestKeepSnapshots(t *testing.T) {
 	d := fresh(t)
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
-	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}, Config: instance.Config{
-		Options: map[string]string{"snapshots.schedule": "* * * * *", "snapshots.schedule.stopped": "true", "snapshots.expiry": "30M"}}})
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"},
+		Config: instance.Config{
+			Options: map[string]string{"snapshots.schedule": "* * * * *", "snapshots.schedule.stopped": "true",
+				"snapshots.expiry": "30M"}}})
 	wait(t, o, err)
 	start := time.Now()
 	for i := range 3 {
@@ -184,7 +190,8 @@ func BenchmarkStart(b *testing.B) {
 	}
 	for i := range 200 {
 		setState(b, d, "many", "start")
-		p, err := d.Exec(b.Context(), "many", box.ExecSpec{Command: []string{"sh", "-c", fmt.Sprintf("echo %d > /etc/n%d; echo x > /root/x", i, i)}})
+		p, err := d.Exec(b.Context(), "many", box.ExecSpec{Command: []string{"sh", "-c", fmt.Sprintf("echo %d > /etc/n%d; "+
+			"echo x > /root/x", i, i)}})
 		if err != nil {
 			b.Fatal(err)
 		}

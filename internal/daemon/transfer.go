@@ -51,7 +51,8 @@ func (d *Daemon) createFromServer(ctx context.Context, spec CreateSpec) (*op.Ope
 		}
 		t, err := there.Transfer(ctx)
 		if err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, spec.Source.Remote.Server, err)
+			return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, spec.Source.Remote.Server,
+				err)
 		}
 		for _, p := range t.Parts {
 			size += p.Size
@@ -70,13 +71,15 @@ func (d *Daemon) createFromServer(ctx context.Context, spec CreateSpec) (*op.Ope
 
 // ReceiveInstance makes a copy of an instance of another server, whose parts somebody
 // brings: they must be there when it returns. The operation it gives is over.
-func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Transfer, open func(context.Context, string) (io.ReadCloser, error)) *op.Operation {
+func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Transfer,
+	open func(context.Context, string) (io.ReadCloser, error)) *op.Operation {
 	err := d.instances.CheckName(ctx, spec.Name)
 	if err == nil {
 		spec.Source.Remote = kiln.Remote{}
 		err = d.arrive(ctx, nil, &arrival{Transfer: t, spec: spec, open: open})
 	}
-	return d.Ops.Start("Creating instance", op.Options{Resources: instanceResources(spec.Name)}, func(context.Context, *op.Operation) error { return err })
+	return d.Ops.Start("Creating instance", op.Options{Resources: instanceResources(spec.Name)},
+		func(context.Context, *op.Operation) error { return err })
 }
 
 // arrive brings an instance here: all of it, or nothing.
@@ -116,13 +119,15 @@ func (a *arrival) complete() {
 		c.Description = a.Description
 	}
 	c.Ephemeral = c.Ephemeral || a.Ephemeral
-	a.n = instance.New{Name: a.spec.Name, UUID: uuid.NewString(), Architecture: a.Architecture, Base: a.Base, Trigger: "copy", Config: c}
+	a.n = instance.New{Name: a.spec.Name, UUID: uuid.NewString(), Architecture: a.Architecture, Base: a.Base,
+		Trigger: "copy", Config: c}
 }
 
 // checkArrival says what would stand in the way, before anything moves.
 func (d *Daemon) checkArrival(ctx context.Context, a *arrival) error {
 	if !slices.Contains(kiln.RunsOn(HostArch()), a.Architecture) {
-		return kiln.Errorf(kiln.Unsupported, "the instance is for %s; this host runs %s", a.Architecture, strings.Join(kiln.RunsOn(HostArch()), " and "))
+		return kiln.Errorf(kiln.Unsupported, "the instance is for %s; this host runs %s", a.Architecture,
+			strings.Join(kiln.RunsOn(HostArch()), " and "))
 	}
 	t := a.Transfer
 	t.Profiles = a.n.Profiles
@@ -166,7 +171,8 @@ func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) e
 }
 
 // neededParts gives the parts to ask for, and the images that are among them.
-func (d *Daemon) neededParts(ctx context.Context, a *arrival) (needed []kiln.Part, asParts []kiln.Fingerprint, err error) {
+func (d *Daemon) neededParts(ctx context.Context, a *arrival) (needed []kiln.Part, asParts []kiln.Fingerprint,
+	err error) {
 	skip := map[string]bool{}
 	for _, fp := range bases(a.Transfer) {
 		has := d.pool.HasImage(fp)
@@ -183,7 +189,8 @@ func (d *Daemon) neededParts(ctx context.Context, a *arrival) (needed []kiln.Par
 		case a.has(volume.ImagePartIDs(fp)):
 			asParts = append(asParts, fp)
 		default:
-			return nil, nil, kiln.Errorf(kiln.NotFound, "the image %s that the instance stands on isn't here, and doesn't come along; copy it first: kiln image copy", fp.Short())
+			return nil, nil, kiln.Errorf(kiln.NotFound, "the image %s that the instance stands on isn't here, and doesn't "+
+				"come along; copy it first: kiln image copy", fp.Short())
 		}
 	}
 	for _, p := range a.Parts {

@@ -25,7 +25,8 @@ func shareOf(t *testing.T, d *Daemon, name string) (word, token string) {
 }
 
 // carried gives the parts of an instance that is shared, each changed by a function.
-func carried(d *Daemon, word, name string, change func(id string, b []byte) []byte) func(context.Context, string) (io.ReadCloser, error) {
+func carried(d *Daemon, word, name string, change func(id string, b []byte) []byte) func(context.Context,
+	string) (io.ReadCloser, error) {
 	return func(ctx context.Context, id string) (io.ReadCloser, error) {
 		write, err := d.TransferPart(word, name, id)
 		if err != nil {
@@ -80,11 +81,13 @@ func TestTransfer(t *testing.T) {
 	same := func(_ string, b []byte) []byte { return b }
 	spec := CreateSpec{Name: "c2", Start: true, Config: instance.Config{Options: map[string]string{"user.x": "1"}}}
 	wait(t, to.ReceiveInstance(t.Context(), spec, tr, carried(from, word, "c1", same)), nil)
-	if _, out := run(t, to, "c2", "cat /root/x /etc/hostname; ls /etc/os-release"); !strings.HasPrefix(out, "two\nc2\n") || !strings.Contains(out, "No such file") {
+	if _, out := run(t, to, "c2", "cat /root/x /etc/hostname; ls /etc/os-release"); !strings.HasPrefix(out, "two\nc2\n") ||
+		!strings.Contains(out, "No such file") {
 		t.Errorf("%q", out)
 	}
 	c, err := to.Instance(t.Context(), "c2")
-	if err != nil || c.Options["user.x"] != "1" || c.Status != instance.Running || c.Options["volatile.base_image"] != tr.Base.String() {
+	if err != nil || c.Options["user.x"] != "1" || c.Status != instance.Running ||
+		c.Options["volatile.base_image"] != tr.Base.String() {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if list, err := to.Snapshots(t.Context(), "c2"); len(list) != 1 || list[0].Name != "s0" || err != nil {
@@ -119,21 +122,26 @@ func TestTransferFails(t *testing.T) {
 		bytes  func(string, []byte) []byte
 		kind   kiln.Kind
 	}{
-		"cut":              {bytes: at(last, func(b []byte) []byte { return b[:len(b)/2] }), kind: kiln.Integrity},
-		"cut at the end":   {bytes: at(last, func(b []byte) []byte { return b[:len(b)-2] }), kind: kiln.Integrity},
-		"damaged":          {bytes: at(last, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), kind: kiln.Integrity},
-		"no zstd":          {bytes: at(last, func([]byte) []byte { return []byte("nonsense") }), kind: kiln.Integrity},
-		"nothing":          {bytes: at(last, func([]byte) []byte { return nil }), kind: kiln.Integrity},
-		"another part":     {change: func(t *kiln.Transfer) { t.Parts = append(t.Parts, kiln.Part{ID: "x"}) }, kind: kiln.NotFound},
-		"a layer too few":  {change: func(t *kiln.Transfer) { t.Parts = t.Parts[1:] }, kind: kiln.Invalid},
-		"too large":        {change: func(t *kiln.Transfer) { t.Parts = append(t.Parts, kiln.Part{ID: "x", Size: 1 << 60}) }, kind: kiln.NoSpace},
-		"another machine":  {change: func(t *kiln.Transfer) { t.Architecture = "s390x" }, kind: kiln.Unsupported},
-		"no image":         {change: func(t *kiln.Transfer) { t.Base = kiln.Fingerprint{1} }, kind: kiln.NotFound},
-		"no profile":       {change: func(t *kiln.Transfer) { t.Profiles = []string{"none"} }, kind: kiln.Invalid},
-		"snapshot's":       {change: func(t *kiln.Transfer) { t.Snapshots[0].Profiles = []string{"none"} }, kind: kiln.Invalid},
-		"snapshot's name":  {change: func(t *kiln.Transfer) { t.Snapshots[0].Name = "../x" }, kind: kiln.Invalid},
-		"snapshots' names": {change: func(t *kiln.Transfer) { t.Snapshots = append(t.Snapshots, t.Snapshots[0]) }, kind: kiln.Invalid},
-		"unknown option":   {change: func(t *kiln.Transfer) { t.Config = map[string]string{"unknown": "1"} }, kind: kiln.Invalid},
+		"cut":            {bytes: at(last, func(b []byte) []byte { return b[:len(b)/2] }), kind: kiln.Integrity},
+		"cut at the end": {bytes: at(last, func(b []byte) []byte { return b[:len(b)-2] }), kind: kiln.Integrity},
+		"damaged":        {bytes: at(last, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), kind: kiln.Integrity},
+		"no zstd":        {bytes: at(last, func([]byte) []byte { return []byte("nonsense") }), kind: kiln.Integrity},
+		"nothing":        {bytes: at(last, func([]byte) []byte { return nil }), kind: kiln.Integrity},
+		"another part": {change: func(t *kiln.Transfer) { t.Parts = append(t.Parts, kiln.Part{ID: "x"}) },
+			kind: kiln.NotFound},
+		"a layer too few": {change: func(t *kiln.Transfer) { t.Parts = t.Parts[1:] }, kind: kiln.Invalid},
+		"too large": {change: func(t *kiln.Transfer) { t.Parts = append(t.Parts, kiln.Part{ID: "x", Size: 1 << 60}) },
+			kind: kiln.NoSpace},
+		"another machine": {change: func(t *kiln.Transfer) { t.Architecture = "s390x" }, kind: kiln.Unsupported},
+		"no image":        {change: func(t *kiln.Transfer) { t.Base = kiln.Fingerprint{1} }, kind: kiln.NotFound},
+		"no profile":      {change: func(t *kiln.Transfer) { t.Profiles = []string{"none"} }, kind: kiln.Invalid},
+		"snapshot's": {change: func(t *kiln.Transfer) { t.Snapshots[0].Profiles = []string{"none"} },
+			kind: kiln.Invalid},
+		"snapshot's name": {change: func(t *kiln.Transfer) { t.Snapshots[0].Name = "../x" }, kind: kiln.Invalid},
+		"snapshots' names": {change: func(t *kiln.Transfer) { t.Snapshots = append(t.Snapshots, t.Snapshots[0]) },
+			kind: kiln.Invalid},
+		"unknown option": {change: func(t *kiln.Transfer) { t.Config = map[string]string{"unknown": "1"} },
+			kind: kiln.Invalid},
 		"bad device": {change: func(t *kiln.Transfer) {
 			t.Snapshots[0].Devices = map[string]map[string]string{"x": {"type": "disk", "path": "../x", "source": "/"}}
 		}, kind: kiln.Invalid},
@@ -190,7 +198,8 @@ func TestShareEnds(t *testing.T) {
 	for _, x := range [][2]string{{"", "c1"}, {"x", "c1"}, {word, "c2"}} {
 		_, err1 := from.Transfer(x[0], x[1])
 		_, err2 := from.TransferPart(x[0], x[1], tr.Parts[0].ID)
-		if err := from.EndTransfer(x[0], x[1]); !errors.Is(err, kiln.Denied) || !errors.Is(err1, kiln.Denied) || !errors.Is(err2, kiln.Denied) {
+		if err := from.EndTransfer(x[0], x[1]); !errors.Is(err, kiln.Denied) || !errors.Is(err1, kiln.Denied) ||
+			!errors.Is(err2, kiln.Denied) {
 			t.Errorf("%v: %v, %v, %v", x, err, err1, err2)
 		}
 	}

@@ -75,7 +75,10 @@ func (d *Daemon) Client(ctx context.Context, prefix string) (Client, error) {
 	if err != nil {
 		return Client{}, err
 	}
-	list = slices.DeleteFunc(list, func(c Client) bool { return prefix == "" || !strings.HasPrefix(c.Fingerprint, strings.ToLower(prefix)) })
+	list = slices.DeleteFunc(list, func(c Client) bool {
+		return prefix == "" ||
+			!strings.HasPrefix(c.Fingerprint, strings.ToLower(prefix))
+	})
 	switch len(list) {
 	case 0:
 		return Client{}, kiln.Errorf(kiln.NotFound, "Certificate not found")
@@ -128,7 +131,8 @@ func certificateURL(fp string) string { return "/1.0/certificates/" + fp }
 func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error) {
 	addresses := d.Addresses()
 	if len(addresses) == 0 {
-		return nil, kiln.Errorf(kiln.Invalid, "a token is of no use while the daemon doesn't listen on the network; make it with: kiln config set core.https_address \":8443\"")
+		return nil, kiln.Errorf(kiln.Invalid, "a token is of no use while the daemon doesn't listen on the network; make "+
+			"it with: kiln config set core.https_address \":8443\"")
 	}
 	v, err := d.setting(ctx, tokenExpiry)
 	if err != nil {
@@ -140,16 +144,18 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	}
 	meta := map[string]any{
 		"secret": t.secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
-		"request": map[string]any{"name": c.Name, "type": "client", "restricted": c.Restricted, "projects": c.Projects, "token": true},
+		"request": map[string]any{"name": c.Name, "type": "client", "restricted": c.Restricted, "projects": c.Projects,
+			"token": true},
 	}
 	if !t.expires.IsZero() {
 		meta["expiresAt"] = t.expires.UTC().Format(time.RFC3339)
 	}
 	d.tickets.add(t)
-	return d.Ops.Start("Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true}, func(ctx context.Context, _ *op.Operation) error {
-		defer d.tickets.drop(t)
-		return t.wait(ctx)
-	}), nil
+	return d.Ops.Start("Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true},
+		func(ctx context.Context, _ *op.Operation) error {
+			defer d.tickets.drop(t)
+			return t.wait(ctx)
+		}), nil
 }
 
 // A ticket is a token that was given out.
@@ -240,7 +246,8 @@ func (d *Daemon) invitation(ctx context.Context, word string) (Client, error) {
 	if trust.CheckPassword(hashed, word) {
 		return Client{}, nil
 	}
-	return Client{}, kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a token works once, until it expires)")
+	return Client{}, kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a "+
+		"token works once, until it expires)")
 }
 
 // guesses slow down who tries passwords.
@@ -331,7 +338,8 @@ func (d *Daemon) ShareImage(ctx context.Context, fp kiln.Fingerprint) *op.Operat
 
 func (d *Daemon) startSecret(title string, x *secret, meta map[string]any) *op.Operation {
 	d.secrets.add(x)
-	options := op.Options{Class: op.Token, Metadata: meta, MayCancel: true, Resources: map[string][]string{"images": {imageURL(x.image)}}}
+	options := op.Options{Class: op.Token, Metadata: meta, MayCancel: true,
+		Resources: map[string][]string{"images": {imageURL(x.image)}}}
 	return d.Ops.Start(title, options, func(ctx context.Context, _ *op.Operation) error {
 		defer d.secrets.drop(x)
 		end, idle := time.After(secretLife), (<-chan time.Time)(nil)

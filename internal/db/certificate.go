@@ -22,19 +22,22 @@ type Certificate struct {
 // Certificates gives every trusted client, by name.
 func (d *DB) Certificates(ctx context.Context) ([]Certificate, error) {
 	list := []Certificate{}
-	err := each(ctx, d.read, `SELECT fingerprint, name, description, restricted, projects, certificate, added_at FROM certificates ORDER BY name, fingerprint`, nil, func(rows *sql.Rows) error {
-		var c Certificate
-		err := rows.Scan(&c.Fingerprint, &c.Name, &c.Description, &c.Restricted, jsonColumn{&c.Projects}, &c.PEM, timeColumn{&c.AddedAt})
-		list = append(list, c)
-		return err
-	})
+	err := each(ctx, d.read,
+		`SELECT fingerprint, name, description, restricted, projects, certificate, added_at FROM certificates ORDER BY name, fingerprint`, nil, func(rows *sql.Rows) error {
+			var c Certificate
+			err := rows.Scan(&c.Fingerprint, &c.Name, &c.Description, &c.Restricted, jsonColumn{&c.Projects}, &c.PEM,
+				timeColumn{&c.AddedAt})
+			list = append(list, c)
+			return err
+		})
 	return list, err
 }
 
 // CreateCertificate adds a client. The error is Conflict.
 func (d *DB) CreateCertificate(ctx context.Context, c Certificate) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.tx.ExecContext(ctx, `INSERT INTO certificates (fingerprint, name, description, restricted, projects, certificate, added_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		_, err := tx.tx.ExecContext(ctx,
+			`INSERT INTO certificates (fingerprint, name, description, restricted, projects, certificate, added_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			c.Fingerprint, c.Name, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.PEM, timeText(c.AddedAt))
 		if kiln.KindOf(conflict(err, "", "")) == kiln.Conflict {
 			return kiln.Errorf(kiln.Conflict, "Certificate already in trust store")
@@ -46,7 +49,8 @@ func (d *DB) CreateCertificate(ctx context.Context, c Certificate) error {
 // UpdateCertificate changes what is said of a client. The error is NotFound.
 func (d *DB) UpdateCertificate(ctx context.Context, c Certificate) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `UPDATE certificates SET name = ?, description = ?, restricted = ?, projects = ? WHERE fingerprint = ?`,
+		r, err := tx.tx.ExecContext(ctx,
+			`UPDATE certificates SET name = ?, description = ?, restricted = ?, projects = ? WHERE fingerprint = ?`,
 			c.Name, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.Fingerprint)
 		return changed(r, err, "Certificate", c.Fingerprint)
 	})

@@ -87,7 +87,8 @@ func (d *DB) migrate(ctx context.Context) error {
 		return err
 	}
 	if has > knows {
-		return kiln.Errorf(kiln.Unsupported, "its tables have version %d, this kiln knows up to %d; use the kiln that wrote them, or a newer one", has, knows)
+		return kiln.Errorf(kiln.Unsupported, "its tables have version %d, this kiln knows up to %d; use the kiln that "+
+			"wrote them, or a newer one", has, knows)
 	}
 	_, err = p.Up(ctx)
 	return err
@@ -177,7 +178,8 @@ func changed(r sql.Result, err error, what, name string) error {
 // conflict gives the error of a key that exists already its kind.
 func conflict(err error, what, name string) error {
 	var e sqlite3.Error
-	if errors.As(err, &e) && (e.ExtendedCode == sqlite3.ErrConstraintUnique || e.ExtendedCode == sqlite3.ErrConstraintPrimaryKey) {
+	if errors.As(err, &e) && (e.ExtendedCode == sqlite3.ErrConstraintUnique ||
+		e.ExtendedCode == sqlite3.ErrConstraintPrimaryKey) {
 		return kiln.Errorf(kiln.Conflict, "%s %q already exists", what, name)
 	}
 	return err

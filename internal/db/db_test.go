@@ -26,8 +26,10 @@ func TestInstances(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	d := open(t, path)
 	want := Instance{
-		Name: "c1", Type: "container", Architecture: "x86_64", Description: "d", Ephemeral: true, CreatedAt: time.Unix(1, 5).UTC(), Base: kiln.Fingerprint{7},
-		Config: map[string]string{"a": "1"}, Devices: map[string]map[string]string{"root": {"path": "/"}}, Profiles: []string{"b", "a"},
+		Name: "c1", Type: "container", Architecture: "x86_64", Description: "d", Ephemeral: true,
+		CreatedAt: time.Unix(1, 5).UTC(), Base: kiln.Fingerprint{7},
+		Config: map[string]string{"a": "1"}, Devices: map[string]map[string]string{"root": {"path": "/"}},
+		Profiles: []string{"b", "a"},
 	}
 	if err := d.CreateInstance(t.Context(), want); err != nil {
 		t.Fatal(err)
@@ -115,10 +117,12 @@ func TestImages(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), "db"))
 	add := func(tx *Tx, first byte, public bool, properties map[string]string) error {
 		fp := kiln.Fingerprint{first}
-		return tx.CreateImage(t.Context(), kiln.Image{Fingerprint: fp, Public: public, Properties: properties, Files: []kiln.File{{Role: kiln.Unified, Hash: fp}}})
+		return tx.CreateImage(t.Context(), kiln.Image{Fingerprint: fp, Public: public, Properties: properties,
+			Files: []kiln.File{{Role: kiln.Unified, Hash: fp}}})
 	}
 	err := d.Tx(t.Context(), func(tx *Tx) error {
-		return errors.Join(add(tx, 0xab, true, map[string]string{"os": "Debian"}), add(tx, 0xac, false, map[string]string{"os": "debian", "release": "12"}), add(tx, 0xff, false, nil),
+		return errors.Join(add(tx, 0xab, true, map[string]string{"os": "Debian"}),
+			add(tx, 0xac, false, map[string]string{"os": "debian", "release": "12"}), add(tx, 0xff, false, nil),
 			tx.SetAlias(t.Context(), kiln.Alias{Name: "x", Target: kiln.Fingerprint{0xab}}))
 	})
 	if err != nil {
@@ -128,9 +132,11 @@ func TestImages(t *testing.T) {
 		q ImageQuery
 		n int
 	}{
-		{ImageQuery{}, 3}, {ImageQuery{Prefix: "a"}, 2}, {ImageQuery{Prefix: "ab"}, 1}, {ImageQuery{Prefix: "f"}, 1}, {ImageQuery{Prefix: "0"}, 0},
+		{ImageQuery{}, 3}, {ImageQuery{Prefix: "a"}, 2}, {ImageQuery{Prefix: "ab"}, 1}, {ImageQuery{Prefix: "f"}, 1},
+		{ImageQuery{Prefix: "0"}, 0},
 		{ImageQuery{Public: true}, 1}, {ImageQuery{Properties: map[string]string{"os": "DEBIAN"}}, 2},
-		{ImageQuery{Properties: map[string]string{"os": "debian", "release": "12"}}, 1}, {ImageQuery{Fingerprint: kiln.Fingerprint{0xff}}, 1},
+		{ImageQuery{Properties: map[string]string{"os": "debian", "release": "12"}}, 1},
+		{ImageQuery{Fingerprint: kiln.Fingerprint{0xff}}, 1},
 	} {
 		c.q.Files = true
 		list, err := d.Images(t.Context(), c.q)

@@ -19,12 +19,13 @@ type Version struct {
 // one it points to now, if it does.
 func (d *DB) History(ctx context.Context, name string) ([]Version, error) {
 	list := []Version{}
-	err := each(ctx, d.read, `SELECT fingerprint, at FROM alias_history WHERE name = ? ORDER BY id DESC`, []any{name}, func(rows *sql.Rows) error {
-		var v Version
-		err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At})
-		list = append(list, v)
-		return err
-	})
+	err := each(ctx, d.read, `SELECT fingerprint, at FROM alias_history WHERE name = ? ORDER BY id DESC`, []any{name},
+		func(rows *sql.Rows) error {
+			var v Version
+			err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At})
+			list = append(list, v)
+			return err
+		})
 	return list, err
 }
 
@@ -34,11 +35,13 @@ const maxHistory = 50
 // note remembers where an alias points to, if that is news.
 func (tx *Tx) note(ctx context.Context, name string, fp kiln.Fingerprint) error {
 	var last kiln.Fingerprint
-	err := tx.tx.QueryRowContext(ctx, `SELECT fingerprint FROM alias_history WHERE name = ? ORDER BY id DESC LIMIT 1`, name).Scan(hashColumn{&last})
+	err := tx.tx.QueryRowContext(ctx, `SELECT fingerprint FROM alias_history WHERE name = ? ORDER BY id DESC LIMIT 1`,
+		name).Scan(hashColumn{&last})
 	if err != nil && !errors.Is(err, sql.ErrNoRows) || last == fp {
 		return err
 	}
-	if _, err := tx.tx.ExecContext(ctx, `INSERT INTO alias_history (name, fingerprint, at) VALUES (?, ?, ?)`, name, fp.String(), timeText(time.Now())); err != nil {
+	if _, err := tx.tx.ExecContext(ctx, `INSERT INTO alias_history (name, fingerprint, at) VALUES (?, ?, ?)`, name,
+		fp.String(), timeText(time.Now())); err != nil {
 		return err
 	}
 	_, err = tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE name = ? AND id NOT IN

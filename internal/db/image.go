@@ -82,9 +82,11 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 	err := each(ctx, db, `SELECT `+imageColumns+` FROM images`+where+` ORDER BY id`, args, func(rows *sql.Rows) error {
 		var id int64
 		var i kiln.Image
-		err := rows.Scan(&id, hashColumn{&i.Fingerprint}, &i.Type, &i.Architecture, &i.Size, &i.Filename, &i.Public, &i.AutoUpdate, &i.Cached,
+		err := rows.Scan(&id, hashColumn{&i.Fingerprint}, &i.Type, &i.Architecture, &i.Size, &i.Filename, &i.Public,
+			&i.AutoUpdate, &i.Cached,
 			timeColumn{&i.CreatedAt}, timeColumn{&i.ExpiresAt}, timeColumn{&i.LastUsedAt}, timeColumn{&i.UploadedAt},
-			jsonColumn{&i.Properties}, jsonColumn{&i.Profiles}, originColumn{&i.Origin}, jsonColumn{&i.Own}, hashColumn{&i.ReplacedBy}, timeColumn{&i.ReplacedAt})
+			jsonColumn{&i.Properties}, jsonColumn{&i.Profiles}, originColumn{&i.Origin}, jsonColumn{&i.Own},
+			hashColumn{&i.ReplacedBy}, timeColumn{&i.ReplacedAt})
 		at[id] = len(list)
 		list = append(list, i)
 		return err
@@ -96,20 +98,22 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 	if where != "" {
 		some = ` WHERE image_id IN (SELECT id FROM images` + where + `)`
 	}
-	err = each(ctx, db, `SELECT image_id, name, description FROM image_aliases`+some+` ORDER BY name`, args, func(rows *sql.Rows) error {
-		var id int64
-		var a kiln.Alias
-		err := rows.Scan(&id, &a.Name, &a.Description)
-		if n, ok := at[id]; ok {
-			a.Target = list[n].Fingerprint
-			list[n].Aliases = append(list[n].Aliases, a)
-		}
-		return err
-	})
+	err = each(ctx, db, `SELECT image_id, name, description FROM image_aliases`+some+` ORDER BY name`, args,
+		func(rows *sql.Rows) error {
+			var id int64
+			var a kiln.Alias
+			err := rows.Scan(&id, &a.Name, &a.Description)
+			if n, ok := at[id]; ok {
+				a.Target = list[n].Fingerprint
+				list[n].Aliases = append(list[n].Aliases, a)
+			}
+			return err
+		})
 	if err != nil || !q.Files {
 		return list, err
 	}
-	err = each(ctx, db, `SELECT image_id, role, hash, size, name, ext FROM image_files`+some+` ORDER BY image_id, position`, args, func(rows *sql.Rows) error {
+	err = each(ctx, db, `SELECT image_id, role, hash, size, name, ext FROM image_files`+
+		some+` ORDER BY image_id, position`, args, func(rows *sql.Rows) error {
 		var id int64
 		var f kiln.File
 		err := rows.Scan(&id, &f.Role, hashColumn{&f.Hash}, &f.Size, &f.Name, &f.Ext)
@@ -132,7 +136,8 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 		ON CONFLICT (fingerprint) DO NOTHING RETURNING id`,
 		i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
 		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
-		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own))).Scan(&id)
+		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin),
+		toJSON(orEmpty(i.Own))).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return kiln.Errorf(kiln.Conflict, "Image %q already exists", i.Fingerprint)
 	}
@@ -140,7 +145,8 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 		return err
 	}
 	for n, f := range i.Files {
-		if _, err := tx.tx.ExecContext(ctx, `INSERT INTO image_files (image_id, position, role, hash, size, name, ext) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		if _, err := tx.tx.ExecContext(ctx,
+			`INSERT INTO image_files (image_id, position, role, hash, size, name, ext) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			id, n, f.Role, f.Hash.String(), f.Size, f.Name, f.Ext); err != nil {
 			return err
 		}
@@ -168,7 +174,8 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ? WHERE fingerprint = ?`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
 		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)),
-		originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own)), hashText(i.ReplacedBy), timeText(i.ReplacedAt), i.Fingerprint.String())
+		originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own)), hashText(i.ReplacedBy), timeText(i.ReplacedAt),
+		i.Fingerprint.String())
 	if err := changed(r, err, "Image", i.Fingerprint.String()); err != nil {
 		return err
 	}
@@ -192,12 +199,14 @@ func originKey(o *kiln.Origin) string {
 // MoveAliases points the aliases of one image to another. The error is NotFound.
 func (tx *Tx) MoveAliases(ctx context.Context, from, to kiln.Fingerprint) error {
 	var names []string
-	err := each(ctx, tx.tx, `SELECT name FROM image_aliases WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, []any{from.String()}, func(rows *sql.Rows) error {
-		var name string
-		err := rows.Scan(&name)
-		names = append(names, name)
-		return err
-	})
+	err := each(ctx, tx.tx,
+		`SELECT name FROM image_aliases WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, []any{from.String()},
+		func(rows *sql.Rows) error {
+			var name string
+			err := rows.Scan(&name)
+			names = append(names, name)
+			return err
+		})
 	for _, n := range names {
 		err = errors.Join(err, tx.note(ctx, n, to))
 	}
@@ -224,12 +233,14 @@ func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
 // Aliases gives every alias, by name.
 func (d *DB) Aliases(ctx context.Context) ([]kiln.Alias, error) {
 	list := []kiln.Alias{}
-	err := each(ctx, d.read, `SELECT name, a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id ORDER BY name`, nil, func(rows *sql.Rows) error {
-		var a kiln.Alias
-		err := rows.Scan(&a.Name, &a.Description, hashColumn{&a.Target})
-		list = append(list, a)
-		return err
-	})
+	err := each(ctx, d.read,
+		`SELECT name, a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id ORDER BY name`, nil,
+		func(rows *sql.Rows) error {
+			var a kiln.Alias
+			err := rows.Scan(&a.Name, &a.Description, hashColumn{&a.Target})
+			list = append(list, a)
+			return err
+		})
 	return list, err
 }
 
@@ -251,7 +262,8 @@ func (tx *Tx) Alias(ctx context.Context, name string) (kiln.Alias, error) {
 
 func alias(ctx context.Context, q queryer, name, and string) (kiln.Alias, error) {
 	a := kiln.Alias{Name: name}
-	err := q.QueryRowContext(ctx, `SELECT a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id WHERE name = ?`+and, name).
+	err := q.QueryRowContext(ctx,
+		`SELECT a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id WHERE name = ?`+and, name).
 		Scan(&a.Description, hashColumn{&a.Target})
 	return a, found(err, "Image alias", name)
 }
@@ -262,7 +274,8 @@ func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
 	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, a.Name); err != nil {
 		return err
 	}
-	r, err := tx.tx.ExecContext(ctx, `INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
+	r, err := tx.tx.ExecContext(ctx,
+		`INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
 		a.Name, a.Description, a.Target.String())
 	if err := changed(r, err, "Image", a.Target.String()); err != nil {
 		return err

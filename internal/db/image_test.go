@@ -69,7 +69,8 @@ func TestImageIsKeptWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	none.Properties, none.Own, none.Profiles = map[string]string{}, map[string]string{}, []string{}
-	if list, err := d.Images(t.Context(), ImageQuery{Prefix: "09"}); err != nil || cmp.Diff([]kiln.Image{none}, list) != "" {
+	if list, err := d.Images(t.Context(), ImageQuery{Prefix: "09"}); err != nil ||
+		cmp.Diff([]kiln.Image{none}, list) != "" {
 		t.Errorf("%s, %v", cmp.Diff([]kiln.Image{none}, list), err)
 	}
 }
@@ -89,7 +90,8 @@ func TestUpdateImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.LastUsedAt = time.Unix(5, 7).UTC()
-	if err := d.Tx(t.Context(), func(tx *Tx) error { return tx.TouchImage(t.Context(), want.Fingerprint, want.LastUsedAt) }); err != nil {
+	if err := d.Tx(t.Context(),
+		func(tx *Tx) error { return tx.TouchImage(t.Context(), want.Fingerprint, want.LastUsedAt) }); err != nil {
 		t.Fatal(err)
 	}
 	for property, n := range map[string]int{"nixos": 1, "debian": 1} {
@@ -159,10 +161,12 @@ func TestAliases(t *testing.T) {
 			t.Errorf("%s: %v", what, c.err)
 		}
 	}
-	if err := errors.Join(rename("0/a", "0/a"), rename("0/a", "z"), remove("0/b"), set(kiln.Alias{Name: "1/a", Description: "moved", Target: zero})); err != nil {
+	if err := errors.Join(rename("0/a", "0/a"), rename("0/a", "z"), remove("0/b"),
+		set(kiln.Alias{Name: "1/a", Description: "moved", Target: zero})); err != nil {
 		t.Error(err)
 	}
-	want := []kiln.Alias{{Name: "1/a", Description: "moved", Target: zero}, {Name: "1/b", Target: one}, {Name: "z", Description: "it's", Target: zero}}
+	want := []kiln.Alias{{Name: "1/a", Description: "moved", Target: zero}, {Name: "1/b", Target: one},
+		{Name: "z", Description: "it's", Target: zero}}
 	if got, err := d.Aliases(t.Context()); err != nil || cmp.Diff(want, got) != "" {
 		t.Errorf("%s, %v", cmp.Diff(want, got), err)
 	}

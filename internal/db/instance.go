@@ -74,7 +74,8 @@ func getInstance(ctx context.Context, q queryer, name string) (Instance, error) 
 // when the name is taken.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.tx.ExecContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
+		_, err := tx.tx.ExecContext(ctx,
+			`INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
 		if err != nil {
 			return conflict(err, "Instance", i.Name)
 		}

@@ -23,20 +23,25 @@ type Mirror struct {
 // Mirrors gives every mirror, by name.
 func (d *DB) Mirrors(ctx context.Context) ([]Mirror, error) {
 	list := []Mirror{}
-	err := each(ctx, d.read, `SELECT name, remote, filters, keep, pull_through, public, last_run_at, last_error FROM mirrors ORDER BY name`, nil, func(rows *sql.Rows) error {
-		var m Mirror
-		err := rows.Scan(&m.Name, jsonColumn{&m.Remote}, jsonColumn{&m.Filters}, &m.Keep, &m.PullThrough, &m.Public, timeColumn{&m.LastRunAt}, &m.LastError)
-		list = append(list, m)
-		return err
-	})
+	err := each(ctx, d.read,
+		`SELECT name, remote, filters, keep, pull_through, public, last_run_at, last_error FROM mirrors ORDER BY name`, nil,
+		func(rows *sql.Rows) error {
+			var m Mirror
+			err := rows.Scan(&m.Name, jsonColumn{&m.Remote}, jsonColumn{&m.Filters}, &m.Keep, &m.PullThrough, &m.Public,
+				timeColumn{&m.LastRunAt}, &m.LastError)
+			list = append(list, m)
+			return err
+		})
 	return list, err
 }
 
 // CreateMirror adds a mirror. The error is Conflict.
 func (d *DB) CreateMirror(ctx context.Context, m Mirror) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.tx.ExecContext(ctx, `INSERT INTO mirrors (name, remote, filters, keep, pull_through, public, last_run_at, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			m.Name, toJSON(m.Remote), toJSON(orNone(m.Filters)), m.Keep, m.PullThrough, m.Public, timeText(m.LastRunAt), m.LastError)
+		_, err := tx.tx.ExecContext(ctx,
+			`INSERT INTO mirrors (name, remote, filters, keep, pull_through, public, last_run_at, last_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			m.Name, toJSON(m.Remote), toJSON(orNone(m.Filters)), m.Keep, m.PullThrough, m.Public, timeText(m.LastRunAt),
+			m.LastError)
 		return conflict(err, "Mirror", m.Name)
 	})
 }
@@ -44,7 +49,8 @@ func (d *DB) CreateMirror(ctx context.Context, m Mirror) error {
 // FinishMirror remembers how the last run of a mirror went. The error is NotFound.
 func (d *DB) FinishMirror(ctx context.Context, name string, at time.Time, problem string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `UPDATE mirrors SET last_run_at = ?, last_error = ? WHERE name = ?`, timeText(at), problem, name)
+		r, err := tx.tx.ExecContext(ctx, `UPDATE mirrors SET last_run_at = ?, last_error = ? WHERE name = ?`, timeText(at),
+			problem, name)
 		return changed(r, err, "Mirror", name)
 	})
 }

@@ -201,16 +201,19 @@ func testImage(n int) kiln.Image {
 	fp := kiln.Fingerprint{0xa0, byte(n)}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 67_000, time.UTC)
 	return kiln.Image{
-		Fingerprint: fp, Type: "container", Architecture: "aarch64", Size: 1 << 40, Filename: "a b.tar.xz", Public: n%2 == 0, AutoUpdate: true, Cached: true,
+		Fingerprint: fp, Type: "container", Architecture: "aarch64", Size: 1 << 40, Filename: "a b.tar.xz", Public: n%2 == 0,
+		AutoUpdate: true, Cached: true,
 		CreatedAt: at, ExpiresAt: at.AddDate(1000, 0, 0), LastUsedAt: at.Add(1), UploadedAt: at.Add(2),
 		Properties: map[string]string{"os": "Debian", "n": fmt.Sprint(n), "quote'\"": "ä\n"}, Profiles: []string{"b", "a"},
-		Aliases: []kiln.Alias{{Name: fmt.Sprintf("%d/a", n), Description: "it's", Target: fp}, {Name: fmt.Sprintf("%d/b", n), Target: fp}},
+		Aliases: []kiln.Alias{{Name: fmt.Sprintf("%d/a", n), Description: "it's", Target: fp},
+			{Name: fmt.Sprintf("%d/b", n), Target: fp}},
 		Files: []kiln.File{
 			{Role: kiln.Metadata, Name: "meta.tar.xz", Size: 3, Hash: kiln.Fingerprint{1, byte(n)}, Ext: ".tar.xz"},
 			{Role: kiln.Rootfs, Name: "rootfs.squashfs", Size: 1<<40 - 3, Hash: kiln.Fingerprint{2}, Ext: ".squashfs"},
 		},
-		Origin: &kiln.Origin{Remote: kiln.Remote{Protocol: "simplestreams", Server: "https://images.example", Mirrors: []string{"https://m"}}, Alias: fmt.Sprint("debian/", n)},
-		Own:    map[string]string{"os": ""},
+		Origin: &kiln.Origin{Remote: kiln.Remote{Protocol: "simplestreams", Server: "https://images.example",
+			Mirrors: []string{"https://m"}}, Alias: fmt.Sprint("debian/", n)},
+		Own: map[string]string{"os": ""},
 	}
 }
 
@@ -251,7 +254,8 @@ func BenchmarkCommit(b *testing.B) {
 
 // FuzzColumns has rows that something else wrote: an error, never a panic.
 func FuzzColumns(f *testing.F) {
-	for _, s := range []string{"", "{}", `{"a":"b"}`, `["a"]`, "null", "2026-01-02T03:04:05.067Z", strings.Repeat("0a", 32), "\xff"} {
+	for _, s := range []string{"", "{}", `{"a":"b"}`, `["a"]`, "null", "2026-01-02T03:04:05.067Z",
+		strings.Repeat("0a", 32), "\xff"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -276,7 +280,8 @@ func FuzzColumns(f *testing.F) {
 }
 
 func TestForeignColumns(t *testing.T) {
-	for _, c := range []interface{ Scan(any) error }{timeColumn{new(time.Time)}, hashColumn{new(kiln.Fingerprint)}, jsonColumn{new(any)}} {
+	for _, c := range []interface{ Scan(any) error }{timeColumn{new(time.Time)}, hashColumn{new(kiln.Fingerprint)},
+		jsonColumn{new(any)}} {
 		for _, v := range []any{nil, 1, io.EOF} {
 			if err := c.Scan(v); err == nil {
 				t.Errorf("%T takes a %T", c, v)

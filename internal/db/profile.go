@@ -16,12 +16,13 @@ type Profile struct {
 // Profiles gives every profile, by name.
 func (d *DB) Profiles(ctx context.Context) ([]Profile, error) {
 	var list []Profile
-	err := each(ctx, d.read, `SELECT name, description, config, devices FROM profiles ORDER BY name`, nil, func(rows *sql.Rows) error {
-		var p Profile
-		err := rows.Scan(&p.Name, &p.Description, jsonColumn{&p.Config}, jsonColumn{&p.Devices})
-		list = append(list, p)
-		return err
-	})
+	err := each(ctx, d.read, `SELECT name, description, config, devices FROM profiles ORDER BY name`, nil,
+		func(rows *sql.Rows) error {
+			var p Profile
+			err := rows.Scan(&p.Name, &p.Description, jsonColumn{&p.Config}, jsonColumn{&p.Devices})
+			list = append(list, p)
+			return err
+		})
 	return list, err
 }
 

@@ -24,8 +24,10 @@ type Snapshot struct {
 const snapshotColumns = `instance, name, files, created_at, expires_at, last_used_at, architecture, description, ephemeral, base, config, devices, profiles`
 
 func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
-	return row.Scan(&s.Instance, &s.Name, &s.Files, timeColumn{&s.CreatedAt}, timeColumn{&s.ExpiresAt}, timeColumn{&s.LastUsedAt},
-		&s.Architecture, &s.Description, &s.Ephemeral, hashColumn{&s.Base}, jsonColumn{&s.Config}, jsonColumn{&s.Devices}, jsonColumn{&s.Profiles})
+	return row.Scan(&s.Instance, &s.Name, &s.Files, timeColumn{&s.CreatedAt}, timeColumn{&s.ExpiresAt},
+		timeColumn{&s.LastUsedAt},
+		&s.Architecture, &s.Description, &s.Ephemeral, hashColumn{&s.Base}, jsonColumn{&s.Config}, jsonColumn{&s.Devices},
+		jsonColumn{&s.Profiles})
 }
 
 // Snapshots gives the snapshots of an instance, oldest first.
@@ -40,19 +42,21 @@ func (d *DB) AllSnapshots(ctx context.Context) ([]Snapshot, error) {
 
 func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapshot, error) {
 	var list []Snapshot
-	err := each(ctx, d.read, `SELECT `+snapshotColumns+` FROM instance_snapshots `+which, args, func(rows *sql.Rows) error {
-		var s Snapshot
-		err := s.scan(rows)
-		list = append(list, s)
-		return err
-	})
+	err := each(ctx, d.read, `SELECT `+snapshotColumns+` FROM instance_snapshots `+which, args,
+		func(rows *sql.Rows) error {
+			var s Snapshot
+			err := s.scan(rows)
+			list = append(list, s)
+			return err
+		})
 	return list, err
 }
 
 // Snapshot gives one snapshot. The error is NotFound.
 func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
 	var s Snapshot
-	err := s.scan(d.read.QueryRowContext(ctx, `SELECT `+snapshotColumns+` FROM instance_snapshots WHERE instance = ? AND name = ?`, instance, name))
+	err := s.scan(d.read.QueryRowContext(ctx,
+		`SELECT `+snapshotColumns+` FROM instance_snapshots WHERE instance = ? AND name = ?`, instance, name))
 	return s, found(err, "Snapshot", instance+"/"+name)
 }
 
@@ -68,8 +72,10 @@ func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
 }
 
 func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
-	_, err := tx.tx.ExecContext(ctx, `INSERT INTO instance_snapshots (`+snapshotColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		s.Instance, s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture, s.Description,
+	_, err := tx.tx.ExecContext(ctx,
+		`INSERT INTO instance_snapshots (`+snapshotColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		s.Instance, s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
+		s.Description,
 		s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)), toJSON(orNone(s.Profiles)))
 	return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
 }
@@ -78,7 +84,8 @@ func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 // is NotFound.
 func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string, at time.Time) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE instance = ? AND name = ?`, timeText(at), instance, name)
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE instance = ? AND name = ?`,
+			timeText(at), instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})
 }
@@ -86,7 +93,8 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string, at ti
 // RenameSnapshot changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE instance = ? AND name = ?`, to, instance, from)
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE instance = ? AND name = ?`, to,
+			instance, from)
 		if err != nil {
 			return conflict(err, "Snapshot", instance+"/"+to)
 		}

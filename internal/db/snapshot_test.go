@@ -16,8 +16,9 @@ func TestSnapshots(t *testing.T) {
 	ctx := t.Context()
 	now := time.Date(2024, 1, 2, 3, 4, 5, 6, time.UTC)
 	s0 := Snapshot{
-		Instance: "c1", Name: "s0", Files: "f0", CreatedAt: now, ExpiresAt: now.Add(time.Hour), LastUsedAt: now, Architecture: "x86_64",
-		Description: "text", Ephemeral: true, Base: kiln.Fingerprint{1}, Config: map[string]string{"a": "b"},
+		Instance: "c1", Name: "s0", Files: "f0", CreatedAt: now, ExpiresAt: now.Add(time.Hour), LastUsedAt: now,
+		Architecture: "x86_64",
+		Description:  "text", Ephemeral: true, Base: kiln.Fingerprint{1}, Config: map[string]string{"a": "b"},
 		Devices: map[string]map[string]string{"root": {"type": "disk"}}, Profiles: []string{"p", "q"},
 	}
 	if err := d.CreateSnapshot(ctx, s0); err == nil {
@@ -57,7 +58,8 @@ func TestSnapshots(t *testing.T) {
 		d.RenameInstance(ctx, "c1", "c3"), d.RenameProfile(ctx, "p", "r"), d.DeleteProfile(ctx, "q")); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := d.Snapshot(ctx, "c3", "s0"); !s.ExpiresAt.IsZero() || cmp.Diff([]string{"r"}, s.Profiles) != "" || err != nil {
+	if s, err := d.Snapshot(ctx, "c3", "s0"); !s.ExpiresAt.IsZero() || cmp.Diff([]string{"r"}, s.Profiles) != "" ||
+		err != nil {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for _, err := range []error{

@@ -173,7 +173,8 @@ func TestLyingIndex(t *testing.T) {
 	if _, err := Assemble(context.Background(), other, nil, server(framed(t, v2, small)), io.Discard); !errors.Is(err, kiln.Integrity) {
 		t.Errorf("another image's chunks: %v", err)
 	}
-	for name, b := range map[string][]byte{"nothing": nil, "cut": good[:len(good)-1], "longer": append(good, 0), "text": []byte("hello")} {
+	for name, b := range map[string][]byte{"nothing": nil, "cut": good[:len(good)-1], "longer": append(good, 0),
+		"text": []byte("hello")} {
 		if _, err := ParseIndex(b); !errors.Is(err, kiln.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -196,7 +197,8 @@ func TestGaps(t *testing.T) {
 	// Of ten chunks the seed has 2 and 3, and 5 to 7.
 	seed := Seed{bytes.NewReader(file), Index{Chunks: slices.Concat(whole.Chunks[2:4], whole.Chunks[5:8])}}
 	want := Stats{Reused: 12 << 10, Fetched: 28 << 10, Ranges: 2}
-	if got, err := Assemble(context.Background(), whole, []Seed{seed}, server(file), io.Discard); err != nil || got != want {
+	if got, err := Assemble(context.Background(), whole, []Seed{seed}, server(file), io.Discard); err != nil ||
+		got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

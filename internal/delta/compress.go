@@ -79,7 +79,8 @@ func (p *piece) check(dec *zstd.Decoder, back []byte) ([]byte, error) {
 	}
 	got, err := dec.DecodeAll(p.packed, back[:0:max(len(p.raw), 1)])
 	if err != nil || !bytes.Equal(got, p.raw) {
-		return back, kiln.Errorf(kiln.Internal, "the encoder %s made %d bytes that don't decompress to what they were (%v)", EncoderID, len(p.packed), err)
+		return back, kiln.Errorf(kiln.Internal, "the encoder %s made %d bytes that don't decompress to what they were (%v)",
+			EncoderID, len(p.packed), err)
 	}
 	return back, nil
 }

@@ -68,7 +68,8 @@ func TestAnyInput(t *testing.T) {
 	huge := bytes.Clone(v1[:block]) // a content of some petabytes
 	copy(huge[124:], "\x80\x00\x00\x00\x00\x03\xff\xff\xff\xff\xff\x00")
 	sum := checksum(huge)
-	copy(huge[148:], []byte{'0', byte('0' + sum>>12&7), byte('0' + sum>>9&7), byte('0' + sum>>6&7), byte('0' + sum>>3&7), byte('0' + sum&7), 0, ' '})
+	copy(huge[148:], []byte{'0', byte('0' + sum>>12&7), byte('0' + sum>>9&7), byte('0' + sum>>6&7), byte('0' + sum>>3&7),
+		byte('0' + sum&7), 0, ' '})
 	for name, in := range map[string][]byte{
 		"one byte": {1}, "text": randomBytes(1, 300000), "zeros": make([]byte, 100000), "odd": v1[100:],
 		"cut in a content": v1[:len(v1)-20000], "cut in a header": v1[:700], "huge": append(huge, v1...),
@@ -136,7 +137,8 @@ func TestPrograms(t *testing.T) {
 	if err := os.WriteFile(name, framed(t, v1, small), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"zstd", "-q", "-t", name}, {"zstd", "-q", "-dc", name}, {"tar", "--zstd", "-tf", name}} {
+	for _, args := range [][]string{{"zstd", "-q", "-t", name}, {"zstd", "-q", "-dc", name},
+		{"tar", "--zstd", "-tf", name}} {
 		if _, err := exec.LookPath(args[0]); err != nil {
 			t.Skip(err)
 		}
@@ -163,7 +165,8 @@ func TestChangesStayLocal(t *testing.T) {
 func TestCompressStops(t *testing.T) {
 	v1, _ := sample(t)
 	wrong := errors.New("wrong")
-	_, err := Compress(context.Background(), io.Discard, io.MultiReader(bytes.NewReader(v1), iotest.ErrReader(wrong)), small)
+	_, err := Compress(context.Background(), io.Discard, io.MultiReader(bytes.NewReader(v1), iotest.ErrReader(wrong)),
+		small)
 	if !errors.Is(err, wrong) {
 		t.Errorf("broken reader: %v", err)
 	}

@@ -58,7 +58,8 @@ func (o Options) withDefaults() Options {
 func (o Options) check() error {
 	const least, most = 4 << 10, 1 << 20
 	if o.Average < least || o.Average > most || o.Average&(o.Average-1) != 0 {
-		return kiln.Errorf(kiln.Invalid, "an average frame of %d bytes: it has to be a power of two from %d to %d", o.Average, least, most)
+		return kiln.Errorf(kiln.Invalid, "an average frame of %d bytes: it has to be a power of two from %d to %d", o.Average,
+			least, most)
 	}
 	if o.Threshold < least || o.Threshold > most {
 		return kiln.Errorf(kiln.Invalid, "a threshold of %d bytes: it has to be from %d to %d", o.Threshold, least, most)

@@ -231,7 +231,8 @@ func (r *Reader) recover(err error) error {
 		wait = pause
 	}
 	if r.tries++; r.tries >= most {
-		return kiln.Errorf(kiln.Network, "fetch %s: %w; given up after %d attempts, what is here is kept for the next", r.file.URLs[0], err, r.tries)
+		return kiln.Errorf(kiln.Network, "fetch %s: %w; given up after %d attempts, what is here is kept for the next",
+			r.file.URLs[0], err, r.tries)
 	}
 	if moved || r.tries < len(r.file.URLs) {
 		return nil // it went well until now; or another server first
@@ -414,7 +415,8 @@ func (b *body) begin(resp *http.Response, offset int64) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		from, whole, ok := contentRange(resp.Header.Get("Content-Range"))
 		if !ok || from != offset {
-			return &refusal{b.url, kiln.Errorf(kiln.Network, "%s: the server sent %q where bytes from %d on were asked for", b.url, resp.Header.Get("Content-Range"), offset)}
+			return &refusal{b.url, kiln.Errorf(kiln.Network, "%s: the server sent %q where bytes from %d on were asked for",
+				b.url, resp.Header.Get("Content-Range"), offset)}
 		}
 		b.length, b.ranges = whole, true
 		return nil
@@ -496,7 +498,8 @@ func CheckRedirect(req *http.Request, via []*http.Request) error {
 	case len(via) >= 10: // asking again would lead there again
 		return &refusal{via[0].URL.String(), kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)}
 	case last.URL.Scheme == "https" && req.URL.Scheme != "https":
-		return kiln.Errorf(kiln.Denied, "%s redirects to %s, where nobody vouches for what is read", last.URL.Host, req.URL.Redacted())
+		return kiln.Errorf(kiln.Denied, "%s redirects to %s, where nobody vouches for what is read", last.URL.Host,
+			req.URL.Redacted())
 	}
 	return nil
 }

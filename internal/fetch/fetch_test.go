@@ -122,7 +122,8 @@ func TestGoesOnAtOnce(t *testing.T) {
 	s := &bad{content: content(4 << 20), cut: func() int { return 1 << 20 }}
 	c := client(t)
 	c.Pause = time.Hour
-	if got, err := read(t, c, File{URLs: []string{serve(t, s)}, Size: 4 << 20}); err != nil || !bytes.Equal(got, s.content) {
+	if got, err := read(t, c, File{URLs: []string{serve(t, s)}, Size: 4 << 20}); err != nil ||
+		!bytes.Equal(got, s.content) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }

@@ -170,7 +170,8 @@ func (f Filter) Equalities(prefix string) map[string]string {
 			return nil
 		}
 		key, ok := strings.CutPrefix(c.field, prefix)
-		if ok && c.equal && !c.not && len(c.texts) == 1 && regexp.QuoteMeta(c.value) == c.value && !strings.HasSuffix(c.field, ".architecture") {
+		if ok && c.equal && !c.not && len(c.texts) == 1 && regexp.QuoteMeta(c.value) == c.value &&
+			!strings.HasSuffix(c.field, ".architecture") {
 			m[key] = c.value
 		}
 	}

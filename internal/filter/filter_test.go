@@ -50,7 +50,8 @@ func TestMatch(t *testing.T) {
 }
 
 func TestParseErrors(t *testing.T) {
-	for _, text := range []string{"x", "not", "not x", "x eq", "x lt 5", "x eq y z", "x eq y and", `x eq "y`, "x eq y and z"} {
+	for _, text := range []string{"x", "not", "not x", "x eq", "x lt 5", "x eq y z", "x eq y and", `x eq "y`,
+		"x eq y and z"} {
 		if _, err := Parse(text); !errors.Is(err, kiln.Invalid) {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -29,7 +29,8 @@ func (l Layout) Swapped() bool { return len(l.Roles) == 2 && l.Roles[0] == kiln.
 func Arrange(facts []Facts) (Layout, error) {
 	for n, f := range facts {
 		if f.vm {
-			return Layout{}, kiln.Errorf(kiln.Unsupported, "%s is an image of a virtual machine; kiln runs system containers", which(n, facts))
+			return Layout{}, kiln.Errorf(kiln.Unsupported, "%s is an image of a virtual machine; kiln runs system containers",
+				which(n, facts))
 		}
 	}
 	switch len(facts) {
@@ -53,28 +54,35 @@ func arrangeOne(f Facts) (Layout, error) {
 	case f.Metadata != nil && f.Rootfs:
 		return withMetadata(f.Metadata, kiln.Unified)
 	case f.Metadata != nil:
-		return Layout{}, kiln.Errorf(kiln.Invalid, "this is the metadata file of a split image; give the file with its root filesystem as well")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "this is the metadata file of a split image; give the file with its "+
+			"root filesystem as well")
 	case f.stray != "":
-		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: there is one at %q, so the archive has the leading directory %q; pack it again from inside of that", f.stray, path.Dir(f.stray))
+		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: there is one at %q, so the "+
+			"archive has the leading directory %q; pack it again from inside of that", f.stray, path.Dir(f.stray))
 	case f.Rootfs:
-		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: there is a root filesystem below rootfs/, but no metadata.yaml beside it")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: there is a root filesystem "+
+			"below rootfs/, but no metadata.yaml beside it")
 	case f.Tree:
 		return synthesise(f)
 	}
-	return Layout{}, kiln.Errorf(kiln.Invalid, "this is no image: there is neither a metadata.yaml nor a root filesystem in it")
+	return Layout{}, kiln.Errorf(kiln.Invalid, "this is no image: there is neither a metadata.yaml nor a root "+
+		"filesystem in it")
 }
 
 func arrangeTwo(facts []Facts) (Layout, error) {
 	a, b := facts[0], facts[1]
 	switch {
 	case a.Metadata != nil && b.Metadata != nil:
-		return Layout{}, kiln.Errorf(kiln.Invalid, "both files have a metadata.yaml; a split image is one file with the metadata and one with the root filesystem")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "both files have a metadata.yaml; a split image is one file with the "+
+			"metadata and one with the root filesystem")
 	case a.Metadata == nil && b.Metadata == nil && a.Tree && b.Tree:
-		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: both files are root filesystems")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: both files are root "+
+			"filesystems")
 	case a.Metadata == nil && b.Metadata == nil:
 		for n, f := range facts {
 			if f.stray != "" {
-				return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: %s has one at %q, below a leading directory; pack it again from inside of that", which(n, facts), f.stray)
+				return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: %s has one at %q, below "+
+					"a leading directory; pack it again from inside of that", which(n, facts), f.stray)
 			}
 		}
 		return Layout{}, kiln.Errorf(kiln.Invalid, "Metadata tarball is missing metadata.yaml: neither file has one")
@@ -83,11 +91,14 @@ func arrangeTwo(facts []Facts) (Layout, error) {
 		if b.Metadata != nil {
 			n = 1
 		}
-		return Layout{}, kiln.Errorf(kiln.Invalid, "%s is a whole image by itself (metadata and root filesystem); import it alone", which(n, facts))
+		return Layout{}, kiln.Errorf(kiln.Invalid, "%s is a whole image by itself (metadata and root filesystem); import "+
+			"it alone", which(n, facts))
 	case a.Metadata != nil && !b.Tree:
-		return Layout{}, kiln.Errorf(kiln.Invalid, "the first file is the metadata, but the second has no root filesystem at its top (no etc, usr or bin)")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "the first file is the metadata, but the second has no root filesystem "+
+			"at its top (no etc, usr or bin)")
 	case b.Metadata != nil && !a.Tree:
-		return Layout{}, kiln.Errorf(kiln.Invalid, "the second file is the metadata, but the first has no root filesystem at its top (no etc, usr or bin)")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "the second file is the metadata, but the first has no root filesystem "+
+			"at its top (no etc, usr or bin)")
 	case a.Metadata != nil:
 		return withMetadata(a.Metadata, kiln.Metadata, kiln.Rootfs)
 	}
@@ -103,7 +114,8 @@ func withMetadata(b []byte, roles ...kiln.Role) (Layout, error) {
 // tree alone: the same tree gives the same image on every machine and day.
 func synthesise(f Facts) (Layout, error) {
 	if f.Arch == "" {
-		return Layout{}, kiln.Errorf(kiln.Invalid, "this is a root filesystem without metadata, and no program in it tells its architecture; add a metadata.yaml")
+		return Layout{}, kiln.Errorf(kiln.Invalid, "this is a root filesystem without metadata, and no program in it "+
+			"tells its architecture; add a metadata.yaml")
 	}
 	created := f.Newest.Unix()
 	if created <= 0 {
@@ -126,7 +138,8 @@ func synthesise(f Facts) (Layout, error) {
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	h := &tar.Header{Name: "metadata.yaml", Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(created, 0), Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+	h := &tar.Header{Name: "metadata.yaml", Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(created, 0),
+		Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
 	if err := w.WriteHeader(h); err != nil {
 		return Layout{}, err
 	}

@@ -39,8 +39,10 @@ func summary(t *testing.T, files ...formattest.File) *Summary {
 }
 
 func TestDiff(t *testing.T) {
-	const old = "Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 3\n"
-	const now = "Package: a\nStatus: install ok installed\nVersion: 2\n\nPackage: b\nStatus: install ok installed\nVersion: 1:1-1\n"
+	const old = "Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: gone\nStatus: deinstall ok " +
+		"config-files\nVersion: 3\n"
+	const now = "Package: a\nStatus: install ok installed\nVersion: 2\n\nPackage: b\nStatus: install ok " +
+		"installed\nVersion: 1:1-1\n"
 	before := summary(t,
 		formattest.File{Name: "rootfs/same", Body: "x"},
 		formattest.File{Name: "rootfs/text", Body: "abc"},

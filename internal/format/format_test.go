@@ -64,7 +64,8 @@ func TestSynthesise(t *testing.T) {
 	if l.Synthesised == nil || !bytes.Equal(l.Synthesised, again.Synthesised) {
 		t.Error("the same tree gives other metadata")
 	}
-	want := map[string]string{"architecture": "x86_64", "os": "busybox", "release": "1", "version": "1", "description": "Busybox 1 (x86_64)"}
+	want := map[string]string{"architecture": "x86_64", "os": "busybox", "release": "1", "version": "1",
+		"description": "Busybox 1 (x86_64)"}
 	if d := cmp.Diff(want, l.Metadata.Properties); d != "" || l.Metadata.CreationDate != 1458040200 {
 		t.Errorf("%s created %d", d, l.Metadata.CreationDate)
 	}
@@ -96,12 +97,15 @@ func TestMetadata(t *testing.T) {
 	if d := cmp.Diff(m, again); d != "" || err != nil {
 		t.Errorf("%s %v", d, err)
 	}
-	scalar, err := ParseMetadata([]byte("architecture: i386\ncreation_date: 1\nunknown: [1]\nproperties: {a: 1, b: true, c: 2012-10-10, d: null, e: 12.10}\n"))
-	if d := cmp.Diff(map[string]string{"a": "1", "b": "true", "c": "2012-10-10", "d": "", "e": "12.10"}, scalar.Properties); d != "" || err != nil {
+	scalar, err := ParseMetadata([]byte("architecture: i386\ncreation_date: 1\nunknown: [1]\nproperties: {a: 1, b: " +
+		"true, c: 2012-10-10, d: null, e: 12.10}\n"))
+	if d := cmp.Diff(map[string]string{"a": "1", "b": "true", "c": "2012-10-10", "d": "", "e": "12.10"},
+		scalar.Properties); d != "" || err != nil {
 		t.Errorf("%s %v", d, err)
 	}
 	for _, bad := range []string{
-		"templates: {/x: {when: [never], template: a}}", "templates: {/x: {template: a, uid: root}}", "templates: {/x: {template: a, mode: 999}}", "templates: {/x: {}}", "templates: {/x: }",
+		"templates: {/x: {when: [never], template: a}}", "templates: {/x: {template: a, uid: root}}",
+		"templates: {/x: {template: a, mode: 999}}", "templates: {/x: {}}", "templates: {/x: }",
 	} {
 		if _, err := ParseMetadata([]byte("architecture: i386\ncreation_date: 1\n" + bad)); !errors.Is(err, kiln.Invalid) {
 			t.Errorf("%s: %v", bad, err)
@@ -157,7 +161,8 @@ func TestUnpack(t *testing.T) {
 	if err := Unpack(t.Context(), s, archive.Limits{}, &rootfs, &meta); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{"metadata.yaml", "templates", "templates/hostname.tpl", "templates/started.tpl"}, meta.names); d != "" {
+	if d := cmp.Diff([]string{"metadata.yaml", "templates", "templates/hostname.tpl", "templates/started.tpl"},
+		meta.names); d != "" {
 		t.Error(d)
 	}
 	if rootfs.names[0] != "." || rootfs.names[1] != "bin" {

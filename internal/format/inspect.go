@@ -184,7 +184,8 @@ func (i *inspector) program(p string, r io.Reader) error {
 
 // finish draws conclusions from all entries.
 func (i *inspector) finish() {
-	i.Tree = !i.Rootfs && (slices.Contains(i.top, "etc") || slices.Contains(i.top, "usr") || slices.Contains(i.top, "bin") || slices.Contains(i.top, "sbin"))
+	i.Tree = !i.Rootfs && (slices.Contains(i.top, "etc") || slices.Contains(i.top, "usr") ||
+		slices.Contains(i.top, "bin") || slices.Contains(i.top, "sbin"))
 	i.Arch = i.shellArch()
 }
 

@@ -38,7 +38,8 @@ func Unpack(ctx context.Context, s kiln.Stream, lim archive.Limits, rootfs, meta
 	}
 }
 
-func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.Limits, rootfs, meta archive.TreeWriter) error {
+func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.Limits, rootfs,
+	meta archive.TreeWriter) error {
 	files, err := openStream(ctx, s)
 	if err != nil {
 		return err

@@ -38,7 +38,8 @@ func hostIDs(subuid, subgid string) ([]box.IDMap, error) {
 		return []box.IDMap{{Container: 0, Host: defaultFirstID, Size: defaultIDs}}, nil
 	}
 	if uids == nil || gids == nil || *uids != *gids {
-		return nil, kiln.Errorf(kiln.Invalid, "%s and %s give root different ranges of ids; give both the same line, such as root:%d:%d", subuid, subgid, defaultFirstID, defaultIDs)
+		return nil, kiln.Errorf(kiln.Invalid, "%s and %s give root different ranges of ids; give both the same line, such "+
+			"as root:%d:%d", subuid, subgid, defaultFirstID, defaultIDs)
 	}
 	return []box.IDMap{*uids}, nil
 }
@@ -66,7 +67,8 @@ func rootRange(path string) (*box.IDMap, error) {
 			return nil, kiln.Errorf(kiln.Invalid, "%s: %q is not a range of ids", path, lines.Text())
 		}
 		if count < fewestIDs {
-			return nil, kiln.Errorf(kiln.Invalid, "%s: %q gives fewer than the %d ids that a system container needs", path, lines.Text(), fewestIDs)
+			return nil, kiln.Errorf(kiln.Invalid, "%s: %q gives fewer than the %d ids that a system container needs", path,
+				lines.Text(), fewestIDs)
 		}
 		return &box.IDMap{Container: 0, Host: uint32(first), Size: uint32(count)}, nil
 	}

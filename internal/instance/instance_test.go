@@ -20,7 +20,8 @@ import (
 
 func TestCheckOptions(t *testing.T) {
 	for key, values := range map[string]map[string]bool{
-		"limits.memory":        {"512MiB": true, "2GB": true, "50%": true, "": true, "0": false, "-1": false, "101%": false, "lots": false},
+		"limits.memory": {"512MiB": true, "2GB": true, "50%": true, "": true, "0": false, "-1": false, "101%": false,
+			"lots": false},
 		"limits.cpu":           {"2": true, "0-1": true, "0,3-5": true, "0": false, "a": false, "1-": false},
 		"limits.cpu.allowance": {"50%": true, "25ms/100ms": true, "0%": false, "0ms/100ms": false, "1/2": false},
 		"limits.processes":     {"100": true, "-1": false, "x": false},
@@ -59,7 +60,8 @@ func TestCheckDevices(t *testing.T) {
 		{map[string]string{}, kiln.Invalid},
 	} {
 		err := CheckDevices(map[string]map[string]string{"d": c.device})
-		if c.kind == "" && err != nil || c.kind != "" && (kiln.KindOf(err) != c.kind || !strings.Contains(err.Error(), `"d"`)) {
+		if c.kind == "" && err != nil || c.kind != "" && (kiln.KindOf(err) != c.kind ||
+			!strings.Contains(err.Error(), `"d"`)) {
 			t.Errorf("%v: %v", c.device, err)
 		}
 	}
@@ -101,12 +103,14 @@ func TestHostIDs(t *testing.T) {
 
 func TestExpand(t *testing.T) {
 	options, devices := expand(
-		Config{Options: map[string]string{"a": "own"}, Devices: map[string]map[string]string{"gone": {"type": "none"}, "mine": {"type": "disk"}}},
+		Config{Options: map[string]string{"a": "own"}, Devices: map[string]map[string]string{"gone": {"type": "none"},
+			"mine": {"type": "disk"}}},
 		[]Profile{
 			{Config: map[string]string{"a": "1", "b": "1"}, Devices: map[string]map[string]string{"gone": {"type": "disk"}}},
 			{Config: map[string]string{"b": "2"}},
 		})
-	if d := cmp.Diff(map[string]string{"a": "own", "b": "2"}, options); d != "" || len(devices) != 1 || devices["mine"] == nil {
+	if d := cmp.Diff(map[string]string{"a": "own", "b": "2"}, options); d != "" || len(devices) != 1 ||
+		devices["mine"] == nil {
 		t.Errorf("%s %v", d, devices)
 	}
 }
@@ -160,7 +164,9 @@ func set(t *testing.T) (*Set, *db.DB, *volume.Pool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.CreateProfile(t.Context(), db.Profile{Name: "default", Devices: map[string]map[string]string{"root": {"type": "disk", "path": "/"}}}); err != nil {
+	if err := d.CreateProfile(t.Context(),
+		db.Profile{Name: "default",
+			Devices: map[string]map[string]string{"root": {"type": "disk", "path": "/"}}}); err != nil {
 		t.Fatal(err)
 	}
 	p, err := volume.Open(filepath.Join(dir, "pool"))
@@ -187,7 +193,8 @@ func create(t *testing.T, s *Set, p *volume.Pool, name string, c Config) {
 	if _, err := p.Empty(t.Context(), "uuid-"+name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Create(t.Context(), New{Name: name, UUID: "uuid-" + name, Architecture: "x86_64", Trigger: "create", Config: c}); err != nil {
+	if _, err := s.Create(t.Context(), New{Name: name, UUID: "uuid-" + name, Architecture: "x86_64", Trigger: "create",
+		Config: c}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -199,7 +206,8 @@ func TestRows(t *testing.T) {
 		t.Errorf("taken: %v", err)
 	}
 	i, err := s.Get(t.Context(), "a")
-	if err != nil || i.Status != Stopped || i.Options[uuidKey] != "uuid-a" || i.Options[templateKey] != "create" || len(i.Options) != 3 {
+	if err != nil || i.Status != Stopped || i.Options[uuidKey] != "uuid-a" || i.Options[templateKey] != "create" ||
+		len(i.Options) != 3 {
 		t.Errorf("%+v, %v", i, err)
 	}
 	change := i.Config
@@ -207,7 +215,8 @@ func TestRows(t *testing.T) {
 	if err := s.Update(t.Context(), "a", change); err != nil {
 		t.Fatal(err)
 	}
-	if i, _ := s.Get(t.Context(), "a"); i.Options["user.y"] != "2" || i.Options["user.x"] != "" || i.Options[uuidKey] != "uuid-a" {
+	if i, _ := s.Get(t.Context(), "a"); i.Options["user.y"] != "2" || i.Options["user.x"] != "" ||
+		i.Options[uuidKey] != "uuid-a" {
 		t.Errorf("%+v", i.Options)
 	}
 	change.Options = map[string]string{uuidKey: "other"}
@@ -217,7 +226,8 @@ func TestRows(t *testing.T) {
 	if err := s.Rename(t.Context(), "a", "b"); err != nil {
 		t.Fatal(err)
 	}
-	if i, err := s.Get(t.Context(), "b"); err != nil || i.Options[templateKey] != "rename" && i.Options[templateKey] != "create" {
+	if i, err := s.Get(t.Context(), "b"); err != nil || i.Options[templateKey] != "rename" &&
+		i.Options[templateKey] != "create" {
 		t.Errorf("%+v, %v", i, err)
 	}
 	for _, f := range []func() error{

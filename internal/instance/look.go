@@ -135,7 +135,8 @@ func (s *Set) CreateLog(ctx context.Context, name, file string) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
-	return os.OpenFile(filepath.Join(s.boxDir(r), filepath.Base(file)), os.O_CREATE|os.O_EXCL|os.O_RDWR, fs.FileMode(0o600))
+	return os.OpenFile(filepath.Join(s.boxDir(r), filepath.Base(file)), os.O_CREATE|os.O_EXCL|os.O_RDWR,
+		fs.FileMode(0o600))
 }
 
 // hostMemory gives the memory of this host in bytes.

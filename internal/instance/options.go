@@ -57,7 +57,8 @@ func CheckOptions(config map[string]string) error {
 		}
 		o, ok := known[key]
 		if !ok {
-			return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q%s", key, kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
+			return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q%s", key,
+				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
 		}
 		if config[key] == "" {
 			continue // unset
@@ -176,7 +177,8 @@ func checkDevice(d map[string]string) error {
 	case "":
 		return kiln.Errorf(kiln.Invalid, "the type is missing")
 	case "nic", "unix-char", "unix-block", "gpu", "usb", "infiniband", "proxy", "tpm", "pci", "unix-hotplug":
-		return kiln.Errorf(kiln.Unsupported, "devices of type %q are not supported by this version of kiln; it has disk and none", t)
+		return kiln.Errorf(kiln.Unsupported, "devices of type %q are not supported by this version of kiln; it has disk "+
+			"and none", t)
 	default:
 		return kiln.Errorf(kiln.Invalid, "%q is not a type of device", t)
 	}

@@ -82,7 +82,8 @@ func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	}
 	st := &packStream{ctx: ctx, cancel: cancel, drop: drop, framed: p.Compression == "zstd"}
 	for _, role := range roles {
-		st.files = append(st.files, packFile{role, func(w, tar io.Writer) error { return p.write(ctx, w, tar, snap, img, role) }})
+		st.files = append(st.files,
+			packFile{role, func(w, tar io.Writer) error { return p.write(ctx, w, tar, snap, img, role) }})
 	}
 	return st, nil
 }
@@ -112,7 +113,8 @@ func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 
 // fill packs what belongs into a file: the metadata first, since whoever reads the
 // image wants them at once.
-func (p packer) fill(ctx context.Context, out *archive.Packer, snap *volume.Snapshot, img kiln.Image, role kiln.Role) error {
+func (p packer) fill(ctx context.Context, out *archive.Packer, snap *volume.Snapshot, img kiln.Image,
+	role kiln.Role) error {
 	m, templates, err := p.metadata(snap, img)
 	if err != nil {
 		return err

@@ -114,7 +114,8 @@ func (st *packStream) Close() error {
 
 // write makes the file that has a role in the image. tar gets what it is before it
 // is compressed.
-func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapshot, img kiln.Image, role kiln.Role) error {
+func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapshot, img kiln.Image,
+	role kiln.Role) error {
 	name := p.Compression
 	if role == kiln.Metadata && name == "squashfs" {
 		name = "none" // a metadata file is a tar, always

@@ -68,12 +68,14 @@ func (s *Set) start(ctx context.Context, name string) error {
 // runnable says why this host can't run an instance, if it can't.
 func (s *Set) runnable(i Instance) error {
 	if !slices.Contains(kiln.RunsOn(s.host), i.Architecture) {
-		return kiln.Errorf(kiln.Unsupported, "instance %q is for %s; this host runs %s", i.Name, i.Architecture, strings.Join(kiln.RunsOn(s.host), " and "))
+		return kiln.Errorf(kiln.Unsupported, "instance %q is for %s; this host runs %s", i.Name, i.Architecture,
+			strings.Join(kiln.RunsOn(s.host), " and "))
 	}
 	privileged, nesting := isTrue(i.ExpandedConfig["security.privileged"]), isTrue(i.ExpandedConfig["security.nesting"])
 	switch {
 	case i.ExpandedConfig["image.requirements.cgroup"] == "v1":
-		return kiln.Errorf(kiln.Unsupported, "the image of instance %q needs cgroup v1; kiln's instances see cgroup v2", i.Name)
+		return kiln.Errorf(kiln.Unsupported, "the image of instance %q needs cgroup v1; kiln's instances see cgroup v2",
+			i.Name)
 	case i.ExpandedConfig["image.requirements.privileged"] == "false" && privileged:
 		return kiln.Errorf(kiln.Invalid, "the image of instance %q must not run with security.privileged=true", i.Name)
 	case i.ExpandedConfig["image.requirements.nesting"] == "true" && !nesting:

@@ -37,7 +37,8 @@ func parseSchedule(v string) (schedule, error) {
 	}
 	if !strings.HasPrefix(v, "@") {
 		if len(strings.Fields(v)) != 5 || !gronx.IsValid(v) {
-			return s, fmt.Errorf("%q is not an expression of cron with five fields, such as \"0 3 * * *\", nor a list of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @startup", v)
+			return s, fmt.Errorf("%q is not an expression of cron with five fields, such as \"0 3 * * *\", nor a list of "+
+				"@hourly, @daily, @midnight, @weekly, @monthly, @yearly, @startup", v)
 		}
 		s.crons = []string{v}
 		return s, nil
@@ -51,7 +52,8 @@ func parseSchedule(v string) (schedule, error) {
 			s.atStart = true
 		case word == "@never":
 		default:
-			return s, fmt.Errorf("%q is none of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @startup and @never", word)
+			return s, fmt.Errorf("%q is none of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @startup and @never",
+				word)
 		}
 	}
 	return s, nil

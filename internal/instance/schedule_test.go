@@ -10,9 +10,11 @@ import (
 
 func TestParseSchedule(t *testing.T) {
 	for v, ok := range map[string]bool{
-		"": true, "0 3 * * *": true, "*/15 0-6 1,15 * mon-fri": true, "@hourly": true, "@daily, @weekly": true, "@startup,@never": true,
-		"@midnight": true, "* * * *": false, "* * * * * *": false, "60 * * * *": false, "@every5": false, "@daily 0 3 * * *": false,
-		"daily": false, "0 0 30 2 *": false,
+		"": true, "0 3 * * *": true, "*/15 0-6 1,15 * mon-fri": true, "@hourly": true, "@daily, @weekly": true,
+		"@startup,@never": true,
+		"@midnight":       true, "* * * *": false, "* * * * * *": false, "60 * * * *": false, "@every5": false,
+		"@daily 0 3 * * *": false,
+		"daily":            false, "0 0 30 2 *": false,
 	} {
 		err := CheckOptions(map[string]string{"snapshots.schedule": v})
 		if (err == nil) != ok || err != nil && !errors.Is(err, kiln.Invalid) {
@@ -81,7 +83,8 @@ func TestNextName(t *testing.T) {
 			t.Errorf("%q of %v: %q, not %q", c.pattern, c.taken, got, c.want)
 		}
 	}
-	for v, ok := range map[string]bool{"auto%d": true, "x": true, "%d-%d": false, "a b%d": false, "{{ creation_date }}": true, "a/b": false} {
+	for v, ok := range map[string]bool{"auto%d": true, "x": true, "%d-%d": false, "a b%d": false,
+		"{{ creation_date }}": true, "a/b": false} {
 		if err := checkPattern(v); (err == nil) != ok {
 			t.Errorf("%q: %v", v, err)
 		}

@@ -272,7 +272,8 @@ func (s *Set) check(ctx context.Context, c Config) error {
 		return err
 	}
 	if _, devices := expand(c, used); !hasRoot(devices) {
-		return kiln.Errorf(kiln.Invalid, "Failed getting root disk: No root device could be found; use a profile with one (the profile \"default\" has it) or add: -d root,type=disk,path=/,pool=default")
+		return kiln.Errorf(kiln.Invalid, "Failed getting root disk: No root device could be found; use a profile with one "+
+			"(the profile \"default\" has it) or add: -d root,type=disk,path=/,pool=default")
 	}
 	return nil
 }
@@ -406,5 +407,6 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 		return err
 	}
 	s.notify(Change{Name: r.Name, Action: "deleted"})
-	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), s.pool.DeleteSnapshots(ctx, files(snapshots)...), os.RemoveAll(s.boxDir(r)))
+	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), s.pool.DeleteSnapshots(ctx, files(snapshots)...),
+		os.RemoveAll(s.boxDir(r)))
 }

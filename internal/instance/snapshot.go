@@ -91,7 +91,8 @@ func (s *Set) snapshotRow(ctx context.Context, instance, name string) (db.Snapsh
 	for _, other := range list {
 		names = append(names, other.Name)
 	}
-	return row, kiln.Errorf(kiln.NotFound, "instance %q has no snapshot %q%s; see: kiln snapshot list %s", instance, name, kiln.DidYouMean(name, names), instance)
+	return row, kiln.Errorf(kiln.NotFound, "instance %q has no snapshot %q%s; see: kiln snapshot list %s", instance, name,
+		kiln.DidYouMean(name, names), instance)
 }
 
 func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snapshot, error) {
@@ -104,7 +105,8 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 		snap := Snapshot{
 			Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
 			Architecture: r.Architecture, Base: r.Base,
-			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config, Devices: r.Devices},
+			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config,
+				Devices: r.Devices},
 		}
 		used, err := pick(r.Profiles, profiles)
 		if err != nil {
@@ -156,7 +158,8 @@ func (s *Set) CheckSnapshot(ctx context.Context, instance, name string) error {
 }
 
 func takenSnapshot(instance, name string) error {
-	return kiln.Errorf(kiln.Conflict, "Snapshot %q of instance %q already exists; choose another name, or replace it with --reuse", name, instance)
+	return kiln.Errorf(kiln.Conflict, "Snapshot %q of instance %q already exists; choose another name, or replace it "+
+		"with --reuse", name, instance)
 }
 
 func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
@@ -172,7 +175,8 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 		n.ExpiresAt = &at
 	}
 	row := db.Snapshot{
-		Instance: i.Name, Name: n.Name, Files: uuid.NewString(), CreatedAt: now, ExpiresAt: *n.ExpiresAt, LastUsedAt: i.LastUsedAt,
+		Instance: i.Name, Name: n.Name, Files: uuid.NewString(), CreatedAt: now, ExpiresAt: *n.ExpiresAt,
+		LastUsedAt:   i.LastUsedAt,
 		Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Base: i.Base,
 		Config: i.Options, Devices: i.Devices, Profiles: i.Profiles,
 	}
@@ -249,7 +253,8 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 		return err
 	}
 	named := files(rows)
-	return s.pool.DeleteSnapshots(ctx, slices.DeleteFunc(all, func(name string) bool { return slices.Contains(named, name) })...)
+	return s.pool.DeleteSnapshots(ctx,
+		slices.DeleteFunc(all, func(name string) bool { return slices.Contains(named, name) })...)
 }
 
 // files gives what names the files of snapshots.

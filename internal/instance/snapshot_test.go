@@ -59,7 +59,8 @@ func TestSnapshotRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	s0, err := s.Snapshot(ctx, "a", "s0")
-	if err != nil || s0.Options["user.x"] != "1" || s0.Description != "first" || s0.ExpandedDevices["root"]["path"] != "/" || s0.Size == 0 {
+	if err != nil || s0.Options["user.x"] != "1" || s0.Description != "first" ||
+		s0.ExpandedDevices["root"]["path"] != "/" || s0.Size == 0 {
 		t.Errorf("%+v, %v", s0, err)
 	}
 	if left := time.Until(s0.ExpiresAt); left < 23*time.Hour || left > 24*time.Hour {
@@ -80,14 +81,16 @@ func TestSnapshotRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	i, err = s.Get(ctx, "a")
-	if err != nil || i.Options["user.x"] != "1" || i.Description != "first" || i.Options[uuidKey] != "uuid-a" || i.Options["volatile.kept"] != "yes" ||
+	if err != nil || i.Options["user.x"] != "1" || i.Description != "first" || i.Options[uuidKey] != "uuid-a" ||
+		i.Options["volatile.kept"] != "yes" ||
 		i.Options[restoreKey] != "" || i.Options[templateKey] != "create" {
 		t.Errorf("%+v, %v", i, err)
 	}
 	if got := read(t, p, "a", "f"); got != "one" {
 		t.Errorf("restored %q", got)
 	}
-	if err := errors.Join(s.RenameSnapshot(ctx, "a", "s0", "s2"), s.SetSnapshotExpiry(ctx, "a", "s2", time.Now().Add(-time.Second))); err != nil {
+	if err := errors.Join(s.RenameSnapshot(ctx, "a", "s0", "s2"), s.SetSnapshotExpiry(ctx, "a", "s2",
+		time.Now().Add(-time.Second))); err != nil {
 		t.Fatal(err)
 	}
 	for what, c := range map[string]struct {
@@ -170,12 +173,15 @@ func TestRestoreInterrupted(t *testing.T) {
 func TestSnapshotDue(t *testing.T) {
 	s, _, p := set(t)
 	ctx := t.Context()
-	create(t, s, p, "a", Config{Options: map[string]string{"snapshots.schedule": "@hourly", "snapshots.schedule.stopped": "true", "snapshots.pattern": "auto%d"}})
+	create(t, s, p, "a",
+		Config{Options: map[string]string{"snapshots.schedule": "@hourly", "snapshots.schedule.stopped": "true",
+			"snapshots.pattern": "auto%d"}})
 	create(t, s, p, "b", Config{Options: map[string]string{"snapshots.schedule": "@hourly"}}) // stopped
 	create(t, s, p, "c", Config{})
 	from := time.Date(2024, 5, 1, 11, 59, 30, 0, time.Local)
 	for range 2 {
-		if err := errors.Join(s.SnapshotDue(ctx, from, from.Add(time.Minute)), s.SnapshotDue(ctx, from.Add(time.Minute), from.Add(2*time.Minute))); err != nil {
+		if err := errors.Join(s.SnapshotDue(ctx, from, from.Add(time.Minute)),
+			s.SnapshotDue(ctx, from.Add(time.Minute), from.Add(2*time.Minute))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -100,8 +100,9 @@ func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.InstanceState, er
 	}
 	return kiln.InstanceState{
 		Name: r.Name, Architecture: r.Architecture, Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles,
-		Config: lasting(r.Config), Devices: r.Devices, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
-		Trigger: r.Config[templateKey], Stack: kept.Stack(),
+		Config: lasting(r.Config), Devices: r.Devices, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt,
+		LastUsedAt: r.LastUsedAt,
+		Trigger:    r.Config[templateKey], Stack: kept.Stack(),
 	}, nil
 }
 
@@ -172,7 +173,8 @@ func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
 func missing(names []string, profiles map[string]Profile, who string) error {
 	for _, n := range names {
 		if _, ok := profiles[n]; !ok {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s', which %s has, doesn't exist on the target; make it there (kiln profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", n, who)
+			return kiln.Errorf(kiln.Invalid, "Profile '%s', which %s has, doesn't exist on the target; make it there (kiln "+
+				"profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", n, who)
 		}
 	}
 	return nil
@@ -180,7 +182,8 @@ func missing(names []string, profiles map[string]Profile, who string) error {
 
 // Land makes the files of a new instance, and of its snapshots, of what came from
 // another server. n gets the snapshots. Some images came as parts.
-func (s *Set) Receive(ctx context.Context, n *New, t kiln.Transfer, receiver *volume.Receiver, asParts []kiln.Fingerprint) error {
+func (s *Set) Receive(ctx context.Context, n *New, t kiln.Transfer, receiver *volume.Receiver,
+	asParts []kiln.Fingerprint) error {
 	stack := func(m kiln.InstanceState) kiln.Stack {
 		if slices.Contains(asParts, m.Base) {
 			return volume.WithoutImage(m.Stack)

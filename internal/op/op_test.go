@@ -89,7 +89,8 @@ func TestWaitTimesOut(t *testing.T) {
 func TestFailure(t *testing.T) {
 	table := NewTable(func(Snapshot) {})
 	defer table.Close()
-	o := table.Start("Bad", Options{}, func(context.Context, *Operation) error { return kiln.Errorf(kiln.Conflict, "taken") })
+	o := table.Start("Bad", Options{},
+		func(context.Context, *Operation) error { return kiln.Errorf(kiln.Conflict, "taken") })
 	if s := o.Wait(t.Context()); s.Status != Failure || kiln.KindOf(s.Err) != kiln.Conflict {
 		t.Errorf("%+v", s)
 	}

@@ -133,11 +133,12 @@ func (s *webStream) assembled(f webFile, seeds []Seed) *way {
 		}
 	}
 	plan := delta.Plan(idx, have)
-	w := &way{moves: plan.Fetched, how: fmt.Sprintf("parts; %s are in files that are here", kiln.FormatSize(plan.Reused)), close: func() {
-		for _, c := range open {
-			c.Close()
-		}
-	}}
+	w := &way{moves: plan.Fetched, how: fmt.Sprintf("parts; %s are in files that are here", kiln.FormatSize(plan.Reused)),
+		close: func() {
+			for _, c := range open {
+				c.Close()
+			}
+		}}
 	if float64(plan.Fetched) > worth*float64(f.Size) {
 		w.close()
 		return nil

@@ -84,11 +84,13 @@ func serve(t *testing.T, image []byte) (*web, *Opener, kiln.Remote) {
 		Aliases: []kiln.Alias{{Name: "app"}}, Properties: map[string]string{"os": "app"},
 		Files: []kiln.File{{Role: kiln.Unified, Size: int64(len(image)), Hash: sum(image), Ext: ".tar.zst"}},
 	}
-	index, products, err := simplestreams.Write([]kiln.Image{img}, simplestreams.Options{PathOf: func(kiln.Image, kiln.File) string { return "image.tar.zst" }})
+	index, products, err := simplestreams.Write([]kiln.Image{img},
+		simplestreams.Options{PathOf: func(kiln.Image, kiln.File) string { return "image.tar.zst" }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &web{files: map[string][]byte{simplestreams.IndexPath: index, simplestreams.ProductsPath: products, "image.tar.zst": image}}
+	s := &web{files: map[string][]byte{simplestreams.IndexPath: index, simplestreams.ProductsPath: products,
+		"image.tar.zst": image}}
 	server := httptest.NewTLSServer(s)
 	t.Cleanup(server.Close)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
@@ -103,9 +105,10 @@ func seedOf(t *testing.T, b []byte) Seed {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return Seed{Path: path, Hash: sum(b), Size: int64(len(b)), Kin: true, Index: func(ctx context.Context) (delta.Index, error) {
-		return delta.BuildIndex(ctx, bytes.NewReader(b), int64(len(b)))
-	}}
+	return Seed{Path: path, Hash: sum(b), Size: int64(len(b)), Kin: true,
+		Index: func(ctx context.Context) (delta.Index, error) {
+			return delta.BuildIndex(ctx, bytes.NewReader(b), int64(len(b)))
+		}}
 }
 
 // pull reads the image, and tells how much the server sent for it.
@@ -220,7 +223,8 @@ func TestLies(t *testing.T) {
 	old, now, other := version(t), version(t, 7), version(t, 9)
 	s, o, r := serve(t, now)
 	seed := seedOf(t, old)
-	index, patch := simplestreams.Beside("image.tar.zst", "index", kiln.Fingerprint{}), simplestreams.Beside("image.tar.zst", "patch", seed.Hash)
+	index, patch := simplestreams.Beside("image.tar.zst", "index", kiln.Fingerprint{}),
+		simplestreams.Beside("image.tar.zst", "patch", seed.Hash)
 	for what, files := range map[string]map[string][]byte{
 		"index of another image": {index: indexOf(t, other)},
 		"no index":               {index: []byte("not an index")},
@@ -236,7 +240,8 @@ func TestLies(t *testing.T) {
 	// fetch the whole.
 	wrong := bytes.Clone(patchOf(t, old, now))
 	wrong[len(wrong)/2]++
-	for what, b := range map[string][]byte{"patch to another image": patchOf(t, old, other), "damaged patch": wrong, "cut patch": wrong[:len(wrong)/2]} {
+	for what, b := range map[string][]byte{"patch to another image": patchOf(t, old, other), "damaged patch": wrong,
+		"cut patch": wrong[:len(wrong)/2]} {
 		s.files[patch] = b
 		if got, _, err := pull(t, s, o, r, seed); err == nil && !bytes.Equal(got, now) {
 			t.Errorf("%s: a wrong image and no error", what)
@@ -254,9 +259,10 @@ func TestLies(t *testing.T) {
 	if got, _, err := pull(t, s, o, r, bad); err != nil || !bytes.Equal(got, now) {
 		t.Errorf("a rotten seed: %v", err)
 	}
-	if _, _, err := pull(t, s, o, kiln.Remote{Protocol: kiln.ProtocolStreams, Server: r.Server, CA: r.CA}, Seed{Path: "/nowhere", Hash: seed.Hash, Size: seed.Size, Index: func(context.Context) (delta.Index, error) {
-		return delta.Index{}, errors.New("no")
-	}}); err != nil {
+	if _, _, err := pull(t, s, o, kiln.Remote{Protocol: kiln.ProtocolStreams, Server: r.Server, CA: r.CA},
+		Seed{Path: "/nowhere", Hash: seed.Hash, Size: seed.Size, Index: func(context.Context) (delta.Index, error) {
+			return delta.Index{}, errors.New("no")
+		}}); err != nil {
 		t.Errorf("a seed that is gone: %v", err)
 	}
 }

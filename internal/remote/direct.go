@@ -55,7 +55,8 @@ func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {
 				return v, nil
 			}
 		}
-		return "", kiln.Errorf(kiln.Network, "Missing LXD-Image-%s header: %s answered %s without it, so it doesn't serve images this way", what, name, resp.Status)
+		return "", kiln.Errorf(kiln.Network, "Missing LXD-Image-%s header: %s answered %s without it, so it doesn't serve "+
+			"images this way", what, name, resp.Status)
 	}
 	hash, err := header("Hash")
 	if err != nil {
@@ -75,10 +76,12 @@ func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {
 		return kiln.Image{}, kiln.Errorf(kiln.Network, "%s says that the image is at %q: %w", name, at, err)
 	}
 	if base.Scheme == "https" && u.Scheme != "https" && (d.o.AllowHTTP == nil || !d.o.AllowHTTP()) {
-		return kiln.Image{}, kiln.Errorf(kiln.Denied, "%s says that the image is at %s, which isn't https", name, u.Redacted())
+		return kiln.Image{}, kiln.Errorf(kiln.Denied, "%s says that the image is at %s, which isn't https", name,
+			u.Redacted())
 	}
 	file := kiln.File{Role: kiln.Unified, Name: baseName(u), Size: -1, Hash: fp}
-	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()}}, nil
+	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()}},
+		nil
 }
 
 func baseName(u *url.URL) string {
@@ -90,5 +93,6 @@ func baseName(u *url.URL) string {
 
 // Open is kiln.Source's, for images that Find gave.
 func (d *direct) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
-	return &webStream{ctx: ctx, fetch: d.fetch, access: d.access, files: []webFile{{File: img.Files[0], urls: []string{img.Origin.Alias}}}}, nil
+	return &webStream{ctx: ctx, fetch: d.fetch, access: d.access,
+		files: []webFile{{File: img.Files[0], urls: []string{img.Origin.Alias}}}}, nil
 }

@@ -35,7 +35,8 @@ func (s Files) Find(context.Context, string) (kiln.Image, error) {
 		case err != nil:
 			return kiln.Image{}, err
 		case fi.IsDir() && len(s.Paths) == 2:
-			return kiln.Image{}, kiln.Errorf(kiln.Invalid, "%q is a directory; give either a directory or the files of an image", p)
+			return kiln.Image{}, kiln.Errorf(kiln.Invalid, "%q is a directory; give either a directory or the files of an image",
+				p)
 		case !fi.IsDir() && !fi.Mode().IsRegular():
 			return kiln.Image{}, kiln.Errorf(kiln.Invalid, "%q is neither a file nor a directory", p)
 		}

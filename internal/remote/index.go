@@ -96,7 +96,8 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 				return nil, err
 			}
 			if g.warn != nil {
-				g.warn(fmt.Sprintf("%s doesn't answer (%v); using its index of %s", g.urls[0], err, d.state.Fetched.UTC().Format("2006/01/02 15:04 MST")))
+				g.warn(fmt.Sprintf("%s doesn't answer (%v); using its index of %s", g.urls[0], err,
+					d.state.Fetched.UTC().Format("2006/01/02 15:04 MST")))
 			}
 		}
 	}

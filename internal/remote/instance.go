@@ -28,7 +28,8 @@ func (o *Opener) Instance(r kiln.Remote, name string, a Access) (*Instance, erro
 	switch r.Protocol {
 	case kiln.ProtocolKiln, kiln.ProtocolLXD, "":
 	default:
-		return nil, kiln.Errorf(kiln.Unsupported, "instances are copied between kiln servers, not by the protocol %s; publish the instance there, and copy the image", r.Protocol)
+		return nil, kiln.Errorf(kiln.Unsupported, "instances are copied between kiln servers, not by the protocol %s; "+
+			"publish the instance there, and copy the image", r.Protocol)
 	}
 	hc, err := o.HTTP(r)
 	if err != nil {
@@ -36,7 +37,8 @@ func (o *Opener) Instance(r kiln.Remote, name string, a Access) (*Instance, erro
 	}
 	return &Instance{
 		name: name, servers: append([]string{r.Server}, r.Mirrors...), http: hc, access: a,
-		fetch: &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(), Pause: o.stall() / 120},
+		fetch: &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(),
+			Pause: o.stall() / 120},
 	}, nil
 }
 

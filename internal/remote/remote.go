@@ -63,7 +63,8 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(), Pause: o.stall() / 120, Speeds: &o.speeds}
+	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(),
+		Pause: o.stall() / 120, Speeds: &o.speeds}
 	switch r.Protocol {
 	case kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, "":
 		c := client.HTTPS(r.Server, hc).WithSecret(a.Secret)
@@ -76,7 +77,8 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	case kiln.ProtocolDirect:
 		return &direct{o: o, fetch: f, http: hc, access: a}, nil
 	}
-	return nil, kiln.Errorf(kiln.Invalid, "Unsupported protocol: %s; there are kiln, lxd, incus and simplestreams", r.Protocol)
+	return nil, kiln.Errorf(kiln.Invalid, "Unsupported protocol: %s; there are kiln, lxd, incus and simplestreams",
+		r.Protocol)
 }
 
 // HTTP gives what talks to a remote.
@@ -114,7 +116,8 @@ func (o *Opener) checkURLs(r kiln.Remote) error {
 		case u.Scheme == "https":
 		case u.Scheme == "http" && o.AllowHTTP != nil && o.AllowHTTP():
 		case u.Scheme == "http":
-			return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; to read over plain http all the same: kiln config set images.allow_http true", s)
+			return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; to read over plain http all the same: kiln "+
+				"config set images.allow_http true", s)
 		default:
 			return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s", s)
 		}

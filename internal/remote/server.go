@@ -52,7 +52,8 @@ func (s *server) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) 
 // export asks for one byte: a unified image then comes in pieces, a split one as a
 // whole all the same.
 func (s *server) export(ctx context.Context, img kiln.Image, path string) (kiln.Stream, error) {
-	resp, err := s.images.Raw(ctx, client.Request{Method: http.MethodGet, Path: path, Header: http.Header{"Range": {"bytes=0-0"}}})
+	resp, err := s.images.Raw(ctx, client.Request{Method: http.MethodGet, Path: path,
+		Header: http.Header{"Range": {"bytes=0-0"}}})
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,8 @@ type streams struct {
 
 // images reads the index and the products that it names.
 func (s *streams) images(ctx context.Context) ([]simplestreams.Image, []*simplestreams.Products, error) {
-	g := get{http: s.http, agent: s.o.UserAgent, stall: s.o.stall(), fresh: s.access.Fresh && !s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
+	g := get{http: s.http, agent: s.o.UserAgent, stall: s.o.stall(), fresh: s.access.Fresh &&
+		!s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
 	g.urls = join(s.remote, simplestreams.IndexPath)
 	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseIndex(r) }
 	v, err := s.o.Indexes.get(ctx, g)
@@ -88,7 +89,8 @@ func imageOf(i simplestreams.Image) kiln.Image {
 		}
 	}
 	for n, f := range i.Files {
-		img.Files = append(img.Files, kiln.File{Role: roles[n], Name: f.Name, Size: sizeOf(f), Hash: f.SHA256, Ext: extension(f.Name)})
+		img.Files = append(img.Files, kiln.File{Role: roles[n], Name: f.Name, Size: sizeOf(f), Hash: f.SHA256,
+			Ext: extension(f.Name)})
 	}
 	return img
 }
@@ -131,13 +133,15 @@ func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error)
 	}
 	if d, base := s.delta(found, lists); base != "" {
 		w.access.Seeds = nil
-		return &deltaStream{webStream: w, delta: webFile{File: kiln.File{Size: sizeOf(d.File)}, urls: join(s.remote, d.Path)}, base: base}, nil
+		return &deltaStream{webStream: w, delta: webFile{File: kiln.File{Size: sizeOf(d.File)}, urls: join(s.remote, d.Path)},
+			base: base}, nil
 	}
 	return w, nil
 }
 
 // delta picks the smallest difference whose base is here.
-func (s *streams) delta(img simplestreams.Image, lists []*simplestreams.Products) (best simplestreams.Delta, base string) {
+func (s *streams) delta(img simplestreams.Image, lists []*simplestreams.Products) (best simplestreams.Delta,
+	base string) {
 	if s.access.Base == nil || !archive.HasVCDIFF() {
 		return best, ""
 	}

@@ -60,11 +60,13 @@ func host(address string) string {
 func anybody() map[string][]string {
 	const get, post = http.MethodGet, http.MethodPost
 	return map[string][]string{
-		"/": {get}, "/1.0": {get}, "/1.0/images": {get, post}, "/1.0/images/{name}": {get}, "/1.0/images/{name}/export": {get},
+		"/": {get}, "/1.0": {get}, "/1.0/images": {get, post}, "/1.0/images/{name}": {get},
+		"/1.0/images/{name}/export":     {get},
 		"/1.0/images/aliases/{name...}": {get}, "/1.0/kiln/images/{name}/files/{hash}": {get},
 		"/1.0/kiln/images/{name}/files/{hash}/index": {get}, "/1.0/kiln/images/{name}/files/{hash}/patch/{base}": {get},
-		"/1.0/kiln/instances/{name}/transfer": {get, http.MethodDelete}, "/1.0/kiln/instances/{name}/transfer/layers/{id}": {get},
-		"/1.0/certificates": {post}, "/1.0/operations/{id}/wait": {get},
+		"/1.0/kiln/instances/{name}/transfer":             {get, http.MethodDelete},
+		"/1.0/kiln/instances/{name}/transfer/layers/{id}": {get},
+		"/1.0/certificates":                               {post}, "/1.0/operations/{id}/wait": {get},
 		"/streams/v1/{file}": {get}, "/streams/files/{name...}": {get}, "/lxd/{name...}": {get}, "/i/{name...}": {get},
 	}
 }

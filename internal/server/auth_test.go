@@ -43,7 +43,8 @@ func clientCert(t *testing.T) *x509.Certificate {
 }
 
 // examples fill in the wildcards of patterns.
-var examples = strings.NewReplacer("{name...}", "x/y", "{name}", "x", "{hash}", strings.Repeat("a", 64), "{base}", strings.Repeat("b", 64),
+var examples = strings.NewReplacer("{name...}", "x/y", "{name}", "x", "{hash}", strings.Repeat("a", 64), "{base}",
+	strings.Repeat("b", 64),
 	"{id}", "x", "{fingerprint}", "x", "{file}", "x", "{snap}", "x", "{other}", "x")
 
 // TestUntrustedMayDoLittle asks every route as an untrusted client: only those that say so
@@ -81,7 +82,8 @@ func TestClients(t *testing.T) {
 	p := start(t)
 	friend, guest, elsewhere := clientCert(t), clientCert(t), clientCert(t)
 	for cert, c := range map[*x509.Certificate]daemon.Client{
-		friend: {Name: "friend"}, guest: {Name: "guest", Restricted: true, Projects: []string{"default"}}, elsewhere: {Restricted: true, Projects: []string{"other"}},
+		friend: {Name: "friend"}, guest: {Name: "guest", Restricted: true, Projects: []string{"default"}},
+		elsewhere: {Restricted: true, Projects: []string{"other"}},
 	} {
 		if err := p.d.AddClient(t.Context(), cert, c); err != nil {
 			t.Fatal(err)
@@ -107,7 +109,8 @@ func TestClients(t *testing.T) {
 			t.Errorf("%s %s as %s: %d, want %d", c.method, c.path, c.who.Subject, w.Code, c.status)
 		}
 	}
-	if w := p.ask(nil, "GET", "/1.0", ""); !strings.Contains(w.Body.String(), `"untrusted"`) || strings.Contains(w.Body.String(), "environment") {
+	if w := p.ask(nil, "GET", "/1.0", ""); !strings.Contains(w.Body.String(), `"untrusted"`) ||
+		strings.Contains(w.Body.String(), "environment") {
 		t.Errorf("an untrusted client is told %s", w.Body)
 	}
 	if err := p.d.RemoveClient(t.Context(), trust.Fingerprint(friend)); err != nil {
@@ -126,7 +129,8 @@ func TestAuthority(t *testing.T) {
 	}
 	make := func(name string, parent *x509.Certificate) *x509.Certificate {
 		c := &x509.Certificate{
-			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
+			NotAfter:    time.Now().Add(time.Hour),
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, IsCA: parent == nil, BasicConstraintsValid: true,
 		}
 		if parent == nil {

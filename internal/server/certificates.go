@@ -18,7 +18,8 @@ func certificate(c daemon.Client) api.Certificate {
 
 // certificatePut is what a certificate's ETag stands for.
 func certificatePut(c daemon.Client) api.CertificatePut {
-	return api.CertificatePut{Name: c.Name, Type: "client", Restricted: c.Restricted, Projects: orNone(c.Projects), Certificate: c.PEM, Description: c.Description}
+	return api.CertificatePut{Name: c.Name, Type: "client", Restricted: c.Restricted, Projects: orNone(c.Projects),
+		Certificate: c.PEM, Description: c.Description}
 }
 
 func (s *Server) getCertificates(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -41,10 +42,12 @@ func (s *Server) postCertificates(w http.ResponseWriter, r *http.Request) (any, 
 		return nil, err
 	}
 	if post.Type != "" && post.Type != "client" {
-		return nil, kiln.Errorf(kiln.Invalid, "certificates of type %q are not supported; there are those of clients", post.Type)
+		return nil, kiln.Errorf(kiln.Invalid, "certificates of type %q are not supported; there are those of clients",
+			post.Type)
 	}
 	c := who(r)
-	entry := daemon.Client{Name: post.Name, Description: post.Description, Restricted: post.Restricted, Projects: post.Projects}
+	entry := daemon.Client{Name: post.Name, Description: post.Description, Restricted: post.Restricted,
+		Projects: post.Projects}
 	if post.Token {
 		if !c.trusted || c.restricted {
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")

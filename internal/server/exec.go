@@ -142,7 +142,8 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 		Command: post.Command, Env: post.Environment, UID: post.User, GID: post.Group, Cwd: post.Cwd,
 		TTY: post.Interactive, Width: post.Width, Height: post.Height,
 	}
-	o := op.Options{MayCancel: true, Resources: map[string][]string{"instances": {"/1.0/instances/" + name}, "containers": {"/1.0/containers/" + name}}}
+	o := op.Options{MayCancel: true, Resources: map[string][]string{"instances": {"/1.0/instances/" + name},
+		"containers": {"/1.0/containers/" + name}}}
 	if !post.WaitForWS {
 		spec.TTY = false
 		return s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
@@ -158,7 +159,8 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	o.Class = op.Websocket
-	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment), "interactive": post.Interactive, "fds": x.fds}
+	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment),
+		"interactive": post.Interactive, "fds": x.fds}
 	ready := make(chan struct{})
 	started := s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
 		<-ready
@@ -265,7 +267,8 @@ func (x *session) control(ctx context.Context, p *box.Process) {
 	}
 }
 
-func (s *Server) execTerminal(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session, c conn) error {
+func (s *Server) execTerminal(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session,
+	c conn) error {
 	p, err := s.d.Exec(ctx, name, spec)
 	if err != nil {
 		return err
@@ -287,7 +290,8 @@ func (s *Server) execTerminal(ctx context.Context, o *op.Operation, name string,
 	return err
 }
 
-func (s *Server) execPipes(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session, conns map[string]conn) error {
+func (s *Server) execPipes(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session,
+	conns map[string]conn) error {
 	ours := map[string]*os.File{}
 	defer func() {
 		for _, f := range ours {
@@ -387,5 +391,6 @@ func finish(ctx context.Context, c conn) { _ = c.Write(ctx, websocket.MessageTex
 
 // gone reports whether an error is that the client went away.
 func gone(err error) bool {
-	return websocket.CloseStatus(err) != -1 || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrClosed)
+	return websocket.CloseStatus(err) != -1 || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, os.ErrClosed)
 }

@@ -94,7 +94,8 @@ func (s *Server) pushImage(w http.ResponseWriter, r *http.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	return s.d.PushImage(r.Context(), img, daemon.Target{Server: post.Target, Certificate: post.Certificate, Secret: post.Secret, Project: post.Project})
+	return s.d.PushImage(r.Context(), img, daemon.Target{Server: post.Target, Certificate: post.Certificate,
+		Secret: post.Secret, Project: post.Project})
 }
 
 func (s *Server) exportPart(form *multipart.Writer, img kiln.Image, i int) error {

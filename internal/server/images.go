@@ -12,7 +12,8 @@ import (
 )
 
 func imagePut(img kiln.Image) api.ImagePut {
-	return api.ImagePut{AutoUpdate: img.AutoUpdate, Properties: orEmpty(img.Properties), Public: img.Public, ExpiresAt: img.ExpiresAt, Profiles: orNone(img.Profiles)}
+	return api.ImagePut{AutoUpdate: img.AutoUpdate, Properties: orEmpty(img.Properties), Public: img.Public,
+		ExpiresAt: img.ExpiresAt, Profiles: orNone(img.Profiles)}
 }
 
 func image(img kiln.Image) api.Image {
@@ -22,9 +23,11 @@ func image(img kiln.Image) api.Image {
 	}
 	return api.Image{
 		ImagePut: imagePut(img), Aliases: aliases, Architecture: img.Architecture, Cached: img.Cached, Filename: img.Filename,
-		Fingerprint: img.Fingerprint.String(), Size: img.Size, Type: img.Type, CreatedAt: img.CreatedAt, LastUsedAt: img.LastUsedAt,
-		UploadedAt: img.UploadedAt, Project: defaultProject, Locations: []string{"none"}, UpdateSource: updateSource(img.Origin),
-		ReplacedBy: fingerprintText(img.ReplacedBy),
+		Fingerprint: img.Fingerprint.String(), Size: img.Size, Type: img.Type, CreatedAt: img.CreatedAt,
+		LastUsedAt: img.LastUsedAt,
+		UploadedAt: img.UploadedAt, Project: defaultProject, Locations: []string{"none"},
+		UpdateSource: updateSource(img.Origin),
+		ReplacedBy:   fingerprintText(img.ReplacedBy),
 	}
 }
 
@@ -39,14 +42,16 @@ func updateSource(o *kiln.Origin) *api.ImageSource {
 	if o == nil {
 		return nil
 	}
-	return &api.ImageSource{Alias: o.Alias, Certificate: o.Certificate, Protocol: o.Protocol, Server: o.Server, ImageType: "container"}
+	return &api.ImageSource{Alias: o.Alias, Certificate: o.Certificate, Protocol: o.Protocol, Server: o.Server,
+		ImageType: "container"}
 }
 
 // wholeImage is an image with what lists leave out.
 func (s *Server) wholeImage(r *http.Request, img kiln.Image) (api.Image, error) {
 	i := image(img)
 	for _, f := range img.Files {
-		i.Files = append(i.Files, api.ImageFile{Role: string(f.Role), Name: f.Name, Size: f.Size, Hash: f.Hash.String(), Ext: f.Ext})
+		i.Files = append(i.Files, api.ImageFile{Role: string(f.Role), Name: f.Name, Size: f.Size, Hash: f.Hash.String(),
+			Ext: f.Ext})
 	}
 	if !who(r).trusted {
 		i.UpdateSource = nil // where it came from is nobody's business
@@ -212,7 +217,8 @@ func (s *Server) getUsage(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := api.ImageStoreUsage{Images: []api.ImageUsage{}, Stored: u.Stored, Shared: u.Shared, Trees: u.Trees, Free: u.Free}
+	out := api.ImageStoreUsage{Images: []api.ImageUsage{}, Stored: u.Stored, Shared: u.Shared, Trees: u.Trees,
+		Free: u.Free}
 	for _, i := range u.Images {
 		names := []string{}
 		for _, a := range i.Image.Aliases {

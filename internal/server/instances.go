@@ -26,13 +26,16 @@ func instancePut(i instance.Instance) api.InstancePut {
 
 func wireInstance(i instance.Instance) api.Instance {
 	return api.Instance{
-		InstancePut: instancePut(i), CreatedAt: i.CreatedAt, ExpandedConfig: orEmpty(i.ExpandedConfig), ExpandedDevices: orEmpty(i.ExpandedDevices),
-		Name: i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: i.LastUsedAt, Location: "none", Type: i.Type, Project: defaultProject,
+		InstancePut: instancePut(i), CreatedAt: i.CreatedAt, ExpandedConfig: orEmpty(i.ExpandedConfig),
+		ExpandedDevices: orEmpty(i.ExpandedDevices),
+		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: i.LastUsedAt, Location: "none",
+		Type: i.Type, Project: defaultProject,
 	}
 }
 
 func config(p api.InstancePut) instance.Config {
-	return instance.Config{Description: p.Description, Ephemeral: p.Ephemeral, Profiles: p.Profiles, Options: p.Config, Devices: p.Devices}
+	return instance.Config{Description: p.Description, Ephemeral: p.Ephemeral, Profiles: p.Profiles, Options: p.Config,
+		Devices: p.Devices}
 }
 
 func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -81,7 +84,8 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 	return full, nil
 }
 
-func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot) (api.InstanceFull, error) {
+func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot) (api.InstanceFull,
+	error) {
 	state, err := s.d.InstanceState(r.Context(), o.Name)
 	st := wireState(state)
 	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots), Backups: []any{}}, err
@@ -90,9 +94,11 @@ func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []insta
 func wireState(st instance.State) api.InstanceState {
 	out := api.InstanceState{
 		Status: st.Status.String(), StatusCode: int(st.Status), PID: int64(st.PID), Processes: st.Usage.Processes,
-		CPU:    api.InstanceStateCPU{Usage: st.Usage.CPUNanoseconds},
-		Memory: api.InstanceStateMemory{Usage: st.Usage.MemoryBytes, UsagePeak: st.Usage.MemoryPeakBytes, SwapUsage: st.Usage.SwapBytes},
-		Disk:   map[string]api.InstanceStateDisk{"root": {Usage: st.DiskUsage}}, Network: map[string]api.InstanceStateNetwork{},
+		CPU: api.InstanceStateCPU{Usage: st.Usage.CPUNanoseconds},
+		Memory: api.InstanceStateMemory{Usage: st.Usage.MemoryBytes, UsagePeak: st.Usage.MemoryPeakBytes,
+			SwapUsage: st.Usage.SwapBytes},
+		Disk:    map[string]api.InstanceStateDisk{"root": {Usage: st.DiskUsage}},
+		Network: map[string]api.InstanceStateNetwork{},
 	}
 	for _, n := range st.Network {
 		out.Network[n.Name] = wireInterface(n)
@@ -127,15 +133,18 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 		return nil, kiln.Errorf(kiln.Invalid, "the source says to pull the image, but not from which server")
 	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
-		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start, Config: config(post.InstancePut),
+		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start,
+		Config: config(post.InstancePut),
 		Source: source(src),
 	})
 }
 
 func source(src api.InstanceSource) daemon.Source {
 	return daemon.Source{
-		Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source, Only: src.InstanceOnly,
-		Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project, Offline: src.Offline,
+		Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source,
+		Only:   src.InstanceOnly,
+		Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret,
+		Project: src.Project, Offline: src.Offline,
 	}
 }
 
@@ -204,7 +213,8 @@ func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, erro
 		return nil, err
 	}
 	if to.Migration {
-		return nil, kiln.Errorf(kiln.Unsupported, "kiln doesn't move instances by this protocol; between two kiln servers: kiln move; else publish the instance and copy the image")
+		return nil, kiln.Errorf(kiln.Unsupported, "kiln doesn't move instances by this protocol; between two kiln "+
+			"servers: kiln move; else publish the instance and copy the image")
 	}
 	return s.d.RenameInstance(r.Context(), r.PathValue("name"), to.Name)
 }
@@ -236,8 +246,10 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) (any, error) {
 
 func wireInterface(n box.Interface) api.InstanceStateNetwork {
 	out := api.InstanceStateNetwork{
-		Addresses: []api.InstanceStateNetworkAddress{}, Hwaddr: n.HardwareAddr.String(), Mtu: n.MTU, State: "down", Type: "broadcast",
-		Counters: api.InstanceStateNetworkCounters{BytesReceived: n.BytesIn, BytesSent: n.BytesOut, PacketsReceived: n.PacketsIn, PacketsSent: n.PacketsOut},
+		Addresses: []api.InstanceStateNetworkAddress{}, Hwaddr: n.HardwareAddr.String(), Mtu: n.MTU, State: "down",
+		Type: "broadcast",
+		Counters: api.InstanceStateNetworkCounters{BytesReceived: n.BytesIn, BytesSent: n.BytesOut,
+			PacketsReceived: n.PacketsIn, PacketsSent: n.PacketsOut},
 	}
 	if n.Up() {
 		out.State = "up"
@@ -247,7 +259,8 @@ func wireInterface(n box.Interface) api.InstanceStateNetwork {
 	}
 	for _, a := range n.Addresses {
 		ones, _ := a.Mask.Size()
-		address := api.InstanceStateNetworkAddress{Family: "inet6", Address: a.IP.String(), Netmask: strconv.Itoa(ones), Scope: "global"}
+		address := api.InstanceStateNetworkAddress{Family: "inet6", Address: a.IP.String(), Netmask: strconv.Itoa(ones),
+			Scope: "global"}
 		if a.IP.To4() != nil {
 			address.Family = "inet"
 		}
@@ -309,17 +322,20 @@ func wireMetadata(m *format.Metadata) api.ImageMetadata {
 	}
 	for path, t := range m.Templates {
 		out.Templates[path] = &api.ImageMetadataTemplate{
-			When: t.When, CreateOnly: t.CreateOnly, Template: t.Template, Properties: orEmpty(t.Properties), UID: t.UID, GID: t.GID, Mode: t.Mode,
+			When: t.When, CreateOnly: t.CreateOnly, Template: t.Template, Properties: orEmpty(t.Properties), UID: t.UID,
+			GID: t.GID, Mode: t.Mode,
 		}
 	}
 	return out
 }
 
 func metadata(a api.ImageMetadata) *format.Metadata {
-	m := &format.Metadata{Architecture: a.Architecture, CreationDate: a.CreationDate, ExpiryDate: a.ExpiryDate, Properties: a.Properties, Templates: map[string]*format.Template{}}
+	m := &format.Metadata{Architecture: a.Architecture, CreationDate: a.CreationDate, ExpiryDate: a.ExpiryDate,
+		Properties: a.Properties, Templates: map[string]*format.Template{}}
 	for path, t := range a.Templates {
 		if t != nil {
-			m.Templates[path] = &format.Template{When: t.When, CreateOnly: t.CreateOnly, Template: t.Template, Properties: t.Properties, UID: t.UID, GID: t.GID, Mode: t.Mode}
+			m.Templates[path] = &format.Template{When: t.When, CreateOnly: t.CreateOnly, Template: t.Template,
+				Properties: t.Properties, UID: t.UID, GID: t.GID, Mode: t.Mode}
 		}
 	}
 	return m

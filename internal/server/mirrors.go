@@ -12,8 +12,10 @@ func (s *Server) getMirrors(w http.ResponseWriter, r *http.Request) (any, error)
 	mirrors := []api.Mirror{}
 	for _, m := range all {
 		mirrors = append(mirrors, api.Mirror{LastRunAt: m.LastRunAt, LastError: m.LastError, MirrorsPost: api.MirrorsPost{
-			Name: m.Name, Server: m.Remote.Server, Protocol: m.Remote.Protocol, Certificate: m.Remote.Certificate, Filters: orNone(m.Filters), Keep: m.Keep,
-			PullThrough: m.PullThrough, Public: m.Public, RemoteAccess: api.RemoteAccess{CA: m.Remote.CA, Mirrors: m.Remote.Mirrors, Proxy: m.Remote.Proxy},
+			Name: m.Name, Server: m.Remote.Server, Protocol: m.Remote.Protocol, Certificate: m.Remote.Certificate,
+			Filters: orNone(m.Filters), Keep: m.Keep,
+			PullThrough: m.PullThrough, Public: m.Public, RemoteAccess: api.RemoteAccess{CA: m.Remote.CA,
+				Mirrors: m.Remote.Mirrors, Proxy: m.Remote.Proxy},
 		}})
 	}
 	return mirrors, err
@@ -25,8 +27,9 @@ func (s *Server) postMirrors(w http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	return s.d.AddMirror(r.Context(), daemon.Mirror{
-		Name: post.Name, Remote: remoteOf(post.Server, post.Protocol, post.Certificate, post.RemoteAccess), Filters: post.Filters,
-		Keep: post.Keep, PullThrough: post.PullThrough, Public: post.Public,
+		Name: post.Name, Remote: remoteOf(post.Server, post.Protocol, post.Certificate, post.RemoteAccess),
+		Filters: post.Filters,
+		Keep:    post.Keep, PullThrough: post.PullThrough, Public: post.Public,
 	})
 }
 

@@ -19,14 +19,21 @@ import (
 // ones of kiln's own begin with its name.
 var extensions = []string{
 	"etag", "patch", "instances", "container_full", "instance_get_full", "instance_all_projects", "projects",
-	"image_create_aliases", "images_expiry", "image_profiles", "image_types", "images_default_architecture", "images_all_projects", "image_import_alias",
-	"container_exec_recording", "container_exec_user_group_cwd", "container_exec_signal_handling", "container_edit_metadata", "console",
-	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "profile_usedby", "entity_description",
+	"image_create_aliases", "images_expiry", "image_profiles", "image_types", "images_default_architecture",
+	"images_all_projects", "image_import_alias",
+	"container_exec_recording", "container_exec_user_group_cwd", "container_exec_signal_handling",
+	"container_edit_metadata", "console",
+	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "profile_usedby",
+	"entity_description",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
-	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token", "images_push_relay", "image_force_refresh",
-	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation", "snapshot_disk_usage", "container_only_migration",
+	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
+	"images_push_relay", "image_force_refresh",
+	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",
+	"snapshot_disk_usage", "container_only_migration",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
-	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history", "kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish", "kiln_image_estimate",
+	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history",
+	"kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish",
+	"kiln_image_estimate",
 	"kiln_instance_copy",
 }
 
@@ -72,16 +79,20 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 	}
 	e := s.d.Environment()
 	if !who(r).trusted {
-		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted", AuthMethods: []string{"tls"}}, nil
+		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted",
+			AuthMethods: []string{"tls"}}, nil
 	}
 	cert := s.d.Certificate().Leaf
 	return tagged{api.Server{
-		Config: config, APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "trusted", AuthMethods: []string{"tls"},
+		Config: config, APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "trusted",
+		AuthMethods: []string{"tls"},
 		Environment: &api.Environment{
-			Addresses: s.d.Addresses(), Certificate: trust.PEM(cert), CertificateFingerprint: trust.Fingerprint(cert), Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
+			Addresses: s.d.Addresses(), Certificate: trust.PEM(cert), CertificateFingerprint: trust.Fingerprint(cert),
+			Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
 			Kernel: e.Kernel, KernelArchitecture: e.HostArch, KernelVersion: e.KernelVersion,
 			KernelFeatures: map[string]string{}, LXCFeatures: map[string]string{}, OSName: e.OSName, OSVersion: e.OSVersion,
-			Project: defaultProject, Server: "kiln", ServerEventMode: "full-mesh", ServerName: e.Hostname, ServerPID: os.Getpid(),
+			Project: defaultProject, Server: "kiln", ServerEventMode: "full-mesh", ServerName: e.Hostname,
+			ServerPID:     os.Getpid(),
 			ServerVersion: e.Version, Storage: "overlay", StorageVersion: "1",
 			StorageDrivers: []api.StorageDriverInfo{{Name: "overlay", Version: "1"}},
 		},
@@ -154,7 +165,8 @@ func profile(p daemon.Profile) api.Profile {
 	for _, n := range p.UsedBy {
 		used = append(used, "/1.0/instances/"+n)
 	}
-	return api.Profile{Name: p.Name, Description: p.Description, Config: orEmpty(p.Config), Devices: orEmpty(p.Devices), UsedBy: used}
+	return api.Profile{Name: p.Name, Description: p.Description, Config: orEmpty(p.Config), Devices: orEmpty(p.Devices),
+		UsedBy: used}
 }
 
 func orEmpty[V any](m map[string]V) map[string]V {
@@ -188,7 +200,8 @@ func (s *Server) postProfiles(w http.ResponseWriter, r *http.Request) (any, erro
 	if err := readJSON(r, &p); err != nil {
 		return nil, err
 	}
-	err := s.d.CreateProfile(r.Context(), db.Profile{Name: p.Name, Description: p.Description, Config: p.Config, Devices: p.Devices})
+	err := s.d.CreateProfile(r.Context(), db.Profile{Name: p.Name, Description: p.Description, Config: p.Config,
+		Devices: p.Devices})
 	return created("/1.0/profiles/" + segment(p.Name)), err
 }
 
@@ -246,7 +259,8 @@ func (s *Server) changeProfile(r *http.Request, change func(api.ProfilePut) api.
 		return err
 	}
 	put := change(profilePut(p))
-	return s.d.UpdateProfile(r.Context(), db.Profile{Name: p.Name, Description: put.Description, Config: put.Config, Devices: put.Devices})
+	return s.d.UpdateProfile(r.Context(), db.Profile{Name: p.Name, Description: put.Description, Config: put.Config,
+		Devices: put.Devices})
 }
 
 func (s *Server) postProfile(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -262,9 +276,11 @@ func (s *Server) deleteProfile(w http.ResponseWriter, r *http.Request) (any, err
 }
 
 func theProject() api.Project {
-	return api.Project{Name: defaultProject, Description: "Default kiln project", UsedBy: []string{}, Config: map[string]string{
-		"features.images": "true", "features.profiles": "true", "features.networks": "true", "features.storage.volumes": "true",
-	}}
+	return api.Project{Name: defaultProject, Description: "Default kiln project", UsedBy: []string{},
+		Config: map[string]string{
+			"features.images": "true", "features.profiles": "true", "features.networks": "true",
+			"features.storage.volumes": "true",
+		}}
 }
 
 func (s *Server) getProjects(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -286,7 +302,8 @@ func networks() ([]api.Network, error) {
 		if i.Flags&net.FlagLoopback != 0 {
 			kind = "loopback"
 		}
-		all = append(all, api.Network{Name: i.Name, Type: kind, Config: map[string]string{}, UsedBy: []string{}, Locations: []string{"none"}})
+		all = append(all, api.Network{Name: i.Name, Type: kind, Config: map[string]string{}, UsedBy: []string{},
+			Locations: []string{"none"}})
 	}
 	return all, err
 }
@@ -313,7 +330,8 @@ func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) (any, error)
 }
 
 func thePool() api.StoragePool {
-	return api.StoragePool{Name: "default", Description: "Default kiln pool", Driver: "overlay", Status: "Created", Config: map[string]string{}, UsedBy: []string{"/1.0/profiles/default"}, Locations: []string{"none"}}
+	return api.StoragePool{Name: "default", Description: "Default kiln pool", Driver: "overlay", Status: "Created",
+		Config: map[string]string{}, UsedBy: []string{"/1.0/profiles/default"}, Locations: []string{"none"}}
 }
 
 func (s *Server) getPools(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -37,7 +37,8 @@ func statusText(s op.Status) string {
 func operation(s op.Snapshot) api.Operation {
 	o := api.Operation{
 		ID: s.ID, Class: string(s.Class), Description: s.Description, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
-		Status: statusText(s.Status), StatusCode: int(s.Status), Resources: s.Resources, Metadata: s.Metadata, MayCancel: s.MayCancel, Location: "none",
+		Status: statusText(s.Status), StatusCode: int(s.Status), Resources: s.Resources, Metadata: s.Metadata,
+		MayCancel: s.MayCancel, Location: "none",
 	}
 	if s.Err != nil {
 		o.Err = s.Err.Error()
@@ -150,7 +151,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 func accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
+	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true,
+		CompressionMode: websocket.CompressionDisabled})
 	if err == nil {
 		c.SetReadLimit(-1)
 	}
@@ -180,7 +182,8 @@ func send(ctx context.Context, c *websocket.Conn, e event.Event) error {
 	case op.Snapshot:
 		metadata = operation(m)
 	case daemon.Lifecycle:
-		metadata = api.Lifecycle{Action: m.Action, Source: m.Source, Context: orEmpty(m.Context), Requestor: map[string]any{"username": "", "protocol": "unix", "address": "@"}}
+		metadata = api.Lifecycle{Action: m.Action, Source: m.Source, Context: orEmpty(m.Context),
+			Requestor: map[string]any{"username": "", "protocol": "unix", "address": "@"}}
 	default:
 		metadata = m
 	}

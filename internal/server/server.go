@@ -65,7 +65,8 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 // Serve answers on a listener until ctx ends. Requests under way then have a few
 // seconds to finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -168,7 +169,8 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	case *op.Operation:
 		url := "/1.0/operations/" + v.ID()
 		w.Header().Set("Location", url)
-		s.answer(w, http.StatusAccepted, api.Response{Type: "async", Status: "Operation created", StatusCode: 100, Operation: url, Metadata: encode(operation(v.Snapshot()))})
+		s.answer(w, http.StatusAccepted, api.Response{Type: "async", Status: "Operation created", StatusCode: 100,
+			Operation: url, Metadata: encode(operation(v.Snapshot()))})
 	case created:
 		w.Header().Set("Location", string(v))
 		s.answer(w, http.StatusCreated, success(json.RawMessage("null")))

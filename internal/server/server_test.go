@@ -114,7 +114,8 @@ func get[T any](p *peer, path string) (v T) {
 // upload sends an image and gives the operation it became.
 func (p *peer) upload(body []byte, header ...string) api.Operation {
 	p.t.Helper()
-	_, b := p.do("POST", "/1.0/images", string(body), append([]string{"Content-Type", "application/octet-stream"}, header...)...)
+	_, b := p.do("POST", "/1.0/images", string(body), append([]string{"Content-Type", "application/octet-stream"},
+		header...)...)
 	var a api.Response
 	var o api.Operation
 	if err := json.Unmarshal(b, &a); err != nil || json.Unmarshal(a.Metadata, &o) != nil {
@@ -131,7 +132,8 @@ func TestEnvelopes(t *testing.T) {
 		has                string
 	}{
 		{"GET", "/", "", 200, `"metadata":["/1.0"]`},
-		{"GET", "/1.0", "", 200, `"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":""`},
+		{"GET", "/1.0", "", 200,
+			`"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":""`},
 		{"GET", "/1.0/", "", 200, `"api_version":"1.0"`},
 		{"GET", "/nowhere", "", 404, `"type":"error"`},
 		{"GET", "/1.0/images", "", 200, `"metadata":[]`},
@@ -208,13 +210,15 @@ func TestEveryPathAndMethod(t *testing.T) {
 func TestUploadAndExport(t *testing.T) {
 	p := start(t)
 	img := formattest.Compress(t, formattest.Tiny(t, "a"), "gzip")
-	o := p.upload(img, "X-Incus-filename", "a.tar.gz", "X-Incus-public", "true", "X-Incus-properties", "os=mine", "X-LXD-aliases", "alias=deep%2Fname&alias=b")
+	o := p.upload(img, "X-Incus-filename", "a.tar.gz", "X-Incus-public", "true", "X-Incus-properties", "os=mine",
+		"X-LXD-aliases", "alias=deep%2Fname&alias=b")
 	if o.StatusCode != 200 || o.Metadata["size"] != fmt.Sprint(len(img)) {
 		t.Fatalf("%+v", o)
 	}
 	fp := o.Metadata["fingerprint"].(string)
 	got := get[api.Image](p, "/1.0/images/"+fp[:12])
-	if !got.Public || got.Properties["os"] != "mine" || got.Filename != "a.tar.gz" || len(got.Aliases) != 2 || !got.ExpiresAt.IsZero() {
+	if !got.Public || got.Properties["os"] != "mine" || got.Filename != "a.tar.gz" || len(got.Aliases) != 2 ||
+		!got.ExpiresAt.IsZero() {
 		t.Errorf("%+v", got)
 	}
 	for _, path := range []string{"/1.0/images/aliases/deep/name", "/1.0/images/aliases/deep%2Fname"} {
@@ -222,11 +226,13 @@ func TestUploadAndExport(t *testing.T) {
 			t.Errorf("%s: %+v", path, a)
 		}
 	}
-	if o := p.upload(img); o.StatusCode != 400 || o.Err != "Image with same fingerprint already exists" || o.Metadata["fingerprint"] != fp || o.Metadata[api.KindKey] != string(kiln.Conflict) {
+	if o := p.upload(img); o.StatusCode != 400 || o.Err != "Image with same fingerprint already exists" ||
+		o.Metadata["fingerprint"] != fp || o.Metadata[api.KindKey] != string(kiln.Conflict) {
 		t.Errorf("again: %+v", o)
 	}
 	resp, b := p.do("GET", "/1.0/images/"+fp+"/export", "")
-	if !bytes.Equal(b, img) || resp.Header.Get("Content-Disposition") != "inline;filename="+fp+".tar.gz" || resp.ContentLength != int64(len(img)) {
+	if !bytes.Equal(b, img) || resp.Header.Get("Content-Disposition") != "inline;filename="+fp+".tar.gz" ||
+		resp.ContentLength != int64(len(img)) {
 		t.Errorf("export: %v", resp.Header)
 	}
 	resp, b = p.do("GET", "/1.0/images/"+fp+"/export", "", "Range", "bytes=10-19")
@@ -249,10 +255,12 @@ func TestETags(t *testing.T) {
 	path := "/1.0/images/" + fp
 	resp, _ := p.do("GET", path, "")
 	tag := resp.Header.Get("ETag")
-	if resp, b := p.do("PUT", path, `{"properties":{"a":"1","empty":""},"public":true}`, "If-Match", strings.Trim(tag, `"`)); resp.StatusCode != 200 {
+	if resp, b := p.do("PUT", path, `{"properties":{"a":"1","empty":""},"public":true}`, "If-Match",
+		strings.Trim(tag, `"`)); resp.StatusCode != 200 {
 		t.Fatalf("%s", b)
 	}
-	if resp, b := p.do("PUT", path, `{}`, "If-Match", tag); resp.StatusCode != 412 || !strings.Contains(string(b), "ETag doesn't match") {
+	if resp, b := p.do("PUT", path, `{}`, "If-Match", tag); resp.StatusCode != 412 ||
+		!strings.Contains(string(b), "ETag doesn't match") {
 		t.Errorf("stale: %d %s", resp.StatusCode, b)
 	}
 	if i := get[api.Image](p, path); len(i.Properties) != 1 || !i.Public || i.Profiles[0] != "default" {
@@ -262,7 +270,8 @@ func TestETags(t *testing.T) {
 	if i := get[api.Image](p, path); i.Properties["b"] != "2" || len(i.Properties) != 1 || !i.AutoUpdate || !i.Public {
 		t.Errorf("%+v", i)
 	}
-	if resp, b := p.do("PUT", path, `{"profiles":["none"]}`); resp.StatusCode != 400 || !strings.Contains(string(b), "Profile 'none' doesn't exist") {
+	if resp, b := p.do("PUT", path, `{"profiles":["none"]}`); resp.StatusCode != 400 ||
+		!strings.Contains(string(b), "Profile 'none' doesn't exist") {
 		t.Errorf("%s", b)
 	}
 	if resp, b := p.do("PATCH", "/1.0/images/aliases/none", `{}`); resp.StatusCode != 404 {

@@ -10,8 +10,10 @@ import (
 
 func wireSnapshot(s instance.Snapshot) api.InstanceSnapshot {
 	return api.InstanceSnapshot{
-		Architecture: s.Architecture, Config: orEmpty(s.Options), CreatedAt: s.CreatedAt, Description: s.Description, Devices: orEmpty(s.Devices),
-		Ephemeral: s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices), ExpiresAt: s.ExpiresAt,
+		Architecture: s.Architecture, Config: orEmpty(s.Options), CreatedAt: s.CreatedAt, Description: s.Description,
+		Devices:   orEmpty(s.Devices),
+		Ephemeral: s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices),
+		ExpiresAt:  s.ExpiresAt,
 		LastUsedAt: s.LastUsedAt, Name: s.Name, Profiles: orNone(s.Profiles), Size: s.Size,
 	}
 }
@@ -46,9 +48,11 @@ func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) (any, err
 		return nil, err
 	}
 	if post.Stateful {
-		return nil, kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, not its memory; leave --stateful out")
+		return nil, kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an "+
+			"instance, not its memory; leave --stateful out")
 	}
-	return s.d.CreateSnapshot(r.Context(), r.PathValue("name"), instance.NewSnapshot{Name: post.Name, ExpiresAt: post.ExpiresAt})
+	return s.d.CreateSnapshot(r.Context(), r.PathValue("name"), instance.NewSnapshot{Name: post.Name,
+		ExpiresAt: post.ExpiresAt})
 }
 
 // snapshotState is what the ETag of a snapshot stands for.

@@ -23,7 +23,8 @@ func (p *peer) finish(method, path, body string, header ...string) api.Operation
 
 func TestSnapshots(t *testing.T) {
 	p := start(t)
-	if o := p.finish("POST", "/1.0/instances", `{"name":"c1","source":{"type":"none"},"config":{"snapshots.expiry":"1d"}}`); o.Err != "" {
+	if o := p.finish("POST", "/1.0/instances",
+		`{"name":"c1","source":{"type":"none"},"config":{"snapshots.expiry":"1d"}}`); o.Err != "" {
 		t.Fatal(o.Err)
 	}
 	const list = "/1.0/instances/c1/snapshots"
@@ -43,7 +44,8 @@ func TestSnapshots(t *testing.T) {
 		t.Error(d)
 	}
 	objects := get[[]api.InstanceSnapshot](p, list+"?recursion=1")
-	if len(objects) != 2 || objects[0].Name != "s0" || objects[0].ExpiresAt.IsZero() || !objects[1].ExpiresAt.IsZero() || objects[0].ExpandedDevices["root"] == nil {
+	if len(objects) != 2 || objects[0].Name != "s0" || objects[0].ExpiresAt.IsZero() || !objects[1].ExpiresAt.IsZero() ||
+		objects[0].ExpandedDevices["root"] == nil {
 		t.Errorf("%+v", objects)
 	}
 	for _, path := range []string{"/1.0/instances?recursion=2", "/1.0/instances/c1?recursion=1"} {
@@ -77,7 +79,8 @@ func TestSnapshots(t *testing.T) {
 	if o := p.finish("POST", "/1.0/instances", `{"name":"c2","source":{"type":"copy","source":"c1/s1"}}`); o.Err != "" {
 		t.Error(o.Err)
 	}
-	if o := p.finish("POST", "/1.0/instances", `{"name":"c3","source":{"type":"copy","source":"c1"}}`); o.Err != "" || len(get[[]string](p, "/1.0/instances/c3/snapshots")) != 2 {
+	if o := p.finish("POST", "/1.0/instances", `{"name":"c3","source":{"type":"copy","source":"c1"}}`); o.Err != "" ||
+		len(get[[]string](p, "/1.0/instances/c3/snapshots")) != 2 {
 		t.Error(o.Err)
 	}
 	if o := p.finish("DELETE", "/1.0/containers/c1/snapshots/s1", ""); o.Err != "" {
@@ -99,7 +102,8 @@ func TestSnapshots(t *testing.T) {
 		{"GET", "/1.0/instances/nothing/snapshots", ``, 404, "not found"},
 		{"POST", "/1.0/instances", `{"name":"c4","source":{"type":"copy","source":"c1/x"}}`, 404, "has no snapshot"},
 		{"POST", "/1.0/images", `{"source":{"type":"snapshot","name":"c1/x"}}`, 404, "has no snapshot"},
-		{"POST", "/1.0/images", `{"source":{"type":"instance","name":"c1"},"compression_algorithm":"sh -c x"}`, 400, "Invalid compression algorithm"},
+		{"POST", "/1.0/images", `{"source":{"type":"instance","name":"c1"},"compression_algorithm":"sh -c x"}`, 400,
+			"Invalid compression algorithm"},
 		{"POST", "/1.0/images", `{"source":{"type":"instance","name":"c1"},"format":"flat"}`, 400, "format"},
 	} {
 		resp, b := p.do(c.method, c.path, c.body, "Content-Type", "application/json")

@@ -146,7 +146,8 @@ func (s *Server) getDirect(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	if len(img.Files) != 1 {
-		return nil, kiln.Errorf(kiln.NotFound, "image %q has two files, which this protocol can't tell; use simplestreams: https://%s", r.PathValue("name"), r.Host)
+		return nil, kiln.Errorf(kiln.NotFound, "image %q has two files, which this protocol can't tell; use "+
+			"simplestreams: https://%s", r.PathValue("name"), r.Host)
 	}
 	url := fmt.Sprintf("https://%s/1.0/images/%s/export", r.Host, img.Fingerprint)
 	for _, family := range []string{"LXD", "Incus", "Kiln"} {

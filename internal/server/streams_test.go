@@ -33,7 +33,8 @@ func TestStreamsAfterPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, b := to.do("POST", "/1.0/images", fmt.Sprintf(`{"public": true, "source": {"type": "image", "mode": "pull", "server": %q, "fingerprint": %q, "certificate": %s}}`, web.URL, fp, text), "Content-Type", "application/json")
+	_, b := to.do("POST", "/1.0/images",
+		fmt.Sprintf(`{"public": true, "source": {"type": "image", "mode": "pull", "server": %q, "fingerprint": %q, "certificate": %s}}`, web.URL, fp, text), "Content-Type", "application/json")
 	var a api.Response
 	if err := json.Unmarshal(b, &a); err != nil {
 		t.Fatal(err)

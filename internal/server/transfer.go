@@ -30,9 +30,11 @@ func (s *Server) shareInstance(w http.ResponseWriter, r *http.Request) (any, err
 
 func wireTransferInstance(m kiln.InstanceState) api.TransferInstance {
 	return api.TransferInstance{
-		Name: m.Name, Architecture: m.Architecture, Description: m.Description, Ephemeral: m.Ephemeral, Profiles: orNone(m.Profiles),
-		Config: orEmpty(m.Config), Devices: orEmpty(m.Devices), CreatedAt: m.CreatedAt, ExpiresAt: m.ExpiresAt, LastUsedAt: m.LastUsedAt,
-		Trigger: m.Trigger, Base: fingerprintText(m.Base), Layers: orNone(m.Layers), Metadata: m.Meta,
+		Name: m.Name, Architecture: m.Architecture, Description: m.Description, Ephemeral: m.Ephemeral,
+		Profiles: orNone(m.Profiles),
+		Config:   orEmpty(m.Config), Devices: orEmpty(m.Devices), CreatedAt: m.CreatedAt, ExpiresAt: m.ExpiresAt,
+		LastUsedAt: m.LastUsedAt,
+		Trigger:    m.Trigger, Base: fingerprintText(m.Base), Layers: orNone(m.Layers), Metadata: m.Meta,
 	}
 }
 
@@ -42,7 +44,8 @@ func (s *Server) getTransfer(w http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	out := api.InstanceTransfer{TransferInstance: wireTransferInstance(t.InstanceState), Snapshots: []api.TransferInstance{}, Images: []string{}, Parts: []api.TransferPart{}}
+	out := api.InstanceTransfer{TransferInstance: wireTransferInstance(t.InstanceState),
+		Snapshots: []api.TransferInstance{}, Images: []string{}, Parts: []api.TransferPart{}}
 	for _, m := range t.Snapshots {
 		out.Snapshots = append(out.Snapshots, wireTransferInstance(m))
 	}

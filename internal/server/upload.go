@@ -72,7 +72,8 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 		return nil, kiln.Errorf(kiln.Invalid, "Invalid images JSON: the source is missing")
 	}
 	spec := daemon.ImportSpec{
-		Filename: post.Filename, Public: post.Public, AutoUpdate: post.AutoUpdate, Properties: post.Properties, Profiles: post.Profiles,
+		Filename: post.Filename, Public: post.Public, AutoUpdate: post.AutoUpdate, Properties: post.Properties,
+		Profiles:    post.Profiles,
 		MoveAliases: post.MoveAliases || post.Reuse, Reuse: post.Reuse,
 	}
 	if !unset(post.ExpiresAt) {
@@ -84,7 +85,8 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	switch src := post.Source; {
 	case src.Mode == "push":
 		if spec.AutoUpdate {
-			return nil, kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: what is pushed can't be asked for again")
+			return nil, kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: what is pushed can't be asked "+
+				"for again")
 		}
 		fp, err := kiln.ParseFingerprint(src.Fingerprint)
 		if err != nil {
@@ -99,7 +101,8 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	case src.Type == "image", src.Type == "url":
 		return s.d.PullImage(r.Context(), pullSpec(spec, *src))
 	default:
-		return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this version of kiln; there are image, url, instance and snapshot", src.Type)
+		return nil, kiln.Errorf(kiln.Unsupported, "making an image from a source of type %q is not supported by this "+
+			"version of kiln; there are image, url, instance and snapshot", src.Type)
 	}
 }
 
@@ -109,7 +112,8 @@ func (s *Server) estimateImage(r *http.Request, spec daemon.PullSpec) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	e := api.ImageEstimate{Fingerprint: img.Fingerprint.String(), Size: img.Size, Here: len(list) == 0, Files: []api.FileEstimate{}}
+	e := api.ImageEstimate{Fingerprint: img.Fingerprint.String(), Size: img.Size, Here: len(list) == 0,
+		Files: []api.FileEstimate{}}
 	for _, f := range list {
 		e.Files = append(e.Files, api.FileEstimate{Role: string(f.File.Role), Size: f.File.Size, Moves: f.Moves, How: f.How})
 	}
@@ -118,7 +122,8 @@ func (s *Server) estimateImage(r *http.Request, spec daemon.PullSpec) (any, erro
 
 // pullSpec reads where an image is to come from.
 func pullSpec(spec daemon.ImportSpec, src api.ImagesPostSource) daemon.PullSpec {
-	p := daemon.PullSpec{ImportSpec: spec, Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret, Project: src.Project}
+	p := daemon.PullSpec{ImportSpec: spec, Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess),
+		Secret: src.Secret, Project: src.Project}
 	switch {
 	case src.Type == "url":
 		p.Remote.Protocol, p.Remote.Server, p.Name = kiln.ProtocolDirect, src.URL, src.URL
@@ -135,7 +140,8 @@ func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.
 	if protocol == "" {
 		protocol = kiln.ProtocolLXD
 	}
-	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(server, "/"), Mirrors: more.Mirrors, Certificate: certificate, CA: more.CA, Proxy: more.Proxy}
+	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(server, "/"), Mirrors: more.Mirrors,
+		Certificate: certificate, CA: more.CA, Proxy: more.Proxy}
 }
 
 // importSpec reads what the headers of an upload say.
@@ -235,9 +241,11 @@ func (u *upload) Next() (kiln.File, error) {
 	}
 	switch want := [...]string{1: "metadata", 2: "rootfs"}; {
 	case part.FormName() == "rootfs.img":
-		return kiln.File{}, kiln.Errorf(kiln.Unsupported, "this is an image of a virtual machine; kiln runs system containers")
+		return kiln.File{}, kiln.Errorf(kiln.Unsupported,
+			"this is an image of a virtual machine; kiln runs system containers")
 	case u.count >= len(want) || part.FormName() != want[u.count]:
-		return kiln.File{}, kiln.Errorf(kiln.Invalid, "part %d of the upload is %q; an upload of two files has the parts \"metadata\" and \"rootfs\", in this order", u.count, part.FormName())
+		return kiln.File{}, kiln.Errorf(kiln.Invalid, "part %d of the upload is %q; an upload of two files has the parts "+
+			"\"metadata\" and \"rootfs\", in this order", u.count, part.FormName())
 	}
 	u.body = part
 	return kiln.File{Name: part.FileName(), Size: -1}, nil

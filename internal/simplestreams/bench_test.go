@@ -13,7 +13,8 @@ func manyImages(t testing.TB, n int) []kiln.Image {
 	images := make([]kiln.Image, n)
 	for i := range images {
 		img := image(t, "1", map[string]string{
-			"os": "Debian", "release": fmt.Sprint("release", i/10), "serial": fmt.Sprint(20260101 + i%10), "variant": "default", "description": "Debian",
+			"os": "Debian", "release": fmt.Sprint("release", i/10), "serial": fmt.Sprint(20260101 + i%10), "variant": "default",
+			"description": "Debian",
 		})
 		img.Fingerprint[0], img.Fingerprint[1] = byte(i), byte(i>>8)
 		if i%10 == 9 {

@@ -35,7 +35,8 @@ func newDraft(img kiln.Image, pathOf func(kiln.Image, kiln.File) string) (draft,
 	d.key = strings.Join([]string{
 		keyPart(p.OS), keyPart(cmp.Or(p.Release, "unknown")), p.Arch, keyPart(p.Variant),
 	}, ":")
-	d.facts = fmt.Sprintf("%q %q", d.key, []any{p.OS, p.Release, p.ReleaseTitle, p.Version, p.Variant, p.SupportEOL, p.Requirements})
+	d.facts = fmt.Sprintf("%q %q", d.key, []any{p.OS, p.Release, p.ReleaseTitle, p.Version, p.Variant, p.SupportEOL,
+		p.Requirements})
 	return d, nil
 }
 

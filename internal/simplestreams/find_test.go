@@ -12,7 +12,8 @@ import (
 func TestFind(t *testing.T) {
 	disk := itemText("lxd.tar.xz", "a", `,"combined_disk1-img_sha256":"`+sum("d")+`","combined_squashfs_sha256":"`+sum("7")+`"`) + "," + itemText("disk1.img", "c", "")
 	images := parse(t, list(
-		productText("12:amd64", "amd64", `"aliases":"debian/12, debian/12,,debian/bookworm,shared",`, versionText("20260201_00:00", pair("12")), versionText("20260101", pair("1234"))),
+		productText("12:amd64", "amd64", `"aliases":"debian/12, debian/12,,debian/bookworm,shared",`,
+			versionText("20260201_00:00", pair("12")), versionText("20260101", pair("1234"))),
 		productText("12:i386", "i386", `"aliases":"debian/12,old",`, versionText("20260301", pair("3"))),
 		productText("12:arm64", "arm64", `"aliases":"debian/12,arm,old",`, versionText("20260301", pair("4"))),
 		productText("13:amd64", "amd64", `"aliases":"debian/13,shared",`, versionText("20260202", pair("5"))),

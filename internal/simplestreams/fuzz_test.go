@@ -15,14 +15,16 @@ import (
 func stays(t *testing.T, p string) {
 	t.Helper()
 	first, _, _ := strings.Cut(p, "/")
-	if p == "" || p != path.Clean(p) || path.IsAbs(p) || strings.Contains(first, ":") || strings.ContainsAny(p, "\\%?#\x00\n") || slices.Contains(strings.Split(p, "/"), "..") {
+	if p == "" || p != path.Clean(p) || path.IsAbs(p) || strings.Contains(first, ":") ||
+		strings.ContainsAny(p, "\\%?#\x00\n") || slices.Contains(strings.Split(p, "/"), "..") {
 		t.Fatalf("path %q", p)
 	}
 }
 
 func FuzzParseIndex(f *testing.F) {
 	f.Add(indexText(entryText("images", "image-downloads", "streams/v1/images.json", `"a"`)))
-	f.Add(indexText(entryText("x", "image-downloads", "../x", `"a"`), entryText("y", "image-downloads", "https://x/y", `"a"`)))
+	f.Add(indexText(entryText("x", "image-downloads", "../x", `"a"`), entryText("y", "image-downloads", "https://x/y",
+		`"a"`)))
 	f.Add(list())
 	f.Fuzz(func(t *testing.T, text string) {
 		paths, err := ParseIndex(strings.NewReader(text))
@@ -42,9 +44,12 @@ func FuzzParseProducts(f *testing.F) {
 	product := func(fields, version, items string) string {
 		return `{"products":{"p":{"arch":"arm64",` + fields + `"versions":{"` + version + `":{"items":{` + items + `}}}}}}`
 	}
-	f.Add(product(`"aliases":"a,b/arm64",`, "20260102_0304", `"":{"ftype":"squashfs","path":"x/y","size":5,"sha256":"#1"}`))
-	f.Add(product(`"os":"T","support_eol":"2030-01-01",`, "20260102", `"":{"ftype":"lxd.tar.xz","path":"x","sha256":"#1","combined_sha256":"#2"},"r":{"ftype":"root.tar.xz","path":"y","sha256":"#a"}`))
-	f.Add(product(`"requirements":{"a":"b"},`, "20260102", `"":{"ftype":"incus_combined.tar.gz","path":"../x","sha256":"#A","combined_type":"virtual-machine"}`))
+	f.Add(product(`"aliases":"a,b/arm64",`, "20260102_0304",
+		`"":{"ftype":"squashfs","path":"x/y","size":5,"sha256":"#1"}`))
+	f.Add(product(`"os":"T","support_eol":"2030-01-01",`, "20260102",
+		`"":{"ftype":"lxd.tar.xz","path":"x","sha256":"#1","combined_sha256":"#2"},"r":{"ftype":"root.tar.xz","path":"y","sha256":"#a"}`))
+	f.Add(product(`"requirements":{"a":"b"},`, "20260102",
+		`"":{"ftype":"incus_combined.tar.gz","path":"../x","sha256":"#A","combined_type":"virtual-machine"}`))
 	f.Add(product("", "20260102", `"":{"ftype":"squashfs.vcdiff","delta_base":"20260101","path":"x","sha256":"#1"}`))
 	f.Fuzz(func(t *testing.T, text string) {
 		text = sums.Replace(text)
@@ -71,7 +76,8 @@ func checkImage(t *testing.T, p *Products, img Image) {
 	if arch, err := kiln.ParseArch(img.Architecture); err != nil || arch != img.Architecture {
 		t.Fatalf("architecture %q", img.Architecture)
 	}
-	if img.Type != "container" && img.Type != "virtual-machine" || img.Properties["serial"] != img.Version || img.CreatedAt.IsZero() || img.Size < 0 {
+	if img.Type != "container" && img.Type != "virtual-machine" || img.Properties["serial"] != img.Version ||
+		img.CreatedAt.IsZero() || img.Size < 0 {
 		t.Fatalf("%+v", img)
 	}
 	if len(img.Files) == 0 || len(img.Files) > 2 || img.Fingerprint.IsZero() && len(img.Files) != 1 {

@@ -9,25 +9,34 @@ import (
 )
 
 func indexText(entries ...string) string {
-	return `{"format":"index:1.0","updated":"Sat, 21 Nov 2026 01:00:00 +0000","index":{` + strings.Join(entries, ",") + `}}`
+	return `{"format":"index:1.0","updated":"Sat, 21 Nov 2026 01:00:00 +0000","index":{` +
+		strings.Join(entries, ",") + `}}`
 }
 
 func entryText(name, datatype, path string, products ...string) string {
-	return fmt.Sprintf(`%q:{"datatype":%q,"path":%q,"format":"products:1.0","updated":"..","products":[%s]}`, name, datatype, path, strings.Join(products, ","))
+	return fmt.Sprintf(`%q:{"datatype":%q,"path":%q,"format":"products:1.0","updated":"..","products":[%s]}`, name,
+		datatype, path, strings.Join(products, ","))
 }
 
 // TestIndex reads what there is to read.
 func TestIndex(t *testing.T) {
 	for text, want := range map[string][]string{
 		indexText(): nil,
-		indexText(entryText("images", "image-downloads", "streams/v1/images.json", `"a"`)):                                     {"streams/v1/images.json"},
-		indexText(entryText("images", "image-downloads", "streams/v1/images.json")):                                            nil,
-		indexText(entryText("ids", "image-ids", "streams/v1/aws.json", `"a"`)):                                                 nil,
-		indexText(entryText("b", "image-downloads", "b.json", `"a"`), entryText("a", "image-downloads", "a//./x:y.json", `5`)): {"b.json", "a/x:y.json"},
-		indexText(entryText("b", "image-downloads", "b.json", `"a"`), entryText("a", "image-downloads", "./b.json", `"a"`)):    {"b.json"},
-		indexText(entryText("b", "image-downloads", "b.json", `"a"`), entryText("a", "image-downloads", "/etc/passwd", `"a"`)): {"b.json"},
-		indexText(entryText("b", "image-downloads", "b.json", `"a"`), `"c":5,"d":{"datatype":[]}`):                             {"b.json"},
-		`{"other":[{}],"index":{` + entryText("b", "image-downloads", "b.json", `"a"`) + `}}`:                                  {"b.json"},
+		indexText(entryText("images", "image-downloads", "streams/v1/images.json",
+			`"a"`)): {"streams/v1/images.json"},
+		indexText(entryText("images", "image-downloads",
+			"streams/v1/images.json")): nil,
+		indexText(entryText("ids", "image-ids", "streams/v1/aws.json",
+			`"a"`)): nil,
+		indexText(entryText("b", "image-downloads", "b.json", `"a"`), entryText("a", "image-downloads", "a//./x:y.json",
+			`5`)): {"b.json", "a/x:y.json"},
+		indexText(entryText("b", "image-downloads", "b.json", `"a"`), entryText("a", "image-downloads", "./b.json",
+			`"a"`)): {"b.json"},
+		indexText(entryText("b", "image-downloads", "b.json", `"a"`), entryText("a", "image-downloads", "/etc/passwd",
+			`"a"`)): {"b.json"},
+		indexText(entryText("b", "image-downloads", "b.json", `"a"`),
+			`"c":5,"d":{"datatype":[]}`): {"b.json"},
+		`{"other":[{}],"index":{` + entryText("b", "image-downloads", "b.json", `"a"`) + `}}`: {"b.json"},
 		`{"index":null}`: nil,
 	} {
 		got, err := ParseIndex(strings.NewReader(text))

@@ -38,8 +38,10 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	got := parse(t, list(productText("p", "amd64", `"requirements":{`+strings.TrimSuffix(requirements.String(), ",")+`},`, versionText("20260201", pair("1")))))
-	needs := slices.DeleteFunc(slices.Collect(maps.Keys(got[0].Properties)), func(k string) bool { return !strings.HasPrefix(k, "requirements.") })
+	got := parse(t, list(productText("p", "amd64", `"requirements":{`+strings.TrimSuffix(requirements.String(), ",")+`},`,
+		versionText("20260201", pair("1")))))
+	needs := slices.DeleteFunc(slices.Collect(maps.Keys(got[0].Properties)),
+		func(k string) bool { return !strings.HasPrefix(k, "requirements.") })
 	if len(needs) != maxRequirements {
 		t.Errorf("there are %d requirements", len(needs))
 	}
@@ -47,7 +49,8 @@ func TestLimits(t *testing.T) {
 
 // TestLimitOfBytes is the same for text that makes nothing.
 func TestLimitOfBytes(t *testing.T) {
-	for limit, kind := range map[int64]kiln.Kind{int64(len(tiny)): "", int64(len(tiny)) - 1: kiln.TooLarge, 1: kiln.TooLarge, 0: kiln.TooLarge} {
+	for limit, kind := range map[int64]kiln.Kind{int64(len(tiny)): "", int64(len(tiny)) - 1: kiln.TooLarge,
+		1: kiln.TooLarge, 0: kiln.TooLarge} {
 		d := newDocument(strings.NewReader(tiny), limit)
 		err := errors.Join(d.ignore(), d.end())
 		if kind == "" && err != nil || kind != "" && !errors.Is(err, kind) {

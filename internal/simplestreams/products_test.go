@@ -26,7 +26,8 @@ func fingerprint(t testing.TB, digits string) kiln.Fingerprint {
 
 // list is a document with these products, each `"key":{…}`.
 func list(products ...string) string {
-	return `{"content_id":"images","datatype":"image-downloads","format":"products:1.0","products":{` + strings.Join(products, ",") + `}}`
+	return `{"content_id":"images","datatype":"image-downloads","format":"products:1.0","products":{` +
+		strings.Join(products, ",") + `}}`
 }
 
 // product is a product of Tiny Linux, with fields of its own before the versions.
@@ -44,12 +45,14 @@ var items int
 // itemText is an item with a path of its own and more fields, each `,"x":"y"`.
 func itemText(ftype, digits, more string) string {
 	items++
-	return fmt.Sprintf(`"item%d":{"ftype":%q,"path":"images/%d/x","size":10,"sha256":%q%s}`, items, ftype, items, sum(digits), more)
+	return fmt.Sprintf(`"item%d":{"ftype":%q,"path":"images/%d/x","size":10,"sha256":%q%s}`, items, ftype, items,
+		sum(digits), more)
 }
 
 // pair is a version's metadata and squashfs, whose image has the checksum digits.
 func pair(digits string) string {
-	return itemText("lxd.tar.xz", "e", `,"combined_squashfs_sha256":"`+sum(digits)+`"`) + "," + itemText("squashfs", "f", "")
+	return itemText("lxd.tar.xz", "e", `,"combined_squashfs_sha256":"`+sum(digits)+`"`) + "," +
+		itemText("squashfs", "f", "")
 }
 
 func parse(t testing.TB, text string) []Image {
@@ -85,7 +88,8 @@ func TestImages(t *testing.T) {
 	meta := File{"lxd.tar.xz", "images/new/lxd.tar.xz", "lxd.tar.xz", 696, fingerprint(t, "4")}
 	properties := func(kind string) map[string]string {
 		return map[string]string{
-			"os": "Tiny", "release": "one", "version": "1.0", "architecture": "amd64", "label": "daily", "serial": "20260201_15:30",
+			"os": "Tiny", "release": "one", "version": "1.0", "architecture": "amd64", "label": "daily",
+			"serial":  "20260201_15:30",
 			"variant": "default", "type": kind, "description": "Tiny 1.0 amd64 (default) (daily) (20260201_15:30)",
 			"requirements.nesting": "true", "requirements.secureboot": "false",
 		}
@@ -93,15 +97,20 @@ func TestImages(t *testing.T) {
 	image := func(digits, kind string, size int64, root File) Image {
 		return Image{
 			Fingerprint: fingerprint(t, digits), Type: kind, Architecture: "x86_64", Properties: properties(root.FType),
-			Product: "tiny:1.0:amd64:default", Version: "20260201_15:30", CreatedAt: time.Date(2026, 2, 1, 15, 30, 0, 0, time.UTC),
+			Product: "tiny:1.0:amd64:default", Version: "20260201_15:30", CreatedAt: time.Date(2026, 2, 1, 15, 30, 0, 0,
+				time.UTC),
 			ExpiresAt: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), Size: size, Files: []File{meta, root},
 		}
 	}
-	squashfs := image("6", "container", 1041080, File{"root.squashfs", "images/new/root.squashfs", "squashfs", 1040384, fingerprint(t, "8")})
+	squashfs := image("6", "container", 1041080, File{"root.squashfs", "images/new/root.squashfs", "squashfs", 1040384,
+		fingerprint(t, "8")})
 	squashfs.Aliases = []string{"tiny/1.0", "tiny", "tiny/default"}
-	squashfs.Deltas = []Delta{{File{"d.vcdiff", "images/new/d.vcdiff", "squashfs.vcdiff", 77, fingerprint(t, "b")}, "20260101_00:00"}}
-	tarball := image("5", "container", 879052, File{"root.tar.xz", "images/new/root.tar.xz", "root.tar.xz", 878356, fingerprint(t, "9")})
-	disk := image("7", "virtual-machine", 705, File{"disk.qcow2", "images/new/disk.qcow2", "disk-kvm.img", 9, fingerprint(t, "a")})
+	squashfs.Deltas = []Delta{{File{"d.vcdiff", "images/new/d.vcdiff", "squashfs.vcdiff", 77, fingerprint(t, "b")},
+		"20260101_00:00"}}
+	tarball := image("5", "container", 879052, File{"root.tar.xz", "images/new/root.tar.xz", "root.tar.xz", 878356,
+		fingerprint(t, "9")})
+	disk := image("7", "virtual-machine", 705, File{"disk.qcow2", "images/new/disk.qcow2", "disk-kvm.img", 9,
+		fingerprint(t, "a")})
 	disk.Aliases = squashfs.Aliases
 	got := p.Images()
 	if len(got) != 4 {
@@ -158,20 +167,32 @@ func TestItems(t *testing.T) {
 		items []string
 		want  string // kind:digit:number of files; "-" is no fingerprint
 	}{
-		"split":            {[]string{pair("1")}, "squashfs:1:2"},
-		"incus only":       {[]string{itemText("incus.tar.xz", "a", with("combined_squashfs_sha256", "1")), itemText("squashfs", "c", "")}, "squashfs:1:2"},
-		"rootxz":           {[]string{itemText("lxd.tar.xz", "a", with("combined_rootxz_sha256", "1")+with("combined_sha256", "2")), itemText("root.tar.xz", "c", "")}, "root.tar.xz:1:2"},
-		"older name":       {[]string{itemText("lxd.tar.xz", "a", with("combined_sha256", "2")), itemText("root.tar.xz", "c", "")}, "root.tar.xz:2:2"},
-		"the one with sum": {[]string{itemText("incus.tar.xz", "a", ""), itemText("lxd.tar.xz", "b", with("combined_squashfs_sha256", "3")), itemText("squashfs", "c", "")}, "squashfs:3:2"},
-		"incus first":      {[]string{itemText("lxd.tar.xz", "b", with("combined_squashfs_sha256", "3")), itemText("incus.tar.xz", "a", with("combined_squashfs_sha256", "4")), itemText("squashfs", "c", "")}, "squashfs:4:2"},
-		"pair without sum": {[]string{itemText("lxd.tar.xz", "a", with("combined_rootxz_sha256", "1")), itemText("squashfs", "c", ""), itemText("root.tar.xz", "d", "")}, "root.tar.xz:1:2"},
-		"no metadata":      {[]string{itemText("squashfs", "c", "")}, "squashfs:-:1"},
-		"two names":        {[]string{itemText("lxd_combined.tar.gz", "5", ""), itemText("incus_combined.tar.gz", "5", "")}, "incus_combined.tar.gz:5:1"},
-		"two combined":     {[]string{itemText("lxd_combined.tar.gz", "5", ""), itemText("incus_combined.tar.gz", "6", "")}, "incus_combined.tar.gz:6:1 lxd_combined.tar.gz:5:1"},
+		"split": {[]string{pair("1")}, "squashfs:1:2"},
+		"incus only": {[]string{itemText("incus.tar.xz", "a", with("combined_squashfs_sha256", "1")),
+			itemText("squashfs", "c", "")}, "squashfs:1:2"},
+		"rootxz": {[]string{itemText("lxd.tar.xz", "a", with("combined_rootxz_sha256", "1")+with("combined_sha256",
+			"2")), itemText("root.tar.xz", "c", "")}, "root.tar.xz:1:2"},
+		"older name": {[]string{itemText("lxd.tar.xz", "a", with("combined_sha256", "2")),
+			itemText("root.tar.xz", "c", "")}, "root.tar.xz:2:2"},
+		"the one with sum": {[]string{itemText("incus.tar.xz", "a", ""), itemText("lxd.tar.xz", "b",
+			with("combined_squashfs_sha256", "3")), itemText("squashfs", "c", "")}, "squashfs:3:2"},
+		"incus first": {[]string{itemText("lxd.tar.xz", "b", with("combined_squashfs_sha256", "3")),
+			itemText("incus.tar.xz", "a", with("combined_squashfs_sha256", "4")), itemText("squashfs", "c", "")},
+			"squashfs:4:2"},
+		"pair without sum": {[]string{itemText("lxd.tar.xz", "a", with("combined_rootxz_sha256", "1")),
+			itemText("squashfs", "c", ""), itemText("root.tar.xz", "d", "")}, "root.tar.xz:1:2"},
+		"no metadata": {[]string{itemText("squashfs", "c", "")}, "squashfs:-:1"},
+		"two names": {[]string{itemText("lxd_combined.tar.gz", "5", ""), itemText("incus_combined.tar.gz", "5", "")},
+			"incus_combined.tar.gz:5:1"},
+		"two combined": {[]string{itemText("lxd_combined.tar.gz", "5", ""), itemText("incus_combined.tar.gz", "6", "")},
+			"incus_combined.tar.gz:6:1 lxd_combined.tar.gz:5:1"},
 		"the first of two": {[]string{pair("1"), itemText("squashfs", "c", "")}, "squashfs:1:2"},
 		"a bad one first":  {[]string{itemText("lxd.tar.xz", "E", ""), pair("1")}, "squashfs:1:2"},
-		"disks":            {[]string{itemText("lxd.tar.xz", "a", with("combined_uefi1-img_sha256", "1")+with("combined_disk1-img_sha256", "2")), itemText("disk1.img", "c", ""), itemText("uefi1.img", "d", "")}, "uefi1.img:1:2 disk1.img:2:2"},
-		"bad delta":        {[]string{pair("1"), itemText("squashfs.vcdiff", "c", ""), itemText("squashfs.vcdiff", "c", `,"delta_base":"20260201"`)}, "squashfs:1:2"},
+		"disks": {[]string{itemText("lxd.tar.xz", "a", with("combined_uefi1-img_sha256",
+			"1")+with("combined_disk1-img_sha256", "2")), itemText("disk1.img", "c", ""), itemText("uefi1.img", "d", "")},
+			"uefi1.img:1:2 disk1.img:2:2"},
+		"bad delta": {[]string{pair("1"), itemText("squashfs.vcdiff", "c", ""),
+			itemText("squashfs.vcdiff", "c", `,"delta_base":"20260201"`)}, "squashfs:1:2"},
 	} {
 		var got []string
 		for _, img := range parse(t, list(productText("p", "amd64", "", versionText("20260201", c.items...)))) {
@@ -191,7 +212,8 @@ func TestItems(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
-	vm := parse(t, list(productText("p", "amd64", "", versionText("20260201", itemText("incus_combined.tar.gz", "5", `,"combined_type":"virtual-machine"`)))))
+	vm := parse(t, list(productText("p", "amd64", "", versionText("20260201",
+		itemText("incus_combined.tar.gz", "5", `,"combined_type":"virtual-machine"`)))))
 	if vm[0].Type != "virtual-machine" || vm[0].Properties["type"] != "tar.gz" {
 		t.Errorf("a unified virtual machine is %+v", vm[0])
 	}
@@ -203,7 +225,8 @@ func TestUnknown(t *testing.T) {
 		`"r":{"ftype":"root.tar.xz","path":"r","sha256":"` + sum("3") + `"}`
 	delta := itemText("squashfs", "a", "") + "," + itemText("squashfs.vcdiff", "b", `,"delta_base":"20260201"`)
 	p, err := ParseProducts(strings.NewReader(list(productText("p", "amd64", "",
-		versionText("20260203", unsized), versionText("20260202", delta), versionText("20260201", itemText("squashfs", "c", ""))))))
+		versionText("20260203", unsized), versionText("20260202", delta), versionText("20260201",
+			itemText("squashfs", "c", ""))))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,29 +246,32 @@ func TestUnusable(t *testing.T) {
 		return one(fmt.Sprintf(`"x":{"ftype":"squashfs","path":%q,"size":%s,"sha256":%q}`, path, size, sha))
 	}
 	for text, want := range map[string]string{
-		squashfs("a/b", "1", strings.ToUpper(sum("a"))):                             `"AAA`,
-		squashfs("a/b", "1", "abc"):                                                 `sha256 "abc" is not`,
-		squashfs("a/b", "1", sum("0")):                                              "is not 64",
-		squashfs("a/b", "-1", sum("a")):                                             "-1 bytes is no size",
-		squashfs("a/b", "2000000000000000", sum("a")):                               "is no size",
-		squashfs("a/b", "1e300", sum("a")):                                          "cannot unmarshal",
-		squashfs("", "1", sum("a")):                                                 "it has no path",
-		squashfs("/etc/passwd", "1", sum("a")):                                      "is absolute",
-		squashfs("//host/x", "1", sum("a")):                                         "is absolute",
-		squashfs("https://host/x", "1", sum("a")):                                   "is absolute",
-		squashfs("./http://host/x", "1", sum("a")):                                  "is absolute",
-		squashfs("a/../../b", "1", sum("a")):                                        "leads out",
-		squashfs("a/%2e%2e/b", "1", sum("a")):                                       "one of",
-		squashfs(`a\\..\\b`, "1", sum("a")):                                         "one of",
-		squashfs("a?b", "1", sum("a")):                                              "one of",
-		squashfs(strings.Repeat("a", 2000), "1", sum("a")):                          "longer than",
-		one(itemText("manifest", "a", "")):                                          "has no file of an image",
-		one(itemText("lxd.tar.xz", "A", "") + "," + itemText("squashfs", "a", "")):  "is not 64", // never as if it had no metadata
-		one(itemText("lxd.tar.xz", "a", "") + "," + itemText("squashfs", "a", "")):  "no fingerprint of the image with squashfs",
+		squashfs("a/b", "1", strings.ToUpper(sum("a"))):    `"AAA`,
+		squashfs("a/b", "1", "abc"):                        `sha256 "abc" is not`,
+		squashfs("a/b", "1", sum("0")):                     "is not 64",
+		squashfs("a/b", "-1", sum("a")):                    "-1 bytes is no size",
+		squashfs("a/b", "2000000000000000", sum("a")):      "is no size",
+		squashfs("a/b", "1e300", sum("a")):                 "cannot unmarshal",
+		squashfs("", "1", sum("a")):                        "it has no path",
+		squashfs("/etc/passwd", "1", sum("a")):             "is absolute",
+		squashfs("//host/x", "1", sum("a")):                "is absolute",
+		squashfs("https://host/x", "1", sum("a")):          "is absolute",
+		squashfs("./http://host/x", "1", sum("a")):         "is absolute",
+		squashfs("a/../../b", "1", sum("a")):               "leads out",
+		squashfs("a/%2e%2e/b", "1", sum("a")):              "one of",
+		squashfs(`a\\..\\b`, "1", sum("a")):                "one of",
+		squashfs("a?b", "1", sum("a")):                     "one of",
+		squashfs(strings.Repeat("a", 2000), "1", sum("a")): "longer than",
+		one(itemText("manifest", "a", "")):                 "has no file of an image",
+		// never as if it had no metadata
+		one(itemText("lxd.tar.xz", "A", "") + "," + itemText("squashfs", "a", "")): "is not 64",
+		one(itemText("lxd.tar.xz", "a", "") + "," + itemText("squashfs", "a",
+			"")): "no fingerprint of the image with squashfs",
 		one(`"x":{"ftype":"lxd.tar.xz","path":5},` + itemText("squashfs", "a", "")): "cannot unmarshal",
 		list(productText("p", "pdp11", "", versionText("20260201", pair("1")))):     `"pdp11"`,
 		list(productText("p", "amd64", "", versionText("yesterday", pair("1")))):    "doesn't begin with a date",
-		list(productText("p", "amd64", "", versionText("20260201"+sum("a")+sum("a")+sum("a")+sum("a"), pair("1")))): "too long a name",
+		list(productText("p", "amd64", "", versionText("20260201"+sum("a")+sum("a")+sum("a")+sum("a"),
+			pair("1")))): "too long a name",
 		"":                                   "ends in the middle, after 0 bytes",
 		tiny[:len(tiny)/2]:                   "ends in the middle",
 		"<html>":                             "invalid character '<'",
@@ -270,10 +296,14 @@ func TestUnusable(t *testing.T) {
 func TestUnusableIsLeftOut(t *testing.T) {
 	text := list(
 		productText("bad", "pdp11", "", versionText("20260201", pair("1"))),
-		productText("good", "amd64", `"aliases":5,"requirements":{"a":"`+sum("long")+sum("long")+sum("long")+sum("long")+sum("long")+`","b":5},"unknown":{"x":[1,{}]},`,
-			versionText("20260301", itemText("squashfs", "X", "")), versionText("20260201", pair("2")), versionText("20260201", pair("3"))),
+		productText("good", "amd64",
+			`"aliases":5,"requirements":{"a":"`+
+				sum("long")+sum("long")+sum("long")+sum("long")+sum("long")+`","b":5},"unknown":{"x":[1,{}]},`,
+			versionText("20260301", itemText("squashfs", "X", "")), versionText("20260201", pair("2")),
+			versionText("20260201", pair("3"))),
 		productText("empty", "amd64", ""), `"nothing":null`,
-		productText("twice", "amd64", "", versionText("20260201", pair("4"))), productText("twice", "arm64", "", versionText("20260202", pair("5"))),
+		productText("twice", "amd64", "", versionText("20260201", pair("4"))),
+		productText("twice", "arm64", "", versionText("20260202", pair("5"))),
 	)
 	got := parse(t, text)
 	if len(got) != 2 || got[0].Fingerprint != fingerprint(t, "5") || got[1].Fingerprint != fingerprint(t, "3") {

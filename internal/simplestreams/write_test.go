@@ -51,7 +51,8 @@ func image(t testing.TB, digits string, properties map[string]string, aliases ..
 // TestWrite shows the documents as they are, for every kind of image.
 func TestWrite(t *testing.T) {
 	debian := image(t, "1", map[string]string{
-		"os": "Debian", "release": "bookworm", "version": "12", "serial": "20260131", "variant": "Cloud Init", "label": "release",
+		"os": "Debian", "release": "bookworm", "version": "12", "serial": "20260131", "variant": "Cloud Init",
+		"label":                "release",
 		"requirements.nesting": "true", "description": "not used",
 	}, "debian/12", "debian", "no,commas")
 	debian.ExpiresAt = time.Date(2028, 6, 10, 0, 0, 0, 0, time.UTC)
@@ -72,7 +73,8 @@ func TestWrite(t *testing.T) {
 		t.Error(diff)
 	}
 	item := func(name, kind, digits, file string, size int, sha, more string) string {
-		return fmt.Sprintf(`%q:{"ftype":%q,"path":"images/%s/%s","size":%d,"sha256":"%s"%s}`, name, kind, sum(digits), file, size, sum(sha), more)
+		return fmt.Sprintf(`%q:{"ftype":%q,"path":"images/%s/%s","size":%d,"sha256":"%s"%s}`, name, kind, sum(digits), file,
+			size, sum(sha), more)
 	}
 	squashfs, rootTar := `,"combined_squashfs_sha256":"`+sum("1")+`"`, `,"combined_sha256":"`+sum("2")+`","combined_rootxz_sha256":"`+sum("2")+`"`
 	want := `{"content_id":"images","datatype":"image-downloads","format":"products:1.0",` + stamp + `,"products":{` +
@@ -114,21 +116,36 @@ func TestPlace(t *testing.T) {
 		images []kiln.Image
 		want   map[string]string
 	}{
-		"one after the other":   {[]kiln.Image{image(t, "1", debian("20260101")), image(t, "2", debian("20260102"), "debian")}, map[string]string{key: "20260102=2 20260101=1"}},
-		"both have aliases":     {[]kiln.Image{image(t, "1", debian("20260101"), "old"), image(t, "2", debian("20260102"), "debian")}, map[string]string{key: "20260102=2", key + "-111111111111": "20260101=1"}},
-		"the older has one":     {[]kiln.Image{image(t, "1", debian("20260101"), "old"), image(t, "2", debian("20260102"))}, map[string]string{key: "20260102=2", key + "-111111111111": "20260101=1"}},
-		"one version twice":     {[]kiln.Image{image(t, "1", debian("20260101")), image(t, "2", debian("20260101"))}, map[string]string{key: "20260101=1", key + "-222222222222": "20260101=2"}},
-		"different facts":       {[]kiln.Image{image(t, "1", debian("20260101", "requirements.nesting", "true")), image(t, "2", debian("20260102"))}, map[string]string{key: "20260102=2", key + "-111111111111": "20260101=1"}},
-		"the same key":          {[]kiln.Image{image(t, "1", debian("20260101")), image(t, "2", debian("20260102", "os", "DEBIAN"))}, map[string]string{key: "20260102=2", key + "-111111111111": "20260101=1"}},
-		"a key that is taken":   {[]kiln.Image{image(t, "1", debian("20260101")), image(t, "2", debian("20260101")), image(t, "3", debian("20260101", "variant", "default-222222222222"))}, map[string]string{key: "20260101=1", key + "-222222222222": "20260101=2", key + "-222222222222-333333333333": "20260101=3"}},
-		"strange":               {[]kiln.Image{image(t, "1", debian("20260101", "os", "Ä \xff:/x", "release", "1.0_a-b"))}, map[string]string{"---" + "--x:1.0_a-b:amd64:default": "20260101=1"}},
-		"no date in serial":     {[]kiln.Image{image(t, "1", debian("weekly"))}, map[string]string{key: "20260201_15:30=1"}},
-		"serial isn't a name":   {[]kiln.Image{image(t, "1", debian("20260101/../x"))}, map[string]string{key: "20260201_15:30=1"}},
-		"serial on another day": {[]kiln.Image{image(t, "1", debian("20260101_1530"))}, map[string]string{key: "20260101_1530=1"}},
+		"one after the other": {[]kiln.Image{image(t, "1", debian("20260101")),
+			image(t, "2", debian("20260102"), "debian")}, map[string]string{key: "20260102=2 20260101=1"}},
+		"both have aliases": {[]kiln.Image{image(t, "1", debian("20260101"), "old"),
+			image(t, "2", debian("20260102"), "debian")}, map[string]string{key: "20260102=2",
+			key + "-111111111111": "20260101=1"}},
+		"the older has one": {[]kiln.Image{image(t, "1", debian("20260101"), "old"), image(t, "2", debian("20260102"))},
+			map[string]string{key: "20260102=2", key + "-111111111111": "20260101=1"}},
+		"one version twice": {[]kiln.Image{image(t, "1", debian("20260101")), image(t, "2", debian("20260101"))},
+			map[string]string{key: "20260101=1", key + "-222222222222": "20260101=2"}},
+		"different facts": {[]kiln.Image{image(t, "1", debian("20260101", "requirements.nesting", "true")),
+			image(t, "2", debian("20260102"))}, map[string]string{key: "20260102=2", key + "-111111111111": "20260101=1"}},
+		"the same key": {[]kiln.Image{image(t, "1", debian("20260101")),
+			image(t, "2", debian("20260102", "os", "DEBIAN"))}, map[string]string{key: "20260102=2",
+			key + "-111111111111": "20260101=1"}},
+		"a key that is taken": {[]kiln.Image{image(t, "1", debian("20260101")), image(t, "2", debian("20260101")),
+			image(t, "3", debian("20260101", "variant", "default-222222222222"))},
+			map[string]string{key: "20260101=1", key + "-222222222222": "20260101=2",
+				key + "-222222222222-333333333333": "20260101=3"}},
+		"strange": {[]kiln.Image{image(t, "1", debian("20260101", "os", "Ä \xff:/x", "release", "1.0_a-b"))},
+			map[string]string{"---" + "--x:1.0_a-b:amd64:default": "20260101=1"}},
+		"no date in serial": {[]kiln.Image{image(t, "1", debian("weekly"))}, map[string]string{key: "20260201_15:30=1"}},
+		"serial isn't a name": {[]kiln.Image{image(t, "1", debian("20260101/../x"))},
+			map[string]string{key: "20260201_15:30=1"}},
+		"serial on another day": {[]kiln.Image{image(t, "1", debian("20260101_1530"))},
+			map[string]string{key: "20260101_1530=1"}},
 	} {
 		got := map[string]string{}
 		for _, img := range write(t, c.images...) {
-			got[img.Product] = strings.TrimSpace(fmt.Sprintf("%s %s=%s", got[img.Product], img.Version, img.Fingerprint.String()[:1]))
+			got[img.Product] = strings.TrimSpace(fmt.Sprintf("%s %s=%s", got[img.Product], img.Version,
+				img.Fingerprint.String()[:1]))
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
@@ -153,10 +170,11 @@ func TestWriteErrors(t *testing.T) {
 		"isn't supported":   func(img *kiln.Image) { img.Architecture = "pdp11" },
 		"neither a unified": func(img *kiln.Image) { img.Files = nil },
 		"nor a split image": func(img *kiln.Image) { slices.Reverse(img.Files) },
-		"neither":           func(img *kiln.Image) { img.Files[0].Role, img.Files = kiln.Unified, img.Files[:1] }, // of another fingerprint
-		"-1 bytes":          func(img *kiln.Image) { img.Files[0].Size = -1 },
-		"is not 64":         func(img *kiln.Image) { img.Files[1].Hash = kiln.Fingerprint{} },
-		`path "images/111`:  func(img *kiln.Image) { img.Files[1].Ext = "/../../x" },
+		// of another fingerprint
+		"neither":          func(img *kiln.Image) { img.Files[0].Role, img.Files = kiln.Unified, img.Files[:1] },
+		"-1 bytes":         func(img *kiln.Image) { img.Files[0].Size = -1 },
+		"is not 64":        func(img *kiln.Image) { img.Files[1].Hash = kiln.Fingerprint{} },
+		`path "images/111`: func(img *kiln.Image) { img.Files[1].Ext = "/../../x" },
 	}
 	for want, breakIt := range broken {
 		img := image(t, "1", nil)
@@ -179,8 +197,10 @@ func TestWriteErrors(t *testing.T) {
 func drawImages(rt *rapid.T) []kiln.Image {
 	names := []string{"a", "b", "a/amd64", "a/arm64", "b/x86_64", "ab", "1", "tiny/1.0", "ä", "a/b", "x:y", "0123"}
 	names = rapid.Permutation(names).Draw(rt, "aliases")
-	values := rapid.OneOf(rapid.SampledFrom([]string{"", "Tiny", "tiny", "1", "20260101", "20260101_00:00", "default", "default-000000000000", "a,b", strings.Repeat("ä", 200)}), rapid.String())
-	property := rapid.SampledFrom([]string{"os", "release", "version", "variant", "serial", "label", "name", "description", "requirements.a", "requirements.\xff"})
+	values := rapid.OneOf(rapid.SampledFrom([]string{"", "Tiny", "tiny", "1", "20260101", "20260101_00:00", "default",
+		"default-000000000000", "a,b", strings.Repeat("ä", 200)}), rapid.String())
+	property := rapid.SampledFrom([]string{"os", "release", "version", "variant", "serial", "label", "name", "description",
+		"requirements.a", "requirements.\xff"})
 	fp := rapid.Custom(func(rt *rapid.T) kiln.Fingerprint {
 		fp := kiln.Fingerprint{31: 1} // many share a prefix
 		fp[5], fp[6] = rapid.Byte().Draw(rt, "digits"), rapid.ByteRange(0, 1).Draw(rt, "digits")
@@ -202,7 +222,8 @@ func drawImages(rt *rapid.T) []kiln.Image {
 		if rapid.Bool().Draw(rt, "split") {
 			img.Files = []kiln.File{
 				{Role: kiln.Metadata, Size: size.Draw(rt, "size"), Hash: fp.Draw(rt, "metadata")},
-				{Role: kiln.Rootfs, Size: size.Draw(rt, "size"), Hash: fp.Draw(rt, "rootfs"), Ext: rapid.SampledFrom([]string{".squashfs", ".tar.xz", ""}).Draw(rt, "ext")},
+				{Role: kiln.Rootfs, Size: size.Draw(rt, "size"), Hash: fp.Draw(rt, "rootfs"),
+					Ext: rapid.SampledFrom([]string{".squashfs", ".tar.xz", ""}).Draw(rt, "ext")},
 			}
 		}
 		n := rapid.IntRange(0, min(2, len(names))).Draw(rt, "how many aliases")
@@ -240,7 +261,8 @@ func TestRoundTrip(t *testing.T) {
 			}
 			for _, name := range names {
 				got, err := Find(p.Images(), name, []string{img.Architecture})
-				if err != nil || got.Fingerprint != img.Fingerprint || got.Architecture != img.Architecture || len(got.Aliases) != len(img.Aliases) {
+				if err != nil || got.Fingerprint != img.Fingerprint || got.Architecture != img.Architecture ||
+					len(got.Aliases) != len(img.Aliases) {
 					rt.Fatalf("%q is %+v, %v\nwant %+v\nin %s", name, got, err, img, products)
 				}
 				checkFiles(rt, img, got)

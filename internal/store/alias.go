@@ -57,7 +57,8 @@ func (s *Store) aliasVersion(ctx context.Context, word string, public bool) (kil
 	if err == nil && len(list) == 0 {
 		err = missing
 		if !public {
-			err = kiln.Errorf(kiln.NotFound, "Image alias not found: version %d of %q, %s, isn't here any more", n, word[:at], fp.Short())
+			err = kiln.Errorf(kiln.NotFound, "Image alias not found: version %d of %q, %s, isn't here any more", n, word[:at],
+				fp.Short())
 		}
 	}
 	return kiln.Alias{Name: word, Target: fp}, err

@@ -18,7 +18,8 @@ import (
 // compresses away.
 func large(tb testing.TB, n int) []byte {
 	random := rand.New(rand.NewPCG(1, 2))
-	list := append(formattest.Meta(), formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755}, formattest.File{Name: "rootfs/etc/", Type: '5', Mode: 0o755})
+	list := append(formattest.Meta(), formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755},
+		formattest.File{Name: "rootfs/etc/", Type: '5', Mode: 0o755})
 	const size = 100_000
 	for i := range n / size {
 		b := make([]byte, size)

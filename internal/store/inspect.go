@@ -20,7 +20,8 @@ type tarrer interface {
 
 // inspector gives what inspects the file that a stream is at, of which r has the
 // bytes. It reads r to its end, or fails.
-func inspector(in io.Reader, r *queueReader, w *blob.Writer, lim archive.Limits) func(context.Context) (format.Facts, error) {
+func inspector(in io.Reader, r *queueReader, w *blob.Writer, lim archive.Limits) func(context.Context) (format.Facts,
+	error) {
 	if t, ok := in.(tarrer); ok {
 		if tar, kind := t.Tar(); tar != nil {
 			return func(ctx context.Context) (format.Facts, error) { return inspectTar(ctx, tar, kind, r, lim) }
@@ -30,7 +31,8 @@ func inspector(in io.Reader, r *queueReader, w *blob.Writer, lim archive.Limits)
 }
 
 // inspectTar inspects a tar in the place of the file that is made of it.
-func inspectTar(ctx context.Context, tar *io.PipeReader, kind archive.Format, file io.Reader, lim archive.Limits) (format.Facts, error) {
+func inspectTar(ctx context.Context, tar *io.PipeReader, kind archive.Format, file io.Reader,
+	lim archive.Limits) (format.Facts, error) {
 	var rest sync.WaitGroup
 	rest.Go(func() { _, _ = io.Copy(io.Discard, file) })
 	defer rest.Wait()

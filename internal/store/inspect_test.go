@@ -51,7 +51,8 @@ func TestTarBeside(t *testing.T) {
 		{"a bad tar", &twice{broken: broken{content: content, cut: -1}, tar: tar[:1000]}, kiln.Invalid},
 		{"the file breaks off", &twice{broken: broken{content: content, cut: 10}, tar: tar}, kiln.Network},
 		{"nothing comes of the tar", &twice{broken: broken{content: content, cut: 10}}, kiln.Network},
-		{"the tar breaks off", &twice{broken: broken{content: content, cut: -1}, tar: tar[:1000], end: kiln.Errorf(kiln.NoSpace, "full")}, kiln.NoSpace},
+		{"the tar breaks off", &twice{broken: broken{content: content, cut: -1}, tar: tar[:1000],
+			end: kiln.Errorf(kiln.NoSpace, "full")}, kiln.NoSpace},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, _, err := openDir(t.Context(), t.TempDir())

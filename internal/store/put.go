@@ -67,7 +67,8 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 		for _, w := range p.writers {
 			w.Discard()
 		}
-		return kiln.Image{}, kiln.Errorf(kiln.Integrity, "fingerprints don't match, got %s expected %s", p.fingerprint, img.Fingerprint)
+		return kiln.Image{}, kiln.Errorf(kiln.Integrity, "fingerprints don't match, got %s expected %s", p.fingerprint,
+			img.Fingerprint)
 	}
 	got, err := p.commit(img)
 	if err != nil && !errors.Is(err, kiln.Conflict) || got.Fingerprint.IsZero() {
@@ -248,7 +249,8 @@ func (c *checked) Read(b []byte) (int, error) {
 	n, err := c.f.Read(b)
 	c.hash.Write(b[:n])
 	if errors.Is(err, io.EOF) && !bytes.Equal(c.hash.Sum(nil), c.want[:]) {
-		return n, kiln.Errorf(kiln.Integrity, "the file %s is damaged: its hash is not its name; import the image again to mend it", c.f.Name())
+		return n, kiln.Errorf(kiln.Integrity, "the file %s is damaged: its hash is not its name; import the image again "+
+			"to mend it", c.f.Name())
 	}
 	return n, err
 }

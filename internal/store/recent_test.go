@@ -43,9 +43,11 @@ func TestRecent(t *testing.T) {
 		change func() error
 		seen   func(kiln.Image) bool
 	}{
-		"public": {func() error { return s.Update(ctx, fp, func(i *kiln.Image) error { i.Public = true; return nil }) }, func(i kiln.Image) bool { return i.Public }},
-		"alias":  {func() error { return s.CreateAlias(ctx, kiln.Alias{Name: "a", Target: fp}) }, func(i kiln.Image) bool { return len(i.Aliases) == 1 }},
-		"used":   {func() error { return s.Touch(ctx, fp, now) }, func(i kiln.Image) bool { return i.LastUsedAt.Equal(now) }},
+		"public": {func() error { return s.Update(ctx, fp, func(i *kiln.Image) error { i.Public = true; return nil }) },
+			func(i kiln.Image) bool { return i.Public }},
+		"alias": {func() error { return s.CreateAlias(ctx, kiln.Alias{Name: "a", Target: fp}) },
+			func(i kiln.Image) bool { return len(i.Aliases) == 1 }},
+		"used": {func() error { return s.Touch(ctx, fp, now) }, func(i kiln.Image) bool { return i.LastUsedAt.Equal(now) }},
 	} {
 		if c.seen(find()) {
 			t.Errorf("%s: seen before it was", name)
@@ -98,7 +100,8 @@ func TestRecentAtOnce(t *testing.T) {
 		})
 	}
 	for n := range 50 {
-		if err := s.Update(ctx, img.Fingerprint, func(i *kiln.Image) error { i.Properties["n"] = strconv.Itoa(n); return nil }); err != nil {
+		if err := s.Update(ctx, img.Fingerprint,
+			func(i *kiln.Image) error { i.Properties["n"] = strconv.Itoa(n); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		mu.Lock()

@@ -99,7 +99,8 @@ func TestGoesOnWithAnother(t *testing.T) {
 	w.Write(wrong[len(wrong)-600:])
 	w.Close()
 	put := func() error {
-		_, err := s.Put(t.Context(), kiln.Image{Fingerprint: file.Hash}, &broken{file: file, content: content, cut: -1, skips: true})
+		_, err := s.Put(t.Context(), kiln.Image{Fingerprint: file.Hash}, &broken{file: file, content: content, cut: -1,
+			skips: true})
 		return err
 	}
 	if err := put(); err == nil {

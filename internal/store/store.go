@@ -58,7 +58,8 @@ type Query struct {
 
 // List gives images with their aliases, in the order they came.
 func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
-	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties, Origin: q.Origin, File: q.File, Files: q.Files})
+	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties, Origin: q.Origin, File: q.File,
+		Files: q.Files})
 }
 
 // Get gives one image, with its files. The error is NotFound.
@@ -147,7 +148,8 @@ func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 func (s *Store) OpenFile(f kiln.File) (*os.File, error) {
 	r, err := s.blobs.Open(f.Hash)
 	if errors.Is(err, kiln.NotFound) {
-		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; import the image again to mend it", s.blobs.Path(f.Hash))
+		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; import the image again to mend it",
+			s.blobs.Path(f.Hash))
 	}
 	return r, err
 }
@@ -268,7 +270,8 @@ func (s *Store) Verify(ctx context.Context, fp kiln.Fingerprint) error {
 	for _, f := range img.Files {
 		err := s.blobs.Verify(ctx, f.Hash)
 		if errors.Is(err, kiln.NotFound) {
-			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; import the image again to mend it", fp.Short(), f.Role, s.blobs.Path(f.Hash))
+			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; import the image again to mend it",
+				fp.Short(), f.Role, s.blobs.Path(f.Hash))
 		}
 		if err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "image %s: the %s file: %w", fp.Short(), f.Role, err)

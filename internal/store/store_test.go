@@ -52,7 +52,8 @@ func openDir(ctx context.Context, dir string) (*Store, *db.DB, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := Open(ctx, b, d, Options{Limits: func(context.Context) (archive.Limits, error) { return archive.Limits{Bytes: 10 << 30}, nil }})
+	s, err := Open(ctx, b, d,
+		Options{Limits: func(context.Context) (archive.Limits, error) { return archive.Limits{Bytes: 10 << 30}, nil }})
 	return s, d, err
 }
 
@@ -105,8 +106,10 @@ func TestFingerprints(t *testing.T) {
 		"unified": {[][]byte{unified}, sumOf(unified)},
 		"split":   {[][]byte{meta, rootfs}, sumOf(meta, rootfs)},
 	} {
-		img, err := s.Put(t.Context(), kiln.Image{Fingerprint: c.want, Aliases: alias(name), Properties: map[string]string{"os": "mine"}}, files(c.files...))
-		if err != nil || img.Fingerprint != c.want || img.Architecture != "x86_64" || img.Properties["os"] != "mine" || img.Properties["release"] != "1.35" {
+		img, err := s.Put(t.Context(), kiln.Image{Fingerprint: c.want, Aliases: alias(name),
+			Properties: map[string]string{"os": "mine"}}, files(c.files...))
+		if err != nil || img.Fingerprint != c.want || img.Architecture != "x86_64" || img.Properties["os"] != "mine" ||
+			img.Properties["release"] != "1.35" {
 			t.Errorf("%s: %+v, %v", name, img, err)
 		}
 		r, err := s.Open(t.Context(), img)
@@ -127,7 +130,8 @@ func TestFingerprints(t *testing.T) {
 		r.Close()
 	}
 	// The other order gives the same image.
-	if img, err := s.Put(t.Context(), kiln.Image{}, files(rootfs, meta)); !errors.Is(err, kiln.Conflict) || img.Fingerprint != sumOf(meta, rootfs) {
+	if img, err := s.Put(t.Context(), kiln.Image{}, files(rootfs, meta)); !errors.Is(err, kiln.Conflict) ||
+		img.Fingerprint != sumOf(meta, rootfs) {
 		t.Errorf("swapped: %s, %v", img.Fingerprint, err)
 	}
 	// A bare root filesystem gives the same image each time.
@@ -135,7 +139,8 @@ func TestFingerprints(t *testing.T) {
 	if err != nil || a.Properties["os"] != "busybox" || len(a.Files) != 2 {
 		t.Fatalf("bare: %+v, %v", a, err)
 	}
-	if b, err := s.Put(t.Context(), kiln.Image{}, files(rootfs)); !errors.Is(err, kiln.Conflict) || a.Fingerprint != b.Fingerprint {
+	if b, err := s.Put(t.Context(), kiln.Image{}, files(rootfs)); !errors.Is(err, kiln.Conflict) ||
+		a.Fingerprint != b.Fingerprint {
 		t.Errorf("bare again: %v", err)
 	}
 }
@@ -146,7 +151,8 @@ func TestBadInputLeavesNothing(t *testing.T) {
 	good := formattest.Tiny(t, "")
 	meta, rootfs := formattest.Split(t)
 	yaml := func(text string) []byte {
-		return formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: text}, formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
+		return formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: text},
+			formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
 	}
 	for what, c := range map[string]struct {
 		files [][]byte
@@ -164,20 +170,32 @@ func TestBadInputLeavesNothing(t *testing.T) {
 		"three":            {[][]byte{meta, rootfs, rootfs}, kiln.Invalid, "one or two files"},
 		"not yaml":         {[][]byte{yaml("{{{")}, kiln.Invalid, "not YAML"},
 		"no architecture":  {[][]byte{yaml("creation_date: 1\n")}, kiln.Invalid, "Architecture isn't supported"},
-		"architecture":     {[][]byte{yaml("architecture: pdp11\ncreation_date: 1\n")}, kiln.Invalid, `Architecture isn't supported: "pdp11"`},
-		"no date":          {[][]byte{yaml("architecture: amd64\n")}, kiln.Invalid, "Missing creation date"},
-		"date as text":     {[][]byte{yaml("architecture: amd64\ncreation_date: today\n")}, kiln.Invalid, "metadata.yaml"},
-		"negative date":    {[][]byte{yaml("architecture: amd64\ncreation_date: -5\n")}, kiln.Invalid, "not a date"},
-		"absurd date":      {[][]byte{yaml("architecture: amd64\ncreation_date: 999999999999999\n")}, kiln.Invalid, "not a date"},
-		"large metadata":   {[][]byte{yaml("# " + strings.Repeat("x", 1<<20))}, kiln.Invalid, "larger than"},
-		"property list":    {[][]byte{yaml("architecture: amd64\ncreation_date: 1\nproperties: {os: [a, b]}\n")}, kiln.Invalid, `property "os" is not a text`},
-		"yaml bomb":        {[][]byte{yaml("a: &a [x,x]\nb: &b [*a,*a]\narchitecture: amd64\ncreation_date: 1\n")}, kiln.Invalid, "aliases"},
-		"template path":    {[][]byte{yaml("architecture: amd64\ncreation_date: 1\ntemplates: {/x: {when: [start], template: ../../x}}\n")}, kiln.Invalid, "outside of template directory"},
-		"metadata symlink": {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Type: '2', Link: "/etc/passwd"}, formattest.File{Name: "rootfs/", Type: '5'})}, kiln.Invalid, "not a regular file"},
-		"metadata twice":   {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "x"}, formattest.File{Name: "./metadata.yaml", Body: "y"}, formattest.File{Name: "rootfs/", Type: '5'})}, kiln.Invalid, "twice"},
-		"machine":          {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "rootfs.img", Body: "x"})}, kiln.Unsupported, "virtual machine"},
-		"escape":           {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "rootfs/../../x", Body: "x"})}, kiln.Invalid, `".."`},
-		"through a link":   {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata}, formattest.File{Name: "rootfs/a", Type: '2', Link: "/etc"}, formattest.File{Name: "rootfs/a/b", Body: "x"})}, kiln.Invalid, "goes through"},
+		"architecture": {[][]byte{yaml("architecture: pdp11\ncreation_date: 1\n")}, kiln.Invalid,
+			`Architecture isn't supported: "pdp11"`},
+		"no date":       {[][]byte{yaml("architecture: amd64\n")}, kiln.Invalid, "Missing creation date"},
+		"date as text":  {[][]byte{yaml("architecture: amd64\ncreation_date: today\n")}, kiln.Invalid, "metadata.yaml"},
+		"negative date": {[][]byte{yaml("architecture: amd64\ncreation_date: -5\n")}, kiln.Invalid, "not a date"},
+		"absurd date": {[][]byte{yaml("architecture: amd64\ncreation_date: 999999999999999\n")}, kiln.Invalid,
+			"not a date"},
+		"large metadata": {[][]byte{yaml("# " + strings.Repeat("x", 1<<20))}, kiln.Invalid, "larger than"},
+		"property list": {[][]byte{yaml("architecture: amd64\ncreation_date: 1\nproperties: {os: [a, b]}\n")},
+			kiln.Invalid, `property "os" is not a text`},
+		"yaml bomb": {[][]byte{yaml("a: &a [x,x]\nb: &b [*a,*a]\narchitecture: amd64\ncreation_date: 1\n")},
+			kiln.Invalid, "aliases"},
+		"template path": {[][]byte{yaml("architecture: amd64\ncreation_date: 1\ntemplates: {/x: {when: [start], " +
+			"template: ../../x}}\n")}, kiln.Invalid, "outside of template directory"},
+		"metadata symlink": {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Type: '2',
+			Link: "/etc/passwd"}, formattest.File{Name: "rootfs/", Type: '5'})}, kiln.Invalid, "not a regular file"},
+		"metadata twice": {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "x"},
+			formattest.File{Name: "./metadata.yaml", Body: "y"}, formattest.File{Name: "rootfs/", Type: '5'})}, kiln.Invalid,
+			"twice"},
+		"machine": {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata},
+			formattest.File{Name: "rootfs.img", Body: "x"})}, kiln.Unsupported, "virtual machine"},
+		"escape": {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata},
+			formattest.File{Name: "rootfs/../../x", Body: "x"})}, kiln.Invalid, `".."`},
+		"through a link": {[][]byte{formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata},
+			formattest.File{Name: "rootfs/a", Type: '2', Link: "/etc"}, formattest.File{Name: "rootfs/a/b", Body: "x"})},
+			kiln.Invalid, "goes through"},
 	} {
 		_, err := s.Put(t.Context(), kiln.Image{Aliases: alias("bad")}, files(c.files...))
 		if kiln.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.text) {
@@ -257,7 +275,8 @@ func (h *hooked) Next() (kiln.File, error) {
 func TestZipBomb(t *testing.T) {
 	s := open(t, t.TempDir())
 	s.opts.Limits = func(context.Context) (archive.Limits, error) { return archive.Limits{Bytes: 1 << 20}, nil }
-	bomb := formattest.Compress(t, formattest.Tar(t, formattest.Meta()[0], formattest.File{Name: "rootfs/zeros", Body: strings.Repeat("\x00", 2<<20)}), "zstd")
+	bomb := formattest.Compress(t, formattest.Tar(t, formattest.Meta()[0],
+		formattest.File{Name: "rootfs/zeros", Body: strings.Repeat("\x00", 2<<20)}), "zstd")
 	if _, err := s.Put(t.Context(), kiln.Image{}, files(bomb)); !errors.Is(err, kiln.TooLarge) {
 		t.Errorf("%d bytes unpack to 2 MiB: %v", len(bomb), err)
 	}
@@ -501,7 +520,8 @@ func many(b *testing.B) *Store {
 	err := s.db.Tx(b.Context(), func(tx *db.Tx) error {
 		for i := range 10_000 {
 			fp := sumOf([]byte(fmt.Sprint(i)))
-			img := kiln.Image{Fingerprint: fp, Type: "container", Architecture: "x86_64", Properties: map[string]string{}, Files: []kiln.File{{Hash: fp}}}
+			img := kiln.Image{Fingerprint: fp, Type: "container", Architecture: "x86_64", Properties: map[string]string{},
+				Files: []kiln.File{{Hash: fp}}}
 			for k := range 8 {
 				img.Properties[fmt.Sprint("key", k)] = fmt.Sprint(i % 40)
 			}
@@ -531,7 +551,8 @@ func BenchmarkTenThousand(b *testing.B) {
 	})
 	b.Run("filter", func(b *testing.B) {
 		for b.Loop() {
-			if l, err := s.List(b.Context(), Query{Properties: map[string]string{"key1": "7", "key2": "7"}}); len(l) != 250 || err != nil {
+			if l, err := s.List(b.Context(), Query{Properties: map[string]string{"key1": "7", "key2": "7"}}); len(l) != 250 ||
+				err != nil {
 				b.Fatal(len(l), err)
 			}
 		}

@@ -131,9 +131,11 @@ func (p *process) render(ctx context.Context, j job) ([]byte, error) {
 	}
 	p.Close() // its output has ended, and so has the process
 	if outOfMemory.Match(p.last.Bytes()) {
-		return nil, kiln.Errorf(kiln.TooLarge, "Failed to render template: it takes more than %s of memory, or calls itself without end", kiln.FormatSize(maxMemory))
+		return nil, kiln.Errorf(kiln.TooLarge, "Failed to render template: it takes more than %s of memory, or calls "+
+			"itself without end", kiln.FormatSize(maxMemory))
 	}
-	return nil, kiln.Errorf(kiln.Internal, "the process that renders templates ended: %v: %.200q", p.cmd.ProcessState, p.last.String())
+	return nil, kiln.Errorf(kiln.Internal, "the process that renders templates ended: %v: %.200q", p.cmd.ProcessState,
+		p.last.String())
 }
 
 // answer renders one job after the other, until the error of reading the next.

@@ -26,7 +26,8 @@ func try(ctx context.Context, source string) (string, error) {
 }
 
 // endless works for ever without writing anything.
-var endless = strings.Repeat(`{% for a in "0123456789012345678901234567890123456789" %}`, 12) + strings.Repeat(`{% endfor %}`, 12)
+var endless = strings.Repeat(`{% for a in "0123456789012345678901234567890123456789" %}`,
+	12) + strings.Repeat(`{% endfor %}`, 12)
 
 // hostile are templates that end a program that runs them itself, or read what
 // they shouldn't.
@@ -49,7 +50,8 @@ var hostile = map[string]struct {
 	"recursion":           {`{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}`, kiln.TooLarge},
 	"recursion in parser": {`{{ ` + strings.Repeat("(", MaxSource-10) + ` }}`, kiln.TooLarge},
 	"doubling":            {`{% set a="xxxxxxxxxxxxxxxx" %}` + strings.Repeat(`{% set a=a|add:a %}`, 40), kiln.TooLarge},
-	"buffered output":     {`{% filter upper %}` + strings.Replace(endless, "{% endfor %}", strings.Repeat("y", 1000)+"{% endfor %}", 1) + `{% endfilter %}`, kiln.TooLarge},
+	"buffered output": {`{% filter upper %}` + strings.Replace(endless, "{% endfor %}",
+		strings.Repeat("y", 1000)+"{% endfor %}", 1) + `{% endfilter %}`, kiln.TooLarge},
 }
 
 func TestHostile(t *testing.T) {
@@ -71,7 +73,8 @@ func TestTime(t *testing.T) {
 	before := children(t)
 	short, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errTooLong)
 	defer cancel()
-	if _, err := try(short, endless); !errors.Is(err, kiln.Timeout) || !strings.Contains(err.Error(), "takes longer than") {
+	if _, err := try(short, endless); !errors.Is(err, kiln.Timeout) ||
+		!strings.Contains(err.Error(), "takes longer than") {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -120,7 +123,8 @@ func TestNoLeak(t *testing.T) {
 	before := open()
 	for range 5 {
 		w.do(w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "good.tpl"}}))
-		if err := w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "bad.tpl"}, "/dir": {When: []string{"start"}, Template: "good.tpl"}}); err == nil {
+		if err := w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "bad.tpl"},
+			"/dir": {When: []string{"start"}, Template: "good.tpl"}}); err == nil {
 			t.Error("no error")
 		}
 	}
@@ -144,7 +148,8 @@ func TestServe(t *testing.T) {
 	results := json.NewDecoder(&out)
 	for _, want := range []result{{Text: []byte("one")}, {Kind: kiln.Invalid}, {Text: []byte("c1")}} {
 		var r result
-		if err := results.Decode(&r); err != nil || !bytes.Equal(r.Text, want.Text) || r.Kind != want.Kind || (r.Err == "") != (r.Kind == "") {
+		if err := results.Decode(&r); err != nil || !bytes.Equal(r.Text, want.Text) || r.Kind != want.Kind ||
+			(r.Err == "") != (r.Kind == "") {
 			t.Errorf("%+v, %v", r, err)
 		}
 	}

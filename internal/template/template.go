@@ -103,7 +103,8 @@ func read(meta *os.Root, name string) ([]byte, error) {
 	case fi.Mode()&fs.ModeSymlink != 0:
 		return nil, kiln.Errorf(kiln.Invalid, "Template file is a symlink: %q", file)
 	case !fi.Mode().IsRegular() || fi.Size() > MaxSource:
-		return nil, kiln.Errorf(kiln.Invalid, "Failed to read template file: %q is no plain file of at most %d bytes", file, MaxSource)
+		return nil, kiln.Errorf(kiln.Invalid, "Failed to read template file: %q is no plain file of at most %d bytes", file,
+			MaxSource)
 	}
 	return meta.ReadFile(file)
 }

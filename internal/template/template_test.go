@@ -91,7 +91,8 @@ func (w world) stat(name string) (owner [2]uint32, mode uint32) {
 
 func TestContext(t *testing.T) {
 	for source, want := range map[string]string{
-		"name={{ container.name }} arch={{ instance.architecture }} priv={{ container.privileged }} eph={{ container.ephemeral }} itype={{ instance.type }}": "name=c1 arch=x86_64 priv=false eph=false itype=container",
+		"name={{ container.name }} arch={{ instance.architecture }} priv={{ container.privileged }} eph={{ " +
+			"container.ephemeral }} itype={{ instance.type }}": "name=c1 arch=x86_64 priv=false eph=false itype=container",
 		`{{ config_get("user.foo", "dflt") }}`:                    "bar",
 		`{{ config_get("user.none", "dflt") }}`:                   "dflt",
 		`{{ config_get("user.none", 7) }}`:                        "7",
@@ -113,7 +114,9 @@ func TestContext(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.template("x.tpl", source)
-		err := w.render("create", map[string]Entry{"/etc/x": {When: []string{"create"}, Template: "x.tpl", Properties: map[string]string{"default": "from the template"}}})
+		err := w.render("create",
+			map[string]Entry{"/etc/x": {When: []string{"create"}, Template: "x.tpl",
+				Properties: map[string]string{"default": "from the template"}}})
 		if got := w.read("etc/x"); err != nil || got != want {
 			t.Errorf("%q: %q, %v; want %q", source, got, err, want)
 		}
@@ -123,7 +126,8 @@ func TestContext(t *testing.T) {
 func TestNoProperties(t *testing.T) {
 	w := newWorld(t)
 	w.template("x.tpl", `<{{ properties.default }}>`)
-	if err := w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "x.tpl"}}); err != nil || w.read("etc/x") != "<>" {
+	if err := w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "x.tpl"}}); err != nil ||
+		w.read("etc/x") != "<>" {
 		t.Errorf("%q, %v", w.read("etc/x"), err)
 	}
 }
@@ -178,7 +182,8 @@ func TestNewFile(t *testing.T) {
 		owner [2]uint32
 		mode  uint32
 	}{
-		"etc/plain": {mode: 0o644}, "deep/er/file": {[2]uint32{12, 34}, 0o4750}, "deep": {mode: 0o755}, "deep/er": {mode: 0o755}, "etc/real": {mode: 0o644},
+		"etc/plain": {mode: 0o644}, "deep/er/file": {[2]uint32{12, 34}, 0o4750}, "deep": {mode: 0o755},
+		"deep/er": {mode: 0o755}, "etc/real": {mode: 0o644},
 	} {
 		if owner, mode := w.stat(name); owner != want.owner || mode != want.mode {
 			t.Errorf("%s: owner %v, mode %o", name, owner, mode)
@@ -248,10 +253,12 @@ func TestPlacesThatAreNoFiles(t *testing.T) {
 		unix.Mkfifo(in("fifo"), 0o644), unix.Mknod(in("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
 		unix.Mknod(in("socket"), unix.S_IFSOCK|0o666, 0), w.rootfs.Mkdir("etc/dir", 0o755),
 		w.rootfs.WriteFile("etc/file", nil, 0o644),
-		w.rootfs.Symlink("loop", "etc/loop"), w.rootfs.Symlink("/no/where", "etc/nowhere"), w.rootfs.Symlink("fifo", "etc/link"),
+		w.rootfs.Symlink("loop", "etc/loop"), w.rootfs.Symlink("/no/where", "etc/nowhere"),
+		w.rootfs.Symlink("fifo", "etc/link"),
 	)
 	w.template("x.tpl", "x")
-	for _, target := range []string{"/etc/fifo", "/etc/link", "/etc/null", "/etc/socket", "/etc/dir", "/etc/file/x", "/etc/loop", "/etc/loop/x", "/etc/nowhere", "/", "..", "", "/etc/a\nb", "/etc/a\x00b"} {
+	for _, target := range []string{"/etc/fifo", "/etc/link", "/etc/null", "/etc/socket", "/etc/dir", "/etc/file/x",
+		"/etc/loop", "/etc/loop/x", "/etc/nowhere", "/", "..", "", "/etc/a\nb", "/etc/a\x00b"} {
 		err := w.render("start", map[string]Entry{target: {When: []string{"start"}, Template: "x.tpl"}})
 		if !errors.Is(err, kiln.Invalid) {
 			t.Errorf("%q: %v", target, err)
@@ -294,7 +301,8 @@ func TestErrors(t *testing.T) {
 	} {
 		c.entry.When = []string{"start"}
 		err := w.render("start", map[string]Entry{"/etc/x": c.entry})
-		if !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), c.text) || !strings.Contains(err.Error(), "/etc/x") {
+		if !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), c.text) ||
+			!strings.Contains(err.Error(), "/etc/x") {
 			t.Errorf("%+v: %v", c.entry, err)
 		}
 		if w.exists("etc/x") {
@@ -308,7 +316,8 @@ func TestFailureLeavesFile(t *testing.T) {
 	w := newWorld(t)
 	w.do(w.rootfs.WriteFile("etc/x", []byte("old"), 0o644))
 	w.template("x.tpl", `some text {{ config_get() }}`)
-	if err := w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "x.tpl"}}); err == nil || w.read("etc/x") != "old" {
+	if err := w.render("start", map[string]Entry{"/etc/x": {When: []string{"start"}, Template: "x.tpl"}}); err == nil ||
+		w.read("etc/x") != "old" {
 		t.Errorf("%v, and the file has %q", err, w.read("etc/x"))
 	}
 }

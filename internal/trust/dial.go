@@ -54,11 +54,16 @@ func (p Peer) TLS() (*tls.Config, error) {
 
 func checkPin(pin, shown *x509.Certificate, now time.Time) error {
 	if !pin.Equal(shown) {
-		return kiln.Errorf(kiln.Denied, "the server's certificate changed: the one with the fingerprint %s is pinned, it shows %s (made %s for %s). If you expected that, accept the new one with: kiln remote add <name> <address> --fingerprint %s",
-			Fingerprint(pin), Fingerprint(shown), shown.NotBefore.UTC().Format(time.DateOnly), strings.Join(shown.DNSNames, ", "), Fingerprint(shown))
+		return kiln.Errorf(kiln.Denied, "the server's certificate changed: the one with the fingerprint %s is pinned, it "+
+			"shows %s (made %s for %s). If you expected that, accept the new one with: kiln remote add <name> <address> "+
+			"--fingerprint %s",
+			Fingerprint(pin), Fingerprint(shown), shown.NotBefore.UTC().Format(time.DateOnly),
+			strings.Join(shown.DNSNames, ", "), Fingerprint(shown))
 	}
 	if now.After(shown.NotAfter) {
-		return kiln.Errorf(kiln.Denied, "the server's certificate %s expired on %s; have a new one made there (remove server.crt and server.key and restart the daemon) and accept it with: kiln remote add <name> <address> --fingerprint <its fingerprint>",
+		return kiln.Errorf(kiln.Denied, "the server's certificate %s expired on %s; have a new one made there (remove "+
+			"server.crt and server.key and restart the daemon) and accept it with: kiln remote add <name> <address> "+
+			"--fingerprint <its fingerprint>",
 			Fingerprint(shown), shown.NotAfter.UTC().Format(time.DateOnly))
 	}
 	return nil

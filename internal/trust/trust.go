@@ -83,7 +83,8 @@ func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 	}
 	for _, f := range []string{crt, key} {
 		if _, err := os.Stat(f); err == nil {
-			return pair, kiln.Errorf(kiln.Invalid, "there is a %s, but not the other half of the pair beside it; put both there, or remove it and a new pair is made", f)
+			return pair, kiln.Errorf(kiln.Invalid, "there is a %s, but not the other half of the pair beside it; put both "+
+				"there, or remove it and a new pair is made", f)
 		}
 	}
 	certPEM, keyPEM, err := generate(use, time.Now())

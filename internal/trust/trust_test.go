@@ -80,7 +80,8 @@ func TestPeer(t *testing.T) {
 		t.Errorf("the pinned server: %v", err)
 	}
 	err = shake(t, other, pinned)
-	if !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), Fingerprint(other.Leaf)) || !strings.Contains(err.Error(), "--fingerprint") {
+	if !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), Fingerprint(other.Leaf)) ||
+		!strings.Contains(err.Error(), "--fingerprint") {
 		t.Errorf("another server: %v", err)
 	}
 	if plain, err := (Peer{}).TLS(); err != nil || shake(t, mine, plain) == nil {
@@ -93,7 +94,8 @@ func TestPeer(t *testing.T) {
 	if _, err := (Peer{CA: "x"}).TLS(); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("no authority: %v", err)
 	}
-	if err := checkPin(mine.Leaf, mine.Leaf, time.Now().Add(2*life)); !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), "expired") {
+	if err := checkPin(mine.Leaf, mine.Leaf, time.Now().Add(2*life)); !errors.Is(err, kiln.Denied) ||
+		!strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired: %v", err)
 	}
 }

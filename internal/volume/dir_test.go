@@ -22,7 +22,8 @@ func TestWithoutErofs(t *testing.T) {
 	fp := kiln.Fingerprint{1}
 	v, err := p.Clone(t.Context(), "a", fp, func(context.Context) (Content, error) {
 		return Content{Unpack: func(_ context.Context, rootfs, meta archive.TreeWriter) error {
-			return rootfs.Add(&archive.Entry{Path: "etc/file", Type: archive.Regular, Mode: 0o640, UID: 7, Size: 2}, strings.NewReader("hi"))
+			return rootfs.Add(&archive.Entry{Path: "etc/file", Type: archive.Regular, Mode: 0o640, UID: 7, Size: 2},
+				strings.NewReader("hi"))
 		}}, nil
 	})
 	if err != nil {

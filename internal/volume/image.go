@@ -85,7 +85,8 @@ func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(conte
 	}
 }
 
-func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content, error)) error {
+func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content,
+	error)) error {
 	if _, err := p.imageRecord(fp); err == nil {
 		return nil // made between the look and the lock
 	}
@@ -218,7 +219,8 @@ func addFile(root *os.Root, name string, to archive.TreeWriter) error {
 		return err
 	}
 	defer f.Close()
-	return to.Add(&archive.Entry{Path: name, Type: archive.Regular, Mode: 0o644, Size: fi.Size(), ModTime: fi.ModTime()}, f)
+	return to.Add(&archive.Entry{Path: name, Type: archive.Regular, Mode: 0o644, Size: fi.Size(), ModTime: fi.ModTime()},
+		f)
 }
 
 func writeErofs(ctx context.Context, path string, fp kiln.Fingerprint, c Content, meta archive.TreeWriter) error {
@@ -347,7 +349,8 @@ func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 		return err
 	}
 	if len(users[fp]) > 0 {
-		return kiln.Errorf(kiln.Conflict, "the tree of image %s is used by %d volumes and snapshots", fp.Short(), len(users[fp]))
+		return kiln.Errorf(kiln.Conflict, "the tree of image %s is used by %d volumes and snapshots", fp.Short(),
+			len(users[fp]))
 	}
 	if _, err := p.imageRecord(fp); err != nil {
 		return err

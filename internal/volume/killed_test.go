@@ -53,7 +53,10 @@ func child(dir string) error {
 		}
 		name := strconv.FormatInt(i, 10)
 		if i%3 == 0 {
-			_, err = p.Snapshot(ctx, "v", name, func(context.Context) (func() error, error) { return func() error { return nil }, nil })
+			_, err = p.Snapshot(ctx, "v", name, func(context.Context) (func() error,
+				error) {
+				return func() error { return nil }, nil
+			})
 		} else {
 			_, err = p.Snapshot(ctx, "v", name, nil)
 		}
@@ -80,7 +83,8 @@ func writePair(ctx context.Context, v *volume.Volume, i int64) error {
 	}
 	defer f.Close()
 	root := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	return errors.Join(os.WriteFile(root+"/x", fmt.Append(nil, i), 0o644), os.WriteFile(root+"/y", fmt.Append(nil, i), 0o644))
+	return errors.Join(os.WriteFile(root+"/x", fmt.Append(nil, i), 0o644),
+		os.WriteFile(root+"/y", fmt.Append(nil, i), 0o644))
 }
 
 // TestKilled kills a process that takes snapshots again and again at any moment.

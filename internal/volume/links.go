@@ -130,5 +130,6 @@ func touchIfMarked(name, mark string) error {
 	if err != nil {
 		return err
 	}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{st.Atim, {Nsec: unix.UTIME_OMIT}}, unix.AT_SYMLINK_NOFOLLOW)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{st.Atim, {Nsec: unix.UTIME_OMIT}},
+		unix.AT_SYMLINK_NOFOLLOW)
 }

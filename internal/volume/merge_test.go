@@ -90,7 +90,8 @@ func work(r *rand.Rand, root string) error {
 	case 11:
 		err = unix.Lsetxattr(dir, "trusted.note", fmt.Append(nil, r.IntN(1000)), 0)
 	}
-	if err != nil && (errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EUCLEAN)) {
+	if err != nil && (errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.EXDEV) ||
+		errors.Is(err, unix.EUCLEAN)) {
 		return err // overlayfs doesn't like its layers
 	}
 	return nil // the rest is what was tried

@@ -20,7 +20,8 @@ import (
 func TestMirrorOfWhatChanges(t *testing.T) {
 	base := t.TempDir()
 	from, to, secret := base+"/from", base+"/to", base+"/secret"
-	if err := errors.Join(os.Mkdir(from, 0o755), os.Mkdir(to, 0o755), os.Mkdir(secret, 0o755), os.WriteFile(secret+"/f0", []byte("secret"), 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(from, 0o755), os.Mkdir(to, 0o755), os.Mkdir(secret, 0o755),
+		os.WriteFile(secret+"/f0", []byte("secret"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())

@@ -72,7 +72,8 @@ func grow(t *testing.T, r *rand.Rand, root string) {
 	t.Helper()
 	dirs, files := []string{root}, []string{}
 	names := func() string {
-		return [...]string{"a", "b c", "\xff\xfe", "ü", "line\nfeed", strings.Repeat("x", 255), "=%", "-", "c"}[r.IntN(9)] + fmt.Sprint(r.IntN(40))
+		return [...]string{"a", "b c", "\xff\xfe", "ü", "line\nfeed", strings.Repeat("x", 255), "=%", "-",
+			"c"}[r.IntN(9)] + fmt.Sprint(r.IntN(40))
 	}
 	must := func(err error) {
 		t.Helper()
@@ -213,7 +214,8 @@ func TestManyHoles(t *testing.T) {
 
 // entryOf is a header as pack writes it.
 func entryOf(kind byte, name string, more ...func(*tar.Header)) *tar.Header {
-	h := &tar.Header{Format: tar.FormatPAX, Typeflag: kind, Name: name, Mode: 0o700, ModTime: time.Unix(1, 5), AccessTime: time.Unix(1, 5), PAXRecords: map[string]string{}}
+	h := &tar.Header{Format: tar.FormatPAX, Typeflag: kind, Name: name, Mode: 0o700, ModTime: time.Unix(1, 5),
+		AccessTime: time.Unix(1, 5), PAXRecords: map[string]string{}}
 	for _, f := range more {
 		f(h)
 	}
@@ -264,11 +266,12 @@ func hostile() map[string][]*tar.Header {
 		"bytes beyond the end":      {root, entryOf(f, "a", recorded(sizeRecord, "10"), recorded(dataRecord, "8+4"))},
 		"bytes that aren't there":   {root, entryOf(f, "a", recorded(sizeRecord, "10"), recorded(dataRecord, "0+4"))},
 		"bytes over bytes":          {root, entryOf(f, "a", recorded(sizeRecord, "10"), recorded(dataRecord, "4+2 0+4"))},
-		"bytes that overflow":       {root, entryOf(f, "a", recorded(sizeRecord, "10"), recorded(dataRecord, "9223372036854775807+1"))},
-		"redirected up":             {root, entryOf(d, "a/", recorded(xattrRecord+"trusted.overlay.redirect", "/../../etc"))},
-		"redirected to no name":     {root, entryOf(d, "a/", recorded(xattrRecord+"trusted.overlay.redirect", "../etc"))},
-		"redirected to the root":    {root, entryOf(d, "a/", recorded(xattrRecord+"trusted.overlay.redirect", "/"))},
-		"root redirected":           {entryOf(d, "./", recorded(xattrRecord+"trusted.overlay.redirect", "/.."))},
+		"bytes that overflow": {root, entryOf(f, "a", recorded(sizeRecord, "10"),
+			recorded(dataRecord, "9223372036854775807+1"))},
+		"redirected up":          {root, entryOf(d, "a/", recorded(xattrRecord+"trusted.overlay.redirect", "/../../etc"))},
+		"redirected to no name":  {root, entryOf(d, "a/", recorded(xattrRecord+"trusted.overlay.redirect", "../etc"))},
+		"redirected to the root": {root, entryOf(d, "a/", recorded(xattrRecord+"trusted.overlay.redirect", "/"))},
+		"root redirected":        {entryOf(d, "./", recorded(xattrRecord+"trusted.overlay.redirect", "/.."))},
 	}
 }
 

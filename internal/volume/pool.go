@@ -165,7 +165,8 @@ func (p *Pool) List() ([]string, error) {
 // Clone makes a volume of an image. content is asked only if the pool hasn't the
 // image's tree; several who want the same one get it made once. The error is
 // Conflict when the name is taken, or is content's.
-func (p *Pool) Clone(ctx context.Context, name string, fp kiln.Fingerprint, content func(context.Context) (Content, error)) (*Volume, error) {
+func (p *Pool) Clone(ctx context.Context, name string, fp kiln.Fingerprint,
+	content func(context.Context) (Content, error)) (*Volume, error) {
 	if err := p.fill(ctx, fp, content); err != nil {
 		return nil, err
 	}

@@ -95,7 +95,8 @@ func shareFile(ctx context.Context, tree *os.File, other string) (int64, error) 
 		return 0, err
 	}
 	defer from.Close()
-	if err := unix.IoctlFileDedupeRange(int(from.Fd()), &unix.FileDedupeRange{Src_length: 0, Info: []unix.FileDedupeRangeInfo{{Dest_fd: int64(tree.Fd())}}}); err != nil {
+	if err := unix.IoctlFileDedupeRange(int(from.Fd()), &unix.FileDedupeRange{Src_length: 0,
+		Info: []unix.FileDedupeRangeInfo{{Dest_fd: int64(tree.Fd())}}}); err != nil {
 		return 0, nil // this file system can't
 	}
 	seed := maphash.MakeSeed()
@@ -163,7 +164,8 @@ func dedupe(from, to *os.File, src, dst, length int64) (int64, error) {
 	if length < shareRun {
 		return 0, nil
 	}
-	r := unix.FileDedupeRange{Src_offset: uint64(src), Src_length: uint64(length), Info: []unix.FileDedupeRangeInfo{{Dest_fd: int64(to.Fd()), Dest_offset: uint64(dst)}}}
+	r := unix.FileDedupeRange{Src_offset: uint64(src), Src_length: uint64(length),
+		Info: []unix.FileDedupeRangeInfo{{Dest_fd: int64(to.Fd()), Dest_offset: uint64(dst)}}}
 	if err := unix.IoctlFileDedupeRange(int(from.Fd()), &r); err != nil {
 		return 0, err
 	}

@@ -44,7 +44,8 @@ func TestShare(t *testing.T) {
 			}
 			defer p.Close()
 			old, now := kiln.Fingerprint{1}, kiln.Fingerprint{2}
-			for fp, content := range map[kiln.Fingerprint]func(context.Context) (volume.Content, error){old: treeOf(1, 2, 3, 4), now: treeOf(1, 9, 3, 4)} {
+			for fp, content := range map[kiln.Fingerprint]func(context.Context) (volume.Content, error){old: treeOf(1, 2, 3, 4),
+				now: treeOf(1, 9, 3, 4)} {
 				if _, err := p.Clone(t.Context(), fp.Short(), fp, content); err != nil {
 					t.Fatal(err)
 				}

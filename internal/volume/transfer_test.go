@@ -199,7 +199,8 @@ func TestReceiveRefuses(t *testing.T) {
 	good := s.Stack()
 	for what, bad := range map[string]kiln.Stack{
 		"none": {}, "another": {Layers: []string{"x"}}, "twice": {Layers: []string{good.Layers[0], good.Layers[0]}},
-		"metadata": {Layers: good.Layers, Meta: "meta-x"}, "a layer for metadata": {Layers: good.Layers, Meta: good.Layers[0]},
+		"metadata": {Layers: good.Layers, Meta: "meta-x"}, "a layer for metadata": {Layers: good.Layers,
+			Meta: good.Layers[0]},
 		"many": {Layers: strings.Split(strings.Repeat(good.Layers[0]+" ", 100), " ")},
 	} {
 		for _, inSnapshot := range []bool{false, true} {

@@ -84,7 +84,8 @@ func (u *unpacker) all(ctx context.Context) error {
 
 // brokenTar is the error for what can't be read. That of the connection goes as it is.
 func brokenTar(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, io.EOF) {
 		return kiln.Errorf(kiln.Integrity, "what came is no whole tar: %w", err)
 	}
 	return err
@@ -227,7 +228,8 @@ func (u *unpacker) makeLink(parent int, base string, h *tar.Header) error {
 		return err
 	}
 	from, err := unix.Openat2(u.dirs[0].fd, dir, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 	if err != nil {
 		return kiln.Errorf(kiln.Invalid, "it is a link to %q, which isn't there: %w", h.Linkname, err)

@@ -48,7 +48,8 @@ func (p *Pool) lowers(r record) (list []string, index bool, err error) {
 	}
 	image, err := p.imageRecord(r.Base)
 	if errors.Is(err, kiln.NotFound) {
-		return nil, false, kiln.Errorf(kiln.Integrity, "the tree of image %s, which the volume stands on, is lost: %s", r.Base.Short(), p.imageDir(r.Base))
+		return nil, false, kiln.Errorf(kiln.Integrity, "the tree of image %s, which the volume stands on, is lost: %s",
+			r.Base.Short(), p.imageDir(r.Base))
 	}
 	if err != nil {
 		return nil, false, err

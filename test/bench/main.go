@@ -53,7 +53,8 @@ func main() {
 		pair bool // needs the two daemons of compare
 		run  func()
 	}{
-		{"import", true, b.imports}, {"first", true, b.firstLaunch}, {"warm", true, b.warm}, {"many", true, b.many}, {"memory", true, b.memory},
+		{"import", true, b.imports}, {"first", true, b.firstLaunch}, {"warm", true, b.warm}, {"many", true, b.many},
+		{"memory", true, b.memory},
 		{"publish", true, b.publish}, {"snapshots", true, b.snapshots},
 		{"travel", false, b.travel}, {"update", false, b.update}, {"serve", false, b.serve},
 	} {
@@ -145,7 +146,8 @@ func (b *bench) compare() {
 	b.must("mkdir -p " + cache + " " + b.dir + "/lxd " + b.dir + "/conf")
 	tar := cache + "/debian.tar"
 	if _, err := os.Stat(tar); err != nil {
-		b.must("mmdebstrap --quiet --variant=minbase --format=tar --include=systemd,systemd-sysv,dbus '' " + tar + ".new && mv " + tar + ".new " + tar)
+		b.must("mmdebstrap --quiet --variant=minbase --format=tar --include=systemd,systemd-sysv,dbus '' " +
+			tar + ".new && mv " + tar + ".new " + tar)
 	}
 	fmt.Fprintln(os.Stderr, "making images ...")
 	b.must(fmt.Sprintf(`cd %s && mkdir m rootfs && printf 'architecture: %%s\ncreation_date: 1700000000\nproperties: {os: debian}\n' $(uname -m) > m/metadata.yaml &&
@@ -208,7 +210,8 @@ func row(name string, cells ...any) {
 	fmt.Println(line)
 }
 
-const dropImages = "bin/kiln image list -f csv -c F | xargs -r bin/kiln image delete; lxc image list -f csv -c F | xargs -r -n1 lxc image delete; sync"
+const dropImages = "bin/kiln image list -f csv -c F | xargs -r bin/kiln image delete; lxc image list -f csv -c F | " +
+	"xargs -r -n1 lxc image delete; sync"
 
 func (b *bench) imports() {
 	fmt.Println("\nImport (s); the limits are the decompressor alone, and sha256 while writing")
@@ -225,20 +228,24 @@ func (b *bench) imports() {
 	}
 	b.must(dropImages)
 	b.must("bin/kiln image import " + b.images + "/d.tar.zst")
-	row("bytes in the store / bytes of the image", b.must("du -sb --apparent-size $KILN_DIR/blobs/sha256/*/* | cut -f1"), b.must("stat -c %s "+b.images+"/d.tar.zst"))
+	row("bytes in the store / bytes of the image", b.must("du -sb --apparent-size $KILN_DIR/blobs/sha256/*/* | cut -f1"),
+		b.must("stat -c %s "+b.images+"/d.tar.zst"))
 }
 
 // up waits until systemd answers that it is up.
 func up(client, name string) string {
-	return fmt.Sprintf("for i in $(seq 2000); do s=$(%s exec %s -- systemctl is-system-running 2>/dev/null </dev/null); case $s in running|degraded) exit 0;; esac; done; exit 1", client, name)
+	return fmt.Sprintf("for i in $(seq 2000); do s=$(%s exec %s -- systemctl is-system-running 2>/dev/null "+
+		"</dev/null); case $s in running|degraded) exit 0;; esac; done; exit 1", client, name)
 }
 
-const dropInstances = "bin/kiln list -f csv -c n | xargs -r bin/kiln delete -f; lxc list -f csv -c n | xargs -r lxc delete -f; "
+const dropInstances = "bin/kiln list -f csv -c n | xargs -r bin/kiln delete -f; lxc list -f csv -c n | xargs -r lxc " +
+	"delete -f; "
 
 func (b *bench) firstLaunch() {
 	fmt.Println("\nImport and first launch until systemctl is-system-running answers (s)")
 	row("format", "kiln", "lxd dir", "lxd btrfs", "ratio dir", "ratio btr")
-	for _, c := range []struct{ format, mount string }{{"tar.zst", "auto"}, {"tar.gz", "auto"}, {"tar.xz", "auto"}, {"squashfs", "never"}, {"squashfs", "always"}} {
+	for _, c := range []struct{ format, mount string }{{"tar.zst", "auto"}, {"tar.gz", "auto"}, {"tar.xz", "auto"},
+		{"squashfs", "never"}, {"squashfs", "always"}} {
 		b.must("bin/kiln config set images.mount_squashfs " + c.mount)
 		file := b.images + "/d." + c.format
 		drop := dropInstances + dropImages
@@ -258,7 +265,8 @@ func (b *bench) warm() {
 	row("", "kiln", "lxd dir", "lxd btrfs", "ratio dir", "ratio btr")
 	b.must(dropInstances + dropImages)
 	file := b.images + "/d.tar.zst --alias d"
-	b.must("bin/kiln image import " + file + " && lxc image import " + file + " && bin/kiln init d w </dev/null && lxc init d w -p fast </dev/null")
+	b.must("bin/kiln image import " + file + " && lxc image import " +
+		file + " && bin/kiln init d w </dev/null && lxc init d w -p fast </dev/null")
 	b.must(dropInstances)
 	ready := func(client string) string {
 		return " && for i in $(seq 2000); do " + client + " exec c -- true </dev/null && exit 0; done; exit 1"
@@ -266,14 +274,17 @@ func (b *bench) warm() {
 	drop := []string{dropInstances, dropInstances, dropInstances}
 	print := func(name string, m []float64) { row(name, m[0], m[1], m[2], m[0]/m[1], m[0]/m[2]) }
 	print("launch until the first exec", b.timed(drop, []string{
-		"bin/kiln launch d c </dev/null" + ready("bin/kiln"), "lxc launch d c </dev/null" + ready("lxc"), "lxc launch d c -p fast </dev/null" + ready("lxc"),
+		"bin/kiln launch d c </dev/null" + ready("bin/kiln"), "lxc launch d c </dev/null" + ready("lxc"),
+		"lxc launch d c -p fast </dev/null" + ready("lxc"),
 	}))
-	print("init (create alone)", b.timed(drop, []string{"bin/kiln init d c </dev/null", "lxc init d c </dev/null", "lxc init d c -p fast </dev/null"}))
+	print("init (create alone)",
+		b.timed(drop, []string{"bin/kiln init d c </dev/null", "lxc init d c </dev/null", "lxc init d c -p fast </dev/null"}))
 	launched := func(client, args string) string {
 		return dropInstances + client + " launch d c " + args + " </dev/null && " + up(client, "c")
 	}
-	print("delete --force of a running one", b.timed([]string{launched("bin/kiln", ""), launched("lxc", ""), launched("lxc", "-p fast")},
-		[]string{"bin/kiln delete -f c", "lxc delete -f c", "lxc delete -f c"}))
+	print("delete --force of a running one",
+		b.timed([]string{launched("bin/kiln", ""), launched("lxc", ""), launched("lxc", "-p fast")},
+			[]string{"bin/kiln delete -f c", "lxc delete -f c", "lxc delete -f c"}))
 	b.must(dropInstances)
 }
 
@@ -297,11 +308,13 @@ X
 	upload(b.dir + "/kiln/unix.socket")
 	upload(b.dir + "/lxd/unix.socket")
 	query := func(socket, q string) string {
-		return fmt.Sprintf("curl -s -o %s/answer --unix-socket %s/%s/unix.socket 'http://x/1.0/images%s'", b.dir, b.dir, socket, q)
+		return fmt.Sprintf("curl -s -o %s/answer --unix-socket %s/%s/unix.socket 'http://x/1.0/images%s'", b.dir, b.dir,
+			socket, q)
 	}
 	none := []string{"", ""}
 	for name, q := range map[string]string{
-		"GET images?recursion=1": "?recursion=1", "filter properties.os eq os7": "?recursion=1&filter=properties.os%20eq%20os7", "one image": "/0",
+		"GET images?recursion=1":      "?recursion=1",
+		"filter properties.os eq os7": "?recursion=1&filter=properties.os%20eq%20os7", "one image": "/0",
 	} {
 		m := b.timed(none, []string{query("kiln", q), query("lxd", q)})
 		row(name, m[0], m[1], m[0]/m[1])
@@ -338,12 +351,15 @@ func (b *bench) memory() {
 	b.must("bin/kiln shutdown && (bin/kiln daemon >/dev/null 2>&1 & bin/kiln waitready --timeout 20)")
 	row("daemon idle, RSS", b.rss("bin/kiln daemon"), b.rss("lxd --group root"))
 	b.must(dropInstances)
-	b.must("bin/kiln image import " + b.images + "/d.tar.zst --alias d2 || true; lxc image import " + b.images + "/d.tar.zst --alias d2 || true")
+	b.must("bin/kiln image import " + b.images + "/d.tar.zst --alias d2 || true; lxc image import " +
+		b.images + "/d.tar.zst --alias d2 || true")
 	b.must("bin/kiln launch d2 c </dev/null; lxc launch d2 c </dev/null")
-	row("per container, PSS of the monitor, kB", pss(b.must(`pgrep -f '^\[lxc monitor\] /run/kiln'`)), pss(b.must(`pgrep -f '^\[lxc monitor\] '`+b.dir)))
+	row("per container, PSS of the monitor, kB", pss(b.must(`pgrep -f '^\[lxc monitor\] /run/kiln'`)),
+		pss(b.must(`pgrep -f '^\[lxc monitor\] '`+b.dir)))
 	b.must(dropInstances)
 	idle := b.rss("bin/kiln daemon")
 	b.must(fmt.Sprintf(`cd %s && mkdir -p big/rootfs && cp m/metadata.yaml big/ && head -c 1G /dev/urandom > big/rootfs/x && tar -C big -cf big.tar metadata.yaml rootfs && rm -rf big`, b.images))
-	peak := b.must("p=$(pgrep -n -f '^bin/kiln daemon'); echo 5 > /proc/$p/clear_refs; bin/kiln image import " + b.images + "/big.tar >/dev/null 2>&1; awk '/^VmHWM/{print int($2/1024)}' /proc/$p/status")
+	peak := b.must("p=$(pgrep -n -f '^bin/kiln daemon'); echo 5 > /proc/$p/clear_refs; bin/kiln image import " +
+		b.images + "/big.tar >/dev/null 2>&1; awk '/^VmHWM/{print int($2/1024)}' /proc/$p/status")
 	row("daemon idle, and at most importing 1 GB", idle, peak)
 }

@@ -36,7 +36,8 @@ func (b *bench) publish() {
 	b.must("bin/kiln image export p " + b.dir + "/published")
 	size := b.number("stat -c %s " + b.dir + "/published*")
 	plain := b.number("zstd -qdc " + b.dir + "/published* | zstd -q -3 | wc -c")
-	gzip := b.number("lxc publish p --alias p >/dev/null && lxc image list p -f json | grep -o '\"size\":[0-9]*' | cut -d: -f2")
+	gzip := b.number("lxc publish p --alias p >/dev/null && lxc image list p -f json | grep -o '\"size\":[0-9]*' | cut " +
+		"-d: -f2")
 	fmt.Println("\nSize of what is published (MB)")
 	row("", "kiln", "zstd -3", "lxd", "/ zstd -3", "/ lxd")
 	row("", size/1e6, plain/1e6, gzip/1e6, size/plain, size/gzip)

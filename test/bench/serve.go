@@ -56,7 +56,8 @@ func (b *bench) exports() {
 	file, fp, size := b.image("export", 200)
 	n := b.node("kiln", "kiln-export")
 	n.add(file)
-	sites := append([]site{{"kiln", n.address, "/1.0/images/" + fp + "/export", n.pid}}, b.fileServers("/"+filepath.Base(file))...)
+	sites := append([]site{{"kiln", n.address, "/1.0/images/" + fp + "/export", n.pid}},
+		b.fileServers("/"+filepath.Base(file))...)
 	for _, clients := range []int{1, 8, 32} {
 		fmt.Printf("\nAn image of %d MB to %d clients at once over https\n", size/1e6, clients)
 		row("", "MB/s", "RSS idle", "RSS most")
@@ -93,7 +94,8 @@ func (b *bench) fileServers(path string) []site {
 		b.fail("%v", err)
 	}
 	address := freeAddress(b)
-	sites := []site{{"Go's file server", address, path, b.start(strings.Join([]string{self, worker, "files", address, b.images, crt, key}, " "), "true")}}
+	sites := []site{{"Go's file server", address, path,
+		b.start(strings.Join([]string{self, worker, "files", address, b.images, crt, key}, " "), "true")}}
 	if _, err := exec.LookPath("nginx"); err == nil {
 		address := freeAddress(b)
 		conf := fmt.Sprintf(`daemon off; pid %[1]s/nginx.pid; error_log %[1]s/nginx.log; worker_processes auto; user root;
@@ -146,8 +148,10 @@ func publicImage(i int) kiln.Image {
 	img := kiln.Image{
 		Type: "container", Architecture: "x86_64", Size: int64(i), Public: true, Profiles: []string{"default"},
 		CreatedAt: time.Unix(int64(1_700_000_000+i*60), 0), UploadedAt: time.Now(),
-		Properties: map[string]string{"os": fmt.Sprintf("os%d", i%40), "release": strconv.Itoa(i / 40), "variant": "default", "serial": strconv.Itoa(20_260_000 + i), "description": fmt.Sprintf("os%d %d", i%40, i/40)},
-		Files:      []kiln.File{{Role: kiln.Metadata, Name: "meta.tar.xz", Ext: ".tar.xz", Size: 700}, {Role: kiln.Rootfs, Name: "root.squashfs", Ext: ".squashfs", Size: int64(i) + 1}},
+		Properties: map[string]string{"os": fmt.Sprintf("os%d", i%40), "release": strconv.Itoa(i / 40), "variant": "default",
+			"serial": strconv.Itoa(20_260_000 + i), "description": fmt.Sprintf("os%d %d", i%40, i/40)},
+		Files: []kiln.File{{Role: kiln.Metadata, Name: "meta.tar.xz", Ext: ".tar.xz", Size: 700},
+			{Role: kiln.Rootfs, Name: "root.squashfs", Ext: ".squashfs", Size: int64(i) + 1}},
 	}
 	for _, fp := range []*kiln.Fingerprint{&img.Fingerprint, &img.Files[0].Hash, &img.Files[1].Hash} {
 		for j := range fp {
@@ -191,13 +195,16 @@ func (b *bench) index(n *node, images []kiln.Image) {
 	r := b.worker("get", n.address, path, "1", zipped)
 	row("  its size with gzip, MB", float64(r.Bytes)/1e6)
 	row("", "per s", "MB/s", "errors")
-	tag := b.must(fmt.Sprintf("curl -sk -o /dev/null -D - --compressed https://%s%s | tr -d '\\r' | sed -n 's/^[Ee][Tt]ag: //p'", n.address, path))
-	for _, c := range []struct{ name, header string }{{"from memory", zipped}, {"  to who has it already", zipped + "\r\nIf-None-Match: " + tag}} {
+	tag := b.must(fmt.Sprintf("curl -sk -o /dev/null -D - --compressed https://%s%s | tr -d '\\r' | sed -n "+
+		"'s/^[Ee][Tt]ag: //p'", n.address, path))
+	for _, c := range []struct{ name, header string }{{"from memory", zipped},
+		{"  to who has it already", zipped + "\r\nIf-None-Match: " + tag}} {
 		var rate, speed []float64
 		failed := int64(0)
 		for range b.n {
 			r := b.worker("rate", n.address, path, "16", c.header)
-			rate, speed, failed = append(rate, float64(r.Requests)/r.Seconds), append(speed, float64(r.Bytes)/1e6/r.Seconds), failed+r.Errors
+			rate, speed, failed = append(rate, float64(r.Requests)/r.Seconds), append(speed, float64(r.Bytes)/1e6/r.Seconds),
+				failed+r.Errors
 		}
 		row(c.name, median(rate), median(speed), failed)
 	}

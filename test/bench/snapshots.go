@@ -22,14 +22,16 @@ func (b *bench) snapshots() {
 	print("snapshot, running", b.timed([]string{kilnDrop, lxdDrop}, []string{"bin/kiln snapshot s x", "lxc snapshot s x"}))
 	b.must(kilnDrop + "; " + lxdDrop + "; lxc stop -f s; bin/kiln stop -f s")
 	start := func() float64 {
-		return b.timed([]string{"bin/kiln stop -f s 2>/dev/null; sync"}, []string{"bin/kiln start s && " + up("bin/kiln", "s")})[0]
+		return b.timed([]string{"bin/kiln stop -f s 2>/dev/null; sync"},
+			[]string{"bin/kiln start s && " + up("bin/kiln", "s")})[0]
 	}
 	fmt.Println("\nStart until systemctl is-system-running answers (s)")
 	row("", "none", manySnapshots, "ratio")
 	none := start()
 	b.must("bin/kiln stop -f s")
 	for range manySnapshots {
-		b.must("bin/kiln start s && bin/kiln exec s -- sh -c 'date >> /root/log' </dev/null; bin/kiln stop -f s && bin/kiln snapshot s")
+		b.must("bin/kiln start s && bin/kiln exec s -- sh -c 'date >> /root/log' </dev/null; bin/kiln stop -f s && " +
+			"bin/kiln snapshot s")
 	}
 	with := start()
 	row("snapshots of kiln's", none, with, with/none)

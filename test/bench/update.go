@@ -57,19 +57,23 @@ func (b *bench) versions(n *node) (old version, list []version) {
 		cache = "/var/cache/kiln-test"
 	}
 	const packages = "systemd,systemd-sysv,dbus,perl,openssl,python3,tzdata"
-	const release, updates = "'deb http://deb.debian.org/debian bookworm main'", "'deb http://deb.debian.org/debian bookworm-updates main' 'deb http://security.debian.org/debian-security bookworm-security main'"
+	const release, updates = "'deb http://deb.debian.org/debian bookworm main'",
+		"'deb http://deb.debian.org/debian bookworm-updates main' 'deb http://security.debian.org/debian-security " +
+			"bookworm-security main'"
 	first, second := cache+"/bookworm-released.tar", cache+"/bookworm-updated.tar"
 	for file, args := range map[string]string{
 		first:  "--include=" + packages + " bookworm FILE " + release,
 		second: "--include=" + packages + ",curl bookworm FILE " + release + " " + updates,
 	} {
 		if _, err := os.Stat(file); err != nil {
-			b.must("mkdir -p " + cache + " && mmdebstrap --quiet --variant=minbase --format=tar " + strings.ReplaceAll(args, "FILE", file+".new") + " && mv " + file + ".new " + file)
+			b.must("mkdir -p " + cache + " && mmdebstrap --quiet --variant=minbase --format=tar " +
+				strings.ReplaceAll(args, "FILE", file+".new") + " && mv " + file + ".new " + file)
 		}
 	}
 	fmt.Fprintln(os.Stderr, "making versions ...")
 	old = b.version(n, "as released", first, "true")
-	const byHand = "head -c 1000000 /dev/urandom > usr/local/lib/tool && seq 300000 > var/log/tool.log && echo 192.0.2.1 host >> etc/hosts && rm -f usr/bin/chattr"
+	const byHand = "head -c 1000000 /dev/urandom > usr/local/lib/tool && seq 300000 > var/log/tool.log && echo " +
+		"192.0.2.1 host >> etc/hosts && rm -f usr/bin/chattr"
 	const again = "find . -print0 | awk 'BEGIN{RS=ORS=\"\\0\"} NR%5<2' | xargs -0 touch -h"
 	return old, []version{
 		b.version(n, "with security updates and more packages", second, "true"),
@@ -80,7 +84,8 @@ func (b *bench) versions(n *node) (old version, list []version) {
 
 // version publishes a tree after a script has changed it.
 func (b *bench) version(n *node, name, tar, script string) version {
-	v := version{name: name, file: filepath.Join(b.images, strings.Join(strings.Fields(strings.ReplaceAll(name, ":", "")), "-")+".tar.zst")}
+	v := version{name: name,
+		file: filepath.Join(b.images, strings.Join(strings.Fields(strings.ReplaceAll(name, ":", "")), "-")+".tar.zst")}
 	v.file = strings.ReplaceAll(v.file, "%", "")
 	b.must(fmt.Sprintf(`cd %s && mkdir tree tree/rootfs && printf 'architecture: %%s\ncreation_date: 1700000000\nproperties: {os: debian, release: bookworm}\n' $(uname -m) > tree/metadata.yaml &&
 		tar -C tree/rootfs --numeric-owner --xattrs --xattrs-include='*' -xf %s && (cd tree/rootfs && %s) &&
@@ -118,7 +123,8 @@ func (b *bench) updated(to *node, old, v version, remote string, p *proxy) (wire
 // of them as squashfs, as image servers offer it to LXD.
 func (b *bench) xdelta(old, v version) (tar, squashfs float64) {
 	for _, f := range []version{old, v} {
-		b.must("zstd -qdfc " + f.file + " > " + f.file + ".tar && tar2sqfs -q -f -c zstd " + f.file + ".squashfs < " + f.file + ".tar")
+		b.must("zstd -qdfc " + f.file + " > " + f.file + ".tar && tar2sqfs -q -f -c zstd " + f.file + ".squashfs < " +
+			f.file + ".tar")
 	}
 	size := func(ext string) float64 {
 		return b.number(fmt.Sprintf("xdelta3 -e -c -9 -S none -B 536870912 -s %s%s %s%[2]s | wc -c", old.file, ext, v.file))

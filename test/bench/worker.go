@@ -66,7 +66,8 @@ func load(what, address string, paths []string, n int, header []string) (report,
 		}
 		defer a.conn.Close()
 		path := paths[i%len(paths)]
-		a.request = "GET " + path + " HTTP/1.1\r\nHost: " + address + "\r\n" + strings.Join(append(header, ""), "\r\n") + "\r\n"
+		a.request = "GET " + path + " HTTP/1.1\r\nHost: " + address + "\r\n" +
+			strings.Join(append(header, ""), "\r\n") + "\r\n"
 		clients[i] = a
 	}
 	if what == "rate" {

@@ -29,7 +29,8 @@ func TestAway(t *testing.T) {
 			net.up(t)
 			net.every(fault{stall: 1})
 		}
-		if s := to.ok("init", "a:x", "away-"+way); !strings.Contains(s.err, "warning") || !strings.Contains(s.err, net.address) {
+		if s := to.ok("init", "a:x", "away-"+way); !strings.Contains(s.err, "warning") ||
+			!strings.Contains(s.err, net.address) {
 			t.Errorf("%s: %s", way, s.err)
 		}
 		to.fails(6, []string{net.address}, "init", "a:y", "c0")
@@ -67,7 +68,8 @@ func TestStreamsAway(t *testing.T) {
 	to.ok("image", "list", "s:")
 	net.down()
 	to.age() // the index is too old to be used without asking
-	for _, words := range [][]string{{"init", "s:x", "c3"}, {"image", "copy", "s:x", "local:", "--alias", "x"}, {"image", "list", "s:"}} {
+	for _, words := range [][]string{{"init", "s:x", "c3"}, {"image", "copy", "s:x", "local:", "--alias", "x"},
+		{"image", "list", "s:"}} {
 		if s := to.ok(words...); !strings.Contains(s.err, net.address) {
 			t.Errorf("%v: no warning in %q", words, s.err)
 		}
@@ -134,7 +136,8 @@ func TestOneIndex(t *testing.T) {
 	for i := range 2 {
 		to.ok("image", "refresh", "x")
 		if s.unchanged(indexPath) != index+i+1 || s.unchanged(productsPath) != products+i+1 {
-			t.Errorf("refresh %d: %d and %d answers say that nothing changed", i, s.unchanged(indexPath)-index, s.unchanged(productsPath)-products)
+			t.Errorf("refresh %d: %d and %d answers say that nothing changed", i, s.unchanged(indexPath)-index,
+				s.unchanged(productsPath)-products)
 		}
 	}
 	if got := s.asked(fileURL(img[0])); got != 1 {

@@ -32,7 +32,8 @@ func TestCut(t *testing.T) {
 	t.Parallel()
 	const size, cuts = 16 << 20, 10
 	from, to, net := pair(t)
-	images := map[string]image{"unified": unified(t, "u", size), "split": split(t, "s", size), "reset": unified(t, "r", size)}
+	images := map[string]image{"unified": unified(t, "u", size), "split": split(t, "s", size),
+		"reset": unified(t, "r", size)}
 	for name, img := range images {
 		fp := from.holds(img, "--public", "--alias", name)
 		made := 0
@@ -311,7 +312,8 @@ func (h *host) post(fp kiln.Fingerprint, net *proxy) int {
 	if err != nil {
 		h.t.Error(err)
 	}
-	src := api.ImagesPostSource{Type: "image", Mode: "pull", Protocol: "lxd", Server: "https://" + net.address, Fingerprint: fp.String(), Certificate: string(text)}
+	src := api.ImagesPostSource{Type: "image", Mode: "pull", Protocol: "lxd", Server: "https://" + net.address,
+		Fingerprint: fp.String(), Certificate: string(text)}
 	err = h.operate("/1.0/images", api.ImagesPost{Source: &src})
 	switch kind := kiln.KindOf(err); {
 	case err == nil:

@@ -20,7 +20,8 @@ func TestDelta(t *testing.T) {
 	rootfs := func(more string) []byte {
 		return formattest.Squashfs(t, formattest.Tar(t,
 			formattest.File{Name: "etc/", Type: tar.TypeDir, Mode: 0o755},
-			formattest.File{Name: "noise", Body: noise("delta", 2<<20)}, formattest.File{Name: "more", Body: noise(more, 10<<10)}))
+			formattest.File{Name: "noise", Body: noise("delta", 2<<20)}, formattest.File{Name: "more",
+				Body: noise(more, 10<<10)}))
 	}
 	meta := func(v string) []byte { return split(t, v, 0)[0] }
 	old, now := image{meta("old"), rootfs("old")}, image{meta("now"), rootfs("now")}

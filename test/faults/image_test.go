@@ -32,7 +32,8 @@ func split(t *testing.T, seed string, size int) image {
 	t.Helper()
 	return image{
 		formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata + "# " + seed + "\n"}),
-		formattest.Tar(t, formattest.File{Name: "etc/", Type: tar.TypeDir, Mode: 0o755}, formattest.File{Name: "noise", Body: noise(seed, size)}),
+		formattest.Tar(t, formattest.File{Name: "etc/", Type: tar.TypeDir, Mode: 0o755},
+			formattest.File{Name: "noise", Body: noise(seed, size)}),
 	}
 }
 

@@ -124,7 +124,8 @@ func TestKillUpload(t *testing.T) {
 	body, sender := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		_, _, err := h.client().Do(t.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: io.Reader(body)}, nil)
+		_, _, err := h.client().Do(t.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/images",
+			Body: io.Reader(body)}, nil)
 		body.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 		sent <- err
 	}()
@@ -160,7 +161,8 @@ func TestDeleteAndCopy(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for range rounds {
-				if s := to.kiln("image", "copy", "a:x", "local:", "--alias", "x", "--mode", "pull"); s.code != 0 && s.code != 3 && s.code != 4 {
+				if s := to.kiln("image", "copy", "a:x", "local:", "--alias", "x", "--mode", "pull"); s.code != 0 && s.code != 3 &&
+					s.code != 4 {
 					t.Errorf("copy: exit %d: %s", s.code, s.err)
 				}
 			}

@@ -44,8 +44,10 @@ func TestLyingFiles(t *testing.T) {
 		"too short":      {good, truth, body(good[0][:100_000]), 6, "100000 bytes"},
 		"too long":       {good, truth, body(append(append([]byte{}, good[0]...), "more"...)), 0, ""},
 		"nothing":        {good, truth, body(nil), 6, "0 bytes"},
-		"broken":         {good, truth, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, 6, "500"},
-		"forbidden":      {good, truth, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, 5, "403"},
+		"broken": {good, truth,
+			func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, 6, "500"},
+		"forbidden": {good, truth, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
+			5, "403"},
 		"gone":           {good, truth, http.NotFound, 3, "404"},
 		"other rootfs":   {two, fileURL(two[1]), body(split(t, "another", 300<<10)[1]), 7, "hash"},
 		"other metadata": {two, fileURL(two[0]), body(split(t, "another", 300<<10)[0]), 7, "hash"},
@@ -167,7 +169,8 @@ func TestIndexes(t *testing.T) {
 			c.spoil(s)
 			h.streams("s", s, s.URL)
 			defer h.forget()
-			said := h.fails(c.code, []string{c.word, s.Listener.Addr().String()}, "image", "copy", "s:x", "local:", "--mode", "pull")
+			said := h.fails(c.code, []string{c.word, s.Listener.Addr().String()}, "image", "copy", "s:x", "local:", "--mode",
+				"pull")
 			if len(said.err) > 2000 {
 				t.Errorf("the error has %d bytes", len(said.err))
 			}
@@ -189,7 +192,8 @@ func TestIndexes(t *testing.T) {
 
 // source is what an instance is made from, as the API has it.
 func (s *imageServer) source(alias string) map[string]any {
-	return map[string]any{"type": "image", "mode": "pull", "protocol": "simplestreams", "server": s.URL, "alias": alias, "ca": s.authority()}
+	return map[string]any{"type": "image", "mode": "pull", "protocol": "simplestreams", "server": s.URL, "alias": alias,
+		"ca": s.authority()}
 }
 
 // TestTwins has one alias in two products: the newest version is meant.
@@ -197,7 +201,8 @@ func TestTwins(t *testing.T) {
 	t.Parallel()
 	to, s := newHost(t), newImageServer(t)
 	old, now := unified(t, "old twin", 10<<10), unified(t, "new twin", 10<<10)
-	s.publish(t, published{image: old, alias: "x", version: "20250101", release: "a"}, published{image: now, alias: "y", version: "20260101", release: "b"})
+	s.publish(t, published{image: old, alias: "x", version: "20250101", release: "a"},
+		published{image: now, alias: "y", version: "20260101", release: "b"})
 	s.edit(`"aliases":"y"`, `"aliases":"x"`)
 	to.streams("s", s, s.URL)
 	to.ok("image", "copy", "s:x", "local:")
@@ -218,7 +223,8 @@ func TestNames(t *testing.T) {
 		}
 	}
 	s.lie("/1.0", wire(map[string]any{"auth": "untrusted", "public": true}))
-	s.lie("/1.0/images/"+fp.String(), wire(map[string]any{"fingerprint": fp.String(), "public": true, "type": "container"}))
+	s.lie("/1.0/images/"+fp.String(),
+		wire(map[string]any{"fingerprint": fp.String(), "public": true, "type": "container"}))
 	s.lie("/1.0/images/aliases/"+fp.String(), func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, `{"type":"error","error":"Image alias not found","error_code":404}`)

@@ -30,7 +30,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "kiln"), "-ldflags", "-X main.stall="+stall.String(), "../../cmd/kiln")
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "kiln"), "-ldflags", "-X main.stall="+stall.String(),
+		"../../cmd/kiln")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
 		return 1

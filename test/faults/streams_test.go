@@ -31,7 +31,8 @@ type imageServer struct {
 
 func newImageServer(t *testing.T) *imageServer {
 	t.Helper()
-	s := &imageServer{files: map[string][]byte{}, lies: map[string]http.HandlerFunc{}, hits: map[string]int{}, status: map[string]int{}}
+	s := &imageServer{files: map[string][]byte{}, lies: map[string]http.HandlerFunc{}, hits: map[string]int{},
+		status: map[string]int{}}
 	s.Server = httptest.NewTLSServer(s)
 	t.Cleanup(s.Close)
 	return s
@@ -40,7 +41,8 @@ func newImageServer(t *testing.T) *imageServer {
 // newPlainServer is one without TLS.
 func newPlainServer(t *testing.T) *imageServer {
 	t.Helper()
-	s := &imageServer{files: map[string][]byte{}, lies: map[string]http.HandlerFunc{}, hits: map[string]int{}, status: map[string]int{}}
+	s := &imageServer{files: map[string][]byte{}, lies: map[string]http.HandlerFunc{}, hits: map[string]int{},
+		status: map[string]int{}}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
@@ -164,12 +166,14 @@ func (s *imageServer) publish(t *testing.T, list ...published) {
 		if p.version == "" {
 			p.version = "20260101"
 		}
-		img := kiln.Image{Fingerprint: p.fingerprint(), Architecture: "x86_64", Properties: map[string]string{"os": "busybox", "release": p.release, "serial": p.version}}
+		img := kiln.Image{Fingerprint: p.fingerprint(), Architecture: "x86_64",
+			Properties: map[string]string{"os": "busybox", "release": p.release, "serial": p.version}}
 		if p.alias != "" {
 			img.Aliases = []kiln.Alias{{Name: p.alias}}
 		}
 		for n, b := range p.image {
-			f := kiln.File{Role: []kiln.Role{kiln.Metadata, kiln.Rootfs}[n], Size: int64(len(b)), Hash: sha256.Sum256(b), Ext: ".tar"}
+			f := kiln.File{Role: []kiln.Role{kiln.Metadata, kiln.Rootfs}[n], Size: int64(len(b)), Hash: sha256.Sum256(b),
+				Ext: ".tar"}
 			if bytes.HasPrefix(b, []byte("hsqs")) {
 				f.Ext = ".squashfs"
 			}
@@ -187,7 +191,10 @@ func (s *imageServer) publish(t *testing.T, list ...published) {
 		}
 		images = append(images, img)
 	}
-	opts := simplestreams.Options{Updated: time.Now(), PathOf: func(_ kiln.Image, f kiln.File) string { return "files/" + f.Hash.String() }}
+	opts := simplestreams.Options{Updated: time.Now(), PathOf: func(_ kiln.Image,
+		f kiln.File) string {
+		return "files/" + f.Hash.String()
+	}}
 	index, products, err := simplestreams.Write(images, opts)
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,10 @@ func untrusted(t *testing.T) (*http.Client, tls.Certificate) {
 	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{own}}}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, own
+	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}, own
 }
 
 // An answer is all that a server lets somebody know.
@@ -36,7 +39,8 @@ type answer struct {
 }
 
 // ask sends a request and gives the answer, in which what was typed is "TYPED".
-func ask(t *testing.T, hc *http.Client, h *host, method, path, body string, header http.Header, typed ...string) answer {
+func ask(t *testing.T, hc *http.Client, h *host, method, path, body string, header http.Header,
+	typed ...string) answer {
 	t.Helper()
 	req, err := http.NewRequest(method, "https://"+h.address+path, strings.NewReader(body))
 	if err != nil {
@@ -72,10 +76,12 @@ func routes(n name) []string {
 	var list []string
 	for _, word := range []string{n.fp, n.fp[:12], n.fp[:2], strings.ToUpper(n.fp), n.alias} {
 		list = append(list, "/1.0/images/"+word, "/1.0/images/"+word+"/export", "/1.0/kiln/images/"+word+"/files/"+n.hash,
-			"/1.0/images/aliases/"+word, "/lxd/"+word, "/i/"+word, "/streams/files/"+word+"/unified.tar", "/streams/files/"+word+"/rootfs.tar",
+			"/1.0/images/aliases/"+word, "/lxd/"+word, "/i/"+word, "/streams/files/"+word+"/unified.tar",
+			"/streams/files/"+word+"/rootfs.tar",
 			"/1.0/images/"+word+"/refresh", "/1.0/images/"+word+"/secret", "/1.0/images/"+word+"/verify")
 	}
-	return append(list, "/1.0/images?filter=fingerprint+eq+"+n.fp, "/1.0/images?recursion=1&filter=fingerprint+eq+"+n.fp, "/streams/v1/"+n.fp)
+	return append(list, "/1.0/images?filter=fingerprint+eq+"+n.fp, "/1.0/images?recursion=1&filter=fingerprint+eq+"+n.fp,
+		"/streams/v1/"+n.fp)
 }
 
 // TestPrivate asks for a private image, and for one that isn't there: nobody whom
@@ -89,7 +95,8 @@ func TestPrivate(t *testing.T) {
 	h.holds(private, "--alias", "hushhush")
 	one := unified(t, "private one", 10<<10)
 	h.holds(one, "--alias", "single")
-	absent := name{"absent", image{[]byte("absent")}.fingerprint().String(), image{[]byte("nothing")}.fingerprint().String()}
+	absent := name{"absent", image{[]byte("absent")}.fingerprint().String(),
+		image{[]byte("nothing")}.fingerprint().String()}
 	hc, _ := untrusted(t)
 	bare := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	defer bare.CloseIdleConnections()
@@ -113,7 +120,8 @@ func TestPrivate(t *testing.T) {
 					b := ask(t, hc, h, method, none[i]+more, "{}", nil, typedOf(absent)...)
 					c := ask(t, bare, h, method, theirs[i]+more, "{}", nil, typedOf(there)...)
 					if a != b || a != c {
-						t.Errorf("%s %s is answered %+v, one that isn't there %+v, somebody without a certificate %+v", method, theirs[i]+more, a, b, c)
+						t.Errorf("%s %s is answered %+v, one that isn't there %+v, somebody without a certificate %+v", method,
+							theirs[i]+more, a, b, c)
 					}
 				}
 			}
@@ -130,7 +138,8 @@ func typedOf(n name) []string {
 // checkLists reads what an untrusted client may list: nothing of private images is in it.
 func checkLists(t *testing.T, hc *http.Client, h *host, private ...image) {
 	t.Helper()
-	for _, path := range []string{"/1.0/images", "/1.0/images?recursion=1", "/streams/v1/index.json", "/streams/v1/images.json", "/1.0", "/"} {
+	for _, path := range []string{"/1.0/images", "/1.0/images?recursion=1", "/streams/v1/index.json",
+		"/streams/v1/images.json", "/1.0", "/"} {
 		a := ask(t, hc, h, "GET", path, "", nil)
 		if a.status != http.StatusOK {
 			t.Errorf("%s: %d", path, a.status)
@@ -151,7 +160,8 @@ func checkOtherWays(t *testing.T, hc *http.Client, h *host, private, public imag
 	if a := ask(t, hc, h, "GET", "/1.0/kiln/images/"+public.fingerprint().String()+"/files/"+hash, "", nil); a.status != http.StatusNotFound {
 		t.Errorf("a file of a private image by way of a public one: %+v", a)
 	}
-	if a := ask(t, hc, h, "GET", gate+"/export", "", nil); a.status != http.StatusOK || bytes.Contains([]byte(a.body), private[1][1024:2048]) {
+	if a := ask(t, hc, h, "GET", gate+"/export", "", nil); a.status != http.StatusOK ||
+		bytes.Contains([]byte(a.body), private[1][1024:2048]) {
 		t.Errorf("the public image: %d", a.status)
 	}
 	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q},"public":true}`, h.address, fp)
@@ -163,7 +173,8 @@ func checkOtherWays(t *testing.T, hc *http.Client, h *host, private, public imag
 		}
 	}
 	for _, word := range []string{fp, strings.Repeat("ab", 32)} {
-		a := ask(t, hc, h, "POST", "/1.0/images", string(private[0]), http.Header{"X-Lxd-Fingerprint": {word}, "X-Lxd-Secret": {"x"}, "X-Lxd-Public": {"1"}})
+		a := ask(t, hc, h, "POST", "/1.0/images", string(private[0]), http.Header{"X-Lxd-Fingerprint": {word},
+			"X-Lxd-Secret": {"x"}, "X-Lxd-Public": {"1"}})
 		if a.status != http.StatusForbidden {
 			t.Errorf("an upload of %s: %+v", word, a)
 		}
@@ -185,7 +196,8 @@ func TestRestricted(t *testing.T) {
 	writeFile(t, path, trust.PEM(own.Leaf))
 	h.ok("config", "trust", "add", path, "--name", "r", "--restricted")
 	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q}}`, h.address, fp)
-	for path, body := range map[string]string{"/1.0/images": pull, "/1.0/images/" + fp + "/secret": "{}", "/1.0/certificates": `{"type":"client","token":true}`, "/1.0/images/" + fp + "/export": "{}"} {
+	for path, body := range map[string]string{"/1.0/images": pull, "/1.0/images/" + fp + "/secret": "{}",
+		"/1.0/certificates": `{"type":"client","token":true}`, "/1.0/images/" + fp + "/export": "{}"} {
 		if a := ask(t, hc, h, "POST", path, body, http.Header{"Content-Type": {"application/json"}}); a.status != http.StatusForbidden {
 			t.Errorf("POST %s: %+v", path, a)
 		}

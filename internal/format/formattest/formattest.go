@@ -49,7 +49,8 @@ func Tar(t testing.TB, files ...File) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		h := &tar.Header{Name: f.Name, Linkname: f.Link, Typeflag: f.Type, Mode: f.Mode, Size: int64(len(f.Body)), ModTime: time.Unix(1458040200, 0)}
+		h := &tar.Header{Name: f.Name, Linkname: f.Link, Typeflag: f.Type, Mode: f.Mode, Size: int64(len(f.Body)),
+			ModTime: time.Unix(1458040200, 0)}
 		if h.Typeflag == 0 {
 			h.Typeflag = tar.TypeReg
 		}
@@ -86,7 +87,8 @@ func Rootfs(t testing.TB, prefix string) []File {
 		t.Fatal("busybox-static is needed: ", err)
 	}
 	var files []File
-	for _, d := range []string{"", "bin/", "sbin/", "etc/", "etc/init.d/", "dev/", "proc/", "sys/", "tmp/", "root/", "run/", "var/"} {
+	for _, d := range []string{"", "bin/", "sbin/", "etc/", "etc/init.d/", "dev/", "proc/", "sys/", "tmp/", "root/",
+		"run/", "var/"} {
 		if prefix+d != "" {
 			files = append(files, File{Name: prefix + d, Type: tar.TypeDir, Mode: 0o755})
 		}
@@ -125,7 +127,8 @@ func Split(t testing.TB) (metadata, rootfs []byte) {
 // Tiny is an image without a system in it, quick to make and to read. Different
 // seeds give different fingerprints.
 func Tiny(t testing.TB, seed string) []byte {
-	return Tar(t, File{Name: "metadata.yaml", Body: Metadata + "# " + seed + "\n"}, File{Name: "rootfs/", Type: tar.TypeDir, Mode: 0o755})
+	return Tar(t, File{Name: "metadata.yaml", Body: Metadata + "# " + seed + "\n"},
+		File{Name: "rootfs/", Type: tar.TypeDir, Mode: 0o755})
 }
 
 // Compress runs a program over bytes: "gzip", "zstd", …
@@ -186,12 +189,14 @@ func Debian(t testing.TB) string {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(temp)
-	cmd := exec.Command("mmdebstrap", "--variant=minbase", "--format=tar", "--include=systemd,systemd-sysv,dbus", "", filepath.Join(temp, "debian.tar"))
+	cmd := exec.Command("mmdebstrap", "--variant=minbase", "--format=tar", "--include=systemd,systemd-sysv,dbus", "",
+		filepath.Join(temp, "debian.tar"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("mmdebstrap: %v\n%s", err, out)
 	}
 	// Into place in one step: tests of other packages want it as well.
-	if out, err := exec.Command("sh", "-c", `cp "$1" "$2.$$" && mv "$2.$$" "$2"`, "-", filepath.Join(temp, "debian.tar"), path).CombinedOutput(); err != nil {
+	if out, err := exec.Command("sh", "-c", `cp "$1" "$2.$$" && mv "$2.$$" "$2"`, "-", filepath.Join(temp, "debian.tar"),
+		path).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return path

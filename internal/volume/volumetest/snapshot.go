@@ -142,7 +142,8 @@ func more(t *testing.T, v *volume.Volume) {
 	}
 }
 
-func snapshots(t *testing.T, open func(*testing.T) *volume.Pool, clone func(*testing.T, *volume.Pool, string) *volume.Volume) {
+func snapshots(t *testing.T, open func(*testing.T) *volume.Pool, clone func(*testing.T, *volume.Pool,
+	string) *volume.Volume) {
 	take := func(t *testing.T, p *volume.Pool, from, name string, pause volume.Pause) *volume.Snapshot {
 		t.Helper()
 		s, err := p.Snapshot(t.Context(), from, name, pause)
@@ -228,7 +229,8 @@ func snapshots(t *testing.T, open func(*testing.T) *volume.Pool, clone func(*tes
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(p.CopySnapshot(t.Context(), "s", "s2"), p.DeleteSnapshots(t.Context(), "s"), p.Delete(t.Context(), "a")); err != nil {
+		if err := errors.Join(p.CopySnapshot(t.Context(), "s", "s2"), p.DeleteSnapshots(t.Context(), "s"),
+			p.Delete(t.Context(), "a")); err != nil {
 			t.Fatal(err)
 		}
 		s2, err := p.GetSnapshot("s2")
@@ -292,7 +294,8 @@ func many(t *testing.T, p *volume.Pool, clone func(*testing.T, *volume.Pool, str
 		} else if err := os.Rename(root+"/bin", root+"/bin0"); err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(os.WriteFile(root+"/home/file", fmt.Append(nil, i), 0o600), os.WriteFile(fmt.Sprintf("%s/f%d", root, i%5), fmt.Append(nil, i), 0o600)); err != nil {
+		if err := errors.Join(os.WriteFile(root+"/home/file", fmt.Append(nil, i), 0o600),
+			os.WriteFile(fmt.Sprintf("%s/f%d", root, i%5), fmt.Append(nil, i), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 		end()

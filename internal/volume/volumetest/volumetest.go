@@ -31,7 +31,8 @@ func Content(filled *atomic.Int32) func(context.Context) (volume.Content, error)
 	return func(context.Context) (volume.Content, error) {
 		return volume.Content{Unpack: func(_ context.Context, rootfs, meta archive.TreeWriter) error {
 			filled.Add(1)
-			if err := meta.Add(&archive.Entry{Path: "metadata.yaml", Type: archive.Regular, Mode: 0o644, Size: 2}, strings.NewReader("a\n")); err != nil || rootfs == nil {
+			if err := meta.Add(&archive.Entry{Path: "metadata.yaml", Type: archive.Regular, Mode: 0o644, Size: 2},
+				strings.NewReader("a\n")); err != nil || rootfs == nil {
 				return err
 			}
 			for _, e := range []struct {
@@ -106,7 +107,10 @@ func Run(t *testing.T, dir func(*testing.T) string) {
 		}
 		return v
 	}
-	t.Run("snapshots", func(t *testing.T) { snapshots(t, func(t *testing.T) *volume.Pool { return open(t, dir(t)) }, clone) })
+	t.Run("snapshots", func(t *testing.T) {
+		snapshots(t, func(t *testing.T) *volume.Pool { return open(t, dir(t)) },
+			clone)
+	})
 	t.Run("ids are mapped and kept as they are inside", func(t *testing.T) {
 		p := open(t, dir(t))
 		v := clone(t, p, "a")
@@ -175,7 +179,8 @@ func Run(t *testing.T, dir func(*testing.T) string) {
 		p := open(t, d)
 		bad := errors.New("the archive is bad")
 		_, err := p.Clone(t.Context(), "a", Image, func(context.Context) (volume.Content, error) {
-			return volume.Content{Unpack: func(context.Context, archive.TreeWriter, archive.TreeWriter) error { return bad }}, nil
+			return volume.Content{Unpack: func(context.Context, archive.TreeWriter, archive.TreeWriter) error { return bad }},
+				nil
 		})
 		if !errors.Is(err, bad) {
 			t.Error(err)
@@ -216,7 +221,8 @@ func Run(t *testing.T, dir func(*testing.T) string) {
 		p := open(t, dir(t))
 		v := clone(t, p, "a")
 		root, end := Mount(t, v, true)
-		if err := errors.Join(os.Remove(root+"/gone"), os.WriteFile(root+"/sparse", nil, 0o644), os.Truncate(root+"/sparse", 1<<30),
+		if err := errors.Join(os.Remove(root+"/gone"), os.WriteFile(root+"/sparse", nil, 0o644),
+			os.Truncate(root+"/sparse", 1<<30),
 			unix.Setxattr(root+"/sparse", "user.note", []byte("hi"), 0), os.Link(root+"/sparse", root+"/sparse2")); err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +236,8 @@ func Run(t *testing.T, dir func(*testing.T) string) {
 		var st unix.Stat_t
 		note := make([]byte, 10)
 		n, xerr := unix.Getxattr(root+"/sparse", "user.note", note)
-		if err := unix.Stat(root+"/sparse2", &st); err != nil || st.Size != 1<<30 || st.Blocks > 100 || st.Nlink != 2 || xerr != nil || string(note[:n]) != "hi" {
+		if err := unix.Stat(root+"/sparse2", &st); err != nil || st.Size != 1<<30 || st.Blocks > 100 || st.Nlink != 2 ||
+			xerr != nil || string(note[:n]) != "hi" {
 			t.Errorf("%+v, %v, %v", st, err, xerr)
 		}
 		if _, err := os.Stat(root + "/gone"); !os.IsNotExist(err) {
