@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 )
 
 // bench is one run.
@@ -35,10 +37,15 @@ func main() {
 		return
 	}
 	n := flag.Int("n", 5, "runs of each row")
-	only := flag.String("only", "", "run only the parts whose names have this in them")
+	only := flag.String("only", "", "parts to run, separated by commas: "+strings.Join(partNames(), ", "))
 	count := flag.Int("count", 10_000, "images in the store with many")
 	flag.Parse()
 	b := &bench{n: *n, count: *count}
+	chosen, err := b.choose(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
 	defer b.end()
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt)
@@ -48,24 +55,49 @@ func main() {
 		os.Exit(130)
 	}()
 	b.setUp()
-	for _, part := range []struct {
-		name string
-		pair bool // needs the two daemons of compare
-		run  func()
-	}{
-		{"import", true, b.imports}, {"first", true, b.firstLaunch}, {"warm", true, b.warm}, {"many", true, b.many},
-		{"memory", true, b.memory},
-		{"publish", true, b.publish}, {"snapshots", true, b.snapshots},
-		{"travel", false, b.travel}, {"update", false, b.update}, {"serve", false, b.serve},
-	} {
-		if !strings.Contains(part.name, *only) {
-			continue
-		}
-		if part.pair {
+	for _, p := range chosen {
+		if p.pair {
 			b.compare()
 		}
-		part.run()
+		p.run()
 	}
+}
+
+// A part is a table of the report.
+type part struct {
+	name string
+	pair bool // needs the two daemons of compare
+	run  func()
+}
+
+func (b *bench) parts() []part {
+	return []part{
+		{"import", true, b.imports}, {"first", true, b.firstLaunch}, {"warm", true, b.warm}, {"many", true, b.many},
+		{"memory", true, b.memory}, {"publish", true, b.publish}, {"snapshots", true, b.snapshots},
+		{"travel", false, b.travel}, {"update", false, b.update}, {"serve", false, b.serve},
+	}
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range (*bench)(nil).parts() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// choose gives the parts that a list names, in the order of the report; all for "".
+func (b *bench) choose(list string) ([]part, error) {
+	if list == "" {
+		return b.parts(), nil
+	}
+	names := strings.Split(list, ",")
+	for _, name := range names {
+		if !slices.Contains(partNames(), name) {
+			return nil, fmt.Errorf("no part %q; the parts are %s", name, strings.Join(partNames(), ", "))
+		}
+	}
+	return slices.DeleteFunc(b.parts(), func(p part) bool { return !slices.Contains(names, p.name) }), nil
 }
 
 func (b *bench) end() {
@@ -139,16 +171,11 @@ func (b *bench) compare() {
 		return
 	}
 	b.compared = true
-	cache := os.Getenv("KILN_TEST_CACHE")
-	if cache == "" {
-		cache = "/var/cache/kiln-test"
+	tar, err := formattest.DebianTar()
+	if err != nil {
+		b.fail("%v", err)
 	}
-	b.must("mkdir -p " + cache + " " + b.dir + "/lxd " + b.dir + "/conf")
-	tar := cache + "/debian.tar"
-	if _, err := os.Stat(tar); err != nil {
-		b.must("mmdebstrap --quiet --variant=minbase --format=tar --include=systemd,systemd-sysv,dbus '' " +
-			tar + ".new && mv " + tar + ".new " + tar)
-	}
+	b.must("mkdir -p " + b.dir + "/lxd " + b.dir + "/conf")
 	fmt.Fprintln(os.Stderr, "making images ...")
 	b.must(fmt.Sprintf(`cd %s && mkdir m rootfs && printf 'architecture: %%s\ncreation_date: 1700000000\nproperties: {os: debian}\n' $(uname -m) > m/metadata.yaml &&
 		tar -C rootfs --numeric-owner --xattrs --xattrs-include='*' -xf %s && tar -C m -cf d.tar metadata.yaml && tar --numeric-owner --xattrs --xattrs-include='*' -rf d.tar rootfs &&

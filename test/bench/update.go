@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 )
 
 // A version is an image that others may have an older version of.
@@ -52,10 +54,7 @@ func (b *bench) update() {
 
 // versions gives an image that was published, and later versions of it.
 func (b *bench) versions(n *node) (old version, list []version) {
-	cache := os.Getenv("KILN_TEST_CACHE")
-	if cache == "" {
-		cache = "/var/cache/kiln-test"
-	}
+	cache := formattest.CacheDir()
 	const packages = "systemd,systemd-sysv,dbus,perl,openssl,python3,tzdata"
 	const release, updates = "'deb http://deb.debian.org/debian bookworm main'",
 		"'deb http://deb.debian.org/debian bookworm-updates main' 'deb http://security.debian.org/debian-security " +

@@ -168,36 +168,3 @@ func Write(t testing.TB, name string, b []byte) string {
 	}
 	return path
 }
-
-// Debian gives the path of a tarball with a real system that boots systemd. It is
-// made once per machine, in $KILN_TEST_CACHE or /var/cache/kiln-test.
-func Debian(t testing.TB) string {
-	t.Helper()
-	dir := os.Getenv("KILN_TEST_CACHE")
-	if dir == "" {
-		dir = "/var/cache/kiln-test"
-	}
-	path := filepath.Join(dir, "debian.tar")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	temp, err := os.MkdirTemp("", "kiln-debian-")
-	if err == nil {
-		err = os.MkdirAll(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(temp)
-	cmd := exec.Command("mmdebstrap", "--variant=minbase", "--format=tar", "--include=systemd,systemd-sysv,dbus", "",
-		filepath.Join(temp, "debian.tar"))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("mmdebstrap: %v\n%s", err, out)
-	}
-	// Into place in one step: tests of other packages want it as well.
-	if out, err := exec.Command("sh", "-c", `cp "$1" "$2.$$" && mv "$2.$$" "$2"`, "-", filepath.Join(temp, "debian.tar"),
-		path).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return path
-}
