@@ -111,7 +111,8 @@ func TestErrors(t *testing.T) {
 	if err := c.Change(t.Context(), "PUT", "/1.0/images/"+first.Fingerprint.String(), api.ImagePut{}, "stale"); !errors.Is(err, kiln.Stale) {
 		t.Errorf("%v", err)
 	}
-	if _, err := c.Exec(t.Context(), "none", api.InstanceExecPost{Command: []string{"true"}}, client.ExecIO{}); !errors.Is(err, kiln.NotFound) {
+	if _, err := c.Exec(t.Context(), "none", api.InstanceExecPost{Command: []string{"true"}},
+		client.ExecIO{}); !errors.Is(err, kiln.NotFound) {
 		t.Errorf("%v", err)
 	}
 	if _, err := client.Unix("/nowhere").Get(t.Context(), "/1.0", nil, nil); !errors.Is(err, kiln.Network) ||

@@ -1,20 +1,42 @@
-#!/bin/sh
-# Runs every fuzz target for a time: fuzz.sh 10s.
-set -eu
+#!/bin/bash
+# Runs every fuzz target for a time, and says how many inputs each was given:
+# fuzz.sh 10s. A target that hardly runs finds nothing: fewer inputs than the floor
+# are a failure, however slow the machine.
+set -euo pipefail
 PATH=$PATH:/usr/local/go/bin
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-for file in $(grep -l -r '^func Fuzz' --include='*_test.go' .); do
-	dir=$(dirname "$file")
-	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$file"); do
-		echo "$dir $target"
-		if go test -run '^$' -fuzz "^$target\$" -fuzztime "$1" -fuzzminimizetime 1s "$dir" >"$log" 2>&1; then
-			tail -n 1 "$log"
-		elif grep -q 'context deadline exceeded' "$log" && ! grep -q -E 'Failing input|panic' "$log"; then
-			echo "no finding; the time ended in the middle of an input"
-		else
-			cat "$log" >&2
-			exit 1
+cd "$(dirname "$0")/.."
+time=${1:-10s}
+floor=100 # inputs
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fuzz() { # directory, target, time or a number of inputs as in 100x
+	(cd "$1" && timeout 120 "$work/test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$3" \
+		-test.fuzzminimizetime 1s -test.fuzzcachedir "$work/corpus") >"$work/log" 2>&1 && return
+	# The engine calls it a failure when the time ends in the middle of an input.
+	grep -q 'context deadline exceeded' "$work/log" && ! grep -q -E 'Failing input|panic' "$work/log" && return
+	grep -v '^fuzz: elapsed' "$work/log" >&2
+	echo "kiln: $1 $2 failed; the last count: $(inputs) inputs" >&2
+	exit 1
+}
+inputs() { sed -n 's/^fuzz: elapsed: .*execs: \([0-9]*\) .*/\1/p' "$work/log" | tail -n 1; }
+
+count=0
+for dir in $(grep -l -r '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do
+	go test -c -fuzz . -o "$work/test" "$dir"
+	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$dir"/*_test.go); do
+		fuzz "$dir" "$target" "$time"
+		n=$(inputs)
+		rate=$(sed -n 's/^fuzz: elapsed: .*(\([0-9]*\)\/sec).*/\1/p' "$work/log" | sort -n | tail -n 1)
+		printf '%s %s: %s inputs, %s/s at best\n' "$dir" "$target" "${n:-0}" "${rate:-0}"
+		if [ "${n:-0}" -lt "$floor" ]; then
+			fuzz "$dir" "$target" "${floor}x" # a busy machine gets more time
+			if [ "$(inputs)" -lt "$floor" ]; then
+				echo "kiln: $dir $target doesn't get through $floor inputs in two minutes" >&2
+				exit 1
+			fi
 		fi
+		count=$((count + 1))
 	done
 done
+echo "$count fuzz targets"

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Formatting, vet and staticcheck. No warning is left standing.
+# Formatting, line length, vet and staticcheck. No warning is left standing.
 set -eu
 PATH=$PATH:/usr/local/go/bin
+cd "$(dirname "$0")/.."
 unformatted=$(gofmt -l .)
 if [ -n "$unformatted" ]; then
 	echo "not formatted by gofmt:" >&2
@@ -9,4 +10,4 @@ if [ -n "$unformatted" ]; then
 	exit 1
 fi
 go vet ./...
-go run honnef.co/go/tools/cmd/staticcheck@v0.7.0 -checks 'all,-ST1000,-ST1005,-ST1020,-ST1021,-ST1022' ./...
+go tool -modfile=tools/go.mod staticcheck -checks 'all,-ST1000,-ST1005,-ST1020,-ST1021,-ST1022' ./...

@@ -20,7 +20,8 @@ import (
 // Start starts a container. It returns when its init runs.
 // Errors: Unsupported when the host can't, Conflict when it runs already.
 func Start(ctx context.Context, s Spec) (*Box, error) {
-	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), os.MkdirAll(rootfsDir, 0o755), os.MkdirAll(mountsDir, 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), os.MkdirAll(rootfsDir, 0o755),
+		os.MkdirAll(mountsDir, 0o755)); err != nil {
 		return nil, err
 	}
 	if pids := inside(s.ID); len(pids) > 0 {

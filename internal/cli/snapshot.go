@@ -113,7 +113,7 @@ func (a *app) splitSnapshot(args []string) (at place, instance, snap string, err
 	case !ok && len(args) == 2:
 		return at, instance, strings.TrimPrefix(args[1], instance+"/"), nil
 	}
-	return at, "", "", usageError{fmt.Errorf("say which snapshot of which instance: INSTANCE SNAPSHOT or INSTANCE/SNAPSHOT")}
+	return at, "", "", usageError{errors.New("missing argument: <instance> <snapshot>, or <instance>/<snapshot>")}
 }
 
 func (a *app) snapshotListCmd() *cobra.Command {

@@ -144,7 +144,7 @@ func (a *app) trustAddCmd() *cobra.Command {
 
 func (a *app) issueToken(c *cobra.Command, at place, post api.CertificatesPost) error {
 	if post.Name == "" {
-		return usageError{fmt.Errorf("say with --name what to call the client that the token is for, or give its certificate")}
+		return usageError{errors.New("missing argument: a certificate file, or --name for a join token")}
 	}
 	post.Token = true
 	_, op, err := at.Do(c.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/certificates", Body: post}, nil)

@@ -68,7 +68,8 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 			if err != nil {
 				return kiln.Errorf(kiln.KindOf(err), "%s: %w", at.name, err)
 			}
-			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.name, n)), nil, &old); err != nil {
+			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.name, n)),
+				nil, &old); err != nil {
 				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.name,
 					n, err, at.name)
 			}

@@ -175,7 +175,10 @@ func (d *Daemon) expire() {
 	if err := d.blobs.SweepPartial(partialLife); err != nil {
 		d.cfg.Log.Error("remove what is left of downloads", "err", err)
 	}
-	if err := d.deltas.sweep(func(fp kiln.Fingerprint) bool { _, err := d.blobs.Stat(fp); return err == nil }); err != nil {
+	if err := d.deltas.sweep(func(fp kiln.Fingerprint) bool {
+		_, err := d.blobs.Stat(fp)
+		return err == nil
+	}); err != nil {
 		d.cfg.Log.Error("remove indexes and patches of images that are gone", "err", err)
 	}
 }

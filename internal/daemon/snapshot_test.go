@@ -119,7 +119,8 @@ func TestDaemonDiesWhileItHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(filepath.Join(boxes[0], "held"), nil, 0o600), b.Freeze(t.Context()), b.Close()); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(boxes[0], "held"), nil, 0o600), b.Freeze(t.Context()),
+		b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	d = open(t, dir)

@@ -50,7 +50,8 @@ func TestUnpackedDamage(t *testing.T) {
 	}
 	// What the network says is no damage.
 	lost := kiln.Errorf(kiln.Network, "the connection broke")
-	if _, err := read(io.MultiReader(bytes.NewReader(whole[:len(whole)/2]), iotest.ErrReader(lost))); !errors.Is(err, kiln.Network) || errors.Is(err, kiln.Integrity) {
+	if _, err := read(io.MultiReader(bytes.NewReader(whole[:len(whole)/2]),
+		iotest.ErrReader(lost))); !errors.Is(err, kiln.Network) || errors.Is(err, kiln.Integrity) {
 		t.Errorf("%v (%s)", err, kiln.KindOf(err))
 	}
 }

@@ -43,7 +43,10 @@ func TestInstances(t *testing.T) {
 		t.Errorf("%s, %v", cmp.Diff(want, got), err)
 	}
 	failed := errors.New("no")
-	if err := d.EditInstance(t.Context(), "c1", func(i *Instance) error { i.Description = "x"; return failed }); !errors.Is(err, failed) {
+	if err := d.EditInstance(t.Context(), "c1", func(i *Instance) error {
+		i.Description = "x"
+		return failed
+	}); !errors.Is(err, failed) {
 		t.Error(err)
 	}
 	if err := d.EditInstance(t.Context(), "c1", func(i *Instance) error { i.Running = true; return nil }); err != nil {

@@ -122,7 +122,9 @@ func TestBlobs(t *testing.T) {
 	if got, err := d.Blobs(t.Context()); err != nil || cmp.Diff(want, got) != "" {
 		t.Errorf("%s, %v", cmp.Diff(want, got), err)
 	}
-	if err := d.Tx(t.Context(), func(tx *Tx) error { return tx.DeleteImage(t.Context(), testImage(0).Fingerprint) }); err != nil {
+	if err := d.Tx(t.Context(), func(tx *Tx) error {
+		return tx.DeleteImage(t.Context(), testImage(0).Fingerprint)
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for fp, want := range map[kiln.Fingerprint]bool{shared: true, own: false, {}: false} {

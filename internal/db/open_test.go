@@ -100,7 +100,9 @@ func TestTx(t *testing.T) {
 		return tx.CreateImage(ctx, kiln.Image{Fingerprint: kiln.Fingerprint{1}})
 	}
 	failed := errors.New("no")
-	if err := d.Tx(t.Context(), func(tx *Tx) error { return errors.Join(add(t.Context(), tx), failed) }); !errors.Is(err, failed) {
+	if err := d.Tx(t.Context(), func(tx *Tx) error {
+		return errors.Join(add(t.Context(), tx), failed)
+	}); !errors.Is(err, failed) {
 		t.Errorf("an error of f: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

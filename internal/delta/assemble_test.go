@@ -170,7 +170,8 @@ func TestLyingIndex(t *testing.T) {
 	}
 	other := index(t, framed(t, v2, small)) // of another image
 	other.Whole = idx.Whole
-	if _, err := Assemble(context.Background(), other, nil, server(framed(t, v2, small)), io.Discard); !errors.Is(err, kiln.Integrity) {
+	if _, err := Assemble(context.Background(), other, nil,
+		server(framed(t, v2, small)), io.Discard); !errors.Is(err, kiln.Integrity) {
 		t.Errorf("another image's chunks: %v", err)
 	}
 	for name, b := range map[string][]byte{"nothing": nil, "cut": good[:len(good)-1], "longer": append(good, 0),

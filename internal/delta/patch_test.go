@@ -180,7 +180,8 @@ func TestNoPatch(t *testing.T) {
 	if _, err := ApplyPatch(ctx, section(a), bytes.NewReader(p), io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if _, err := ApplyPatch(context.Background(), section(a), bytes.NewReader(p), failing{}); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := ApplyPatch(context.Background(), section(a), bytes.NewReader(p),
+		failing{}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("nothing can be written: %v", err)
 	}
 }

@@ -129,7 +129,8 @@ func (p packer) fill(ctx context.Context, out *archive.Packer, snap *volume.Snap
 		}
 	}
 	if role != kiln.Metadata {
-		if err := p.addTree(ctx, out, snap, map[kiln.Role]string{kiln.Unified: "rootfs", kiln.Rootfs: "."}[role]); err != nil {
+		if err := p.addTree(ctx, out, snap,
+			map[kiln.Role]string{kiln.Unified: "rootfs", kiln.Rootfs: "."}[role]); err != nil {
 			return err
 		}
 	}

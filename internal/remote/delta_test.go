@@ -43,7 +43,8 @@ func version(t *testing.T, changed ...int) []byte {
 		files = append(files, formattest.File{Name: fmt.Sprintf("rootfs/f%02d", i), Body: string(b)})
 	}
 	var out bytes.Buffer
-	if _, err := delta.Compress(t.Context(), &out, bytes.NewReader(formattest.Tar(t, files...)), delta.Options{}); err != nil {
+	if _, err := delta.Compress(t.Context(), &out, bytes.NewReader(formattest.Tar(t, files...)),
+		delta.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()

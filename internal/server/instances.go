@@ -28,8 +28,9 @@ func wireInstance(i instance.Instance) api.Instance {
 	return api.Instance{
 		InstancePut: instancePut(i), CreatedAt: i.CreatedAt, ExpandedConfig: orEmpty(i.ExpandedConfig),
 		ExpandedDevices: orEmpty(i.ExpandedDevices),
-		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: i.LastUsedAt, Location: "none",
-		Type: i.Type, Project: defaultProject,
+		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: i.LastUsedAt,
+		Location: "none",
+		Type:     i.Type, Project: defaultProject,
 	}
 }
 

@@ -61,7 +61,8 @@ func TestGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Put(t.Context(), img, &broken{file: file, content: content, cut: half, skips: true}); !errors.Is(err, kiln.Network) {
+	if _, err := s.Put(t.Context(), img,
+		&broken{file: file, content: content, cut: half, skips: true}); !errors.Is(err, kiln.Network) {
 		t.Fatalf("cut: %v", err)
 	}
 	d.Close()
@@ -70,7 +71,8 @@ func TestGoesOn(t *testing.T) {
 		t.Fatalf("%d bytes are kept of %d", n, half)
 	}
 	// One that can't begin later reads all of it, and leaves the other alone.
-	if _, err := s.Put(t.Context(), img, &broken{file: file, content: content, cut: 10, skips: false}); !errors.Is(err, kiln.Network) {
+	if _, err := s.Put(t.Context(), img,
+		&broken{file: file, content: content, cut: 10, skips: false}); !errors.Is(err, kiln.Network) {
 		t.Fatalf("cut again: %v", err)
 	}
 	rest := &broken{file: file, content: content, cut: -1, skips: true}

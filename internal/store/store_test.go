@@ -35,7 +35,8 @@ func TestMain(m *testing.M) {
 		fmt.Println("ready")
 		for i := 0; ; i++ {
 			img := formattest.Tiny(&testing.B{}, fmt.Sprint(os.Getpid(), i))
-			if _, err := s.Put(context.Background(), kiln.Image{Aliases: []kiln.Alias{{Name: fmt.Sprint("a", i)}}}, files(img)); err != nil {
+			if _, err := s.Put(context.Background(), kiln.Image{Aliases: []kiln.Alias{{Name: fmt.Sprint("a", i)}}},
+				files(img)); err != nil {
 				panic(err)
 			}
 		}

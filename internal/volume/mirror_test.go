@@ -66,7 +66,8 @@ func disturb(r *rand.Rand, dir, secret string) {
 	case 0:
 		_ = os.Mkdir(sub, 0o755)
 	case 1, 2, 3:
-		if f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o644); err == nil {
+		if f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|unix.O_NONBLOCK|unix.O_NOFOLLOW,
+			0o644); err == nil {
 			_, _ = fmt.Fprint(f, r.IntN(1e6))
 			f.Close()
 		}
@@ -137,7 +138,8 @@ func compare(t *testing.T, a, b string) {
 func TestMirrorSeesMappedWrites(t *testing.T) {
 	base := t.TempDir()
 	from, to := base+"/from", base+"/to"
-	if err := errors.Join(os.Mkdir(from, 0o755), os.Mkdir(to, 0o755), os.WriteFile(from+"/f", make([]byte, 4096), 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(from, 0o755), os.Mkdir(to, 0o755),
+		os.WriteFile(from+"/f", make([]byte, 4096), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(from+"/f", os.O_RDWR, 0)

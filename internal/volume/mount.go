@@ -136,7 +136,8 @@ func (n *namespace) base(name, fstype, file string) error {
 // mount.
 func mountFile(fstype, file string) (int, error) {
 	if fstype == kindErofs {
-		if fd, err := fsMount(fstype, map[string]string{"source": file}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true); err == nil {
+		if fd, err := fsMount(fstype, map[string]string{"source": file},
+			unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true); err == nil {
 			return fd, nil
 		}
 	}

@@ -326,7 +326,8 @@ func TestUnpackLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := int64(90_000)
-	if err := unpack(t.Context(), bytes.NewReader(b.Bytes()), t.TempDir(), false, &left); !errors.Is(err, kiln.NoSpace) {
+	if err := unpack(t.Context(), bytes.NewReader(b.Bytes()), t.TempDir(), false,
+		&left); !errors.Is(err, kiln.NoSpace) {
 		t.Errorf("too large: %v", err)
 	}
 	left = 1 << 30
@@ -334,7 +335,8 @@ func TestUnpackLimits(t *testing.T) {
 		t.Errorf("a symlink in metadata: %v", err)
 	}
 	for _, n := range []int{0, 1, 511, 600, 2000, 50_000} {
-		if err := unpack(t.Context(), bytes.NewReader(b.Bytes()[:n]), t.TempDir(), false, &left); !errors.Is(err, kiln.Integrity) {
+		if err := unpack(t.Context(), bytes.NewReader(b.Bytes()[:n]), t.TempDir(),
+			false, &left); !errors.Is(err, kiln.Integrity) {
 			t.Errorf("cut after %d bytes: %v", n, err)
 		}
 	}

@@ -319,7 +319,9 @@ func atAttributes(parent int, base string, h *tar.Header) error {
 		}
 	}
 	at := fmt.Sprintf("/proc/self/fd/%d/%s", parent, base)
-	if err := eachXattr(h, func(name string, value []byte) error { return unix.Lsetxattr(at, name, value, 0) }); err != nil {
+	if err := eachXattr(h, func(name string, value []byte) error {
+		return unix.Lsetxattr(at, name, value, 0)
+	}); err != nil {
 		return err
 	}
 	times, err := timesOf(h)

@@ -83,5 +83,5 @@ func hostSuite(file string) (string, error) {
 			return strings.Trim(name, `"`), nil
 		}
 	}
-	return "", fmt.Errorf("%s has no VERSION_CODENAME: tests make their images from the packages of Debian or Ubuntu", file)
+	return "", fmt.Errorf("%s has no VERSION_CODENAME; tests take their system from Debian or Ubuntu packages", file)
 }
