@@ -16,10 +16,12 @@ run() { # says what it does, does it, and says how long that took
 	local from to
 	echo "\$ kiln $*"
 	step="kiln $*"
+	local status=0
 	from=$(date +%s%N)
-	"$kiln" "$@" </dev/null
+	"$kiln" "$@" </dev/null || status=$?
 	to=$(date +%s%N)
 	printf '  (%d ms)\n' $(((to - from) / 1000000))
+	return "$status"
 }
 
 mkdir -p "$state" "$cache"
@@ -91,6 +93,8 @@ done
 run exec c1 -- cat /etc/os-release
 if ! run exec c1 -- systemctl is-system-running; then
 	"$kiln" exec c1 -- systemctl --no-pager --failed </dev/null
+	"$kiln" exec c1 -- journalctl --no-pager -b -p warning </dev/null
+	false
 fi
 step="list"
 run list
