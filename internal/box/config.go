@@ -84,6 +84,10 @@ func (c *config) identity(s Spec) {
 	}
 	if len(s.IDMap) == 0 {
 		c.set("lxc.cap.drop", "mac_admin mac_override sys_time sys_module sys_rawio")
+	} else {
+		// No user namespace can load modules. Who sees the capability tries
+		// anyway, and a unit of systemd fails where libkmod isn't installed.
+		c.set("lxc.cap.drop", "sys_module")
 	}
 	c.set("lxc.seccomp.profile", "%s", filepath.Join(s.Dir, seccompFile))
 	if apparmorOn() {
