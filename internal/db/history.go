@@ -11,18 +11,28 @@ import (
 
 // A Version is an image that an alias points, or pointed, to.
 type Version struct {
-	Fingerprint kiln.Fingerprint
-	At          time.Time // when the alias began to
+	Fingerprint  kiln.Fingerprint
+	At           time.Time // when the alias began to
+	RolledBackAt time.Time // when the alias was rolled back from it; zero: it wasn't
 }
 
-// History gives the images that an alias pointed to, newest first: the first is the
-// one it points to now, if it does.
+// History gives the images that an alias pointed to, the newest version first. The
+// alias, if it is there, points to the first that it wasn't rolled back from.
 func (d *DB) History(ctx context.Context, name string) ([]Version, error) {
+	return history(ctx, d.read, name)
+}
+
+// History is the same within a transaction.
+func (tx *Tx) History(ctx context.Context, name string) ([]Version, error) {
+	return history(ctx, tx.tx, name)
+}
+
+func history(ctx context.Context, q queryer, name string) ([]Version, error) {
 	list := []Version{}
-	err := each(ctx, d.read, `SELECT fingerprint, at FROM alias_history WHERE name = ? ORDER BY id DESC`, []any{name},
-		func(rows *sql.Rows) error {
+	err := each(ctx, q, `SELECT fingerprint, at, rolled_back_at FROM alias_history WHERE name = ? ORDER BY id DESC`,
+		[]any{name}, func(rows *sql.Rows) error {
 			var v Version
-			err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At})
+			err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At}, timeColumn{&v.RolledBackAt})
 			list = append(list, v)
 			return err
 		})
@@ -34,10 +44,10 @@ const maxHistory = 50
 
 // note remembers where an alias points to, if that is news.
 func (tx *Tx) note(ctx context.Context, name string, fp kiln.Fingerprint) error {
-	var last kiln.Fingerprint
-	err := tx.tx.QueryRowContext(ctx, `SELECT fingerprint FROM alias_history WHERE name = ? ORDER BY id DESC LIMIT 1`,
-		name).Scan(hashColumn{&last})
-	if err != nil && !errors.Is(err, sql.ErrNoRows) || last == fp {
+	var current kiln.Fingerprint
+	err := tx.tx.QueryRowContext(ctx, `SELECT fingerprint FROM alias_history
+		WHERE name = ? AND rolled_back_at = '' ORDER BY id DESC LIMIT 1`, name).Scan(hashColumn{&current})
+	if err != nil && !errors.Is(err, sql.ErrNoRows) || current == fp {
 		return err
 	}
 	if _, err := tx.tx.ExecContext(ctx, `INSERT INTO alias_history (name, fingerprint, at) VALUES (?, ?, ?)`, name,
@@ -47,4 +57,24 @@ func (tx *Tx) note(ctx context.Context, name string, fp kiln.Fingerprint) error 
 	_, err = tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE name = ? AND id NOT IN
 		(SELECT id FROM alias_history WHERE name = ? ORDER BY id DESC LIMIT ?)`, name, name, maxHistory)
 	return err
+}
+
+// RollBack marks the n newest versions of an alias that it wasn't rolled back from
+// yet. Where the alias points is for the caller to change, with SetAlias.
+func (tx *Tx) RollBack(ctx context.Context, name string, n int) error {
+	_, err := tx.tx.ExecContext(ctx, `UPDATE alias_history SET rolled_back_at = ? WHERE id IN (SELECT id FROM
+		alias_history WHERE name = ? AND rolled_back_at = '' ORDER BY id DESC LIMIT ?)`, timeText(time.Now()), name, n)
+	return err
+}
+
+// RolledBack reports whether an alias that now points to one image was rolled back
+// from another, and has seen no newer version since.
+func (d *DB) RolledBack(ctx context.Context, to, from kiln.Fingerprint) (bool, error) {
+	var is bool
+	err := d.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM alias_history h
+		JOIN image_aliases a ON a.name = h.name JOIN images i ON i.id = a.image_id
+		WHERE i.fingerprint = ? AND h.fingerprint = ? AND h.rolled_back_at <> '' AND h.id >
+		(SELECT max(id) FROM alias_history c WHERE c.name = h.name AND c.rolled_back_at = ''))`,
+		to.String(), from.String()).Scan(&is)
+	return is, err
 }

@@ -1,0 +1,91 @@
+package db
+
+import (
+	"context"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// TestRollBack goes back version by version, forward with a new one, and asks each
+// time which images the alias stays away from.
+func TestRollBack(t *testing.T) {
+	d := withImages(t, 5)
+	ctx := t.Context()
+	fps := make([]kiln.Fingerprint, 5)
+	list, err := d.Images(ctx, ImageQuery{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, img := range list {
+		fps[n] = img.Fingerprint
+	}
+	point := func(n, back int) {
+		t.Helper()
+		if err := d.Tx(ctx, func(tx *Tx) error {
+			if back > 0 {
+				if err := tx.RollBack(ctx, "web", back); err != nil {
+					return err
+				}
+			}
+			return tx.SetAlias(ctx, kiln.Alias{Name: "web", Target: fps[n]})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(step, want string, current int, away string) {
+		t.Helper()
+		got, err := d.History(ctx, "web")
+		if text := historyText(got, fps); err != nil || text != want {
+			t.Errorf("%s: the history is %q, want %q, %v", step, text, want, err)
+		}
+		text := ""
+		for n, fp := range fps {
+			is, err := d.RolledBack(ctx, fps[current], fp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if is {
+				text += string(rune('0' + n))
+			}
+		}
+		if text != away {
+			t.Errorf("%s: rolled back from %q, want %q", step, text, away)
+		}
+	}
+	point(0, 0)
+	point(1, 0)
+	point(2, 0)
+	point(2, 0)
+	check("published", "2 1 0 ", 2, "")
+	point(1, 1)
+	check("back", "(2)1 0 ", 1, "2")
+	point(0, 1)
+	check("back twice", "(2)(1)0 ", 0, "12")
+	point(3, 0)
+	check("forward", "3 (2)(1)0 ", 3, "")
+	point(2, 0)
+	check("taken up again", "2 3 (2)(1)0 ", 2, "")
+	point(0, 2)
+	check("two at once", "(2)(3)(2)(1)0 ", 0, "123")
+	if is, err := d.RolledBack(context.Background(), fps[4], fps[2]); is || err != nil {
+		t.Errorf("an image without an alias was rolled back: %v %v", is, err)
+	}
+}
+
+// historyText names images by their numbers; those rolled back from are in brackets.
+func historyText(list []Version, fps []kiln.Fingerprint) string {
+	text := ""
+	for _, v := range list {
+		for n, fp := range fps {
+			switch {
+			case fp != v.Fingerprint:
+			case v.RolledBackAt.IsZero():
+				text += string(rune('0'+n)) + " "
+			default:
+				text += "(" + string(rune('0'+n)) + ")"
+			}
+		}
+	}
+	return text
+}
