@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a job needs and the machine lacks: deps.sh build|test|demo|bench.
+# Installs what a job needs and the machine lacks: deps.sh build|run|test|demo|bench.
 set -eu
 
 # liblxc's headers are in lxc-dev on Debian 12 and in liblxc-dev on Debian 13.
@@ -24,20 +24,25 @@ build)
 	want ca-certificates /etc/ssl/certs/ca-certificates.crt
 	[ -e /usr/include/lxc/lxccontainer.h ] || need="$need HEADERS"
 	;;
-test | demo | bench)
+run | test | demo | bench)
 	want xz-utils xz
-	want zstd zstd
+	want bzip2 bzip2
 	want squashfs-tools-ng sqfs2tar
-	want mmdebstrap mmdebstrap
 	;;
 *)
-	echo "usage: $0 build|test|demo|bench" >&2
+	echo "usage: $0 build|run|test|demo|bench" >&2
 	exit 2
+	;;
+esac
+case "$1" in
+test | demo | bench)
+	want zstd zstd
+	want procps sysctl
+	want mmdebstrap mmdebstrap
 	;;
 esac
 if [ "$1" = bench ]; then
 	want busybox-static /bin/busybox
-	want bzip2 bzip2
 	want btrfs-progs mkfs.btrfs
 	want curl curl
 	want procps pgrep
@@ -46,7 +51,6 @@ if [ "$1" = bench ]; then
 fi
 if [ "$1" = test ]; then
 	want busybox-static /bin/busybox
-	want bzip2 bzip2
 	want lz4 lz4
 	want squashfs-tools mksquashfs
 	want erofs-utils fsck.erofs

@@ -25,8 +25,18 @@ func TestMain(m *testing.M) {
 // empty store and the images of fixtures.
 func TestScripts(t *testing.T) {
 	images := fixtures(t)
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output() // what make builds with
+	if err != nil {
+		t.Fatal(err)
+	}
+	gocache, gomodcache, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:  "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"debian": debian},
 		Setup: func(e *testscript.Env) error {
 			// The path of a socket is short.
 			dir, err := os.MkdirTemp("", "kiln-")
@@ -42,7 +52,7 @@ func TestScripts(t *testing.T) {
 				"KILN_DIR": one, "DIR1": one, "DIR2": two, "KILN_CONF": filepath.Join(e.WorkDir, "conf"),
 				"XDG_CACHE_HOME": filepath.Join(e.WorkDir, "cache"),
 				"LXD_DIR":        one, "LXD_CONF": filepath.Join(e.WorkDir, "lxc-conf"), "HOME": e.WorkDir, "IMAGES": images,
-				"NO_COLOR": "1",
+				"NO_COLOR": "1", "REPO": repo, "GOCACHE": gocache, "GOMODCACHE": gomodcache,
 			} {
 				e.Setenv(key, value)
 			}
@@ -61,6 +71,17 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// debian is a command of the scripts: "debian VARIABLE package..." puts the path of
+// a tarball into a variable, of a Debian with these packages.
+func debian(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: debian VARIABLE package...")
+	}
+	path, err := formattest.DebianTar(args[1:]...)
+	ts.Check(err)
+	ts.Setenv(args[0], path)
 }
 
 // freePort finds a port that nobody listens on.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -42,17 +43,34 @@ func (a *app) shutdownCmd() *cobra.Command {
 			ctx, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
 			defer cancel()
 		}
+		var server api.Server
+		if _, err := a.local().Get(ctx, "/1.0", nil, &server); err != nil {
+			return err
+		}
+		// Asking whether it still answers would start it again where systemd holds
+		// the socket.
+		daemon, err := unix.PidfdOpen(server.Environment.ServerPID, 0)
+		if err != nil {
+			return fmt.Errorf("watch the daemon, process %d: %w", server.Environment.ServerPID, err)
+		}
+		defer unix.Close(daemon)
 		if err := a.local().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
 			return err
 		}
-		for { // until it doesn't answer any more
-			if _, err := a.local().Get(ctx, "/1.0", nil, nil); err != nil {
-				return ctx.Err()
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		return waitExit(ctx, daemon)
 	}
 	return c
+}
+
+// waitExit waits until a process has ended.
+func waitExit(ctx context.Context, pidfd int) error {
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 100)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 func (a *app) waitreadyCmd() *cobra.Command {
