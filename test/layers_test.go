@@ -42,6 +42,7 @@ var ladder = map[string]int{
 	"internal/remote":            3,
 	"internal/store":             3,
 	"internal/instance":          4,
+	"internal/place":             4,
 	"internal/daemon":            5,
 	"internal/server":            6,
 	"internal/cli":               6,

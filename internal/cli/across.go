@@ -12,26 +12,27 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 // A crossing is one instance on its way from one server to another.
 type crossing struct {
 	app      *app
-	from, to place
+	from, to place.Place
 	post     api.InstancesPost
 	instance string // of from
 	secret   string // by which anybody can have it
 }
 
 // copyAcross copies an instance, or a snapshot as one, to another server.
-func (a *app) copyAcross(ctx context.Context, from, to place, o *copyFlags) error {
+func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags) error {
 	x := &crossing{app: a, from: from, to: to}
 	var snap string
-	x.instance, snap, _ = strings.Cut(from.name, "/")
-	if x.to.name == "" {
-		x.to.name = x.instance
+	x.instance, snap, _ = strings.Cut(from.Name, "/")
+	if x.to.Name == "" {
+		x.to.Name = x.instance
 	}
-	for _, at := range []place{from, to} {
+	for _, at := range []place.Place{from, to} {
 		if err := canCopy(ctx, at); err != nil {
 			return err
 		}
@@ -43,7 +44,7 @@ func (a *app) copyAcross(ctx context.Context, from, to place, o *copyFlags) erro
 	if err := x.free(ctx); err != nil {
 		return err
 	}
-	a.say("Creating %s", x.to.name)
+	a.say("Creating %s", x.to.Name)
 	r := client.Request{Method: http.MethodPost, Path: client.Path("/1.0/kiln/instances", x.instance) + "/share",
 		Body: api.InstanceSharePost{Snapshot: snap, InstanceOnly: o.only}}
 	op, err := a.watch(ctx, from, r)
@@ -63,18 +64,18 @@ func (a *app) copyAcross(ctx context.Context, from, to place, o *copyFlags) erro
 
 // canCopy reports whether a server copies instances as kiln does. The error is
 // Unsupported.
-func canCopy(ctx context.Context, at place) error {
+func canCopy(ctx context.Context, at place.Place) error {
 	var s api.Server
 	if _, err := at.Get(ctx, "/1.0", nil, &s); err != nil {
 		return err
 	}
 	if s.Auth != "trusted" {
 		return kiln.Errorf(kiln.Denied, "the server %q doesn't trust this client; add the remote again with a token: kiln "+
-			"remote add", at.remote)
+			"remote add", at.Remote)
 	}
 	if !slices.Contains(s.APIExtensions, "kiln_instance_copy") {
 		return kiln.Errorf(kiln.Unsupported, "the server %q doesn't copy instances as kiln does: it is LXD, Incus or an "+
-			"older kiln; publish the instance as an image and copy that (image copy), then launch it", at.remote)
+			"older kiln; publish the instance as an image and copy that (image copy), then launch it", at.Remote)
 	}
 	return nil
 }
@@ -82,10 +83,10 @@ func canCopy(ctx context.Context, at place) error {
 // free says at once that the target has an instance of this name. The error is
 // Conflict.
 func (x *crossing) free(ctx context.Context) error {
-	_, err := x.to.Get(ctx, instancePath(x.to.name), nil, nil)
+	_, err := x.to.Get(ctx, instancePath(x.to.Name), nil, nil)
 	if err == nil {
-		return kiln.Errorf(kiln.Conflict, "Instance %q already exists on %q; give the copy another name: %s:NAME", x.to.name,
-			x.to.remote, x.to.remote)
+		return kiln.Errorf(kiln.Conflict, "Instance %q already exists on %q; give the copy another name: %s:NAME", x.to.Name,
+			x.to.Remote, x.to.Remote)
 	}
 	if errors.Is(err, kiln.NotFound) {
 		return nil
@@ -119,11 +120,11 @@ func (x *crossing) run(ctx context.Context, mode string) error {
 
 // pull has the target fetch the instance.
 func (x *crossing) pull(ctx context.Context) error {
-	r, err := x.app.remotes()
+	r, err := x.app.Config()
 	if err != nil {
 		return err
 	}
-	where, err := r.remote(x.from.remote)
+	where, err := r.Reach(x.from.Remote)
 	if err != nil {
 		return err
 	}
@@ -131,8 +132,8 @@ func (x *crossing) pull(ctx context.Context) error {
 		Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
 		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
 	}
-	if r.Remotes[x.from.remote].unix() {
-		if err := x.app.overNetwork(ctx, x.from.Client, &s); err != nil {
+	if r.Remotes[x.from.Remote].Unix() {
+		if err := place.OverNetwork(ctx, x.from.Client, &s); err != nil {
 			return err
 		}
 	}
@@ -205,7 +206,7 @@ func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) er
 	for _, name := range wanted {
 		if !slices.ContainsFunc(all, func(p api.Profile) bool { return p.Name == name }) {
 			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say "+
-				"which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.remote)
+				"which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.Remote)
 		}
 	}
 	return nil
@@ -243,31 +244,31 @@ func (x *crossing) relayImage(ctx context.Context, fingerprint string, offered b
 }
 
 // moveAcross copies an instance that is stopped to another server and deletes it.
-func (a *app) moveAcross(ctx context.Context, from, to place, o *copyFlags) error {
-	if strings.Contains(from.name, "/") {
+func (a *app) moveAcross(ctx context.Context, from, to place.Place, o *copyFlags) error {
+	if strings.Contains(from.Name, "/") {
 		return kiln.Errorf(kiln.Invalid, "a snapshot isn't moved to another server; make an instance of it there: kiln "+
-			"copy %s:%s %s:NAME", from.remote, from.name, to.remote)
+			"copy %s:%s %s:NAME", from.Remote, from.Name, to.Remote)
 	}
 	var before, after api.Instance
-	if _, err := from.Get(ctx, instancePath(from.name), nil, &before); err != nil {
+	if _, err := from.Get(ctx, instancePath(from.Name), nil, &before); err != nil {
 		return a.suggest(ctx, from, err)
 	}
 	if before.Status != "Stopped" {
 		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be moved to another server; stop it first, or "+
-			"copy it, which needs no stop", from.name)
+			"copy it, which needs no stop", from.Name)
 	}
 	if err := a.copyAcross(ctx, from, to, o); err != nil {
 		return err
 	}
-	_, err := from.Get(ctx, instancePath(from.name), nil, &after)
+	_, err := from.Get(ctx, instancePath(from.Name), nil, &after)
 	if err == nil && (after.Status != "Stopped" || !after.LastUsedAt.Equal(before.LastUsedAt)) {
 		err = kiln.Errorf(kiln.Conflict, "it was started meanwhile")
 	}
 	if err == nil {
-		err = from.Change(ctx, http.MethodDelete, instancePath(from.name), nil, "")
+		err = from.Change(ctx, http.MethodDelete, instancePath(from.Name), nil, "")
 	}
 	if err != nil {
-		return fmt.Errorf("the copy is on %q, but %q stays on %q, too: %w", to.remote, from.name, from.remote, err)
+		return fmt.Errorf("the copy is on %q, but %q stays on %q, too: %w", to.Remote, from.Name, from.Remote, err)
 	}
 	return nil
 }

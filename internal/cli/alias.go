@@ -26,7 +26,7 @@ func (a *app) aliasCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, words, err := a.listAliases(c.Context(), words)
+		all, words, err := a.Aliases(c.Context(), words)
 		if err != nil {
 			return err
 		}
@@ -40,42 +40,42 @@ func (a *app) aliasCmd() *cobra.Command {
 		Args: cobra.ExactArgs(2)}
 	description := create.Flags().String("description", "", "what it is for")
 	create.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
 		return at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases",
-			api.ImageAliasesEntry{Name: at.name, Description: *description, Target: args[1]}, "")
+			api.ImageAliasesEntry{Name: at.Name, Description: *description, Target: args[1]}, "")
 	}
 	c.AddCommand(list, create,
 		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2),
 			RunE: func(c *cobra.Command, args []string) error {
-				at, err := a.at(args[0])
+				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
-				return at.Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", at.name),
+				return at.Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", at.Name),
 					api.Rename{Name: args[1]}, "")
 			}},
 		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"},
 			Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				return each(args, func(word string) error {
-					at, err := a.at(word)
+					at, err := a.At(word)
 					if err != nil {
 						return err
 					}
-					return at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", at.name), nil, "")
+					return at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", at.Name), nil, "")
 				})
 			}},
 		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				at, err := a.at(args[0])
+				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
 				var e api.ImageAliasesEntry
-				if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.name), nil, &e); err != nil {
+				if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.Name), nil, &e); err != nil {
 					return err
 				}
 				return writeYAML(a.Out, e)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 // Streams are where a command reads and writes.
@@ -43,14 +44,10 @@ type DaemonOptions struct {
 // app is one invocation.
 type app struct {
 	Streams
-	deps    Deps
-	project string
-	quiet   bool
-	debug   bool
-
-	forceLocal bool
-	lines      *bufio.Reader // of what the user types
-	opened     *remotes      // the file of remotes, once it was read
+	*place.Resolver // what words mean
+	deps            Deps
+	quiet, debug    bool
+	lines           *bufio.Reader // of what the user types
 }
 
 // exitCode ends the program with a code of its own, without a word.
@@ -65,7 +62,8 @@ type usageError struct{ error }
 func Main(ctx context.Context, args []string, io Streams, deps Deps) int {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	a := &app{Streams: io, deps: deps}
+	a := &app{Streams: io, deps: deps, Resolver: &place.Resolver{Version: deps.Version, Stall: deps.Stall}}
+	a.Warn = func(text string) { a.remark("%s", text) }
 	root := a.root()
 	root.SetArgs(execArgs(args))
 	root.SetIn(io.In)
@@ -122,11 +120,11 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	f := root.PersistentFlags()
-	f.StringVar(&a.project, "project", os.Getenv("KILN_PROJECT"), "project to use")
+	f.StringVar(&a.Project, "project", os.Getenv("KILN_PROJECT"), "project to use")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no remarks")
 	f.BoolVar(&a.debug, "debug", false, "show what the daemon logs for debugging")
 	f.BoolP("verbose", "v", false, "show more")
-	f.BoolVar(&a.forceLocal, "force-local", false, "use the local daemon, whatever the default remote is")
+	f.BoolVar(&a.ForceLocal, "force-local", false, "use the local daemon, whatever the default remote is")
 	root.AddCommand(
 		a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(),
 		a.imageCmd(), a.createCmd("init"), a.createCmd("launch"), a.listCmd(), a.infoCmd(),
@@ -183,6 +181,13 @@ func prepare(c *cobra.Command) {
 func (a *app) say(format string, args ...any) {
 	if !a.quiet {
 		fmt.Fprintf(a.Out, format+"\n", args...)
+	}
+}
+
+// remark tells a person something that isn't an answer.
+func (a *app) remark(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.Err, format+"\n", args...)
 	}
 }
 

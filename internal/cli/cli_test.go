@@ -42,7 +42,7 @@ func TestMain_usage(t *testing.T) {
 		"image list -f xml":      {6, ""},
 		"exec c1":                {2, "usage: kiln exec"},
 		"launch x --vm":          {1, "not virtual machines"},
-		"image info other:x":     {3, `The remote "other" doesn't exist`},
+		"image info other:x":     {3, `no remote "other"`},
 		"image info loca:x":      {3, `did you mean "local"?`},
 		"config set c1 a":        {2, "not of the form key=value"},
 		"exec -t -T c1 -- true":  {2, "-t and -T"},

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) configCmd() *cobra.Command {
@@ -36,7 +37,7 @@ func (a *app) configGetCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			key := args[len(args)-1]
 			if isServer(args, 1) {
-				at, _, err := a.server(args)
+				at, _, err := a.Server(args)
 				if err != nil {
 					return err
 				}
@@ -75,7 +76,7 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") ||
 				strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
 			target := ""
-			at, rest, err := a.server(args)
+			at, rest, err := a.Server(args)
 			switch {
 			case !server:
 				target, args = args[0], args[1:]
@@ -122,7 +123,7 @@ func (a *app) configShowCmd() *cobra.Command {
 	expanded := c.Flags().BoolP("expanded", "e", false, "with what the profiles add")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if isServer(args, 0) {
-			at, _, err := a.server(args)
+			at, _, err := a.Server(args)
 			if err != nil {
 				return err
 			}
@@ -152,7 +153,7 @@ func (a *app) configEditCmd() *cobra.Command {
 		"standard input", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			if isServer(args, 0) {
-				at, _, err := a.server(args)
+				at, _, err := a.Server(args)
 				if err != nil {
 					return err
 				}
@@ -177,11 +178,11 @@ func (a *app) configEditCmd() *cobra.Command {
 
 func (a *app) metadataCmd() *cobra.Command {
 	c := &cobra.Command{Use: "metadata", Short: "Keep an instance's copy of its image's metadata"}
-	read := func(ctx context.Context, word string) (m api.ImageMetadata, at place, tag string, err error) {
-		if at, err = a.at(word); err != nil {
+	read := func(ctx context.Context, word string) (m api.ImageMetadata, at place.Place, tag string, err error) {
+		if at, err = a.At(word); err != nil {
 			return m, at, "", err
 		}
-		tag, err = at.Get(ctx, instancePath(at.name)+"/metadata", nil, &m)
+		tag, err = at.Get(ctx, instancePath(at.Name)+"/metadata", nil, &m)
 		return m, at, tag, a.suggest(ctx, at, err)
 	}
 	c.AddCommand(
@@ -200,7 +201,7 @@ func (a *app) metadataCmd() *cobra.Command {
 					return err
 				}
 				return edit(a, editHelp, m, tag, func(m api.ImageMetadata, tag string) error {
-					return at.Change(c.Context(), http.MethodPut, instancePath(at.name)+"/metadata", m, tag)
+					return at.Change(c.Context(), http.MethodPut, instancePath(at.Name)+"/metadata", m, tag)
 				})
 			}},
 	)
@@ -209,9 +210,9 @@ func (a *app) metadataCmd() *cobra.Command {
 
 func (a *app) templateCmd() *cobra.Command {
 	c := &cobra.Command{Use: "template", Short: "Keep an instance's templates"}
-	path := func(word string) (place, string, error) {
-		at, err := a.at(word)
-		return at, instancePath(at.name) + "/metadata/templates", err
+	path := func(word string) (place.Place, string, error) {
+		at, err := a.At(word)
+		return at, instancePath(at.Name) + "/metadata/templates", err
 	}
 	send := func(ctx context.Context, args []string, body io.Reader) error {
 		at, p, err := path(args[0])

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) renameCmd() *cobra.Command {
@@ -18,44 +19,28 @@ func (a *app) renameCmd() *cobra.Command {
 		Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
-			from, to, err := a.both(args)
+			from, err := a.At(args[0])
 			if err != nil {
 				return err
 			}
-			if from.remote != to.remote {
-				return usageError{fmt.Errorf("a new name has no remote; to another server: kiln move %s %s", args[0], args[1])}
+			to, err := from.SameServer(args[1])
+			if err != nil {
+				return usageError{fmt.Errorf("%w; to move it there: kiln move %s %s", err, args[0], args[1])}
 			}
 			return a.rename(c.Context(), from, to)
 		}}
 }
 
-// both reads the words for an instance and what it is to become. Without a remote of
-// its own the second is where the first is.
-func (a *app) both(args []string) (from, to place, err error) {
-	if from, err = a.at(args[0]); err != nil {
-		return from, to, err
-	}
-	to = from
-	to.name = ""
-	if len(args) > 1 {
-		if !strings.Contains(args[1], ":") {
-			return from, place{from.Client, from.remote, args[1]}, nil
-		}
-		to, err = a.at(args[1])
-	}
-	return from, to, err
-}
-
 // rename gives an instance or a snapshot another name, where it is.
-func (a *app) rename(ctx context.Context, from, to place) error {
-	if instance, snap, ok := strings.Cut(from.name, "/"); ok {
-		return renameSnapshot(ctx, from, snapshotPath(instance, snap), strings.TrimPrefix(to.name, instance+"/"))
+func (a *app) rename(ctx context.Context, from, to place.Place) error {
+	if instance, snap, ok := strings.Cut(from.Name, "/"); ok {
+		return renameSnapshot(ctx, from, snapshotPath(instance, snap), strings.TrimPrefix(to.Name, instance+"/"))
 	}
-	err := from.Change(ctx, http.MethodPost, instancePath(from.name), api.Rename{Name: to.name}, "")
+	err := from.Change(ctx, http.MethodPost, instancePath(from.Name), api.Rename{Name: to.Name}, "")
 	return a.suggest(ctx, from, err)
 }
 
-func renameSnapshot(ctx context.Context, at place, path, to string) error {
+func renameSnapshot(ctx context.Context, at place.Place, path, to string) error {
 	return at.Change(ctx, http.MethodPost, path, api.Rename{Name: to}, "")
 }
 
@@ -94,8 +79,8 @@ func (o *copyFlags) check() error {
 }
 
 // request is what the target is told of a copy.
-func (o *copyFlags) request(ctx context.Context, from, to place) (api.InstancesPost, error) {
-	post := api.InstancesPost{Name: to.name, Source: api.InstanceSource{Type: "copy", Source: from.name,
+func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.InstancesPost, error) {
+	post := api.InstancesPost{Name: to.Name, Source: api.InstanceSource{Type: "copy", Source: from.Name,
 		InstanceOnly: o.only}}
 	if len(o.config) > 0 || len(o.devices) > 0 || o.pool != "" {
 		if err := describeCopy(ctx, &post, from, o.config, o.devices, o.pool); err != nil {
@@ -125,11 +110,11 @@ func (a *app) copyCmd() *cobra.Command {
 		if err := o.check(); err != nil {
 			return err
 		}
-		from, to, err := a.both(args)
+		from, to, err := a.Pair(args)
 		if err != nil {
 			return err
 		}
-		if from.remote != to.remote {
+		if from.Remote != to.Remote {
 			return a.copyAcross(c.Context(), from, to, o)
 		}
 		post, err := o.request(c.Context(), from, to)
@@ -137,7 +122,7 @@ func (a *app) copyCmd() *cobra.Command {
 			return err
 		}
 		err = a.create(c.Context(), to, post)
-		if strings.Contains(from.name, "/") {
+		if strings.Contains(from.Name, "/") {
 			return err
 		}
 		return a.suggest(c.Context(), from, err)
@@ -158,11 +143,11 @@ func (a *app) moveCmd() *cobra.Command {
 		if err := o.check(); err != nil {
 			return err
 		}
-		from, to, err := a.both(args)
+		from, to, err := a.Pair(args)
 		if err != nil {
 			return err
 		}
-		if from.remote != to.remote {
+		if from.Remote != to.Remote {
 			return a.moveAcross(c.Context(), from, to, o)
 		}
 		changed := ""
@@ -182,11 +167,11 @@ func (a *app) moveCmd() *cobra.Command {
 
 // describeCopy lays flags over the devices of what is copied: a request that has
 // devices has all of them.
-func describeCopy(ctx context.Context, post *api.InstancesPost, from place, config, devices []string,
+func describeCopy(ctx context.Context, post *api.InstancesPost, from place.Place, config, devices []string,
 	pool string) error {
 	if len(devices) > 0 || pool != "" {
-		path := instancePath(from.name)
-		if instance, snap, ok := strings.Cut(from.name, "/"); ok {
+		path := instancePath(from.Name)
+		if instance, snap, ok := strings.Cut(from.Name, "/"); ok {
 			path = snapshotPath(instance, snap)
 		}
 		var src struct{ Devices map[string]map[string]string }

@@ -33,7 +33,7 @@ func (a *app) execCmd() *cobra.Command {
 	yes := f.BoolP("force-interactive", "t", false, "give the command a terminal")
 	no := f.BoolP("force-noninteractive", "T", false, "give the command no terminal")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (a *app) execCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		code, err := at.Exec(c.Context(), at.name, post, x)
+		code, err := at.Exec(c.Context(), at.Name, post, x)
 		restore()
 		if err == nil && code != 0 {
 			return exitCode(code)

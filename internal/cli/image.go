@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) imageCmd() *cobra.Command {
@@ -32,17 +33,37 @@ func (a *app) imageCmd() *cobra.Command {
 // A heldImage is an image as it was when it was read, and where.
 type heldImage struct {
 	api.Image
-	at  place
+	at  place.Place
 	tag string
 }
 
 // image finds the image a word means.
 func (a *app) image(ctx context.Context, word string) (i heldImage, err error) {
-	if i.at, err = a.imageAt(word); err != nil {
+	if i.at, err = a.Image(word); err != nil {
 		return i, err
 	}
-	i.Image, i.tag, err = i.at.Images().Resolve(ctx, i.at.name)
+	i.Image, i.tag, err = i.at.Images().Resolve(ctx, i.at.Name)
 	return i, err
+}
+
+// imageBeside finds the image a word means on the server of another.
+func (a *app) imageBeside(ctx context.Context, other heldImage, word string) (heldImage, error) {
+	at, err := other.at.SameServer(word)
+	if err != nil {
+		return heldImage{}, usageError{err}
+	}
+	return a.image(ctx, at.Word())
+}
+
+// anyImage is image for verbs that only look: also at servers without an API.
+func (a *app) anyImage(ctx context.Context, word string) (heldImage, error) {
+	if streams, err := a.OnlyImages(word); err != nil {
+		return heldImage{}, err
+	} else if !streams {
+		return a.image(ctx, word)
+	}
+	_, img, err := a.FindImage(ctx, word)
+	return heldImage{Image: place.Wire(img)}, err
 }
 
 // save writes what can be changed of an image.
@@ -103,7 +124,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, words, err := a.listImages(c.Context(), words)
+		all, words, err := a.Images(c.Context(), words)
 		if err != nil {
 			return err
 		}
@@ -286,7 +307,7 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 				}
 				// A few digits may mean another image tomorrow.
 				const enough = 8
-				name := i.at.name
+				name := i.at.Name
 				isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
 				if !isAlias && len(name) < enough {
 					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias",
@@ -332,7 +353,7 @@ func (a *app) imageVerifyCmd() *cobra.Command {
 		Short: "Read images again and compare their hashes; all of them by default", ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				at, _, err := a.server(nil)
+				at, _, err := a.Server(nil)
 				if err != nil {
 					return err
 				}
@@ -362,7 +383,7 @@ func (a *app) imageDfCmd() *cobra.Command {
 	c := &cobra.Command{Use: "df [<remote>:]", Short: "Tell what images cost, in bytes", Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 // A copying is one image on its way from one server to another.
@@ -23,7 +24,7 @@ type copying struct {
 	src     kiln.Source
 	img     kiln.Image
 	isAlias bool
-	to      place
+	to      place.Place
 	put     api.ImagePut
 	aliases []api.ImageAlias
 	reuse   bool
@@ -96,24 +97,23 @@ func (a *app) imageCopyCmd() *cobra.Command {
 
 // planCopy finds out what is to be copied from where to where.
 func (a *app) planCopy(ctx context.Context, from, to, project string) (*copying, error) {
-	r, err := a.remotes()
+	r, err := a.Config()
 	if err != nil {
 		return nil, err
 	}
 	job := &copying{app: a}
-	if job.to, err = a.at(to); err != nil {
+	if job.to, err = a.At(to); err != nil {
 		return nil, err
 	}
 	if project != "" {
 		job.to.Client = job.to.WithProject(project)
 	}
-	job.remote, job.typed = r.split(from)
-	job.remote, job.typed = orElse(job.remote, r.Default), orElse(job.typed, "default")
-	if job.remote == job.to.remote {
+	job.remote, job.typed = r.SplitImage(from)
+	if job.remote == job.to.Remote {
 		return nil, kiln.Errorf(kiln.Invalid, "The source and target servers must be different; for one more name: kiln "+
 			"image alias create")
 	}
-	if job.src, job.img, err = a.findImage(ctx, from); err != nil {
+	if job.src, job.img, err = a.FindImage(ctx, from); err != nil {
 		return nil, err
 	}
 	job.isAlias = slices.ContainsFunc(job.img.Aliases, func(al kiln.Alias) bool { return al.Name == job.typed })
@@ -184,7 +184,7 @@ func (c *copying) request(s api.ImagesPostSource) client.Request {
 
 // pull has the target fetch the image.
 func (c *copying) pull(ctx context.Context) error {
-	s, err := c.app.imageSource(ctx, c.remote, c.typed, false)
+	s, err := c.app.ImageSource(ctx, c.remote, c.typed, false)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,8 @@ func (c *copying) pull(ctx context.Context) error {
 	if err != nil || kilnServer {
 		return err
 	}
-	return c.nameIt(ctx, own, orElse(fmt.Sprint(op.Metadata["fingerprint"]), c.img.Fingerprint.String()))
+	fp, _ := op.Metadata["fingerprint"].(string) // LXD tells it, Incus doesn't always
+	return c.nameIt(ctx, own, orElse(fp, c.img.Fingerprint.String()))
 }
 
 // estimate tells what the copy would move.
@@ -216,13 +217,13 @@ func (c *copying) estimate(ctx context.Context, mode string) error {
 		c.app.say("%s: %s, the whole image", c.img.Fingerprint.Short(), kiln.FormatSize(c.img.Size))
 		return nil
 	}
-	s, err := c.app.imageSource(ctx, c.remote, c.typed, false)
+	s, err := c.app.ImageSource(ctx, c.remote, c.typed, false)
 	if err != nil {
 		return err
 	}
 	if kilnServer, err := c.movesAliases(ctx); err != nil || !kilnServer {
 		return errors.Join(err, kiln.Errorf(kiln.Unsupported, "the server %q can't tell what a copy would move; it has to "+
-			"be kiln", c.to.remote))
+			"be kiln", c.to.Remote))
 	}
 	req := c.request(s)
 	post := req.Body.(api.ImagesPost)
@@ -272,7 +273,7 @@ func (c *copying) nameIt(ctx context.Context, names []api.ImageAlias, fingerprin
 
 // push has the source send the image.
 func (c *copying) push(ctx context.Context) error {
-	from, err := c.app.connect(c.remote)
+	from, err := c.app.Connect(c.remote)
 	if err != nil {
 		return err
 	}
@@ -300,8 +301,8 @@ func (c *copying) push(ctx context.Context) error {
 	post := api.ImageExportPost{Target: target.Server, Certificate: target.Certificate, Secret: secret, Aliases: c.aliases,
 		Profiles: c.put.Profiles}
 	path := "/1.0/images/" + c.img.Fingerprint.String() + "/export"
-	if _, err := c.app.watch(ctx, place{from, c.remote, ""}, client.Request{Method: http.MethodPost, Path: path,
-		Body: post}); err != nil || kilnServer {
+	r := client.Request{Method: http.MethodPost, Path: path, Body: post}
+	if _, err := c.app.watch(ctx, place.Place{Client: from, Remote: c.remote}, r); err != nil || kilnServer {
 		return err
 	}
 	return c.nameIt(ctx, c.aliases, c.img.Fingerprint.String())
@@ -309,17 +310,17 @@ func (c *copying) push(ctx context.Context) error {
 
 // target is how the source reaches the target.
 func (c *copying) target(ctx context.Context) (api.ImagesPostSource, error) {
-	r, err := c.app.remotes()
+	r, err := c.app.Config()
 	if err != nil {
 		return api.ImagesPostSource{}, err
 	}
-	where, err := r.remote(c.to.remote)
+	where, err := r.Reach(c.to.Remote)
 	if err != nil {
 		return api.ImagesPostSource{}, err
 	}
 	s := api.ImagesPostSource{Server: where.Server, Certificate: where.Certificate}
-	if r.Remotes[c.to.remote].unix() {
-		err = c.app.overNetwork(ctx, c.to.Client, &s)
+	if r.Remotes[c.to.Remote].Unix() {
+		err = place.OverNetwork(ctx, c.to.Client, &s)
 	}
 	return s, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/remote"
 )
 
@@ -38,7 +42,7 @@ func (a *app) imageImportCmd() *cobra.Command {
 			img.Aliases = append(img.Aliases, kiln.Alias{Name: n})
 		}
 		var paths []string
-		at, err := a.at("")
+		at, err := a.At("")
 		if err != nil {
 			return err
 		}
@@ -46,7 +50,7 @@ func (a *app) imageImportCmd() *cobra.Command {
 			key, value, ok := strings.Cut(w, "=")
 			switch _, err := os.Stat(w); {
 			case i > 0 && strings.HasSuffix(w, ":") && err != nil:
-				if at, err = a.at(w); err != nil {
+				if at, err = a.At(w); err != nil {
 					return err
 				}
 			case i > 0 && ok && err != nil && !strings.Contains(key, "://"):
@@ -64,7 +68,7 @@ func (a *app) imageImportCmd() *cobra.Command {
 }
 
 // importImage is kiln.Copy with what the user says of the image.
-func (a *app) importImage(ctx context.Context, at place, src remote.Files, img kiln.Image, reuse bool) error {
+func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files, img kiln.Image, reuse bool) error {
 	found, err := src.Find(ctx, "")
 	if err != nil {
 		return err
@@ -120,7 +124,7 @@ func (a *app) imageExportCmd() *cobra.Command {
 		Short: "Write an image's files as they came",
 		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			src, i, err := a.findImage(c.Context(), args[0])
+			src, i, err := a.FindImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -218,4 +222,30 @@ func (a *app) imageHashCmd() *cobra.Command {
 			}
 			return err
 		}}
+}
+
+// importURL has a server fetch the image that a URL tells of.
+func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, reuse bool) error {
+	if !strings.HasPrefix(url, "https://") {
+		return kiln.Errorf(kiln.Invalid, "Only https:// is supported for remote image import")
+	}
+	post := api.ImagesPost{
+		ImagePut: api.ImagePut{Public: img.Public, Properties: img.Properties}, Aliases: wireAliases(img.Aliases),
+		Source: &api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}, MoveAliases: true,
+		Reuse: reuse,
+	}
+	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
+	if err != nil {
+		return err
+	}
+	a.say("Image imported with fingerprint: %v", op.Metadata["fingerprint"])
+	return nil
+}
+
+func wireAliases(aliases []kiln.Alias) []api.ImageAlias {
+	list := []api.ImageAlias{}
+	for _, al := range aliases {
+		list = append(list, api.ImageAlias{Name: al.Name, Description: al.Description})
+	}
+	return list
 }

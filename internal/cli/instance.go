@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 // createCmd is init, and launch, which starts what it made.
@@ -76,12 +77,12 @@ func (a *app) createCmd(verb string) *cobra.Command {
 		}
 		post.Ephemeral = post.Ephemeral || *ephemeral
 		post.Description, post.Type = *description, *typ
-		at, err := a.at(strings.Join(args[1:], ""))
+		at, err := a.At(strings.Join(args[1:], ""))
 		if err != nil {
 			return err
 		}
-		post.Name = at.name
-		if post.Source, err = a.instanceSource(c.Context(), args[0], at, *offline); err != nil {
+		post.Name = at.Name
+		if post.Source, err = a.InstanceSource(c.Context(), args[0], at, *offline); err != nil {
 			return err
 		}
 		if *empty {
@@ -127,7 +128,7 @@ func describe(put *api.InstancePut, config, devices []string, pool string) error
 	return nil
 }
 
-func (a *app) create(ctx context.Context, at place, post api.InstancesPost) error {
+func (a *app) create(ctx context.Context, at place.Place, post api.InstancesPost) error {
 	what := "Creating"
 	if post.Start {
 		what = "Launching"
@@ -152,15 +153,15 @@ func instancePath(name string) string { return client.Path("/1.0/instances", nam
 // A heldInstance is an instance as it was when it was read, and where.
 type heldInstance struct {
 	api.Instance
-	at  place
+	at  place.Place
 	tag string
 }
 
 func (a *app) instance(ctx context.Context, word string) (i heldInstance, err error) {
-	if i.at, err = a.at(word); err != nil {
+	if i.at, err = a.At(word); err != nil {
 		return i, err
 	}
-	i.tag, err = i.at.Get(ctx, instancePath(i.at.name), nil, &i.Instance)
+	i.tag, err = i.at.Get(ctx, instancePath(i.at.Name), nil, &i.Instance)
 	return i, a.suggest(ctx, i.at, err)
 }
 
@@ -169,21 +170,25 @@ func (i heldInstance) save(ctx context.Context) error {
 	return i.at.Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, i.tag)
 }
 
-// suggest adds the name that was probably meant to an error about one that isn't
-// there.
-func (a *app) suggest(ctx context.Context, at place, err error) error {
-	if kiln.KindOf(err) != kiln.NotFound || err == nil {
+// suggest adds the name that was probably meant to an error about an instance that
+// isn't there. An error about something else stays what it is.
+func (a *app) suggest(ctx context.Context, at place.Place, err error) error {
+	if err == nil || kiln.KindOf(err) != kiln.NotFound {
 		return err
 	}
 	all, lerr := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
 	if lerr != nil {
 		return err
 	}
+	name, _, _ := at.Snapshot()
 	var names []string
 	for _, i := range all {
 		names = append(names, i.Name)
 	}
-	return kiln.Errorf(kiln.NotFound, "no instance %q%s", at.name, kiln.DidYouMean(at.name, names))
+	if slices.Contains(names, name) {
+		return err
+	}
+	return place.Missing("instance", name, names)
 }
 
 func (a *app) listCmd() *cobra.Command {
@@ -201,7 +206,7 @@ func (a *app) listCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		at, words, err := a.server(words)
+		at, words, err := a.Server(words)
 		if err != nil {
 			return err
 		}
@@ -310,7 +315,7 @@ func (a *app) infoCmd() *cobra.Command {
 	log := c.Flags().Bool("show-log", false, "also the log of its last start")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 || strings.HasSuffix(args[0], ":") {
-			at, _, err := a.server(args)
+			at, _, err := a.Server(args)
 			if err != nil {
 				return err
 			}
@@ -369,7 +374,7 @@ func (a *app) printInfo(i api.Instance, st api.InstanceState) {
 }
 
 // log copies a log of an instance.
-func (a *app) log(ctx context.Context, at place, path string) error {
+func (a *app) log(ctx context.Context, at place.Place, path string) error {
 	resp, err := at.Raw(ctx, client.Request{Method: http.MethodGet, Path: path})
 	if err != nil {
 		return err
@@ -413,7 +418,7 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *all {
-			at, _, err := a.server(args)
+			at, _, err := a.Server(args)
 			if err != nil {
 				return err
 			}
@@ -424,14 +429,14 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 			args = nil
 			for _, i := range list {
 				if (i.Status == "Stopped") == (verb == "start") {
-					args = append(args, at.remote+":"+i.Name)
+					args = append(args, at.Remote+":"+i.Name)
 				}
 			}
 		} else if len(args) == 0 {
 			return usageError{fmt.Errorf("say which instances; usage: %s", c.UseLine())}
 		}
 		return each(args, func(word string) error {
-			at, err := a.at(word)
+			at, err := a.At(word)
 			if err != nil {
 				return err
 			}
@@ -441,8 +446,8 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 	return c
 }
 
-func (a *app) act(ctx context.Context, at place, put api.InstanceStatePut) error {
-	err := at.Change(ctx, http.MethodPut, instancePath(at.name)+"/state", put, "")
+func (a *app) act(ctx context.Context, at place.Place, put api.InstanceStatePut) error {
+	err := at.Change(ctx, http.MethodPut, instancePath(at.Name)+"/state", put, "")
 	return a.suggest(ctx, at, err)
 }
 

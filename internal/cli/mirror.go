@@ -17,7 +17,7 @@ func (a *app) mirrorCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}
@@ -40,14 +40,14 @@ func (a *app) mirrorCmd() *cobra.Command {
 	each := func(use, short, method string) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				at, err := a.at(args[0])
+				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
 				if method == http.MethodDelete {
-					return at.Change(c.Context(), method, path(at.name), nil, "")
+					return at.Change(c.Context(), method, path(at.Name), nil, "")
 				}
-				_, err = a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.name), Body: struct{}{}})
+				_, err = a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.Name), Body: struct{}{}})
 				return err
 			}}
 	}
@@ -70,16 +70,16 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 	private := c.Flags().Bool("private", false, "only for clients that are trusted here")
 	name := c.Flags().String("name", "", "name of the mirror; the remote's unless given")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r, err := a.remotes()
+		r, err := a.Config()
 		if err != nil {
 			return err
 		}
 		remote := strings.TrimSuffix(args[0], ":")
-		where, err := r.remote(remote)
+		where, err := r.Reach(remote)
 		if err != nil {
 			return err
 		}
-		at, err := a.at("")
+		at, err := a.At("")
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func profilePath(name string) string { return client.Path("/1.0/profiles", name) }
@@ -20,15 +21,15 @@ func profilePath(name string) string { return client.Path("/1.0/profiles", name)
 // A heldProfile is a profile as it was when it was read, and where.
 type heldProfile struct {
 	api.Profile
-	at  place
+	at  place.Place
 	tag string
 }
 
 func (a *app) profile(ctx context.Context, word string) (p heldProfile, err error) {
-	if p.at, err = a.at(word); err != nil {
+	if p.at, err = a.At(word); err != nil {
 		return p, err
 	}
-	p.tag, err = p.at.Get(ctx, profilePath(p.at.name), nil, &p.Profile)
+	p.tag, err = p.at.Get(ctx, profilePath(p.at.Name), nil, &p.Profile)
 	return p, err
 }
 
@@ -55,7 +56,7 @@ func (a *app) profileCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}
@@ -85,11 +86,11 @@ func (a *app) profileCmd() *cobra.Command {
 	})
 	verb("create <profile>", "Make a profile, from YAML on standard input if it is no terminal", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
-			at, err := a.at(args[0])
+			at, err := a.At(args[0])
 			if err != nil {
 				return err
 			}
-			post := api.ProfilesPost{Name: at.name}
+			post := api.ProfilesPost{Name: at.Name}
 			if !terminal(a.In) {
 				b, err := io.ReadAll(a.In)
 				if err != nil {
@@ -102,7 +103,7 @@ func (a *app) profileCmd() *cobra.Command {
 			if err := at.Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
 				return err
 			}
-			a.say("Profile %s created", at.name)
+			a.say("Profile %s created", at.Name)
 			return nil
 		})
 	verb("edit <profile>", "Edit a profile", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
@@ -116,23 +117,23 @@ func (a *app) profileCmd() *cobra.Command {
 	})
 	verb("delete <profile>...", "Delete profiles", cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
 		return each(args, func(word string) error {
-			at, err := a.at(word)
+			at, err := a.At(word)
 			if err == nil {
-				err = at.Change(ctx, http.MethodDelete, profilePath(at.name), nil, "")
+				err = at.Change(ctx, http.MethodDelete, profilePath(at.Name), nil, "")
 			}
 			if err == nil {
-				a.say("Profile %s deleted", at.name)
+				a.say("Profile %s deleted", at.Name)
 			}
 			return err
 		})
 	})
 	verb("rename <profile> <new name>", "Rename a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
-			at, err := a.at(args[0])
+			at, err := a.At(args[0])
 			if err != nil {
 				return err
 			}
-			return at.Change(ctx, http.MethodPost, profilePath(at.name), api.Rename{Name: args[1]}, "")
+			return at.Change(ctx, http.MethodPost, profilePath(at.Name), api.Rename{Name: args[1]}, "")
 		})
 	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
@@ -140,11 +141,11 @@ func (a *app) profileCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			to, err := a.at(args[1])
+			to, err := a.At(args[1])
 			if err != nil {
 				return err
 			}
-			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.name, ProfilePut: p.put()}, "")
+			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.Name, ProfilePut: p.put()}, "")
 		})
 	verb("get <profile> <key>", "Show the value of a key", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {

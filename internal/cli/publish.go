@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) publishCmd() *cobra.Command {
@@ -34,15 +35,15 @@ func (a *app) publishCmd() *cobra.Command {
 		"what it was made from was")
 	check := f.String("check", "", "keep nothing; only compare with this image")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
 		words := args[1:]
 		if len(words) > 0 && strings.HasSuffix(words[0], ":") && !strings.Contains(words[0], "=") {
-			if words[0] != at.remote+":" {
+			if words[0] != at.Remote+":" {
 				return kiln.Errorf(kiln.Unsupported, "an image is published on the server of its instance; copy it from there: "+
-					"kiln image copy %s:<image> %s", at.remote, words[0])
+					"kiln image copy %s:<image> %s", at.Remote, words[0])
 			}
 			words = words[1:]
 		}
@@ -80,26 +81,26 @@ func (a *app) publishCmd() *cobra.Command {
 }
 
 // compare says whether an image has the fingerprint that publishing would give.
-func (a *app) compare(ctx context.Context, at place, fp, word string) error {
-	img, err := a.image(ctx, at.remote+":"+strings.TrimPrefix(word, at.remote+":"))
+func (a *app) compare(ctx context.Context, at place.Place, fp, word string) error {
+	img, err := a.imageBeside(ctx, heldImage{at: at}, word)
 	if err != nil {
 		return err
 	}
 	if img.Fingerprint != fp {
 		return kiln.Errorf(kiln.Integrity, "%s would be published as %s, which is not %q: that is %s; what differs tells: "+
-			"kiln image diff", at.name, fp, word, img.Fingerprint)
+			"kiln image diff", at.Name, fp, word, img.Fingerprint)
 	}
 	a.say("%s: the same, %s", word, fp)
 	return nil
 }
 
-func (a *app) publish(ctx context.Context, at place, post api.ImagesPost, force bool) (fp string, err error) {
-	post.Source = &api.ImagesPostSource{Type: "instance", Name: at.name}
+func (a *app) publish(ctx context.Context, at place.Place, post api.ImagesPost, force bool) (fp string, err error) {
+	post.Source = &api.ImagesPostSource{Type: "instance", Name: at.Name}
 	switch {
-	case strings.Contains(at.name, "/"):
+	case strings.Contains(at.Name, "/"):
 		post.Source.Type = "snapshot"
 	case force:
-		i, err := a.instance(ctx, at.remote+":"+at.name)
+		i, err := a.instance(ctx, at.Word())
 		if err != nil {
 			return "", err
 		}
@@ -116,7 +117,7 @@ func (a *app) publish(ctx context.Context, at place, post api.ImagesPost, force 
 		}
 	}
 	done, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
-	if err != nil && !strings.Contains(at.name, "/") {
+	if err != nil && !strings.Contains(at.Name, "/") {
 		return "", a.suggest(ctx, at, err)
 	}
 	fp, _ = done.Metadata["fingerprint"].(string)

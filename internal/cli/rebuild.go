@@ -59,7 +59,7 @@ func (a *app) rebuildCmd() *cobra.Command {
 		}
 		body.Source.Type = "image"
 		if len(args) == 2 {
-			if body.Source, err = a.instanceSource(c.Context(), args[1], i.at, false); err != nil {
+			if body.Source, err = a.InstanceSource(c.Context(), args[1], i.at, false); err != nil {
 				return err
 			}
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/trust"
 	"github.com/kiln-containers/kiln/internal/whole"
 )
@@ -55,7 +56,7 @@ func (a *app) remoteAddCmd() *cobra.Command {
 	f.StringVar(&o.auth, "auth-type", "", "tls")
 	f.BoolVar(&o.http, "allow-http", false, "let the address be one of plain http")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		r, err := a.remotes()
+		r, err := a.Config()
 		if err != nil {
 			return err
 		}
@@ -72,7 +73,7 @@ func (a *app) remoteAddCmd() *cobra.Command {
 				return err
 			}
 		}
-		if err := checkRemoteName(name); err != nil {
+		if err := place.CheckRemoteName(name); err != nil {
 			return err
 		}
 		if old, there := r.Remotes[name]; there && o.fingerprint == "" {
@@ -92,7 +93,7 @@ func nameOf(where string, token trust.Token) (string, error) {
 	if len(token.Addresses) > 0 {
 		where = token.Addresses[0]
 	}
-	u, err := address(where, "")
+	u, err := place.Address(where, "")
 	if err != nil {
 		return "", err
 	}
@@ -104,7 +105,7 @@ func nameOf(where string, token trust.Token) (string, error) {
 }
 
 // addByToken tries each address that the server said it has.
-func (a *app) addByToken(ctx context.Context, r *remotes, name string, token trust.Token, o addOptions) error {
+func (a *app) addByToken(ctx context.Context, r *place.Config, name string, token trust.Token, o addOptions) error {
 	var errs []error
 	for _, addr := range token.Addresses {
 		err := a.addRemote(ctx, r, name, addr, o)
@@ -116,7 +117,7 @@ func (a *app) addByToken(ctx context.Context, r *remotes, name string, token tru
 	return errors.Join(errs...)
 }
 
-func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o addOptions) error {
+func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string, o addOptions) error {
 	if !slices.Contains([]string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams},
 		o.protocol) {
 		return usageError{kiln.Errorf(kiln.Invalid, "Invalid protocol: %s; it is kiln, lxd, incus or simplestreams",
@@ -125,7 +126,7 @@ func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o a
 	if o.auth != "" && o.auth != "tls" {
 		return kiln.Errorf(kiln.Unsupported, "authentication by %q is not supported; there is tls", o.auth)
 	}
-	addr, err := address(where, o.protocol)
+	addr, err := place.Address(where, o.protocol)
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o a
 		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; over plain http nobody vouches for what is "+
 			"read (--allow-http if you want that)", addr)
 	}
-	c := &remoteConfig{Addr: addr, Protocol: o.protocol, Public: o.public ||
+	c := &place.Remote{Addr: addr, Protocol: o.protocol, Public: o.public ||
 		o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
 	if o.caFile != "" {
 		ca, err := os.ReadFile(o.caFile)
@@ -153,14 +154,14 @@ func (a *app) addRemote(ctx context.Context, r *remotes, name, where string, o a
 			r.Remotes[name] = before
 			return err
 		}
-		return errors.Join(err, r.forget(name))
+		return errors.Join(err, r.Forget(name))
 	}
-	return r.save()
+	return r.Save()
 }
 
 // introduce makes client and server know each other, as far as they have to.
-func (a *app) introduce(ctx context.Context, r *remotes, name string, c *remoteConfig, o addOptions) error {
-	if c.unix() || c.streams() && o.fingerprint == "" {
+func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
+	if c.Unix() || c.Streams() && o.fingerprint == "" {
 		return nil // the file system, or an authority, vouches for it
 	}
 	if strings.HasPrefix(c.Addr, "https://") {
@@ -168,10 +169,10 @@ func (a *app) introduce(ctx context.Context, r *remotes, name string, c *remoteC
 			return err
 		}
 	}
-	if c.streams() {
+	if c.Streams() {
 		return nil
 	}
-	at, err := a.connect(name)
+	at, err := a.Connect(name)
 	if err != nil {
 		return err
 	}
@@ -188,7 +189,7 @@ func (a *app) introduce(ctx context.Context, r *remotes, name string, c *remoteC
 
 // pin looks at the certificate of a server, and keeps it if nobody else vouches for
 // it and the user does.
-func (a *app) pin(ctx context.Context, r *remotes, name string, c *remoteConfig, o addOptions) error {
+func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
 	shown, vouched, err := look(ctx, c)
 	if err != nil {
 		return err
@@ -200,17 +201,17 @@ func (a *app) pin(ctx context.Context, r *remotes, name string, c *remoteConfig,
 			"may be in between", c.Addr, fp, want)
 	case want != "", o.accept && !vouched:
 	case vouched:
-		return r.forget(name)
+		return r.Forget(name)
 	default:
 		if err := a.askAbout(fp); err != nil {
 			return err
 		}
 	}
-	return whole.WriteBytes(r.certPath(name), 0o600, []byte(trust.PEM(shown)))
+	return whole.WriteBytes(r.CertPath(name), 0o600, []byte(trust.PEM(shown)))
 }
 
 // look asks a server for its certificate, and whether an authority vouches for it.
-func look(ctx context.Context, c *remoteConfig) (shown *x509.Certificate, vouched bool, err error) {
+func look(ctx context.Context, c *place.Remote) (shown *x509.Certificate, vouched bool, err error) {
 	u, err := url.Parse(c.Addr)
 	if err != nil {
 		return nil, false, err

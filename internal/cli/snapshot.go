@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func snapshotsPath(instance string) string { return instancePath(instance) + "/snapshots" }
@@ -47,7 +48,7 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 	reuse := f.Bool("reuse", false, "replace the snapshot that has the name")
 	stateful := f.Bool("stateful", false, "with the memory of the instance")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
@@ -81,14 +82,14 @@ func expiry(v string, now time.Time) (time.Time, error) {
 	return at.UTC(), err
 }
 
-func (a *app) snapshot(ctx context.Context, at place, post api.InstanceSnapshotsPost, reuse bool) error {
+func (a *app) snapshot(ctx context.Context, at place.Place, post api.InstanceSnapshotsPost, reuse bool) error {
 	if reuse && post.Name != "" {
-		err := at.Change(ctx, http.MethodDelete, snapshotPath(at.name, post.Name), nil, "")
+		err := at.Change(ctx, http.MethodDelete, snapshotPath(at.Name, post.Name), nil, "")
 		if err != nil && kiln.KindOf(err) != kiln.NotFound {
 			return err
 		}
 	}
-	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost, Path: snapshotsPath(at.name), Body: post}, nil)
+	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost, Path: snapshotsPath(at.Name), Body: post}, nil)
 	if err != nil {
 		return a.suggest(ctx, at, err)
 	}
@@ -99,21 +100,6 @@ func (a *app) snapshot(ctx context.Context, at place, post api.InstanceSnapshots
 		a.say("Snapshot name is: %s", path.Base(urls[0]))
 	}
 	return nil
-}
-
-// splitSnapshot reads "c1/s0", or "c1" with "s0" in the next word.
-func (a *app) splitSnapshot(args []string) (at place, instance, snap string, err error) {
-	if at, err = a.at(args[0]); err != nil {
-		return at, "", "", err
-	}
-	instance, snap, ok := strings.Cut(at.name, "/")
-	switch {
-	case ok && len(args) == 1 && snap != "":
-		return at, instance, snap, nil
-	case !ok && len(args) == 2:
-		return at, instance, strings.TrimPrefix(args[1], instance+"/"), nil
-	}
-	return at, "", "", usageError{errors.New("missing argument: <instance> <snapshot>, or <instance>/<snapshot>")}
 }
 
 func (a *app) snapshotListCmd() *cobra.Command {
@@ -127,11 +113,11 @@ func (a *app) snapshotListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
-		list, err := client.List[api.InstanceSnapshot](c.Context(), at.Client, snapshotsPath(at.name), 1)
+		list, err := client.List[api.InstanceSnapshot](c.Context(), at.Client, snapshotsPath(at.Name), 1)
 		if err != nil {
 			return a.suggest(c.Context(), at, err)
 		}
@@ -152,8 +138,8 @@ func snapshotColumns() []column[api.InstanceSnapshot] {
 }
 
 // printSnapshots is the end of kiln info.
-func (a *app) printSnapshots(ctx context.Context, at place) error {
-	list, err := client.List[api.InstanceSnapshot](ctx, at.Client, snapshotsPath(at.name), 1)
+func (a *app) printSnapshots(ctx context.Context, at place.Place) error {
+	list, err := client.List[api.InstanceSnapshot](ctx, at.Client, snapshotsPath(at.Name), 1)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -169,7 +155,7 @@ func (a *app) snapshotShowCmd() *cobra.Command {
 	return &cobra.Command{Use: "show [<remote>:]<instance> <snapshot>", Short: "Show a snapshot as YAML",
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
-			at, instance, snap, err := a.splitSnapshot(args)
+			at, instance, snap, err := snapshotOf(a, args)
 			if err != nil {
 				return err
 			}
@@ -196,7 +182,7 @@ func (a *app) snapshotDeleteCmd() *cobra.Command {
 }
 
 func (a *app) deleteSnapshot(ctx context.Context, word string) error {
-	at, instance, snap, err := a.splitSnapshot([]string{word})
+	at, instance, snap, err := snapshotOf(a, []string{word})
 	if err != nil {
 		return err
 	}
@@ -207,7 +193,7 @@ func (a *app) snapshotRenameCmd() *cobra.Command {
 	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new name>", Aliases: []string{"mv"},
 		Short: "Rename a snapshot", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
-			at, instance, snap, err := a.splitSnapshot(args[:2])
+			at, instance, snap, err := snapshotOf(a, args[:2])
 			if err != nil {
 				return err
 			}
@@ -227,11 +213,20 @@ func (a *app) restoreCmd() *cobra.Command {
 			return kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, "+
 				"not its memory; leave --stateful out")
 		}
-		at, instance, snap, err := a.splitSnapshot(args)
+		at, instance, snap, err := snapshotOf(a, args)
 		if err != nil {
 			return err
 		}
 		return at.Change(c.Context(), http.MethodPut, instancePath(instance), api.InstancePut{Restore: snap}, "")
 	}
 	return c
+}
+
+// snapshotOf is SnapshotOf, whose mistakes are mistakes in the command line.
+func snapshotOf(a *app, args []string) (at place.Place, instance, snap string, err error) {
+	at, instance, snap, err = a.SnapshotOf(args)
+	if errors.Is(err, kiln.Invalid) {
+		err = usageError{err}
+	}
+	return at, instance, snap, err
 }

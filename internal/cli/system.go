@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) daemonCmd() *cobra.Command {
@@ -44,7 +45,7 @@ func (a *app) shutdownCmd() *cobra.Command {
 			defer cancel()
 		}
 		var server api.Server
-		if _, err := a.local().Get(ctx, "/1.0", nil, &server); err != nil {
+		if _, err := a.Local().Get(ctx, "/1.0", nil, &server); err != nil {
 			return err
 		}
 		// Asking whether it still answers would start it again where systemd holds
@@ -54,7 +55,7 @@ func (a *app) shutdownCmd() *cobra.Command {
 			return fmt.Errorf("watch the daemon, process %d: %w", server.Environment.ServerPID, err)
 		}
 		defer unix.Close(daemon)
-		if err := a.local().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
+		if err := a.Local().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
 			return err
 		}
 		return waitExit(ctx, daemon)
@@ -79,7 +80,7 @@ func (a *app) waitreadyCmd() *cobra.Command {
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		start := time.Now()
 		for {
-			_, err := a.local().Get(c.Context(), "/1.0", nil, nil)
+			_, err := a.Local().Get(c.Context(), "/1.0", nil, nil)
 			if err == nil {
 				return nil
 			}
@@ -99,7 +100,7 @@ func (a *app) waitreadyCmd() *cobra.Command {
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server",
 		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, _, err := a.server(args)
+			at, _, err := a.Server(args)
 			if err != nil {
 				return err
 			}
@@ -120,7 +121,7 @@ func (a *app) operationCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}
@@ -141,9 +142,9 @@ func (a *app) operationCmd() *cobra.Command {
 			{'u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }},
 		}, all)
 	}
-	path := func(word string) (place, string, error) {
-		at, err := a.at(word)
-		return at, client.Path("/1.0/operations", at.name), err
+	path := func(word string) (place.Place, string, error) {
+		at, err := a.At(word)
+		return at, client.Path("/1.0/operations", at.Name), err
 	}
 	c.AddCommand(list,
 		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1),
@@ -172,7 +173,7 @@ func (a *app) operationCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = at.Wait(c.Context(), at.name)
+				_, err = at.Wait(c.Context(), at.Name)
 				return err
 			}},
 	)
@@ -187,7 +188,7 @@ func (a *app) monitorCmd() *cobra.Command {
 		if *form != "yaml" && *form != "json" {
 			return usageError{fmt.Errorf("unknown format %q; it is yaml or json", *form)}
 		}
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}
@@ -222,11 +223,11 @@ func (a *app) queryCmd() *cobra.Command {
 	wait := c.Flags().Bool("wait", false, "wait for the operation")
 	raw := c.Flags().Bool("raw", false, "show the answer as it comes")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
-		path := at.name
+		path := at.Name
 		if !strings.HasPrefix(path, "/") {
 			return usageError{fmt.Errorf("%q is no path of the API; they begin with /1.0", args[0])}
 		}
@@ -272,7 +273,7 @@ func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]strin
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 	defer cancel()
-	at, _, err := a.server(nil)
+	at, _, err := a.Server(nil)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -293,7 +294,7 @@ func (a *app) completeInstances(c *cobra.Command, args []string, _ string) ([]st
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 	defer cancel()
-	at, _, err := a.server(nil)
+	at, _, err := a.Server(nil)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

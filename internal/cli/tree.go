@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/simplestreams"
 	"github.com/kiln-containers/kiln/internal/whole"
 )
@@ -28,7 +29,7 @@ func (a *app) publishTreeCmd() *cobra.Command {
 			"and the index is replaced last, so that clients can read meanwhile. Files of images that are public no more are " +
 			"removed the next time but one hour after the index stopped to name them.",
 		RunE: func(c *cobra.Command, args []string) error {
-			at, args, err := a.server(args)
+			at, args, err := a.Server(args)
 			if err != nil {
 				return err
 			}
@@ -44,7 +45,7 @@ func treeFile(img kiln.Image, f kiln.File) string {
 	return fmt.Sprintf("images/%s/%s%s", img.Fingerprint, f.Role, f.Ext)
 }
 
-func (a *app) publishTree(ctx context.Context, at place, dir string) error {
+func (a *app) publishTree(ctx context.Context, at place.Place, dir string) error {
 	all, err := client.List[api.Image](ctx, at.Client, "/1.0/images", 1)
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func (a *app) publishTree(ctx context.Context, at place, dir string) error {
 		}
 		if len(img.Files) == 0 {
 			return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln",
-				at.remote)
+				at.Remote)
 		}
 		if err := a.publishImage(ctx, at, dir, img); err != nil {
 			return err
@@ -108,7 +109,7 @@ func publishFile(path string, b []byte) error {
 
 // publishImage writes the files of an image that aren't there. Their names have the
 // fingerprint in them, so that a file of the right size is the right one.
-func (a *app) publishImage(ctx context.Context, at place, dir string, img kiln.Image) error {
+func (a *app) publishImage(ctx context.Context, at place.Place, dir string, img kiln.Image) error {
 	final := filepath.Join(dir, "images", img.Fingerprint.String())
 	whole := true
 	for _, f := range img.Files {
@@ -154,7 +155,7 @@ const leastDelta = 1 << 20
 
 // publishBeside writes what makes the files of an image cheaper to have for who has
 // another: an index of each, and patches from the versions before that are public.
-func (a *app) publishBeside(ctx context.Context, at place, dir string, img kiln.Image, all []kiln.Image) error {
+func (a *app) publishBeside(ctx context.Context, at place.Place, dir string, img kiln.Image, all []kiln.Image) error {
 	for _, f := range img.Files {
 		if f.Size < leastDelta {
 			continue
@@ -181,7 +182,7 @@ func (a *app) publishBeside(ctx context.Context, at place, dir string, img kiln.
 }
 
 // fetchBeside writes a file of the server, unless it is there.
-func fetchBeside(ctx context.Context, at place, from, to string) error {
+func fetchBeside(ctx context.Context, at place.Place, from, to string) error {
 	if _, err := os.Stat(to); err == nil {
 		return nil
 	}
@@ -201,13 +202,13 @@ func (a *app) imagePatchCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			img, err := a.image(c.Context(), base.at.remote+":"+strings.TrimPrefix(args[1], base.at.remote+":"))
+			img, err := a.imageBeside(c.Context(), base, args[1])
 			if err != nil {
 				return err
 			}
 			if len(base.Files) == 0 || len(img.Files) == 0 {
 				return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln",
-					base.at.remote)
+					base.at.Remote)
 			}
 			from, to := base.Files[len(base.Files)-1], img.Files[len(img.Files)-1]
 			old, err := kiln.ParseFingerprint(from.Hash)

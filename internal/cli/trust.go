@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -25,7 +26,7 @@ func (a *app) trustCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}
@@ -49,24 +50,24 @@ func (a *app) trustCmd() *cobra.Command {
 	c.AddCommand(list, a.trustAddCmd(), a.trustTokensCmd(),
 		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a client as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				at, err := a.at(args[0])
+				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
 				var cert api.Certificate
-				if _, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert); err != nil {
+				if _, err := at.Get(c.Context(), certificatePath(at.Name), nil, &cert); err != nil {
 					return err
 				}
 				return writeYAML(a.Out, cert)
 			}},
 		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit what is said of a client", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				at, err := a.at(args[0])
+				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
 				var cert api.Certificate
-				tag, err := at.Get(c.Context(), certificatePath(at.name), nil, &cert)
+				tag, err := at.Get(c.Context(), certificatePath(at.Name), nil, &cert)
 				if err != nil {
 					return err
 				}
@@ -76,20 +77,20 @@ func (a *app) trustCmd() *cobra.Command {
 			}},
 		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new name>", Short: "Rename a client", Args: cobra.ExactArgs(2),
 			RunE: func(c *cobra.Command, args []string) error {
-				at, err := a.at(args[0])
+				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
-				return at.Change(c.Context(), http.MethodPatch, certificatePath(at.name), map[string]string{"name": args[1]}, "")
+				return at.Change(c.Context(), http.MethodPatch, certificatePath(at.Name), map[string]string{"name": args[1]}, "")
 			}},
 		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Trust clients no more",
 			Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 				return each(args, func(word string) error {
-					at, err := a.at(word)
+					at, err := a.At(word)
 					if err != nil {
 						return err
 					}
-					return at.Change(c.Context(), http.MethodDelete, certificatePath(at.name), nil, "")
+					return at.Change(c.Context(), http.MethodDelete, certificatePath(at.Name), nil, "")
 				})
 			}},
 	)
@@ -115,7 +116,7 @@ func (a *app) trustAddCmd() *cobra.Command {
 	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client")
 	description := c.Flags().String("description", "", "what it is for")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, args, err := a.server(args)
+		at, args, err := a.Server(args)
 		if err != nil {
 			return err
 		}
@@ -142,7 +143,7 @@ func (a *app) trustAddCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) issueToken(c *cobra.Command, at place, post api.CertificatesPost) error {
+func (a *app) issueToken(c *cobra.Command, at place.Place, post api.CertificatesPost) error {
 	if post.Name == "" {
 		return usageError{errors.New("missing argument: a certificate file, or --name for a join token")}
 	}
@@ -189,7 +190,7 @@ func (a *app) trustTokensCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.server(args)
+		at, _, err := a.Server(args)
 		if err != nil {
 			return err
 		}

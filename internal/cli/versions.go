@@ -24,16 +24,16 @@ func (a *app) imageHistoryCmd() *cobra.Command {
 	}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, err := a.at(args[0])
+		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
 		var list []api.AliasVersion
-		if _, err := at.Get(c.Context(), historyPath(at.name), nil, &list); err != nil {
+		if _, err := at.Get(c.Context(), historyPath(at.Name), nil, &list); err != nil {
 			return err
 		}
 		return show(a.Out, *form, []column[api.AliasVersion]{
-			{'v', "VERSION", func(v api.AliasVersion) string { return fmt.Sprintf("%s@%d", at.name, v.Version) }},
+			{'v', "VERSION", func(v api.AliasVersion) string { return fmt.Sprintf("%s@%d", at.Name, v.Version) }},
 			{'f', "FINGERPRINT", func(v api.AliasVersion) string { return v.Fingerprint[:12] }},
 			{'s', "SINCE", func(v api.AliasVersion) string { return minute(v.Since) }},
 			{'z', "SIZE", func(v api.AliasVersion) string {
@@ -53,7 +53,7 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 		Use: "rollback [<remote>:]<alias> [<versions>]", Short: "Point an alias to the image it pointed to before",
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
 		RunE: func(c *cobra.Command, args []string) error {
-			at, err := a.at(args[0])
+			at, err := a.At(args[0])
 			if err != nil {
 				return err
 			}
@@ -64,20 +64,20 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 				}
 			}
 			var now, old api.ImageAliasesEntry
-			tag, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.name), nil, &now)
+			tag, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.Name), nil, &now)
 			if err != nil {
-				return kiln.Errorf(kiln.KindOf(err), "%s: %w", at.name, err)
+				return kiln.Errorf(kiln.KindOf(err), "%s: %w", at.Name, err)
 			}
-			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.name, n)),
+			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.Name, n)),
 				nil, &old); err != nil {
-				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.name,
-					n, err, at.name)
+				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.Name,
+					n, err, at.Name)
 			}
 			put := api.ImageAliasPut{Description: now.Description, Target: old.Target}
-			if err := at.Change(c.Context(), http.MethodPut, client.Path("/1.0/images/aliases", at.name), put, tag); err != nil {
+			if err := at.Change(c.Context(), http.MethodPut, client.Path("/1.0/images/aliases", at.Name), put, tag); err != nil {
 				return err
 			}
-			a.say("%s is %s again", at.name, old.Target[:12])
+			a.say("%s is %s again", at.Name, old.Target[:12])
 			return nil
 		}}
 }
@@ -96,7 +96,7 @@ func (a *app) imageDiffCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		after, err := a.image(c.Context(), before.at.remote+":"+strings.TrimPrefix(args[1], before.at.remote+":"))
+		after, err := a.imageBeside(c.Context(), before, args[1])
 		if err != nil {
 			return err
 		}

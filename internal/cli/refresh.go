@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"net/http"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func (a *app) imageRefreshCmd() *cobra.Command {
+	return &cobra.Command{Use: "refresh [<remote>:]<image>...",
+		Short: "Get the newest version of images from where they came from", Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(c *cobra.Command, args []string) error {
+			return each(args, func(word string) error {
+				i, err := a.image(c.Context(), word)
+				if err != nil {
+					return err
+				}
+				op, err := a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: imagePath(i.Image) + "/refresh",
+					Body: struct{}{}})
+				if err != nil {
+					return err
+				}
+				if op.Metadata["refreshed"] == true {
+					a.say("Image refreshed successfully!")
+				} else {
+					a.say("Image already up to date.")
+				}
+				return nil
+			})
+		}}
+}
+
+func (a *app) imagePruneCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "prune [<remote>:]", Short: "Delete images that nobody needs", Args: cobra.MaximumNArgs(1),
+		Long: "Delete cached images and older versions of images that no instance was made from.",
+	}
+	all := c.Flags().Bool("all", false, "also images without an alias")
+	dry := c.Flags().Bool("dry-run", false, "only tell which")
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		var list []api.PrunedImage
+		r := client.Request{Method: http.MethodPost, Path: "/1.0/kiln/images/prune",
+			Body: api.ImagesPrune{All: *all, DryRun: *dry}}
+		if _, _, err := at.Do(c.Context(), r, &list); err != nil {
+			return err
+		}
+		if err := show(a.Out, *form, []column[api.PrunedImage]{
+			{'f', "FINGERPRINT", func(p api.PrunedImage) string { return p.Fingerprint[:12] }},
+			{'d', "DESCRIPTION", func(p api.PrunedImage) string { return p.Properties["description"] }},
+			{'s', "SIZE", func(p api.PrunedImage) string { return size(p.Size) }},
+			{'w', "WHY", func(p api.PrunedImage) string { return p.Why }},
+		}, list); err != nil {
+			return err
+		}
+		var sum int64
+		for _, p := range list {
+			sum += p.Size
+		}
+		verb := "deleted"
+		if *dry {
+			verb = "would be deleted"
+		}
+		a.remark("%d images of %s %s", len(list), kiln.FormatSize(sum), verb)
+		return nil
+	}
+	return c
+}

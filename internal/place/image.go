@@ -1,0 +1,260 @@
+package place
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+// defaultImage is the alias that is meant where none is named, as with lxc.
+const defaultImage = "default"
+
+// Image is At for a word that means an image, where no name means "default".
+func (r *Resolver) Image(word string) (Place, error) {
+	at, err := r.At(word)
+	if at.Name == "" {
+		at.Name = defaultImage
+	}
+	return at, err
+}
+
+// SplitImage is Split for a word that means an image.
+func (c *Config) SplitImage(word string) (remote, name string) {
+	remote, name = c.Split(word)
+	if name == "" {
+		name = defaultImage
+	}
+	return remote, name
+}
+
+// OnlyImages reports whether a word is about a server that only has images.
+func (r *Resolver) OnlyImages(word string) (bool, error) {
+	c, err := r.Config()
+	if err != nil {
+		return false, err
+	}
+	name, _ := c.Split(word)
+	remote, err := c.Find(name)
+	return err == nil && remote.Streams(), err
+}
+
+// FindImage finds the image that a word means, and where its files are.
+func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kiln.Image, error) {
+	c, err := r.Config()
+	if err != nil {
+		return nil, kiln.Image{}, err
+	}
+	remote, name := c.SplitImage(word)
+	src, err := r.Source(remote)
+	if err != nil {
+		return nil, kiln.Image{}, err
+	}
+	img, err := src.Find(ctx, name)
+	return src, img, err
+}
+
+// Images gives the images of the server that the first word means, whichever
+// protocol it speaks, and the other words.
+func (r *Resolver) Images(ctx context.Context, words []string) ([]api.Image, []string, error) {
+	all, rest, streams, err := r.streamed(ctx, words)
+	if streams || err != nil {
+		return all, rest, err
+	}
+	at, rest, err := r.Server(words)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err = client.List[api.Image](ctx, at.Client, "/1.0/images", 1)
+	return all, rest, err
+}
+
+// Aliases is Images for aliases.
+func (r *Resolver) Aliases(ctx context.Context, words []string) ([]api.ImageAliasesEntry, []string, error) {
+	images, rest, streams, err := r.streamed(ctx, words)
+	if err != nil {
+		return nil, nil, err
+	}
+	if streams {
+		var all []api.ImageAliasesEntry
+		for _, i := range images {
+			for _, al := range i.Aliases {
+				all = append(all, api.ImageAliasesEntry{Name: al.Name, Description: al.Description, Target: i.Fingerprint,
+					Type: i.Type})
+			}
+		}
+		return all, rest, nil
+	}
+	at, rest, err := r.Server(words)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := client.List[api.ImageAliasesEntry](ctx, at.Client, "/1.0/images/aliases", 1)
+	return all, rest, err
+}
+
+// streamed gives the images of the server that the first word means, if that is one
+// that only has images.
+func (r *Resolver) streamed(ctx context.Context, words []string) (all []api.Image, rest []string, ok bool, err error) {
+	word := ""
+	if len(words) > 0 && IsServer(words[0]) {
+		word, rest = words[0], words[1:]
+	} else {
+		rest = words
+	}
+	if ok, err = r.OnlyImages(word); !ok || err != nil {
+		return nil, nil, false, err
+	}
+	c, err := r.Config()
+	if err != nil {
+		return nil, nil, false, err
+	}
+	name, _ := c.Split(word)
+	src, err := r.Source(name)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	lister, can := src.(interface {
+		List(context.Context) ([]kiln.Image, error)
+	})
+	if !can {
+		return nil, nil, false, kiln.Errorf(kiln.Unsupported, "the images of the remote %q can't be listed", name)
+	}
+	list, err := lister.List(ctx)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	all = make([]api.Image, 0, len(list))
+	for _, i := range list {
+		all = append(all, Wire(i))
+	}
+	return all, rest, true, nil
+}
+
+// Wire is an image of a server without an API, as one with it would tell it.
+func Wire(i kiln.Image) api.Image {
+	w := api.Image{
+		ImagePut:     api.ImagePut{Properties: i.Properties, Public: i.Public, ExpiresAt: i.ExpiresAt, Profiles: []string{}},
+		Architecture: i.Architecture, Filename: i.Filename, Fingerprint: i.Fingerprint.String(), Size: i.Size, Type: i.Type,
+		CreatedAt: i.CreatedAt, UploadedAt: i.UploadedAt, Aliases: []api.ImageAlias{},
+	}
+	for _, al := range i.Aliases {
+		w.Aliases = append(w.Aliases, api.ImageAlias{Name: al.Name, Description: al.Description})
+	}
+	return w
+}
+
+// enough digits of a fingerprint aren't an alias by chance.
+const enough = 12
+
+// ImageSource says where another server finds an image of a remote. A private one is
+// shared with it by a secret. With offline, no server is asked.
+func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline bool) (api.ImagesPostSource, error) {
+	var s api.ImagesPostSource
+	config, err := r.Config()
+	if err != nil {
+		return s, err
+	}
+	where, err := config.Reach(name)
+	if err != nil {
+		return s, err
+	}
+	c := config.Remotes[name]
+	s = api.ImagesPostSource{
+		Type: "image", Mode: "pull", Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
+		Project:      c.Project,
+		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
+	}
+	if s.Alias = image; len(image) >= enough && kiln.IsPrefix(strings.ToLower(image)) {
+		s.Alias, s.Fingerprint = "", image
+	}
+	if c.Streams() || offline {
+		return s, nil
+	}
+	at, err := r.Connect(name)
+	if err != nil {
+		return s, err
+	}
+	img, _, err := at.Images().Resolve(ctx, image)
+	if errors.Is(err, kiln.Network) && !c.Unix() {
+		return s, nil // the other server may have the image already
+	}
+	if err != nil {
+		return s, err
+	}
+	if c.Unix() {
+		if err := OverNetwork(ctx, at, &s); err != nil {
+			return s, err
+		}
+	}
+	if img.Public && s.Alias != "" {
+		return s, nil
+	}
+	s.Alias, s.Fingerprint = "", img.Fingerprint
+	if !img.Public {
+		s.Secret, err = share(ctx, at, img)
+	}
+	return s, err
+}
+
+// InstanceSource says what an instance is to be made from, on the server where it
+// will be: an image there, or one that it is to fetch.
+func (r *Resolver) InstanceSource(ctx context.Context, word string, to Place, offline bool) (
+	api.InstanceSource, error) {
+	c, err := r.Config()
+	if err != nil {
+		return api.InstanceSource{}, err
+	}
+	remote, name := c.SplitImage(word)
+	if remote == to.Remote {
+		return api.InstanceSource{Type: "image", Alias: name}, nil
+	}
+	s, err := r.ImageSource(ctx, remote, name, offline)
+	if err != nil {
+		return api.InstanceSource{}, err
+	}
+	return api.InstanceSource{
+		Type: "image", Mode: "pull", Server: s.Server, Protocol: s.Protocol, Certificate: s.Certificate, Alias: s.Alias,
+		Fingerprint: s.Fingerprint, Secret: s.Secret, Project: s.Project, Offline: offline, RemoteAccess: s.RemoteAccess,
+	}, nil
+}
+
+// OverNetwork says how a server that the client reaches by a socket is reached by
+// others. The error is Unsupported if it isn't.
+func OverNetwork(ctx context.Context, at *client.Client, s *api.ImagesPostSource) error {
+	var server api.Server
+	if _, err := at.Get(ctx, "/1.0", nil, &server); err != nil {
+		return err
+	}
+	if server.Environment == nil || len(server.Environment.Addresses) == 0 {
+		return kiln.Errorf(kiln.Unsupported, "The source server isn't listening on the network; have it listen with: kiln "+
+			"config set core.https_address \":8443\", or copy with --mode push or relay")
+	}
+	s.Server, s.Certificate, s.Protocol = "https://"+server.Environment.Addresses[0], server.Environment.Certificate,
+		kiln.ProtocolLXD
+	for _, other := range server.Environment.Addresses[1:] {
+		s.Mirrors = append(s.Mirrors, "https://"+other)
+	}
+	return nil
+}
+
+// share gets the secret by which others can have a private image.
+func share(ctx context.Context, at *client.Client, img api.Image) (string, error) {
+	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost,
+		Path: client.Path("/1.0/images", img.Fingerprint) + "/secret", Body: struct{}{}}, nil)
+	if err != nil {
+		return "", err
+	}
+	if op == nil {
+		return "", kiln.Errorf(kiln.Network, "the server gave no secret for the image %s", img.Fingerprint)
+	}
+	secret, ok := op.Metadata["secret"].(string)
+	if !ok {
+		return "", kiln.Errorf(kiln.Network, "the server gave no secret for the image %s", img.Fingerprint)
+	}
+	return secret, nil
+}

@@ -1,0 +1,272 @@
+// Package place knows what a word on the command line means: which remote, and which
+// image, instance, snapshot or alias there. It reads and writes the file of remotes,
+// and opens what it finds. It doesn't know flags, terminals or how anything is shown.
+package place
+
+import (
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/remote"
+)
+
+// A Place is a thing on a server: what "remote:name" means.
+type Place struct {
+	*client.Client
+	Remote string
+	Name   string // "": the server itself
+}
+
+// Word is the word that means the place, from wherever it is said.
+func (p Place) Word() string { return p.Remote + ":" + p.Name }
+
+// Snapshot takes the name of a snapshot apart; ok is false if it is one of an
+// instance.
+func (p Place) Snapshot() (instance, snapshot string, ok bool) { return strings.Cut(p.Name, "/") }
+
+// At gives another thing on the same server.
+func (p Place) At(name string) Place { return Place{p.Client, p.Remote, name} }
+
+// A Resolver finds out what words mean. Its exported fields are set before it is
+// used.
+type Resolver struct {
+	Project    string            // "": the remote's own
+	ForceLocal bool              // no remote named means the local daemon
+	Version    string            // of kiln, for servers that want to know
+	Stall      time.Duration     // how long servers may keep it waiting; 0: as long as usual
+	Warn       func(text string) // hears that something works, but not as it should
+
+	read *Config // the file of remotes, once it was read
+}
+
+// Config gives the file of remotes, which is read once.
+func (r *Resolver) Config() (*Config, error) {
+	if r.read != nil {
+		return r.read, nil
+	}
+	dir, err := Dir()
+	if err != nil {
+		return nil, err
+	}
+	c, err := Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	for name, s := range static() {
+		if _, own := c.Remotes[name]; !own {
+			c.Remotes[name] = s
+		}
+	}
+	if c.saved = c.Default; c.Default == "" {
+		c.Default = "local"
+	}
+	if v := os.Getenv("KILN_REMOTE"); v != "" {
+		c.Default = v
+	}
+	if r.ForceLocal {
+		c.Default = "local"
+	}
+	r.read = c
+	return c, nil
+}
+
+// Split takes a word apart at its first colon. Without one, and with nothing before
+// it, the remote is the default one. A colon after a slash is part of the name, as no
+// remote has a slash: "c1/12:30" is a snapshot.
+func (c *Config) Split(word string) (remote, name string) {
+	remote, name, ok := strings.Cut(word, ":")
+	if !ok || strings.Contains(remote, "/") {
+		remote, name = "", word
+	}
+	if remote == "" {
+		remote = c.Default
+	}
+	return remote, name
+}
+
+// IsServer reports whether a word means a whole server: "srv:".
+func IsServer(word string) bool { return strings.HasSuffix(word, ":") }
+
+// At finds the server that a word means, and gives the rest of the word. The error
+// is NotFound for a remote that isn't there, Unsupported for one that only has
+// images.
+func (r *Resolver) At(word string) (Place, error) {
+	c, err := r.Config()
+	if err != nil {
+		return Place{}, err
+	}
+	name, rest := c.Split(word)
+	at, err := r.Connect(name)
+	return Place{at, name, rest}, err
+}
+
+// Server finds the server that the first word means, if it ends in a colon, or else
+// the default one, and gives the other words.
+func (r *Resolver) Server(words []string) (Place, []string, error) {
+	if len(words) > 0 && IsServer(words[0]) {
+		at, err := r.At(words[0])
+		return at, words[1:], err
+	}
+	at, err := r.At("")
+	return at, words, err
+}
+
+// Pair reads the words for an instance and for what it is to become. A word without
+// a remote means the default one, the second as well. Without a second word it
+// becomes something on its own server that has no name yet.
+func (r *Resolver) Pair(words []string) (from, to Place, err error) {
+	if from, err = r.At(words[0]); err != nil || len(words) == 1 {
+		return from, from.At(""), err
+	}
+	to, err = r.At(words[1])
+	return from, to, err
+}
+
+// SameServer reads a second word that is about the server of the first: it may name
+// that remote again, and no other. The error is Invalid.
+func (p Place) SameServer(word string) (Place, error) {
+	remote, name, ok := strings.Cut(word, ":")
+	switch {
+	case !ok:
+		return p.At(word), nil
+	case remote == p.Remote:
+		return p.At(name), nil
+	}
+	return p, kiln.Errorf(kiln.Invalid, "%q and %q are on different servers; this works on one at a time", p.Word(), word)
+}
+
+// SnapshotOf reads "c1/s0", or "c1" with "s0" in the next word. The error is Invalid
+// if that names no snapshot.
+func (r *Resolver) SnapshotOf(words []string) (at Place, instance, snap string, err error) {
+	if at, err = r.At(words[0]); err != nil {
+		return at, "", "", err
+	}
+	instance, snap, ok := at.Snapshot()
+	switch {
+	case ok && len(words) == 1 && snap != "":
+		return at, instance, snap, nil
+	case !ok && len(words) == 2:
+		return at, instance, strings.TrimPrefix(words[1], instance+"/"), nil
+	}
+	return at, "", "", kiln.Errorf(kiln.Invalid, "missing argument: <instance> <snapshot>, or <instance>/<snapshot>")
+}
+
+// Local gives a client of the daemon on this host.
+func (r *Resolver) Local() *client.Client {
+	return client.Unix(client.Socket()).WithProject(r.Project)
+}
+
+// Connect gives a client of a remote. Nothing is sent yet. Errors: NotFound;
+// Unsupported for a remote that only has images.
+func (r *Resolver) Connect(name string) (*client.Client, error) {
+	config, err := r.Config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Find(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Streams():
+		return nil, kiln.Errorf(kiln.Unsupported, "the remote %q is an image server (simplestreams): its images can be "+
+			"listed, shown, exported, copied and launched, nothing else", name)
+	case c.Unix():
+		socket := strings.TrimPrefix(strings.TrimPrefix(c.Addr, "unix:"), "//")
+		if socket == "" {
+			return r.Local(), nil
+		}
+		return client.Unix(socket).WithProject(r.Project), nil
+	}
+	o, where, err := r.opener(name)
+	if err != nil {
+		return nil, err
+	}
+	hc, err := o.HTTP(where)
+	if err != nil {
+		return nil, err
+	}
+	project := r.Project
+	if project == "" && c.Project != "default" {
+		project = c.Project
+	}
+	return client.HTTPS(c.Addr, hc).WithProject(project), nil
+}
+
+// Source gives the images of a remote, whichever protocol it speaks.
+func (r *Resolver) Source(name string) (kiln.Source, error) {
+	config, err := r.Config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	if !c.Streams() {
+		at, err := r.Connect(name)
+		if err != nil {
+			return nil, err
+		}
+		return at.Images(), nil
+	}
+	o, where, err := r.opener(name)
+	if err != nil {
+		return nil, err
+	}
+	return o.Open(where, remote.Access{Warn: r.Warn})
+}
+
+// indexTTL is how long the client uses the index of an image server without asking.
+const indexTTL = 5 * time.Minute
+
+// opener gives what opens a remote, with the client's certificate if it is a private
+// one, and the remote as everybody has to reach it.
+func (r *Resolver) opener(name string) (*remote.Opener, kiln.Remote, error) {
+	config, err := r.Config()
+	if err != nil {
+		return nil, kiln.Remote{}, err
+	}
+	where, err := config.Reach(name)
+	if err != nil {
+		return nil, where, err
+	}
+	c := config.Remotes[name]
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = config.dir
+	}
+	host, err := kiln.ParseArch(runtime.GOARCH)
+	if err != nil {
+		return nil, where, err
+	}
+	o := &remote.Opener{
+		Proxy: http.ProxyFromEnvironment, UserAgent: "kiln/" + r.Version, Version: r.Version, Stall: r.Stall,
+		Architectures: kiln.RunsOn(host),
+		Indexes:       &remote.Indexes{Dir: filepath.Join(cache, "kiln", "indexes"), TTL: indexTTL},
+		AllowHTTP:     func() bool { return strings.HasPrefix(c.Addr, "http://") }, // whoever added it said so
+	}
+	if !c.Public && !c.Streams() {
+		if o.Own, err = config.own(); err != nil {
+			return nil, where, err
+		}
+	}
+	return o, where, nil
+}
+
+// Missing is the error about a thing that isn't there: what it is, how it was called
+// and which name was probably meant. The error is NotFound.
+func Missing(noun, name string, known []string) error {
+	hint := ""
+	if !slices.Contains(known, name) {
+		hint = kiln.DidYouMean(name, known)
+	}
+	return kiln.Errorf(kiln.NotFound, "no %s %q%s", noun, name, hint)
+}
