@@ -401,6 +401,7 @@ func TestLimits(t *testing.T) {
 	if _, out := run(t, b, sh("nproc")); out != "1\n" {
 		t.Errorf("nproc: %q", out)
 	}
+	run(t, b, sh("dd if=/dev/zero of=/tmp/file bs=1M count=10"))
 	u, err := b.Usage()
 	if err != nil || u.MemoryBytes == 0 || u.Processes == 0 || u.CPUNanoseconds == 0 {
 		t.Errorf("Usage: %+v, %v", u, err)

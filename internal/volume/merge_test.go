@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ func deep(context.Context) (volume.Content, error) {
 	return volume.Content{Unpack: func(_ context.Context, rootfs, _ archive.TreeWriter) error {
 		var errs []error
 		add := func(e archive.Entry, body string) {
-			e.Size = int64(len(body))
+			e.Size, e.ModTime = int64(len(body)), time.Unix(1_700_000_000, 0) // a tmpfs keeps even year 1
 			errs = append(errs, rootfs.Add(&e, strings.NewReader(body)))
 		}
 		add(archive.Entry{Path: ".", Type: archive.Dir, Mode: 0o755}, "")

@@ -242,12 +242,16 @@ func (u *unpacker) makeLink(parent int, base string, h *tar.Header) error {
 	return err
 }
 
+// maxFileSize is the largest size of a file with holes, in bytes: 1 EiB. Not every
+// file system has a limit below what overflows.
+const maxFileSize = 1 << 60
+
 func (u *unpacker) makeFile(parent int, base string, h *tar.Header) error {
 	size, list := h.Size, []segment{{0, h.Size}}
 	if text, ok := h.PAXRecords[sizeRecord]; ok {
 		var err error
-		if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 0 {
-			return kiln.Errorf(kiln.Invalid, "%q is no size", text)
+		if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 0 || size > maxFileSize {
+			return kiln.Errorf(kiln.Invalid, "%q is not the size of a file", text)
 		}
 		if list, err = parseSegments(h.PAXRecords[dataRecord], size, h.Size); err != nil {
 			return err
