@@ -86,10 +86,11 @@ type ImagesPost struct {
 	Timestamp time.Time `json:"timestamp,omitzero"` // of kiln_publish: when the image says it was made
 	Check     bool      `json:"check,omitempty"`    // of kiln_publish: only tell the fingerprint
 	DryRun    bool      `json:"dry_run,omitempty"`  // of kiln_image_estimate: only tell what would move
-	// of kiln_image_aliases: from other images, instead of a conflict
+	// of kiln_image_aliases: from other images, instead of a conflict. An image that
+	// loses its last alias by it becomes an older version of this one. An instance
+	// may be published again without having changed.
 	MoveAliases bool `json:"move_aliases,omitempty"`
-	// of kiln_image_aliases: delete images that lose their last alias by that
-	Reuse bool `json:"reuse,omitempty"`
+	Reuse       bool `json:"reuse,omitempty"` // of kiln_image_aliases: move the aliases, too
 }
 
 // An ImageExportPost asks a server to send an image to another.
@@ -130,12 +131,23 @@ type RemoteAccess struct {
 // An AliasVersion is an image that an alias points, or pointed, to (API extension
 // kiln_alias_history).
 type AliasVersion struct {
-	Version     int       `json:"version" yaml:"version"` // 0 is the present one
+	Version     int       `json:"version" yaml:"version"` // 0 is the present one; -1: rolled back from
 	Fingerprint string    `json:"fingerprint" yaml:"fingerprint"`
 	Since       time.Time `json:"since" yaml:"since"`
 	Here        bool      `json:"here" yaml:"here"` // it was not deleted
 	Description string    `json:"description" yaml:"description"`
 	Size        int64     `json:"size" yaml:"size"` // bytes as stored
+	// of kiln_alias_rollback: when the alias was rolled back from it
+	RolledBackAt time.Time `json:"rolled_back_at,omitzero" yaml:"rolled_back_at,omitempty"`
+}
+
+// An AliasRollback asks to point an alias to an image it pointed to before, and tells
+// what became of it (API extension kiln_alias_rollback).
+type AliasRollback struct {
+	Versions   int    `json:"versions"`              // how many to go back, at least 1
+	From       string `json:"from,omitempty"`        // fingerprint of the image it left
+	To         string `json:"to,omitempty"`          // … and of the one it points to
+	AutoUpdate bool   `json:"auto_update,omitempty"` // the first version after From will take over
 }
 
 // An ImageDiff tells what one image has that another hasn't (API extension

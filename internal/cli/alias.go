@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 )
@@ -39,13 +41,19 @@ func (a *app) aliasCmd() *cobra.Command {
 	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Give an image a name",
 		Args: cobra.ExactArgs(2)}
 	description := create.Flags().String("description", "", "what it is for")
+	reuse := create.Flags().Bool("reuse", false, "move an alias that exists; the image it leaves is the version before")
 	create.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
-		return at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases",
-			api.ImageAliasesEntry{Name: at.Name, Description: *description, Target: args[1]}, "")
+		entry := api.ImageAliasesEntry{Name: at.Name, Description: *description, Target: args[1]}
+		err = at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases", entry, "")
+		if *reuse && errors.Is(err, kiln.Conflict) {
+			err = at.Change(c.Context(), http.MethodPatch, client.Path("/1.0/images/aliases", at.Name),
+				map[string]string{"target": entry.Target}, "")
+		}
+		return err
 	}
 	c.AddCommand(list, create,
 		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2),

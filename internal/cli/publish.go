@@ -27,7 +27,8 @@ func (a *app) publishCmd() *cobra.Command {
 	expire := f.String("expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
 	compression := f.String("compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold POSIX "+
 		"ACLs (default: the server's images.compression_algorithm, zstd)")
-	reuse := f.Bool("reuse", false, "take aliases away from other images, and delete those that lose their last")
+	f.Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the version "+
+		"before (images.keep_versions)")
 	force := f.BoolP("force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one "+
 		"that runs stands still for a moment")
 	form := f.String("format", "unified", "unified: one file, or split: metadata and root filesystem")
@@ -47,7 +48,7 @@ func (a *app) publishCmd() *cobra.Command {
 			}
 			words = words[1:]
 		}
-		post := api.ImagesPost{CompressionAlgorithm: *compression, Format: *form, Reuse: *reuse, Check: *check != ""}
+		post := api.ImagesPost{CompressionAlgorithm: *compression, Format: *form, MoveAliases: true, Check: *check != ""}
 		post.Public = *public
 		if len(words) > 0 {
 			if post.Properties, err = pairs(words); err != nil {

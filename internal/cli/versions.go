@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 )
@@ -33,7 +32,12 @@ func (a *app) imageHistoryCmd() *cobra.Command {
 			return err
 		}
 		return show(a.Out, *form, []column[api.AliasVersion]{
-			{'v', "VERSION", func(v api.AliasVersion) string { return fmt.Sprintf("%s@%d", at.Name, v.Version) }},
+			{'v', "VERSION", func(v api.AliasVersion) string {
+				if v.Version < 0 {
+					return "rolled back"
+				}
+				return fmt.Sprintf("%s@%d", at.Name, v.Version)
+			}},
 			{'f', "FINGERPRINT", func(v api.AliasVersion) string { return v.Fingerprint[:12] }},
 			{'s', "SINCE", func(v api.AliasVersion) string { return minute(v.Since) }},
 			{'z', "SIZE", func(v api.AliasVersion) string {
@@ -63,21 +67,15 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 					return usageError{fmt.Errorf("%q is not how many versions to go back: 1, 2 …", args[1])}
 				}
 			}
-			var now, old api.ImageAliasesEntry
-			tag, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.Name), nil, &now)
-			if err != nil {
-				return kiln.Errorf(kiln.KindOf(err), "%s: %w", at.Name, err)
-			}
-			if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", fmt.Sprintf("%s@%d", at.Name, n)),
-				nil, &old); err != nil {
-				return kiln.Errorf(kiln.KindOf(err), "%s has no version %d to go back to: %w; see: kiln image history %s", at.Name,
-					n, err, at.Name)
-			}
-			put := api.ImageAliasPut{Description: now.Description, Target: old.Target}
-			if err := at.Change(c.Context(), http.MethodPut, client.Path("/1.0/images/aliases", at.Name), put, tag); err != nil {
+			var done api.AliasRollback
+			if _, _, err := at.Do(c.Context(), client.Request{Method: http.MethodPost, Path: historyPath(at.Name),
+				Body: api.AliasRollback{Versions: n}}, &done); err != nil {
 				return err
 			}
-			a.say("%s is %s again", at.Name, old.Target[:12])
+			a.say("%s is %s again", at.Name, done.To[:12])
+			if done.AutoUpdate {
+				a.say("updates leave %s out and go on with the version after it", done.From[:12])
+			}
 			return nil
 		}}
 }

@@ -81,7 +81,13 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	}
 	replaces := kiln.Fingerprint{}
 	if last != nil && last.Fingerprint != img.Fingerprint {
-		replaces = last.Fingerprint
+		left, err := d.leftOut(ctx, nil, *last, spec, img)
+		if err != nil {
+			return kiln.Image{}, err
+		}
+		if !left {
+			replaces = last.Fingerprint
+		}
 	}
 	before, known, err := d.here(ctx, spec, img)
 	if err != nil || known && replaces.IsZero() {

@@ -52,14 +52,13 @@ func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Opera
 	})
 }
 
-// CreateAlias gives an image one more name. The same alias of the same image
-// again is no error. Errors: Invalid, NotFound, Conflict.
+// CreateAlias gives an image one more name. Errors: Invalid, NotFound, Conflict for an
+// alias that exists, of whatever image.
 func (d *Daemon) CreateAlias(ctx context.Context, a kiln.Alias) error {
 	if err := d.Images.CreateAlias(ctx, a); err != nil {
 		return err
 	}
-	d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
-	return nil
+	return d.named(ctx, a.Target, a)
 }
 
 // UpdateAlias changes the description and the target of an alias, in one
@@ -69,7 +68,18 @@ func (d *Daemon) UpdateAlias(ctx context.Context, a kiln.Alias) error {
 		return err
 	}
 	d.tell("image-alias-updated", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
-	return nil
+	return d.dropVersions(ctx, a.Target)
+}
+
+// RollBackAlias points an alias to the image that it pointed to n versions ago, and
+// gives the image it leaves and the one it points to. Updates go on with the first
+// version that is newer than the one it leaves. Errors: NotFound, Invalid.
+func (d *Daemon) RollBackAlias(ctx context.Context, name string, n int) (from, to kiln.Image, err error) {
+	from, to, err = d.Images.RollBack(ctx, name, n)
+	if err == nil {
+		d.tell("image-alias-updated", aliasURL(name), map[string]any{"target": to.Fingerprint.String()})
+	}
+	return from, to, err
 }
 
 // RenameAlias gives an alias another name. Errors: Invalid, NotFound, Conflict.

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"slices"
 	"strconv"
 	"time"
 
@@ -14,14 +13,15 @@ import (
 
 // ImportSpec is what somebody who brings an image says of it.
 type ImportSpec struct {
-	Filename    string // for people
-	Public      bool
-	AutoUpdate  bool
-	Properties  map[string]string // laid over those of metadata.yaml
-	Profiles    []string          // nil: "default"
-	Aliases     []kiln.Alias
-	MoveAliases bool // take aliases away from other images instead of failing
-	Reuse       bool // delete images that lose their last alias by that
+	Filename   string // for people
+	Public     bool
+	AutoUpdate bool
+	Properties map[string]string // laid over those of metadata.yaml
+	Profiles   []string          // nil: "default"
+	Aliases    []kiln.Alias
+	// MoveAliases moves aliases from other images instead of failing. An image that
+	// loses its last alias by it is an older version from then on.
+	MoveAliases bool
 	Fingerprint kiln.Fingerprint
 	ExpiresAt   time.Time
 	Cached      bool   // nobody asked to keep it
@@ -34,7 +34,7 @@ type ImportSpec struct {
 // failed because the image was there already. Who brought it with a secret waits
 // for the operation with that.
 func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream) *op.Operation {
-	img, err := d.importImage(ctx, spec, s)
+	img, err := kiln.Copy(ctx, keeper{d: d, spec: spec}, brought{s}, spec.Filename)
 	meta := map[string]any{}
 	if spec.Secret != "" {
 		meta["secret"] = spec.Secret
@@ -51,7 +51,33 @@ func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 		func(context.Context, *op.Operation) error { return err })
 }
 
-func (d *Daemon) importImage(ctx context.Context, spec ImportSpec, s kiln.Stream) (kiln.Image, error) {
+// brought is the source of the one image that somebody brings. What it is, its bytes
+// tell.
+type brought struct{ kiln.Stream }
+
+// Find implements kiln.Source.
+func (b brought) Find(context.Context, string) (kiln.Image, error) { return kiln.Image{}, nil }
+
+// Open implements kiln.Source.
+func (b brought) Open(context.Context, kiln.Image) (kiln.Stream, error) { return b.Stream, nil }
+
+// keeper is the store for what is imported or published: the image gets what the spec
+// says, whoever listens hears of it, and versions that are too old go.
+type keeper struct {
+	d            *Daemon
+	spec         ImportSpec
+	keepExisting bool // an image that is here already stays as it is
+}
+
+// Has implements kiln.Sink.
+func (k keeper) Has(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
+	return k.d.Images.Has(ctx, fp)
+}
+
+// Put implements kiln.Sink. An image that is here already is a Conflict, and is
+// returned.
+func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Image, error) {
+	d, spec := k.d, k.spec
 	profiles := spec.Profiles
 	if profiles == nil {
 		profiles = []string{defaultProfile}
@@ -59,59 +85,30 @@ func (d *Daemon) importImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 	if err := d.checkProfiles(ctx, profiles); err != nil {
 		return kiln.Image{}, err
 	}
-	img := kiln.Image{
+	options := store.PutOptions{MoveAliases: spec.MoveAliases, KeepExisting: k.keepExisting}
+	got, err := d.Images.With(options).Put(ctx, kiln.Image{
 		Fingerprint: spec.Fingerprint, Filename: spec.Filename, Public: spec.Public, AutoUpdate: spec.AutoUpdate,
 		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt,
 		Cached: spec.Cached,
-	}
-	losers, err := d.losers(ctx, spec)
-	if err != nil {
-		return kiln.Image{}, err
-	}
-	got, err := d.Images.With(store.PutOptions{MoveAliases: spec.MoveAliases}).Put(ctx, img, s)
+	}, s)
 	exists := errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero()
-	if err != nil && !exists {
+	if err != nil && (!exists || k.keepExisting) {
 		return got, err
 	}
 	if !exists {
 		d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
 	}
-	for _, a := range spec.Aliases {
-		d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": got.Fingerprint.String()})
-	}
-	for _, fp := range losers {
-		if fp != got.Fingerprint {
-			err = errors.Join(err, d.deleteImage(ctx, fp))
-		}
-	}
-	return got, err
+	return got, errors.Join(err, d.named(ctx, got.Fingerprint, spec.Aliases...))
 }
 
-// losers gives the images that a reusing import leaves without an alias.
-func (d *Daemon) losers(ctx context.Context, spec ImportSpec) ([]kiln.Fingerprint, error) {
-	if !spec.Reuse {
-		return nil, nil
+// named tells that an image got aliases, and drops the versions before it that are too
+// old by now.
+func (d *Daemon) named(ctx context.Context, fp kiln.Fingerprint, aliases ...kiln.Alias) error {
+	for _, a := range aliases {
+		d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": fp.String()})
 	}
-	taken := func(a kiln.Alias) bool {
-		return slices.ContainsFunc(spec.Aliases, func(b kiln.Alias) bool { return a.Name == b.Name })
+	if len(aliases) == 0 {
+		return nil
 	}
-	var list []kiln.Fingerprint
-	for _, a := range spec.Aliases {
-		old, err := d.Images.Alias(ctx, a.Name)
-		if errors.Is(err, kiln.NotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		img, err := d.Images.Get(ctx, old.Target)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.ContainsFunc(img.Aliases, func(a kiln.Alias) bool { return !taken(a) }) &&
-			!slices.Contains(list, img.Fingerprint) {
-			list = append(list, img.Fingerprint)
-		}
-	}
-	return list, nil
+	return d.dropVersions(ctx, fp)
 }

@@ -132,6 +132,9 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	}
 	replaces := kiln.Fingerprint{}
 	if last != nil && last.Fingerprint != img.Fingerprint {
+		if left, err := d.leftOut(ctx, o, *last, spec, img); err != nil || left {
+			return err
+		}
 		replaces = last.Fingerprint
 	}
 	got, err := d.land(ctx, o, spec, img, replaces)

@@ -18,14 +18,18 @@ import (
 type PublishSpec struct {
 	From  string // "c1" or "c1/snap0"
 	Check bool   // only tell which fingerprint the image would have
+	// Again: the same files may be published again, and their image gets what the
+	// spec says. Else that is a Conflict that changes nothing: clients that count on
+	// a new image delete what they take for their own.
+	Again bool
 	Pack  instance.PackOptions
 	ImportSpec
 }
 
 // PublishImage makes an image of an instance, which may run, or of a snapshot. The
-// operation's metadata have the "fingerprint" and the "size". The image may be
-// there already: the same files make the same image. Errors: NotFound, Invalid,
-// Conflict for an alias that is taken; others are the operation's.
+// operation's metadata have the "fingerprint" and the "size", and "existed" when the
+// same files were published before: they make the same image. Errors: NotFound,
+// Invalid, Conflict for an alias that is taken; others are the operation's.
 func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operation, error) {
 	if spec.Pack.Compression == "" {
 		var err error
@@ -34,52 +38,58 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 		}
 	}
 	spec.Pack.Dir = filepath.Join(d.cfg.Dir, "volumes", "tmp")
-	src := d.instances.Pack(spec.Pack)
-	img, err := src.Find(ctx, spec.From)
-	if err != nil {
+	src := d.instances.Pack(spec.From, spec.Pack)
+	if _, err := src.Find(ctx, spec.From); err != nil {
 		return nil, err
 	}
 	if err := d.checkNewAliases(ctx, spec.ImportSpec); err != nil {
 		return nil, err
 	}
 	return d.Ops.Start("Publishing image", op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
-		s, err := src.Open(ctx, img)
-		if err != nil {
+		if spec.Check {
+			img, err := kiln.Copy(ctx, hasher{}, src, spec.From)
+			o.Set("fingerprint", img.Fingerprint.String())
 			return err
 		}
-		if spec.Check {
-			fp, err := fingerprint(s)
-			o.Set("fingerprint", fp.String())
-			return errors.Join(err, s.Close())
-		}
-		got, err := d.importImage(ctx, spec.ImportSpec, s)
-		err = errors.Join(err, s.Close())
+		got, err := kiln.Copy(ctx, keeper{d, spec.ImportSpec, !spec.Again}, src, spec.From)
 		if got.Fingerprint.IsZero() {
 			return err
 		}
 		o.Set("fingerprint", got.Fingerprint.String())
 		o.Set("size", strconv.FormatInt(got.Size, 10))
 		o.AddResource("images", imageURL(got.Fingerprint))
-		if errors.Is(err, kiln.Conflict) {
-			return nil // it is what was asked for
+		if !errors.Is(err, kiln.Conflict) {
+			return err
 		}
-		return err
+		o.Set("existed", true)
+		if spec.Again {
+			return nil
+		}
+		return kiln.Errorf(kiln.Conflict, "The image already exists: %s; %q has not changed since it was published",
+			got.Fingerprint, spec.From)
 	}), nil
 }
 
-// fingerprint reads an image to its end.
-func fingerprint(s kiln.Stream) (kiln.Fingerprint, error) {
+// hasher is a sink that keeps nothing but the fingerprint.
+type hasher struct{}
+
+// Has implements kiln.Sink.
+func (hasher) Has(context.Context, kiln.Fingerprint) (bool, error) { return false, nil }
+
+// Put implements kiln.Sink.
+func (hasher) Put(_ context.Context, img kiln.Image, s kiln.Stream) (kiln.Image, error) {
 	h := sha256.New()
 	for {
 		_, err := s.Next()
 		if errors.Is(err, io.EOF) {
-			return kiln.Fingerprint(h.Sum(nil)), nil
+			img.Fingerprint = kiln.Fingerprint(h.Sum(nil))
+			return img, nil
 		}
 		if err == nil {
 			_, err = io.Copy(h, s)
 		}
 		if err != nil {
-			return kiln.Fingerprint{}, err
+			return kiln.Image{}, err
 		}
 	}
 }
@@ -94,8 +104,7 @@ func (d *Daemon) checkNewAliases(ctx context.Context, spec ImportSpec) error {
 			continue
 		}
 		if _, err := d.Images.Alias(ctx, a.Name); err == nil {
-			return kiln.Errorf(kiln.Conflict, "Alias already exists: %s; choose another, or take it from its image with --reuse",
-				a.Name)
+			return kiln.Errorf(kiln.Conflict, "Alias already exists: %s; choose another, or move it with --reuse", a.Name)
 		} else if !errors.Is(err, kiln.NotFound) {
 			return err
 		}

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
@@ -36,7 +39,7 @@ func TestPublishRunningInstance(t *testing.T) {
 	setState(t, d, "c1", "stop")
 	var prints [2]any
 	for i := range prints {
-		o, err := d.PublishImage(t.Context(), PublishSpec{From: "c1"})
+		o, err := d.PublishImage(t.Context(), PublishSpec{From: "c1", Again: true})
 		prints[i] = wait(t, o, err).Metadata["fingerprint"]
 	}
 	if prints[0] != prints[1] || prints[0] == nil {
@@ -45,7 +48,31 @@ func TestPublishRunningInstance(t *testing.T) {
 	if _, err := d.PublishImage(t.Context(), spec); !errors.Is(err, kiln.Conflict) {
 		t.Errorf("an alias that is taken: %v", err)
 	}
+	before := image(t, d, "mine")
+	o, err = d.PublishImage(t.Context(), PublishSpec{From: "c1", Pack: spec.Pack,
+		ImportSpec: ImportSpec{Aliases: aliases("other"), Properties: map[string]string{"os": "changed"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := o.Wait(t.Context()); !errors.Is(s.Err, kiln.Conflict) || !strings.Contains(s.Err.Error(), "already exists: ") {
+		t.Errorf("a client that counts on a new image: %v", s.Err)
+	}
+	if diff := cmp.Diff(before, image(t, d, "mine")); diff != "" {
+		t.Errorf("what failed changed the image: %s", diff)
+	}
+	if _, err := d.Images.Alias(t.Context(), "other"); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("what failed made an alias: %v", err)
+	}
 	nothingLeft(t, d)
+}
+
+func image(t *testing.T, d *Daemon, name string) kiln.Image {
+	t.Helper()
+	img, err := d.Images.Find(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
 }
 
 // nothingLeft looks for what publishing leaves behind.

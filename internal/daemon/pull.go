@@ -126,23 +126,11 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	losers, err := d.losers(ctx, spec.ImportSpec)
-	if err != nil {
-		return img, err
-	}
 	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
 		return img, err
 	}
 	d.tell("image-updated", imageURL(img.Fingerprint), nil)
-	for _, a := range given.Aliases {
-		d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": img.Fingerprint.String()})
-	}
-	for _, fp := range losers {
-		if fp != img.Fingerprint {
-			err = errors.Join(err, d.deleteImage(ctx, fp))
-		}
-	}
-	return img, err
+	return img, d.named(ctx, img.Fingerprint, given.Aliases...)
 }
 
 // given is what a spec says of the image, whatever its bytes are.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -47,12 +48,36 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 	if img.Fingerprint == fp {
 		return fp, nil
 	}
+	if left, err := d.leftOut(ctx, o, old, spec, img); err != nil || left {
+		return fp, err
+	}
 	now, err := d.land(ctx, o, spec, img, fp)
 	if err != nil || now.Fingerprint == fp {
 		return fp, err
 	}
 	d.tell("image-refreshed", imageURL(now.Fingerprint), map[string]any{"old": fp.String()})
 	return now.Fingerprint, d.dropVersions(ctx, now.Fingerprint)
+}
+
+// leftOut reports whether a version is not to take the place of an image, since an
+// alias was rolled back from it to that one; the operation's watchers are told.
+func (d *Daemon) leftOut(ctx context.Context, o *op.Operation, old kiln.Image, spec PullSpec, img kiln.Image) (bool,
+	error) {
+	fp := img.Fingerprint
+	if fp.IsZero() {
+		here, _, err := d.here(ctx, spec, img)
+		if err != nil {
+			return false, err
+		}
+		fp = here.Fingerprint
+	}
+	from, err := d.Images.RolledBackFrom(ctx, old.Fingerprint)
+	left := slices.Contains(from, fp)
+	if left && o != nil {
+		o.Set("warning", fmt.Sprintf("%s still has %s, which was rolled back from here; updates go on with the version "+
+			"after it", spec.Remote.Server, fp.Short()))
+	}
+	return left, err
 }
 
 // dropVersions deletes the versions of an image that are older than the settings
@@ -226,8 +251,13 @@ func (d *Daemon) Kept(ctx context.Context, img kiln.Image) (string, error) {
 		why = "until somebody deletes it"
 	}
 	hours, err := d.hours(updateInterval)
-	if err == nil && img.AutoUpdate && img.Origin != nil && hours > 0 {
-		why += fmt.Sprintf("; updated from %s every %s", img.Origin.Server, hours)
+	if err != nil || !img.AutoUpdate || img.Origin == nil || hours == 0 {
+		return why, err
+	}
+	why += fmt.Sprintf("; updated from %s every %s", img.Origin.Server, hours)
+	from, err := d.Images.RolledBackFrom(ctx, img.Fingerprint)
+	if len(from) > 0 {
+		why += fmt.Sprintf(", as soon as it has something newer than %s, which was rolled back", from[0].Short())
 	}
 	return why, err
 }

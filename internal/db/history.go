@@ -67,14 +67,19 @@ func (tx *Tx) RollBack(ctx context.Context, name string, n int) error {
 	return err
 }
 
-// RolledBack reports whether an alias that now points to one image was rolled back
-// from another, and has seen no newer version since.
-func (d *DB) RolledBack(ctx context.Context, to, from kiln.Fingerprint) (bool, error) {
-	var is bool
-	err := d.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM alias_history h
+// RolledBackFrom gives the images that the aliases of one were rolled back from to it:
+// those that no newer version came after.
+func (d *DB) RolledBackFrom(ctx context.Context, to kiln.Fingerprint) ([]kiln.Fingerprint, error) {
+	var list []kiln.Fingerprint
+	err := each(ctx, d.read, `SELECT h.fingerprint FROM alias_history h
 		JOIN image_aliases a ON a.name = h.name JOIN images i ON i.id = a.image_id
-		WHERE i.fingerprint = ? AND h.fingerprint = ? AND h.rolled_back_at <> '' AND h.id >
-		(SELECT max(id) FROM alias_history c WHERE c.name = h.name AND c.rolled_back_at = ''))`,
-		to.String(), from.String()).Scan(&is)
-	return is, err
+		WHERE i.fingerprint = ? AND h.rolled_back_at <> '' AND h.id >
+		(SELECT max(id) FROM alias_history c WHERE c.name = h.name AND c.rolled_back_at = '') ORDER BY h.id DESC`,
+		[]any{to.String()}, func(rows *sql.Rows) error {
+			var fp kiln.Fingerprint
+			err := rows.Scan(hashColumn{&fp})
+			list = append(list, fp)
+			return err
+		})
+	return list, err
 }

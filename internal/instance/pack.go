@@ -37,22 +37,23 @@ type PackOptions struct {
 // files become the same bytes again with that.
 const encoderKey = "encoder"
 
-// Pack gives a source of images that are made from instances and snapshots, by
-// name: "c1", "c1/snap0". The same files always become the same image.
-func (s *Set) Pack(o PackOptions) kiln.Source { return packer{s, o} }
+// Pack gives the source of the one image that is made from an instance or a snapshot:
+// "c1", "c1/snap0". The same files always become the same image.
+func (s *Set) Pack(from string, o PackOptions) kiln.Source { return packer{s, from, o} }
 
 type packer struct {
-	set *Set
+	set  *Set
+	from string
 	PackOptions
 }
 
-// Find is kiln.Source's.
-func (p packer) Find(ctx context.Context, name string) (kiln.Image, error) {
+// Find implements kiln.Source. It knows one image, whatever it is called.
+func (p packer) Find(ctx context.Context, _ string) (kiln.Image, error) {
 	if err := archive.CheckCompression(p.Compression); err != nil {
 		return kiln.Image{}, err
 	}
-	instance, snap, ofSnapshot := strings.Cut(name, "/")
-	img := kiln.Image{Type: "container", Filename: name}
+	instance, snap, ofSnapshot := strings.Cut(p.from, "/")
+	img := kiln.Image{Type: "container"}
 	if ofSnapshot {
 		row, err := p.set.snapshotRow(ctx, instance, snap)
 		img.Architecture = row.Architecture
@@ -63,11 +64,11 @@ func (p packer) Find(ctx context.Context, name string) (kiln.Image, error) {
 	return img, err
 }
 
-// Open is kiln.Source's. What is packed is a snapshot that only the stream knows,
+// Open implements kiln.Source. What is packed is a snapshot that only the stream knows,
 // so the instance may go on, and everything else may be deleted.
 func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	files := uuid.NewString()
-	if err := p.set.snapshotFor(ctx, img.Filename, files); err != nil {
+	if err := p.set.snapshotFor(ctx, p.from, files); err != nil {
 		return nil, err
 	}
 	drop := func() error { return p.set.pool.DeleteSnapshots(context.WithoutCancel(ctx), files) }

@@ -16,7 +16,7 @@ func (s *Server) publish(r *http.Request, post api.ImagesPost, of daemon.ImportS
 		return nil, kiln.Errorf(kiln.Invalid, "unknown format %q; an image is unified or split", post.Format)
 	}
 	spec := daemon.PublishSpec{
-		From: post.Source.Name, Check: post.Check,
+		From: post.Source.Name, Check: post.Check, Again: post.MoveAliases,
 		Pack: instance.PackOptions{
 			Properties: post.Properties, Compression: post.CompressionAlgorithm, Split: post.Format == "split",
 			ExpiresAt: of.ExpiresAt, Timestamp: post.Timestamp,

@@ -24,7 +24,7 @@ func (s *Server) routes() map[string]map[string]handler {
 		"/1.0/images/aliases/{name...}": {get: s.getAlias, put: s.putAlias, patch: s.patchAlias,
 			post: s.postAlias, del: s.deleteAlias},
 		"/1.0/kiln/images/usage":                            {get: s.getUsage},
-		"/1.0/kiln/alias-history/{name...}":                 {get: s.getHistory},
+		"/1.0/kiln/alias-history/{name...}":                 {get: s.getHistory, post: s.rollBackAlias},
 		"/1.0/kiln/images/{name}/diff/{other}":              {get: s.getDiff},
 		"/1.0/kiln/images/prune":                            {post: s.pruneImages},
 		"/1.0/kiln/images/{name}/files/{hash}":              {get: s.getImageFile},

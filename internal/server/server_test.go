@@ -278,7 +278,7 @@ func TestETags(t *testing.T) {
 		t.Errorf("%s", b)
 	}
 	p.do("POST", "/1.0/images/aliases", `{"name":"x","target":"`+fp[:10]+`"}`)
-	if resp, b := p.do("POST", "/1.0/images/aliases", `{"name":"x","target":"`+fp+`"}`); resp.StatusCode != 201 {
+	if resp, b := p.do("POST", "/1.0/images/aliases", `{"name":"x","target":"`+fp+`"}`); resp.StatusCode != 409 {
 		t.Errorf("the same alias again: %s", b)
 	}
 	if resp, b := p.do("PATCH", "/1.0/images/aliases/x", `{"description":"d"}`); resp.StatusCode != 200 {

@@ -74,7 +74,7 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	spec := daemon.ImportSpec{
 		Filename: post.Filename, Public: post.Public, AutoUpdate: post.AutoUpdate, Properties: post.Properties,
 		Profiles:    post.Profiles,
-		MoveAliases: post.MoveAliases || post.Reuse, Reuse: post.Reuse,
+		MoveAliases: post.MoveAliases || post.Reuse,
 	}
 	if !unset(post.ExpiresAt) {
 		spec.ExpiresAt = post.ExpiresAt
@@ -148,7 +148,7 @@ func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.
 func importSpec(r *http.Request) (daemon.ImportSpec, error) {
 	spec := daemon.ImportSpec{
 		Filename: header(r, "filename"), Public: isTrue(header(r, "public")), Cached: isTrue(r.Header.Get("X-Kiln-Cached")),
-		MoveAliases: isTrue(r.Header.Get("X-Kiln-Move-Aliases")), Reuse: isTrue(r.Header.Get("X-Kiln-Reuse")),
+		MoveAliases: isTrue(r.Header.Get("X-Kiln-Move-Aliases")),
 	}
 	properties, err := url.ParseQuery(header(r, "properties"))
 	if err != nil {

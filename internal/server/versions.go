@@ -15,8 +15,14 @@ func (s *Server) getHistory(w http.ResponseWriter, r *http.Request) (any, error)
 		return nil, err
 	}
 	list := []api.AliasVersion{}
-	for n, v := range versions {
+	n := 0
+	for _, v := range versions {
 		out := api.AliasVersion{Version: n, Fingerprint: v.Fingerprint.String(), Since: v.At}
+		if !v.RolledBackAt.IsZero() {
+			out.Version, out.RolledBackAt = -1, v.RolledBackAt
+		} else {
+			n++
+		}
 		img, err := s.d.Images.Get(r.Context(), v.Fingerprint)
 		switch {
 		case err == nil:
@@ -27,6 +33,17 @@ func (s *Server) getHistory(w http.ResponseWriter, r *http.Request) (any, error)
 		list = append(list, out)
 	}
 	return list, nil
+}
+
+// rollBackAlias points an alias to an image it pointed to before.
+func (s *Server) rollBackAlias(w http.ResponseWriter, r *http.Request) (any, error) {
+	post := api.AliasRollback{Versions: 1}
+	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	from, to, err := s.d.RollBackAlias(r.Context(), r.PathValue("name"), post.Versions)
+	return api.AliasRollback{Versions: post.Versions, From: from.Fingerprint.String(), To: to.Fingerprint.String(),
+		AutoUpdate: to.AutoUpdate}, err
 }
 
 // getDiff tells what one image has that another hasn't.

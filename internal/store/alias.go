@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -49,10 +48,11 @@ func (s *Store) aliasVersion(ctx context.Context, word string, public bool) (kil
 	if err != nil {
 		return kiln.Alias{}, err
 	}
-	if int(n) >= len(history) {
+	versions := standing(history)
+	if int(n) >= len(versions) {
 		return kiln.Alias{}, missing
 	}
-	fp := history[n].Fingerprint
+	fp := versions[n].Fingerprint
 	list, err := s.db.Images(ctx, db.ImageQuery{Fingerprint: fp, Public: public})
 	if err == nil && len(list) == 0 {
 		err = missing
@@ -64,18 +64,6 @@ func (s *Store) aliasVersion(ctx context.Context, word string, public bool) (kil
 	return kiln.Alias{Name: word, Target: fp}, err
 }
 
-// A Version is an image that an alias points, or pointed, to.
-type Version = db.Version
-
-// History gives the images that an alias pointed to, the present one first. They may
-// be gone. The error is NotFound.
-func (s *Store) History(ctx context.Context, name string) ([]Version, error) {
-	if _, err := s.Alias(ctx, name); err != nil {
-		return nil, err
-	}
-	return s.db.History(ctx, name)
-}
-
 // PublicAlias gives one alias of a public image. Errors are as if others had none.
 func (s *Store) PublicAlias(ctx context.Context, name string) (kiln.Alias, error) {
 	a, err := s.db.PublicAlias(ctx, name)
@@ -85,17 +73,28 @@ func (s *Store) PublicAlias(ctx context.Context, name string) (kiln.Alias, error
 	return a, err
 }
 
-// CreateAlias gives an image one more name; the same one again is no error.
-// Errors: Invalid, NotFound, Conflict.
+// CreateAlias gives an image one more name. Errors: Invalid, NotFound for the image,
+// Conflict when there is such an alias, of whatever image.
 func (s *Store) CreateAlias(ctx context.Context, a kiln.Alias) error {
 	if err := kiln.CheckAlias(a.Name); err != nil {
 		return err
 	}
-	return s.db.Tx(ctx, func(tx *db.Tx) error { return setAlias(ctx, tx, a, false) })
+	return s.db.Tx(ctx, func(tx *db.Tx) error {
+		if old, err := tx.Alias(ctx, a.Name); err == nil && old.Target == a.Target {
+			return kiln.Errorf(kiln.Conflict, "Alias %q already exists: it points to this image", a.Name)
+		} else if err == nil {
+			return kiln.Errorf(kiln.Conflict, "Alias %q already exists: it points to image %s; to move it: kiln image alias "+
+				"create --reuse %s %s", a.Name, old.Target.Short(), a.Name, a.Target.Short())
+		} else if !errors.Is(err, kiln.NotFound) {
+			return err
+		}
+		return setAlias(ctx, tx, a, false)
+	})
 }
 
 // setAlias points an alias to an image. One that points elsewhere is moved or a
-// Conflict.
+// Conflict. Clients that know no better move an alias by deleting it and making it
+// anew, so where it pointed last counts as much as where it points.
 func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 	old, err := tx.Alias(ctx, a.Name)
 	switch {
@@ -103,33 +102,21 @@ func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 		return nil
 	case err == nil && old.Target != a.Target && !move:
 		return kiln.Errorf(kiln.Conflict, "Alias %q already exists", a.Name)
-	case err != nil && !errors.Is(err, kiln.NotFound):
+	case errors.Is(err, kiln.NotFound):
+		history, err := tx.History(ctx, a.Name)
+		if err != nil {
+			return err
+		}
+		if versions := standing(history); len(versions) > 0 {
+			old.Target = versions[0].Fingerprint
+		}
+	case err != nil:
 		return err
 	}
-	if err := tx.SetAlias(ctx, a); err != nil || old.Target.IsZero() || old.Target == a.Target {
+	if err := tx.SetAlias(ctx, a); err != nil {
 		return err
 	}
 	return supersede(ctx, tx, old.Target, a.Target)
-}
-
-// supersede makes an image the newer version of one that has lost its last alias to
-// it.
-func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
-	list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: old})
-	if err != nil || len(list) == 0 || len(list[0].Aliases) > 0 {
-		return err
-	}
-	was := list[0]
-	was.ReplacedBy, was.ReplacedAt = now, time.Now()
-	if err := tx.UpdateImage(ctx, was); err != nil {
-		return err
-	}
-	if list, err = tx.Images(ctx, db.ImageQuery{Fingerprint: now}); err != nil || len(list) == 0 {
-		return err
-	}
-	img := list[0]
-	img.ReplacedBy, img.ReplacedAt = kiln.Fingerprint{}, time.Time{}
-	return tx.UpdateImage(ctx, img)
 }
 
 // UpdateAlias changes the target and the description of an alias.
@@ -140,7 +127,7 @@ func (s *Store) UpdateAlias(ctx context.Context, a kiln.Alias) error {
 		if err != nil {
 			return err
 		}
-		if err := tx.SetAlias(ctx, a); err != nil || old.Target == a.Target {
+		if err := tx.SetAlias(ctx, a); err != nil {
 			return err
 		}
 		return supersede(ctx, tx, old.Target, a.Target)

@@ -24,6 +24,9 @@ type PutOptions struct {
 	// Replaces is the older version of the image, whose aliases, flags and
 	// users' properties go over to it with the rows. Zero: none.
 	Replaces kiln.Fingerprint
+	// KeepExisting leaves an image that is here already as it is: nothing given is
+	// applied to it.
+	KeepExisting bool
 }
 
 // With gives the same store whose Put behaves otherwise.
@@ -163,6 +166,9 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 	err := s.db.Tx(p.ctx, func(tx *db.Tx) error {
 		err := tx.CreateImage(p.ctx, img)
 		if exists = errors.Is(err, kiln.Conflict); exists {
+			if s.put.KeepExisting {
+				return nil
+			}
 			err = p.applyTo(tx, given)
 		}
 		if err != nil {

@@ -4,11 +4,139 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 )
+
+// A Version is an image that an alias points, or pointed, to.
+type Version = db.Version
+
+// History gives the images that an alias pointed to, the present one first. They may
+// be gone. The error is NotFound.
+func (s *Store) History(ctx context.Context, name string) ([]Version, error) {
+	if _, err := s.Alias(ctx, name); err != nil {
+		return nil, err
+	}
+	return s.db.History(ctx, name)
+}
+
+// standing leaves out the versions that an alias was rolled back from: the first of
+// the others is the present one.
+func standing(history []Version) []Version {
+	return slices.DeleteFunc(slices.Clone(history), func(v Version) bool { return !v.RolledBackAt.IsZero() })
+}
+
+// supersede makes an image the newer version of one that has lost its last alias to
+// it.
+func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
+	if old.IsZero() || old == now {
+		return nil
+	}
+	was, err := one(ctx, tx, old)
+	if errors.Is(err, kiln.NotFound) || err == nil && len(was.Aliases) > 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	img, err := one(ctx, tx, now)
+	if err != nil {
+		return err
+	}
+	was.ReplacedBy, was.ReplacedAt = now, time.Now()
+	img.ReplacedBy, img.ReplacedAt = kiln.Fingerprint{}, time.Time{}
+	return errors.Join(tx.UpdateImage(ctx, was), tx.UpdateImage(ctx, img))
+}
+
+// one gives an image without its files. The error is NotFound.
+func one(ctx context.Context, tx *db.Tx, fp kiln.Fingerprint) (kiln.Image, error) {
+	list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp})
+	if err == nil && len(list) == 0 {
+		err = kiln.Errorf(kiln.NotFound, "Image not found")
+	}
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	return list[0], nil
+}
+
+// RollBack points an alias to the image that it pointed to n versions ago, and gives
+// both images. Updates of the one it leaves are updates of the other from then on; see
+// RolledBackFrom for where they stop. Errors: NotFound when there is no such alias or
+// version, or its image was deleted; Invalid for an n below 1.
+func (s *Store) RollBack(ctx context.Context, name string, n int) (from, to kiln.Image, err error) {
+	if n < 1 {
+		return from, to, kiln.Errorf(kiln.Invalid, "%d is not how many versions to go back: 1, 2 …", n)
+	}
+	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		a, err := tx.Alias(ctx, name)
+		if err != nil {
+			return err
+		}
+		history, err := tx.History(ctx, name)
+		if err != nil {
+			return err
+		}
+		versions := standing(history)
+		if n >= len(versions) {
+			return kiln.Errorf(kiln.NotFound, "%s has no version %d to go back to: it has %d; see: kiln image history %s", name,
+				n, len(versions), name)
+		}
+		to, err = one(ctx, tx, versions[n].Fingerprint)
+		if errors.Is(err, kiln.NotFound) {
+			err = kiln.Errorf(kiln.NotFound, "%s can't go back to version %d: its image %s was deleted "+
+				"(images.keep_versions says how many are kept); see: kiln image history %s", name, n,
+				versions[n].Fingerprint.Short(), name)
+		}
+		if err != nil {
+			return err
+		}
+		if from, err = one(ctx, tx, a.Target); err != nil {
+			return err
+		}
+		a.Target = to.Fingerprint
+		if err := errors.Join(tx.RollBack(ctx, name, n), tx.SetAlias(ctx, a)); err != nil {
+			return err
+		}
+		return handBack(ctx, tx, versions[:n], &to)
+	})
+	return from, to, err
+}
+
+// handBack makes an image the successor of the versions that an alias was rolled back
+// from, and leaves their updates to it.
+func handBack(ctx context.Context, tx *db.Tx, versions []Version, to *kiln.Image) error {
+	to.ReplacedBy, to.ReplacedAt = kiln.Fingerprint{}, time.Time{}
+	for n, v := range versions {
+		img, err := one(ctx, tx, v.Fingerprint)
+		if errors.Is(err, kiln.NotFound) || v.Fingerprint == to.Fingerprint {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 && img.AutoUpdate {
+			to.AutoUpdate, to.Origin = true, img.Origin
+		}
+		if len(img.Aliases) > 0 {
+			continue // it is still somebody's present version
+		}
+		img.ReplacedBy, img.ReplacedAt, img.AutoUpdate = to.Fingerprint, time.Now(), false
+		if err := tx.UpdateImage(ctx, img); err != nil {
+			return err
+		}
+	}
+	return tx.UpdateImage(ctx, *to)
+}
+
+// RolledBackFrom gives the images that the aliases of one were rolled back from, the
+// newest version first, until a newer one comes: updates leave them out.
+func (s *Store) RolledBackFrom(ctx context.Context, to kiln.Fingerprint) ([]kiln.Fingerprint, error) {
+	return s.db.RolledBackFrom(ctx, to)
+}
 
 // noteOwn remembers which properties somebody changed, so that the next version
 // can have them too.
