@@ -209,12 +209,14 @@ func (d *Daemon) TransferPart(word, name, part string) (func(context.Context, io
 		if err != nil {
 			return err
 		}
+		// The frame is ended only when all of it is written: what is cut short must
+		// not read as whole.
 		if err := x.Export(ctx, part, z); err != nil {
-			return errors.Join(err, z.Close())
+			return err
 		}
 		select {
 		case <-x.gone:
-			return kiln.Errorf(kiln.Cancelled, "it isn't shared any more")
+			return kiln.Errorf(kiln.Cancelled, "instance %q isn't shared any more", name)
 		default:
 			return z.Close()
 		}

@@ -260,16 +260,7 @@ func receivePart(ctx context.Context, receiver *volume.Receiver, a *arrival, id 
 		return err
 	}
 	defer z.Close()
-	if err := receiver.Add(ctx, id, z); err != nil {
-		return err
-	}
-	// What follows a tar is nothing, and then comes the sum of it all.
-	const most = 1 << 20
-	n, err := io.Copy(io.Discard, io.LimitReader(z, most))
-	if err == nil && n == most {
-		err = kiln.Errorf(kiln.Integrity, "more comes than a tar has")
-	}
-	return err
+	return receiver.Add(ctx, id, z)
 }
 
 // unpacked reads what is in zstd. The errors of the decoder, most of which have no

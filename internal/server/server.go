@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -98,9 +99,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.URL.Path = "/"
 	}
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
-			s.log.Error("a handler panicked", "path", r.URL.Path, "panic", p)
-			s.answerError(w, r, fmt.Errorf("internal error"))
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(p) // the answer has begun: the connection is broken off, so that it doesn't read as whole
+		default:
+			s.log.Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			s.answerError(w, r, fmt.Errorf("internal error; the daemon's log has more"))
 		}
 	}()
 	r = s.identify(r)

@@ -3,8 +3,10 @@ package volume
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path"
@@ -21,6 +23,9 @@ import (
 
 // A layer travels as a tar in PAX format: a directory comes before what is in it,
 // and all that is in it before what isn't. What tar has no field for is in records.
+// Extended attributes that are too large for the header of their file come before
+// it, in global headers. Behind the end of the archive is its SHA-256, 32 bytes:
+// without it, an archive that was cut between two entries would read as whole.
 const (
 	xattrRecord = "SCHILY.xattr." // and the name, in which % and = are escaped
 	typeRecord  = "KILN.type"     // "socket"; the entry is an empty file else
@@ -31,19 +36,66 @@ const (
 // maxSegments bounds dataRecord: readers of tar refuse large records.
 const maxSegments = 10_000
 
+// maxRecords is how many bytes of extended attributes one header has: readers of tar
+// refuse headers over 1 MiB. One attribute has up to 64 KiB.
+const maxRecords = 256 << 10
+
 // A packer writes a tree that nobody changes.
 type packer struct {
 	out   *tar.Writer
 	links map[[2]uint64]string // by device and inode: the first name of a file with several
 }
 
-// pack writes a directory as tar.
+// pack writes a directory as tar, and the sum of that.
 func pack(ctx context.Context, dir string, w io.Writer) error {
-	p := packer{tar.NewWriter(w), map[[2]uint64]string{}}
+	sum := sha256.New()
+	p := packer{tar.NewWriter(io.MultiWriter(w, sum)), map[[2]uint64]string{}}
 	if err := p.entry(ctx, dir, "."); err != nil {
 		return err
 	}
-	return p.out.Close()
+	if err := p.out.Close(); err != nil {
+		return err
+	}
+	_, err := w.Write(sum.Sum(nil))
+	return err
+}
+
+// header writes the header of an entry, behind the extended attributes that don't
+// fit into it.
+func (p *packer) header(h *tar.Header) error {
+	var size int
+	more := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		value := h.PAXRecords[name]
+		if _, ok := xattrName(name); !ok || size+len(value) <= maxRecords {
+			size += len(value)
+			continue
+		}
+		delete(h.PAXRecords, name)
+		if more[name] = value; sizeOf(more) > maxRecords {
+			if err := p.global(more); err != nil {
+				return err
+			}
+			more = map[string]string{}
+		}
+	}
+	if len(more) > 0 {
+		if err := p.global(more); err != nil {
+			return err
+		}
+	}
+	return p.out.WriteHeader(h)
+}
+
+func (p *packer) global(records map[string]string) error {
+	return p.out.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: records})
+}
+
+func sizeOf(records map[string]string) (n int) {
+	for name, value := range records {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // entry writes what is at a place, under a name.
@@ -61,7 +113,7 @@ func (p *packer) entry(ctx context.Context, from, name string) error {
 	}
 	if isDir(st) {
 		h.Name += "/"
-		if err := p.out.WriteHeader(h); err != nil {
+		if err := p.header(h); err != nil {
 			return fmt.Errorf("pack %q: %w", name, err)
 		}
 		return p.inside(ctx, from, name)
@@ -77,7 +129,7 @@ func (p *packer) entry(ctx context.Context, from, name string) error {
 	if h.Typeflag == tar.TypeReg && h.PAXRecords[typeRecord] == "" {
 		err = p.file(from, h, st.Size)
 	} else {
-		err = p.out.WriteHeader(h)
+		err = p.header(h)
 	}
 	if err != nil {
 		return fmt.Errorf("pack %q: %w", name, err)
@@ -173,7 +225,7 @@ func (p *packer) file(from string, h *tar.Header, size int64) error {
 	if h.Size < size {
 		h.PAXRecords[sizeRecord], h.PAXRecords[dataRecord] = strconv.FormatInt(size, 10), segmentText(list)
 	}
-	if err := p.out.WriteHeader(h); err != nil {
+	if err := p.header(h); err != nil {
 		return err
 	}
 	for _, s := range list {

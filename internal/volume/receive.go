@@ -26,7 +26,7 @@ type Receiver struct {
 // reserve is what a receiver leaves free of the disk, in bytes.
 const reserve = 16 << 20
 
-// Land prepares for parts. The error is NoSpace when they are larger than the disk.
+// Receive prepares for parts. The error is NoSpace when they are larger than the disk.
 func (p *Pool) Receive(parts []kiln.Part) (*Receiver, error) {
 	free, err := p.Free()
 	if err != nil {

@@ -2,10 +2,13 @@ package volume
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"strconv"
@@ -25,9 +28,10 @@ const entryCost = 4096
 // through a descriptor of that, and nothing is followed.
 type unpacker struct {
 	in    *tar.Reader
-	dirs  []openDir // from the root to where entries are made now
-	plain bool      // only files and directories, as metadata are
-	left  *int64    // bytes that may be written
+	more  map[string]string // extended attributes of the next entry
+	dirs  []openDir         // from the root to where entries are made now
+	plain bool              // only files and directories, as metadata are
+	left  *int64            // bytes that may be written
 }
 
 // openDir is a directory that is being filled.
@@ -37,15 +41,18 @@ type openDir struct {
 	h    *tar.Header // nil: of the root, before its entry
 }
 
-// unpack makes what a tar has in a directory that is there and empty. Errors:
-// Invalid, NoSpace, Integrity for a tar that is damaged.
+// unpack makes what pack wrote in a directory that is there and empty, and reads it
+// to its end. Errors: Invalid, NoSpace, Integrity for what is damaged or cut.
 func unpack(ctx context.Context, r io.Reader, dir string, plain bool, left *int64) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
-	u := unpacker{in: tar.NewReader(r), dirs: []openDir{{fd, ".", nil}}, plain: plain, left: left}
-	err = u.all(ctx)
+	sum := sha256.New()
+	u := unpacker{in: tar.NewReader(io.TeeReader(r, sum)), dirs: []openDir{{fd, ".", nil}}, plain: plain, left: left}
+	if err = u.all(ctx); err == nil {
+		err = checkEnd(r, sum.Sum(nil))
+	}
 	for len(u.dirs) > 0 {
 		err = errors.Join(err, u.leave())
 	}
@@ -55,23 +62,47 @@ func unpack(ctx context.Context, r io.Reader, dir string, plain bool, left *int6
 	return err
 }
 
+// checkEnd makes sure that a tar came whole: its sum follows it, and nothing else.
+func checkEnd(r io.Reader, sum []byte) error {
+	end := make([]byte, len(sum)+1)
+	switch n, err := io.ReadFull(r, end); {
+	case err == nil:
+		return kiln.Errorf(kiln.Integrity, "the layer goes on behind its end")
+	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return err
+	case n < len(sum):
+		return kiln.Errorf(kiln.Integrity, "the layer is truncated")
+	case !bytes.Equal(end[:n], sum):
+		return kiln.Errorf(kiln.Integrity, "the layer is damaged: its SHA-256 is %x, not %x", sum, end[:n])
+	}
+	return nil
+}
+
 func (u *unpacker) all(ctx context.Context) error {
-	for first := true; ; first = false {
+	for first := true; ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		h, err := u.in.Next()
-		if errors.Is(err, io.EOF) && !first {
+		if errors.Is(err, io.EOF) && !first && len(u.more) == 0 {
 			return nil
 		}
 		if err != nil {
 			return brokenTar(err)
 		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			if err := u.keep(h); err != nil {
+				return err
+			}
+			continue
+		}
 		if first {
+			first = false
 			if h.Typeflag != tar.TypeDir || h.Name != "./" {
 				return kiln.Errorf(kiln.Invalid, "the first entry is %q and not the root directory", h.Name)
 			}
 			u.dirs[0].h = h
+			u.complete(h)
 			err = fdAttributes(u.dirs[0].fd, h)
 		} else {
 			err = u.entry(h)
@@ -82,11 +113,44 @@ func (u *unpacker) all(ctx context.Context) error {
 	}
 }
 
+// maxMore bounds the extended attributes of one file, in bytes: no file system has
+// room for as many.
+const maxMore = 16 << 20
+
+// keep takes attributes that don't fit into the header of the entry that follows.
+func (u *unpacker) keep(h *tar.Header) error {
+	if u.more == nil {
+		u.more = map[string]string{}
+	}
+	for record, value := range h.PAXRecords {
+		if _, ok := xattrName(record); !ok {
+			return kiln.Errorf(kiln.Invalid, "a global header has %q, which belongs to no file", record)
+		}
+		u.more[record] = value
+	}
+	if sizeOf(u.more) > maxMore {
+		return kiln.Errorf(kiln.Invalid, "a file has extended attributes of more than %d bytes", maxMore)
+	}
+	return nil
+}
+
+// complete gives an entry the attributes that came before it.
+func (u *unpacker) complete(h *tar.Header) {
+	if len(u.more) == 0 {
+		return
+	}
+	if h.PAXRecords == nil {
+		h.PAXRecords = map[string]string{}
+	}
+	maps.Copy(h.PAXRecords, u.more)
+	u.more = nil
+}
+
 // brokenTar is the error for what can't be read. That of the connection goes as it is.
 func brokenTar(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, io.EOF) {
-		return kiln.Errorf(kiln.Integrity, "what came is no whole tar: %w", err)
+		return kiln.Errorf(kiln.Integrity, "the layer is damaged or truncated: %w", err)
 	}
 	return err
 }
@@ -142,6 +206,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 			return err
 		}
 	}
+	u.complete(h)
 	cost := int64(entryCost)
 	for k, v := range h.PAXRecords {
 		cost += int64(len(k) + len(v))
