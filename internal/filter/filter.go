@@ -5,9 +5,19 @@ package filter
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+)
+
+// What a filter may have. Who asks needn't be trusted, and is to cost little.
+const (
+	maxLength       = 4096 // bytes in all
+	maxField        = 256  // bytes of the name of a field
+	maxClauses      = 32
+	maxAlternatives = 128    // in all clauses
+	maxProgram      = 10_000 // instructions of all regular expressions, about 40 bytes each
 )
 
 // A Filter is a parsed filter. The zero value lets everything through.
@@ -23,15 +33,23 @@ type clause struct {
 	texts  []string
 }
 
-// Parse reads a filter. The error is Invalid.
+// Parse reads a filter. The error is Invalid, also for one that would take much to
+// answer: it may have 4,096 bytes, 32 clauses and 128 alternatives.
 func Parse(s string) (Filter, error) {
+	if len(s) > maxLength {
+		return Filter{}, invalid("it has %d bytes; %d are the most", len(s), maxLength)
+	}
 	words, err := split(s)
 	if err != nil {
 		return Filter{}, err
 	}
 	var f Filter
+	left := budget{maxAlternatives, maxProgram}
 	for or := false; len(words) > 0; {
 		c := clause{or: or}
+		if len(f.clauses) == maxClauses {
+			return Filter{}, invalid("it has more than %d clauses", maxClauses)
+		}
 		if words[0].is("not") {
 			c.not, words = true, words[1:]
 		}
@@ -41,14 +59,18 @@ func Parse(s string) (Filter, error) {
 		if len(words) < 3 {
 			return Filter{}, invalid("clause has no value")
 		}
-		c.field = words[0].text
+		if c.field = words[0].text; len(c.field) > maxField {
+			return Filter{}, invalid("the name of a field has more than %d bytes", maxField)
+		}
 		switch op := strings.ToLower(words[1].text); op {
 		case "eq", "ne":
 			c.equal = op == "eq"
 		default:
 			return Filter{}, invalid("unknown operator %q; it is eq or ne", words[1].text)
 		}
-		c.compile(words[2])
+		if err := c.compile(words[2], &left); err != nil {
+			return Filter{}, err
+		}
 		f.clauses = append(f.clauses, c)
 		if words = words[3:]; len(words) == 0 {
 			break
@@ -103,19 +125,56 @@ func split(s string) ([]word, error) {
 // compile reads a value: a case-insensitive regular expression that must match
 // all of a field, unless it has anchors of its own; alternatives are separated by
 // commas. What is no expression is compared as text.
-func (c *clause) compile(w word) {
+func (c *clause) compile(w word, left *budget) error {
 	c.value = w.text
 	for text := range strings.SplitSeq(w.text, ",") {
 		pattern := text
 		if !strings.ContainsAny(pattern, "^$") {
 			pattern = "^(?:" + pattern + ")$"
 		}
-		re, err := regexp.Compile("(?i)" + pattern)
+		re, err := left.compile("(?i)" + pattern)
 		if err != nil {
-			re = nil
+			return err
 		}
 		c.values, c.texts = append(c.values, re), append(c.texts, text)
 	}
+	return nil
+}
+
+// A budget is what the expressions of one filter may yet be.
+type budget struct{ alternatives, program int }
+
+// compile compiles an expression within the budget; nil for what is none.
+func (b *budget) compile(pattern string) (*regexp.Regexp, error) {
+	if b.alternatives--; b.alternatives < 0 {
+		return nil, invalid("it has more than %d alternatives", maxAlternatives)
+	}
+	tree, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return nil, nil
+	}
+	if b.program -= programSize(tree, b.program+1); b.program < 0 {
+		return nil, invalid("its regular expressions repeat too much")
+	}
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, nil
+	}
+	return re, nil
+}
+
+// programSize estimates how many instructions an expression becomes, up to a most.
+func programSize(re *syntax.Regexp, most int) int {
+	n := 1 + len(re.Rune)
+	for _, sub := range re.Sub {
+		if n += programSize(sub, most); n >= most {
+			return most
+		}
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max, 1)
+	}
+	return min(n, most)
 }
 
 // matches reports whether one of a field's values is one of the clause's.

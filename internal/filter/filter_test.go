@@ -3,6 +3,7 @@ package filter
 import (
 	"errors"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -84,4 +85,32 @@ func FuzzParse(f *testing.F) {
 			p.Equalities("properties.")
 		}
 	})
+}
+
+// TestBounds refuses what would take much memory or time to compile or to match, at
+// once.
+func TestBounds(t *testing.T) {
+	many := func(s, sep string, n int) string { return strings.TrimSuffix(strings.Repeat(s+sep, n), sep) }
+	for name, text := range map[string]string{
+		"long":             "name eq " + strings.Repeat("x", 5000),
+		"clauses":          many("a eq b", " and ", 33),
+		"alternatives":     "fingerprint eq " + many("a", ",", 129),
+		"repeats":          "fingerprint eq " + many("a{1000}", ",", 100),
+		"repeats in one":   "fingerprint eq " + many("a{1000}", "", 100),
+		"repeats in turn":  "fingerprint eq ((a{10}b{10}){10}c{10}){10}" + strings.Repeat("(x{999})", 20),
+		"classes":          "fingerprint eq " + many(`\pL{100}`, "", 100),
+		"dots":             strings.Repeat(".", 300) + " eq x",
+		"dots and clauses": many(strings.Repeat("a.", 200)+" eq x", " or ", 10),
+	} {
+		if _, err := Parse(text); !errors.Is(err, kiln.Invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, text := range []string{
+		"fingerprint eq " + many("0123456789ab", ",", 100), "properties.os eq debian and " + many("a eq b{3}", " or ", 20),
+	} {
+		if _, err := Parse(text); err != nil {
+			t.Errorf("%.60s: %v", text, err)
+		}
+	}
 }

@@ -30,6 +30,10 @@ import (
 // maxJSON bounds the JSON in requests, in bytes. Uploads are bounded by the disk.
 const maxJSON = 4 << 20
 
+// maxHeader bounds the first line and the headers of a request, in bytes. Aliases and
+// properties of an upload are in headers.
+const maxHeader = 64 << 10
+
 // A Server answers requests for one daemon.
 type Server struct {
 	// Stall is how long an untrusted client may keep the server waiting; 0: as long as
@@ -67,7 +71,8 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 // seconds to finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)

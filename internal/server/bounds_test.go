@@ -1,0 +1,31 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// TestExpensiveFilters sends what would take memory by the gigabyte to compile: it
+// is refused, and costs next to nothing.
+func TestExpensiveFilters(t *testing.T) {
+	p := start(t)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, n := range []int{20, 2_000} {
+		filter := "fingerprint eq " + strings.Repeat("a{1000},", n)
+		if resp, b := p.do("GET", "/1.0/images?filter="+url.QueryEscape(filter), ""); resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%d alternatives: %d %.100s", n, resp.StatusCode, b)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("refusing took %d bytes", n)
+	}
+	if resp, _ := p.do("GET", "/1.0/images?filter="+strings.Repeat("a", 200_000), ""); resp.StatusCode !=
+		http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("a URL of 200 kB: %d", resp.StatusCode)
+	}
+}
