@@ -49,7 +49,11 @@ func (a *app) rebuildCmd() *cobra.Command {
 			"or from another. What was changed in it is lost; its configuration and its snapshots stay.",
 	}
 	force := c.Flags().BoolP("force", "f", false, "stop an instance that runs, and start it again")
+	empty := c.Flags().Bool("empty", false, "make it empty, for a root filesystem that you bring yourself")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if *empty && len(args) == 2 {
+			return usageError{errors.New("--empty and an image exclude each other")}
+		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
 			return err
@@ -58,6 +62,9 @@ func (a *app) rebuildCmd() *cobra.Command {
 			Source api.InstanceSource `json:"source"`
 		}
 		body.Source.Type = "image"
+		if *empty {
+			body.Source.Type = "none"
+		}
 		if len(args) == 2 {
 			if body.Source, err = a.InstanceSource(c.Context(), args[1], i.at, false); err != nil {
 				return err

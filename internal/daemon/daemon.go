@@ -198,15 +198,3 @@ func (d *Daemon) limits(ctx context.Context) (archive.Limits, error) {
 	free, err := d.pool.Free()
 	return archive.Limits{Bytes: min(most, free)}, err
 }
-
-// dropTrees removes what the pool made of images that neither the store nor an
-// instance has.
-func (d *Daemon) dropTrees(ctx context.Context) error {
-	var lookup error
-	err := d.pool.Sweep(func(fp kiln.Fingerprint) bool {
-		has, err := d.Images.Has(ctx, fp)
-		lookup = errors.Join(lookup, err)
-		return has || err != nil
-	})
-	return errors.Join(lookup, err)
-}

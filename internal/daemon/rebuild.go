@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 
-	"github.com/google/uuid"
-
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 )
 
 // RebuildInstance makes the root filesystem of a stopped instance anew, of an image
-// here or elsewhere. Without a name for one, it is the newest version of the image
+// here or elsewhere, or of nothing. Without a name for an image, it is the newest version of the image
 // that the instance was made from. Errors: NotFound, Conflict; others are the
 // operation's.
 func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*op.Operation, error) {
@@ -23,35 +21,39 @@ func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*o
 	if i.Status != instance.Stopped {
 		return nil, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", name)
 	}
-	return d.Ops.Start("Rebuilding instance", op.Options{Resources: instanceResources(name), MayCancel: true},
-		func(ctx context.Context, o *op.Operation) error {
-			img, err := d.rebuildImage(ctx, o, i, s)
-			if err != nil {
-				return err
-			}
-			n := instance.New{Name: name, UUID: uuid.NewString()}
-			make, err := d.planImage(img, &n)
-			if err != nil {
-				return err
-			}
-			err = make(ctx)
-			if err == nil {
-				err = d.instances.Rebuild(ctx, name, n)
-			}
-			if err != nil {
-				return errors.Join(err, d.pool.Delete(context.WithoutCancel(ctx), n.UUID))
-			}
-			return d.dropTree(i.Base)
-		}), nil
+	o := op.Options{Resources: instanceResources(name), MayCancel: true}
+	return d.Ops.Start("Rebuilding instance", o, func(ctx context.Context, o *op.Operation) error {
+		return d.rebuild(ctx, o, i, s)
+	}), nil
 }
 
-// rebuildImage finds the image that an instance is to be made of.
+func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instance, s Source) (err error) {
+	img, err := d.rebuildImage(ctx, o, i, s)
+	if err != nil {
+		return err
+	}
+	n, err := plan(CreateSpec{Name: i.Name, Architecture: i.Architecture, Source: s}, img)
+	if err != nil {
+		return err
+	}
+	files := d.instances.NewFiles()
+	defer func() { err = errors.Join(err, files.Close()) }()
+	if err := d.makeFiles(ctx, files, img); err != nil {
+		return err
+	}
+	if err := d.instances.Rebuild(ctx, i.Name, n, files); err != nil {
+		return err
+	}
+	return d.dropTree(i.Base)
+}
+
+// rebuildImage finds the image that an instance is to be made of: the one that is
+// named, or else the newest version of the one it was made of.
 func (d *Daemon) rebuildImage(ctx context.Context, o *op.Operation, i instance.Instance, s Source) (kiln.Image, error) {
+	named := s.Alias != "" || s.Fingerprint != "" || len(s.Properties) > 0
 	switch {
-	case s.Remote.Server != "":
-		return d.cachedImage(ctx, o, s)
-	case s.Alias != "" || s.Fingerprint != "" || len(s.Properties) > 0:
-		return d.findImage(ctx, s, i.Architecture)
+	case named, s.elsewhere(), s.Type == "none":
+		return d.imageFor(ctx, o, s, i.Architecture)
 	case i.Base.IsZero():
 		return kiln.Image{}, kiln.Errorf(kiln.Invalid, "instance %q was made from no image; say which to use", i.Name)
 	}

@@ -96,39 +96,6 @@ func (d *Daemon) RestoreSnapshot(ctx context.Context, name, snap string) (*op.Op
 	})
 }
 
-// planCopy completes n by what an instance or a snapshot says, and gives the
-// function that makes the files.
-func (d *Daemon) planCopy(ctx context.Context, from Source, n *instance.New) (func(context.Context) error, error) {
-	name, snap, ofSnapshot := strings.Cut(from.Instance, "/")
-	src, err := d.instances.Get(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if ofSnapshot {
-		s, err := d.instances.Snapshot(ctx, name, snap)
-		if err != nil {
-			return nil, err
-		}
-		src.Architecture, src.Base, src.Config = s.Architecture, s.Base, s.Config
-	}
-	n.Architecture, n.Base, n.Trigger = src.Architecture, src.Base, "copy"
-	if n.Profiles == nil {
-		n.Profiles = src.Profiles
-	}
-	if n.Options == nil {
-		n.Options = map[string]string{}
-	}
-	for k, v := range src.Options {
-		if _, ok := n.Options[k]; !ok && !strings.HasPrefix(k, "volatile.") {
-			n.Options[k] = v
-		}
-	}
-	if n.Devices == nil {
-		n.Devices = src.Devices
-	}
-	return func(ctx context.Context) error { return d.instances.CopyFiles(ctx, from.Instance, n, !from.Only) }, nil
-}
-
 // snapshotOp runs f as an operation on a snapshot.
 func (d *Daemon) snapshotOp(title, name, snap string, f func(context.Context) error) *op.Operation {
 	r := instanceResources(name)

@@ -8,9 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kiln-containers/kiln"
@@ -24,58 +22,55 @@ import (
 type arrival struct {
 	kiln.Transfer
 	spec CreateSpec
-	n    instance.New
 	// open gives a part, a .tar.zst. Parts are asked for in their order, each once.
 	open func(ctx context.Context, id string) (io.ReadCloser, error)
 }
 
-// createFromServer makes a copy of an instance of another server, which this one
-// fetches. What can be checked without asking there is checked at once.
-func (d *Daemon) createFromServer(ctx context.Context, spec CreateSpec) (*op.Operation, error) {
-	if err := d.instances.CheckName(ctx, spec.Name); err != nil {
-		return nil, err
+// fetchInstance makes a copy of an instance of another server, which this one asks for
+// it.
+func (d *Daemon) fetchInstance(ctx context.Context, o *op.Operation, spec CreateSpec) error {
+	var size int64
+	report := func(string, int64) {}
+	of, _, _ := strings.Cut(spec.Source.Instance, "/")
+	there, err := d.remotes.Instance(spec.Source.Remote, of, remote.Access{
+		Secret: spec.Source.Secret, Progress: func(server string, done int64) { report(server, min(done, size)) },
+	})
+	if err != nil {
+		return err
 	}
-	if _, err := d.remotes.Instance(spec.Source.Remote, "", remote.Access{}); err != nil {
-		return nil, err
+	t, err := there.Transfer(ctx)
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, spec.Source.Remote.Server,
+			err)
 	}
-	o := op.Options{Resources: instanceResources(spec.Name), MayCancel: true}
-	return d.Ops.Start("Creating instance", o, func(ctx context.Context, o *op.Operation) error {
-		var size int64
-		report := func(string, int64) {}
-		of, _, _ := strings.Cut(spec.Source.Instance, "/")
-		there, err := d.remotes.Instance(spec.Source.Remote, of, remote.Access{
-			Secret: spec.Source.Secret, Progress: func(server string, done int64) { report(server, min(done, size)) },
-		})
-		if err != nil {
-			return err
-		}
-		t, err := there.Transfer(ctx)
-		if err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, spec.Source.Remote.Server,
-				err)
-		}
-		for _, p := range t.Parts {
-			size += p.Size
-		}
-		report = progress(o, size)
-		spec.Source.Remote.Server = there.Server()
-		if err := d.arrive(ctx, o, &arrival{Transfer: t, spec: spec, open: there.Part}); err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, there.Server(), err)
-		}
-		if err := there.Close(ctx); err != nil {
-			d.cfg.Log.Debug("tell the source of a copy that it is made", "err", err)
-		}
-		return nil
-	}), nil
+	for _, p := range t.Parts {
+		size += p.Size
+	}
+	report = progress(o, size)
+	spec.Source.Remote.Server = there.Server()
+	if err := d.arrive(ctx, o, &arrival{Transfer: t, spec: spec, open: there.Part}); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, there.Server(), err)
+	}
+	if err := there.Close(ctx); err != nil {
+		d.cfg.Log.Debug("tell the source of a copy that it is made", "err", err)
+	}
+	return nil
+}
+
+// checkFetch says what fetchInstance would, without asking the other server.
+func (d *Daemon) checkFetch(_ context.Context, spec CreateSpec) error {
+	_, err := d.remotes.Instance(spec.Source.Remote, "", remote.Access{})
+	return err
 }
 
 // ReceiveInstance makes a copy of an instance of another server, whose parts somebody
 // brings: they must be there when it returns. The operation it gives is over.
 func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Transfer,
 	open func(context.Context, string) (io.ReadCloser, error)) *op.Operation {
-	err := d.instances.CheckName(ctx, spec.Name)
+	name, release, err := d.instances.Claim(ctx, spec.Name)
 	if err == nil {
-		spec.Source.Remote = kiln.Remote{}
+		defer release()
+		spec.Name, spec.Source.Remote = name, kiln.Remote{}
 		err = d.arrive(ctx, nil, &arrival{Transfer: t, spec: spec, open: open})
 	}
 	return d.Ops.Start("Creating instance", op.Options{Resources: instanceResources(spec.Name)},
@@ -83,16 +78,24 @@ func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Tr
 }
 
 // arrive brings an instance here: all of it, or nothing.
-func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) error {
-	a.complete()
-	if err := d.checkArrival(ctx, a); err != nil {
+func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) (err error) {
+	n := a.plan()
+	if err := d.checkArrival(ctx, a, n); err != nil {
 		return err
 	}
-	return d.create(ctx, a.spec, &a.n, func(ctx context.Context) error { return d.landArrival(ctx, o, a) })
+	files := d.instances.NewFiles()
+	defer func() { err = errors.Join(err, files.Close()) }()
+	if err := d.receiveFiles(ctx, o, a, files); err != nil {
+		return err
+	}
+	if err := d.instances.Create(ctx, n, files); err != nil || !a.spec.Start {
+		return err
+	}
+	return d.instances.Start(ctx, n.Name)
 }
 
-// complete says what the copy is to be: as the other, but for what was asked for.
-func (a *arrival) complete() {
+// plan says what the copy is to be: as the other, but for what was asked for.
+func (a *arrival) plan() instance.New {
 	c := a.spec.Config
 	if c.Profiles == nil {
 		c.Profiles = a.Profiles
@@ -119,26 +122,25 @@ func (a *arrival) complete() {
 		c.Description = a.Description
 	}
 	c.Ephemeral = c.Ephemeral || a.Ephemeral
-	a.n = instance.New{Name: a.spec.Name, UUID: uuid.NewString(), Architecture: a.Architecture, Base: a.Base,
-		Trigger: "copy", Config: c}
+	return instance.New{Name: a.spec.Name, Architecture: a.Architecture, Base: a.Base, Trigger: "copy", Config: c}
 }
 
 // checkArrival says what would stand in the way, before anything moves.
-func (d *Daemon) checkArrival(ctx context.Context, a *arrival) error {
+func (d *Daemon) checkArrival(ctx context.Context, a *arrival, n instance.New) error {
 	if !slices.Contains(kiln.RunsOn(HostArch()), a.Architecture) {
 		return kiln.Errorf(kiln.Unsupported, "the instance is for %s; this host runs %s", a.Architecture,
 			strings.Join(kiln.RunsOn(HostArch()), " and "))
 	}
 	t := a.Transfer
-	t.Profiles = a.n.Profiles
+	t.Profiles = n.Profiles
 	if err := d.instances.CheckTransfer(ctx, t); err != nil {
 		return err
 	}
-	return d.instances.Check(ctx, a.n.Name, a.n.Config)
+	return d.instances.Check(ctx, n.Config)
 }
 
-// landArrival makes the files of an instance that arrives.
-func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) error {
+// receiveFiles makes the files of an instance that arrives.
+func (d *Daemon) receiveFiles(ctx context.Context, o *op.Operation, a *arrival, files *instance.Files) error {
 	needed, asParts, err := d.neededParts(ctx, a)
 	if err != nil {
 		return err
@@ -167,7 +169,7 @@ func (d *Daemon) landArrival(ctx context.Context, o *op.Operation, a *arrival) e
 			return err
 		}
 	}
-	return d.instances.Receive(ctx, &a.n, a.Transfer, receiver, asParts)
+	return d.instances.Receive(ctx, files, a.Transfer, receiver, asParts)
 }
 
 // neededParts gives the parts to ask for, and the images that are among them.
@@ -230,19 +232,6 @@ func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp
 		}
 	}
 	return d.fillImage(ctx, fp)
-}
-
-func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
-	if err := d.Images.Touch(ctx, fp, time.Now()); err != nil && !errors.Is(err, kiln.NotFound) {
-		return err
-	}
-	return d.pool.Fill(ctx, fp, func(ctx context.Context) (volume.Content, error) {
-		img, err := d.Images.Get(ctx, fp)
-		if err != nil {
-			return volume.Content{}, err
-		}
-		return d.content(ctx, img)
-	})
 }
 
 // maxWindow bounds the memory that unpacking takes, in bytes.

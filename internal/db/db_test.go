@@ -31,6 +31,11 @@ func TestInstances(t *testing.T) {
 		Config: map[string]string{"a": "1"}, Devices: map[string]map[string]string{"root": {"path": "/"}},
 		Profiles: []string{"b", "a"},
 	}
+	for _, name := range []string{"a", "b"} {
+		if err := d.CreateProfile(t.Context(), Profile{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := d.CreateInstance(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +81,12 @@ func TestProfiles(t *testing.T) {
 	}
 	if err := d.CreateProfile(t.Context(), Profile{Name: "a"}); !errors.Is(err, kiln.Conflict) {
 		t.Error(err)
+	}
+	if err := d.CreateInstance(t.Context(), Instance{Name: "c1", Profiles: []string{"x"}}); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("a profile that isn't there: %v", err)
+	}
+	if err := d.CreateProfile(t.Context(), Profile{Name: "x"}); err != nil {
+		t.Fatal(err)
 	}
 	if err := d.CreateInstance(t.Context(), Instance{Name: "c1", Profiles: []string{"x", "a"}}); err != nil {
 		t.Fatal(err)

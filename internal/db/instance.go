@@ -70,10 +70,20 @@ func getInstance(ctx context.Context, q queryer, name string) (Instance, error) 
 	return i, found(err, "Instance", name)
 }
 
-// CreateInstance adds a row, with those of its snapshots. The error is Conflict
-// when the name is taken.
+// CreateInstance adds a row, with those of its snapshots. Errors: Conflict when the
+// name is taken, Invalid when one of its profiles isn't there.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		for _, name := range i.Profiles {
+			var has bool
+			if err := tx.tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM profiles WHERE name = ?)`, name).
+				Scan(&has); err != nil {
+				return err
+			}
+			if !has {
+				return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", name)
+			}
+		}
 		_, err := tx.tx.ExecContext(ctx,
 			`INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
 		if err != nil {

@@ -193,8 +193,9 @@ func create(t *testing.T, s *Set, p *volume.Pool, name string, c Config) {
 	if _, err := p.Empty(t.Context(), "uuid-"+name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Create(t.Context(), New{Name: name, UUID: "uuid-" + name, Architecture: "x86_64", Trigger: "create",
-		Config: c}); err != nil {
+	f := s.NewFiles()
+	f.UUID = "uuid-" + name
+	if err := s.Create(t.Context(), New{Name: name, Architecture: "x86_64", Trigger: "create", Config: c}, f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -202,7 +203,7 @@ func create(t *testing.T, s *Set, p *volume.Pool, name string, c Config) {
 func TestRows(t *testing.T) {
 	s, _, p := set(t)
 	create(t, s, p, "a", Config{Options: map[string]string{"user.x": "1", "user.empty": ""}})
-	if err := s.Check(t.Context(), "a", Config{Profiles: []string{"default"}}); !errors.Is(err, kiln.Conflict) {
+	if _, _, err := s.Claim(t.Context(), "a"); !errors.Is(err, kiln.Conflict) {
 		t.Errorf("taken: %v", err)
 	}
 	i, err := s.Get(t.Context(), "a")

@@ -9,11 +9,11 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
-// Rebuild gives a stopped instance another volume, which was made under n's UUID of
-// n's image: its root filesystem begins anew, its configuration and its snapshots
-// stay. The row changes in one step; before that the instance is as it was, and
-// after it the old volume is garbage. Errors: NotFound, Conflict.
-func (s *Set) Rebuild(ctx context.Context, name string, n New) error {
+// Rebuild gives a stopped instance other files, which were made of n's image: its root
+// filesystem begins anew, its configuration and its snapshots stay. The row changes in
+// one step; before that the instance is as it was, and after it the old volume is
+// garbage. Errors: NotFound, Conflict.
+func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
 		return err
@@ -34,12 +34,17 @@ func (s *Set) Rebuild(ctx context.Context, name string, n New) error {
 				r.Config[k] = v
 			}
 		}
-		r.Config[uuidKey], r.Config[baseKey], r.Config[templateKey] = n.UUID, n.Base.String(), "create"
+		delete(r.Config, baseKey)
+		if !n.Base.IsZero() {
+			r.Config[baseKey] = n.Base.String()
+		}
+		r.Config[uuidKey], r.Config[templateKey] = f.UUID, "create"
 		r.Base, r.Architecture = n.Base, n.Architecture
 	})
 	if err != nil {
 		return err
 	}
+	f.taken = true
 	s.notify(Change{Name: name, Action: "rebuilt"})
 	return errors.Join(s.pool.Delete(ctx, old.Config[uuidKey]), os.RemoveAll(s.boxDir(old)))
 }

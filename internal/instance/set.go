@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
@@ -37,8 +36,9 @@ type Set struct {
 	wg     sync.WaitGroup
 	names  keyLock
 
-	mu   sync.Mutex
-	live map[string]*live // what runs, by the instance's UUID
+	mu      sync.Mutex
+	live    map[string]*live // what runs, by the instance's UUID
+	claimed map[string]bool  // names of instances that are being made
 }
 
 // live is an instance that runs.
@@ -58,7 +58,8 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, live: map[string]*live{}}
+	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, live: map[string]*live{},
+		claimed: map[string]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -231,27 +232,6 @@ func (s *Set) edit(ctx context.Context, name string, f func(*db.Instance)) error
 	})
 }
 
-// New says what instance to make.
-type New struct {
-	Name         string
-	UUID         string // names the volume, which is there already
-	Architecture string
-	Base         kiln.Fingerprint // zero: made from nothing
-	Trigger      string           // of the templates to apply at the first start
-	Config
-
-	snapshots []db.Snapshot // whose files are there already
-}
-
-// Check says whether an instance with this name and configuration can be made,
-// before any work is done. Errors: Invalid, Conflict, Unsupported.
-func (s *Set) Check(ctx context.Context, name string, c Config) error {
-	if err := s.CheckName(ctx, name); err != nil {
-		return err
-	}
-	return s.check(ctx, c)
-}
-
 func conflict(name string) error {
 	return kiln.Errorf(kiln.Conflict, "Instance %q already exists", name)
 }
@@ -276,36 +256,6 @@ func (s *Set) check(ctx context.Context, c Config) error {
 			"(the profile \"default\" has it) or add: -d root,type=disk,path=/,pool=default")
 	}
 	return nil
-}
-
-// Create writes down an instance whose volume was made. Errors: Conflict.
-func (s *Set) Create(ctx context.Context, n New) (Instance, error) {
-	options := map[string]string{uuidKey: n.UUID}
-	for k, v := range n.Options {
-		if v != "" {
-			options[k] = v
-		}
-	}
-	options[uuidKey] = n.UUID
-	if !n.Base.IsZero() {
-		options[baseKey] = n.Base.String()
-	}
-	if n.Trigger != "" {
-		options[templateKey] = n.Trigger
-	}
-	err := s.db.CreateInstance(ctx, db.Instance{
-		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
-		Ephemeral: n.Ephemeral, CreatedAt: time.Now().UTC(), Config: options, Devices: n.Devices,
-		Profiles: n.Profiles, Base: n.Base,
-	}, n.snapshots...)
-	if errors.Is(err, kiln.Conflict) {
-		return Instance{}, conflict(n.Name)
-	}
-	if err != nil {
-		return Instance{}, err
-	}
-	s.notify(Change{Name: n.Name, Action: "created"})
-	return s.Get(ctx, n.Name)
 }
 
 // Update replaces what a user may change. Keys that kiln keeps for itself stay

@@ -267,9 +267,9 @@ func files(rows []db.Snapshot) []string {
 }
 
 // CopyFiles makes the files of a new instance from those of another one, or of a
-// snapshot: "c1/snap0". The snapshots of an instance come along if n is to have
-// them. Errors: NotFound, Conflict.
-func (s *Set) CopyFiles(ctx context.Context, from string, n *New, snapshots bool) error {
+// snapshot: "c1/snap0". The snapshots of an instance come along if they are asked
+// for. Errors: NotFound, Conflict.
+func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots bool) error {
 	instance, snap, ofSnapshot := strings.Cut(from, "/")
 	unlock, err := s.names.lock(ctx, instance)
 	if err != nil {
@@ -283,20 +283,20 @@ func (s *Set) CopyFiles(ctx context.Context, from string, n *New, snapshots bool
 	if ofSnapshot {
 		row, err := s.snapshotRow(ctx, instance, snap)
 		if err == nil {
-			_, err = s.pool.CloneSnapshot(ctx, row.Files, n.UUID)
+			_, err = s.pool.CloneSnapshot(ctx, row.Files, to.UUID)
 		}
 		return err
 	}
 	if snapshots {
-		if err := s.copySnapshots(ctx, instance, n); err != nil {
+		if err := s.copySnapshots(ctx, instance, to); err != nil {
 			return err
 		}
 	}
-	_, err = s.pool.Copy(ctx, i.Options[uuidKey], n.UUID, s.pause(i))
+	_, err = s.pool.Copy(ctx, i.Options[uuidKey], to.UUID, s.pause(i))
 	return err
 }
 
-func (s *Set) copySnapshots(ctx context.Context, instance string, n *New) error {
+func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) error {
 	rows, err := s.db.Snapshots(ctx, instance)
 	if err != nil {
 		return err
@@ -304,21 +304,16 @@ func (s *Set) copySnapshots(ctx context.Context, instance string, n *New) error 
 	for _, r := range rows {
 		from := r.Files
 		r.Files, r.Config = uuid.NewString(), maps.Clone(r.Config)
-		r.Config[uuidKey] = n.UUID
+		r.Config[uuidKey] = to.UUID
 		if r.Config[templateKey] == "" { // in its files are still the name and such of the other
 			r.Config[templateKey] = "copy"
 		}
 		if err := s.pool.CopySnapshot(ctx, from, r.Files); err != nil {
 			return err
 		}
-		n.snapshots = append(n.snapshots, r)
+		to.snapshots = append(to.snapshots, r)
 	}
 	return nil
-}
-
-// Discard removes the files of an instance that came to nothing.
-func (s *Set) Discard(ctx context.Context, n New) error {
-	return errors.Join(s.pool.Delete(ctx, n.UUID), s.pool.DeleteSnapshots(ctx, files(n.snapshots)...))
 }
 
 // pause gives what holds an instance still while its files are copied; nil when it

@@ -206,11 +206,13 @@ func TestCopyFiles(t *testing.T) {
 		text      string
 		n         int
 	}{"b": {"a", true, "two", 1}, "c": {"a", false, "two", 0}, "d": {"a/s0", true, "one", 0}} {
-		n := New{Name: name, UUID: "uuid-" + name, Architecture: "x86_64", Config: Config{Profiles: []string{"default"}}}
-		if err := s.CopyFiles(ctx, c.from, &n, c.snapshots); err != nil {
+		n := New{Name: name, Architecture: "x86_64", Config: Config{Profiles: []string{"default"}}}
+		f := s.NewFiles()
+		f.UUID = "uuid-" + name
+		if err := s.CopyFiles(ctx, c.from, f, c.snapshots); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Create(ctx, n); err != nil {
+		if err := s.Create(ctx, n, f); err != nil {
 			t.Fatal(err)
 		}
 		list, err := s.Snapshots(ctx, name)
@@ -224,12 +226,12 @@ func TestCopyFiles(t *testing.T) {
 	if i, err := s.Get(ctx, "b"); i.Options[uuidKey] != "uuid-b" || read(t, p, "b", "f") != "one" || err != nil {
 		t.Errorf("%+v, %v", i, err)
 	}
-	n := New{UUID: "uuid-e"}
-	if err := s.CopyFiles(ctx, "a", &n, true); err != nil {
+	f := s.NewFiles()
+	if err := s.CopyFiles(ctx, "a", f, true); err != nil {
 		t.Fatal(err)
 	}
 	before, _ := p.Snapshots()
-	if err := s.Discard(ctx, n); err != nil {
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if after, err := p.Snapshots(); len(after) != len(before)-1 || err != nil {

@@ -131,19 +131,6 @@ func (h *Share) Close() error {
 	return h.set.pool.DeleteSnapshots(context.Background(), h.trees...)
 }
 
-// CheckName says whether an instance can have this name. Errors: Invalid, Conflict.
-func (s *Set) CheckName(ctx context.Context, name string) error {
-	if err := kiln.CheckInstanceName(name); err != nil {
-		return err
-	}
-	if _, err := s.db.Instance(ctx, name); err == nil {
-		return conflict(name)
-	} else if !errors.Is(err, kiln.NotFound) {
-		return err
-	}
-	return nil
-}
-
 // CheckTransfer says whether what comes from another server can be here, before any
 // of it does. The error is Invalid.
 func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
@@ -180,9 +167,9 @@ func missing(names []string, profiles map[string]Profile, who string) error {
 	return nil
 }
 
-// Land makes the files of a new instance, and of its snapshots, of what came from
-// another server. n gets the snapshots. Some images came as parts.
-func (s *Set) Receive(ctx context.Context, n *New, t kiln.Transfer, receiver *volume.Receiver,
+// Receive makes the files of a new instance, and of its snapshots, of what came from
+// another server. Some images came as parts.
+func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver *volume.Receiver,
 	asParts []kiln.Fingerprint) error {
 	stack := func(m kiln.InstanceState) kiln.Stack {
 		if slices.Contains(asParts, m.Base) {
@@ -200,7 +187,7 @@ func (s *Set) Receive(ctx context.Context, n *New, t kiln.Transfer, receiver *vo
 		if r.Config == nil {
 			r.Config = map[string]string{}
 		}
-		r.Config[uuidKey] = n.UUID
+		r.Config[uuidKey] = to.UUID
 		if !m.Base.IsZero() {
 			r.Config[baseKey] = m.Base.String()
 		}
@@ -209,8 +196,8 @@ func (s *Set) Receive(ctx context.Context, n *New, t kiln.Transfer, receiver *vo
 		if m.Trigger == "create" {
 			r.Config[templateKey] = m.Trigger
 		}
-		n.snapshots = append(n.snapshots, r)
+		to.snapshots = append(to.snapshots, r)
 		stacks[r.Files] = stack(m)
 	}
-	return receiver.Commit(ctx, n.UUID, stack(t.InstanceState), stacks)
+	return receiver.Commit(ctx, to.UUID, stack(t.InstanceState), stacks)
 }

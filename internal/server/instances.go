@@ -155,8 +155,9 @@ func (s *Server) rebuildInstance(w http.ResponseWriter, r *http.Request) (any, e
 	if err := readJSON(r, &post); err != nil {
 		return nil, err
 	}
-	if t := post.Source.Type; t != "" && t != "image" {
-		return nil, kiln.Errorf(kiln.Unsupported, "an instance is rebuilt from an image, not from a source of type %q", t)
+	if t := post.Source.Type; t != "" && t != "image" && t != "none" {
+		return nil, kiln.Errorf(kiln.Unsupported, "an instance is rebuilt from an image or from nothing (none), not from a "+
+			"source of type %q", t)
 	}
 	return s.d.RebuildInstance(r.Context(), r.PathValue("name"), source(post.Source))
 }

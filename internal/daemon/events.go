@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -32,20 +31,6 @@ func (d *Daemon) instanceChanged(c instance.Change) {
 		url = snapshotURL(c.Name, c.Snapshot)
 	}
 	d.tell("instance-"+c.Action, url, nil)
-}
-
-// dropTree removes what the pool made of an image, unless it is needed.
-func (d *Daemon) dropTree(fp kiln.Fingerprint) error {
-	if fp.IsZero() {
-		return nil
-	}
-	if has, err := d.Images.Has(d.ctx, fp); has || err != nil {
-		return err
-	}
-	if err := d.pool.RemoveImage(fp); !errors.Is(err, kiln.Conflict) && !errors.Is(err, kiln.NotFound) {
-		return err
-	}
-	return nil
 }
 
 func imageURL(fp kiln.Fingerprint) string { return "/1.0/images/" + fp.String() }

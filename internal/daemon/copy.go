@@ -1,0 +1,75 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// copyInstance makes an instance of another one that is here, or of a snapshot.
+func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateSpec) (err error) {
+	from, err := d.copied(ctx, spec.Source.Instance)
+	if err != nil {
+		return err
+	}
+	n := planCopy(spec, from)
+	if err := d.instances.Check(ctx, n.Config); err != nil {
+		return err
+	}
+	files := d.instances.NewFiles()
+	defer func() { err = errors.Join(err, files.Close()) }()
+	if err := d.instances.CopyFiles(ctx, spec.Source.Instance, files, !spec.Source.Only); err != nil {
+		return err
+	}
+	if err := d.instances.Create(ctx, n, files); err != nil || !spec.Start {
+		return err
+	}
+	return d.instances.Start(ctx, n.Name)
+}
+
+// checkCopy says what copyInstance would, before any work.
+func (d *Daemon) checkCopy(ctx context.Context, spec CreateSpec) error {
+	from, err := d.copied(ctx, spec.Source.Instance)
+	if err != nil {
+		return err
+	}
+	return d.instances.Check(ctx, planCopy(spec, from).Config)
+}
+
+// copied gives what is copied: an instance as it is, or as it was at a snapshot. The
+// error is NotFound.
+func (d *Daemon) copied(ctx context.Context, from string) (instance.Instance, error) {
+	name, snap, ofSnapshot := strings.Cut(from, "/")
+	i, err := d.instances.Get(ctx, name)
+	if err != nil || !ofSnapshot {
+		return i, err
+	}
+	s, err := d.instances.Snapshot(ctx, name, snap)
+	i.Architecture, i.Base, i.Config = s.Architecture, s.Base, s.Config
+	return i, err
+}
+
+// planCopy completes what a spec says of an instance by what another one is.
+func planCopy(spec CreateSpec, from instance.Instance) instance.New {
+	n := instance.New{Name: spec.Name, Architecture: from.Architecture, Base: from.Base, Trigger: "copy",
+		Config: spec.Config}
+	n.Options = map[string]string{}
+	for k, v := range from.Options {
+		if !strings.HasPrefix(k, "volatile.") {
+			n.Options[k] = v
+		}
+	}
+	for k, v := range spec.Options {
+		n.Options[k] = v
+	}
+	if n.Profiles == nil {
+		n.Profiles = from.Profiles
+	}
+	if n.Devices == nil {
+		n.Devices = from.Devices
+	}
+	return n
+}

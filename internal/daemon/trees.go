@@ -1,0 +1,90 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// content tells the pool how to make the tree of an image it hasn't seen. The
+// bytes are compared with their hashes while they are read: what a disk has
+// damaged since the import does not get into an instance.
+func (d *Daemon) content(ctx context.Context, img kiln.Image) (volume.Content, error) {
+	lim, err := d.limits(ctx)
+	if err != nil {
+		return volume.Content{}, err
+	}
+	c := volume.Content{Unpack: func(ctx context.Context, rootfs, meta archive.TreeWriter) error {
+		s, err := d.Images.Open(ctx, img)
+		if err != nil {
+			return err
+		}
+		return errors.Join(format.Unpack(ctx, s, lim, rootfs, meta), s.Close())
+	}}
+	mount, err := d.setting(ctx, mountSquashfs)
+	if err != nil {
+		return c, err
+	}
+	last := img.Files[len(img.Files)-1]
+	if last.Ext != ".squashfs" {
+		return c, nil
+	}
+	// A squashfs is read by other programs than ours, or by the kernel.
+	if err := d.Images.Verify(ctx, img.Fingerprint); err != nil {
+		return c, err
+	}
+	// "auto" mounts what this server made or what is signed by somebody
+	// trusted: no image is, yet.
+	if mount == "always" {
+		c.Squashfs = d.blobs.Path(last.Hash)
+		if last.Role == kiln.Unified {
+			c.Subdir = "rootfs"
+		}
+	}
+	return c, nil
+}
+
+// fillImage makes sure that the pool has the tree of an image.
+func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
+	if err := d.Images.Touch(ctx, fp, time.Now()); err != nil && !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	return d.pool.Fill(ctx, fp, func(ctx context.Context) (volume.Content, error) {
+		img, err := d.Images.Get(ctx, fp)
+		if err != nil {
+			return volume.Content{}, err
+		}
+		return d.content(ctx, img)
+	})
+}
+
+// dropTree removes what the pool made of an image, unless it is needed.
+func (d *Daemon) dropTree(fp kiln.Fingerprint) error {
+	if fp.IsZero() {
+		return nil
+	}
+	if has, err := d.Images.Has(d.ctx, fp); has || err != nil {
+		return err
+	}
+	if err := d.pool.RemoveImage(fp); !errors.Is(err, kiln.Conflict) && !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	return nil
+}
+
+// dropTrees removes what the pool made of images that neither the store nor an
+// instance has.
+func (d *Daemon) dropTrees(ctx context.Context) error {
+	var lookup error
+	err := d.pool.Sweep(func(fp kiln.Fingerprint) bool {
+		has, err := d.Images.Has(ctx, fp)
+		lookup = errors.Join(lookup, err)
+		return has || err != nil
+	})
+	return errors.Join(lookup, err)
+}

@@ -1,0 +1,68 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// ImageUsage is what one image costs, in bytes.
+type ImageUsage struct {
+	Image   kiln.Image // zero but for the fingerprint when only instances have it
+	InStore bool
+	Stored  int64    // its files
+	Shared  int64    // of them, in files that other images have too
+	Tree    int64    // its unpacked tree
+	Common  int64    // of that, with the trees of other images
+	Kind    string   // of the tree
+	UsedBy  []string // names of instances
+}
+
+// StoreUsage is what images cost together, in bytes.
+type StoreUsage struct {
+	Images []ImageUsage
+	Stored int64 // all blobs, each counted once
+	Shared int64 // saved by images that have a file in common
+	Trees  int64
+	Free   int64
+}
+
+// ImageUsage tells what the images cost and what is left.
+func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
+	stored, err := d.Images.Usage(ctx)
+	if err != nil {
+		return StoreUsage{}, err
+	}
+	trees, err := d.pool.Images()
+	if err != nil {
+		return StoreUsage{}, err
+	}
+	instances, err := d.instances.List(ctx)
+	if err != nil {
+		return StoreUsage{}, err
+	}
+	byImage := map[kiln.Fingerprint]volume.ImageInfo{}
+	u := StoreUsage{Stored: stored.Stored, Shared: stored.Shared, Free: stored.Free}
+	for _, t := range trees {
+		byImage[t.Fingerprint] = t
+		u.Trees += t.Bytes
+	}
+	users := map[kiln.Fingerprint][]string{}
+	for _, i := range instances {
+		users[i.Base] = append(users[i.Base], i.Name)
+	}
+	for _, s := range stored.Images {
+		t := byImage[s.Image.Fingerprint]
+		delete(byImage, s.Image.Fingerprint)
+		u.Images = append(u.Images, ImageUsage{
+			Image: s.Image, InStore: true, Stored: s.Stored, Shared: s.Shared,
+			Tree: t.Bytes, Common: t.Shared, Kind: t.Kind, UsedBy: users[s.Image.Fingerprint],
+		})
+	}
+	for fp, t := range byImage {
+		u.Images = append(u.Images, ImageUsage{Image: kiln.Image{Fingerprint: fp}, Tree: t.Bytes, Common: t.Shared,
+			Kind: t.Kind, UsedBy: users[fp]})
+	}
+	return u, nil
+}

@@ -1,0 +1,79 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// New says what instance to make.
+type New struct {
+	Name         string
+	Architecture string
+	Base         kiln.Fingerprint // zero: made from nothing
+	Trigger      string           // of the templates to apply at the first start
+	Config
+}
+
+// Files are those of an instance that is to be: a volume, and the trees of its
+// snapshots. Who makes them closes them, which removes what no instance was made of.
+type Files struct {
+	UUID string // names the volume in the pool
+
+	set       *Set
+	snapshots []db.Snapshot
+	taken     bool
+}
+
+// NewFiles gives the place of an instance's files, in which nothing is yet.
+func (s *Set) NewFiles() *Files { return &Files{UUID: uuid.NewString(), set: s} }
+
+// Close removes the files, unless an instance has them.
+func (f *Files) Close() error {
+	if f.taken {
+		return nil
+	}
+	ctx := context.Background() // what was cancelled is removed, too
+	return errors.Join(f.set.pool.Delete(ctx, f.UUID), f.set.pool.DeleteSnapshots(ctx, files(f.snapshots)...))
+}
+
+// Check says whether an instance with this configuration can be made, before any work
+// is done. Errors: Invalid, Unsupported.
+func (s *Set) Check(ctx context.Context, c Config) error { return s.check(ctx, c) }
+
+// Create makes an instance of files. What it says of profiles is checked once more with
+// its row, in one transaction. Errors: Conflict, Invalid.
+func (s *Set) Create(ctx context.Context, n New, f *Files) error {
+	options := map[string]string{}
+	for k, v := range n.Options {
+		if v != "" {
+			options[k] = v
+		}
+	}
+	options[uuidKey] = f.UUID
+	if !n.Base.IsZero() {
+		options[baseKey] = n.Base.String()
+	}
+	if n.Trigger != "" {
+		options[templateKey] = n.Trigger
+	}
+	err := s.db.CreateInstance(ctx, db.Instance{
+		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
+		Ephemeral: n.Ephemeral, CreatedAt: time.Now().UTC(), Config: options, Devices: n.Devices,
+		Profiles: n.Profiles, Base: n.Base,
+	}, f.snapshots...)
+	if errors.Is(err, kiln.Conflict) {
+		return conflict(n.Name)
+	}
+	if err != nil {
+		return err
+	}
+	f.taken = true
+	s.notify(Change{Name: n.Name, Action: "created"})
+	return nil
+}
