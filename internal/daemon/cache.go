@@ -93,7 +93,7 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	if err != nil || known && replaces.IsZero() {
 		return before, err
 	}
-	got, err := d.land(ctx, o, spec, img, replaces)
+	got, err := d.bring(ctx, o, spec, img, bringOptions{replaces: replaces, proof: !replaces.IsZero()})
 	if err != nil {
 		return kiln.Image{}, err
 	}

@@ -63,6 +63,7 @@ type Daemon struct {
 	secrets secrets
 	shares  shares
 	guesses guesses
+	asked   asked
 	woken   chan struct{} // the settings changed
 
 	generation atomic.Uint64 // of the images

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -105,7 +106,7 @@ func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error
 		if len(img.Aliases) == 0 || img.Type == "virtual-machine" || !passes(img, m.Filters) {
 			continue
 		}
-		if err := d.mirrorImage(ctx, o, m, img); err != nil {
+		if _, err := d.mirrorImage(ctx, o, m, img); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", img.Aliases[0].Name, err))
 		}
 		if ctx.Err() != nil {
@@ -115,8 +116,10 @@ func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error
 	return errors.Join(errs...)
 }
 
-// mirrorImage has one image here under the names it has there.
-func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img kiln.Image) error {
+// mirrorImage has one image here under the names it has there. One that is here from
+// elsewhere comes again: only a server that has the bytes may say what they are called
+// here, and that everybody may have them.
+func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img kiln.Image) (kiln.Image, error) {
 	spec := PullSpec{Remote: m.Remote, Name: img.Aliases[0].Name, IsAlias: true}
 	spec.Public, spec.MoveAliases = m.Public, true
 	for _, a := range img.Aliases {
@@ -128,24 +131,27 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	}
 	last, err := d.lastOf(ctx, spec.origin())
 	if err != nil {
-		return err
+		return kiln.Image{}, err
 	}
 	replaces := kiln.Fingerprint{}
 	if last != nil && last.Fingerprint != img.Fingerprint {
 		if left, err := d.leftOut(ctx, o, *last, spec, img); err != nil || left {
-			return err
+			return *last, err
 		}
 		replaces = last.Fingerprint
 	}
-	got, err := d.land(ctx, o, spec, img, replaces)
+	got, err := d.bring(ctx, o, spec, img, bringOptions{replaces: replaces, proof: true})
 	if err != nil {
-		return err
+		return kiln.Image{}, err
 	}
 	if err := d.Images.Apply(ctx, got.Fingerprint, d.given(spec), true); err != nil {
-		return err
+		return kiln.Image{}, err
 	}
 	d.tell("image-updated", imageURL(got.Fingerprint), nil)
-	return d.dropVersionsBut(ctx, got.Fingerprint, m.Keep)
+	if err := d.dropVersionsBut(ctx, got.Fingerprint, m.Keep); err != nil {
+		return kiln.Image{}, err
+	}
+	return d.Images.Get(ctx, got.Fingerprint)
 }
 
 // mayName reports whether a mirror may give an alias to an image: nobody has it, or
@@ -189,36 +195,122 @@ func passes(img kiln.Image, filters []string) bool {
 	return true
 }
 
-// PullThrough fetches a public image that somebody asked for and that isn't here,
-// from the first mirror that does so and has it. The error is NotFound where none
-// does.
-func (d *Daemon) PullThrough(ctx context.Context, name string) (kiln.Image, error) {
+// PullThrough fetches an image that somebody asked for and that isn't here, from the
+// first mirror that does so and has it. An untrusted caller gets nothing that isn't
+// public there and here. Errors: NotFound where no mirror has it, Network where one
+// that may have it doesn't answer, Timeout when too many ask.
+func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (kiln.Image, error) {
+	missing := kiln.Errorf(kiln.NotFound, "Image not found")
 	list, err := d.Mirrors(ctx)
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	for _, m := range list {
-		if !m.PullThrough {
-			continue
-		}
-		src, err := d.remotes.Open(m.Remote, remote.Access{})
-		if err != nil {
-			return kiln.Image{}, err
-		}
-		img, err := src.Find(ctx, name)
-		if err != nil || img.Type == "virtual-machine" || !img.Public || !passes(img, m.Filters) {
-			continue
-		}
-		if _, err := d.Images.Get(ctx, img.Fingerprint); err == nil {
-			continue // it is here, and private, whatever it is there
-		}
-		if len(img.Aliases) == 0 {
-			img.Aliases = []kiln.Alias{{Name: name}}
-		}
-		if err := d.mirrorImage(ctx, nil, m, img); err != nil {
-			return kiln.Image{}, err
-		}
-		return d.Images.Find(ctx, name)
+	list = slices.DeleteFunc(list, func(m Mirror) bool { return !m.PullThrough || !m.Public && !trusted })
+	if len(list) == 0 || d.asked.lacks(name, trusted) {
+		return kiln.Image{}, missing
 	}
-	return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
+	done, err := d.asked.enter(ctx)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	defer done()
+	var failed error
+	for _, m := range list {
+		img, err := d.pullThrough(ctx, m, name)
+		if err == nil && (trusted || img.Public) {
+			return img, nil
+		}
+		if err != nil && !errors.Is(err, kiln.NotFound) {
+			failed = errors.Join(failed, fmt.Errorf("mirror %s: %w", m.Name, err))
+		}
+	}
+	if failed != nil {
+		return kiln.Image{}, failed
+	}
+	d.asked.lack(name, trusted)
+	return kiln.Image{}, missing
+}
+
+// pullThrough fetches an image from one mirror. The error is NotFound when it isn't
+// public there, or is here: then it is for the store to tell who may see it.
+func (d *Daemon) pullThrough(ctx context.Context, m Mirror, name string) (kiln.Image, error) {
+	src, err := d.remotes.Open(m.Remote, remote.Access{})
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	img, err := src.Find(ctx, name)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	_, err = d.Images.Get(ctx, img.Fingerprint)
+	if err == nil || img.Type == "virtual-machine" || !img.Public || !passes(img, m.Filters) {
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
+	}
+	if len(img.Aliases) == 0 {
+		img.Aliases = []kiln.Alias{{Name: name}}
+	}
+	return d.mirrorImage(ctx, nil, m, img)
+}
+
+// asked bounds what names that nobody has can cost: how many are looked for at once,
+// and how often the same one is.
+type asked struct {
+	mu       sync.Mutex
+	lacking  map[question]time.Time // names that no mirror had, and when
+	underWay int
+}
+
+// A question is what was asked for, and by whom: not everybody may ask every mirror.
+type question struct {
+	name    string
+	trusted bool
+}
+
+const (
+	mostAsked    = 16               // look-ups at once
+	mostLacking  = 4096             // names
+	lackingStays = 30 * time.Second // then mirrors are asked again
+)
+
+// lacks reports whether no mirror had a name a short time ago.
+func (a *asked) lacks(name string, trusted bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return time.Since(a.lacking[question{name, trusted}]) < lackingStays
+}
+
+func (a *asked) lack(name string, trusted bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lacking == nil || len(a.lacking) >= mostLacking {
+		a.lacking = map[question]time.Time{}
+	}
+	a.lacking[question{name, trusted}] = time.Now()
+}
+
+// enter waits until fewer look-ups are under way, for some seconds, and gives the
+// function that ends this one. The error is Timeout.
+func (a *asked) enter(ctx context.Context) (func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		free := a.underWay < mostAsked
+		if free {
+			a.underWay++
+		}
+		a.mu.Unlock()
+		if free {
+			return func() {
+				a.mu.Lock()
+				a.underWay--
+				a.mu.Unlock()
+			}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, kiln.Errorf(kiln.Timeout, "too many images are looked for at the mirrors; try again later")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }

@@ -122,9 +122,15 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 			return kiln.Image{}, err
 		}
 	}
-	img, err = d.land(ctx, o, spec, img, kiln.Fingerprint{})
+	// A name, also one that everybody may use, is the user's to give. What the server
+	// says the name means is not: it may be an image here that is nobody's business.
+	proof := spec.Public || spec.AutoUpdate
+	img, err = d.bring(ctx, o, spec, img, bringOptions{proof: proof})
 	if err != nil {
 		return kiln.Image{}, err
+	}
+	if !cameFrom(img, spec.Remote) {
+		given.Origin = nil
 	}
 	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
 		return img, err
@@ -169,14 +175,26 @@ func (d *Daemon) warn(o *op.Operation, text string) {
 	}
 }
 
-// land brings an image that find gave into the store, as one that nobody asked to
-// keep. One that is here isn't moved; one that others wait for comes once for all.
-// With replaces, it takes over from that one in the same transaction.
-func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
-	replaces kiln.Fingerprint) (kiln.Image, error) {
-	if here, ok, err := d.here(ctx, spec, img); err != nil || ok {
-		if err == nil && !replaces.IsZero() {
-			err = d.Images.Replace(ctx, replaces, here.Fingerprint)
+// bringOptions say how an image comes from a remote.
+type bringOptions struct {
+	replaces kiln.Fingerprint // takes over from that one in the same transaction; zero: from none
+	// proof has an image that is here from elsewhere fetched all the same: that a
+	// server names a fingerprint doesn't show that it has the image.
+	proof bool
+}
+
+// bring has an image that find gave in the store, as one that nobody asked to keep.
+// One that is here isn't moved; one that others wait for comes once for all.
+func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
+	options bringOptions) (kiln.Image, error) {
+	here, ok, err := d.here(ctx, spec, img)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	again := ok && options.proof && !cameFrom(here, spec.Remote)
+	if ok && !again {
+		if !options.replaces.IsZero() {
+			err = d.Images.Replace(ctx, options.replaces, here.Fingerprint)
 		}
 		return here, err
 	}
@@ -184,14 +202,22 @@ func (d *Daemon) land(ctx context.Context, o *op.Operation, spec PullSpec, img k
 	if img.Fingerprint.IsZero() {
 		key = img.Files[len(img.Files)-1].Hash.String()
 	}
+	if options.proof {
+		key = spec.Remote.Server + " " + key // what another server brings proves nothing of this one
+	}
 	got, err := d.flights.join(ctx, d.ctx, key, progress(o, img.Size), func(ctx context.Context,
 		report func(string, int64)) (kiln.Image, error) {
-		return d.download(ctx, spec, img, replaces, report)
+		return d.download(ctx, spec, img, download{options.replaces, again, report})
 	})
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
 	}
 	return got, nil
+}
+
+// cameFrom reports whether the bytes of an image came from a server.
+func cameFrom(img kiln.Image, r kiln.Remote) bool {
+	return img.Origin != nil && img.Origin.Server == r.Server
 }
 
 // here finds the image in the store, if it is there whole.
@@ -218,13 +244,20 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 	return kiln.Image{}, false, err
 }
 
+// A download says how the bytes are moved.
+type download struct {
+	replaces kiln.Fingerprint
+	again    bool // though the image is here, and with no help of what is here
+	report   func(string, int64)
+}
+
 // download moves the bytes. What another try can mend is tried: an index that was
 // older than the files, a difference that leads elsewhere, a partial file that is
 // not the beginning of the whole.
-func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, replaces kiln.Fingerprint,
-	report func(string, int64)) (kiln.Image, error) {
+func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, how download) (kiln.Image, error) {
 	var helped atomic.Bool // something that is here was used
 	var moved atomic.Int64
+	report := how.report
 	base := d.basePath(ctx)
 	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report,
 		Base: func(fp kiln.Fingerprint) string {
@@ -237,7 +270,10 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, re
 			helped.Store(true)
 			report("", moved.Add(n))
 		}}
-	sink := receiver{d.Images.With(store.PutOptions{Replaces: replaces}), spec}
+	if how.again {
+		access.Base, access.Seeds = nil, nil
+	}
+	sink := receiver{d.Images.With(store.PutOptions{Replaces: how.replaces}), spec, how.again}
 	for again := false; ; {
 		src, err := d.remotes.Open(spec.Remote, access)
 		if err != nil {
@@ -278,10 +314,19 @@ func (k known) Find(context.Context, string) (kiln.Image, error) { return k.img,
 // image (public, aliases) isn't said of ours.
 type receiver struct {
 	*store.Store
-	spec PullSpec
+	spec  PullSpec
+	again bool
 }
 
-// Put is kiln.Sink's.
+// Has implements kiln.Sink.
+func (l receiver) Has(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
+	if l.again {
+		return false, nil
+	}
+	return l.Store.Has(ctx, fp)
+}
+
+// Put implements kiln.Sink.
 func (l receiver) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Image, error) {
 	got, err := l.Store.Put(ctx, kiln.Image{
 		Fingerprint: img.Fingerprint, Filename: img.Filename, Properties: img.Properties, ExpiresAt: img.ExpiresAt,

@@ -51,7 +51,7 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 	if left, err := d.leftOut(ctx, o, old, spec, img); err != nil || left {
 		return fp, err
 	}
-	now, err := d.land(ctx, o, spec, img, fp)
+	now, err := d.bring(ctx, o, spec, img, bringOptions{replaces: fp, proof: true})
 	if err != nil || now.Fingerprint == fp {
 		return fp, err
 	}

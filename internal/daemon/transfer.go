@@ -227,7 +227,7 @@ func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp
 		if err != nil {
 			return err
 		}
-		if _, err := d.land(ctx, o, spec, img, kiln.Fingerprint{}); err != nil {
+		if _, err := d.bring(ctx, o, spec, img, bringOptions{}); err != nil {
 			return err
 		}
 	}

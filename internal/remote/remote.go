@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -30,7 +31,16 @@ type Opener struct {
 	Stall time.Duration
 
 	speeds fetch.Speeds
+
+	mu      sync.Mutex
+	clients map[route]*http.Client // which keep connections to servers
 }
+
+// A route is what decides how a server is talked to.
+type route struct{ certificate, ca, proxy string }
+
+// mostClients bounds how many are kept.
+const mostClients = 64
 
 // stall is how long a server may keep everybody waiting, unless somebody says so.
 const stall = 30 * time.Second
@@ -81,11 +91,33 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 		r.Protocol)
 }
 
-// HTTP gives what talks to a remote.
+// HTTP gives what talks to a remote. Remotes that are reached in the same way share
+// their connections: many questions to one server don't open one each.
 func (o *Opener) HTTP(r kiln.Remote) (*http.Client, error) {
 	if err := o.checkURLs(r); err != nil {
 		return nil, err
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := route{r.Certificate, r.CA, r.Proxy}
+	if hc, ok := o.clients[key]; ok {
+		return hc, nil
+	}
+	hc, err := o.newHTTP(r)
+	if err != nil {
+		return nil, err
+	}
+	if o.clients == nil || len(o.clients) >= mostClients {
+		for _, old := range o.clients {
+			old.CloseIdleConnections()
+		}
+		o.clients = map[route]*http.Client{}
+	}
+	o.clients[key] = hc
+	return hc, nil
+}
+
+func (o *Opener) newHTTP(r kiln.Remote) (*http.Client, error) {
 	config, err := trust.Peer{Pin: r.Certificate, CA: r.CA, Own: o.Own}.TLS()
 	if err != nil {
 		return nil, err

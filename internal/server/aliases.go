@@ -44,18 +44,19 @@ func (s *Server) postAliases(w http.ResponseWriter, r *http.Request) (any, error
 // as well not be there.
 func (s *Server) alias(r *http.Request) (kiln.Alias, error) {
 	ctx, name := r.Context(), r.PathValue("name")
+	find := s.d.Images.PublicAlias
 	if who(r).trusted {
-		return s.d.Images.Alias(ctx, name)
+		find = s.d.Images.Alias
 	}
-	a, err := s.d.Images.PublicAlias(ctx, name)
-	if !errors.Is(err, kiln.NotFound) {
+	a, err := find(ctx, name)
+	if !errors.Is(err, kiln.NotFound) || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return a, err
 	}
-	img, perr := s.d.PullThrough(ctx, name)
-	if perr != nil {
+	img, perr := s.d.PullThrough(ctx, name, who(r).trusted)
+	if errors.Is(perr, kiln.NotFound) {
 		return a, err
 	}
-	return kiln.Alias{Name: name, Target: img.Fingerprint}, nil
+	return kiln.Alias{Name: name, Target: img.Fingerprint}, perr
 }
 
 func (s *Server) getAlias(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -93,7 +93,11 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	ctx, name := r.Context(), r.PathValue("name")
 	if who(r).trusted {
-		return s.d.Images.ByPrefix(ctx, name)
+		img, err := s.d.Images.ByPrefix(ctx, name)
+		if errors.Is(err, kiln.NotFound) && r.Method == http.MethodGet {
+			return s.d.PullThrough(ctx, name, true)
+		}
+		return img, err
 	}
 	if word := r.URL.Query().Get("secret"); word != "" {
 		img, err := s.d.Images.ByPrefix(ctx, name)
@@ -103,7 +107,7 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	}
 	img, err := s.d.Images.PublicByPrefix(ctx, name)
 	if errors.Is(err, kiln.NotFound) {
-		return s.d.PullThrough(ctx, name)
+		return s.d.PullThrough(ctx, name, false)
 	}
 	return img, err
 }

@@ -1,0 +1,224 @@
+package daemon
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+)
+
+// upstream is a server of the API with images of which it may have the bytes.
+type upstream struct {
+	images []api.Image
+	bytes  map[string][]byte // by fingerprint
+	asked  atomic.Int32      // connections
+}
+
+func (u *upstream) add(fp kiln.Fingerprint, b []byte, public bool, aliases ...string) {
+	img := api.Image{Fingerprint: fp.String(), Architecture: HostArch(), Type: "container", Size: int64(max(len(b), 1))}
+	img.Public, img.UploadedAt = public, time.Now()
+	for _, a := range aliases {
+		img.Aliases = append(img.Aliases, api.ImageAlias{Name: a})
+	}
+	u.images = append(u.images, img)
+	if b != nil {
+		u.bytes[fp.String()] = b
+	}
+}
+
+// serve starts the server and gives how it is reached.
+func (u *upstream) serve(t *testing.T) kiln.Remote {
+	mux := http.NewServeMux()
+	say := func(w http.ResponseWriter, v any) {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Error(err)
+		}
+		_ = json.NewEncoder(w).Encode(api.Response{Type: "sync", Status: "Success", StatusCode: 200, Metadata: b})
+	}
+	mux.HandleFunc("/1.0/images", func(w http.ResponseWriter, _ *http.Request) { say(w, u.images) })
+	mux.HandleFunc("/1.0/images/", func(w http.ResponseWriter, r *http.Request) {
+		name, export := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/1.0/images/"), "/export")
+		alias, byAlias := strings.CutPrefix(name, "aliases/")
+		for _, img := range u.images {
+			called := slices.ContainsFunc(img.Aliases, func(a api.ImageAlias) bool { return a.Name == alias })
+			b, have := u.bytes[img.Fingerprint]
+			switch {
+			case byAlias && called:
+				say(w, api.ImageAliasesEntry{Name: alias, Target: img.Fingerprint})
+			case img.Fingerprint != name || export && !have:
+				continue
+			case export:
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+			default:
+				say(w, img)
+			}
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(w).Encode(api.Response{Type: "error", Error: "Image not found", ErrorCode: 404})
+	})
+	s := httptest.NewUnstartedServer(mux)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			u.asked.Add(1)
+		}
+	}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	return kiln.Remote{Protocol: kiln.ProtocolLXD, Server: s.URL, Certificate: string(cert)}
+}
+
+// TestClaimedFingerprint has a server name an image that is private here: nothing of
+// that changes, whatever is asked for, since the server hasn't got it.
+func TestClaimedFingerprint(t *testing.T) {
+	d := fresh(t)
+	private := formattest.Tiny(t, "private")
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("secret")}, private), nil)
+	fp := kiln.Fingerprint(sha256.Sum256(private))
+	before, err := d.Images.Get(t.Context(), fp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &upstream{bytes: map[string][]byte{}}
+	u.add(fp, nil, true, "stolen")
+	r := u.serve(t)
+	unchanged := func(what string) {
+		t.Helper()
+		now, err := d.Images.Get(t.Context(), fp)
+		if err != nil || now.Public || now.Origin != nil || now.AutoUpdate || len(now.Aliases) != 1 ||
+			now.Aliases[0].Name != "secret" || !now.UploadedAt.Equal(before.UploadedAt) {
+			t.Errorf("%s: %+v, %v", what, now, err)
+		}
+	}
+	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: r, Public: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := o.Wait(t.Context()); s.Err == nil {
+		t.Error("a mirror without the bytes succeeds")
+	}
+	unchanged("mirror")
+	spec := PullSpec{Remote: r, Name: "stolen", IsAlias: true}
+	for what, given := range map[string]ImportSpec{"public": {Public: true}, "auto-update": {AutoUpdate: true}} {
+		spec.ImportSpec = given
+		o, err := d.PullImage(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := o.Wait(t.Context()); s.Err == nil {
+			t.Errorf("%s: a copy without the bytes succeeds", what)
+		}
+		unchanged(what)
+	}
+	// Without asking for anything, the image is here as it was asked for.
+	spec.ImportSpec = ImportSpec{}
+	o, err = d.PullImage(t.Context(), spec)
+	wait(t, o, err)
+	unchanged("plain copy")
+	// With the bytes, the server may say.
+	u.bytes[fp.String()] = private
+	spec.ImportSpec = ImportSpec{Public: true}
+	o, err = d.PullImage(t.Context(), spec)
+	wait(t, o, err)
+	if now, err := d.Images.Get(t.Context(), fp); err != nil || !now.Public || now.Origin == nil {
+		t.Errorf("%+v, %v", now, err)
+	}
+}
+
+// TestClaimedUpdate has a server name an image here as the newer version of its own:
+// the aliases don't go over to that.
+func TestClaimedUpdate(t *testing.T) {
+	d := fresh(t)
+	private, theirs := formattest.Tiny(t, "private"), formattest.Tiny(t, "theirs")
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("secret")}, private), nil)
+	fp, first := kiln.Fingerprint(sha256.Sum256(private)), kiln.Fingerprint(sha256.Sum256(theirs))
+	u := &upstream{bytes: map[string][]byte{}}
+	u.add(first, theirs, true, "app")
+	r := u.serve(t)
+	o, err := d.PullImage(t.Context(), PullSpec{Remote: r, Name: "app", IsAlias: true,
+		ImportSpec: ImportSpec{Aliases: aliases("app"), Public: true, AutoUpdate: true}})
+	wait(t, o, err)
+	u.images = nil
+	u.add(fp, nil, true, "app")
+	if s := d.RefreshImage(t.Context(), first).Wait(t.Context()); s.Err == nil {
+		t.Error("an update without the bytes succeeds")
+	}
+	if a, err := d.Images.Alias(t.Context(), "app"); err != nil || a.Target != first {
+		t.Errorf("the alias points to %v, %v", a.Target, err)
+	}
+	if now, err := d.Images.Get(t.Context(), fp); err != nil || now.Public || now.AutoUpdate {
+		t.Errorf("%+v, %v", now, err)
+	}
+}
+
+// TestPullThroughKeepsSecrets fetches what untrusted clients ask for, and shows them
+// nothing else: no private image that has the name here, nothing of a private mirror.
+func TestPullThroughKeepsSecrets(t *testing.T) {
+	d := fresh(t)
+	private, theirs := formattest.Tiny(t, "private"), formattest.Tiny(t, "theirs")
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("app")}, private), nil)
+	fp, there := kiln.Fingerprint(sha256.Sum256(private)), kiln.Fingerprint(sha256.Sum256(theirs))
+	u := &upstream{bytes: map[string][]byte{}}
+	u.add(there, theirs, true, "app")
+	u.add(fp, private, true, "known")
+	hidden := &upstream{bytes: map[string][]byte{}}
+	other := formattest.Tiny(t, "other")
+	hidden.add(kiln.Fingerprint(sha256.Sum256(other)), other, true, "internal")
+	for _, m := range []Mirror{{Name: "a", Remote: u.serve(t), PullThrough: true, Public: true},
+		{Name: "b", Remote: hidden.serve(t), PullThrough: true}} {
+		o, err := d.AddMirror(t.Context(), m)
+		wait(t, o, err)
+	}
+	img, err := d.PullThrough(t.Context(), "app", false)
+	if err != nil || img.Fingerprint != there || !img.Public {
+		t.Errorf("%v, %v", img.Fingerprint, err)
+	}
+	for _, name := range []string{"known", fp.String(), "internal", "nothing"} {
+		if img, err := d.PullThrough(t.Context(), name, false); !errors.Is(err, kiln.NotFound) {
+			t.Errorf("%s: %v, %v", name, img.Fingerprint, err)
+		}
+	}
+	if now, err := d.Images.Get(t.Context(), fp); err != nil || now.Public {
+		t.Errorf("%+v, %v", now, err)
+	}
+	if a, err := d.Images.Alias(t.Context(), "app"); err != nil || a.Target != fp {
+		t.Errorf("the alias here points to %v, %v", a.Target, err)
+	}
+	if img, err := d.PullThrough(t.Context(), "internal", true); err != nil || img.Public {
+		t.Errorf("a trusted client: %v, %v", img.Fingerprint, err)
+	}
+}
+
+// TestPullThroughBounds looks for many names that nobody has: they don't open a
+// connection each, and the same one isn't asked for again at once.
+func TestPullThroughBounds(t *testing.T) {
+	d := fresh(t)
+	u := &upstream{bytes: map[string][]byte{}}
+	r := u.serve(t)
+	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: r, PullThrough: true, Public: true})
+	wait(t, o, err)
+	for i := range 200 {
+		_, err := d.PullThrough(t.Context(), strings.Repeat("x", 1+i%100), false)
+		if !errors.Is(err, kiln.NotFound) {
+			t.Fatal(err)
+		}
+	}
+	if n := u.asked.Load(); n > 4 {
+		t.Errorf("%d connections for names that nobody has", n)
+	}
+}
