@@ -83,9 +83,13 @@ type ImagesPost struct {
 	Aliases              []ImageAlias      `json:"aliases"`
 	Source               *ImagesPostSource `json:"source"`
 
-	Timestamp time.Time `json:"timestamp,omitzero"` // of kiln_publish: when the image says it was made
-	Check     bool      `json:"check,omitempty"`    // of kiln_publish: only tell the fingerprint
-	DryRun    bool      `json:"dry_run,omitempty"`  // of kiln_image_estimate: only tell what would move
+	// of kiln_publish: when the image says it was made; zero: when its files were last changed
+	Timestamp time.Time `json:"timestamp,omitzero"`
+	// of kiln_publish_machine_id: leave /etc/machine-id as it is, instead of empty
+	KeepMachineID bool `json:"keep_machine_id,omitempty"`
+
+	Check  bool `json:"check,omitempty"`   // of kiln_publish: only tell the fingerprint
+	DryRun bool `json:"dry_run,omitempty"` // of kiln_image_estimate: only tell what would move
 	// of kiln_image_aliases: from other images, instead of a conflict. An image that
 	// loses its last alias by it becomes an older version of this one. An instance
 	// may be published again without having changed.

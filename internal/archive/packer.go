@@ -23,6 +23,9 @@ import (
 type Packer struct {
 	// NoACLs leaves POSIX ACLs out, for what can't hold them: squashfs.
 	NoACLs bool
+	// Empty and Omit name regular files, as they are in the tar, that are written
+	// without what is in them, or not at all.
+	Empty, Omit map[string]bool
 
 	w     *bufio.Writer
 	out   *tar.Writer
@@ -177,6 +180,13 @@ func (p *Packer) addRegular(parent *os.File, base, name string) error {
 	}
 	h := header(name, &st)
 	h.Typeflag, h.Size = tar.TypeReg, st.Size
+	switch {
+	case p.Omit[name]:
+		return nil
+	case p.Empty[name]:
+		h.Size = 0
+		return p.out.WriteHeader(&h)
+	}
 	if p.link(&h, &st) {
 		return p.out.WriteHeader(&h)
 	}

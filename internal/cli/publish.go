@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,70 +17,145 @@ import (
 	"github.com/kiln-containers/kiln/internal/place"
 )
 
+// publishFlags say how to make an image of an instance.
+type publishFlags struct {
+	aliases                                       []string
+	public, force, machineID                      bool
+	expire, compression, format, timestamp, check string
+}
+
 func (a *app) publishCmd() *cobra.Command {
-	c := &cobra.Command{Use: "publish [<remote>:]<instance>[/<snapshot>] [<key>=<value>...]",
+	c := &cobra.Command{Use: "publish [<remote>:]<instance>[/<snapshot>] [<remote>:] [<key>=<value>...]",
 		Short: "Make an image of an instance or a snapshot", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeInstances,
-		Long: "Make an image of an instance or a snapshot. Properties replace those of the image it was made from. The " +
-			"same files always become the same image."}
+		Long: "Make an image of an instance or a snapshot, on its server or on another. Properties replace those of the " +
+			"image it was made from.\n\nThe same files always become the same image: it says that it was made when the last " +
+			"of its files was changed. An alias that exists moves to it, and the image that it leaves is kept as the version " +
+			"before: see kiln image history and kiln image rollback."}
+	var p publishFlags
 	f := c.Flags()
-	aliases := f.StringArray("alias", nil, "alias of the image (repeatable)")
-	public := f.Bool("public", false, "let everybody have it")
-	expire := f.String("expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
-	compression := f.String("compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold POSIX "+
-		"ACLs (default: the server's images.compression_algorithm, zstd)")
+	f.StringArrayVar(&p.aliases, "alias", nil, "alias of the image (repeatable)")
+	f.BoolVar(&p.public, "public", false, "let everybody have it")
+	f.StringVar(&p.expire, "expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
+	f.StringVar(&p.compression, "compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold "+
+		"POSIX ACLs (default: the server's images.compression_algorithm, zstd)")
 	f.Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the version "+
 		"before (images.keep_versions)")
-	force := f.BoolP("force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one "+
-		"that runs stands still for a moment")
-	form := f.String("format", "unified", "unified: one file, or split: metadata and root filesystem")
-	timestamp := f.String("timestamp", "", "when the image says it was made (RFC 3339 or 2030-01-31); default: when "+
-		"what it was made from was")
-	check := f.String("check", "", "keep nothing; only compare with this image")
+	f.BoolVarP(&p.force, "force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one "+
+		"that runs is frozen for a few milliseconds")
+	f.StringVar(&p.format, "format", "unified", "unified: one file, or split: metadata and root filesystem")
+	f.StringVar(&p.timestamp, "timestamp", "", "when the image says it was made: now, 2030-01-31, RFC 3339, or seconds "+
+		"since 1970 (default: when the last of its files was changed)")
+	f.BoolVar(&p.machineID, "keep-machine-id", false, "leave /etc/machine-id as it is; by default it is empty in the "+
+		"image, so that each instance gets its own")
+	f.StringVar(&p.check, "check", "", "keep nothing; only compare with this image")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
 			return err
 		}
-		words := args[1:]
+		to, words := at, args[1:]
 		if len(words) > 0 && strings.HasSuffix(words[0], ":") && !strings.Contains(words[0], "=") {
-			if words[0] != at.Remote+":" {
-				return kiln.Errorf(kiln.Unsupported, "an image is published on the server of its instance; copy it from there: "+
-					"kiln image copy %s:<image> %s", at.Remote, words[0])
+			if to, err = a.At(words[0]); err != nil {
+				return err
 			}
 			words = words[1:]
 		}
-		post := api.ImagesPost{CompressionAlgorithm: *compression, Format: *form, MoveAliases: true, Check: *check != ""}
-		post.Public = *public
-		if len(words) > 0 {
-			if post.Properties, err = pairs(words); err != nil {
-				return err
-			}
-		}
-		if *expire != "" {
-			if post.ExpiresAt, err = expiry(*expire, time.Now()); err != nil {
-				return usageError{fmt.Errorf("--expire: %w", err)}
-			}
-		}
-		if *timestamp != "" {
-			if post.Timestamp, err = expiry(*timestamp, time.Time{}); err != nil {
-				return usageError{fmt.Errorf("--timestamp: %w", err)}
-			}
-		}
-		for _, n := range *aliases {
-			post.Aliases = append(post.Aliases, api.ImageAlias{Name: n})
-		}
-		fp, err := a.publish(c.Context(), at, post, *force)
+		post, err := p.request(words)
 		if err != nil {
 			return err
 		}
-		if *check != "" {
-			return a.compare(c.Context(), at, fp, *check)
+		fp, err := a.publishTo(c.Context(), at, to, post, p.force)
+		if err != nil {
+			return err
+		}
+		if p.check != "" {
+			return a.compare(c.Context(), at, fp, p.check)
 		}
 		a.say("Instance published with fingerprint: %s", fp)
 		return nil
 	}
 	return c
+}
+
+// request is what a server is asked for.
+func (p *publishFlags) request(words []string) (api.ImagesPost, error) {
+	post := api.ImagesPost{CompressionAlgorithm: p.compression, Format: p.format, MoveAliases: true, Check: p.check != "",
+		KeepMachineID: p.machineID}
+	post.Public = p.public
+	for _, n := range p.aliases {
+		if err := kiln.CheckAlias(n); err != nil {
+			return post, err
+		}
+		post.Aliases = append(post.Aliases, api.ImageAlias{Name: n})
+	}
+	var err error
+	if len(words) > 0 {
+		if post.Properties, err = pairs(words); err != nil {
+			return post, err
+		}
+	}
+	if p.expire != "" {
+		if post.ExpiresAt, err = expiry(p.expire, time.Now()); err != nil {
+			return post, usageError{fmt.Errorf("--expire: %w", err)}
+		}
+	}
+	if p.timestamp != "" {
+		if post.Timestamp, err = timestamp(p.timestamp, time.Now()); err != nil {
+			return post, usageError{fmt.Errorf("--timestamp: %w", err)}
+		}
+	}
+	return post, nil
+}
+
+// timestamp reads a time: "now", a day, RFC 3339, or seconds since 1970, as they are in
+// SOURCE_DATE_EPOCH.
+func timestamp(v string, now time.Time) (time.Time, error) {
+	if v == "now" {
+		return now.UTC(), nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if at, err := time.Parse(layout, v); err == nil {
+			return at.UTC(), nil
+		}
+	}
+	seconds, err := strconv.ParseInt(strings.TrimPrefix(v, "@"), 10, 64)
+	if err != nil || seconds < 0 || seconds > 1<<37 {
+		return time.Time{}, fmt.Errorf("%q is no time; it is now, 2030-01-31, 2030-01-31T12:00:00Z, or seconds since 1970", v)
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}
+
+// publishTo makes an image on the server of the instance and, if the image is to be on
+// another, copies it there; it stays only where it was before.
+func (a *app) publishTo(ctx context.Context, at, to place.Place, post api.ImagesPost, force bool) (fp string,
+	err error) {
+	if at.Remote == to.Remote || post.Check {
+		fp, _, err := a.publish(ctx, at, post, force)
+		return fp, err
+	}
+	aliases, public := post.Aliases, post.Public
+	post.Aliases, post.Public = nil, false
+	fp, existed, err := a.publish(ctx, at, post, force)
+	if err != nil {
+		return "", err
+	}
+	if !existed {
+		defer func() {
+			_, op, derr := at.Do(context.WithoutCancel(ctx), client.Request{Method: http.MethodDelete,
+				Path: "/1.0/images/" + fp}, nil)
+			if derr == nil {
+				_, derr = at.Wait(context.WithoutCancel(ctx), op.ID)
+			}
+			err = errors.Join(err, derr)
+		}()
+	}
+	job, err := a.planCopy(ctx, at.Remote+":"+fp, to.Remote+":", "")
+	if err != nil {
+		return "", err
+	}
+	job.aliases, job.put = aliases, api.ImagePut{Public: public}
+	return fp, job.run(ctx, auto)
 }
 
 // compare says whether an image has the fingerprint that publishing would give.
@@ -95,7 +172,9 @@ func (a *app) compare(ctx context.Context, at place.Place, fp, word string) erro
 	return nil
 }
 
-func (a *app) publish(ctx context.Context, at place.Place, post api.ImagesPost, force bool) (fp string, err error) {
+// publish has a server make an image, which may have existed.
+func (a *app) publish(ctx context.Context, at place.Place, post api.ImagesPost, force bool) (fp string,
+	existed bool, err error) {
 	post.Source = &api.ImagesPostSource{Type: "instance", Name: at.Name}
 	switch {
 	case strings.Contains(at.Name, "/"):
@@ -103,12 +182,12 @@ func (a *app) publish(ctx context.Context, at place.Place, post api.ImagesPost, 
 	case force:
 		i, err := a.instance(ctx, at.Word())
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if i.Status != "Stopped" {
 			again, err := a.stopForPublish(ctx, i)
 			if err != nil {
-				return "", err
+				return "", false, err
 			}
 			defer func() {
 				if serr := again(); err == nil {
@@ -119,10 +198,11 @@ func (a *app) publish(ctx context.Context, at place.Place, post api.ImagesPost, 
 	}
 	done, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
 	if err != nil && !strings.Contains(at.Name, "/") {
-		return "", a.suggest(ctx, at, err)
+		return "", false, a.suggest(ctx, at, err)
 	}
 	fp, _ = done.Metadata["fingerprint"].(string)
-	return fp, err
+	existed, _ = done.Metadata["existed"].(bool)
+	return fp, existed, err
 }
 
 // stopForPublish stops an instance and gives what starts it again.

@@ -29,8 +29,13 @@ type PackOptions struct {
 	ExpiresAt   time.Time         // zero: as the metadata say
 	Compression string            // one of archive.Compressions
 	Split       bool              // metadata and root filesystem in a file each
-	Timestamp   time.Time         // when the image says it was made; zero: when what it was made from was
-	Dir         string            // for temporary files
+	// When the image says it was made; zero: when the last of its files was changed, so
+	// that the same files make the same image on every day.
+	Timestamp time.Time
+	// KeepMachineID leaves machine-id(5) in the image. Without it, each of its instances
+	// makes its own at the first boot.
+	KeepMachineID bool
+	Dir           string // for temporary files
 }
 
 // encoderKey is the property that tells what an image was compressed with: the same
@@ -75,6 +80,11 @@ func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	snap, err := p.set.pool.GetSnapshot(files)
 	if err != nil {
 		return nil, errors.Join(err, drop())
+	}
+	if p.Timestamp.IsZero() {
+		if p.Timestamp, err = lastChange(ctx, snap); err != nil {
+			return nil, errors.Join(err, drop())
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	roles := []kiln.Role{kiln.Unified}
@@ -147,6 +157,25 @@ func (p packer) fill(ctx context.Context, out *archive.Packer, snap *volume.Snap
 }
 
 func (p packer) addTree(ctx context.Context, out *archive.Packer, snap *volume.Snapshot, below string) error {
+	if !p.KeepMachineID {
+		// systemd and D-Bus make one where this file is empty and that one is not there.
+		out.Empty = map[string]bool{path.Join(below, "etc/machine-id"): true}
+		out.Omit = map[string]bool{path.Join(below, "var/lib/dbus/machine-id"): true}
+	}
+	return withTree(ctx, snap, func(root *os.File) error { return out.AddTree(ctx, root, below) })
+}
+
+// lastChange tells when the last of a snapshot's files was changed.
+func lastChange(ctx context.Context, snap *volume.Snapshot) (at time.Time, err error) {
+	err = withTree(ctx, snap, func(root *os.File) error {
+		at, err = archive.Newest(ctx, root, time.Now())
+		return err
+	})
+	return at, err
+}
+
+// withTree opens the root directory of a snapshot's tree.
+func withTree(ctx context.Context, snap *volume.Snapshot, use func(root *os.File) error) error {
 	tree, err := snap.Mount(ctx, nil)
 	if err != nil {
 		return err
@@ -157,7 +186,7 @@ func (p packer) addTree(ctx context.Context, out *archive.Packer, snap *volume.S
 		return err
 	}
 	defer root.Close()
-	return out.AddTree(ctx, root, below)
+	return use(root)
 }
 
 // templateText is a file of templates/.
@@ -185,7 +214,7 @@ func (p packer) metadata(snap *volume.Snapshot, img kiln.Image) (*format.Metadat
 		return nil, nil, err
 	}
 	if m.Architecture == "" {
-		m.Architecture, m.CreationDate = img.Architecture, time.Now().Unix()
+		m.Architecture = img.Architecture
 	}
 	if p.Properties != nil {
 		m.Properties = p.Properties

@@ -32,7 +32,7 @@ var extensions = []string{
 	"snapshot_disk_usage", "container_only_migration",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
 	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history",
-	"kiln_alias_rollback",
+	"kiln_alias_rollback", "kiln_publish_machine_id",
 	"kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish",
 	"kiln_image_estimate",
 	"kiln_instance_copy",

@@ -19,7 +19,7 @@ func (s *Server) publish(r *http.Request, post api.ImagesPost, of daemon.ImportS
 		From: post.Source.Name, Check: post.Check, Again: post.MoveAliases,
 		Pack: instance.PackOptions{
 			Properties: post.Properties, Compression: post.CompressionAlgorithm, Split: post.Format == "split",
-			ExpiresAt: of.ExpiresAt, Timestamp: post.Timestamp,
+			ExpiresAt: of.ExpiresAt, Timestamp: post.Timestamp, KeepMachineID: post.KeepMachineID,
 		},
 		ImportSpec: of,
 	}
