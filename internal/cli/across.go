@@ -59,7 +59,7 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 	defer func() { // it may have ended by itself
 		_ = from.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token, nil, "")
 	}()
-	return x.run(ctx, o.mode)
+	return x.run(ctx, *o.mode)
 }
 
 // canCopy reports whether a server copies instances as kiln does. The error is

@@ -13,18 +13,20 @@ import (
 	"github.com/kiln-containers/kiln/client"
 )
 
+func aliasPath(name string) string { return client.Path("/1.0/images/aliases", name) }
+
 func (a *app) aliasCmd() *cobra.Command {
-	c := &cobra.Command{Use: "alias", Short: "Keep the names of images"}
+	c := &cobra.Command{Use: "alias", Short: "Manage image aliases"}
 	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
 	form := formatFlag(list)
 	columns := list.Flags().StringP("columns", "c", "aftd", "columns: a alias, f fingerprint, t type, d description")
 	list.RunE = func(c *cobra.Command, words []string) error {
 		cols, err := choose([]column[api.ImageAliasesEntry]{
-			{'a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }},
-			{'f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return e.Target[:12] }},
-			{'t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }},
-			{'d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }},
-		}, *columns)
+			col('a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }),
+			col('f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return short(e.Target) }),
+			col('t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }),
+			col('d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }),
+		}, *columns, nil)
 		if err != nil {
 			return err
 		}
@@ -32,15 +34,15 @@ func (a *app) aliasCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
+		return show(a, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
 			return slices.ContainsFunc(words, func(w string) bool {
 				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
 			})
 		}))
 	}
-	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Give an image a name",
+	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Create an alias for an image",
 		Args: cobra.ExactArgs(2)}
-	description := create.Flags().String("description", "", "what it is for")
+	description := create.Flags().String("description", "", "description")
 	reuse := create.Flags().Bool("reuse", false, "move an alias that exists; the image it leaves is the version before")
 	create.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
@@ -56,14 +58,18 @@ func (a *app) aliasCmd() *cobra.Command {
 		return err
 	}
 	c.AddCommand(list, create,
-		&cobra.Command{Use: "rename [<remote>:]<alias> <new name>", Short: "Rename an alias", Args: cobra.ExactArgs(2),
+		&cobra.Command{Use: "rename [<remote>:]<alias> <new-name>", Short: "Rename an alias", Args: cobra.ExactArgs(2),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
-				return at.Change(c.Context(), http.MethodPost, client.Path("/1.0/images/aliases", at.Name),
-					api.Rename{Name: args[1]}, "")
+				to, err := at.SameServer(args[1])
+				if err != nil {
+					return usageError{err}
+				}
+				err = at.Change(c.Context(), http.MethodPost, aliasPath(at.Name), api.Rename{Name: to.Name}, "")
+				return a.missing(c.Context(), at, "alias", err)
 			}},
 		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"},
 			Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1),
@@ -73,7 +79,8 @@ func (a *app) aliasCmd() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					return at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/images/aliases", at.Name), nil, "")
+					err = at.Change(c.Context(), http.MethodDelete, aliasPath(at.Name), nil, "")
+					return a.missing(c.Context(), at, "alias", err)
 				})
 			}},
 		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1),
@@ -83,10 +90,10 @@ func (a *app) aliasCmd() *cobra.Command {
 					return err
 				}
 				var e api.ImageAliasesEntry
-				if _, err := at.Get(c.Context(), client.Path("/1.0/images/aliases", at.Name), nil, &e); err != nil {
-					return err
+				if _, err := at.Get(c.Context(), aliasPath(at.Name), nil, &e); err != nil {
+					return a.missing(c.Context(), at, "alias", err)
 				}
-				return writeYAML(a.Out, e)
+				return a.yaml(e)
 			}},
 	)
 	return c

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
@@ -77,8 +76,11 @@ func Main(ctx context.Context, args []string, io Streams, deps Deps) int {
 	if errors.As(err, &code) {
 		return int(code)
 	}
+	if ctx.Err() != nil && kiln.KindOf(err) != kiln.Cancelled || errors.Is(err, context.Canceled) {
+		err = kiln.Errorf(kiln.Cancelled, "interrupted") // whatever broke by it
+	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(io.Err, "kiln: %s\n", line)
+		fmt.Fprintf(io.Err, "kiln: %s\n", printable(line))
 	}
 	return exit(err)
 }
@@ -106,89 +108,6 @@ func exit(err error) int {
 		return 9
 	}
 	return 1
-}
-
-func (a *app) root() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "kiln",
-		Short: "Get, keep, share and run system images",
-		Long: "kiln keeps images of Linux systems and runs system containers made from them.\n\nTry:\n  kiln " +
-			"image import debian.tar.zst --alias debian\n  kiln launch debian c1\n  kiln exec c1 -- bash",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Version:       a.deps.Version,
-	}
-	root.SetVersionTemplate("{{.Version}}\n")
-	f := root.PersistentFlags()
-	f.StringVar(&a.Project, "project", os.Getenv("KILN_PROJECT"), "project to use")
-	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no remarks")
-	f.BoolVar(&a.debug, "debug", false, "show what the daemon logs for debugging")
-	f.BoolP("verbose", "v", false, "show more")
-	f.BoolVar(&a.ForceLocal, "force-local", false, "use the local daemon, whatever the default remote is")
-	root.AddCommand(
-		a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(),
-		a.imageCmd(), a.createCmd("init"), a.createCmd("launch"), a.listCmd(), a.infoCmd(),
-		a.actionCmd("start", "start"), a.actionCmd("stop", "stop"), a.actionCmd("restart", "restart"),
-		a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"),
-		a.deleteCmd(), a.renameCmd(), a.moveCmd(), a.copyCmd(), a.execCmd(), a.consoleCmd(), a.snapshotCmd(), a.restoreCmd(),
-		a.rebuildCmd(), a.publishCmd(),
-		a.configCmd(), a.profileCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd(), a.remoteCmd(), a.mirrorCmd(),
-	)
-	prepare(root)
-	return root
-}
-
-// prepare makes every command answer mistakes in the same way: with the exit code
-// of usage errors, and a suggestion.
-func prepare(c *cobra.Command) {
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		hint := ""
-		if _, name, ok := strings.Cut(err.Error(), "--"); ok {
-			var names []string
-			c.Flags().VisitAll(func(f *flag) { names = append(names, f.Name) })
-			hint = kiln.DidYouMean(strings.Fields(name)[0], names)
-		}
-		return usageError{fmt.Errorf("%w%s; see: %s --help", err, hint, c.CommandPath())}
-	})
-	if c.HasSubCommands() && c.RunE == nil {
-		c.RunE = func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return c.Help()
-			}
-			var names []string
-			for _, sub := range c.Commands() {
-				names = append(append(names, sub.Name()), sub.Aliases...)
-			}
-			return usageError{fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], c.CommandPath(),
-				kiln.DidYouMean(args[0], names), c.CommandPath())}
-		}
-		c.Args = cobra.ArbitraryArgs
-	}
-	if check := c.Args; check != nil {
-		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
-			}
-			return nil
-		}
-	}
-	for _, sub := range c.Commands() {
-		prepare(sub)
-	}
-}
-
-// say tells a person what happened.
-func (a *app) say(format string, args ...any) {
-	if !a.quiet {
-		fmt.Fprintf(a.Out, format+"\n", args...)
-	}
-}
-
-// remark tells a person something that isn't an answer.
-func (a *app) remark(format string, args ...any) {
-	if !a.quiet {
-		fmt.Fprintf(a.Err, format+"\n", args...)
-	}
 }
 
 // terminal reports whether a stream is one.

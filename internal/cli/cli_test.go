@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -37,18 +34,29 @@ func TestMain_usage(t *testing.T) {
 		"imag":                   {2, `unknown command "imag" for "kiln"; did you mean "image"?`},
 		"image alias lst":        {2, `did you mean "list"?`},
 		"list --colunms n":       {2, `did you mean "columns"?`},
-		"image info":             {2, "usage: kiln image info"},
+		"image info":             {2, "missing argument: <image>; usage: kiln image info"},
 		"list -c nz":             {2, "Unknown column shorthand char 'z' in 'nz'"},
-		"image list -f xml":      {6, ""},
-		"exec c1":                {2, "usage: kiln exec"},
+		"image list -f xml":      {2, "it is table, csv, json, yaml or compact"},
+		"image list -f csv,x":    {2, "it is header or noheader"},
+		"exec c1":                {2, "missing argument: <command>; usage: kiln exec"},
 		"launch x --vm":          {1, "not virtual machines"},
 		"image info other:x":     {3, `no remote "other"`},
 		"image info loca:x":      {3, `did you mean "local"?`},
 		"config set c1 a":        {2, "not of the form key=value"},
 		"exec -t -T c1 -- true":  {2, "-t and -T"},
 		"query images":           {2, "no path of the API"},
-		"monitor -f xml":         {2, "unknown format"},
+		"monitor -f xml":         {2, "it is yaml or json"},
 		"image import http://x/": {1, "Only https"},
+		"network list":           {1, "networks are not supported"},
+		"file pull c1/x .":       {1, "kiln exec"},
+		"project list":           {1, "one project"},
+		"storage ls -f json":     {1, "one storage pool"},
+		"launch x --target n1":   {1, "no clusters"},
+		"launch x -n br0":        {1, "networks are not supported"},
+		"launch x -t t2.micro":   {1, "unknown instance type"},
+		"launch":                 {2, "missing argument: <image>"},
+		"rename c1":              {2, "missing argument: <new-name>"},
+		"remote switch a b":      {2, `unexpected argument "b"`},
 	} {
 		t.Setenv("KILN_SOCKET", "/nowhere")
 		var out, err bytes.Buffer
@@ -95,39 +103,6 @@ func TestImageFilters(t *testing.T) {
 	}
 	if imageMatches(img, "deb", true) || !imageMatches(img, "stable", true) {
 		t.Error("--exact takes parts")
-	}
-}
-
-func TestShow(t *testing.T) {
-	columns := []column[string]{{'a', "NAME", func(s string) string { return s }},
-		{'b', "LENGTH", func(s string) string { return fmt.Sprint(len(s)) }}}
-	for format, want := range map[string]string{
-		"csv":              "c2,2\nc10,3\n\"x,y\",3\n,0\n",
-		"csv,header":       "NAME,LENGTH\nc2,2\nc10,3\n\"x,y\",3\n,0\n",
-		"json":             "[\"x,y\",\"\",\"c10\",\"c2\"]\n",
-		"compact,noheader": " c2   2 \n c10  3 \n x,y  3 \n      0 \n",
-	} {
-		var b bytes.Buffer
-		err := show(&b, format, columns, []string{"x,y", "", "c10", "c2"})
-		if d := cmp.Diff(strings.ReplaceAll(want, " \n", "\n"), strings.ReplaceAll(b.String(), " \n", "\n")); d != "" ||
-			err != nil {
-			t.Errorf("%s: %s %v", format, d, err)
-		}
-	}
-	if err := show(&bytes.Buffer{}, "xml", columns, nil); exit(err) != 2 {
-		t.Error(err)
-	}
-}
-
-func TestTimesAndSizes(t *testing.T) {
-	at := time.Date(2016, 3, 30, 4, 36, 0, 0, time.UTC)
-	for got, want := range map[string]string{
-		day(at): "Mar 30, 2016 at 4:36am (UTC)", minute(at): "2016/03/30 04:36 UTC", minute(time.Time{}): "never",
-		minute(time.Unix(0, 0)): "never", size(1029713): "0.98MB",
-	} {
-		if got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
 	}
 }
 

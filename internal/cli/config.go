@@ -19,9 +19,9 @@ import (
 )
 
 func (a *app) configCmd() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Configure instances and the server"}
+	c := &cobra.Command{Use: "config", Short: "Manage the configuration of instances and servers"}
 	c.AddCommand(a.configGetCmd(), a.configSetCmd("set"), a.configSetCmd("unset"), a.configShowCmd(), a.configEditCmd(),
-		a.deviceCmd(a.instanceHolder), a.metadataCmd(), a.templateCmd(), a.trustCmd())
+		a.deviceCmd("instance", a.instanceHolder), a.metadataCmd(), a.templateCmd(), a.trustCmd())
 	return c
 }
 
@@ -119,7 +119,7 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 
 func (a *app) configShowCmd() *cobra.Command {
 	c := &cobra.Command{Use: "show [[<remote>:]<instance>]", Short: "Show a configuration as YAML",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
+		Args: cobra.MaximumNArgs(1)}
 	expanded := c.Flags().BoolP("expanded", "e", false, "with what the profiles add")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if isServer(args, 0) {
@@ -131,7 +131,7 @@ func (a *app) configShowCmd() *cobra.Command {
 			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
 				return err
 			}
-			return writeYAML(a.Out, api.ServerPut{Config: s.Config})
+			return a.yaml(api.ServerPut{Config: s.Config})
 		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
@@ -140,7 +140,7 @@ func (a *app) configShowCmd() *cobra.Command {
 		if *expanded {
 			i.Config, i.Devices = i.ExpandedConfig, i.ExpandedDevices
 		}
-		return writeYAML(a.Out, i.InstancePut)
+		return a.yaml(i.InstancePut)
 	}
 	return c
 }
@@ -150,7 +150,7 @@ const editHelp = `### This is the configuration, as YAML. Lines that begin with 
 
 func (a *app) configEditCmd() *cobra.Command {
 	return &cobra.Command{Use: "edit [[<remote>:]<instance>]", Short: "Edit a configuration, in an editor or from " +
-		"standard input", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances,
+		"standard input", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if isServer(args, 0) {
 				at, _, err := a.Server(args)
@@ -162,7 +162,8 @@ func (a *app) configEditCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return edit(a, editHelp, api.ServerPut{Config: s.Config}, tag, func(put api.ServerPut, tag string) error {
+				now := api.ServerPut{Config: s.Config}
+				return edit(a, editHelp, now, s, tag, func(put api.ServerPut, tag string) error {
 					return at.Change(c.Context(), http.MethodPut, "/1.0", put, tag)
 				})
 			}
@@ -170,14 +171,18 @@ func (a *app) configEditCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return edit(a, editHelp, i.InstancePut, i.tag, func(put api.InstancePut, tag string) error {
+			return edit(a, editHelp, i.InstancePut, i.Instance, i.tag, func(put api.InstancePut, tag string) error {
+				if put.Architecture != i.Architecture {
+					return kiln.Errorf(kiln.Invalid, "the architecture of an instance is that of its image and can't be changed; "+
+						"nothing was changed")
+				}
 				return i.at.Change(c.Context(), http.MethodPut, instancePath(i.Name), put, tag)
 			})
 		}}
 }
 
 func (a *app) metadataCmd() *cobra.Command {
-	c := &cobra.Command{Use: "metadata", Short: "Keep an instance's copy of its image's metadata"}
+	c := &cobra.Command{Use: "metadata", Short: "Manage the metadata of an instance"}
 	read := func(ctx context.Context, word string) (m api.ImageMetadata, at place.Place, tag string, err error) {
 		if at, err = a.At(word); err != nil {
 			return m, at, "", err
@@ -187,20 +192,20 @@ func (a *app) metadataCmd() *cobra.Command {
 	}
 	c.AddCommand(
 		&cobra.Command{Use: "show [<remote>:]<instance>", Short: "Show the metadata as YAML", Args: cobra.ExactArgs(1),
-			ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
+			RunE: func(c *cobra.Command, args []string) error {
 				m, _, _, err := read(c.Context(), args[0])
 				if err != nil {
 					return err
 				}
-				return writeYAML(a.Out, m)
+				return a.yaml(m)
 			}},
 		&cobra.Command{Use: "edit [<remote>:]<instance>", Short: "Edit the metadata", Args: cobra.ExactArgs(1),
-			ValidArgsFunction: a.completeInstances, RunE: func(c *cobra.Command, args []string) error {
+			RunE: func(c *cobra.Command, args []string) error {
 				m, at, tag, err := read(c.Context(), args[0])
 				if err != nil {
 					return err
 				}
-				return edit(a, editHelp, m, tag, func(m api.ImageMetadata, tag string) error {
+				return edit(a, editHelp, m, nil, tag, func(m api.ImageMetadata, tag string) error {
 					return at.Change(c.Context(), http.MethodPut, instancePath(at.Name)+"/metadata", m, tag)
 				})
 			}},
@@ -209,7 +214,7 @@ func (a *app) metadataCmd() *cobra.Command {
 }
 
 func (a *app) templateCmd() *cobra.Command {
-	c := &cobra.Command{Use: "template", Short: "Keep an instance's templates"}
+	c := &cobra.Command{Use: "template", Short: "Manage the templates of an instance"}
 	path := func(word string) (place.Place, string, error) {
 		at, err := a.At(word)
 		return at, instancePath(at.Name) + "/metadata/templates", err
@@ -245,7 +250,7 @@ func (a *app) templateCmd() *cobra.Command {
 		return string(b), err
 	}
 	list := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+		Args: cobra.ExactArgs(1)}
 	form := formatFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, p, err := path(args[0])
@@ -256,7 +261,7 @@ func (a *app) templateCmd() *cobra.Command {
 		if _, err := at.Get(c.Context(), p, nil, &names); err != nil {
 			return err
 		}
-		return show(a.Out, *form, []column[string]{{'n', "FILENAME", func(s string) string { return s }}}, names)
+		return show(a, *form, []column[string]{col('n', "FILENAME", func(s string) string { return s })}, names)
 	}
 	editText := func(ctx context.Context, args []string, now string) error {
 		if terminal(a.In) {
@@ -321,9 +326,10 @@ func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
 	}}, err
 }
 
-func (a *app) deviceCmd(find func(context.Context, string) (holder, error)) *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "Keep devices"}
+func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder, error)) *cobra.Command {
+	c := &cobra.Command{Use: "device", Short: "Manage devices"}
 	verb := func(use, short string, n cobra.PositionalArgs, f func(h holder, args []string) error) {
+		use = strings.Replace(use, "<name>", "[<remote>:]<"+noun+">", 1)
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
 			h, err := find(c.Context(), args[0])
 			if err != nil {
@@ -372,7 +378,7 @@ func (a *app) deviceCmd(find func(context.Context, string) (holder, error)) *cob
 	})
 	verb("show <name>", "Show devices as YAML", cobra.ExactArgs(1), func(h holder,
 		_ []string) error {
-		return writeYAML(a.Out, h.devices)
+		return a.yaml(h.devices)
 	})
 	verb("get <name> <device> <key>", "Show a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
 		d, err := known(h, args[0])

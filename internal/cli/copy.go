@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
+
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,9 +15,8 @@ import (
 )
 
 func (a *app) renameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new name>",
+	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new-name>",
 		Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeInstances,
 		RunE: func(c *cobra.Command, args []string) error {
 			from, err := a.At(args[0])
 			if err != nil {
@@ -48,7 +47,8 @@ func renameSnapshot(ctx context.Context, at place.Place, path, to string) error 
 type copyFlags struct {
 	only, noProfiles, ephemeral, refresh bool
 	config, devices, profiles            []string
-	pool, mode                           string
+	pool                                 string
+	mode                                 *string
 }
 
 func newCopyFlags(c *cobra.Command) *copyFlags {
@@ -62,7 +62,9 @@ func newCopyFlags(c *cobra.Command) *copyFlags {
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	f.BoolVar(&o.refresh, "refresh", false, "bring a copy up to date")
 	f.Bool("stateless", false, "without the memory, which kiln never copies")
-	f.StringVar(&o.mode, "mode", auto, "between servers: pull (the target fetches), relay (through this client) or auto")
+	o.mode = choiceFlag(c, "mode", "", auto, "between servers, pull has the target fetch it, relay goes "+
+		"through this client",
+		auto, pull, push, relay)
 	return o
 }
 
@@ -71,9 +73,6 @@ func (o *copyFlags) check() error {
 	if o.refresh {
 		return kiln.Errorf(kiln.Unsupported, "--refresh is not supported by this version of kiln; delete the copy and "+
 			"make it again, which moves only what differs from the image")
-	}
-	if !slices.Contains([]string{pull, push, relay, auto}, o.mode) {
-		return usageError{fmt.Errorf("unknown mode %q; it is pull, push, relay or auto", o.mode)}
 	}
 	return nil
 }
@@ -99,9 +98,8 @@ func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.Inst
 
 func (a *app) copyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new name>]", Aliases: []string{"cp"},
+		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]", Aliases: []string{"cp"},
 		Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2),
-		ValidArgsFunction: a.completeInstances,
 		Long: "Copy an instance with its snapshots, or make an instance of a snapshot, also from one server to another. " +
 			"One that runs goes on running. Between servers go the image, if the target hasn't it, and what was changed since.",
 	}
@@ -132,9 +130,8 @@ func (a *app) copyCmd() *cobra.Command {
 
 func (a *app) moveCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "move [<remote>:]<instance>[/<snapshot>] [<remote>:]<new name>", Aliases: []string{"mv"},
+		Use: "move [<remote>:]<instance>[/<snapshot>] [<remote>:]<new-name>", Aliases: []string{"mv"},
 		Short: "Rename an instance, or move it to another server", Args: cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeInstances,
 		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server: it is copied " +
 			"there, and then deleted here. It must be stopped.",
 	}

@@ -20,7 +20,7 @@ func (a *app) execCmd() *cobra.Command {
 		Use: "exec [<remote>:]<instance> [flags] [--] <command> [<argument>...]", Short: "Run a command in an instance",
 		Long: "Run a command in an instance. The exit code is the command's: 127 when it isn't found, 126 when it can't " +
 			"be run, 128 plus the signal that ended it.",
-		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completeInstances,
+		Args: cobra.MinimumNArgs(2),
 	}
 	f := c.Flags()
 	f.SetInterspersed(true)
@@ -28,7 +28,8 @@ func (a *app) execCmd() *cobra.Command {
 	user := f.Uint32("user", 0, "user id to run as")
 	group := f.Uint32("group", 0, "group id to run as")
 	cwd := f.String("cwd", "", "directory to run in")
-	mode := f.String("mode", "auto", "auto, interactive or non-interactive")
+	mode := choiceFlag(c, "mode", "", "auto", "whether the command gets a terminal", "auto", "interactive",
+		"non-interactive")
 	noStdin := f.BoolP("disable-stdin", "n", false, "give the command no input")
 	yes := f.BoolP("force-interactive", "t", false, "give the command a terminal")
 	no := f.BoolP("force-noninteractive", "T", false, "give the command no terminal")
@@ -49,8 +50,6 @@ func (a *app) execCmd() *cobra.Command {
 			tty = true
 		case *no || *mode == "non-interactive":
 			tty = false
-		case *mode != "auto":
-			return usageError{fmt.Errorf("unknown mode %q; it is auto, interactive or non-interactive", *mode)}
 		}
 		post := api.InstanceExecPost{Command: args[1:], Environment: variables, User: *user, Group: *group, Cwd: *cwd,
 			Interactive: tty}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -18,7 +19,7 @@ import (
 )
 
 func (a *app) imageCmd() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Keep images"}
+	c := &cobra.Command{Use: "image", Short: "Manage images"}
 	c.AddCommand(
 		a.imageListCmd(), a.imageInfoCmd(), a.imageShowCmd(), a.imageEditCmd(), a.imageImportCmd(), a.imageExportCmd(),
 		a.imageDeleteCmd(),
@@ -87,24 +88,38 @@ func shortAlias(img api.Image) string {
 
 func imageColumns() []column[api.Image] {
 	return []column[api.Image]{
-		{'l', "ALIAS", shortAlias},
-		{'L', "ALIASES", func(i api.Image) string {
+		col('l', "ALIAS", shortAlias),
+		colList('L', "ALIASES", func(i api.Image) []string {
 			var names []string
 			for _, a := range i.Aliases {
 				names = append(names, a.Name)
 			}
-			return strings.Join(names, "\n")
-		}},
-		{'f', "FINGERPRINT", func(i api.Image) string { return i.Fingerprint[:12] }},
-		{'F', "FINGERPRINT", func(i api.Image) string { return i.Fingerprint }},
-		{'p', "PUBLIC", func(i api.Image) string { return yesNo(i.Public) }},
-		{'d', "DESCRIPTION", func(i api.Image) string { return i.Properties["description"] }},
-		{'a', "ARCHITECTURE", func(i api.Image) string { return i.Architecture }},
-		{'t', "TYPE", func(i api.Image) string { return strings.ToUpper(i.Type) }},
-		{'s', "SIZE", func(i api.Image) string { return size(i.Size) }},
-		{'u', "UPLOAD DATE", func(i api.Image) string { return day(i.UploadedAt) }},
-		{'e', "PROJECT", func(i api.Image) string { return i.Project }},
+			return names
+		}),
+		col('f', "FINGERPRINT", func(i api.Image) string { return short(i.Fingerprint) }),
+		col('F', "FINGERPRINT", func(i api.Image) string { return i.Fingerprint }),
+		col('p', "PUBLIC", func(i api.Image) string { return yesNo(i.Public) }),
+		col('d', "DESCRIPTION", func(i api.Image) string { return i.Properties["description"] }),
+		col('a', "ARCHITECTURE", func(i api.Image) string { return i.Architecture }),
+		col('t', "TYPE", func(i api.Image) string { return strings.ToUpper(i.Type) }),
+		col('s', "SIZE", func(i api.Image) string { return size(i.Size) }),
+		col('u', "UPLOAD DATE", func(i api.Image) string { return day(i.UploadedAt) }),
+		col('e', "PROJECT", func(i api.Image) string { return i.Project }),
+		col('A', "AUTO UPDATE", func(i api.Image) string { return yesNo(i.AutoUpdate) }),
+		col('c', "CACHED", func(i api.Image) string { return yesNo(i.Cached) }),
+		col('U', "LAST USED", func(i api.Image) string { return minute(i.LastUsedAt) }),
+		col('C', "CREATED", func(i api.Image) string { return minute(i.CreatedAt) }),
+		col('x', "EXPIRES", func(i api.Image) string { return minute(i.ExpiresAt) }),
+		col('k', "KEPT", func(i api.Image) string { return i.Kept }),
 	}
+}
+
+// imageProperty is a column with a property of images.
+func imageProperty(kind, key string) func(api.Image) string {
+	if kind == "config" || kind == "devices" {
+		return nil
+	}
+	return func(i api.Image) string { return i.Properties[strings.TrimPrefix(key, "properties.")] }
 }
 
 func (a *app) imageListCmd() *cobra.Command {
@@ -116,11 +131,12 @@ func (a *app) imageListCmd() *cobra.Command {
 			"or a field (architecture, type, public, cached). All must fit.",
 	}
 	columns := c.Flags().StringP("columns", "c", "lfpdatsu", "columns: l alias, L aliases, f/F fingerprint, p public, "+
-		"d description, a architecture, t type, s size, u upload date, e project")
+		"d description, a architecture, t type, s size, u upload date, e project, A auto-update, c cached, U last used, "+
+		"C created, x expires, k why it is kept; user.KEY or properties:KEY[:TITLE[:WIDTH]] a property")
 	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
-		cols, err := choose(imageColumns(), *columns)
+		cols, err := choose(imageColumns(), *columns, imageProperty)
 		if err != nil {
 			return err
 		}
@@ -128,7 +144,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a.Out, *form, cols, slices.DeleteFunc(all, func(i api.Image) bool {
+		return show(a, *form, cols, slices.DeleteFunc(all, func(i api.Image) bool {
 			return slices.ContainsFunc(words, func(w string) bool { return !imageMatches(i, w, *exact) })
 		}))
 	}
@@ -209,60 +225,70 @@ func keyFits(key, short string) bool {
 }
 
 func (a *app) imageInfoCmd() *cobra.Command {
-	return &cobra.Command{Use: "info [<remote>:]<image>", Short: "Tell what is known of an image",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			i, err := a.anyImage(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			p := func(format string, args ...any) { fmt.Fprintf(a.Out, format+"\n", args...) }
-			p("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:", i.Fingerprint, size(i.Size),
-				i.Architecture, i.Type, yesNo(i.Public))
-			if i.CreatedAt.Unix() > 0 {
-				p("    Created: %s", minute(i.CreatedAt))
-			}
-			p("    Uploaded: %s\n    Expires: %s\n    Last used: %s\nProperties:", minute(i.UploadedAt), minute(i.ExpiresAt),
-				minute(i.LastUsedAt))
-			for _, k := range slices.Sorted(maps.Keys(i.Properties)) {
-				p("    %s: %s", k, i.Properties[k])
-			}
-			p("Aliases:")
-			for _, al := range i.Aliases {
-				if al.Description != "" {
-					p("    - %s (%s)", al.Name, al.Description)
-				} else {
-					p("    - %s", al.Name)
-				}
-			}
-			p("Cached: %s\nAuto update: %s", yesNo(i.Cached), map[bool]string{true: "enabled", false: "disabled"}[i.AutoUpdate])
-			if s := i.UpdateSource; s != nil {
-				p("Source:\n    Server: %s\n    Protocol: %s\n    Alias: %s", s.Server, s.Protocol, s.Alias)
-			}
-			if i.Kept != "" {
-				p("Kept: %s", i.Kept)
-			}
-			if len(i.Profiles) == 0 {
-				p("Profiles: []")
-				return nil
-			}
-			p("Profiles:")
-			for _, n := range i.Profiles {
-				p("    - %s", n)
-			}
-			return nil
-		}}
+	c := &cobra.Command{Use: "info [<remote>:]<image>", Short: "Show details of an image",
+		Args: cobra.ExactArgs(1)}
+	form := objectFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		i, err := a.anyImage(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if done, err := a.object(*form, i.Image); done {
+			return err
+		}
+		a.printImage(i.Image)
+		return nil
+	}
+	return c
+}
+
+// printImage shows an image as people read it.
+func (a *app) printImage(i api.Image) {
+	a.print("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:", i.Fingerprint, size(i.Size),
+		i.Architecture, i.Type, yesNo(i.Public))
+	if i.CreatedAt.Unix() > 0 {
+		a.print("    Created: %s", minute(i.CreatedAt))
+	}
+	a.print("    Uploaded: %s\n    Expires: %s\n    Last used: %s\nProperties:", minute(i.UploadedAt), minute(i.ExpiresAt),
+		minute(i.LastUsedAt))
+	for _, k := range slices.Sorted(maps.Keys(i.Properties)) {
+		a.print("    %s: %s", k, i.Properties[k])
+	}
+	a.print("Aliases:")
+	for _, al := range i.Aliases {
+		if al.Description != "" {
+			a.print("    - %s (%s)", al.Name, al.Description)
+		} else {
+			a.print("    - %s", al.Name)
+		}
+	}
+	a.print("Cached: %s\nAuto update: %s", yesNo(i.Cached),
+		map[bool]string{true: "enabled", false: "disabled"}[i.AutoUpdate])
+	if s := i.UpdateSource; s != nil {
+		a.print("Source:\n    Server: %s\n    Protocol: %s\n    Alias: %s", s.Server, s.Protocol, s.Alias)
+	}
+	if i.Kept != "" {
+		a.print("Kept: %s", i.Kept)
+	}
+	if len(i.Profiles) == 0 {
+		a.print("Profiles: []")
+		return
+	}
+	a.print("Profiles:")
+	for _, n := range i.Profiles {
+		a.print("    - %s", n)
+	}
 }
 
 func (a *app) imageShowCmd() *cobra.Command {
-	return &cobra.Command{Use: "show [<remote>:]<image>", Short: "Show what can be edited of an image, as YAML",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+	return &cobra.Command{Use: "show [<remote>:]<image>", Short: "Show the editable properties of an image as YAML",
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.anyImage(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return writeYAML(a.Out, i.ImagePut)
+			return a.yaml(i.ImagePut)
 		}}
 }
 
@@ -270,7 +296,7 @@ const imageHelp = `### This is what can be changed of an image, as YAML.
 ### Lines that begin with # are left out.
 ###
 ### properties are your own; an empty value removes one.
-### public makes the image visible to everybody who can reach the server.
+### public makes the image make the image public: untrusted clients may use it.
 `
 
 // imageYAML is what people write: also the old name of auto_update.
@@ -281,13 +307,13 @@ type imageYAML struct {
 
 func (a *app) imageEditCmd() *cobra.Command {
 	return &cobra.Command{Use: "edit [<remote>:]<image>", Short: "Edit an image's properties and flags, in an editor " +
-		"or from standard input", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeImages,
+		"or from standard input", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.image(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return edit(a, imageHelp, i.ImagePut, i.tag, func(y imageYAML, tag string) error {
+			return edit(a, imageHelp, imageYAML{ImagePut: i.ImagePut}, i.Image, i.tag, func(y imageYAML, tag string) error {
 				if y.Old != nil {
 					y.AutoUpdate = *y.Old
 				}
@@ -298,7 +324,7 @@ func (a *app) imageEditCmd() *cobra.Command {
 
 func (a *app) imageDeleteCmd() *cobra.Command {
 	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images",
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeImages,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
 				i, err := a.image(c.Context(), word)
@@ -311,7 +337,7 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 				isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
 				if !isAlias && len(name) < enough {
 					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias",
-						name, i.Fingerprint[:12], enough)
+						name, short(i.Fingerprint), enough)
 				}
 				return i.at.Change(c.Context(), http.MethodDelete, imagePath(i.Image), nil, "")
 			})
@@ -324,7 +350,7 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 		use, n = use+" <value>", 3
 	}
 	return &cobra.Command{Use: verb + use, Short: strings.ToUpper(verb[:1]) + strings.ReplaceAll(verb[1:], "-",
-		" a ") + " of an image", Args: cobra.ExactArgs(n), ValidArgsFunction: a.completeImages,
+		" a ") + " of an image", Args: cobra.ExactArgs(n),
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := a.image(c.Context(), args[0])
 			if err != nil {
@@ -348,39 +374,61 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 		}}
 }
 
+// A verdict is what comes out of verifying an image.
+type verdict struct {
+	Fingerprint string `json:"fingerprint" yaml:"fingerprint"`
+	Result      string `json:"result" yaml:"result"` // "good", or what is wrong
+}
+
 func (a *app) imageVerifyCmd() *cobra.Command {
-	return &cobra.Command{Use: "verify [[<remote>:]<image>...]",
-		Short: "Read images again and compare their hashes; all of them by default", ValidArgsFunction: a.completeImages,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				at, _, err := a.Server(nil)
-				if err != nil {
-					return err
-				}
-				all, err := client.List[api.Image](c.Context(), at.Client, "/1.0/images", 1)
-				if err != nil {
-					return err
-				}
-				for _, i := range all {
-					args = append(args, i.Fingerprint)
-				}
+	c := &cobra.Command{Use: "verify [[<remote>:]<image>...]",
+		Short: "Check that images are undamaged, by reading them whole; all images by default"}
+	form := objectFlag(c)
+	addListFormats(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 || len(args) == 1 && place.IsServer(args[0]) {
+			at, _, err := a.Server(args)
+			if err != nil {
+				return err
 			}
-			return each(args, func(word string) error {
-				i, err := a.image(c.Context(), word)
-				if err != nil {
-					return err
-				}
-				if err := i.at.Change(c.Context(), http.MethodPost, imagePath(i.Image)+"/verify", struct{}{}, ""); err != nil {
-					return err
-				}
+			all, err := client.List[api.Image](c.Context(), at.Client, "/1.0/images", 1)
+			if err != nil {
+				return err
+			}
+			args = nil
+			for _, i := range all {
+				args = append(args, at.At(i.Fingerprint).Word())
+			}
+		}
+		var all []verdict
+		err := each(args, func(word string) error {
+			i, err := a.image(c.Context(), word)
+			if err != nil {
+				return err
+			}
+			err = i.at.Change(c.Context(), http.MethodPost, imagePath(i.Image)+"/verify", struct{}{}, "")
+			v := verdict{i.Fingerprint, "good"}
+			if err != nil {
+				v.Result = err.Error()
+			} else if *form == "text" {
 				a.say("%s: good", i.Fingerprint)
-				return nil
-			})
-		}}
+			}
+			all = append(all, v)
+			return err
+		})
+		if *form == "text" {
+			return err
+		}
+		return errors.Join(err, show(a, *form, []column[verdict]{
+			col('f', "FINGERPRINT", func(v verdict) string { return v.Fingerprint }),
+			col('r', "RESULT", func(v verdict) string { return v.Result }),
+		}, all))
+	}
+	return c
 }
 
 func (a *app) imageDfCmd() *cobra.Command {
-	c := &cobra.Command{Use: "df [<remote>:]", Short: "Tell what images cost, in bytes", Args: cobra.MaximumNArgs(1)}
+	c := &cobra.Command{Use: "df [<remote>:]", Short: "Show how much disk space images use", Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
@@ -392,30 +440,35 @@ func (a *app) imageDfCmd() *cobra.Command {
 			return err
 		}
 		b := func(get func(api.ImageUsage) int64) func(api.ImageUsage) string {
-			return func(i api.ImageUsage) string { return fmt.Sprint(get(i)) }
+			return func(i api.ImageUsage) string {
+				if strings.HasPrefix(*form, "csv") {
+					return fmt.Sprint(get(i))
+				}
+				return size(get(i))
+			}
 		}
 		columns := []column[api.ImageUsage]{
-			{'l', "IMAGE", func(i api.ImageUsage) string {
+			col('l', "IMAGE", func(i api.ImageUsage) string {
 				if len(i.Aliases) > 0 {
 					return i.Aliases[0]
 				}
-				return i.Fingerprint[:12]
-			}},
-			{'s', "STORED", b(func(i api.ImageUsage) int64 { return i.Stored })},
-			{'h', "SHARED", b(func(i api.ImageUsage) int64 { return i.Shared })},
-			{'t', "TREE", b(func(i api.ImageUsage) int64 { return i.Tree })},
-			{'c', "TREE SHARED", b(func(i api.ImageUsage) int64 { return i.TreeShared })},
-			{'k', "TREE KIND", func(i api.ImageUsage) string { return i.TreeKind }},
-			{'u', "USED BY", func(i api.ImageUsage) string { return strings.Join(i.UsedBy, "\n") }},
+				return short(i.Fingerprint)
+			}),
+			col('s', "STORED", b(func(i api.ImageUsage) int64 { return i.Stored })),
+			col('h', "SHARED", b(func(i api.ImageUsage) int64 { return i.Shared })),
+			col('t', "TREE", b(func(i api.ImageUsage) int64 { return i.Tree })),
+			col('c', "TREE SHARED", b(func(i api.ImageUsage) int64 { return i.TreeShared })),
+			col('k', "TREE KIND", func(i api.ImageUsage) string { return i.TreeKind }),
+			colList('u', "USED BY", func(i api.ImageUsage) []string { return i.UsedBy }),
 		}
 		if strings.HasPrefix(*form, "json") || strings.HasPrefix(*form, "yaml") {
-			return show(a.Out, *form, nil, []api.ImageStoreUsage{u})
+			return show(a, *form, nil, []api.ImageStoreUsage{u})
 		}
-		if err := show(a.Out, *form, columns, u.Images); err != nil {
+		if err := show(a, *form, columns, u.Images); err != nil {
 			return err
 		}
-		a.say("stored %s, saved by sharing %s, trees of images %s, free %s",
-			kiln.FormatSize(u.Stored), kiln.FormatSize(u.Shared), kiln.FormatSize(u.Trees), kiln.FormatSize(u.Free))
+		a.remark("stored %s, saved by sharing %s, unpacked %s, free %s", size(u.Stored), size(u.Shared), size(u.Trees),
+			size(u.Free))
 		return nil
 	}
 	return c

@@ -41,27 +41,24 @@ const (
 func (a *app) imageCopyCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"}, Short: "Copy an image to another server",
-		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
+		Args: cobra.ExactArgs(2),
 		Long: "Copy an image to another server. With --mode pull the target fetches it, with push the source sends it, " +
 			"with relay it goes through this client; auto tries them in this order.",
 	}
 	f := c.Flags()
-	aliases := f.StringArray("alias", nil, "name for the copy (repeatable); taken away from another image that has it")
-	copyAliases := f.Bool("copy-aliases", false, "also the names that the image has")
-	autoUpdate := f.Bool("auto-update", false, "keep the copy up to date with where it came from")
-	public := f.Bool("public", false, "visible to everybody who can reach the target")
-	mode := f.String("mode", auto, "pull, push, relay or auto")
+	aliases := f.StringArray("alias", nil, "alias of the copy (repeatable); moved from the image that has it")
+	copyAliases := f.Bool("copy-aliases", false, "also copy the aliases of the image")
+	autoUpdate := f.Bool("auto-update", false, "update the copy when the source has a newer version")
+	public := f.Bool("public", false, "make the copy public: untrusted clients may use it")
+	mode := choiceFlag(c, "mode", "", auto, "how the image travels", auto, pull, push, relay)
 	project := f.String("target-project", "", "project on the target")
 	reuse := f.Bool("reuse", false, "delete images that lose their last alias to the copy")
 	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
-	dry := f.Bool("dry-run", false, "only tell how many bytes would move, and where the rest comes from")
+	dry := f.Bool("dry-run", false, "only show how much would be transferred")
 	vm := f.Bool("vm", false, "a virtual machine")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *vm {
 			return kiln.Errorf(kiln.Unsupported, "kiln keeps images of system containers, not of virtual machines")
-		}
-		if !slices.Contains([]string{pull, push, relay, auto}, *mode) {
-			return usageError{fmt.Errorf("unknown mode %q; it is pull, push, relay or auto", *mode)}
 		}
 		if !strings.HasSuffix(args[1], ":") {
 			return usageError{fmt.Errorf("say which server to copy to, as in %q", args[1]+":")}
@@ -234,7 +231,7 @@ func (c *copying) estimate(ctx context.Context, mode string) error {
 		return err
 	}
 	if e.Here {
-		c.app.say("%s: nothing; it is there", e.Fingerprint[:12])
+		c.app.say("%s: nothing; it is there", short(e.Fingerprint))
 		return nil
 	}
 	var sum int64
@@ -242,7 +239,7 @@ func (c *copying) estimate(ctx context.Context, mode string) error {
 		c.app.say("%s: %s of %s, %s", f.Role, kiln.FormatSize(f.Moves), kiln.FormatSize(f.Size), f.How)
 		sum += max(f.Moves, 0)
 	}
-	c.app.say("%s: %s of %s would move", e.Fingerprint[:12], kiln.FormatSize(sum), kiln.FormatSize(e.Size))
+	c.app.say("%s: %s of %s would move", short(e.Fingerprint), kiln.FormatSize(sum), kiln.FormatSize(e.Size))
 	return nil
 }
 
@@ -259,7 +256,7 @@ func (c *copying) nameIt(ctx context.Context, names []api.ImageAlias, fingerprin
 		entry := api.ImageAliasesEntry{Name: n.Name, Description: n.Description, Target: fingerprint}
 		err := c.to.Change(ctx, http.MethodPost, "/1.0/images/aliases", entry, "")
 		if errors.Is(err, kiln.Conflict) {
-			if err := c.to.Change(ctx, http.MethodDelete, client.Path("/1.0/images/aliases", n.Name), nil, ""); err != nil {
+			if err := c.to.Change(ctx, http.MethodDelete, aliasPath(n.Name), nil, ""); err != nil {
 				return err
 			}
 			err = c.to.Change(ctx, http.MethodPost, "/1.0/images/aliases", entry, "")

@@ -22,16 +22,16 @@ import (
 
 func (a *app) imageImportCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "import <file>|<directory> [<second file>] [<remote>:] [<key>=<value>...]",
-		Short: "Put an image into the store",
-		Long: "Put an image into the store: one tarball or squashfs with everything, two files (metadata and root " +
+		Use:   "import <file>|<directory> [<rootfs>] [<remote>:] [<key>=<value>...]",
+		Short: "Import an image",
+		Long: "Import an image: one tarball or squashfs with everything, two files (metadata and root " +
 			"filesystem, in either order), a directory, " +
-			"or just a root filesystem, whose metadata is made up then. What a file is is found out from its content.",
+			"or just a root filesystem, whose metadata is then generated. Formats are detected by content.",
 		Args: cobra.MinimumNArgs(1),
 	}
-	aliases := c.Flags().StringArray("alias", nil, "name for the image (repeatable); taken away from another image "+
-		"that has it")
-	public := c.Flags().Bool("public", false, "visible to everybody who can reach the server")
+	aliases := c.Flags().StringArray("alias", nil, "alias of the image (repeatable); moved from the image that "+
+		"has it")
+	public := c.Flags().Bool("public", false, "make the image public: untrusted clients may use it")
 	reuse := c.Flags().Bool("reuse", false, "delete images that lose their last alias to this one")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		img := kiln.Image{Public: *public, Properties: map[string]string{}}
@@ -121,8 +121,8 @@ func (w *wrapped) Read(b []byte) (int, error) { return w.now.Read(b) }
 func (a *app) imageExportCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
-		Short: "Write an image's files as they came",
-		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
+		Short: "Export the files of an image",
+		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			src, i, err := a.FindImage(c.Context(), args[0])
 			if err != nil {
@@ -213,7 +213,7 @@ func exportName(target string, f kiln.File) string {
 }
 
 func (a *app) imageHashCmd() *cobra.Command {
-	return &cobra.Command{Use: "hash <file> [<second file>]", Short: "Tell the fingerprint that files have as an image",
+	return &cobra.Command{Use: "hash <file> [<rootfs>]", Short: "Compute the fingerprint of image files",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			fp, err := format.Hash(c.Context(), args...)

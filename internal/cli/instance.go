@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"path"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,79 +21,156 @@ import (
 
 // createCmd is init, and launch, which starts what it made.
 func (a *app) createCmd(verb string) *cobra.Command {
-	short := map[string]string{"init": "Make an instance from an image",
-		"launch": "Make an instance from an image and start it"}[verb]
+	short := map[string]string{"init": "Create an instance from an image",
+		"launch": "Create an instance from an image and start it"}[verb]
 	c := &cobra.Command{
 		Use: verb + " [<remote>:]<image> [<name>]", Short: short, Args: cobra.RangeArgs(0, 2),
-		ValidArgsFunction: a.completeImages,
-		Long:              short + ". A configuration in YAML can come on standard input.",
+		Long: short + ". A configuration in YAML can come on standard input.",
 	}
 	if verb == "init" {
 		c.Aliases = []string{"create"}
 	}
-	f := c.Flags()
-	config := f.StringArrayP("config", "c", nil, "configuration key=value (repeatable)")
-	devices := f.StringArrayP("device", "d", nil, "device name,key=value[,key=value...] (repeatable)")
-	profiles := f.StringArrayP("profile", "p", nil, "profile (repeatable)")
-	noProfiles := f.Bool("no-profiles", false, "without any profile")
-	ephemeral := f.BoolP("ephemeral", "e", false, "delete the instance when it stops")
-	empty := f.Bool("empty", false, "without an image")
-	description := f.String("description", "", "what it is for")
-	network := f.StringP("network", "n", "", "network to connect to")
-	pool := f.StringP("storage", "s", "", "storage pool")
-	typ := f.StringP("type", "t", "", "type of instance")
-	f.String("target", "", "member of a cluster")
-	vm := f.Bool("vm", false, "a virtual machine")
-	offline := f.Bool("offline", false, "make do with the images that are here; ask no server")
+	o := newCreateFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *empty {
+		if o.empty {
 			args = append([]string{""}, args...)
 		}
 		if len(args) == 0 {
-			return usageError{fmt.Errorf("say which image to use; usage: %s", c.UseLine())}
+			return usageError{fmt.Errorf("missing argument: <image>; usage: %s", c.UseLine())}
 		}
-		if *vm {
-			return kiln.Errorf(kiln.Unsupported, "kiln runs system containers, not virtual machines")
+		if len(args) > 2 {
+			return usageError{fmt.Errorf("with --empty there is no image; usage: %s", c.UseLine())}
 		}
-		if *network != "" {
-			return kiln.Errorf(kiln.Unsupported, "networks are not supported by this version of kiln")
-		}
-		var post api.InstancesPost
-		if !terminal(a.In) {
-			b, err := io.ReadAll(a.In)
-			if err != nil {
-				return err
-			}
-			if post.InstancePut, err = parseYAML[api.InstancePut](b); err != nil {
-				return err
-			}
-		}
-		if err := describe(&post.InstancePut, *config, *devices, *pool); err != nil {
+		post, err := o.request(a)
+		if err != nil {
 			return err
 		}
-		switch {
-		case *noProfiles:
-			post.Profiles = []string{}
-		case len(*profiles) > 0:
-			post.Profiles = *profiles
-		}
-		post.Ephemeral = post.Ephemeral || *ephemeral
-		post.Description, post.Type = *description, *typ
 		at, err := a.At(strings.Join(args[1:], ""))
 		if err != nil {
 			return err
 		}
 		post.Name = at.Name
-		if post.Source, err = a.InstanceSource(c.Context(), args[0], at, *offline); err != nil {
-			return err
-		}
-		if *empty {
+		if o.empty {
 			post.Source = api.InstanceSource{Type: "none"}
+		} else if post.Source, err = a.InstanceSource(c.Context(), args[0], at, o.offline); err != nil {
+			return err
 		}
 		post.Start = verb == "launch"
 		return a.create(c.Context(), at, post)
 	}
 	return c
+}
+
+// createFlags are what can be said of a new instance.
+type createFlags struct {
+	config, devices, profiles             []string
+	noProfiles, ephemeral, empty, offline bool
+	description, pool, typ                string
+	refused                               map[string]*string // by name: what kiln hasn't got
+	vm                                    bool
+}
+
+func newCreateFlags(c *cobra.Command) *createFlags {
+	o, f := &createFlags{refused: map[string]*string{}}, c.Flags()
+	f.StringArrayVarP(&o.config, "config", "c", nil, "configuration key=value (repeatable)")
+	f.StringArrayVarP(&o.devices, "device", "d", nil, "device name,key=value[,key=value...] (repeatable)")
+	f.StringArrayVarP(&o.profiles, "profile", "p", nil, "profile to apply (repeatable)")
+	f.BoolVar(&o.noProfiles, "no-profiles", false, "apply no profile")
+	f.BoolVarP(&o.ephemeral, "ephemeral", "e", false, "delete the instance when it stops")
+	f.BoolVar(&o.empty, "empty", false, "create an instance without an image")
+	f.StringVar(&o.description, "description", "", "description of the instance")
+	f.StringVarP(&o.typ, "type", "t", "", "limits by an instance type of the form c<CPUs>-m<GiB>, such as c2-m4")
+	f.BoolVar(&o.offline, "offline", false, "use local images only; contact no server")
+	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
+	o.refused["network"] = f.StringP("network", "n", "", "")
+	o.refused["target"] = f.String("target", "", "")
+	f.BoolVar(&o.vm, "vm", false, "")
+	for _, name := range []string{"network", "target", "vm", "storage"} { // lxc has them
+		_ = f.MarkHidden(name)
+	}
+	return o
+}
+
+// instanceYAML is what people write of a new instance.
+type instanceYAML struct {
+	api.InstancePut `yaml:",inline"`
+	Type            string `yaml:"type,omitempty"`
+}
+
+// request is what the server is told of a new instance: a configuration on standard
+// input, and over it the flags.
+func (o *createFlags) request(a *app) (post api.InstancesPost, err error) {
+	switch {
+	case o.vm || o.typ == "virtual-machine":
+		return post, kiln.Errorf(kiln.Unsupported, "kiln runs system containers, not virtual machines")
+	case *o.refused["network"] != "":
+		return post, kiln.Errorf(kiln.Unsupported, "networks are not supported by this version of kiln; leave --network out")
+	case *o.refused["target"] != "":
+		return post, kiln.Errorf(kiln.Unsupported, "kiln has no clusters; name the server before the instance, as in "+
+			"<remote>:<instance>, and leave --target out")
+	}
+	if !terminal(a.In) {
+		b, err := readYAML(a.In)
+		if err != nil {
+			return post, err
+		}
+		y, err := parseNew[instanceYAML](b)
+		if err != nil {
+			return post, err
+		}
+		if y.Type != "" && y.Type != "container" {
+			return post, kiln.Errorf(kiln.Unsupported, "type %q: kiln runs system containers and nothing else", y.Type)
+		}
+		post.InstancePut = y.InstancePut
+	}
+	if err := describe(&post.InstancePut, o.config, o.devices, o.pool); err != nil {
+		return post, err
+	}
+	if o.typ != "" && o.typ != "container" {
+		limits, err := typeLimits(o.typ)
+		if err != nil {
+			return post, err
+		}
+		for k, v := range limits {
+			if _, said := post.Config[k]; !said {
+				post.Config[k] = v
+			}
+		}
+	}
+	switch {
+	case o.noProfiles:
+		post.Profiles = []string{}
+	case len(o.profiles) > 0:
+		post.Profiles = o.profiles
+	}
+	post.Ephemeral = post.Ephemeral || o.ephemeral
+	post.Description = orElse(o.description, post.Description)
+	return post, nil
+}
+
+var instanceType = regexp.MustCompile(`^c([1-9][0-9]{0,3})(?:-m([0-9]{1,4}(?:\.[0-9]{1,2})?))?$|^m([0-9]{1,4}(?:\.[0-9]{1,2})?)$`)
+
+// typeLimits gives the limits of an instance type in the form that names them:
+// "c2-m4" is two CPUs and 4 GiB. Types of clouds aren't known. The error is
+// Unsupported.
+func typeLimits(typ string) (map[string]string, error) {
+	m := instanceType.FindStringSubmatch(typ)
+	if m == nil {
+		return nil, kiln.Errorf(kiln.Unsupported, "unknown instance type %q; it is c<CPUs>-m<GiB>, such as c2-m4; or give "+
+			"the limits themselves: -c limits.cpu=2 -c limits.memory=4GiB", typ)
+	}
+	limits := map[string]string{}
+	if m[1] != "" {
+		limits["limits.cpu"] = m[1]
+	}
+	if memory := m[2] + m[3]; memory != "" {
+		gib, err := strconv.ParseFloat(memory, 64)
+		if err != nil {
+			return nil, err
+		}
+		limits["limits.memory"] = fmt.Sprintf("%dMiB", int64(gib*1024))
+	}
+	return limits, nil
 }
 
 // describe lays flags over a configuration.
@@ -170,25 +249,10 @@ func (i heldInstance) save(ctx context.Context) error {
 	return i.at.Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, i.tag)
 }
 
-// suggest adds the name that was probably meant to an error about an instance that
-// isn't there. An error about something else stays what it is.
+// suggest is missing for instances.
 func (a *app) suggest(ctx context.Context, at place.Place, err error) error {
-	if err == nil || kiln.KindOf(err) != kiln.NotFound {
-		return err
-	}
-	all, lerr := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
-	if lerr != nil {
-		return err
-	}
-	name, _, _ := at.Snapshot()
-	var names []string
-	for _, i := range all {
-		names = append(names, i.Name)
-	}
-	if slices.Contains(names, name) {
-		return err
-	}
-	return place.Missing("instance", name, names)
+	at.Name, _, _ = at.Snapshot()
+	return a.missing(ctx, at, "instance", err)
 }
 
 func (a *app) listCmd() *cobra.Command {
@@ -199,10 +263,11 @@ func (a *app) listCmd() *cobra.Command {
 	}
 	letters := c.Flags().StringP("columns", "c", "ns46tS", "columns: n name, s state, 4 IPv4, 6 IPv6, t type, S "+
 		"snapshots, L location, a architecture, b pool, c created, o newer image, d description, D disk usage, e project, "+
-		"f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage")
+		"f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage; KEY, config:KEY or "+
+		"devices:DEVICE.KEY[:TITLE[:WIDTH]] a configuration key")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
-		columns, err := choose(instanceColumns(), *letters)
+		columns, err := choose(instanceColumns(), *letters, instanceKey)
 		if err != nil {
 			return err
 		}
@@ -214,18 +279,30 @@ func (a *app) listCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if strings.ContainsRune(*letters, 'o') {
+		if slices.ContainsFunc(columns, func(c column[api.InstanceFull]) bool { return c.letter == 'o' }) {
 			newer, err := newerImages(c.Context(), at.Client)
 			if err != nil {
 				return err
 			}
 			columns = withNewer(columns, newer)
 		}
-		return show(a.Out, *form, columns, slices.DeleteFunc(all, func(i api.InstanceFull) bool {
+		return show(a, *form, columns, slices.DeleteFunc(all, func(i api.InstanceFull) bool {
 			return slices.ContainsFunc(words, func(w string) bool { return !instanceMatches(i, w) })
 		}))
 	}
 	return c
+}
+
+// instanceKey is a column with a key of the configuration or of a device.
+func instanceKey(kind, key string) func(api.InstanceFull) string {
+	switch kind {
+	case "properties":
+		return nil
+	case "devices":
+		device, key, _ := strings.Cut(key, ".")
+		return func(i api.InstanceFull) string { return i.ExpandedDevices[device][key] }
+	}
+	return func(i api.InstanceFull) string { return i.ExpandedConfig[key] }
 }
 
 func instanceMatches(i api.InstanceFull, word string) bool {
@@ -253,8 +330,8 @@ func instanceMatches(i api.InstanceFull, word string) bool {
 
 func instanceColumns() []column[api.InstanceFull] {
 	type full = api.InstanceFull
-	addresses := func(family string) func(full) string {
-		return func(i full) string {
+	addresses := func(family string) func(full) []string {
+		return func(i full) []string {
 			var list []string
 			for name, n := range i.State.Network {
 				for _, a := range n.Addresses {
@@ -264,7 +341,7 @@ func instanceColumns() []column[api.InstanceFull] {
 				}
 			}
 			slices.Sort(list)
-			return strings.Join(list, "\n")
+			return list
 		}
 	}
 	number := func(get func(full) int64) func(full) string {
@@ -284,35 +361,36 @@ func instanceColumns() []column[api.InstanceFull] {
 		}
 	}
 	return []column[full]{
-		{'n', "NAME", func(i full) string { return i.Name }},
-		{'s', "STATE", func(i full) string { return strings.ToUpper(i.Status) }},
-		{'4', "IPV4", addresses("inet")},
-		{'6', "IPV6", addresses("inet6")},
-		{'t', "TYPE", func(i full) string { return strings.ToUpper(i.Type) }},
-		{'S', "SNAPSHOTS", func(i full) string { return fmt.Sprint(len(i.Snapshots)) }},
-		{'L', "LOCATION", func(i full) string { return i.Location }},
-		{'a', "ARCHITECTURE", func(i full) string { return i.Architecture }},
-		{'b', "STORAGE POOL", func(full) string { return "default" }},
-		{'c', "CREATED AT", func(i full) string { return minute(i.CreatedAt) }},
-		{'d', "DESCRIPTION", func(i full) string { return i.Description }},
-		{'D', "DISK USAGE", bytes(func(i full) int64 { return i.State.Disk["root"].Usage })},
-		{'e', "PROJECT", func(i full) string { return i.Project }},
-		{'f', "BASE IMAGE", func(i full) string { fp := i.Config["volatile.base_image"]; return fp[:min(12, len(fp))] }},
-		{'F', "BASE IMAGE", func(i full) string { return i.Config["volatile.base_image"] }},
-		{'l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }},
-		{'m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })},
-		{'N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })},
-		{'o', "NEWER IMAGE", func(full) string { return "" }}, // withNewer knows
-		{'p', "PID", number(func(i full) int64 { return i.State.PID })},
-		{'P', "PROFILES", func(i full) string { return strings.Join(i.Profiles, "\n") }},
-		{'u', "CPU USAGE", func(i full) string { return fmt.Sprintf("%ds", i.State.CPU.Usage/1e9) }},
+		col('n', "NAME", func(i full) string { return i.Name }),
+		col('s', "STATE", func(i full) string { return strings.ToUpper(i.Status) }),
+		colList('4', "IPV4", addresses("inet")),
+		colList('6', "IPV6", addresses("inet6")),
+		col('t', "TYPE", func(i full) string { return strings.ToUpper(i.Type) }),
+		col('S', "SNAPSHOTS", func(i full) string { return fmt.Sprint(len(i.Snapshots)) }),
+		col('L', "LOCATION", func(i full) string { return i.Location }),
+		col('a', "ARCHITECTURE", func(i full) string { return i.Architecture }),
+		col('b', "STORAGE POOL", func(full) string { return "default" }),
+		col('c', "CREATED AT", func(i full) string { return minute(i.CreatedAt) }),
+		col('d', "DESCRIPTION", func(i full) string { return i.Description }),
+		col('D', "DISK USAGE", bytes(func(i full) int64 { return i.State.Disk["root"].Usage })),
+		col('e', "PROJECT", func(i full) string { return i.Project }),
+		col('f', "BASE IMAGE", func(i full) string { fp := i.Config["volatile.base_image"]; return short(fp) }),
+		col('F', "BASE IMAGE", func(i full) string { return i.Config["volatile.base_image"] }),
+		col('l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }),
+		col('m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })),
+		col('N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })),
+		col('o', "NEWER IMAGE", func(full) string { return "" }), // withNewer knows
+		col('p', "PID", number(func(i full) int64 { return i.State.PID })),
+		colList('P', "PROFILES", func(i full) []string { return i.Profiles }),
+		col('u', "CPU USAGE", func(i full) string { return fmt.Sprintf("%ds", i.State.CPU.Usage/1e9) }),
 	}
 }
 
 func (a *app) infoCmd() *cobra.Command {
-	c := &cobra.Command{Use: "info [[<remote>:]<instance>]", Short: "Tell what is known of an instance, or of the server",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
-	log := c.Flags().Bool("show-log", false, "also the log of its last start")
+	c := &cobra.Command{Use: "info [[<remote>:]<instance>]", Short: "Show details of an instance or of a server",
+		Args: cobra.MaximumNArgs(1)}
+	log := c.Flags().Bool("show-log", false, "also show the log of its last start")
+	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 || strings.HasSuffix(args[0], ":") {
 			at, _, err := a.Server(args)
@@ -323,7 +401,11 @@ func (a *app) infoCmd() *cobra.Command {
 			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
 				return err
 			}
-			return writeYAML(a.Out, s)
+			if *form == "text" {
+				return a.yaml(s)
+			}
+			_, err = a.object(*form, s)
+			return err
 		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {
@@ -333,12 +415,15 @@ func (a *app) infoCmd() *cobra.Command {
 		if _, err := i.at.Get(c.Context(), instancePath(i.Name)+"/state", nil, &st); err != nil {
 			return err
 		}
+		if done, err := a.object(*form, api.InstanceFull{Instance: i.Instance, State: &st}); done {
+			return err
+		}
 		a.printInfo(i.Instance, st)
 		if err := a.printSnapshots(c.Context(), i.at); err != nil {
 			return err
 		}
 		if *log {
-			fmt.Fprintf(a.Out, "\nLog:\n\n")
+			a.print("\nLog:\n")
 			return a.log(c.Context(), i.at, instancePath(i.Name)+"/logs/lxc.log")
 		}
 		return nil
@@ -347,7 +432,7 @@ func (a *app) infoCmd() *cobra.Command {
 }
 
 func (a *app) printInfo(i api.Instance, st api.InstanceState) {
-	p := func(format string, args ...any) { fmt.Fprintf(a.Out, format+"\n", args...) }
+	p := a.print
 	p("Name: %s\nStatus: %s\nType: %s\nArchitecture: %s", i.Name, strings.ToUpper(i.Status), i.Type, i.Architecture)
 	if i.Description != "" {
 		p("Description: %s", i.Description)
@@ -383,13 +468,15 @@ func (a *app) log(ctx context.Context, at place.Place, path string) error {
 	if resp.StatusCode != http.StatusOK {
 		return kiln.Errorf(kiln.NotFound, "there is no such log")
 	}
-	_, err = io.Copy(a.Out, resp.Body)
+	w := a.data()
+	defer flush(w)
+	_, err = io.Copy(w, resp.Body)
 	return err
 }
 
 func (a *app) consoleCmd() *cobra.Command {
 	c := &cobra.Command{Use: "console [<remote>:]<instance> --show-log",
-		Short: "Show what an instance wrote on its console", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+		Short: "Show the console log of an instance", Args: cobra.ExactArgs(1)}
 	show := c.Flags().Bool("show-log", false, "show the log of the console")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if !*show {
@@ -408,12 +495,12 @@ func (a *app) consoleCmd() *cobra.Command {
 // actionCmd makes the verbs that change the state of instances.
 func (a *app) actionCmd(verb, action string) *cobra.Command {
 	c := &cobra.Command{Use: verb + " [<remote>:]<instance>...",
-		Short: strings.ToUpper(verb[:1]) + verb[1:] + " instances", ValidArgsFunction: a.completeInstances}
+		Short: strings.ToUpper(verb[:1]) + verb[1:] + " instances"}
 	all := c.Flags().Bool("all", false, "all instances")
 	force, timeout := new(bool), new(int)
 	*timeout = -1
 	if verb == "stop" || verb == "restart" {
-		c.Flags().BoolVarP(force, "force", "f", false, "kill it")
+		c.Flags().BoolVarP(force, "force", "f", false, "kill the processes instead of asking them to stop")
 		c.Flags().IntVar(timeout, "timeout", -1, "seconds that a clean stop may take")
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -453,7 +540,7 @@ func (a *app) act(ctx context.Context, at place.Place, put api.InstanceStatePut)
 
 func (a *app) deleteCmd() *cobra.Command {
 	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"},
-		Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+		Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1)}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return each(args, func(word string) error {

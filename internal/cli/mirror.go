@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) mirrorCmd() *cobra.Command {
-	c := &cobra.Command{Use: "mirror", Short: "Keep copies of what other servers have"}
+	c := &cobra.Command{Use: "mirror", Short: "Manage mirrors of image servers"}
 	path := func(name string) string { return client.Path("/1.0/kiln/mirrors", name) }
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List mirrors",
 		Args: cobra.MaximumNArgs(1)}
@@ -25,16 +25,16 @@ func (a *app) mirrorCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a.Out, *form, []column[api.Mirror]{
-			{'n', "NAME", func(m api.Mirror) string { return m.Name }},
-			{'u', "URL", func(m api.Mirror) string { return m.Server }},
-			{'f', "FILTERS", func(m api.Mirror) string { return strings.Join(m.Filters, " ") }},
-			{'m', "MODE", func(m api.Mirror) string {
+		return show(a, *form, []column[api.Mirror]{
+			col('n', "NAME", func(m api.Mirror) string { return m.Name }),
+			col('u', "URL", func(m api.Mirror) string { return m.Server }),
+			col('f', "FILTERS", func(m api.Mirror) string { return strings.Join(m.Filters, " ") }),
+			col('m', "MODE", func(m api.Mirror) string {
 				return map[bool]string{true: "pull-through",
 					false: "all"}[m.PullThrough]
-			}},
-			{'l', "LAST RUN", func(m api.Mirror) string { return minute(m.LastRunAt) }},
-			{'e', "ERROR", func(m api.Mirror) string { return m.LastError }},
+			}),
+			col('l', "LAST RUN", func(m api.Mirror) string { return minute(m.LastRunAt) }),
+			col('e', "ERROR", func(m api.Mirror) string { return m.LastError }),
 		}, all)
 	}
 	each := func(use, short, method string) *cobra.Command {
@@ -45,29 +45,29 @@ func (a *app) mirrorCmd() *cobra.Command {
 					return err
 				}
 				if method == http.MethodDelete {
-					return at.Change(c.Context(), method, path(at.Name), nil, "")
+					return a.missing(c.Context(), at, "mirror", at.Change(c.Context(), method, path(at.Name), nil, ""))
 				}
 				_, err = a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.Name), Body: struct{}{}})
-				return err
+				return a.missing(c.Context(), at, "mirror", err)
 			}}
 	}
 	c.AddCommand(list, a.mirrorAddCmd(),
-		each("run [<remote>:]<mirror>", "Bring a mirror up to date now", http.MethodPost),
-		each("remove [<remote>:]<mirror>", "Mirror a server no more; the images stay", http.MethodDelete))
+		each("run [<remote>:]<mirror>", "Update a mirror now", http.MethodPost),
+		each("remove [<remote>:]<mirror>", "Remove a mirror; its images stay", http.MethodDelete))
 	return c
 }
 
 func (a *app) mirrorAddCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "add <remote> [<filter>...]", Short: "Have the daemon keep and serve images of another server",
+		Use: "add <remote> [<filter>...]", Short: "Mirror the images of another server",
 		Args: cobra.MinimumNArgs(1),
 		Long: "Have the daemon keep and serve the newest version of each image of another server that fits all filters: a " +
-			"part of an alias, or key=value of a property, the architecture or the type. It is brought up to date as often " +
-			"as images.auto_update_interval says.",
+			"part of an alias, or key=value of a property, the architecture or the type. It is brought up to date every " +
+			"images.auto_update_interval hours.",
 	}
 	keep := c.Flags().Int("keep", 1, "older versions to keep")
-	through := c.Flags().Bool("pull-through", false, "fetch what somebody asks for, not all")
-	private := c.Flags().Bool("private", false, "only for clients that are trusted here")
+	through := c.Flags().Bool("pull-through", false, "fetch images when a client asks for them, not in advance")
+	private := c.Flags().Bool("private", false, "serve the images to trusted clients only")
 	name := c.Flags().String("name", "", "name of the mirror; the remote's unless given")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r, err := a.Config()

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -30,7 +29,7 @@ func (a *app) profile(ctx context.Context, word string) (p heldProfile, err erro
 		return p, err
 	}
 	p.tag, err = p.at.Get(ctx, profilePath(p.at.Name), nil, &p.Profile)
-	return p, err
+	return p, a.missing(ctx, p.at, "profile", err)
 }
 
 // save writes what can be changed of a profile.
@@ -51,7 +50,7 @@ func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
 }
 
 func (a *app) profileCmd() *cobra.Command {
-	c := &cobra.Command{Use: "profile", Short: "Keep configuration that instances share"}
+	c := &cobra.Command{Use: "profile", Short: "Manage profiles"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles",
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
@@ -64,27 +63,29 @@ func (a *app) profileCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a.Out, *form, []column[api.Profile]{
-			{'n', "NAME", func(p api.Profile) string { return p.Name }},
-			{'d', "DESCRIPTION", func(p api.Profile) string { return p.Description }},
-			{'u', "USED BY", func(p api.Profile) string { return fmt.Sprint(len(p.UsedBy)) }},
+		return show(a, *form, []column[api.Profile]{
+			col('n', "NAME", func(p api.Profile) string { return p.Name }),
+			col('d', "DESCRIPTION", func(p api.Profile) string { return p.Description }),
+			col('u', "USED BY", func(p api.Profile) string { return fmt.Sprint(len(p.UsedBy)) }),
 		}, all)
 	}
-	c.AddCommand(list, a.deviceCmd(a.profileHolder))
+	c.AddCommand(list, a.deviceCmd("profile", a.profileHolder))
 	verb := func(use, short string, n cobra.PositionalArgs, f func(ctx context.Context, args []string) error) {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command,
 			args []string) error {
 			return f(c.Context(), args)
 		}})
 	}
-	verb("show <profile>", "Show a profile as YAML", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		p, err := a.profile(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		return writeYAML(a.Out, p.Profile)
-	})
-	verb("create <profile>", "Make a profile, from YAML on standard input if it is no terminal", cobra.ExactArgs(1),
+	verb("show [<remote>:]<profile>", "Show a profile as YAML", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			p, err := a.profile(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.yaml(p.Profile)
+		})
+	verb("create [<remote>:]<profile>", "Create a profile, from YAML on standard input if there is any",
+		cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			at, err := a.At(args[0])
 			if err != nil {
@@ -92,11 +93,11 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			post := api.ProfilesPost{Name: at.Name}
 			if !terminal(a.In) {
-				b, err := io.ReadAll(a.In)
+				b, err := readYAML(a.In)
 				if err != nil {
 					return err
 				}
-				if post.ProfilePut, err = parseYAML[api.ProfilePut](b); err != nil {
+				if post.ProfilePut, err = parseNew[api.ProfilePut](b); err != nil {
 					return err
 				}
 			}
@@ -106,36 +107,43 @@ func (a *app) profileCmd() *cobra.Command {
 			a.say("Profile %s created", at.Name)
 			return nil
 		})
-	verb("edit <profile>", "Edit a profile", cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-		p, err := a.profile(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		return edit(a, editHelp, p.put(), p.tag, func(put api.ProfilePut, tag string) error {
-			return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
-		})
-	})
-	verb("delete <profile>...", "Delete profiles", cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
-		return each(args, func(word string) error {
-			at, err := a.At(word)
-			if err == nil {
-				err = at.Change(ctx, http.MethodDelete, profilePath(at.Name), nil, "")
+	verb("edit [<remote>:]<profile>", "Edit a profile", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			p, err := a.profile(ctx, args[0])
+			if err != nil {
+				return err
 			}
-			if err == nil {
-				a.say("Profile %s deleted", at.Name)
-			}
-			return err
+			return edit(a, editHelp, p.put(), p.Profile, p.tag, func(put api.ProfilePut, tag string) error {
+				return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
+			})
 		})
-	})
-	verb("rename <profile> <new name>", "Rename a profile", cobra.ExactArgs(2),
+	verb("delete [<remote>:]<profile>...", "Delete profiles", cobra.MinimumNArgs(1),
+		func(ctx context.Context, args []string) error {
+			return each(args, func(word string) error {
+				at, err := a.At(word)
+				if err == nil {
+					err = a.missing(ctx, at, "profile", at.Change(ctx, http.MethodDelete, profilePath(at.Name), nil, ""))
+				}
+				if err == nil {
+					a.say("Profile %s deleted", at.Name)
+				}
+				return err
+			})
+		})
+	verb("rename [<remote>:]<profile> <new-name>", "Rename a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			at, err := a.At(args[0])
 			if err != nil {
 				return err
 			}
-			return at.Change(ctx, http.MethodPost, profilePath(at.Name), api.Rename{Name: args[1]}, "")
+			to, err := at.SameServer(args[1])
+			if err != nil {
+				return usageError{err}
+			}
+			err = at.Change(ctx, http.MethodPost, profilePath(at.Name), api.Rename{Name: to.Name}, "")
+			return a.missing(ctx, at, "profile", err)
 		})
-	verb("copy <profile> <new name>", "Copy a profile", cobra.ExactArgs(2),
+	verb("copy [<remote>:]<profile> <new-name>", "Copy a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
 			if err != nil {
@@ -147,7 +155,7 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.Name, ProfilePut: p.put()}, "")
 		})
-	verb("get <profile> <key>", "Show the value of a key", cobra.ExactArgs(2),
+	verb("get [<remote>:]<profile> <key>", "Show the value of a key", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
 			if err == nil {
@@ -155,7 +163,7 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			return err
 		})
-	verb("set <profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2),
+	verb("set [<remote>:]<profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
 			if err != nil {
@@ -170,14 +178,15 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			return p.save(ctx)
 		})
-	verb("unset <profile> <key>", "Unset a key", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		p, err := a.profile(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		delete(p.Config, args[1])
-		return p.save(ctx)
-	})
+	verb("unset [<remote>:]<profile> <key>", "Unset a key", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			p, err := a.profile(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			delete(p.Config, args[1])
+			return p.save(ctx)
+		})
 	a.profileUseVerbs(verb)
 	return c
 }
@@ -195,17 +204,18 @@ func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArg
 		}
 		return i.save(ctx)
 	}
-	verb("assign <instance> <profile>[,<profile>...]", "Give an instance these profiles and no others", cobra.ExactArgs(2),
+	verb("assign [<remote>:]<instance> <profile>[,<profile>...]", "Replace the profiles of an instance",
+		cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			return change(ctx, args[0], func([]string) ([]string, error) {
 				return strings.FieldsFunc(args[1], func(r rune) bool { return r == ',' }), nil
 			})
 		})
-	verb("add <instance> <profile>", "Give an instance one more profile", cobra.ExactArgs(2),
+	verb("add [<remote>:]<instance> <profile>", "Add a profile to an instance", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			return change(ctx, args[0], func(have []string) ([]string, error) { return append(have, args[1]), nil })
 		})
-	verb("remove <instance> <profile>", "Take a profile from an instance", cobra.ExactArgs(2),
+	verb("remove [<remote>:]<instance> <profile>", "Remove a profile from an instance", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			return change(ctx, args[0], func(have []string) ([]string, error) {
 				at := slices.Index(have, args[1])

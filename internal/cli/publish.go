@@ -19,23 +19,23 @@ import (
 
 // publishFlags say how to make an image of an instance.
 type publishFlags struct {
-	aliases                                       []string
-	public, force, machineID                      bool
-	expire, compression, format, timestamp, check string
+	aliases                               []string
+	public, force, machineID              bool
+	expire, compression, timestamp, check string
+	format                                *string
 }
 
 func (a *app) publishCmd() *cobra.Command {
 	c := &cobra.Command{Use: "publish [<remote>:]<instance>[/<snapshot>] [<remote>:] [<key>=<value>...]",
-		Short: "Make an image of an instance or a snapshot", Args: cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.completeInstances,
-		Long: "Make an image of an instance or a snapshot, on its server or on another. Properties replace those of the " +
-			"image it was made from.\n\nThe same files always become the same image: it says that it was made when the last " +
-			"of its files was changed. An alias that exists moves to it, and the image that it leaves is kept as the version " +
-			"before: see kiln image history and kiln image rollback."}
+		Short: "Create an image from an instance or a snapshot", Args: cobra.MinimumNArgs(1),
+		Long: "Create an image from an instance or a snapshot, on its server or on another. Properties replace those of " +
+			"the image it was made from.\n\nThe same files always become the same image: it says that it was made when the " +
+			"last of its files was changed. An alias that exists moves to it, and the image that it leaves is kept as the " +
+			"version before: see kiln image history and kiln image rollback."}
 	var p publishFlags
 	f := c.Flags()
 	f.StringArrayVar(&p.aliases, "alias", nil, "alias of the image (repeatable)")
-	f.BoolVar(&p.public, "public", false, "let everybody have it")
+	f.BoolVar(&p.public, "public", false, "make the image public: untrusted clients may use it")
 	f.StringVar(&p.expire, "expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
 	f.StringVar(&p.compression, "compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold "+
 		"POSIX ACLs (default: the server's images.compression_algorithm, zstd)")
@@ -43,7 +43,7 @@ func (a *app) publishCmd() *cobra.Command {
 		"before (images.keep_versions)")
 	f.BoolVarP(&p.force, "force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one "+
 		"that runs is frozen for a few milliseconds")
-	f.StringVar(&p.format, "format", "unified", "unified: one file, or split: metadata and root filesystem")
+	p.format = choiceFlag(c, "format", "", "unified", "one file, or metadata and rootfs apart", "unified", "split")
 	f.StringVar(&p.timestamp, "timestamp", "", "when the image says it was made: now, 2030-01-31, RFC 3339, or seconds "+
 		"since 1970 (default: when the last of its files was changed)")
 	f.BoolVar(&p.machineID, "keep-machine-id", false, "leave /etc/machine-id as it is; by default it is empty in the "+
@@ -80,7 +80,7 @@ func (a *app) publishCmd() *cobra.Command {
 
 // request is what a server is asked for.
 func (p *publishFlags) request(words []string) (api.ImagesPost, error) {
-	post := api.ImagesPost{CompressionAlgorithm: p.compression, Format: p.format, MoveAliases: true, Check: p.check != "",
+	post := api.ImagesPost{CompressionAlgorithm: p.compression, Format: *p.format, MoveAliases: true, Check: p.check != "",
 		KeepMachineID: p.machineID}
 	post.Public = p.public
 	for _, n := range p.aliases {

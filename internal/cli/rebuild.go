@@ -33,7 +33,7 @@ func withNewer(columns []column[api.InstanceFull], newer map[string]string) []co
 		if columns[n].letter == 'o' {
 			columns[n].value = func(i api.InstanceFull) string {
 				fp := newer[i.Config["volatile.base_image"]]
-				return fp[:min(12, len(fp))]
+				return short(fp)
 			}
 		}
 	}
@@ -43,9 +43,8 @@ func withNewer(columns []column[api.InstanceFull], newer map[string]string) []co
 func (a *app) rebuildCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rebuild [<remote>:]<instance> [[<remote>:]<image>]",
-		Short: "Make the root filesystem of an instance anew, from an image", Args: cobra.RangeArgs(1, 2),
-		ValidArgsFunction: a.completeInstances,
-		Long: "Make the root filesystem of an instance anew: from the newest version of the image that it was made from, " +
+		Short: "Rebuild the root filesystem of an instance from an image", Args: cobra.RangeArgs(1, 2),
+		Long: "Rebuild the root filesystem of an instance: from the newest version of the image that it was made from, " +
 			"or from another. What was changed in it is lost; its configuration and its snapshots stay.",
 	}
 	force := c.Flags().BoolP("force", "f", false, "stop an instance that runs, and start it again")

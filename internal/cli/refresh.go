@@ -12,8 +12,7 @@ import (
 
 func (a *app) imageRefreshCmd() *cobra.Command {
 	return &cobra.Command{Use: "refresh [<remote>:]<image>...",
-		Short: "Get the newest version of images from where they came from", Args: cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.completeImages,
+		Short: "Update images from the servers they were copied from", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
 				i, err := a.image(c.Context(), word)
@@ -37,11 +36,11 @@ func (a *app) imageRefreshCmd() *cobra.Command {
 
 func (a *app) imagePruneCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "prune [<remote>:]", Short: "Delete images that nobody needs", Args: cobra.MaximumNArgs(1),
+		Use: "prune [<remote>:]", Short: "Delete unused images", Args: cobra.MaximumNArgs(1),
 		Long: "Delete cached images and older versions of images that no instance was made from.",
 	}
 	all := c.Flags().Bool("all", false, "also images without an alias")
-	dry := c.Flags().Bool("dry-run", false, "only tell which")
+	dry := c.Flags().Bool("dry-run", false, "only show what would be deleted")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
@@ -54,11 +53,11 @@ func (a *app) imagePruneCmd() *cobra.Command {
 		if _, _, err := at.Do(c.Context(), r, &list); err != nil {
 			return err
 		}
-		if err := show(a.Out, *form, []column[api.PrunedImage]{
-			{'f', "FINGERPRINT", func(p api.PrunedImage) string { return p.Fingerprint[:12] }},
-			{'d', "DESCRIPTION", func(p api.PrunedImage) string { return p.Properties["description"] }},
-			{'s', "SIZE", func(p api.PrunedImage) string { return size(p.Size) }},
-			{'w', "WHY", func(p api.PrunedImage) string { return p.Why }},
+		if err := show(a, *form, []column[api.PrunedImage]{
+			col('f', "FINGERPRINT", func(p api.PrunedImage) string { return short(p.Fingerprint) }),
+			col('d', "DESCRIPTION", func(p api.PrunedImage) string { return p.Properties["description"] }),
+			col('s', "SIZE", func(p api.PrunedImage) string { return size(p.Size) }),
+			col('w', "WHY", func(p api.PrunedImage) string { return p.Why }),
 		}, list); err != nil {
 			return err
 		}

@@ -19,12 +19,12 @@ import (
 )
 
 func (a *app) remoteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "remote", Short: "Keep the list of servers"}
+	c := &cobra.Command{Use: "remote", Short: "Manage the list of remote servers"}
 	type row struct {
 		name string
 		*place.Remote
 	}
-	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List servers", Args: cobra.NoArgs}
+	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List remotes", Args: cobra.NoArgs}
 	form := formatFlag(list)
 	list.RunE = func(*cobra.Command, []string) error {
 		r, err := a.Config()
@@ -32,22 +32,22 @@ func (a *app) remoteCmd() *cobra.Command {
 			return err
 		}
 		if strings.HasPrefix(*form, "json") || strings.HasPrefix(*form, "yaml") {
-			return show(a.Out, *form, nil, []map[string]*place.Remote{r.Remotes})
+			return show(a, *form, nil, []map[string]*place.Remote{r.Remotes})
 		}
 		var rows []row
 		for _, n := range slices.Sorted(maps.Keys(r.Remotes)) {
 			rows = append(rows, row{n, r.Remotes[n]})
 		}
-		return show(a.Out, *form, []column[row]{
-			{'n', "NAME", func(w row) string {
+		return show(a, *form, []column[row]{
+			col('n', "NAME", func(w row) string {
 				if w.name == r.Default {
 					return w.name + " (current)"
 				}
 				return w.name
-			}},
-			{'u', "URL", func(w row) string { return w.Addr }},
-			{'p', "PROTOCOL", func(w row) string { return orElse(w.Protocol, "kiln") }},
-			{'a', "AUTH TYPE", func(w row) string {
+			}),
+			col('u', "URL", func(w row) string { return w.Addr }),
+			col('p', "PROTOCOL", func(w row) string { return orElse(w.Protocol, "kiln") }),
+			col('a', "AUTH TYPE", func(w row) string {
 				if w.Unix() {
 					return "file access"
 				}
@@ -55,14 +55,14 @@ func (a *app) remoteCmd() *cobra.Command {
 					return "none"
 				}
 				return orElse(w.AuthType, "tls")
-			}},
-			{'P', "PUBLIC", func(w row) string { return strings.ToUpper(yesNo(w.Public)) }},
-			{'s', "STATIC", func(w row) string { return strings.ToUpper(yesNo(w.Static)) }},
-			{'g', "GLOBAL", func(row) string { return "NO" }},
+			}),
+			col('P', "PUBLIC", func(w row) string { return strings.ToUpper(yesNo(w.Public)) }),
+			col('s', "STATIC", func(w row) string { return strings.ToUpper(yesNo(w.Static)) }),
+			col('g', "GLOBAL", func(row) string { return "NO" }),
 		}, rows)
 	}
 	c.AddCommand(list, a.remoteAddCmd(), a.remoteImportCmd(),
-		&cobra.Command{Use: "get-default", Short: "Show the server that is used when none is named", Args: cobra.NoArgs,
+		&cobra.Command{Use: "get-default", Short: "Show the default remote", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
 				r, err := a.Config()
 				if err == nil {
@@ -70,7 +70,7 @@ func (a *app) remoteCmd() *cobra.Command {
 				}
 				return err
 			}},
-		a.remoteChange("switch <remote>", "Use another server when none is named", 1, func(r *place.Config,
+		a.remoteChange("switch <remote>", "Set the default remote", 1, func(r *place.Config,
 			args []string) error {
 			c, err := r.Find(args[0])
 			if err == nil && c.Streams() {
@@ -79,7 +79,7 @@ func (a *app) remoteCmd() *cobra.Command {
 			r.Switch(args[0])
 			return err
 		}),
-		a.remoteChange("remove <remote>", "Forget a server", 1, func(r *place.Config, args []string) error {
+		a.remoteChange("remove <remote>", "Remove a remote", 1, func(r *place.Config, args []string) error {
 			if args[0] == r.Default {
 				return kiln.Errorf(kiln.Invalid, "the remote %q is the default; switch to another first: kiln remote switch local",
 					args[0])
@@ -87,11 +87,11 @@ func (a *app) remoteCmd() *cobra.Command {
 			delete(r.Remotes, args[0])
 			return r.Forget(args[0])
 		}),
-		a.remoteChange("rename <remote> <new name>", "Give a server another name", 2, func(r *place.Config,
+		a.remoteChange("rename <remote> <new-name>", "Rename a remote", 2, func(r *place.Config,
 			args []string) error {
 			return r.Rename(args[0], args[1])
 		}),
-		a.remoteChange("set-url <remote> <URL>", "Change where a server is", 2, func(r *place.Config, args []string) error {
+		a.remoteChange("set-url <remote> <URL>", "Change the URL of a remote", 2, func(r *place.Config, args []string) error {
 			c := *r.Remotes[args[0]]
 			u, err := place.Address(args[1], c.Protocol)
 			c.Addr, c.Static = u, false
@@ -100,13 +100,6 @@ func (a *app) remoteCmd() *cobra.Command {
 		}),
 	)
 	return c
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // remoteChange makes a verb that changes the file of remotes. Those that are always
@@ -139,7 +132,7 @@ func (a *app) remoteChange(use, short string, n int, f func(*place.Config, []str
 
 func (a *app) remoteImportCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "import [<directory>]", Short: "Take over the servers that lxc or incus know", Args: cobra.MaximumNArgs(1),
+		Use: "import [<directory>]", Short: "Import the remotes of lxc or incus", Args: cobra.MaximumNArgs(1),
 		Long: "Take over the servers of lxc or incus: from a directory with a config.yml, or from where those programs " +
 			"keep theirs. Servers that are known already stay as they are. The client's certificate comes along if there is " +
 			"none yet, so that servers go on to trust it.",

@@ -35,10 +35,10 @@ type addOptions struct {
 
 func (a *app) remoteAddCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "add [<remote>] <address>|<token>", Short: "Add a server", Args: cobra.RangeArgs(1, 2),
+		Use: "add [<remote>] <address>|<token>", Short: "Add a remote server", Args: cobra.RangeArgs(1, 2),
 		Long: "Add a server: an address, or a token of \"kiln config trust add\" there, which has the addresses in it.\n\n" +
-			"A server whose certificate nobody vouches for is asked about, unless --fingerprint says which certificate it " +
-			"must show.",
+			"If the server's certificate is not signed by a trusted CA, kiln asks whether to trust it; --fingerprint " +
+			"and --accept-certificate answer that.",
 	}
 	var o addOptions
 	f := c.Flags()
@@ -131,8 +131,8 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 		return err
 	}
 	if strings.HasPrefix(addr, "http://") && !o.http {
-		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; over plain http nobody vouches for what is "+
-			"read (--allow-http if you want that)", addr)
+		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; plain http protects against nothing; "+
+			"to use it all the same, give --allow-http", addr)
 	}
 	c := &place.Remote{Addr: addr, Protocol: o.protocol, Public: o.public ||
 		o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
@@ -198,7 +198,7 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 	switch want := strings.ToLower(strings.ReplaceAll(o.fingerprint, ":", "")); {
 	case want != "" && want != fp:
 		return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody "+
-			"may be in between", c.Addr, fp, want)
+			"may be intercepting the connection", c.Addr, fp, want)
 	case want != "", o.accept && !vouched:
 	case vouched:
 		return r.Forget(name)
@@ -246,8 +246,8 @@ func (a *app) askAbout(fp string) error {
 	fmt.Fprintf(a.Err, "Certificate fingerprint: %s\nok (y/n/[fingerprint])? ", fp)
 	answer, err := a.readLine()
 	if err != nil && answer == "" {
-		return kiln.Errorf(kiln.Denied, "nobody vouches for the certificate of the server; give --fingerprint %s if that "+
-			"is the right one", fp)
+		return kiln.Errorf(kiln.Denied, "the certificate of the server is not signed by a trusted CA; if its "+
+			"fingerprint is right, give --fingerprint %s", fp)
 	}
 	switch answer = strings.ToLower(answer); {
 	case answer == "y", answer == "yes", len(answer) >= 12 && strings.HasPrefix(fp, answer):

@@ -27,9 +27,9 @@ func snapshotPath(instance, snap string) string {
 // incus has below it.
 func (a *app) snapshotCmd() *cobra.Command {
 	c := a.snapshotCreateCmd("snapshot [<remote>:]<instance> [<name>]")
-	c.Short = "Make, list, rename, restore and delete snapshots of instances"
-	c.Long = "Keep an instance as it is now, its files and its configuration. Nothing of one that is stopped is " +
-		"copied; one that runs stands still for a moment.\n\nAn instance that is called like one of the commands below " +
+	c.Short = "Manage snapshots of instances"
+	c.Long = "Save the files and the configuration of an instance. Snapshots of stopped instances copy nothing; a " +
+		"running instance is frozen for a few milliseconds.\n\nAn instance that is called like one of the commands below " +
 		"needs: kiln snapshot create."
 	c.AddCommand(a.snapshotCreateCmd("create [<remote>:]<instance> [<name>]"), a.snapshotListCmd(), a.snapshotShowCmd(),
 		a.snapshotDeleteCmd(), a.snapshotRenameCmd(), a.restoreCmd())
@@ -37,8 +37,7 @@ func (a *app) snapshotCmd() *cobra.Command {
 }
 
 func (a *app) snapshotCreateCmd(use string) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: "Make a snapshot", Args: cobra.RangeArgs(1, 2),
-		ValidArgsFunction: a.completeInstances}
+	c := &cobra.Command{Use: use, Short: "Create a snapshot", Args: cobra.RangeArgs(1, 2)}
 	f := c.Flags()
 	expires := f.String("expires", "", "when it is deleted: after a time (30d, 12h, \"1w 3d\") or at one (2030-01-31, "+
 		"RFC 3339)")
@@ -46,7 +45,7 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 	_ = f.MarkHidden("expiry")
 	never := f.Bool("no-expiry", false, "keep it, whatever snapshots.expiry says")
 	reuse := f.Bool("reuse", false, "replace the snapshot that has the name")
-	stateful := f.Bool("stateful", false, "with the memory of the instance")
+	stateful := f.Bool("stateful", false, "also save the memory of the instance")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -104,12 +103,12 @@ func (a *app) snapshot(ctx context.Context, at place.Place, post api.InstanceSna
 
 func (a *app) snapshotListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List snapshots",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+		Args: cobra.ExactArgs(1)}
 	letters := c.Flags().StringP("columns", "c", "nTES", "columns: n name, T taken at, E expires at, S size of what "+
 		"had changed, s stateful")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		columns, err := choose(snapshotColumns(), *letters)
+		columns, err := choose(snapshotColumns(), *letters, nil)
 		if err != nil {
 			return err
 		}
@@ -121,7 +120,7 @@ func (a *app) snapshotListCmd() *cobra.Command {
 		if err != nil {
 			return a.suggest(c.Context(), at, err)
 		}
-		return show(a.Out, *form, columns, list)
+		return show(a, *form, columns, list)
 	}
 	return c
 }
@@ -129,11 +128,11 @@ func (a *app) snapshotListCmd() *cobra.Command {
 func snapshotColumns() []column[api.InstanceSnapshot] {
 	type snapshot = api.InstanceSnapshot
 	return []column[snapshot]{
-		{'n', "NAME", func(s snapshot) string { return s.Name }},
-		{'T', "TAKEN AT", func(s snapshot) string { return minute(s.CreatedAt) }},
-		{'E', "EXPIRES AT", func(s snapshot) string { return minute(s.ExpiresAt) }},
-		{'S', "SIZE", func(s snapshot) string { return size(s.Size) }},
-		{'s', "STATEFUL", func(s snapshot) string { return strings.ToUpper(yesNo(s.Stateful)) }},
+		col('n', "NAME", func(s snapshot) string { return s.Name }),
+		col('T', "TAKEN AT", func(s snapshot) string { return minute(s.CreatedAt) }),
+		col('E', "EXPIRES AT", func(s snapshot) string { return minute(s.ExpiresAt) }),
+		col('S', "SIZE", func(s snapshot) string { return size(s.Size) }),
+		col('s', "STATEFUL", func(s snapshot) string { return strings.ToUpper(yesNo(s.Stateful)) }),
 	}
 }
 
@@ -143,17 +142,17 @@ func (a *app) printSnapshots(ctx context.Context, at place.Place) error {
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	fmt.Fprintf(a.Out, "\nSnapshots:\n")
-	columns, err := choose(snapshotColumns(), "nTES")
+	a.print("\nSnapshots:")
+	columns, err := choose(snapshotColumns(), "nTES", nil)
 	if err != nil {
 		return err
 	}
-	return show(a.Out, "table", columns, list)
+	return show(a, "table", columns, list)
 }
 
 func (a *app) snapshotShowCmd() *cobra.Command {
 	return &cobra.Command{Use: "show [<remote>:]<instance> <snapshot>", Short: "Show a snapshot as YAML",
-		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeInstances,
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			at, instance, snap, err := snapshotOf(a, args)
 			if err != nil {
@@ -163,13 +162,13 @@ func (a *app) snapshotShowCmd() *cobra.Command {
 			if _, err := at.Get(c.Context(), snapshotPath(instance, snap), nil, &s); err != nil {
 				return err
 			}
-			return writeYAML(a.Out, s)
+			return a.yaml(s)
 		}}
 }
 
 func (a *app) snapshotDeleteCmd() *cobra.Command {
 	return &cobra.Command{Use: "delete [<remote>:]<instance> <snapshot>...", Aliases: []string{"rm"},
-		Short: "Delete snapshots", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances,
+		Short: "Delete snapshots", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.Contains(args[0], "/") {
 				return each(args, func(word string) error { return a.deleteSnapshot(c.Context(), word) })
@@ -190,8 +189,8 @@ func (a *app) deleteSnapshot(ctx context.Context, word string) error {
 }
 
 func (a *app) snapshotRenameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new name>", Aliases: []string{"mv"},
-		Short: "Rename a snapshot", Args: cobra.ExactArgs(3), ValidArgsFunction: a.completeInstances,
+	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new-name>", Aliases: []string{"mv"},
+		Short: "Rename a snapshot", Args: cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {
 			at, instance, snap, err := snapshotOf(a, args[:2])
 			if err != nil {
@@ -203,11 +202,10 @@ func (a *app) snapshotRenameCmd() *cobra.Command {
 
 func (a *app) restoreCmd() *cobra.Command {
 	c := &cobra.Command{Use: "restore [<remote>:]<instance> <snapshot>",
-		Short: "Make an instance what it was at a snapshot", Args: cobra.RangeArgs(1, 2),
-		ValidArgsFunction: a.completeInstances,
-		Long: "Make an instance what it was at a snapshot: its files and its configuration. What was changed since is " +
+		Short: "Restore an instance from a snapshot", Args: cobra.RangeArgs(1, 2),
+		Long: "Restore an instance from a snapshot: its files and its configuration. What was changed since is " +
 			"lost, unless another snapshot has it. An instance that runs is killed and started again."}
-	stateful := c.Flags().Bool("stateful", false, "with the memory of the instance")
+	stateful := c.Flags().Bool("stateful", false, "also save the memory of the instance")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *stateful {
 			return kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, "+

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +20,7 @@ import (
 )
 
 func (a *app) daemonCmd() *cobra.Command {
-	c := &cobra.Command{Use: "daemon", Short: "Run the daemon, until it is told to stop", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "daemon", Short: "Run the daemon in the foreground", Args: cobra.NoArgs,
 		Long: "Run the daemon in the foreground. It makes everything it needs on its first start. On SIGTERM and SIGINT " +
 			"it ends and the instances keep running; \"kiln shutdown\" stops them too."}
 	o := DaemonOptions{}
@@ -97,26 +96,37 @@ func (a *app) waitreadyCmd() *cobra.Command {
 	return c
 }
 
+// versions are those of client and server.
+type versions struct {
+	Client string `json:"client" yaml:"client"`
+	Server string `json:"server" yaml:"server"` // "": it can't be reached
+}
+
 func (a *app) versionCmd() *cobra.Command {
-	return &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server",
-		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, _, err := a.Server(args)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(a.Out, "Client version: %s\n", a.deps.Version)
-			var s api.Server
-			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil || s.Environment == nil {
-				fmt.Fprintln(a.Out, "Server version: unreachable")
-				return nil
-			}
-			fmt.Fprintf(a.Out, "Server version: %s\n", s.Environment.ServerVersion)
-			return nil
-		}}
+	c := &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server",
+		Args: cobra.MaximumNArgs(1)}
+	form := objectFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		v := versions{Client: a.deps.Version}
+		var s api.Server
+		if _, err := at.Get(c.Context(), "/1.0", nil, &s); err == nil && s.Environment != nil {
+			v.Server = s.Environment.ServerVersion
+		}
+		if done, err := a.object(*form, v); done {
+			return err
+		}
+		a.print("Client version: %s\nServer version: %s", v.Client, orElse(v.Server, "unreachable"))
+		return nil
+	}
+	return c
 }
 
 func (a *app) operationCmd() *cobra.Command {
-	c := &cobra.Command{Use: "operation", Short: "Look at work in the background"}
+	c := &cobra.Command{Use: "operation", Short: "Manage background operations"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
@@ -133,13 +143,13 @@ func (a *app) operationCmd() *cobra.Command {
 		for _, ops := range byStatus {
 			all = append(all, ops...)
 		}
-		return show(a.Out, *form, []column[api.Operation]{
-			{'i', "ID", func(o api.Operation) string { return o.ID }},
-			{'t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }},
-			{'d', "DESCRIPTION", func(o api.Operation) string { return o.Description }},
-			{'s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }},
-			{'c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }},
-			{'u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }},
+		return show(a, *form, []column[api.Operation]{
+			col('i', "ID", func(o api.Operation) string { return o.ID }),
+			col('t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }),
+			col('d', "DESCRIPTION", func(o api.Operation) string { return o.Description }),
+			col('s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }),
+			col('c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }),
+			col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
 		}, all)
 	}
 	path := func(word string) (place.Place, string, error) {
@@ -157,9 +167,9 @@ func (a *app) operationCmd() *cobra.Command {
 				if _, err := at.Get(c.Context(), p, nil, &o); err != nil {
 					return err
 				}
-				return writeYAML(a.Out, o)
+				return a.yaml(o)
 			}},
-		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Ask an operation to stop",
+		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Cancel an operation",
 			Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 				at, p, err := path(args[0])
 				if err != nil {
@@ -167,7 +177,7 @@ func (a *app) operationCmd() *cobra.Command {
 				}
 				return at.Change(c.Context(), http.MethodDelete, p, nil, "")
 			}},
-		&cobra.Command{Use: "wait <operation>", Short: "Wait for the end of an operation", Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "wait <operation>", Short: "Wait for an operation to finish", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, _, err := path(args[0])
 				if err != nil {
@@ -181,13 +191,10 @@ func (a *app) operationCmd() *cobra.Command {
 }
 
 func (a *app) monitorCmd() *cobra.Command {
-	c := &cobra.Command{Use: "monitor [<remote>:]", Short: "Show what happens, as it happens", Args: cobra.MaximumNArgs(1)}
+	c := &cobra.Command{Use: "monitor [<remote>:]", Short: "Show events as they happen", Args: cobra.MaximumNArgs(1)}
 	types := c.Flags().StringArray("type", nil, "operation, lifecycle or logging (repeatable)")
-	form := c.Flags().StringP("format", "f", "yaml", "yaml or json")
+	form := choiceFlag(c, "format", "f", "yaml", "", "yaml", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *form != "yaml" && *form != "json" {
-			return usageError{fmt.Errorf("unknown format %q; it is yaml or json", *form)}
-		}
 		at, _, err := a.Server(args)
 		if err != nil {
 			return err
@@ -201,7 +208,7 @@ func (a *app) monitorCmd() *cobra.Command {
 			if err := errors.Join(err, json.Unmarshal(b, &v)); err != nil {
 				return err
 			}
-			if err := writeYAML(a.Out, v); err != nil {
+			if err := a.yaml(v); err != nil {
 				return err
 			}
 			_, err = fmt.Fprint(a.Out, "\n\n")
@@ -216,7 +223,7 @@ func (a *app) monitorCmd() *cobra.Command {
 }
 
 func (a *app) queryCmd() *cobra.Command {
-	c := &cobra.Command{Use: "query [<remote>:]<path>", Short: "Send a request to the API and show the answer",
+	c := &cobra.Command{Use: "query [<remote>:]<path>", Short: "Send a raw API request",
 		Args: cobra.ExactArgs(1)}
 	method := c.Flags().StringP("request", "X", http.MethodGet, "method")
 	data := c.Flags().StringP("data", "d", "", "JSON to send")
@@ -262,51 +269,4 @@ func (a *app) queryCmd() *cobra.Command {
 		return e.Encode(out)
 	}
 	return c
-}
-
-// completeTime bounds how long a completion may take.
-const completeTime = 200 * time.Millisecond
-
-func (a *app) completeImages(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 && !strings.Contains(c.Use, "...") {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
-	defer cancel()
-	at, _, err := a.Server(nil)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	all, err := client.List[api.ImageAliasesEntry](ctx, at.Client, "/1.0/images/aliases", 1)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, e := range all {
-		names = append(names, e.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-func (a *app) completeInstances(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 && !strings.Contains(c.Use, ">...") {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), completeTime)
-	defer cancel()
-	at, _, err := a.Server(nil)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	all, err := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, i := range all {
-		if !slices.Contains(args, i.Name) {
-			names = append(names, i.Name)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -23,7 +23,7 @@ import (
 
 func (a *app) publishTreeCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "publish-tree [<remote>:] <directory>", Short: "Write the public images as files for any web server",
+		Use: "publish-tree [<remote>:] <directory>", Short: "Export the public images as static files for a web server",
 		Args: cobra.RangeArgs(1, 2),
 		Long: "Write the public images as a tree of simplestreams for any web server. Files that are there already stay, " +
 			"and the index is replaced last, so that clients can read meanwhile. Files of images that are public no more are " +
@@ -193,9 +193,9 @@ func fetchBeside(ctx context.Context, at place.Place, from, to string) error {
 
 func (a *app) imagePatchCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "patch [<remote>:]<base> <image> [<file>]", Short: "Write what makes one image of another",
-		Args: cobra.RangeArgs(2, 3), ValidArgsFunction: a.completeImages,
-		Long: "Write what makes one image of another, both in the form that kiln publishes. Beside the image on any web " +
+		Use: "patch [<remote>:]<base> <image> [<file>]", Short: "Write a binary patch between two images",
+		Args: cobra.RangeArgs(2, 3),
+		Long: "Write a binary patch between two images, both in the form that kiln publishes. Beside the image on any web " +
 			"server, under the name that the file gets here, it saves who has the other most of the download.",
 		RunE: func(c *cobra.Command, args []string) error {
 			base, err := a.image(c.Context(), args[0])

@@ -21,7 +21,7 @@ import (
 func certificatePath(fp string) string { return client.Path("/1.0/certificates", fp) }
 
 func (a *app) trustCmd() *cobra.Command {
-	c := &cobra.Command{Use: "trust", Short: "Keep the clients that a server trusts"}
+	c := &cobra.Command{Use: "trust", Short: "Manage trusted clients"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients",
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
@@ -37,18 +37,18 @@ func (a *app) trustCmd() *cobra.Command {
 		day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
 			return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }
 		}
-		return show(a.Out, *form, []column[api.Certificate]{
-			{'n', "NAME", func(c api.Certificate) string { return c.Name }},
-			{'t', "TYPE", func(c api.Certificate) string { return c.Type }},
-			{'f', "FINGERPRINT", func(c api.Certificate) string { return c.Fingerprint[:12] }},
-			{'i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })},
-			{'e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })},
-			{'r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }},
-			{'p', "PROJECTS", func(c api.Certificate) string { return strings.Join(c.Projects, "\n") }},
+		return show(a, *form, []column[api.Certificate]{
+			col('n', "NAME", func(c api.Certificate) string { return c.Name }),
+			col('t', "TYPE", func(c api.Certificate) string { return c.Type }),
+			col('f', "FINGERPRINT", func(c api.Certificate) string { return short(c.Fingerprint) }),
+			col('i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })),
+			col('e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })),
+			col('r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }),
+			colList('p', "PROJECTS", func(c api.Certificate) []string { return c.Projects }),
 		}, all)
 	}
 	c.AddCommand(list, a.trustAddCmd(), a.trustTokensCmd(),
-		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a client as YAML", Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a trusted client as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
@@ -58,9 +58,9 @@ func (a *app) trustCmd() *cobra.Command {
 				if _, err := at.Get(c.Context(), certificatePath(at.Name), nil, &cert); err != nil {
 					return err
 				}
-				return writeYAML(a.Out, cert)
+				return a.yaml(cert)
 			}},
-		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit what is said of a client", Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit a trusted client", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
@@ -71,19 +71,19 @@ func (a *app) trustCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return edit(a, editHelp, cert.CertificatePut, tag, func(put api.CertificatePut, tag string) error {
+				return edit(a, editHelp, cert.CertificatePut, cert, tag, func(put api.CertificatePut, tag string) error {
 					return at.Change(c.Context(), http.MethodPut, certificatePath(cert.Fingerprint), put, tag)
 				})
 			}},
-		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new name>", Short: "Rename a client", Args: cobra.ExactArgs(2),
-			RunE: func(c *cobra.Command, args []string) error {
+		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new-name>", Short: "Rename a trusted client",
+			Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
 					return err
 				}
 				return at.Change(c.Context(), http.MethodPatch, certificatePath(at.Name), map[string]string{"name": args[1]}, "")
 			}},
-		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Trust clients no more",
+		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Remove trusted clients",
 			Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 				return each(args, func(word string) error {
 					at, err := a.At(word)
@@ -108,13 +108,13 @@ func validity(c api.Certificate) (from, until time.Time) {
 
 func (a *app) trustAddCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "add [<remote>:] [<certificate>]", Short: "Trust a client: one whose certificate is in a file, or who comes " +
-			"with the token that this shows", Args: cobra.MaximumNArgs(2),
+		Use: "add [<remote>:] [<certificate>]", Short: "Add a trusted client, by its certificate or with a join token",
+		Args: cobra.MaximumNArgs(2),
 	}
 	name := c.Flags().String("name", "", "name of the client")
 	restricted := c.Flags().Bool("restricted", false, "only let it into some projects")
 	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client")
-	description := c.Flags().String("description", "", "what it is for")
+	description := c.Flags().String("description", "", "description")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, args, err := a.Server(args)
 		if err != nil {
@@ -186,7 +186,7 @@ func tokenOf(op api.Operation) (trust.Token, error) {
 }
 
 func (a *app) trustTokensCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List tokens that nobody used yet",
+	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List unused join tokens",
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -204,10 +204,10 @@ func (a *app) trustTokensCmd() *cobra.Command {
 				list = append(list, t)
 			}
 		}
-		return show(a.Out, *form, []column[trust.Token]{
-			{'n', "NAME", func(t trust.Token) string { return t.ClientName }},
-			{'t', "TOKEN", trust.Token.String},
-			{'e', "EXPIRES AT", func(t trust.Token) string { return minute(t.ExpiresAt) }},
+		return show(a, *form, []column[trust.Token]{
+			col('n', "NAME", func(t trust.Token) string { return t.ClientName }),
+			col('t', "TOKEN", trust.Token.String),
+			col('e', "EXPIRES AT", func(t trust.Token) string { return minute(t.ExpiresAt) }),
 		}, list)
 	}
 	return c

@@ -16,9 +16,8 @@ func historyPath(alias string) string { return client.Path("/1.0/kiln/alias-hist
 
 func (a *app) imageHistoryCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "history [<remote>:]<alias>", Short: "List the images that an alias pointed to", Args: cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeImages,
-		Long: "List the images that an alias pointed to. Wherever an image is named, <alias>@1 is the one before the " +
+		Use: "history [<remote>:]<alias>", Short: "List the versions of an alias", Args: cobra.ExactArgs(1),
+		Long: "List the versions of an alias. Wherever an image is named, <alias>@1 is the one before the " +
 			"present one, and so on.",
 	}
 	form := formatFlag(c)
@@ -29,24 +28,24 @@ func (a *app) imageHistoryCmd() *cobra.Command {
 		}
 		var list []api.AliasVersion
 		if _, err := at.Get(c.Context(), historyPath(at.Name), nil, &list); err != nil {
-			return err
+			return a.missing(c.Context(), at, "alias", err)
 		}
-		return show(a.Out, *form, []column[api.AliasVersion]{
-			{'v', "VERSION", func(v api.AliasVersion) string {
+		return show(a, *form, []column[api.AliasVersion]{
+			col('v', "VERSION", func(v api.AliasVersion) string {
 				if v.Version < 0 {
 					return "rolled back"
 				}
 				return fmt.Sprintf("%s@%d", at.Name, v.Version)
-			}},
-			{'f', "FINGERPRINT", func(v api.AliasVersion) string { return v.Fingerprint[:12] }},
-			{'s', "SINCE", func(v api.AliasVersion) string { return minute(v.Since) }},
-			{'z', "SIZE", func(v api.AliasVersion) string {
+			}),
+			col('f', "FINGERPRINT", func(v api.AliasVersion) string { return short(v.Fingerprint) }),
+			col('s', "SINCE", func(v api.AliasVersion) string { return minute(v.Since) }),
+			col('z', "SIZE", func(v api.AliasVersion) string {
 				if !v.Here {
 					return "deleted"
 				}
 				return size(v.Size)
-			}},
-			{'d', "DESCRIPTION", func(v api.AliasVersion) string { return v.Description }},
+			}),
+			col('d', "DESCRIPTION", func(v api.AliasVersion) string { return v.Description }),
 		}, list)
 	}
 	return c
@@ -54,8 +53,8 @@ func (a *app) imageHistoryCmd() *cobra.Command {
 
 func (a *app) imageRollbackCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "rollback [<remote>:]<alias> [<versions>]", Short: "Point an alias to the image it pointed to before",
-		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completeImages,
+		Use: "rollback [<remote>:]<alias> [<versions>]", Short: "Roll an alias back to an earlier version",
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			at, err := a.At(args[0])
 			if err != nil {
@@ -70,11 +69,11 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 			var done api.AliasRollback
 			if _, _, err := at.Do(c.Context(), client.Request{Method: http.MethodPost, Path: historyPath(at.Name),
 				Body: api.AliasRollback{Versions: n}}, &done); err != nil {
-				return err
+				return a.missing(c.Context(), at, "alias", err)
 			}
-			a.say("%s is %s again", at.Name, done.To[:12])
+			a.say("%s is %s again", at.Name, short(done.To))
 			if done.AutoUpdate {
-				a.say("updates leave %s out and go on with the version after it", done.From[:12])
+				a.say("updates skip %s and resume with the version after it", short(done.From))
 			}
 			return nil
 		}}
@@ -82,8 +81,8 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 
 func (a *app) imageDiffCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "diff [<remote>:]<image> <image>", Short: "Tell what one image has that another hasn't",
-		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeImages,
+		Use: "diff [<remote>:]<image> <image>", Short: "Compare two images",
+		Args: cobra.ExactArgs(2),
 		Long: "Tell what the second image has that the first hasn't: packages (dpkg, apk) and files. Times of files don't " +
 			"count.",
 	}
@@ -104,13 +103,13 @@ func (a *app) imageDiffCmd() *cobra.Command {
 			return err
 		}
 		if strings.HasPrefix(*form, "json") || strings.HasPrefix(*form, "yaml") {
-			return show(a.Out, *form, nil, []api.ImageDiff{d})
+			return show(a, *form, nil, []api.ImageDiff{d})
 		}
 		if len(d.Packages) > 0 || *packages {
-			if err := show(a.Out, *form, []column[api.PackageDiff]{
-				{'n', "PACKAGE", func(p api.PackageDiff) string { return p.Name }},
-				{'b', "BEFORE", func(p api.PackageDiff) string { return p.Before }},
-				{'a', "AFTER", func(p api.PackageDiff) string { return p.After }},
+			if err := show(a, *form, []column[api.PackageDiff]{
+				col('n', "PACKAGE", func(p api.PackageDiff) string { return p.Name }),
+				col('b', "BEFORE", func(p api.PackageDiff) string { return p.Before }),
+				col('a', "AFTER", func(p api.PackageDiff) string { return p.After }),
 			}, d.Packages); err != nil {
 				return err
 			}
@@ -118,11 +117,11 @@ func (a *app) imageDiffCmd() *cobra.Command {
 		if *packages {
 			return nil
 		}
-		return show(a.Out, *form, []column[api.FileDiff]{
-			{'p', "FILE", func(f api.FileDiff) string { return f.Path }},
-			{'c', "CHANGE", func(f api.FileDiff) string { return f.Change }},
-			{'b', "BEFORE", func(f api.FileDiff) string { return fmt.Sprint(f.Before) }},
-			{'a', "AFTER", func(f api.FileDiff) string { return fmt.Sprint(f.After) }},
+		return show(a, *form, []column[api.FileDiff]{
+			col('p', "FILE", func(f api.FileDiff) string { return f.Path }),
+			col('c', "CHANGE", func(f api.FileDiff) string { return f.Change }),
+			col('b', "BEFORE", func(f api.FileDiff) string { return fmt.Sprint(f.Before) }),
+			col('a', "AFTER", func(f api.FileDiff) string { return fmt.Sprint(f.After) }),
 		}, d.Files)
 	}
 	return c

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -27,7 +25,7 @@ func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		a.showProgress(looking, at, op.ID)
+		a.follow(looking, at, *op)
 	}()
 	final, err := at.Wait(ctx, op.ID)
 	stop()
@@ -37,7 +35,7 @@ func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.
 		defer end()
 		_ = at.Change(cancel, http.MethodDelete, "/1.0/operations/"+op.ID, nil, "") // it may be over
 		return *op, kiln.Errorf(kiln.Cancelled, "interrupted; what was downloaded is kept for a while, and the next "+
-			"attempt goes on with it")
+			"attempt resumes it")
 	}
 	if warning, ok := final.Metadata["warning"].(string); ok {
 		a.remark("kiln: warning: %s", warning)
@@ -53,32 +51,28 @@ func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.
 	return final, err
 }
 
-// showProgress shows an operation's progress in one line of a terminal.
-func (a *app) showProgress(ctx context.Context, at place.Place, id string) {
-	if a.quiet || !terminal(a.Err) {
+// followInterval is how often an operation is asked how it goes.
+const followInterval = 250 * time.Millisecond
+
+// follow reports on an operation until ctx ends.
+func (a *app) follow(ctx context.Context, at place.Place, op api.Operation) {
+	if a.quiet {
 		return
 	}
-	shown := 0
-	defer func() {
-		if shown > 0 {
-			fmt.Fprintf(a.Err, "\r%s\r", strings.Repeat(" ", shown))
-		}
-	}()
+	r := &reporter{w: a.Err, animated: a.animated(), begun: time.Now()}
+	defer r.clear()
+	tick := time.NewTicker(followInterval)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(250 * time.Millisecond):
-		}
-		var o api.Operation
-		if _, err := at.Get(ctx, "/1.0/operations/"+id, nil, &o); err != nil {
-			return
-		}
-		for k, v := range o.Metadata {
-			if text, ok := v.(string); ok && strings.HasSuffix(k, "_progress") {
-				fmt.Fprintf(a.Err, "\r%-*s", shown, text)
-				shown = max(shown, len(text))
+		case now := <-tick.C:
+			var o api.Operation
+			if _, err := at.Get(ctx, "/1.0/operations/"+op.ID, nil, &o); err != nil {
+				return
 			}
+			r.report(o, now)
 		}
 	}
 }

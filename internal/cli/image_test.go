@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestImageVerbs(t *testing.T) {
+	s := newSession(t)
+	one := s.image("1", "--alias one --alias uno os=debian user.team=web")
+	two := s.image("2", "--alias two --public")
+
+	// Lists.
+	s.says("image list -f csv -c lfp", "one (1 more),"+one[:12]+",no\n", "two,"+two[:12]+",yes\n")
+	s.says("image list -f csv -c l,user.team:TEAM,properties:os one", "one (1 more),web,debian\n")
+	s.says("image list -c lAcUCxk one", "| AUTO UPDATE | CACHED | LAST USED |", "| no          | no     | never     |")
+	s.says("image list -c L -f csv,header one", "ALIASES\n\"one\nuno\"\n")
+	s.says("image list b: -f csv", "")
+	s.says("image list one -f yaml", "fingerprint: "+one)
+	s.fails("image list -c lz", 2, "shorthand char 'z'")
+	s.fails("image list -f xml", 2, "table, csv, json, yaml or compact")
+	s.says("image ls two -f compact,noheader -c l", "two")
+
+	// One image.
+	s.says("image info one", "Fingerprint: "+one, "Size: ", " kB\n", "    user.team: web", "    - uno")
+	s.says("image info one -f json", `"fingerprint":"`+one+`"`)
+	s.says("image info "+one[:14]+" -f yaml", "user.team: web")
+	s.fails("image info nothing", 3, `no image "nothing"`)
+	s.fails("image info onw", 3, `did you mean "one"?`)
+	s.fails("image info", 2, "missing argument: <image>")
+	s.fails("image info one two", 2, `unexpected argument "two"`)
+	s.says("image show one", "public: false")
+	s.says("image verify -f csv", one+",good\n", two+",good\n")
+	s.says("image verify one", one+": good")
+	s.says("image df", "kB", "STORED")
+	s.says("image df -f csv one", "")
+
+	// Properties.
+	s.ok("image set-property one os 'Debian 12'")
+	s.says("image get-property one os", "Debian 12\n")
+	s.fails("image get-property one oss", 3, `has no property "oss"; did you mean "os"?`)
+	s.ok("image unset-property one os")
+	s.fails("image unset-property one os", 3, "has no property")
+
+	// Aliases.
+	s.ok("image alias create eins " + one + " --description first")
+	s.fails("image alias create a/.. nothing", 3)
+	s.says("image alias list -f csv -c ad ein", "eins,first\n")
+	s.says("image alias show eins", "target: "+one)
+	s.fails("image alias show nothing", 3, `no alias "nothing"`)
+	s.ok("image alias rename eins ein")
+	s.fails("image alias rename nothing x", 3, `no alias "nothing"`)
+	s.ok("image alias delete ein uno")
+	s.fails("image alias delete onw", 3, `no alias "onw"; did you mean "one"?`)
+	s.fails("image alias list -c q", 2)
+
+	// Files.
+	out := filepath.Join(s.dir, "out")
+	s.ok("image export one " + out)
+	s.says("image hash "+out+".tar", one)
+	s.fails("image export one "+filepath.Join(s.dir, "nowhere")+"/", 3, "no directory")
+	s.fails("image import "+filepath.Join(s.dir, "nothing"), 3, "nothing")
+	s.fails("image import "+out+".tar", 4, one)
+	s.fails("image import "+out+".tar --alias 'a b'", 1, "white space")
+	s.fails("image import ftp://x/y", 3)
+
+	s.fails("image delete "+two[:4], 1, "at least 8 digits")
+	s.ok("image delete two")
+	s.fails("image delete one nothing", 3, `no image "nothing"`)
+	s.fails("image info one", 3)
+}
+
+func TestImageVersions(t *testing.T) {
+	s := newSession(t)
+	one := s.image("1", "--alias web")
+	two := s.image("2", "--alias web")
+	s.says("image history web -f csv", "web@0,"+two[:12], "web@1,"+one[:12])
+	s.fails("image history nothing", 3, `no alias "nothing"`)
+	s.says("image info web@1", one)
+	s.ok("image rollback web")
+	s.says("image info web", one)
+	s.fails("image rollback web 9", 3, "no version 9")
+	s.fails("image rollback web x", 2, "how many versions")
+	s.fails("image rollback nothing", 3)
+	s.says("image diff web "+two+" -f json", `"files"`)
+	s.ok("image diff web " + two)
+	s.ok("image diff web " + two + " --packages -f csv")
+	s.fails("image diff web b:"+two, 2, "different servers")
+	s.fails("image patch web "+two[:12]+" "+filepath.Join(s.dir, "p"), 3, "table of contents")
+	s.says("image prune --dry-run -f csv", "")
+	s.says("image prune", "")
+}
+
+func TestImageCopy(t *testing.T) {
+	s := newSession(t)
+	fp := s.image("1", "--alias one --alias uno")
+	s.fails("image copy one", 2, "missing argument: <remote>")
+	s.fails("image copy one b", 2, `as in "b:"`)
+	s.fails("image copy one local:", 1, "different")
+	s.fails("image copy one b: --mode sideways", 2, "auto, pull, push or relay")
+	s.fails("image copy one b: --vm", 1, "virtual")
+	s.fails("image copy one b: --auto-update --mode push", 1, "pull mode")
+	s.fails("image copy one b: --auto-update", 1, "private")
+	s.fails("image copy nothing b:", 3, `no image "nothing"`)
+	s.fails("image copy one c:", 3, `no remote "c"`)
+	s.fails("image copy one images:", 1, "image server")
+	s.fails("image copy one b: --mode pull", 1, "isn't listening")
+	s.says("image copy one b: --mode relay --dry-run", "the whole image")
+	s.says("image copy one b: --mode relay --copy-aliases --alias more", "Image copied successfully!")
+	s.says("image list b: -f csv -c L", "\"more\none\nuno\"")
+	s.says("image info b:"+fp[:12], fp)
+}
+
+func TestPublishTree(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one --public")
+	dir := filepath.Join(s.dir, "www")
+	s.ok("image publish-tree " + dir)
+	if b, err := os.ReadFile(filepath.Join(dir, "streams/v1/index.json")); err != nil || len(b) == 0 {
+		t.Error(err)
+	}
+	s.ok("image publish-tree local: " + dir)
+	s.fails("image publish-tree", 2, "missing argument: <directory>")
+	s.fails("image publish-tree b: "+dir+" x", 2)
+}
+
+// Misspelt, empty or impossible YAML changes nothing.
+func TestImageEdit(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one os=debian --public")
+	before := s.ok("image show one")
+	for yaml, want := range map[string]string{
+		"": "there is no YAML", "# a remark\n": "there is no YAML", "{}": "there is no YAML",
+		"publik: true":                     `unknown key "publik"; did you mean "public"?`,
+		"properties: [a]":                  "is a list, and has to be a map",
+		"public: maybe":                    "has to be true or false",
+		"properties:":                      `"properties" has no value`,
+		"{{{":                              "this is not the YAML",
+		"architecture: aarch64":            `"architecture" can't be changed`,
+		"public: false\npublic: true\n":    "public",
+		"properties: {os: x}\nprofils: []": `did you mean "profiles"?`,
+	} {
+		s.stdin = yaml
+		s.fails("image edit one", 1, want, "nothing was changed")
+		if after := s.ok("image show one"); after != before {
+			t.Errorf("%q changed %s", yaml, after)
+		}
+	}
+	s.stdin = "architecture: x86_64\nautoupdate: true\nproperties: {os: alpine}\n"
+	s.ok("image edit one")
+	s.says("image show one", "os: alpine", "public: true", "auto_update: true")
+	s.stdin = s.ok("image info one -f yaml") // all that there is, unchanged
+	s.ok("image edit one")
+	s.stdin = "properties: {}"
+	s.ok("image edit one")
+	if out := s.ok("image show one"); strings.Contains(out, "alpine") {
+		t.Error(out)
+	}
+	s.fails("image edit nothing", 3)
+}

@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/place"
+)
+
+// collections are where the names of things are listed, by what they are called.
+func collections() map[string]string {
+	return map[string]string{
+		"instance": "/1.0/instances", "profile": "/1.0/profiles", "alias": "/1.0/images/aliases",
+		"mirror": "/1.0/kiln/mirrors",
+	}
+}
+
+// missing makes an error about a thing that isn't there the same everywhere, with the
+// name that was probably meant. An error about something else stays what it is.
+func (a *app) missing(ctx context.Context, at place.Place, noun string, err error) error {
+	if err == nil || kiln.KindOf(err) != kiln.NotFound {
+		return err
+	}
+	names, lerr := nameList(ctx, at, collections()[noun])
+	if lerr != nil || slices.Contains(names, at.Name) {
+		return err
+	}
+	return place.Missing(noun, at.Name, names)
+}
+
+// nameList gives the names of the things of a collection.
+func nameList(ctx context.Context, at place.Place, collection string) ([]string, error) {
+	var urls, names []string
+	if _, err := at.Get(ctx, collection, nil, &urls); err != nil {
+		return nil, err
+	}
+	for _, u := range urls {
+		u, _, _ = strings.Cut(u, "?")
+		if name, err := url.PathUnescape(strings.TrimPrefix(u, collection+"/")); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/kiln-containers/kiln/api"
+)
+
+// progress shows how far a transfer is: a bar on a terminal, else a line at its
+// beginning. total is in bytes, -1 if unknown.
+func (a *app) progress(what string, total int64) (wrap func(io.Reader) io.Reader, done func()) {
+	same := func(r io.Reader) io.Reader { return r }
+	if a.quiet {
+		return same, func() {}
+	}
+	if !a.animated() {
+		if total > 0 {
+			a.remark("%s (%s)", what, size(total))
+		} else {
+			a.remark("%s", what)
+		}
+		return same, func() {}
+	}
+	begun := time.Now()
+	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(40))
+	bar := p.AddBar(max(total, 0), mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Name(printable(what)+" "), decor.CountersKiloByte("% .1f / % .1f")),
+		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1000(0), "% .1f"),
+			decor.Any(func(s decor.Statistics) string { return left(s.Current, s.Total, time.Since(begun)) })))
+	wrap = func(r io.Reader) io.Reader { return bar.ProxyReader(r) }
+	return wrap, func() {
+		bar.Abort(true)
+		p.Wait()
+	}
+}
+
+// animated reports whether progress can be shown in place.
+func (a *app) animated() bool { return terminal(a.Err) && os.Getenv("TERM") != "dumb" }
+
+// left estimates how long a transfer will take yet; "" while that would be a guess:
+// in the first two seconds, and before one part in a hundred is done.
+func left(done, total int64, since time.Duration) string {
+	if total <= 0 || done >= total || done < total/100 || done <= 0 || since < 2*time.Second {
+		return ""
+	}
+	d := time.Duration(float64(since) * float64(total-done) / float64(done)).Round(time.Second)
+	return fmt.Sprintf(" %s left", d)
+}
+
+// A reporter tells how an operation goes.
+type reporter struct {
+	w        io.Writer
+	animated bool // in one line of a terminal; else a line for each phase
+	begun    time.Time
+	shown    int // characters on the terminal
+	phase    string
+}
+
+// patience is how long an operation may take before anything is said of it.
+const patience = 500 * time.Millisecond
+
+// report tells what there is to tell of an operation at a time.
+func (r *reporter) report(o api.Operation, now time.Time) {
+	since := now.Sub(r.begun)
+	if since < patience {
+		return
+	}
+	text := progressText(o)
+	if !r.animated {
+		if phase := phaseOf(text); phase != "" && phase != r.phase {
+			r.phase = phase
+			fmt.Fprintln(r.w, phase)
+		}
+		return
+	}
+	if text == "" {
+		text = o.Description
+	}
+	line := fmt.Sprintf("%s (%s)", text, since.Round(time.Second))
+	fmt.Fprintf(r.w, "\r%-*s", r.shown, line)
+	r.shown = max(r.shown, len([]rune(line)))
+}
+
+// clear takes away what is shown on the terminal.
+func (r *reporter) clear() {
+	if r.shown > 0 {
+		fmt.Fprintf(r.w, "\r%s\r", strings.Repeat(" ", r.shown))
+		r.shown = 0
+	}
+}
+
+// progressText is what an operation says of its progress; "" if that is nothing.
+func progressText(o api.Operation) string {
+	for _, k := range slices.Sorted(maps.Keys(o.Metadata)) {
+		if text, ok := o.Metadata[k].(string); ok && text != "" &&
+			(strings.HasSuffix(k, "_progress") || k == "progress" || k == "waiting") {
+			return printable(text)
+		}
+	}
+	return ""
+}
+
+// numbers are what changes within a phase: "84%", "(180.15MB/s)", "12 MB of 20 MB".
+var numbers = regexp.MustCompile(`[:,]?\s*\(?[0-9].*$`)
+
+// phaseOf is the part of a progress text that stays the same while numbers change.
+func phaseOf(text string) string { return strings.TrimSpace(numbers.ReplaceAllString(text, "")) }

@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// The groups that the commands are shown in.
+const (
+	groupInstances = "instances"
+	groupImages    = "images"
+	groupServers   = "servers"
+	groupDaemon    = "daemon"
+)
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kiln",
+		Short: "Manage system containers and their images",
+		Long:  "kiln manages images of Linux systems, and runs system containers made from them.",
+		Example: "  kiln launch images:debian/12 c1        # download an image, create an instance and start it\n" +
+			"  kiln exec c1 -- bash                   # get a shell in it\n" +
+			"  kiln snapshot c1 before-upgrade        # and: kiln restore c1 before-upgrade\n" +
+			"  kiln publish c1 --alias golden         # create an image from it\n" +
+			"  kiln image import debian.tar.zst --alias debian",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       a.deps.Version,
+	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	f := root.PersistentFlags()
+	f.StringVar(&a.Project, "project", os.Getenv("KILN_PROJECT"), "project to use")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "show neither progress nor messages")
+	f.BoolVar(&a.debug, "debug", false, "log debug messages (kiln daemon)")
+	f.BoolP("verbose", "v", false, "accepted for compatibility with lxc")
+	_ = f.MarkHidden("verbose")
+	f.BoolVar(&a.ForceLocal, "force-local", false, "use the local daemon, whatever the default remote is")
+	group := func(id, title string, commands ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: id, Title: title})
+		for _, c := range commands {
+			c.GroupID = id
+		}
+		root.AddCommand(commands...)
+	}
+	group(groupInstances, "Instances:", a.createCmd("launch"), a.createCmd("init"), a.listCmd(), a.infoCmd(), a.execCmd(),
+		a.consoleCmd(), a.actionCmd("start", "start"), a.actionCmd("stop", "stop"), a.actionCmd("restart", "restart"),
+		a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(), a.renameCmd(), a.copyCmd(),
+		a.moveCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(), a.profileCmd())
+	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
+	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd())
+	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd())
+	root.AddCommand(a.absentCmds()...)
+	a.prepare(root)
+	return root
+}
+
+// absentCmds are commands of lxc and incus for what kiln doesn't do. They say so.
+func (a *app) absentCmds() []*cobra.Command {
+	var all []*cobra.Command
+	for name, text := range map[string]string{
+		"network": "networks are not supported by this version of kiln; an instance has a loopback interface",
+		"file": "file transfer is not supported by this version of kiln; copy by exec: kiln exec <instance> -- tar -c -C / " +
+			"<path> >files.tar, and kiln exec <instance> -- tar -x -C / <files.tar",
+		"project": "kiln has one project, \"default\"; keep separate things on separate servers",
+		"storage": "kiln has one storage pool, \"default\", in its data directory; see: kiln image df",
+		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
+		"warning": "kiln keeps no list of warnings; what happens is told by: kiln monitor",
+		"export":  "exporting instances is not supported by this version of kiln; make an image: kiln publish",
+		"import":  "importing instances is not supported by this version of kiln; for images: kiln image import",
+	} {
+		all = append(all, &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
+			RunE: func(*cobra.Command, []string) error { return kiln.Errorf(kiln.Unsupported, "%s", text) }})
+	}
+	return all
+}
+
+// prepare makes every command answer mistakes in the same way: with the exit code
+// of usage errors, and a suggestion. It completes every command's arguments by its
+// usage.
+func (a *app) prepare(c *cobra.Command) {
+	if c.RunE != nil && !c.Hidden && c.HasParent() {
+		c.ValidArgsFunction = a.complete
+	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		hint := ""
+		if _, name, ok := strings.Cut(err.Error(), "unknown flag: --"); ok {
+			var names []string
+			c.Flags().VisitAll(func(f *flag) {
+				if !f.Hidden {
+					names = append(names, f.Name)
+				}
+			})
+			hint = kiln.DidYouMean(strings.Fields(name)[0], names)
+		}
+		return usageError{fmt.Errorf("%w%s; see: %s --help", err, hint, c.CommandPath())}
+	})
+	if c.HasSubCommands() && c.RunE == nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			var names []string
+			for _, sub := range c.Commands() {
+				if !sub.Hidden {
+					names = append(append(names, sub.Name()), sub.Aliases...)
+				}
+			}
+			return usageError{fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], c.CommandPath(),
+				kiln.DidYouMean(args[0], names), c.CommandPath())}
+		}
+		c.Args = cobra.ArbitraryArgs
+	}
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if check(c, args) == nil {
+				return nil
+			}
+			return usageError{fmt.Errorf("%s; usage: %s", wrongArguments(c.Use, args), c.UseLine())}
+		}
+	}
+	for _, sub := range c.Commands() {
+		a.prepare(sub)
+	}
+}
+
+// wrongArguments says which words a command misses, or has too many, by its usage:
+// words in brackets may be left out.
+func wrongArguments(use string, args []string) string {
+	use, _, _ = strings.Cut(use, " | ") // the first way to say it
+	words := strings.Fields(use)[1:]
+	var needed []string
+	for _, w := range words {
+		for strings.HasPrefix(w, "[<remote>:]<") { // the rest is what is needed
+			w = strings.TrimPrefix(w, "[<remote>:]")
+		}
+		if strings.HasPrefix(w, "<") {
+			name, _, _ := strings.Cut(w, ">")
+			needed = append(needed, name+">")
+		}
+	}
+	if len(args) < len(needed) {
+		missing := needed[len(args):]
+		if len(missing) == 1 {
+			return "missing argument: " + missing[0]
+		}
+		return "missing arguments: " + strings.Join(missing, " ")
+	}
+	most := slices.IndexFunc(words, func(w string) bool { return w == "[flags]" })
+	if most < 0 {
+		most = len(words)
+	}
+	if len(args) > most {
+		return fmt.Sprintf("unexpected argument %q", args[most])
+	}
+	return "wrong number of arguments"
+}
