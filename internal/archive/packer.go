@@ -60,6 +60,10 @@ func (p *Packer) AddFile(name string, content []byte, modified time.Time) error 
 // AddTree writes a directory and all that is in it, as the entry of a name. Sockets
 // are left out, since tar has none. Symlinks are not followed.
 func (p *Packer) AddTree(ctx context.Context, dir *os.File, name string) error {
+	if len(name) >= unix.PathMax {
+		return kiln.Errorf(kiln.Unsupported, "pack %.100q…: the path is %d bytes long; archives have paths of up to %d: "+
+			"remove the directory", name, len(name), unix.PathMax-1)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return err

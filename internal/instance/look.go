@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,10 @@ type State struct {
 	DiskUsage int64 // bytes of what the instance changed
 }
 
+// usageTime is how long may be spent on what an instance has on the disk; then the
+// part that was counted is told.
+const usageTime = 2 * time.Second
+
 // State looks into an instance. The error is NotFound.
 func (s *Set) State(ctx context.Context, name string) (State, error) {
 	i, err := s.Get(ctx, name)
@@ -31,10 +36,12 @@ func (s *Set) State(ctx context.Context, name string) (State, error) {
 		return State{}, err
 	}
 	st := State{Status: i.Status}
+	// Whoever is inside decides how much there is to count, and what else is true of
+	// the instance doesn't wait for that.
 	if vol, err := s.pool.Get(i.Options[uuidKey]); err == nil {
-		if st.DiskUsage, err = vol.Usage(); err != nil {
-			return st, err
-		}
+		counting, cancel := context.WithTimeout(ctx, usageTime)
+		st.DiskUsage, _ = vol.Usage(counting)
+		cancel()
 	}
 	l, err := s.get(ctx, name)
 	if errors.Is(err, kiln.Conflict) {

@@ -114,9 +114,7 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 		}
 		snap.ExpandedConfig, snap.ExpandedDevices = expand(snap.Config, used)
 		if tree, err := s.pool.GetSnapshot(r.Files); err == nil {
-			if snap.Size, err = tree.Usage(); err != nil {
-				return nil, err
-			}
+			snap.Size, _ = tree.Usage() // one that can't be counted is listed all the same
 		}
 		list = append(list, snap)
 	}

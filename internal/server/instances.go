@@ -70,8 +70,8 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 			if kiln.KindOf(err) == kiln.NotFound {
 				continue // deleted meanwhile
 			}
-			if err != nil {
-				return nil, err
+			if err != nil { // one that can't be looked into doesn't hide the others
+				s.log.Warn("look into an instance", "instance", i.Name, "err", err)
 			}
 			full = append(full, one)
 		}

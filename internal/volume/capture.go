@@ -89,15 +89,26 @@ func (m *mirror) index(from, to string) error {
 	if err != nil {
 		return err
 	}
+	top, err := unix.Open(m.to, unix.O_PATH|openDirFlags, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	m.top = top
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "#") {
 			continue // what it is about to make
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(filepath.Join(from, e.Name()), &st); err != nil {
+		st, err := lstat(filepath.Join(from, e.Name()))
+		if err != nil {
 			return err
 		}
-		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), &st, m.links); err != nil {
+		if first, ok := m.links[st.Ino]; ok {
+			err = m.link(first, unix.AT_FDCWD, filepath.Join(to, e.Name()))
+		} else {
+			err = copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), st)
+		}
+		if err != nil {
 			return err
 		}
 	}

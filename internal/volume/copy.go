@@ -3,12 +3,9 @@ package volume
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,12 +27,8 @@ func copyInto(ctx context.Context, from, to string) error {
 	return m.last(ctx)
 }
 
-// copyFile makes a copy of what is no directory. links knows the copies of files
-// that have several names.
-func copyFile(from, to string, st *unix.Stat_t, links map[uint64]string) error {
-	if first, ok := links[st.Ino]; ok {
-		return os.Link(first, to)
-	}
+// copyFile makes a copy of what is no directory.
+func copyFile(from, to string, st *unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		if err := copyContent(from, to, st.Ino); err != nil {
@@ -56,9 +49,6 @@ func copyFile(from, to string, st *unix.Stat_t, links map[uint64]string) error {
 	}
 	if err := copyAttributes(from, to, st); err != nil {
 		return err
-	}
-	if st.Nlink > 1 {
-		links[st.Ino] = to
 	}
 	return setTimes(to, st)
 }
@@ -193,29 +183,4 @@ func writeXattrs(path string, list []xattr) error {
 
 func setTimes(path string, st *unix.Stat_t) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
-}
-
-// usage sums up what is allocated below a directory, in bytes.
-func usage(dir string) (int64, error) {
-	var total int64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it runs: files come and go
-		}
-		if err != nil {
-			return err
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		st := fi.Sys().(*syscall.Stat_t)
-		if !seen[st.Ino] {
-			seen[st.Ino] = true
-			total += st.Blocks * 512
-		}
-		return nil
-	})
-	return total, err
 }

@@ -321,7 +321,7 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		size, err := usage(p.imageDir(fp))
+		size, err := usage(context.Background(), p.imageDir(fp))
 		if err != nil {
 			return nil, err
 		}

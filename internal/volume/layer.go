@@ -274,7 +274,7 @@ func (p *Pool) layerUsage(id string) (int64, error) {
 	if ok {
 		return n, nil
 	}
-	n, err := usage(p.layerTree(id))
+	n, err := usage(context.Background(), p.layerTree(id))
 	if err == nil {
 		p.mu.Lock()
 		p.sizes[id] = n

@@ -259,7 +259,7 @@ func (g *merger) entry(ctx context.Context, d place, path string, parentBelow *s
 	if meta {
 		err = g.metacopy(d, from, to, path, st, parentBelow)
 	} else {
-		err = copyFile(from, to, st, map[uint64]string{})
+		err = copyFile(from, to, st)
 	}
 	if st.Nlink > 1 {
 		g.links[id] = to

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,22 +14,30 @@ import (
 // A mirror makes one directory like another, in as many passes as one likes: each
 // copies only what has changed since the one before. During all passes but the
 // last the directory may change, also by somebody who means harm: no symlink in
-// it is followed.
+// it is followed, and it may be as deep as it likes.
 type mirror struct {
 	from, to string
 	root     node
-	links    map[uint64]string // by inode: the copy of a file with several names
-	since    time.Time         // when everything had been written to the disk last
-	still    bool              // nothing changes during this pass
-	copied   int64             // bytes in this pass
+	links    map[uint64]copyName // by inode: the copy of a file with several names
+	since    time.Time           // when everything had been written to the disk last
+	still    bool                // nothing changes during this pass
+	number   int                 // of this pass
+	copied   int64               // bytes in this pass
+
+	src, dst *cursor // in the same directory of both
+	top      int     // descriptor of the copy's root
+	path     []byte  // from the roots to there
 }
+
+// copyName is a name of a copy: a directory below the root, and the name in it.
+type copyName struct{ dir, name string }
 
 // A node is what is known of a copy.
 type node struct {
 	ino      uint64
 	changed  unix.Timespec
 	sure     bool // a later change would have another time
-	seen     bool // in this pass
+	seen     int  // the last pass that did
 	children map[string]*node
 }
 
@@ -59,31 +65,44 @@ func (m *mirror) last(ctx context.Context) error {
 }
 
 func (m *mirror) pass(ctx context.Context) error {
-	m.copied, m.links = 0, map[uint64]string{}
-	d, err := os.OpenFile(m.from, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
+	m.number++
+	m.copied, m.links, m.path = 0, map[uint64]copyName{}, m.path[:0]
+	var err error
+	if m.src, err = openCursor(m.from); err != nil {
 		return err
 	}
-	defer d.Close()
-	return m.dir(ctx, d, m.to, &m.root)
+	defer func() { m.src.Close() }()
+	if m.dst, err = openCursor(m.to); err != nil {
+		return err
+	}
+	defer func() { m.dst.Close() }()
+	if m.top, err = unix.Open(m.to, unix.O_PATH|openDirFlags, 0); err != nil {
+		return err
+	}
+	defer unix.Close(m.top)
+	err = m.dir(ctx, &m.root)
+	if errors.Is(err, errMoved) && !m.still {
+		return nil // the next pass sees
+	}
+	return err
 }
 
 // dir brings the copy of a directory up to date.
-func (m *mirror) dir(ctx context.Context, src *os.File, to string, n *node) error {
+func (m *mirror) dir(ctx context.Context, n *node) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
+	st, err := m.src.lstat(".")
+	if err != nil {
 		return err
 	}
 	if !m.same(n, &st) {
-		if err := m.attributes(src, to, &st); err != nil {
+		if err := m.attributes(&st); err != nil {
 			return err
 		}
 		m.note(n, &st)
 	}
-	names, err := src.Readdirnames(-1)
+	names, err := m.src.names()
 	if err != nil {
 		return err
 	}
@@ -91,28 +110,28 @@ func (m *mirror) dir(ctx context.Context, src *os.File, to string, n *node) erro
 		n.children = map[string]*node{}
 	}
 	for _, name := range names {
-		err := m.entry(ctx, src, name, to, n)
-		if err != nil && !m.still && ctx.Err() == nil && kiln.KindOf(err) != kiln.NoSpace {
+		err := m.entry(ctx, name, n)
+		if err != nil && !m.still && ctx.Err() == nil && !errors.Is(err, errMoved) && kiln.KindOf(err) != kiln.NoSpace {
 			err = nil // it went away, or became another; the last pass sees
 		}
 		if err != nil {
-			return fmt.Errorf("copy %s: %w", name, err)
+			return fmt.Errorf("copy %.100q: %w", name, err)
 		}
 	}
 	for name, c := range n.children {
-		if !c.seen {
-			if err := removeTree(filepath.Join(to, name)); err != nil {
+		if c.seen != m.number {
+			if err := m.dst.remove(name); err != nil {
 				return err
 			}
 			delete(n.children, name)
 		}
-		c.seen = false
 	}
-	return setTimes(to, &st)
+	return setTimes(m.dst.path("."), &st)
 }
 
-// attributes gives a directory those of another, and takes away what it had.
-func (m *mirror) attributes(src *os.File, to string, st *unix.Stat_t) error {
+// attributes gives a directory those of the other, and takes away what it had.
+func (m *mirror) attributes(st *unix.Stat_t) error {
+	to := m.dst.path(".")
 	old, err := readXattrs(to)
 	if err != nil {
 		return err
@@ -122,66 +141,96 @@ func (m *mirror) attributes(src *os.File, to string, st *unix.Stat_t) error {
 			return err
 		}
 	}
-	return copyAttributes(fmt.Sprintf("/proc/self/fd/%d/.", src.Fd()), to, st)
+	return copyAttributes(m.src.path("."), to, st)
 }
 
 // entry brings the copy of one name of a directory up to date.
-func (m *mirror) entry(ctx context.Context, parent *os.File, name, dir string, p *node) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+func (m *mirror) entry(ctx context.Context, name string, p *node) error {
+	st, err := m.src.lstat(name)
+	if err != nil {
 		return err
 	}
 	n := p.children[name]
 	if n != nil && n.children == nil && st.Nlink == 1 && m.same(n, &st) {
-		n.seen = true // as most are when there is little time
+		n.seen = m.number // as most are when there is little time
 		return nil
 	}
-	to := filepath.Join(dir, name)
 	if n != nil && ((n.children != nil) != isDir(&st) || !isDir(&st) && !m.same(n, &st)) {
-		if err := removeTree(to); err != nil {
+		if err := m.dst.remove(name); err != nil {
 			return err
 		}
 		delete(p.children, name)
 		n = nil
 	}
 	if isDir(&st) {
-		return m.subdir(ctx, parent, name, to, p)
+		return m.subdir(ctx, name, p)
 	}
 	if n == nil {
-		// Names are looked up in the open directory, so that nobody can put
-		// another one in its place.
-		from := fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), name)
-		if err := copyFile(from, to, &st, m.links); err != nil {
-			return errors.Join(err, removeTree(to))
+		if err := m.file(name, &st); err != nil {
+			return errors.Join(err, m.dst.remove(name))
 		}
 		m.copied += st.Blocks * 512
 		n = &node{}
 		m.note(n, &st)
 		p.children[name] = n
-	} else if st.Nlink > 1 {
-		m.links[st.Ino] = to
 	}
-	n.seen = true
+	if _, ok := m.links[st.Ino]; !ok && st.Nlink > 1 {
+		m.links[st.Ino] = copyName{string(m.path), name}
+	}
+	n.seen = m.number
 	return nil
 }
 
-func (m *mirror) subdir(ctx context.Context, parent *os.File, name, to string, p *node) error {
-	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// file copies what is no directory, or makes one more name of its copy.
+func (m *mirror) file(name string, st *unix.Stat_t) error {
+	if first, ok := m.links[st.Ino]; ok {
+		return m.link(first, m.dst.fd, name)
+	}
+	// Names are looked up in the open directory, so that nobody can put another
+	// one in its place.
+	return copyFile(m.src.path(name), m.dst.path(name), st)
+}
+
+// link makes one more name of a copy.
+func (m *mirror) link(first copyName, dir int, name string) error {
+	at, err := openBeneath(m.top, first.dir)
 	if err != nil {
 		return err
 	}
-	d := os.NewFile(uintptr(fd), name)
-	defer d.Close()
+	defer unix.Close(at)
+	return unix.Linkat(at, first.name, dir, name, 0)
+}
+
+func (m *mirror) subdir(ctx context.Context, name string, p *node) error {
 	n := p.children[name]
 	if n == nil {
-		if err := os.Mkdir(to, 0o700); err != nil {
+		if err := unix.Mkdirat(m.dst.fd, name, 0o700); err != nil {
 			return err
 		}
 		n = &node{children: map[string]*node{}}
 		p.children[name] = n
 	}
-	n.seen = true
-	return m.dir(ctx, d, to, n)
+	n.seen = m.number
+	if err := m.src.enter(name); err != nil {
+		return err
+	}
+	if err := m.dst.enter(name); err != nil {
+		return errors.Join(err, m.src.leave())
+	}
+	length := len(m.path)
+	if length > 0 {
+		m.path = append(m.path, '/')
+	}
+	m.path = append(m.path, name...)
+	err := m.dir(ctx, n)
+	m.path = m.path[:length]
+	if errors.Is(err, errMoved) {
+		return err // nothing knows where it is any more
+	}
+	if lerr := errors.Join(m.dst.leave(), m.src.leave()); lerr != nil {
+		return fmt.Errorf("%w: %w", errMoved, lerr)
+	}
+	return err
 }
 
 // same reports whether a copy is what the file still is.

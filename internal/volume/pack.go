@@ -103,6 +103,10 @@ func (p *packer) entry(ctx context.Context, from, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if len(from) >= unix.PathMax {
+		return kiln.Errorf(kiln.Unsupported, "%.100q…: the path is %d bytes long; layers travel with paths of up to %d: "+
+			"remove the directory", name, len(name), unix.PathMax-1)
+	}
 	st, err := lstat(from)
 	if err != nil {
 		return err

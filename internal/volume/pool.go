@@ -82,11 +82,6 @@ func Open(dir string) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range temps {
-		if err := removeTree(filepath.Join(dir, "tmp", t.Name())); err != nil {
-			return nil, err
-		}
-	}
 	ns, err := newNamespace(filepath.Join(dir, "mnt"))
 	if err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
@@ -95,6 +90,11 @@ func Open(dir string) (*Pool, error) {
 		dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}),
 		filling: map[kiln.Fingerprint]*fill{}, merged: map[string]mergedLayer{}, sizes: map[string]int64{},
 	}
+	p.wg.Go(func() {
+		for _, t := range temps {
+			_ = removeTree(filepath.Join(dir, "tmp", t.Name())) // the next Open tries again
+		}
+	})
 	return p, errors.Join(p.dropUnsynced(), p.openLayers())
 }
 
@@ -303,20 +303,6 @@ func (p *Pool) discard(dir string) error {
 	}
 	p.wg.Go(func() { _ = removeTree(temp) }) // the next Open tries again
 	return nil
-}
-
-// removeTree removes a tree, also one with immutable files in it.
-func removeTree(dir string) error {
-	if err := os.RemoveAll(dir); err == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && (e.IsDir() || e.Type().IsRegular()) {
-			clearFlags(path)
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
 }
 
 // clearFlags takes the attributes off that a container's root may have set with

@@ -58,7 +58,7 @@ func (p *Pool) Parts(stacks []kiln.Stack) ([]kiln.Part, error) {
 // ImageParts gives what stands for an image where that can't be had: its tree, as
 // one more layer, and its metadata.
 func (p *Pool) ImageParts(fp kiln.Fingerprint) ([]kiln.Part, error) {
-	n, err := usage(p.imageDir(fp))
+	n, err := usage(context.Background(), p.imageDir(fp))
 	ids := ImagePartIDs(fp)
 	return []kiln.Part{{ID: ids[0], Size: n}, {ID: ids[1]}}, err
 }

@@ -100,13 +100,14 @@ func (v *Volume) EditMeta(ctx context.Context) (*os.Root, error) {
 }
 
 // Usage is how many bytes the volume takes besides its image's. Of what it shares
-// with its snapshots and copies every one counts all.
-func (v *Volume) Usage() (int64, error) {
+// with its snapshots and copies every one counts all. When ctx ends, what was counted
+// until then comes with the error.
+func (v *Volume) Usage(ctx context.Context) (int64, error) {
 	r, err := v.pool.volumeRecord(v.name)
 	if err != nil {
 		return 0, err
 	}
-	total, err := usage(filepath.Join(v.dir(), "upper"))
+	total, err := usage(ctx, filepath.Join(v.dir(), "upper"))
 	for _, id := range r.Layers {
 		n, uerr := v.pool.layerUsage(id)
 		total, err = total+n, errors.Join(err, uerr)

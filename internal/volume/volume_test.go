@@ -94,7 +94,7 @@ func TestCloneCopiesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := v.Usage(); n > 8192 || err != nil {
+	if n, err := v.Usage(t.Context()); n > 8192 || err != nil {
 		t.Errorf("a clone takes %d bytes, %v", n, err)
 	}
 	if filled.Load() != 1 {

@@ -1,0 +1,269 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// errMoved says that a directory was moved while somebody was in it.
+var errMoved = errors.New("the directory was moved meanwhile")
+
+// A cursor is a place in a tree that others may change, also to do harm: it holds
+// one descriptor however deep it is, goes down by names and never through a
+// symlink, and up by "..", where it makes sure that it is back.
+type cursor struct {
+	fd    int
+	above []inode
+}
+
+// An inode is what a file is, whatever it is called.
+type inode struct{ dev, ino uint64 }
+
+const openDirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+func openCursor(dir string) (*cursor, error) {
+	fd, err := unix.Open(dir, openDirFlags, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return &cursor{fd: fd}, nil
+}
+
+// Close lets go of the place.
+func (c *cursor) Close() { unix.Close(c.fd) }
+
+func (c *cursor) depth() int { return len(c.above) }
+
+// enter goes down into a directory.
+func (c *cursor) enter(name string) error {
+	here, err := c.inode()
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Openat(c.fd, name, openDirFlags, 0)
+	if err != nil {
+		return err
+	}
+	unix.Close(c.fd)
+	c.fd, c.above = fd, append(c.above, here)
+	return nil
+}
+
+// leave goes back to where enter was called. After errMoved the cursor is nowhere
+// in particular.
+func (c *cursor) leave() error {
+	fd, err := unix.Openat(c.fd, "..", openDirFlags, 0)
+	if err != nil {
+		return err
+	}
+	unix.Close(c.fd)
+	was := c.above[len(c.above)-1]
+	c.fd, c.above = fd, c.above[:len(c.above)-1]
+	now, err := c.inode()
+	if err == nil && now != was {
+		err = errMoved
+	}
+	return err
+}
+
+func (c *cursor) inode() (inode, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(c.fd, &st)
+	return inode{st.Dev, st.Ino}, err
+}
+
+// names gives what is in the directory. Reading it doesn't change when it was read
+// last.
+func (c *cursor) names() ([]string, error) {
+	fd, err := unix.Openat(c.fd, ".", openDirFlags|unix.O_NOATIME, 0)
+	if err != nil {
+		return nil, err
+	}
+	d := os.NewFile(uintptr(fd), "directory")
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
+
+// lstat gives the state of a name in the directory.
+func (c *cursor) lstat(name string) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(c.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return st, err
+}
+
+// path is a name of the directory for calls that take paths, "." the directory.
+func (c *cursor) path(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", c.fd, name) }
+
+// walk calls f for everything below the place. What goes away meanwhile is passed
+// over; errMoved ends the walk.
+func (c *cursor) walk(ctx context.Context, f func(name string, st *unix.Stat_t) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	names, err := c.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		st, err := c.lstat(name)
+		if gone(err) {
+			continue
+		}
+		if err == nil {
+			err = f(name, &st)
+		}
+		if err != nil {
+			return err
+		}
+		if !isDir(&st) {
+			continue
+		}
+		if err := c.enter(name); gone(err) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if err := c.walk(ctx, f); err != nil {
+			return err
+		}
+		if err := c.leave(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone reports whether an error means that a name isn't there any more, or is no
+// directory any more.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
+}
+
+// usage sums up what is allocated below a directory, in bytes. While an instance
+// runs, its directories may be moved under the walk's feet: what was counted until
+// then is given when that goes on.
+func usage(ctx context.Context, dir string) (total int64, err error) {
+	for range 3 {
+		if total, err = countBlocks(ctx, dir); !errors.Is(err, errMoved) {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+func countBlocks(ctx context.Context, dir string) (int64, error) {
+	c, err := openCursor(dir)
+	if gone(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	top, err := c.lstat(".")
+	if err != nil {
+		return 0, err
+	}
+	total, seen := top.Blocks*512, map[uint64]bool{}
+	err = c.walk(ctx, func(_ string, st *unix.Stat_t) error {
+		if isDir(st) || st.Nlink == 1 || !seen[st.Ino] {
+			total += st.Blocks * 512
+		}
+		if !isDir(st) && st.Nlink > 1 {
+			seen[st.Ino] = true
+		}
+		return nil
+	})
+	return total, err
+}
+
+// removeTree removes a tree, however deep it is, also one with immutable files in
+// it. A tree that isn't there is no error.
+func removeTree(dir string) error {
+	err := unix.Unlink(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	c, err := openCursor(dir)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.empty(); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "remove", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// empty removes what is in the directory.
+func (c *cursor) empty() error {
+	clearFlags(c.path("."))
+	names, err := c.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := c.remove(name); err != nil {
+			return fmt.Errorf("%.100q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (c *cursor) remove(name string) error {
+	err := unix.Unlinkat(c.fd, name, 0)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	switch eerr := c.enter(name); {
+	case eerr == nil:
+		err := c.empty()
+		if lerr := c.leave(); err != nil || lerr != nil {
+			return errors.Join(err, lerr)
+		}
+		return unix.Unlinkat(c.fd, name, unix.AT_REMOVEDIR)
+	case gone(eerr): // a file, which has attributes that keep it
+		clearFlags(c.path(name))
+		return unix.Unlinkat(c.fd, name, 0)
+	default:
+		return errors.Join(err, eerr)
+	}
+}
+
+// openBeneath opens a directory below another by a path of any length, without
+// symlinks in it.
+func openBeneath(root int, path string) (int, error) {
+	const step = 2048 // bytes of a path that one call takes
+	fd, err := unix.Openat(root, ".", unix.O_PATH|openDirFlags, 0)
+	for err == nil && path != "" {
+		part := path
+		if len(part) > step {
+			cut := strings.LastIndexByte(part[:step], '/')
+			if cut < 0 {
+				err = unix.ENAMETOOLONG
+				break
+			}
+			part = part[:cut]
+		}
+		path = strings.TrimPrefix(path[len(part):], "/")
+		var next int
+		next, err = unix.Openat2(fd, part, &unix.OpenHow{Flags: unix.O_PATH | openDirFlags,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+		if err == nil {
+			unix.Close(fd)
+			fd = next
+		}
+	}
+	if err != nil && fd >= 0 {
+		unix.Close(fd)
+	}
+	return fd, err
+}
