@@ -78,6 +78,9 @@ func TestResolve(t *testing.T) {
 func TestCheckAlias(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"debian/12": true, "ubuntu:22.04": true, "d": true, "": false, "a b": false, "a\nb": false, "x'y": false, "a*": false,
+		"x/": false, "/x": false, "/": false, ".": false, "..": false, "a//b": false, "a/../b": false, "a/.": false,
+		"a/b/c": true, "...": true, ".a": true, "a/.b": true, "-a": false, "a-": true, "a\xff": false, "größe": true,
+		"web@1": true, "100%": true, "a#b": true,
 		strings.Repeat("a", 64): false, strings.Repeat("A", 64): false, strings.Repeat("x", 64): true,
 		strings.Repeat("x", 65): false,
 	} {

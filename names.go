@@ -1,9 +1,11 @@
 package kiln
 
 import (
+	"path"
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Names is what Resolve asks: the aliases and fingerprints of one store.
@@ -54,8 +56,10 @@ func AmbiguousPrefix(typed string, found []Fingerprint) error {
 const MaxAliasLen = 64
 
 // CheckAlias says whether name may be the alias of an image. The rules are the
-// ones of Incus (no white space, none of $ ? & + " ' ` *), and an alias must
-// not read as a full fingerprint, which it would hide. The error is Invalid.
+// ones of Incus (no white space, none of $ ? & + " ' ` *), and an alias must be such
+// that every place can say it: it doesn't read as a full fingerprint, which it would
+// hide, nor as a flag; and as a part of a URL it is no path that is cleaned there. The
+// error is Invalid.
 func CheckAlias(name string) error {
 	switch {
 	case name == "":
@@ -66,6 +70,12 @@ func CheckAlias(name string) error {
 		return Errorf(Invalid, "alias %q has one of the characters $ ? & + \" ' ` *", name)
 	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 		return Errorf(Invalid, "alias %q has white space or control characters", name)
+	case !utf8.ValidString(name):
+		return Errorf(Invalid, "alias %q is not UTF-8", name)
+	case strings.HasPrefix(name, "-"):
+		return Errorf(Invalid, "alias %q begins with a hyphen, as flags do", name)
+	case path.Clean("/"+name) != "/"+name:
+		return Errorf(Invalid, "alias %q has an empty part, or one that is . or .., between its slashes", name)
 	case len(name) == 64 && IsPrefix(strings.ToLower(name)):
 		return Errorf(Invalid, "alias %q reads as a fingerprint; choose a name that is not 64 hexadecimal digits", name)
 	}
