@@ -62,12 +62,13 @@ func (d *Daemon) CreateAlias(ctx context.Context, a kiln.Alias) error {
 }
 
 // UpdateAlias changes the description and the target of an alias, in one
-// transaction. Errors: NotFound.
-func (d *Daemon) UpdateAlias(ctx context.Context, a kiln.Alias) error {
-	if err := d.Images.UpdateAlias(ctx, a); err != nil {
+// transaction. Errors: NotFound, and those of change.
+func (d *Daemon) UpdateAlias(ctx context.Context, name string, change func(*kiln.Alias) error) error {
+	a, err := d.Images.UpdateAlias(ctx, name, change)
+	if err != nil {
 		return err
 	}
-	d.tell("image-alias-updated", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
+	d.tell("image-alias-updated", aliasURL(name), map[string]any{"target": a.Target.String()})
 	return d.dropVersions(ctx, a.Target)
 }
 

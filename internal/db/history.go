@@ -14,6 +14,11 @@ type Version struct {
 	Fingerprint  kiln.Fingerprint
 	At           time.Time // when the alias began to
 	RolledBackAt time.Time // when the alias was rolled back from it; zero: it wasn't
+
+	// Of the image, if it is here still.
+	Here       bool
+	Size       int64 // bytes as stored
+	Properties map[string]string
 }
 
 // History gives the images that an alias pointed to, the newest version first. The
@@ -29,13 +34,15 @@ func (tx *Tx) History(ctx context.Context, name string) ([]Version, error) {
 
 func history(ctx context.Context, q queryer, name string) ([]Version, error) {
 	list := []Version{}
-	err := each(ctx, q, `SELECT fingerprint, at, rolled_back_at FROM alias_history WHERE name = ? ORDER BY id DESC`,
-		[]any{name}, func(rows *sql.Rows) error {
-			var v Version
-			err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At}, timeColumn{&v.RolledBackAt})
-			list = append(list, v)
-			return err
-		})
+	err := each(ctx, q, `SELECT h.fingerprint, h.at, h.rolled_back_at, i.id IS NOT NULL, coalesce(i.size, 0),
+		coalesce(i.properties, '{}') FROM alias_history h LEFT JOIN images i ON i.fingerprint = h.fingerprint
+		WHERE h.name = ? ORDER BY h.id DESC`, []any{name}, func(rows *sql.Rows) error {
+		var v Version
+		err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At}, timeColumn{&v.RolledBackAt}, &v.Here, &v.Size,
+			jsonColumn{&v.Properties})
+		list = append(list, v)
+		return err
+	})
 	return list, err
 }
 

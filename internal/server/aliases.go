@@ -89,22 +89,23 @@ func (s *Server) patchAlias(w http.ResponseWriter, r *http.Request) (any, error)
 }
 
 func (s *Server) changeAlias(r *http.Request, description *string, target string) error {
-	a, err := s.d.Images.Alias(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	if err := checkETag(r, aliasEntry(a)); err != nil {
-		return err
-	}
-	set(&a.Description, description)
+	var img kiln.Image
 	if target != "" {
-		img, err := s.d.Images.ByPrefix(r.Context(), target)
-		if err != nil {
+		var err error
+		if img, err = s.d.Images.ByPrefix(r.Context(), target); err != nil {
 			return err
 		}
-		a.Target = img.Fingerprint
 	}
-	return s.d.UpdateAlias(r.Context(), a)
+	return s.d.UpdateAlias(r.Context(), r.PathValue("name"), func(a *kiln.Alias) error {
+		if err := checkETag(r, aliasEntry(*a)); err != nil {
+			return err
+		}
+		set(&a.Description, description)
+		if target != "" {
+			a.Target = img.Fingerprint
+		}
+		return nil
+	})
 }
 
 func (s *Server) postAlias(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -1,10 +1,8 @@
 package server
 
 import (
-	"errors"
 	"net/http"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 )
 
@@ -17,18 +15,12 @@ func (s *Server) getHistory(w http.ResponseWriter, r *http.Request) (any, error)
 	list := []api.AliasVersion{}
 	n := 0
 	for _, v := range versions {
-		out := api.AliasVersion{Version: n, Fingerprint: v.Fingerprint.String(), Since: v.At}
+		out := api.AliasVersion{Version: n, Fingerprint: v.Fingerprint.String(), Since: v.At, Here: v.Here, Size: v.Size,
+			Description: v.Properties["description"]}
 		if !v.RolledBackAt.IsZero() {
 			out.Version, out.RolledBackAt = -1, v.RolledBackAt
 		} else {
 			n++
-		}
-		img, err := s.d.Images.Get(r.Context(), v.Fingerprint)
-		switch {
-		case err == nil:
-			out.Here, out.Description, out.Size = true, img.Properties["description"], img.Size
-		case !errors.Is(err, kiln.NotFound):
-			return nil, err
 		}
 		list = append(list, out)
 	}

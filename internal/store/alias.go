@@ -119,19 +119,26 @@ func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 	return supersede(ctx, tx, old.Target, a.Target)
 }
 
-// UpdateAlias changes the target and the description of an alias.
-// The error is NotFound.
-func (s *Store) UpdateAlias(ctx context.Context, a kiln.Alias) error {
-	return s.db.Tx(ctx, func(tx *db.Tx) error {
-		old, err := tx.Alias(ctx, a.Name)
+// UpdateAlias changes the target and the description of an alias, in one transaction,
+// and gives it as it is then. Errors: NotFound, and those of change.
+func (s *Store) UpdateAlias(ctx context.Context, name string, change func(*kiln.Alias) error) (a kiln.Alias,
+	err error) {
+	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		old, err := tx.Alias(ctx, name)
 		if err != nil {
 			return err
 		}
+		a = old
+		if err := change(&a); err != nil {
+			return err
+		}
+		a.Name = name
 		if err := tx.SetAlias(ctx, a); err != nil {
 			return err
 		}
 		return supersede(ctx, tx, old.Target, a.Target)
 	})
+	return a, err
 }
 
 // RenameAlias gives an alias another name. Errors: Invalid, NotFound, Conflict.
