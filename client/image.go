@@ -22,7 +22,6 @@ import (
 type Images struct {
 	*Client
 	Cached   bool        // Put brings what nobody asked to keep
-	Reuse    bool        // Put deletes images that lose their last alias by it
 	Expected http.Header // by which a server that expects an image knows it; nil: it trusts the client
 }
 
@@ -125,9 +124,6 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 	h := uploadHeader(img)
 	if i.Expected != nil {
 		h = i.Expected.Clone()
-	}
-	if i.Reuse {
-		h.Set("X-Kiln-Reuse", "true")
 	}
 	if i.Cached {
 		h.Set("X-Kiln-Cached", "true")

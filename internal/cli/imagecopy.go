@@ -27,7 +27,6 @@ type copying struct {
 	to      place.Place
 	put     api.ImagePut
 	aliases []api.ImageAlias
-	reuse   bool
 }
 
 // The ways of an image, as --mode has them.
@@ -52,7 +51,8 @@ func (a *app) imageCopyCmd() *cobra.Command {
 	public := f.Bool("public", false, "make the copy public: untrusted clients may use it")
 	mode := choiceFlag(c, "mode", "", auto, "how the image travels", auto, pull, push, relay)
 	project := f.String("target-project", "", "project on the target")
-	reuse := f.Bool("reuse", false, "delete images that lose their last alias to the copy")
+	f.Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the version "+
+		"before (images.keep_versions)")
 	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
 	dry := f.Bool("dry-run", false, "only show how much would be transferred")
 	vm := f.Bool("vm", false, "a virtual machine")
@@ -79,7 +79,6 @@ func (a *app) imageCopyCmd() *cobra.Command {
 			job.aliases = append(job.aliases, wireAliases(job.img.Aliases)...)
 		}
 		job.put = api.ImagePut{Public: *public, AutoUpdate: *autoUpdate, Profiles: *profiles}
-		job.reuse = *reuse
 		if *dry {
 			return job.estimate(c.Context(), *mode)
 		}
@@ -175,7 +174,7 @@ func (c *copying) canUpdate(mode string) error {
 // request is what the target is told, whichever way the image comes.
 func (c *copying) request(s api.ImagesPostSource) client.Request {
 	return client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: api.ImagesPost{
-		ImagePut: c.put, Aliases: c.aliases, Source: &s, MoveAliases: true, Reuse: c.reuse,
+		ImagePut: c.put, Aliases: c.aliases, Source: &s, MoveAliases: true,
 	}}
 }
 
@@ -332,7 +331,6 @@ func (c *copying) relay(ctx context.Context) error {
 	wrap, done := c.app.progress("Copying the image", c.img.Size)
 	defer done()
 	images := c.to.Images()
-	images.Reuse = c.reuse
 	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
 		Properties: c.img.Properties, Profiles: c.put.Profiles}
 	kilnServer, err := c.movesAliases(ctx)

@@ -32,7 +32,8 @@ func (a *app) imageImportCmd() *cobra.Command {
 	aliases := c.Flags().StringArray("alias", nil, "alias of the image (repeatable); moved from the image that "+
 		"has it")
 	public := c.Flags().Bool("public", false, "make the image public: untrusted clients may use it")
-	reuse := c.Flags().Bool("reuse", false, "delete images that lose their last alias to this one")
+	c.Flags().Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the "+
+		"version before (images.keep_versions)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		img := kiln.Image{Public: *public, Properties: map[string]string{}}
 		for _, n := range *aliases {
@@ -60,15 +61,15 @@ func (a *app) imageImportCmd() *cobra.Command {
 			}
 		}
 		if len(paths) == 1 && (strings.HasPrefix(paths[0], "https://") || strings.HasPrefix(paths[0], "http://")) {
-			return a.importURL(c.Context(), at, paths[0], img, *reuse)
+			return a.importURL(c.Context(), at, paths[0], img)
 		}
-		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img, *reuse)
+		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img)
 	}
 	return c
 }
 
 // importImage is kiln.Copy with what the user says of the image.
-func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files, img kiln.Image, reuse bool) error {
+func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files, img kiln.Image) error {
 	found, err := src.Find(ctx, "")
 	if err != nil {
 		return err
@@ -88,7 +89,6 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 	}
 	wrap, done := a.progress("Importing "+found.Filename, total)
 	images := at.Images()
-	images.Reuse = reuse
 	got, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap})
 	done()
 	err = errors.Join(err, s.Close())
@@ -225,14 +225,13 @@ func (a *app) imageHashCmd() *cobra.Command {
 }
 
 // importURL has a server fetch the image that a URL tells of.
-func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, reuse bool) error {
+func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image) error {
 	if !strings.HasPrefix(url, "https://") {
 		return kiln.Errorf(kiln.Invalid, "Only https:// is supported for remote image import")
 	}
 	post := api.ImagesPost{
 		ImagePut: api.ImagePut{Public: img.Public, Properties: img.Properties}, Aliases: wireAliases(img.Aliases),
 		Source: &api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}, MoveAliases: true,
-		Reuse: reuse,
 	}
 	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
 	if err != nil {
