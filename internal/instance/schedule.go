@@ -67,7 +67,7 @@ func checkSchedule(v string) error {
 	}
 	_, err = s.due(time.Now(), time.Now())
 	if err != nil {
-		return fmt.Errorf("%q: no day fits: %w", v, err)
+		return fmt.Errorf("%q: such a day never comes", v)
 	}
 	return nil
 }

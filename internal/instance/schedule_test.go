@@ -90,3 +90,29 @@ func TestNextName(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSchedule gives whatever users may write where expressions of cron are expected:
+// it is refused, or it can be asked when it is due, in bounded time.
+func FuzzSchedule(f *testing.F) {
+	for _, v := range []string{"", "* * * * *", "0 3 * * *", "@daily, @startup", "@never", "*/5 1-3,7 1 JAN-MAR mon",
+		"0 0 31 2 *", "0 0 29 2 *", "61 * * * *", "*/0 * * * *", "1-99999999999 * * * *", "@hourly,", "0 0 L * 5L",
+		"0 0 1W * 5#3", "? ? ? ? ?"} {
+		f.Add(v)
+	}
+	from := time.Date(2024, 2, 29, 23, 59, 30, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, v string) {
+		if checkSchedule(v) != nil {
+			return
+		}
+		s, err := parseSchedule(v)
+		if err != nil {
+			t.Fatalf("%q passes the check: %v", v, err)
+		}
+		if due, err := s.due(from, from); due && err == nil && len(s.crons) > 0 {
+			t.Errorf("%q is due in no time", v)
+		}
+		if _, err := s.due(from, from.Add(time.Minute)); err != nil {
+			t.Errorf("%q passes the check: %v", v, err)
+		}
+	})
+}
