@@ -53,7 +53,6 @@ func TestMain_usage(t *testing.T) {
 		"storage ls -f json":     {1, "one storage pool"},
 		"launch x --target n1":   {1, "no clusters"},
 		"launch x -n br0":        {1, "networks are not supported"},
-		"launch x -t t2.micro":   {1, "unknown instance type"},
 		"launch":                 {2, "missing argument: <image>"},
 		"rename c1":              {2, "missing argument: <new-name>"},
 		"remote switch a b":      {2, `unexpected argument "b"`},

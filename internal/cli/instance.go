@@ -6,9 +6,7 @@ import (
 	"io"
 	"net/http"
 	"path"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -126,16 +124,8 @@ func (o *createFlags) request(a *app) (post api.InstancesPost, err error) {
 	if err := describe(&post.InstancePut, o.config, o.devices, o.pool); err != nil {
 		return post, err
 	}
-	if o.typ != "" && o.typ != "container" {
-		limits, err := typeLimits(o.typ)
-		if err != nil {
-			return post, err
-		}
-		for k, v := range limits {
-			if _, said := post.Config[k]; !said {
-				post.Config[k] = v
-			}
-		}
+	if o.typ != "container" {
+		post.InstanceType = o.typ
 	}
 	switch {
 	case o.noProfiles:
@@ -146,31 +136,6 @@ func (o *createFlags) request(a *app) (post api.InstancesPost, err error) {
 	post.Ephemeral = post.Ephemeral || o.ephemeral
 	post.Description = orElse(o.description, post.Description)
 	return post, nil
-}
-
-var instanceType = regexp.MustCompile(`^c([1-9][0-9]{0,3})(?:-m([0-9]{1,4}(?:\.[0-9]{1,2})?))?$|^m([0-9]{1,4}(?:\.[0-9]{1,2})?)$`)
-
-// typeLimits gives the limits of an instance type in the form that names them:
-// "c2-m4" is two CPUs and 4 GiB. Types of clouds aren't known. The error is
-// Unsupported.
-func typeLimits(typ string) (map[string]string, error) {
-	m := instanceType.FindStringSubmatch(typ)
-	if m == nil {
-		return nil, kiln.Errorf(kiln.Unsupported, "unknown instance type %q; it is c<CPUs>-m<GiB>, such as c2-m4; or give "+
-			"the limits themselves: -c limits.cpu=2 -c limits.memory=4GiB", typ)
-	}
-	limits := map[string]string{}
-	if m[1] != "" {
-		limits["limits.cpu"] = m[1]
-	}
-	if memory := m[2] + m[3]; memory != "" {
-		gib, err := strconv.ParseFloat(memory, 64)
-		if err != nil {
-			return nil, err
-		}
-		limits["limits.memory"] = fmt.Sprintf("%dMiB", int64(gib*1024))
-	}
-	return limits, nil
 }
 
 // describe lays flags over a configuration.

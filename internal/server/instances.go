@@ -133,6 +133,14 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 	if src.Server == "" && src.Mode == "pull" && src.Type == "image" {
 		return nil, kiln.Errorf(kiln.Invalid, "the source says to pull the image, but not from which server")
 	}
+	size, err := instance.SizeOptions(post.InstanceType)
+	if err != nil {
+		return nil, err
+	}
+	if size != nil {
+		maps.Copy(size, post.Config) // what is said by itself wins
+		post.Config = size
+	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start,
 		Config: config(post.InstancePut),
