@@ -65,13 +65,9 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 // canCopy reports whether a server copies instances as kiln does. The error is
 // Unsupported.
 func canCopy(ctx context.Context, at place.Place) error {
-	var s api.Server
-	if _, err := at.Get(ctx, "/1.0", nil, &s); err != nil {
+	s, err := trustedServer(ctx, at)
+	if err != nil {
 		return err
-	}
-	if s.Auth != "trusted" {
-		return kiln.Errorf(kiln.Denied, "the server %q doesn't trust this client; add the remote again with a token: kiln "+
-			"remote add", at.Remote)
 	}
 	if !slices.Contains(s.APIExtensions, "kiln_instance_copy") {
 		return kiln.Errorf(kiln.Unsupported, "the server %q doesn't copy instances as kiln does: it is LXD, Incus or an "+

@@ -94,7 +94,7 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 				return err
 			}
 			if len(change) == 0 {
-				return usageError{fmt.Errorf("say which keys; usage: %s", c.UseLine())}
+				return usageError{fmt.Errorf("missing argument: <key>; usage: %s", c.UseLine())}
 			}
 			if server {
 				body := map[string]any{}

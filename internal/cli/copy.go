@@ -101,7 +101,8 @@ func (a *app) copyCmd() *cobra.Command {
 		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]", Aliases: []string{"cp"},
 		Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2),
 		Long: "Copy an instance with its snapshots, or make an instance of a snapshot, also from one server to another. " +
-			"One that runs goes on running. Between servers go the image, if the target hasn't it, and what was changed since.",
+			"A running instance keeps running. Between servers, the image is transferred if the target doesn't have it, and " +
+			"what was changed since.",
 	}
 	o := newCopyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {

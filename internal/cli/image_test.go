@@ -97,7 +97,7 @@ func TestImageCopy(t *testing.T) {
 	s := newSession(t)
 	fp := s.image("1", "--alias one --alias uno")
 	s.fails("image copy one", 2, "missing argument: <remote>")
-	s.fails("image copy one b", 2, `as in "b:"`)
+	s.fails("image copy one b", 2, `write it as "b:"`)
 	s.fails("image copy one local:", 1, "different")
 	s.fails("image copy one b: --mode sideways", 2, "auto, pull, push or relay")
 	s.fails("image copy one b: --vm", 1, "virtual")
@@ -111,6 +111,14 @@ func TestImageCopy(t *testing.T) {
 	s.says("image copy one b: --mode relay --copy-aliases --alias more", "Image copied successfully!")
 	s.says("image list b: -f csv -c L", "\"more\none\nuno\"")
 	s.says("image info b:"+fp[:12], fp)
+
+	// Aliases that others have stay where they are, unless it is said.
+	two := s.image("2", "--alias one --alias new")
+	s.fails("image copy one b: --mode relay --copy-aliases", 4, `the alias "one" is that of another image on "b"`, "--reuse")
+	s.says("image info b:one", fp)
+	s.fails("image info b:new", 3)
+	s.ok("image copy one b: --mode relay --copy-aliases --reuse")
+	s.says("image info b:one", two)
 }
 
 func TestPublishTree(t *testing.T) {

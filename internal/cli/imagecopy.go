@@ -25,8 +25,10 @@ type copying struct {
 	img     kiln.Image
 	isAlias bool
 	to      place.Place
+	server  api.Server // of to
 	put     api.ImagePut
 	aliases []api.ImageAlias
+	reuse   bool // take aliases from other images
 }
 
 // The ways of an image, as --mode has them.
@@ -51,8 +53,8 @@ func (a *app) imageCopyCmd() *cobra.Command {
 	public := f.Bool("public", false, "make the copy public: untrusted clients may use it")
 	mode := choiceFlag(c, "mode", "", auto, "how the image travels", auto, pull, push, relay)
 	project := f.String("target-project", "", "project on the target")
-	f.Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the version "+
-		"before (images.keep_versions)")
+	reuse := f.Bool("reuse", false, "with --copy-aliases, also move aliases that other images have; those are kept "+
+		"as the version before (images.keep_versions)")
 	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
 	dry := f.Bool("dry-run", false, "only show how much would be transferred")
 	vm := f.Bool("vm", false, "a virtual machine")
@@ -61,7 +63,7 @@ func (a *app) imageCopyCmd() *cobra.Command {
 			return kiln.Errorf(kiln.Unsupported, "kiln keeps images of system containers, not of virtual machines")
 		}
 		if !strings.HasSuffix(args[1], ":") {
-			return usageError{fmt.Errorf("say which server to copy to, as in %q", args[1]+":")}
+			return usageError{fmt.Errorf("the target is a server: write it as %q", args[1]+":")}
 		}
 		for _, n := range *aliases {
 			if err := kiln.CheckAlias(n); err != nil {
@@ -75,10 +77,13 @@ func (a *app) imageCopyCmd() *cobra.Command {
 		for _, n := range *aliases {
 			job.aliases = append(job.aliases, api.ImageAlias{Name: n})
 		}
-		if *copyAliases {
-			job.aliases = append(job.aliases, wireAliases(job.img.Aliases)...)
-		}
 		job.put = api.ImagePut{Public: *public, AutoUpdate: *autoUpdate, Profiles: *profiles}
+		job.reuse = *reuse
+		if *copyAliases {
+			if err := job.copyAliases(c.Context()); err != nil {
+				return err
+			}
+		}
 		if *dry {
 			return job.estimate(c.Context(), *mode)
 		}
@@ -103,6 +108,9 @@ func (a *app) planCopy(ctx context.Context, from, to, project string) (*copying,
 	}
 	if project != "" {
 		job.to.Client = job.to.WithProject(project)
+	}
+	if job.server, err = trustedServer(ctx, job.to); err != nil {
+		return nil, err
 	}
 	job.remote, job.typed = r.SplitImage(from)
 	if job.remote == job.to.Remote {
@@ -189,11 +197,7 @@ func (c *copying) pull(ctx context.Context) error {
 		s.Fingerprint = s.Alias
 	}
 	// Aliases of images here may be somebody else's there.
-	req, own := c.request(s), c.aliases
-	kilnServer, err := c.movesAliases(ctx)
-	if err != nil {
-		return err
-	}
+	req, own, kilnServer := c.request(s), c.aliases, c.movesAliases()
 	if !kilnServer {
 		post := req.Body.(api.ImagesPost)
 		post.Aliases = nil
@@ -217,9 +221,9 @@ func (c *copying) estimate(ctx context.Context, mode string) error {
 	if err != nil {
 		return err
 	}
-	if kilnServer, err := c.movesAliases(ctx); err != nil || !kilnServer {
-		return errors.Join(err, kiln.Errorf(kiln.Unsupported, "the server %q can't tell what a copy would move; it has to "+
-			"be kiln", c.to.Remote))
+	if !c.movesAliases() {
+		return kiln.Errorf(kiln.Unsupported, "the server %q can't tell what a copy would transfer; it has to be kiln",
+			c.to.Remote)
 	}
 	req := c.request(s)
 	post := req.Body.(api.ImagesPost)
@@ -242,11 +246,39 @@ func (c *copying) estimate(ctx context.Context, mode string) error {
 	return nil
 }
 
-// movesAliases reports whether the target takes aliases away from other images.
-func (c *copying) movesAliases(ctx context.Context) (bool, error) {
-	var s api.Server
-	_, err := c.to.Get(ctx, "/1.0", nil, &s)
-	return slices.Contains(s.APIExtensions, "kiln_image_aliases"), err
+// movesAliases reports whether the target moves aliases from other images by itself.
+func (c *copying) movesAliases() bool {
+	return slices.Contains(c.server.APIExtensions, "kiln_image_aliases")
+}
+
+// copyAliases adds the aliases of the source to those of the copy. One that another
+// image of the target has is a Conflict, unless that image came from the same server:
+// then this is its newer version.
+func (c *copying) copyAliases(ctx context.Context) error {
+	r, err := c.app.Config()
+	if err != nil {
+		return err
+	}
+	where, err := r.Reach(c.remote)
+	if err != nil {
+		return err
+	}
+	for _, al := range c.img.Aliases {
+		if err := kiln.CheckAlias(al.Name); err != nil {
+			c.app.remark("not copied: %v", err)
+			continue
+		}
+		has, _, err := c.to.Images().Resolve(ctx, al.Name)
+		isAlias := slices.ContainsFunc(has.Aliases, func(a api.ImageAlias) bool { return a.Name == al.Name })
+		if err == nil && isAlias && has.Fingerprint != c.img.Fingerprint.String() && !c.reuse &&
+			(has.UpdateSource == nil || has.UpdateSource.Server != where.Server) {
+			return kiln.Errorf(kiln.Conflict, "the alias %q is that of another image on %q, %s; to move it to the copy give "+
+				"--reuse, or choose other names with --alias in place of --copy-aliases", al.Name, c.to.Remote,
+				short(has.Fingerprint))
+		}
+		c.aliases = append(c.aliases, api.ImageAlias{Name: al.Name, Description: al.Description})
+	}
+	return nil
 }
 
 // nameIt gives the image on the target its names, one by one.
@@ -277,10 +309,7 @@ func (c *copying) push(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kilnServer, err := c.movesAliases(ctx)
-	if err != nil {
-		return err
-	}
+	kilnServer := c.movesAliases()
 	c.put.Properties = c.img.Properties
 	req := c.request(api.ImagesPostSource{Type: "image", Mode: "push", Fingerprint: c.img.Fingerprint.String()})
 	_, token, err := c.to.Do(ctx, req, nil)
@@ -333,10 +362,7 @@ func (c *copying) relay(ctx context.Context) error {
 	images := c.to.Images()
 	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
 		Properties: c.img.Properties, Profiles: c.put.Profiles}
-	kilnServer, err := c.movesAliases(ctx)
-	if err != nil {
-		return err
-	}
+	kilnServer := c.movesAliases()
 	if kilnServer {
 		for _, al := range c.aliases {
 			img.Aliases = append(img.Aliases, kiln.Alias{Name: al.Name, Description: al.Description})

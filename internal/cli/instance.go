@@ -485,7 +485,7 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 				}
 			}
 		} else if len(args) == 0 {
-			return usageError{fmt.Errorf("say which instances; usage: %s", c.UseLine())}
+			return usageError{fmt.Errorf("missing argument: <instance>; usage: %s", c.UseLine())}
 		}
 		return each(args, func(word string) error {
 			at, err := a.At(word)

@@ -131,35 +131,38 @@ func (a *app) remoteChange(use, short string, n int, f func(*place.Config, []str
 }
 
 func (a *app) remoteImportCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "import [<directory>]", Short: "Import the remotes of lxc or incus", Args: cobra.MaximumNArgs(1),
-		Long: "Take over the servers of lxc or incus: from a directory with a config.yml, or from where those programs " +
-			"keep theirs. Servers that are known already stay as they are. The client's certificate comes along if there is " +
-			"none yet, so that servers go on to trust it.",
-		RunE: func(_ *cobra.Command, args []string) error {
-			r, err := a.Config()
-			if err != nil {
+		Long: "Import the remotes of lxc or incus, from a directory with a config.yml or from where those programs keep " +
+			"it. Remotes that exist already are left alone. The client certificate is imported if there is none yet, so that " +
+			"servers keep trusting this client.",
+	}
+	http := c.Flags().Bool("allow-http", false, "also import remotes whose address is plain http")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		r, err := a.Config()
+		if err != nil {
+			return err
+		}
+		dirs := args
+		if len(dirs) == 0 {
+			dirs = peerDirs()
+		}
+		found := false
+		for _, dir := range dirs {
+			if _, err := os.Stat(filepath.Join(dir, "config.yml")); err != nil {
+				continue
+			}
+			found = true
+			if err := a.importRemotes(r, dir, *http); err != nil {
 				return err
 			}
-			dirs := args
-			if len(dirs) == 0 {
-				dirs = peerDirs()
-			}
-			found := false
-			for _, dir := range dirs {
-				if _, err := os.Stat(filepath.Join(dir, "config.yml")); err != nil {
-					continue
-				}
-				found = true
-				if err := a.importRemotes(r, dir); err != nil {
-					return err
-				}
-			}
-			if !found {
-				return kiln.Errorf(kiln.NotFound, "there is no config.yml in %s", strings.Join(dirs, ", "))
-			}
-			return r.Save()
-		}}
+		}
+		if !found {
+			return kiln.Errorf(kiln.NotFound, "there is no config.yml in %s", strings.Join(dirs, ", "))
+		}
+		return r.Save()
+	}
+	return c
 }
 
 // peerDirs are where lxc and incus keep their remotes.
@@ -171,21 +174,21 @@ func peerDirs() []string {
 	}
 }
 
-func (a *app) importRemotes(r *place.Config, dir string) error {
+// importRemotes adds the remotes of another client that aren't known yet. What can't
+// be added is told and left out.
+func (a *app) importRemotes(r *place.Config, dir string, http bool) error {
 	other, err := place.Read(dir)
 	if err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(other.Remotes)) {
 		c := other.Remotes[name]
-		if old, there := r.Remotes[name]; there || c.Protocol == "oci" || c.Unix() {
-			if there && old.Addr != c.Addr && !c.Unix() {
-				a.remark("%s: there is a remote of that name, at %s; left alone", name, old.Addr)
-			}
+		if why := notImported(r, name, c, http); why != "" {
+			a.remark("%s: not imported: %s", name, why)
 			continue
 		}
-		if err := place.CheckRemoteName(name); err != nil {
-			return err
+		if _, there := r.Remotes[name]; there || c.Unix() {
+			continue // it is known, or another program's socket
 		}
 		if err := copyFile(other.CertPath(name), r.CertPath(name)); err != nil {
 			return err
@@ -198,6 +201,26 @@ func (a *app) importRemotes(r *place.Config, dir string) error {
 	}
 	return errors.Join(copyFile(filepath.Join(dir, "client.key"), r.Path("client.key")),
 		copyFile(filepath.Join(dir, "client.crt"), r.Path("client.crt")))
+}
+
+// notImported says why a remote of another client can't be imported; "" if it can, or
+// needn't be.
+func notImported(r *place.Config, name string, c *place.Remote, http bool) string {
+	old, there := r.Remotes[name]
+	addr, err := place.Address(c.Addr, c.Protocol)
+	switch {
+	case c.Unix(), there && old.Addr == c.Addr:
+		return ""
+	case there:
+		return "there is a remote of that name, at " + old.Addr
+	case !slices.Contains(protocols(), c.Protocol):
+		return fmt.Sprintf("kiln doesn't speak the protocol %q", c.Protocol)
+	case err != nil:
+		return err.Error()
+	case strings.HasPrefix(addr, "http://") && !http:
+		return "its address is plain http, which protects against nothing; to import it all the same, give --allow-http"
+	}
+	return ""
 }
 
 // copyFile copies a small file, private to the user. One that isn't there is no

@@ -11,7 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
+
 	"strings"
 	"time"
 
@@ -27,10 +27,11 @@ import (
 
 // addOptions are the flags of remote add.
 type addOptions struct {
-	accept, public, http                          bool
-	fingerprint, token, password, protocol, proxy string
-	project, caFile, auth                         string
-	mirrors                                       []string
+	accept, public, http                bool
+	fingerprint, token, password, proxy string
+	project, caFile                     string
+	protocol                            *string
+	mirrors                             []string
 }
 
 func (a *app) remoteAddCmd() *cobra.Command {
@@ -48,12 +49,12 @@ func (a *app) remoteAddCmd() *cobra.Command {
 	f.StringVar(&o.token, "token", "", "token to be trusted by")
 	f.StringVar(&o.password, "password", "", "trust password of the server")
 	f.BoolVar(&o.public, "public", false, "a server of public images; show it no certificate")
-	f.StringVar(&o.protocol, "protocol", "", "kiln, lxd, incus or simplestreams")
+	o.protocol = choiceFlag(c, "protocol", "", "", "protocol of the server", protocols()[1:]...)
 	f.StringVar(&o.caFile, "ca", "", "file with the certificate authority of the server")
 	f.StringArrayVar(&o.mirrors, "mirror", nil, "URL of a server with the same images (repeatable)")
 	f.StringVar(&o.proxy, "proxy", "", "URL of the proxy to reach it by")
 	f.StringVar(&o.project, "project", "", "project there")
-	f.StringVar(&o.auth, "auth-type", "", "tls")
+	choiceFlag(c, "auth-type", "", "tls", "how clients authenticate", "tls")
 	f.BoolVar(&o.http, "allow-http", false, "let the address be one of plain http")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r, err := a.Config()
@@ -118,15 +119,7 @@ func (a *app) addByToken(ctx context.Context, r *place.Config, name string, toke
 }
 
 func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string, o addOptions) error {
-	if !slices.Contains([]string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams},
-		o.protocol) {
-		return usageError{kiln.Errorf(kiln.Invalid, "Invalid protocol: %s; it is kiln, lxd, incus or simplestreams",
-			o.protocol)}
-	}
-	if o.auth != "" && o.auth != "tls" {
-		return kiln.Errorf(kiln.Unsupported, "authentication by %q is not supported; there is tls", o.auth)
-	}
-	addr, err := place.Address(where, o.protocol)
+	addr, err := place.Address(where, *o.protocol)
 	if err != nil {
 		return err
 	}
@@ -134,8 +127,8 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 		return kiln.Errorf(kiln.Invalid, "Only https URLs are supported: %s; plain http protects against nothing; "+
 			"to use it all the same, give --allow-http", addr)
 	}
-	c := &place.Remote{Addr: addr, Protocol: o.protocol, Public: o.public ||
-		o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
+	c := &place.Remote{Addr: addr, Protocol: *o.protocol, Public: o.public ||
+		*o.protocol == kiln.ProtocolStreams, Mirrors: o.mirrors, Proxy: o.proxy, Project: o.project}
 	if o.caFile != "" {
 		ca, err := os.ReadFile(o.caFile)
 		if err != nil {
@@ -161,8 +154,8 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 
 // introduce makes client and server know each other, as far as they have to.
 func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
-	if c.Unix() || c.Streams() && o.fingerprint == "" {
-		return nil // the file system, or an authority, vouches for it
+	if c.Unix() {
+		return nil // the file system vouches for it
 	}
 	if strings.HasPrefix(c.Addr, "https://") {
 		if err := a.pin(ctx, r, name, c, o); err != nil {
@@ -170,7 +163,7 @@ func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *pl
 		}
 	}
 	if c.Streams() {
-		return nil
+		return a.checkStreams(ctx, name)
 	}
 	at, err := a.Connect(name)
 	if err != nil {
@@ -185,6 +178,28 @@ func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *pl
 		return nil
 	}
 	return a.join(ctx, name, at, o)
+}
+
+// checkStreams makes sure that there is an image server at a remote.
+func (a *app) checkStreams(ctx context.Context, name string) error {
+	src, err := a.Source(name)
+	if err != nil {
+		return err
+	}
+	if lister, ok := src.(interface {
+		List(context.Context) ([]kiln.Image, error)
+	}); ok {
+		_, err = lister.List(ctx)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "the remote was not added: %w", err)
+	}
+	return nil
+}
+
+// protocols are those that a remote can speak; "" is the API.
+func protocols() []string {
+	return []string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams}
 }
 
 // pin looks at the certificate of a server, and keeps it if nobody else vouches for
@@ -245,6 +260,7 @@ func look(ctx context.Context, c *place.Remote) (shown *x509.Certificate, vouche
 func (a *app) askAbout(fp string) error {
 	fmt.Fprintf(a.Err, "Certificate fingerprint: %s\nok (y/n/[fingerprint])? ", fp)
 	answer, err := a.readLine()
+	a.endPrompt()
 	if err != nil && answer == "" {
 		return kiln.Errorf(kiln.Denied, "the certificate of the server is not signed by a trusted CA; if its "+
 			"fingerprint is right, give --fingerprint %s", fp)
@@ -254,6 +270,13 @@ func (a *app) askAbout(fp string) error {
 		return nil
 	}
 	return kiln.Errorf(kiln.Denied, "the certificate of the server was not accepted")
+}
+
+// endPrompt ends the line of a question whose answer wasn't typed.
+func (a *app) endPrompt() {
+	if !terminal(a.In) {
+		fmt.Fprintln(a.Err)
+	}
 }
 
 // readLine reads one line of what the user types.
@@ -271,7 +294,9 @@ func (a *app) join(ctx context.Context, name string, at *client.Client, o addOpt
 	if word == "" {
 		fmt.Fprintf(a.Err, "Trust token or password for %s: ", name)
 		var err error
-		if word, err = a.readLine(); err != nil && word == "" {
+		word, err = a.readLine()
+		a.endPrompt()
+		if err != nil && word == "" {
 			return kiln.Errorf(kiln.Denied, "the server %q doesn't know this client; get a token there with \"kiln config "+
 				"trust add --name <client>\" and give it with --token, or add the server with --public for its public images", name)
 		}

@@ -174,7 +174,7 @@ func (a *app) snapshotDeleteCmd() *cobra.Command {
 				return each(args, func(word string) error { return a.deleteSnapshot(c.Context(), word) })
 			}
 			if len(args) == 1 {
-				return usageError{fmt.Errorf("say which snapshots; usage: %s", c.UseLine())}
+				return usageError{fmt.Errorf("missing argument: <snapshot>; usage: %s", c.UseLine())}
 			}
 			return each(args[1:], func(snap string) error { return a.deleteSnapshot(c.Context(), args[0]+"/"+snap) })
 		}}

@@ -34,7 +34,7 @@ func (a *app) publishTreeCmd() *cobra.Command {
 				return err
 			}
 			if len(args) != 1 {
-				return usageError{fmt.Errorf("say which directory to write to")}
+				return usageError{fmt.Errorf("missing argument: <directory>; usage: %s", c.UseLine())}
 			}
 			return a.publishTree(c.Context(), at, args[0])
 		}}

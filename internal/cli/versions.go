@@ -83,8 +83,8 @@ func (a *app) imageDiffCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "diff [<remote>:]<image> <image>", Short: "Compare two images",
 		Args: cobra.ExactArgs(2),
-		Long: "Tell what the second image has that the first hasn't: packages (dpkg, apk) and files. Times of files don't " +
-			"count.",
+		Long: "Show what differs in the second image: packages (dpkg, apk) and files. Times of files are " +
+			"ignored.",
 	}
 	form := formatFlag(c)
 	packages := c.Flags().Bool("packages", false, "only packages")

@@ -231,8 +231,9 @@ func OverNetwork(ctx context.Context, at *client.Client, s *api.ImagesPostSource
 		return err
 	}
 	if server.Environment == nil || len(server.Environment.Addresses) == 0 {
-		return kiln.Errorf(kiln.Unsupported, "The source server isn't listening on the network; have it listen with: kiln "+
-			"config set core.https_address \":8443\", or copy with --mode push or relay")
+		return kiln.Errorf(kiln.Unsupported, "the source server isn't listening on the network, so that no other server "+
+			"can fetch from it; have it listen with: kiln config set core.https_address \":8443\"; or send the image through "+
+			"this client first: kiln image copy --mode relay")
 	}
 	s.Server, s.Certificate, s.Protocol = "https://"+server.Environment.Addresses[0], server.Environment.Certificate,
 		kiln.ProtocolLXD

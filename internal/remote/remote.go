@@ -130,10 +130,10 @@ func (o *Opener) newHTTP(r kiln.Remote) (*http.Client, error) {
 		}
 		proxy = http.ProxyURL(u)
 	}
-	return &http.Client{CheckRedirect: fetch.CheckRedirect, Transport: &http.Transport{
+	return &http.Client{CheckRedirect: fetch.CheckRedirect, Transport: trust.Transport{Transport: &http.Transport{
 		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: o.stall() / 2, ResponseHeaderTimeout: 2 * o.stall(),
 		MaxIdleConnsPerHost: 8, IdleConnTimeout: 15 * time.Second, WriteBufferSize: 128 << 10, ReadBufferSize: 128 << 10,
-	}}, nil
+	}}}, nil
 }
 
 // checkURLs makes sure that whoever vouches for the bytes can be asked: https, or

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"encoding/pem"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// freePort finds a port that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+func (s *session) write(name, text string) string {
+	s.t.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+func TestRemoteVerbs(t *testing.T) {
+	s := newSession(t)
+	s.says("remote list -f csv", "local (current),unix://,kiln,file access,NO,YES,NO\n", "images,https://")
+	s.says("remote list -f json", `"b"`)
+	s.says("remote list -f yaml", "unix://")
+	s.says("remote get-default", "local\n")
+	s.ok("remote switch b")
+	s.says("remote get-default", "b\n")
+	s.says("--force-local remote get-default", "local\n")
+	s.fails("remote remove b", 1, "kiln remote switch")
+	s.ok("remote switch local")
+	s.says("remote get-default", "local\n")
+	s.fails("remote switch images", 1, "only has images")
+	s.fails("remote switch bb", 3, `no remote "bb"; did you mean "b"?`)
+	s.ok("remote rename b c")
+	s.fails("remote rename c local", 4, "already exists")
+	s.fails("remote rename c a/b", 1, "can't name a remote")
+	s.fails("remote rename local x", 1, "static")
+	s.fails("remote remove images", 1, "static")
+	s.fails("remote set-url local https://x", 1, "static")
+	s.ok("remote set-url c unix:///nowhere")
+	s.fails("list c:", 6)
+	s.ok("remote rm c")
+	s.fails("remote remove c", 3, `no remote "c"`)
+
+	s.fails("remote add x ftp://x", 1, "Only https")
+	s.fails("remote add a:b https://x", 1, "can't name a remote")
+	s.fails("remote add x http://x", 1, "--allow-http")
+	s.fails("remote add x https://x --protocol ftp", 2, "kiln, lxd, incus or simplestreams")
+	s.fails("remote add x https://x --auth-type oidc", 2, "it is tls")
+	s.fails("remote add", 2, "missing argument: <address>")
+	s.fails("remote add x https://127.0.0.1:"+freePort(t), 6, "connection refused")
+	s.fails("remote add x https://127.0.0.1:"+freePort(t)+" --protocol simplestreams", 6, "connection refused")
+	s.fails("remote add x https://x --ca "+filepath.Join(s.dir, "nothing"), 3, "nothing")
+	s.fails("list x:", 3, `no remote "x"`)
+}
+
+func TestTrust(t *testing.T) {
+	s := newSession(t)
+	s.fails("config trust add --name laptop", 1, "core.https_address")
+	port := freePort(t)
+	s.ok("config set core.https_address 127.0.0.1:" + port)
+	s.image("1", "--alias one --public")
+	s.fails("remote add srv 127.0.0.1:"+port, 5, "--fingerprint")
+	s.fails("remote add srv 127.0.0.1:"+port+" --fingerprint 00", 5, "may be intercepting")
+	s.stdin = "n\n"
+	s.fails("remote add srv 127.0.0.1:"+port, 5, "was not accepted")
+	s.ok("remote add pub 127.0.0.1:" + port + " --public --accept-certificate")
+	s.fails("remote add pub 127.0.0.1:"+port, 4, "already exists")
+	s.says("image list pub: -f csv -c l", "one\n")
+	s.fails("image copy one pub:", 5, "not authorized")
+	s.fails("image copy b:x pub:", 5, "not authorized", "kiln config trust add")
+	s.fails("list pub:", 5)
+
+	// As an image server, with a certificate that no authority signed.
+	streams := "remote add st https://127.0.0.1:" + port + " --protocol simplestreams"
+	s.fails(streams, 5, "--fingerprint")
+	s.ok(streams + " --accept-certificate")
+	s.says("image list st: -f csv -c l", "one")
+	s.says("image info st:one", "Public: yes")
+	s.says("image alias list st: -f csv -c a", "one")
+	s.fails("list st:", 1, "image server")
+	s.fails("image edit st:one", 1, "image server")
+
+	token := strings.TrimSpace(s.ok("config trust add --name laptop"))
+	s.says("config trust list-tokens -f csv", "laptop,")
+	s.fails("remote add srv "+token+" --accept-certificate", 2, "leave --accept-certificate out")
+	s.says("remote add srv "+token, "now trusted by server: srv")
+	s.says("config trust list srv: -f csv", "laptop,client,")
+	s.fails("config trust add", 2, "--name")
+	s.fails("config trust add "+s.write("bad.crt", "x"), 1, "bad.crt")
+
+	// The certificate's verbs.
+	fp := strings.Split(strings.TrimSpace(s.ok("config trust list -f csv -q")), ",")[2]
+	s.says("config trust show "+fp, "name: laptop")
+	s.ok("config trust rename " + fp + " desktop")
+	s.stdin = ""
+	s.fails("config trust edit "+fp, 1, "there is no YAML")
+	s.stdin = "nam: x"
+	s.fails("config trust edit "+fp, 1, `did you mean "name"?`)
+	s.stdin = s.ok("config trust show " + fp)
+	s.ok("config trust edit " + fp)
+	s.says("config trust list -f csv", "desktop,")
+	s.ok("config trust remove " + fp)
+	s.fails("list srv:", 5)
+	s.fails("config trust show "+fp, 3)
+}
+
+// The remotes of other clients: what can't be used is told, nothing is trusted
+// unasked.
+func TestRemoteImport(t *testing.T) {
+	s := newSession(t)
+	s.write("lxc/config.yml", `remotes:
+  local: {addr: "unix://"}
+  theirs: {addr: "https://192.0.2.7:8443", protocol: lxd}
+  plain: {addr: "http://192.0.2.8:8443", protocol: simplestreams, public: true}
+  b: {addr: "https://192.0.2.9:8443"}
+  hub: {addr: "https://docker.example", protocol: oci}
+`)
+	s.write("lxc/servercerts/theirs.crt", "a certificate")
+	out, err, code := s.run("remote import " + filepath.Join(s.dir, "lxc"))
+	if code != 0 || out != "theirs: https://192.0.2.7:8443\n" {
+		t.Error(code, out)
+	}
+	for _, want := range []string{"plain: not imported: its address is plain http", "b: not imported: there is a remote",
+		`hub: not imported: kiln doesn't speak the protocol "oci"`} {
+		if !strings.Contains(err, want) {
+			t.Errorf("no %q in %q", want, err)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(s.dir, "conf/servercerts/theirs.crt")); string(b) != "a certificate" {
+		t.Error(err)
+	}
+	s.says("remote import "+filepath.Join(s.dir, "lxc")+" --allow-http", "plain: http://192.0.2.8:8443")
+	s.fails("remote import "+filepath.Join(s.dir, "nothing"), 3, "no config.yml")
+	s.write("bad/config.yml", "{{{")
+	s.fails("remote import "+filepath.Join(s.dir, "bad"), 1, "config.yml")
+}
+
+// A server that wants to write on the user's terminal.
+func TestHostileServer(t *testing.T) {
+	s := newSession(t)
+	evil := "\u001b]0;owned\u0007\nb \u202e"
+	quoted := `"\u001b]0;owned\u0007\nb \u202e"`
+	fp := strings.Repeat("ab", 32)
+	image := `{"fingerprint":"` + fp + `","aliases":[{"name":` + quoted + `,"description":` + quoted + `}],"properties":{` +
+		`"description":` + quoted + `,` + quoted + `:"x"},"architecture":` + quoted + `,"type":` + quoted + `,"public":true}`
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		metadata := `{"auth":"untrusted","public":true,"environment":{"server_version":` + quoted + `}}`
+		switch {
+		case r.URL.Path == "/1.0/images":
+			metadata = `[` + image + `,{"fingerprint":"ab"}]`
+		case strings.HasPrefix(r.URL.Path, "/1.0/images/aliases/"):
+			metadata = `{"name":"x","target":"` + fp + `"}`
+		case strings.HasPrefix(r.URL.Path, "/1.0/images/"):
+			metadata = image
+		case r.URL.Path != "/1.0":
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"type":"error","error_code":400,"error":` + quoted + `}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{"type":"sync","status_code":200,"metadata":` + metadata + `}`))
+	}))
+	defer srv.Close()
+	ca := s.write("ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})))
+	s.ok("remote add evil " + srv.URL + " --public --ca " + ca)
+	for _, words := range []string{"image list evil: -c lLfFdatuk", "image list evil: -f compact", "image info evil:x",
+		"version evil:", "list evil:", "image alias list evil:", "image delete evil:x", "profile list evil:"} {
+		out, err, _ := s.run(words)
+		if strings.ContainsAny(out+err, "\x1b\x07\u202e") {
+			t.Errorf("%s: %q %q", words, out, err)
+		}
+	}
+	if out := s.ok("image list evil: -f csv -c d"); !strings.Contains(out, evil) {
+		t.Errorf("csv isn't exact: %q", out)
+	}
+}
