@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // A Dir is a store of blobs in a local directory: sha256/ab/<64 digits>, and
@@ -143,29 +144,18 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	if err := w.f.Chmod(0o400); err != nil {
 		return got, err
 	}
-	if err := w.f.Sync(); err != nil {
+	if err := disk.Sync(w.f); err != nil {
 		return got, err
 	}
 	path := w.dir.Path(got)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return got, err
 	}
-	if err := os.Rename(w.f.Name(), path); err != nil {
+	if err := disk.Rename(w.f.Name(), path); err != nil {
 		return got, err
 	}
 	w.done = true
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return got, err
-	}
-	return got, syncDir(filepath.Join(w.dir.path, "sha256"))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return got, disk.SyncDir(filepath.Join(w.dir.path, "sha256"))
 }
 
 // Close throws the bytes away unless Commit was called, or Resume can go on with

@@ -213,6 +213,7 @@ func (b *Box) save() error {
 	if err != nil {
 		return err
 	}
+	// It isn't synced: after a power cut nothing of it is true.
 	temp := filepath.Join(b.dir, stateFile+".new")
 	if err := os.WriteFile(temp, data, 0o600); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
-	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 func (a *app) remoteCmd() *cobra.Command {
@@ -238,5 +238,5 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	return whole.WriteBytes(to, 0o600, b)
+	return disk.WriteBytes(to, 0o600, b)
 }

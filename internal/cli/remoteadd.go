@@ -20,9 +20,9 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/trust"
-	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // addOptions are the flags of remote add.
@@ -222,7 +222,7 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 			return err
 		}
 	}
-	return whole.WriteBytes(r.CertPath(name), 0o600, []byte(trust.PEM(shown)))
+	return disk.WriteBytes(r.CertPath(name), 0o600, []byte(trust.PEM(shown)))
 }
 
 // look asks a server for its certificate, and whether an authority vouches for it.

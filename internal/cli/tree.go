@@ -16,9 +16,9 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/simplestreams"
-	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 func (a *app) publishTreeCmd() *cobra.Command {
@@ -104,7 +104,7 @@ func publishFile(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return whole.WriteBytes(path, 0o644, b)
+	return disk.WriteBytes(path, 0o644, b)
 }
 
 // publishImage writes the files of an image that aren't there. Their names have the
@@ -186,7 +186,7 @@ func fetchBeside(ctx context.Context, at place.Place, from, to string) error {
 	if _, err := os.Stat(to); err == nil {
 		return nil
 	}
-	return whole.Write(to, 0o644, func(w io.Writer) error {
+	return disk.Write(to, 0o644, func(w io.Writer) error {
 		return at.Download(ctx, from, func(r io.Reader) error { _, err := io.Copy(w, r); return err })
 	})
 }

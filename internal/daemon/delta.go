@@ -15,9 +15,9 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/delta"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
-	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // deltas is what lies beside the images to make other versions of them cheap to
@@ -42,7 +42,7 @@ func (x *deltas) file(lock *sync.Mutex, name string, fill func(io.Writer) error)
 		now := time.Now()
 		return path, os.Chtimes(path, now, now)
 	}
-	return path, whole.Write(path, 0o600, fill)
+	return path, disk.Write(path, 0o600, fill)
 }
 
 // FileIndex gives the path of the index of an image's file, by which others find out

@@ -16,8 +16,8 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/trust"
-	"github.com/kiln-containers/kiln/internal/whole"
 )
 
 // A Remote is a server as the file of remotes has it. The keys are those of lxc and
@@ -118,7 +118,7 @@ func (c *Config) Save() error {
 	if err != nil {
 		return err
 	}
-	return whole.WriteBytes(filepath.Join(c.dir, "config.yml"), 0o600, b)
+	return disk.WriteBytes(filepath.Join(c.dir, "config.yml"), 0o600, b)
 }
 
 // Find gives a remote by its name. The error is NotFound.

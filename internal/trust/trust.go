@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
-	"github.com/kiln-containers/kiln/internal/whole"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Fingerprint is what people compare a certificate by: the SHA-256 of its DER
@@ -92,7 +92,7 @@ func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 		return pair, err
 	}
 	// The certificate comes last: without it, the key is no pair.
-	if err := errors.Join(whole.WriteBytes(key, 0o600, keyPEM), whole.WriteBytes(crt, 0o644, certPEM)); err != nil {
+	if err := errors.Join(disk.WriteBytes(key, 0o600, keyPEM), disk.WriteBytes(crt, 0o644, certPEM)); err != nil {
 		return pair, err
 	}
 	return tls.X509KeyPair(certPEM, keyPEM)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // capturePasses and enough bound the work that is done before what uses a volume
@@ -31,7 +33,7 @@ func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, 
 		if err := p.completeLinks(ctx, r, temp); err != nil {
 			return err
 		}
-		return errors.Join(removeTree(filepath.Join(temp, "work")), syncFS(temp))
+		return errors.Join(removeTree(filepath.Join(temp, "work")), disk.SyncSystem(temp))
 	})
 	if err != nil {
 		return err
@@ -42,11 +44,11 @@ func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, 
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
 	id := uuid.NewString()
-	if err := os.Rename(temp, p.layerDir(id)); err != nil {
+	if err := disk.Rename(temp, p.layerDir(id)); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
 	r.Layers = append([]string{id}, r.Layers...)
-	if err := errors.Join(syncDir(filepath.Join(p.dir, "layers")), use(r)); err != nil {
+	if err := use(r); err != nil {
 		return errors.Join(err, p.discard(p.layerDir(id)))
 	}
 	return nil

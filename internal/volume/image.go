@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/archive/erofs"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // The kinds of an image's tree.
@@ -129,13 +130,13 @@ func (p *Pool) Settle(fp kiln.Fingerprint) error {
 	if _, err := os.Stat(filepath.Join(dir, unsynced)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := syncFS(dir); err != nil {
+	if err := disk.SyncSystem(dir); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(dir, unsynced)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return disk.SyncDir(dir)
 }
 
 func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, c Content) error {
@@ -247,15 +248,6 @@ func writeDir(ctx context.Context, path string, c Content, meta archive.TreeWrit
 		return err
 	}
 	return errors.Join(c.Unpack(ctx, w, meta), w.Close())
-}
-
-func syncFS(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return unix.Syncfs(int(d.Fd()))
 }
 
 // bootID names the time since the kernel started.

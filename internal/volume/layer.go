@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // The records of volumes, snapshots and layers.
@@ -76,7 +77,7 @@ func (p *Pool) hold(ctx context.Context, name string, pause Pause, use func(reco
 	if err := p.completeLinks(ctx, r, p.volumeDir(name)); err != nil {
 		return err
 	}
-	if err := syncFS(p.volumeDir(name)); err != nil {
+	if err := disk.SyncSystem(p.volumeDir(name)); err != nil {
 		return err
 	}
 	r.Layers, err = p.shallow(ctx, r.Layers)
@@ -115,11 +116,8 @@ func (p *Pool) freeze(name string, r record) (record, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, layer, unix.RENAME_EXCHANGE); err != nil {
+	if err := disk.Exchange(dir, layer); err != nil {
 		return r, errors.Join(fmt.Errorf("freeze the upper layer of volume %q: %w", name, err), p.discard(layer))
-	}
-	if err := errors.Join(syncDir(filepath.Dir(dir)), syncDir(filepath.Dir(layer))); err != nil {
-		return r, err
 	}
 	return r, p.tidyLayer(id)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Every snapshot of a volume that isn't in use leaves a layer, and each layer makes
@@ -131,7 +132,7 @@ func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 		if err := g.run(ctx); err != nil {
 			return err
 		}
-		if err := syncFS(temp); err != nil {
+		if err := disk.SyncSystem(temp); err != nil {
 			return err
 		}
 		return writeJSON(filepath.Join(temp, layerFile), m)
@@ -143,13 +144,13 @@ func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
 	id := uuid.NewString()
-	if err := os.Rename(temp, p.layerDir(id)); err != nil {
+	if err := disk.Rename(temp, p.layerDir(id)); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
 	p.mu.Lock()
 	p.merged[id] = m
 	p.mu.Unlock()
-	return syncDir(filepath.Join(p.dir, "layers"))
+	return nil
 }
 
 // A merger makes one layer of several, which looks the same on top of whatever

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // A mirror makes one directory like another, in as many passes as one likes: each
@@ -51,7 +52,7 @@ const clockStep = 20 * time.Millisecond
 // disk first, and the copy of a file that changed after that is made again.
 func (m *mirror) early(ctx context.Context) (int64, error) {
 	m.since = time.Now().Add(-clockStep)
-	if err := syncFS(m.from); err != nil {
+	if err := disk.SyncSystem(m.from); err != nil {
 		return 0, err
 	}
 	err := m.pass(ctx)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Content tells a pool how to get the tree of an image that it hasn't.
@@ -215,14 +216,14 @@ func (p *Pool) appear(dir string, fill func(temp string) error) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
-	if err == unix.EEXIST {
+	err = disk.RenameNew(temp, dir)
+	if errors.Is(err, fs.ErrExist) {
 		err = kiln.Errorf(kiln.Conflict, "volume %q already exists", filepath.Base(dir))
 	}
 	if err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
-	return syncDir(filepath.Dir(dir))
+	return nil
 }
 
 // prepare fills a directory that has no place yet.
@@ -247,15 +248,7 @@ func writeJSON(path string, v any) error {
 		return err
 	}
 	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(err, disk.Sync(f), f.Close())
 }
 
 // Rename gives a volume that isn't in use another name.
@@ -264,14 +257,12 @@ func (p *Pool) Rename(from, to string) error {
 	if err := errors.Join(checkName(from), checkName(to)); err != nil {
 		return err
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, p.volumeDir(from), unix.AT_FDCWD, p.volumeDir(to), unix.RENAME_NOREPLACE)
-	switch err {
-	case unix.ENOENT:
+	err := disk.RenameNew(p.volumeDir(from), p.volumeDir(to))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return kiln.Errorf(kiln.NotFound, "no volume %q", from)
-	case unix.EEXIST:
+	case errors.Is(err, fs.ErrExist):
 		return kiln.Errorf(kiln.Conflict, "volume %q already exists", to)
-	case nil:
-		return syncDir(filepath.Join(p.dir, "volumes"))
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // A Receiver takes the parts of a volume, and of its snapshots, that come from another
@@ -76,7 +77,7 @@ func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, sn
 	if err := l.check(top); err != nil {
 		return err
 	}
-	if err := syncFS(l.dir); err != nil {
+	if err := disk.SyncSystem(l.dir); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -89,12 +90,9 @@ func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, sn
 		if isMeta(id) {
 			continue
 		}
-		if err := os.Rename(dir, p.layerDir(filepath.Base(dir))); err != nil {
+		if err := disk.Rename(dir, p.layerDir(filepath.Base(dir))); err != nil {
 			return fmt.Errorf("keep the layer %s: %w", id, err)
 		}
-	}
-	if err := syncDir(filepath.Join(p.dir, "layers")); err != nil {
-		return err
 	}
 	for name, s := range snapshots {
 		if err := checkName(name); err != nil {

@@ -7,9 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // A Snapshot is a volume as it was at one moment. Its layers are those that the
@@ -109,14 +108,14 @@ func (p *Pool) Restore(ctx context.Context, volume, snapshot string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, p.volumeDir(volume), unix.RENAME_EXCHANGE); err != nil {
+	if err := disk.Exchange(temp, p.volumeDir(volume)); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
 	p.wg.Go(func() {
 		_ = removeTree(temp) // the next Open tries again
 		_ = p.sweepLayers()
 	})
-	return syncDir(filepath.Join(p.dir, "volumes"))
+	return nil
 }
 
 // Copy makes a volume with the content of another. Nothing of it is copied, unless
@@ -198,5 +197,5 @@ func copyMeta(from, dir string) error {
 	if err := copyTree(context.Background(), from, filepath.Join(dir, "meta")); err != nil {
 		return err
 	}
-	return syncFS(dir)
+	return disk.SyncSystem(dir)
 }

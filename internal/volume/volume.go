@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Base is the image that the volume is a clone of; zero: of none.
@@ -90,7 +91,7 @@ func (v *Volume) EditMeta(ctx context.Context) (*os.Root, error) {
 			if err := copyInto(ctx, filepath.Join(v.pool.imageDir(v.base), "meta"), temp); err != nil {
 				return err
 			}
-			return syncFS(temp)
+			return disk.SyncSystem(temp)
 		})
 		if err != nil && !errors.Is(err, kiln.Conflict) {
 			return nil, err

@@ -1,4 +1,4 @@
-package whole
+package disk
 
 import (
 	"errors"
@@ -30,5 +30,20 @@ func TestWrite(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestOrder makes sure that a content is synced before it gets its name, and the name
+// before Write returns.
+func TestOrder(t *testing.T) {
+	dir := t.TempDir()
+	var steps []Step
+	defer Record(func(s Step) { steps = append(steps, s) })()
+	if err := WriteBytes(dir+"/f", 0o600, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if len(steps) != 3 || steps[0].Kind != SyncedFile || steps[1] != (Step{Renamed, dir + "/f"}) ||
+		steps[2] != (Step{SyncedDir, dir}) {
+		t.Errorf("%v", steps)
 	}
 }

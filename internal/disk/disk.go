@@ -1,0 +1,136 @@
+// Package disk makes things appear on a disk whole or not at all, whatever happens
+// meanwhile: what is in a file is synced before it gets its name, and the name
+// before anybody is told. It doesn't know what is in a file.
+//
+// Everything that must outlive a power cut goes through here, so that tests can see
+// in which order it reaches the disk; see Record.
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kinds of steps that Record tells of.
+const (
+	SyncedFile   = "sync file"   // its content is on the disk
+	SyncedDir    = "sync dir"    // the names in it are
+	SyncedSystem = "sync system" // all of the file system that it is on is
+	Renamed      = "rename"      // Path is the new name
+)
+
+// A Step is one thing that was done, in the order of the steps.
+type Step struct{ Kind, Path string }
+
+var recorder atomic.Pointer[func(Step)]
+
+// Record has f told of every step until the function that it gives is called. It is
+// for tests, of which one at a time may record.
+func Record(f func(Step)) (stop func()) {
+	recorder.Store(&f)
+	return func() { recorder.Store(nil) }
+}
+
+func done(kind, path string) {
+	if f := recorder.Load(); f != nil {
+		(*f)(Step{kind, path})
+	}
+}
+
+// Write makes a file appear with what fill writes, in the place of one that is
+// there: under another name first, synced, then renamed. Directories on the way are
+// made for their owner alone. When fill fails nothing changes, and the error is its.
+func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone if it has its name
+	defer f.Close()
+	if err := errors.Join(fill(f), f.Chmod(mode)); err != nil {
+		return err
+	}
+	if err := errors.Join(Sync(f), f.Close()); err != nil {
+		return err
+	}
+	return Rename(f.Name(), path)
+}
+
+// WriteBytes is Write for a content that is at hand.
+func WriteBytes(path string, mode fs.FileMode, b []byte) error {
+	return Write(path, mode, func(w io.Writer) error {
+		_, err := io.Copy(w, bytes.NewReader(b))
+		return err
+	})
+}
+
+// Sync returns when what is in a file is on the disk.
+func Sync(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	done(SyncedFile, f.Name())
+	return nil
+}
+
+// SyncDir returns when the names in a directory are on the disk.
+func SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return err
+	}
+	done(SyncedDir, path)
+	return nil
+}
+
+// SyncSystem returns when all of the file system that a directory is on is on the
+// disk: for trees, which have too many files to sync one by one.
+func SyncSystem(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return &os.PathError{Op: "sync", Path: dir, Err: err}
+	}
+	done(SyncedSystem, dir)
+	return nil
+}
+
+// Rename gives what is synced its name, in the place of a file that has it, and
+// returns when that is on the disk.
+func Rename(from, to string) error { return rename(from, to, 0) }
+
+// RenameNew is Rename for a name that must be new: fs.ErrExist when it isn't.
+func RenameNew(from, to string) error { return rename(from, to, unix.RENAME_NOREPLACE) }
+
+// Exchange has two files or directories change places in one step.
+func Exchange(a, b string) error {
+	if err := rename(a, b, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(a))
+}
+
+func rename(from, to string, flags uint) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags); err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	done(Renamed, to)
+	return SyncDir(filepath.Dir(to))
+}
