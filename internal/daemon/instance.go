@@ -60,7 +60,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 }
 
 // SetInstanceState starts, stops, restarts, freezes or unfreezes an instance. A
-// timeout of zero is the default; a negative one waits for ever.
+// timeout of zero is the default; a negative one waits without a bound.
 // Errors: NotFound, Invalid; others are the operation's.
 func (d *Daemon) SetInstanceState(ctx context.Context, name, action string, timeout time.Duration,
 	force bool) (*op.Operation, error) {

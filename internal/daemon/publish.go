@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"path/filepath"
 	"strconv"
 
 	"github.com/kiln-containers/kiln"
@@ -37,7 +36,6 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 			return nil, err
 		}
 	}
-	spec.Pack.Dir = filepath.Join(d.cfg.Dir, "volumes", "tmp")
 	src := d.instances.Pack(spec.From, spec.Pack)
 	if _, err := src.Find(ctx, spec.From); err != nil {
 		return nil, err

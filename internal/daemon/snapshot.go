@@ -59,9 +59,11 @@ func (d *Daemon) RenameSnapshot(ctx context.Context, name, from, to string) (*op
 	}), nil
 }
 
-// SetSnapshotExpiry changes when a snapshot goes; zero: never. Errors: NotFound.
-func (d *Daemon) SetSnapshotExpiry(ctx context.Context, name, snap string, at time.Time) (*op.Operation, error) {
-	if err := d.instances.SetSnapshotExpiry(ctx, name, snap, at); err != nil {
+// SetSnapshotExpiry changes when a snapshot goes, in one transaction; zero: never.
+// Errors: NotFound, and those of change.
+func (d *Daemon) SetSnapshotExpiry(ctx context.Context, name, snap string,
+	change func(time.Time) (time.Time, error)) (*op.Operation, error) {
+	if err := d.instances.SetSnapshotExpiry(ctx, name, snap, change); err != nil {
 		return nil, err
 	}
 	return d.snapshotOp("Updating snapshot", name, snap, func(context.Context) error { return nil }), nil

@@ -80,10 +80,20 @@ func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 	return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
 }
 
-// SetSnapshotExpiry changes when a snapshot's time is over; zero: never. The error
-// is NotFound.
-func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string, at time.Time) error {
+// SetSnapshotExpiry changes when a snapshot's time is over, in one transaction; zero:
+// never. Errors: NotFound, and those of change.
+func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
+	change func(time.Time) (time.Time, error)) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		var at time.Time
+		err := tx.tx.QueryRowContext(ctx, `SELECT expires_at FROM instance_snapshots WHERE instance = ? AND name = ?`,
+			instance, name).Scan(timeColumn{&at})
+		if err := found(err, "Snapshot", instance+"/"+name); err != nil {
+			return err
+		}
+		if at, err = change(at); err != nil {
+			return err
+		}
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE instance = ? AND name = ?`,
 			timeText(at), instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)

@@ -54,7 +54,7 @@ func TestSnapshots(t *testing.T) {
 	if err := d.RenameSnapshot(ctx, "c1", "a", "s0"); !errors.Is(err, kiln.Conflict) {
 		t.Errorf("onto another: %v", err)
 	}
-	if err := errors.Join(d.RenameSnapshot(ctx, "c1", "a", "b"), d.SetSnapshotExpiry(ctx, "c1", "s0", time.Time{}),
+	if err := errors.Join(d.RenameSnapshot(ctx, "c1", "a", "b"), d.SetSnapshotExpiry(ctx, "c1", "s0", at(time.Time{})),
 		d.RenameInstance(ctx, "c1", "c3"), d.RenameProfile(ctx, "p", "r"), d.DeleteProfile(ctx, "q")); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestSnapshots(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	for _, err := range []error{
-		d.DeleteSnapshot(ctx, "c3", "a"), d.RenameSnapshot(ctx, "c3", "a", "c"), d.SetSnapshotExpiry(ctx, "c3", "a", now),
+		d.DeleteSnapshot(ctx, "c3", "a"), d.RenameSnapshot(ctx, "c3", "a", "c"), d.SetSnapshotExpiry(ctx, "c3", "a", at(now)),
 	} {
 		if !errors.Is(err, kiln.NotFound) {
 			t.Errorf("what isn't there: %v", err)
@@ -75,4 +75,9 @@ func TestSnapshots(t *testing.T) {
 	if list, err := d.AllSnapshots(ctx); len(list) != 1 || err != nil {
 		t.Errorf("they went with their instance: %+v, %v", list, err)
 	}
+}
+
+// at gives a change to a time, whatever it was.
+func at(t time.Time) func(time.Time) (time.Time, error) {
+	return func(time.Time) (time.Time, error) { return t, nil }
 }

@@ -35,7 +35,6 @@ type PackOptions struct {
 	// KeepMachineID leaves machine-id(5) in the image. Without it, each of its instances
 	// makes its own at the first boot.
 	KeepMachineID bool
-	Dir           string // for temporary files
 }
 
 // encoderKey is the property that tells what an image was compressed with: the same
@@ -82,7 +81,7 @@ func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 		return nil, errors.Join(err, drop())
 	}
 	if p.Timestamp.IsZero() {
-		if p.Timestamp, err = lastChange(ctx, snap); err != nil {
+		if p.Timestamp, err = snap.LastChange(ctx, time.Now()); err != nil {
 			return nil, errors.Join(err, drop())
 		}
 	}
@@ -162,20 +161,6 @@ func (p packer) addTree(ctx context.Context, out *archive.Packer, snap *volume.S
 		out.Empty = map[string]bool{path.Join(below, "etc/machine-id"): true}
 		out.Omit = map[string]bool{path.Join(below, "var/lib/dbus/machine-id"): true}
 	}
-	return withTree(ctx, snap, func(root *os.File) error { return out.AddTree(ctx, root, below) })
-}
-
-// lastChange tells when the last of a snapshot's files was changed.
-func lastChange(ctx context.Context, snap *volume.Snapshot) (at time.Time, err error) {
-	err = withTree(ctx, snap, func(root *os.File) error {
-		at, err = archive.Newest(ctx, root, time.Now())
-		return err
-	})
-	return at, err
-}
-
-// withTree opens the root directory of a snapshot's tree.
-func withTree(ctx context.Context, snap *volume.Snapshot, use func(root *os.File) error) error {
 	tree, err := snap.Mount(ctx, nil)
 	if err != nil {
 		return err
@@ -186,7 +171,7 @@ func withTree(ctx context.Context, snap *volume.Snapshot, use func(root *os.File
 		return err
 	}
 	defer root.Close()
-	return use(root)
+	return out.AddTree(ctx, root, below)
 }
 
 // templateText is a file of templates/.

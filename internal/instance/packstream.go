@@ -36,7 +36,7 @@ type packing struct {
 	done    chan error
 }
 
-// Next is kiln.Stream's.
+// Next implements kiln.Stream.
 func (st *packStream) Next() (kiln.File, error) {
 	if err := st.end(); err != nil {
 		return kiln.File{}, err
@@ -62,7 +62,7 @@ func (st *packStream) Tar() (*io.PipeReader, archive.Format) {
 	return r, archive.Zstd
 }
 
-// Read is kiln.Stream's.
+// Read implements kiln.Stream.
 func (st *packStream) Read(b []byte) (int, error) {
 	if st.now == nil {
 		return 0, io.EOF
@@ -120,7 +120,7 @@ func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapsh
 	if role == kiln.Metadata && name == "squashfs" {
 		name = "none" // a metadata file is a tar, always
 	}
-	z, err := compress(ctx, w, name, p.Dir)
+	z, err := compress(ctx, w, name, p.set.pool.TempDir())
 	if err != nil {
 		return err
 	}

@@ -108,9 +108,11 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config,
 				Devices: r.Devices},
 		}
-		used, err := pick(r.Profiles, profiles)
-		if err != nil {
-			return nil, kiln.Errorf(kiln.Internal, "snapshot %s/%s: %w", r.Instance, r.Name, err)
+		var used []Profile // but for those that are gone since
+		for _, name := range r.Profiles {
+			if p, ok := profiles[name]; ok {
+				used = append(used, p)
+			}
 		}
 		snap.ExpandedConfig, snap.ExpandedDevices = expand(snap.Config, used)
 		if tree, err := s.pool.GetSnapshot(r.Files); err == nil {
@@ -122,7 +124,7 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 }
 
 // CreateSnapshot keeps an instance as it is now, its files and its configuration.
-// A running one stands still for a moment. Errors: NotFound, Invalid, Conflict.
+// A running one is frozen for a moment. Errors: NotFound, Invalid, Conflict.
 func (s *Set) CreateSnapshot(ctx context.Context, instance string, n NewSnapshot) error {
 	unlock, err := s.names.lock(ctx, instance)
 	if err != nil {
@@ -208,13 +210,14 @@ func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) err
 	return nil
 }
 
-// SetSnapshotExpiry changes when a snapshot goes; zero: never. The error is
-// NotFound.
-func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string, at time.Time) error {
+// SetSnapshotExpiry changes when a snapshot goes, in one transaction; zero: never.
+// Errors: NotFound, and those of change.
+func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
+	change func(time.Time) (time.Time, error)) error {
 	if _, err := s.snapshotRow(ctx, instance, name); err != nil {
 		return err
 	}
-	if err := s.db.SetSnapshotExpiry(ctx, instance, name, at); err != nil {
+	if err := s.db.SetSnapshotExpiry(ctx, instance, name, change); err != nil {
 		return err
 	}
 	s.notify(Change{Name: instance, Action: "snapshot-updated", Snapshot: name})

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -56,32 +57,36 @@ func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) (any, err
 }
 
 // snapshotState is what the ETag of a snapshot stands for.
-func snapshotState(s instance.Snapshot) any { return api.InstanceSnapshotPut{ExpiresAt: s.ExpiresAt} }
+func snapshotState(expiresAt time.Time) any { return api.InstanceSnapshotPut{ExpiresAt: expiresAt} }
 
 func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
 	snap, err := s.d.Snapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"))
 	if err != nil {
 		return nil, err
 	}
-	return tagged{wireSnapshot(snap), snapshotState(snap)}, nil
+	return tagged{wireSnapshot(snap), snapshotState(snap.ExpiresAt)}, nil
 }
 
 func (s *Server) putSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
-	snap, err := s.d.Snapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"))
-	if err != nil {
-		return nil, err
-	}
-	if err := checkETag(r, snapshotState(snap)); err != nil {
-		return nil, err
-	}
-	put := api.InstanceSnapshotPut{}
-	if r.Method == http.MethodPatch {
-		put.ExpiresAt = snap.ExpiresAt
+	var put struct {
+		ExpiresAt *time.Time `json:"expires_at"`
 	}
 	if err := readJSON(r, &put); err != nil {
 		return nil, err
 	}
-	return s.d.SetSnapshotExpiry(r.Context(), snap.Instance, snap.Name, put.ExpiresAt)
+	return s.d.SetSnapshotExpiry(r.Context(), r.PathValue("name"), r.PathValue("snap"),
+		func(at time.Time) (time.Time, error) {
+			if err := checkETag(r, snapshotState(at)); err != nil {
+				return at, err
+			}
+			switch {
+			case put.ExpiresAt != nil:
+				at = *put.ExpiresAt
+			case r.Method == http.MethodPut:
+				at = time.Time{} // what is left out is unset
+			}
+			return at, nil
+		})
 }
 
 func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {

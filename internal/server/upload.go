@@ -216,14 +216,14 @@ func newUpload(r *http.Request, name string) (*upload, error) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "multipart/") {
 		var err error
 		if u.parts, err = r.MultipartReader(); err != nil {
-			return nil, kiln.Errorf(kiln.Invalid, "the upload is no form: %w", err)
+			return nil, kiln.Errorf(kiln.Invalid, "the upload is not a multipart form: %w", err)
 		}
 		u.body = nil
 	}
 	return u, nil
 }
 
-// Next is kiln.Stream's.
+// Next implements kiln.Stream.
 func (u *upload) Next() (kiln.File, error) {
 	u.count++
 	if u.parts == nil {
@@ -251,7 +251,7 @@ func (u *upload) Next() (kiln.File, error) {
 	return kiln.File{Name: part.FileName(), Size: -1}, nil
 }
 
-// Read is kiln.Stream's. A connection that breaks is an error of its own kind.
+// Read implements kiln.Stream. A connection that breaks is an error of its own kind.
 func (u *upload) Read(b []byte) (int, error) {
 	if u.body == nil {
 		return 0, io.EOF
@@ -263,5 +263,5 @@ func (u *upload) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close is kiln.Stream's.
+// Close implements kiln.Stream.
 func (u *upload) Close() error { return nil }

@@ -160,7 +160,7 @@ type stream struct {
 	now   *checked
 }
 
-// Next is Stream's.
+// Next implements kiln.Stream.
 func (s *stream) Next() (kiln.File, error) {
 	if err := s.Close(); err != nil {
 		return kiln.File{}, err
@@ -178,7 +178,7 @@ func (s *stream) Next() (kiln.File, error) {
 	return f, nil
 }
 
-// Read is Stream's.
+// Read implements kiln.Stream.
 func (s *stream) Read(b []byte) (int, error) {
 	if s.now == nil {
 		return 0, io.EOF
@@ -189,7 +189,7 @@ func (s *stream) Read(b []byte) (int, error) {
 // Path names the current file.
 func (s *stream) Path() string { return s.now.f.Name() }
 
-// Close is Stream's.
+// Close implements kiln.Stream.
 func (s *stream) Close() error {
 	if s.now == nil {
 		return nil

@@ -116,6 +116,10 @@ func (p *Pool) Close() error {
 	return p.ns.Close()
 }
 
+// TempDir is a directory of the pool for files that are of no use after a crash: the
+// next Open empties it.
+func (p *Pool) TempDir() string { return filepath.Join(p.dir, "tmp") }
+
 // Free tells how many bytes the file system has left.
 func (p *Pool) Free() (int64, error) {
 	var st unix.Statfs_t
