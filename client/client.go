@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -263,16 +264,24 @@ func (c *Client) Wait(ctx context.Context, id string) (api.Operation, error) {
 
 // wait is Wait for who isn't trusted, but has a secret of the operation.
 func (c *Client) wait(ctx context.Context, id, secret string) (api.Operation, error) {
-	var o api.Operation
-	q := url.Values{"timeout": {"-1"}}
+	q := url.Values{"timeout": {strconv.Itoa(waitSeconds)}}
 	if secret != "" {
 		q.Set("secret", secret)
 	}
-	if _, err := c.Get(ctx, "/1.0/operations/"+id+"/wait", q, &o); err != nil {
-		return o, err
+	for {
+		var o api.Operation
+		if _, err := c.Get(ctx, "/1.0/operations/"+id+"/wait", q, &o); err != nil {
+			return o, err
+		}
+		if o.StatusCode >= 200 || o.StatusCode == 0 {
+			return o, failure(o)
+		}
 	}
-	return o, failure(o)
 }
+
+// waitSeconds is how long one question for the end of an operation may take: less
+// than proxies and transports allow an answer to take.
+const waitSeconds = 20
 
 // failure is the error of an operation that is over.
 func failure(o api.Operation) error {

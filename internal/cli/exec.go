@@ -25,8 +25,8 @@ func (a *app) execCmd() *cobra.Command {
 	f := c.Flags()
 	f.SetInterspersed(true)
 	env := f.StringArray("env", nil, "environment variable NAME=value (repeatable)")
-	user := f.Uint32("user", 0, "user id to run as")
-	group := f.Uint32("group", 0, "group id to run as")
+	user := f.String("user", "", "user to run as: an id, or a name that the instance knows")
+	group := f.String("group", "", "group to run as: an id, or a name that the instance knows")
 	cwd := f.String("cwd", "", "directory to run in")
 	mode := choiceFlag(c, "mode", "", "auto", "whether the command gets a terminal", "auto", "interactive",
 		"non-interactive")
@@ -51,8 +51,11 @@ func (a *app) execCmd() *cobra.Command {
 		case *no || *mode == "non-interactive":
 			tty = false
 		}
-		post := api.InstanceExecPost{Command: args[1:], Environment: variables, User: *user, Group: *group, Cwd: *cwd,
+		post := api.InstanceExecPost{Command: args[1:], Environment: variables, Cwd: *cwd,
 			Interactive: tty}
+		if err := setUser(c.Context(), at, &post, *user, *group); err != nil {
+			return a.suggest(c.Context(), at, err)
+		}
 		if _, ok := variables["TERM"]; !ok && tty && os.Getenv("TERM") != "" {
 			variables["TERM"] = os.Getenv("TERM")
 		}

@@ -151,10 +151,15 @@ func (a *app) imageExportCmd() *cobra.Command {
 func (a *app) export(s kiln.Stream, target string) error {
 	if target == "-" {
 		for {
-			if _, err := s.Next(); errors.Is(err, io.EOF) {
+			f, err := s.Next()
+			if errors.Is(err, io.EOF) {
 				return nil
 			} else if err != nil {
 				return err
+			}
+			if f.Role == kiln.Metadata {
+				return kiln.Errorf(kiln.Invalid, "the image has two files, which can't be told apart on standard output; "+
+					"export them into a directory")
 			}
 			if _, err := io.Copy(a.Out, s); err != nil {
 				return err

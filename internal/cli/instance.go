@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -236,6 +237,9 @@ func (a *app) listCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := checkFilters(words); err != nil {
+			return err
+		}
 		at, words, err := a.Server(words)
 		if err != nil {
 			return err
@@ -270,20 +274,46 @@ func instanceKey(kind, key string) func(api.InstanceFull) string {
 	return func(i api.InstanceFull) string { return i.ExpandedConfig[key] }
 }
 
+// instanceFields are the fields of instances that filters know, besides keys of the
+// configuration, which all have a dot.
+func instanceFields() map[string]func(api.InstanceFull) []string {
+	one := func(get func(api.InstanceFull) string) func(api.InstanceFull) []string {
+		return func(i api.InstanceFull) []string { return []string{get(i)} }
+	}
+	status := one(func(i api.InstanceFull) string { return i.Status })
+	return map[string]func(api.InstanceFull) []string{
+		"name": one(func(i api.InstanceFull) string { return i.Name }), "status": status, "state": status,
+		"type":         one(func(i api.InstanceFull) string { return i.Type }),
+		"architecture": one(func(i api.InstanceFull) string { return i.Architecture }),
+		"description":  one(func(i api.InstanceFull) string { return i.Description }),
+		"project":      one(func(i api.InstanceFull) string { return i.Project }),
+		"ephemeral":    func(i api.InstanceFull) []string { return []string{fmt.Sprint(i.Ephemeral), yesNo(i.Ephemeral)} },
+		"profiles":     func(i api.InstanceFull) []string { return i.Profiles },
+	}
+}
+
+// checkFilters refuses filters by a field that instances don't have.
+func checkFilters(words []string) error {
+	known := slices.Sorted(maps.Keys(instanceFields()))
+	for _, w := range words {
+		key, _, ok := strings.Cut(w, "=")
+		if ok && !strings.Contains(key, ".") && !slices.Contains(known, key) {
+			return usageError{fmt.Errorf("unknown field %q%s; a filter is part of a name, <field>=<value> with %s, or "+
+				"<configuration key>=<value>", key, kiln.DidYouMean(key, known), alternatives(known))}
+		}
+	}
+	return nil
+}
+
 func instanceMatches(i api.InstanceFull, word string) bool {
 	key, value, ok := strings.Cut(word, "=")
 	if !ok {
 		return strings.Contains(i.Name, word) || fits(i.Name, word)
 	}
-	switch key {
-	case "name":
-		return fits(i.Name, value)
-	case "status", "state":
-		return fits(i.Status, value)
-	case "type":
-		return fits(i.Type, value)
-	case "architecture":
-		return fits(i.Architecture, value) || sameArch(i.Architecture, value)
+	if get, ok := instanceFields()[key]; ok {
+		return slices.ContainsFunc(get(i), func(v string) bool {
+			return fits(v, value) || key == "architecture" && sameArch(v, value)
+		})
 	}
 	for k, v := range i.ExpandedConfig {
 		if keyFits(k, strings.TrimPrefix(key, "config.")) && fits(v, value) {

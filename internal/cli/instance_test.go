@@ -264,3 +264,21 @@ func TestPublishVerbs(t *testing.T) {
 	s.fails("rebuild c9", 3, "did you mean")
 	s.fails("rebuild c1 nothing", 3, `no image "nothing"`)
 }
+
+func TestListFilters(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one")
+	s.ok("init one c1 -c user.role=db")
+	for filter, want := range map[string]string{
+		"c": "c1\n", "c1": "c1\n", "x": "", "name=c1": "c1\n", "status=stopped": "c1\n", "state=running": "",
+		"type=container": "c1\n", "architecture=amd64": "c1\n", "architecture=x86_64": "c1\n", "ephemeral=no": "c1\n",
+		"ephemeral=true": "", "profiles=default": "c1\n", "user.role=db": "c1\n", "u.role=d.*": "c1\n", "user.role=x": "",
+		"project=default": "c1\n", "description=": "c1\n",
+	} {
+		if got := s.ok("list -f csv -c n '" + filter + "'"); got != want {
+			t.Errorf("%s: %q, want %q", filter, got, want)
+		}
+	}
+	s.fails("list s=RUNNING", 2, `unknown field "s"`)
+	s.fails("list statuss=RUNNING", 2, `did you mean "status"?`)
+}

@@ -258,7 +258,9 @@ func (a *app) queryCmd() *cobra.Command {
 		}
 		if op != nil {
 			out = op
-			if *wait {
+			if *wait && op.Class == "token" {
+				a.remark("a token isn't waited for: it ends when somebody uses it")
+			} else if *wait {
 				if out, err = at.Wait(c.Context(), op.ID); err != nil {
 					return err
 				}
