@@ -52,24 +52,26 @@ func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Opera
 	})
 }
 
-// CreateAlias gives an image one more name. Errors: Invalid, NotFound, Conflict for an
-// alias that exists, of whatever image.
+// CreateAlias gives an image one more name. No image is deleted by that, however many
+// versions are older now: who moves aliases by hand counts on finding the others.
+// Errors: Invalid, NotFound, Conflict for an alias that exists, of whatever image.
 func (d *Daemon) CreateAlias(ctx context.Context, a kiln.Alias) error {
 	if err := d.Images.CreateAlias(ctx, a); err != nil {
 		return err
 	}
-	return d.named(ctx, a.Target, a)
+	d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
+	return nil
 }
 
 // UpdateAlias changes the description and the target of an alias, in one
-// transaction. Errors: NotFound, and those of change.
+// transaction. As with CreateAlias, no image is deleted. Errors: NotFound, and those of change.
 func (d *Daemon) UpdateAlias(ctx context.Context, name string, change func(*kiln.Alias) error) error {
 	a, err := d.Images.UpdateAlias(ctx, name, change)
 	if err != nil {
 		return err
 	}
 	d.tell("image-alias-updated", aliasURL(name), map[string]any{"target": a.Target.String()})
-	return d.dropVersions(ctx, a.Target)
+	return nil
 }
 
 // RollBackAlias points an alias to the image that it pointed to n versions ago, and
