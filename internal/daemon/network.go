@@ -42,7 +42,7 @@ func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string)
 	}
 	if err := d.listenOn(set); err != nil {
 		// A daemon that can't be reached from elsewhere still runs instances.
-		d.cfg.Log.Error("listen on the network; mend core.https_address to try again", "err", err)
+		d.cfg.Log.Error("listen on the network; fix core.https_address to try again", "err", err)
 		if extra != "" {
 			return err
 		}

@@ -251,7 +251,7 @@ type download struct {
 	report   func(string, int64)
 }
 
-// download moves the bytes. What another try can mend is tried: an index that was
+// download moves the bytes. What another attempt can fix is attempted: an index that was
 // older than the files, a difference that leads elsewhere, a partial file that is
 // not the beginning of the whole.
 func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, how download) (kiln.Image, error) {

@@ -15,7 +15,7 @@ import (
 
 // RefreshImage gets the newest version of an image from where it came from, whatever
 // was asked when. "refreshed" in the metadata tells whether there was one.
-// Errors: NotFound, Invalid for an image that came from nowhere.
+// Errors: NotFound, Invalid for an image that was not copied from a server.
 func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
 	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
 	return d.Ops.Start("Refreshing image", o, func(ctx context.Context, o *op.Operation) error {
@@ -37,7 +37,8 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 		return fp, err
 	}
 	if old.Origin == nil {
-		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s is updated from nowhere; copy one by an "+
+		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s was not copied from a server; there is "+
+			"nothing to refresh it from; copy one by an "+
 			"alias from a public remote", fp.Short())
 	}
 	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}

@@ -498,7 +498,7 @@ func CheckRedirect(req *http.Request, via []*http.Request) error {
 	case len(via) >= 10: // asking again would lead there again
 		return &refusal{via[0].URL.String(), kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)}
 	case last.URL.Scheme == "https" && req.URL.Scheme != "https":
-		return kiln.Errorf(kiln.Denied, "%s redirects to %s, where nobody vouches for what is read", last.URL.Host,
+		return kiln.Errorf(kiln.Denied, "%s redirects to %s, which is not protected by TLS", last.URL.Host,
 			req.URL.Redacted())
 	}
 	return nil

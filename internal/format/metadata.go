@@ -43,7 +43,7 @@ type Template struct {
 var triggers = []string{"create", "copy", "rename", "start"}
 
 // ParseMetadata reads and checks a metadata.yaml. The error is Invalid and says
-// what to mend.
+// what to fix.
 func ParseMetadata(b []byte) (*Metadata, error) {
 	if len(b) > MaxMetadata {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is larger than %d bytes", MaxMetadata)

@@ -93,7 +93,7 @@ func (s *Set) CheckExec(ctx context.Context, name string) error {
 		return err
 	}
 	if l.paused() {
-		return kiln.Errorf(kiln.Conflict, "The instance %q is paused; let it go on with: kiln resume %s", name, name)
+		return kiln.Errorf(kiln.Conflict, "The instance %q is paused; resume it with: kiln resume %s", name, name)
 	}
 	return nil
 }

@@ -256,7 +256,7 @@ func (c *checked) Read(b []byte) (int, error) {
 	c.hash.Write(b[:n])
 	if errors.Is(err, io.EOF) && !bytes.Equal(c.hash.Sum(nil), c.want[:]) {
 		return n, kiln.Errorf(kiln.Integrity, "the file %s is damaged: its hash is not its name; import the image again "+
-			"to mend it", c.f.Name())
+			"to restore it", c.f.Name())
 	}
 	return n, err
 }

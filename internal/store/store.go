@@ -148,7 +148,7 @@ func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 func (s *Store) OpenFile(f kiln.File) (*os.File, error) {
 	r, err := s.blobs.Open(f.Hash)
 	if errors.Is(err, kiln.NotFound) {
-		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; import the image again to mend it",
+		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; import the image again to restore it",
 			s.blobs.Path(f.Hash))
 	}
 	return r, err
@@ -270,7 +270,7 @@ func (s *Store) Verify(ctx context.Context, fp kiln.Fingerprint) error {
 	for _, f := range img.Files {
 		err := s.blobs.Verify(ctx, f.Hash)
 		if errors.Is(err, kiln.NotFound) {
-			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; import the image again to mend it",
+			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; import the image again to restore it",
 				fp.Short(), f.Role, s.blobs.Path(f.Hash))
 		}
 		if err != nil {
