@@ -26,6 +26,7 @@ var ladder = map[string]int{
 	"internal/filter":            1,
 	"internal/op":                1,
 	"internal/thread":            1,
+	"internal/rootfd":            1,
 	"internal/disk":              1,
 	"internal/trust":             2,
 	"internal/fetch":             1,

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,6 +73,7 @@ type Spec struct {
 type Box struct {
 	dir   string
 	state state
+	bound time.Duration // of Kill; 0: killTime
 
 	mu      sync.Mutex
 	init    process
@@ -110,19 +112,20 @@ const rootfsDir = runDir + "/rootfs"
 // mountsDir is the same for what is bound into the container.
 const mountsDir = runDir + "/mounts"
 
-// Open takes over a container that a former daemon started. The error is
-// NotFound when it doesn't run any more; what it left behind is removed then.
+// Open takes over a container that a former daemon started. The directory has the
+// container's ID for its name. The error is NotFound when it doesn't run any more, or
+// when its record can't be read; what it left behind is removed then.
 func Open(dir string) (*Box, error) {
 	b := &Box{dir: dir}
 	data, err := os.ReadFile(filepath.Join(dir, stateFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, kiln.Errorf(kiln.NotFound, "no container in %s", dir)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := json.Unmarshal(data, &b.state); err != nil {
-		return nil, kiln.Errorf(kiln.Integrity, "read %s: %w", filepath.Join(dir, stateFile), err)
+	if err != nil || json.Unmarshal(data, &b.state) != nil || b.state.ID == "" {
+		// Without a record, as after a power cut, nothing is to go on: what may
+		// still run under the name of the directory is ended.
+		err := kiln.Errorf(kiln.NotFound, "no container in %s", dir)
+		return nil, errors.Join(err, clean(dir, filepath.Base(dir)))
 	}
 	if m, err := openProcess(b.state.Monitor); err == nil {
 		b.monitor = &m
@@ -172,6 +175,10 @@ const (
 // An Event is something that happened to a container.
 type Event struct{ Kind EventKind }
 
+// hangTime is how long a monitor may go on when its container has ended: then it
+// starts no next one any more.
+const hangTime = 30 * time.Second
+
 // Next waits for what happens next. After Stopped nothing happens. The error is
 // that of ctx.
 func (b *Box) Next(ctx context.Context) (Event, error) {
@@ -182,7 +189,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 		return Event{}, err
 	}
 	// Its monitor either ends as well or starts the next init.
-	for monitor != nil {
+	for hangs := time.Now().Add(hangTime); monitor != nil; {
 		if pid := findInit(monitor.PID); pid != 0 && pid != init.PID {
 			next, err := openProcess(identify(pid))
 			if err == nil {
@@ -195,8 +202,15 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 		if ctx.Err() != nil {
 			return Event{}, ctx.Err()
 		}
+		if time.Now().After(hangs) {
+			_ = monitor.signal(unix.SIGKILL)
+			break
+		}
 	}
-	return Event{Stopped}, clean(b.dir, b.state.ID)
+	// What can't be removed, such as a cgroup that somebody put a process of the
+	// host into, is in the way of the next Start, which says so.
+	_ = clean(b.dir, b.state.ID)
+	return Event{Stopped}, nil
 }
 
 func (b *Box) replaceInit(next process) error {
@@ -226,8 +240,13 @@ func (b *Box) Shutdown(ctx context.Context) error {
 	return b.signal(unix.Signal(b.state.Halt))
 }
 
+// killTime is how long the kernel may take to end the processes of a container.
+const killTime = 10 * time.Second
+
 // Kill ends every process of the container, also of a frozen one, and returns
-// when init is gone.
+// when init is gone. The error is Timeout when the kernel can't end it, as when a
+// process waits for a disk or a network file system that doesn't answer: it says
+// which does.
 func (b *Box) Kill(ctx context.Context) error {
 	b.mu.Lock()
 	init := b.init
@@ -235,7 +254,18 @@ func (b *Box) Kill(ctx context.Context) error {
 	if err := b.signal(unix.SIGKILL); err != nil {
 		return err
 	}
-	return init.wait(ctx)
+	bound := b.bound
+	if bound == 0 {
+		bound = killTime
+	}
+	waiting, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	err := init.wait(waiting)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return kiln.Errorf(kiln.Timeout, "the kernel could not end the container within %v: %s", bound,
+		stuck(append(inside(b.state.ID), init.PID)))
 }
 
 func (b *Box) signal(s unix.Signal) error {

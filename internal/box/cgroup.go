@@ -69,9 +69,12 @@ func controllerDir(controller, id string) string {
 }
 
 // inside gives the processes of a container, by its v2 cgroup.
-func inside(id string) []int {
+func inside(id string) []int { return members(payloadCgroup, id) }
+
+// members gives the processes of a v2 cgroup of a container, and of those below.
+func members(top, id string) []int {
 	var pids []int
-	filepath.WalkDir(filepath.Join(unified(), payloadCgroup, id), func(path string, e fs.DirEntry, err error) error {
+	filepath.WalkDir(filepath.Join(unified(), top, id), func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
 			return nil // it vanishes while it is walked, or isn't there
 		}
@@ -87,10 +90,11 @@ func inside(id string) []int {
 }
 
 // clean removes what a container leaves behind: processes of one whose monitor
-// died, cgroups, liblxc's lock, and the record of what ran.
+// died, a monitor whose daemon did, cgroups, liblxc's lock, and the record of what
+// ran.
 func clean(dir, id string) error {
 	for range 200 {
-		pids := inside(id)
+		pids := append(inside(id), members(monitorCgroup, id)...)
 		if len(pids) == 0 {
 			break
 		}

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // An ExecSpec says what command to run in a container.
@@ -41,9 +45,39 @@ type Process struct {
 	proc process // none after Close
 }
 
+// execTime is how long a command may take to begin.
+const execTime = 30 * time.Second
+
+// check refuses what can't be handed to a command: arguments of programs end at a NUL
+// byte, and the largest id stands for "none" in system calls.
+func (s *ExecSpec) check() error {
+	if len(s.Command) == 0 || s.Command[0] == "" {
+		return kiln.Errorf(kiln.Invalid, "the command is empty")
+	}
+	words := append([]string{s.Cwd}, s.Command...)
+	for k, v := range s.Env {
+		if k == "" || strings.Contains(k, "=") {
+			return kiln.Errorf(kiln.Invalid, "%q can't be the name of an environment variable", k)
+		}
+		words = append(words, k, v)
+	}
+	for _, w := range words {
+		if strings.ContainsRune(w, 0) {
+			return kiln.Errorf(kiln.Invalid, "%.40q has a NUL byte, which commands, directories and variables can't have", w)
+		}
+	}
+	if s.UID == math.MaxUint32 || s.GID == math.MaxUint32 {
+		return kiln.Errorf(kiln.Invalid, "%d is no user or group id", uint32(math.MaxUint32))
+	}
+	return nil
+}
+
 // Exec starts a command. The caller waits for it.
-// Errors: Conflict when the container doesn't run.
+// Errors: Invalid, Conflict when the container doesn't run, Timeout.
 func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	orphan, pid := b.monitor == nil, b.init.PID
 	b.mu.Unlock()
@@ -88,8 +122,14 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	var n int
-	line, err := p.helper.line()
-	if err != nil || !scan(line, "pid %d", &n) {
+	begin, cancel := context.WithTimeoutCause(ctx, execTime, kiln.Errorf(kiln.Timeout,
+		"the command did not begin within %v", execTime))
+	defer cancel()
+	line, err := p.helper.line(begin)
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	if !scan(line, "pid %d", &n) {
 		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)",
 			orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
 	}
@@ -136,7 +176,7 @@ func (p *Process) Resize(width, height int) error {
 // Wait returns the command's exit code: 128 plus the signal that ended it, 127
 // when it wasn't found, 126 when it couldn't be run.
 func (p *Process) Wait() (int, error) {
-	line, err := p.helper.line()
+	line, err := p.helper.read()
 	var code int
 	if err == nil && !scan(line, "exit %d", &code) {
 		err = kiln.Errorf(kiln.Internal, "the helper of a command died: %s", line)
@@ -183,7 +223,7 @@ func openPTY(pid, owner int) (master, slave *os.File, err error) {
 		Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC | unix.O_NONBLOCK,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
 	}
-	fd, err := unix.Openat2(root, "dev/pts/ptmx", &how)
+	fd, err := rootfd.Openat2(root, "dev/pts/ptmx", how)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open /dev/pts/ptmx of the container: %w", err)
 	}

@@ -163,7 +163,14 @@ static int monitor(void)
 		say("error starting\n");
 		return 1;
 	}
-	say("pid %d\n", (int)c->init_pid(c));
+	// Without a daemon that hears of it nobody would know of the container.
+	signal(SIGPIPE, SIG_IGN);
+	char line[32];
+	int n = snprintf(line, sizeof line, "pid %d\n", (int)c->init_pid(c));
+	if (write(STATUS, line, n) != n) {
+		c->stop(c);
+		return 1;
+	}
 	return 0;
 }
 
@@ -198,6 +205,8 @@ static int run(void *payload)
 		if (chdir("/") < 0)
 			return 126;
 	}
+	// Nothing that the daemon or this process has open is the command's business.
+	syscall(SYS_close_range, 3, ~0U, 0);
 	execvp(c->argv[0], c->argv);
 	int code = errno == ENOENT || errno == ENOTDIR ? 127 : 126;
 	fprintf(stderr, "kiln: %s: %s\n", c->argv[0], strerror(errno));

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,6 +114,32 @@ func exited(fd uintptr) bool {
 
 // initPoll is how often a monitor is asked for its next init after a reboot.
 const initPoll = 5 * time.Millisecond
+
+// stuck says of processes that don't end which they are and what they wait for in
+// the kernel, as ps(1) does in STAT and WCHAN.
+func stuck(pids []int) string {
+	slices.Sort(pids)
+	var list []string
+	for _, pid := range slices.Compact(pids) {
+		state := statusField(pid, "State")
+		if len(state) == 0 || state[0] == "Z" {
+			continue
+		}
+		name := strings.Join(statusField(pid, "Name"), " ")
+		text := fmt.Sprintf("process %d (%.40q) is in state %s", pid, name, strings.Join(state, " "))
+		at, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/wchan")
+		if err == nil && len(at) > 0 && string(at) != "0" {
+			text += " in " + string(at)
+		}
+		if list = append(list, text); len(list) == 5 {
+			break
+		}
+	}
+	if len(list) == 0 {
+		return "its processes ended, but aren't reaped"
+	}
+	return strings.Join(list, "; ")
+}
 
 // findInit gives the child of a monitor that is the first process of a process
 // namespace, 0 when there is none now.

@@ -11,15 +11,23 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
+// startTime is how long liblxc may take to start a container.
+const startTime = time.Minute
+
 // Start starts a container. It returns when its init runs.
-// Errors: Unsupported when the host can't, Conflict when it runs already.
+// Errors: Unsupported when the host can't, Conflict when it runs already, Timeout.
 func Start(ctx context.Context, s Spec) (*Box, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTime, kiln.Errorf(kiln.Timeout,
+		"the container did not start within %v", startTime))
+	defer cancel()
 	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), os.MkdirAll(rootfsDir, 0o755),
 		os.MkdirAll(mountsDir, 0o755)); err != nil {
 		return nil, err
@@ -100,8 +108,11 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string) error
 	}
 	defer answer.Close()
 	var pid int
-	line, err := answer.line()
-	if err != nil || !scan(line, "pid %d", &pid) || pid <= 0 {
+	line, err := answer.line(ctx)
+	if err != nil {
+		return err
+	}
+	if !scan(line, "pid %d", &pid) || pid <= 0 {
 		return kiln.Errorf(kiln.Internal, "%s%s (see %s)", orElse(line, "the monitor died"), b.reason(logEnd),
 			filepath.Join(b.dir, logFile))
 	}
@@ -211,8 +222,21 @@ func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.F
 	return h, nil
 }
 
-// line reads the next line of the answer, "" at its end.
-func (h *helper) line() (string, error) {
+// line reads the next line of the answer, "" at its end. When ctx ends the helper is
+// killed, and the error is its cause.
+func (h *helper) line(ctx context.Context) (string, error) {
+	defer context.AfterFunc(ctx, func() {
+		_ = h.cmd.Process.Kill()
+		_ = h.status.SetReadDeadline(time.Unix(1, 0))
+	})()
+	line, err := h.read()
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	return line, err
+}
+
+func (h *helper) read() (string, error) {
 	for {
 		if i := bytes.IndexByte(h.rest, '\n'); i >= 0 {
 			line := string(h.rest[:i])
@@ -246,7 +270,7 @@ func (h *helper) Close() error {
 func haltSignal(rootfs *os.File) int {
 	const rtmin = 34 // SIGRTMIN of the C libraries of Linux
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(int(rootfs.Fd()), "sbin/init", &how)
+	fd, err := rootfd.Openat2(int(rootfs.Fd()), "sbin/init", how)
 	if err != nil {
 		return int(unix.SIGPWR)
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // A target is the place of a file in a root filesystem. Symlinks are followed as
@@ -63,8 +64,8 @@ func (t *target) Close() {
 func (t *target) exists() bool { return t.file != nil }
 
 func (t *target) open(name string, flags, mode uint64) (*os.File, error) {
-	fd, err := unix.Openat2(int(t.root.Fd()), name, &unix.OpenHow{
-		Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	fd, err := rootfd.Openat2(int(t.root.Fd()), name, unix.OpenHow{
+		Flags: flags, Mode: mode, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}

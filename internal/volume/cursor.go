@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // errMoved says that a directory was moved while somebody was in it.
@@ -255,7 +257,7 @@ func openBeneath(root int, path string) (int, error) {
 		}
 		path = strings.TrimPrefix(path[len(part):], "/")
 		var next int
-		next, err = unix.Openat2(fd, part, &unix.OpenHow{Flags: unix.O_PATH | openDirFlags,
+		next, err = rootfd.Openat2(fd, part, unix.OpenHow{Flags: unix.O_PATH | openDirFlags,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
 		if err == nil {
 			unix.Close(fd)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // entryCost is what a file takes beside its content, in bytes.
@@ -292,8 +293,8 @@ func (u *unpacker) makeLink(parent int, base string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	from, err := unix.Openat2(u.dirs[0].fd, dir, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+	from, err := rootfd.Openat2(u.dirs[0].fd, dir, unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 	if err != nil {
