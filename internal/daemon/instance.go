@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"os"
 	"time"
 
@@ -55,7 +54,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 		return nil, kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", name)
 	}
 	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {
-		return errors.Join(d.instances.Delete(ctx, name), d.dropTree(i.Base))
+		return d.leavingTrees(ctx, name, func() error { return d.instances.Delete(ctx, name) })
 	})
 }
 
@@ -96,10 +95,11 @@ func (d *Daemon) stopInstance(ctx context.Context, name string, timeout time.Dur
 	if err != nil {
 		return err
 	}
-	if err := d.instances.Stop(ctx, name, timeout, force); err != nil || !i.Ephemeral {
-		return err
+	stop := func() error { return d.instances.Stop(ctx, name, timeout, force) }
+	if !i.Ephemeral {
+		return stop()
 	}
-	return d.dropTree(i.Base)
+	return d.leavingTrees(ctx, name, stop)
 }
 
 // instanceOp runs f as an operation on an instance that is there.

@@ -41,10 +41,7 @@ func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instan
 	if err := d.makeFiles(ctx, files, img); err != nil {
 		return err
 	}
-	if err := d.instances.Rebuild(ctx, i.Name, n, files); err != nil {
-		return err
-	}
-	return d.dropTree(i.Base)
+	return d.leavingTrees(ctx, i.Name, func() error { return d.instances.Rebuild(ctx, i.Name, n, files) })
 }
 
 // rebuildImage finds the image that an instance is to be made of: the one that is

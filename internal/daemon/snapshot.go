@@ -94,7 +94,7 @@ func (d *Daemon) RestoreSnapshot(ctx context.Context, name, snap string) (*op.Op
 		return nil, err
 	}
 	return d.instanceOp(ctx, "Restoring snapshot", name, func(ctx context.Context) error {
-		return d.instances.Restore(ctx, name, snap)
+		return d.leavingTrees(ctx, name, func() error { return d.instances.Restore(ctx, name, snap) })
 	})
 }
 

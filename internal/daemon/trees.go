@@ -77,6 +77,31 @@ func (d *Daemon) dropTree(fp kiln.Fingerprint) error {
 	return nil
 }
 
+// leavingTrees does what may leave images without an instance, and removes the trees of
+// those that nobody needs then: of the instance, and of its snapshots.
+func (d *Daemon) leavingTrees(ctx context.Context, name string, work func() error) error {
+	i, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	snapshots, err := d.instances.Snapshots(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := work(); err != nil {
+		return err
+	}
+	bases := map[kiln.Fingerprint]bool{i.Base: true}
+	for _, s := range snapshots {
+		bases[s.Base] = true
+	}
+	var errs []error
+	for fp := range bases {
+		errs = append(errs, d.dropTree(fp))
+	}
+	return errors.Join(errs...)
+}
+
 // dropTrees removes what the pool made of images that neither the store nor an
 // instance has.
 func (d *Daemon) dropTrees(ctx context.Context) error {
