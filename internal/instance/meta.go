@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/format"
 	"github.com/kiln-containers/kiln/internal/template"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -239,7 +240,8 @@ func (s *Set) editMeta(ctx context.Context, name string, f func(*os.Root) error)
 	return f(meta)
 }
 
-// replaceFile puts a new file in the place of another, whole or not at all.
+// replaceFile puts a new file in the place of another, whole or not at all, also when
+// the power goes.
 func replaceFile(dir *os.Root, name string, content []byte) error {
 	temp := path.Join(path.Dir(name), "."+path.Base(name)+".new")
 	f, err := dir.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
@@ -247,8 +249,15 @@ func replaceFile(dir *os.Root, name string, content []byte) error {
 		return err
 	}
 	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, disk.Sync(f), f.Close()); err != nil {
 		return errors.Join(err, dir.Remove(temp))
 	}
-	return dir.Rename(temp, name)
+	if err := dir.Rename(temp, name); err != nil {
+		return err
+	}
+	parent, err := dir.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(disk.Sync(parent), parent.Close())
 }
