@@ -56,6 +56,12 @@ func (p packer) Find(ctx context.Context, _ string) (kiln.Image, error) {
 	if err := archive.CheckCompression(p.Compression); err != nil {
 		return kiln.Image{}, err
 	}
+	for _, t := range []time.Time{p.Timestamp, p.ExpiresAt} {
+		if !t.IsZero() && (t.Unix() <= 0 || t.Year() > 9999) {
+			return kiln.Image{}, kiln.Errorf(kiln.Invalid, "an image can't tell of %s; its times are from 1970-01-01T00:00:01Z "+
+				"to the year 9999", t.UTC().Format(time.RFC3339))
+		}
+	}
 	instance, snap, ofSnapshot := strings.Cut(p.from, "/")
 	img := kiln.Image{Type: "container"}
 	if ofSnapshot {
@@ -207,6 +213,8 @@ func (p packer) metadata(snap *volume.Snapshot, img kiln.Image) (*format.Metadat
 	if !p.Timestamp.IsZero() {
 		m.CreationDate = p.Timestamp.Unix()
 	}
+	m.CreationDate = max(m.CreationDate, 1) // files of 1970, and no image before: 0 would be none
+
 	delete(m.Properties, encoderKey) // of the image it was made from
 	if p.Compression == "zstd" {
 		m.Properties = maps.Clone(m.Properties)
