@@ -32,7 +32,7 @@ func isServer(args []string, keys int) bool {
 }
 
 func (a *app) configGetCmd() *cobra.Command {
-	return &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a key",
+	return &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a configuration key",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			key := args[len(args)-1]
@@ -45,18 +45,17 @@ func (a *app) configGetCmd() *cobra.Command {
 				if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
 					return err
 				}
-				if v, ok := s.Config[key]; ok {
-					fmt.Fprintln(a.Out, v)
-				} else {
-					fmt.Fprintln(a.Out)
+				v, there := s.Config[key]
+				if !there {
+					v = ""
 				}
-				return nil
+				return a.value(fmt.Sprint(v))
 			}
 			i, err := a.instance(c.Context(), args[0])
-			if err == nil {
-				fmt.Fprintln(a.Out, i.Config[key])
+			if err != nil {
+				return err
 			}
-			return err
+			return a.value(i.Config[key])
 		}}
 }
 
@@ -71,7 +70,8 @@ func assignments(words []string) (map[string]string, error) {
 func (a *app) configSetCmd(verb string) *cobra.Command {
 	use := map[string]string{"set": "set [[<remote>:]<instance>] <key>=<value>... | <key> <value>",
 		"unset": "unset [[<remote>:]<instance>] <key>"}[verb]
-	return &cobra.Command{Use: use, Short: strings.ToUpper(verb[:1]) + verb[1:] + " keys", Args: cobra.MinimumNArgs(1),
+	return &cobra.Command{Use: use, Short: strings.ToUpper(verb[:1]) + verb[1:] + " configuration keys",
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") ||
 				strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
@@ -278,7 +278,9 @@ func (a *app) templateCmd() *cobra.Command {
 			RunE: func(c *cobra.Command, args []string) error {
 				text, err := get(c.Context(), args)
 				if err == nil {
-					_, err = io.WriteString(a.Out, text)
+					w := a.data()
+					defer flush(w)
+					_, err = io.WriteString(w, text)
 				}
 				return err
 			}},
@@ -327,7 +329,7 @@ func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
 }
 
 func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder, error)) *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "Manage devices"}
+	c := &cobra.Command{Use: "device", Short: "Manage the devices of " + noun + "s"}
 	verb := func(use, short string, n cobra.PositionalArgs, f func(h holder, args []string) error) {
 		use = strings.Replace(use, "<name>", "[<remote>:]<"+noun+">", 1)
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
@@ -372,7 +374,7 @@ func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder,
 	})
 	verb("list <name>", "List devices", cobra.ExactArgs(1), func(h holder, _ []string) error {
 		for _, n := range slices.Sorted(maps.Keys(h.devices)) {
-			fmt.Fprintln(a.Out, n)
+			a.print("%s", n)
 		}
 		return nil
 	})
@@ -382,10 +384,10 @@ func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder,
 	})
 	verb("get <name> <device> <key>", "Show a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
 		d, err := known(h, args[0])
-		if err == nil {
-			fmt.Fprintln(a.Out, d[args[1]])
+		if err != nil {
+			return err
 		}
-		return err
+		return a.value(d[args[1]])
 	})
 	verb("set <name> <device> <key>=<value>...", "Set keys of a device", cobra.MinimumNArgs(3),
 		func(h holder, args []string) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-
 	"strings"
 
 	"github.com/spf13/cobra"

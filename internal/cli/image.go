@@ -363,8 +363,7 @@ func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 				return kiln.Errorf(kiln.NotFound, "image %q has no property %q%s", args[0], key,
 					kiln.DidYouMean(key, slices.Collect(maps.Keys(i.Properties))))
 			case verb == "get-property":
-				fmt.Fprintln(a.Out, value)
-				return nil
+				return a.value(value)
 			case verb == "set-property":
 				i.Properties[key] = args[2]
 			default:

@@ -90,6 +90,7 @@ func TestImageVersions(t *testing.T) {
 	s.fails("image diff web b:"+two, 2, "different servers")
 	s.fails("image patch web "+two[:12]+" "+filepath.Join(s.dir, "p"), 3, "table of contents")
 	s.says("image prune --dry-run -f csv", "")
+	s.says("image prune --all --dry-run -f csv", "")
 	s.says("image prune", "")
 }
 
@@ -108,6 +109,7 @@ func TestImageCopy(t *testing.T) {
 	s.fails("image copy one images:", 1, "image server")
 	s.fails("image copy one b: --mode pull", 1, "isn't listening")
 	s.says("image copy one b: --mode relay --dry-run", "the whole image")
+	s.ok("image copy one b: --mode relay --target-project default --dry-run")
 	s.says("image copy one b: --mode relay --copy-aliases --alias more", "Image copied successfully!")
 	s.says("image list b: -f csv -c L", "\"more\none\nuno\"")
 	s.says("image info b:"+fp[:12], fp)

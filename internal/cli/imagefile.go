@@ -150,6 +150,9 @@ func (a *app) imageExportCmd() *cobra.Command {
 // export writes the files of a stream to a target, all of them or none.
 func (a *app) export(s kiln.Stream, target string) error {
 	if target == "-" {
+		if terminal(a.Out) {
+			return usageError{fmt.Errorf("an image isn't written to a terminal; redirect the output, or name a file")}
+		}
 		for {
 			f, err := s.Next()
 			if errors.Is(err, io.EOF) {

@@ -33,11 +33,19 @@ func (a *app) missing(ctx context.Context, at place.Place, noun string, err erro
 
 // nameList gives the names of the things of a collection.
 func nameList(ctx context.Context, at place.Place, collection string) ([]string, error) {
-	var urls, names []string
-	if _, err := at.Get(ctx, collection, nil, &urls); err != nil {
+	var items []any // URLs, or what they lead to
+	if _, err := at.Get(ctx, collection, nil, &items); err != nil {
 		return nil, err
 	}
-	for _, u := range urls {
+	var names []string
+	for _, item := range items {
+		if object, ok := item.(map[string]any); ok {
+			if name, ok := object["name"].(string); ok {
+				names = append(names, name)
+			}
+			continue
+		}
+		u, _ := item.(string)
 		u, _, _ = strings.Cut(u, "?")
 		if name, err := url.PathUnescape(strings.TrimPrefix(u, collection+"/")); err == nil {
 			names = append(names, name)

@@ -391,8 +391,3 @@ func minute(t time.Time) string {
 	}
 	return t.UTC().Format("2006/01/02 15:04 MST")
 }
-
-// keyColumn gives the values of a key of a configuration.
-func keyColumn[T any](config func(T) map[string]string, key string) func(T) string {
-	return func(o T) string { return config(o)[key] }
-}

@@ -155,15 +155,15 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.Name, ProfilePut: p.put()}, "")
 		})
-	verb("get [<remote>:]<profile> <key>", "Show the value of a key", cobra.ExactArgs(2),
+	verb("get [<remote>:]<profile> <key>", "Show the value of a key of a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
-			if err == nil {
-				fmt.Fprintln(a.Out, p.Config[args[1]])
+			if err != nil {
+				return err
 			}
-			return err
+			return a.value(p.Config[args[1]])
 		})
-	verb("set [<remote>:]<profile> <key>=<value>...", "Set keys", cobra.MinimumNArgs(2),
+	verb("set [<remote>:]<profile> <key>=<value>...", "Set keys of a profile", cobra.MinimumNArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
 			if err != nil {
@@ -178,7 +178,7 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			return p.save(ctx)
 		})
-	verb("unset [<remote>:]<profile> <key>", "Unset a key", cobra.ExactArgs(2),
+	verb("unset [<remote>:]<profile> <key>", "Unset a key of a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
 			if err != nil {

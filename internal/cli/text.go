@@ -80,6 +80,12 @@ func (a *app) data() io.Writer {
 	return a.Out
 }
 
+// value writes one value: exactly as it is, but for a terminal.
+func (a *app) value(v string) error {
+	_, err := io.WriteString(a.data(), v+"\n")
+	return err
+}
+
 // colours are the sequences that only change how text looks.
 var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 

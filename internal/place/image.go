@@ -172,12 +172,17 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	if s.Alias = image; len(image) >= enough && kiln.IsPrefix(strings.ToLower(image)) {
 		s.Alias, s.Fingerprint = "", image
 	}
-	if c.Streams() || offline {
+	if c.Streams() || offline && !c.Unix() {
 		return s, nil
 	}
 	at, err := r.Connect(name)
 	if err != nil {
 		return s, err
+	}
+	if c.Unix() {
+		if err := OverNetwork(ctx, at, &s); err != nil || offline {
+			return s, err
+		}
 	}
 	img, _, err := at.Images().Resolve(ctx, image)
 	if errors.Is(err, kiln.Network) && !c.Unix() {
@@ -185,11 +190,6 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	}
 	if err != nil {
 		return s, err
-	}
-	if c.Unix() {
-		if err := OverNetwork(ctx, at, &s); err != nil {
-			return s, err
-		}
 	}
 	if img.Public && s.Alias != "" {
 		return s, nil

@@ -4,14 +4,13 @@
 package place
 
 import (
+	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
-
-	"net/http"
-	"os"
-	"path/filepath"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"

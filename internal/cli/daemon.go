@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func (a *app) daemonCmd() *cobra.Command {
+	c := &cobra.Command{Use: "daemon", Short: "Run the daemon in the foreground", Args: cobra.NoArgs,
+		Long: "Run the daemon in the foreground. It makes everything it needs on its first start. On SIGTERM and SIGINT " +
+			"it ends and the instances keep running; \"kiln shutdown\" stops them too."}
+	o := DaemonOptions{}
+	c.Flags().StringVar(&o.Dir, "dir", client.Dir(), "where everything is kept")
+	c.Flags().StringVar(&o.Listen, "listen", "", "address to listen on besides the socket")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o.Debug = a.debug
+		return a.deps.Daemon(c.Context(), o)
+	}
+	return c
+}
+
+func (a *app) shutdownCmd() *cobra.Command {
+	c := &cobra.Command{Use: "shutdown", Short: "Stop all instances and the daemon", Args: cobra.NoArgs}
+	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: as long as it takes")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		ctx := c.Context()
+		if *timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
+			defer cancel()
+		}
+		var server api.Server
+		if _, err := a.Local().Get(ctx, "/1.0", nil, &server); err != nil {
+			return err
+		}
+		// Asking whether it still answers would start it again where systemd holds
+		// the socket.
+		daemon, err := unix.PidfdOpen(server.Environment.ServerPID, 0)
+		if err != nil {
+			return fmt.Errorf("watch the daemon, process %d: %w", server.Environment.ServerPID, err)
+		}
+		defer unix.Close(daemon)
+		if err := a.Local().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
+			return err
+		}
+		return waitExit(ctx, daemon)
+	}
+	return c
+}
+
+// waitExit waits until a process has ended.
+func waitExit(ctx context.Context, pidfd int) error {
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 100)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (a *app) waitreadyCmd() *cobra.Command {
+	c := &cobra.Command{Use: "waitready", Short: "Wait until the daemon answers", Args: cobra.NoArgs}
+	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: for ever")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		start := time.Now()
+		for {
+			_, err := a.Local().Get(c.Context(), "/1.0", nil, nil)
+			if err == nil {
+				return nil
+			}
+			if *timeout > 0 && time.Since(start) > time.Duration(*timeout)*time.Second {
+				return kiln.Errorf(kiln.Timeout, "the daemon isn't ready after %d s: %w", *timeout, err)
+			}
+			select {
+			case <-c.Context().Done():
+				return c.Context().Err()
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return c
+}
+
+// versions are those of client and server.
+type versions struct {
+	Client string `json:"client" yaml:"client"`
+	Server string `json:"server" yaml:"server"` // "": it can't be reached
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	c := &cobra.Command{Use: "version [<remote>:]", Short: "Show the versions of client and server",
+		Args: cobra.MaximumNArgs(1)}
+	form := objectFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		v := versions{Client: a.deps.Version}
+		var s api.Server
+		if _, err := at.Get(c.Context(), "/1.0", nil, &s); err == nil && s.Environment != nil {
+			v.Server = s.Environment.ServerVersion
+		}
+		if done, err := a.object(*form, v); done {
+			return err
+		}
+		a.print("Client version: %s\nServer version: %s", v.Client, orElse(v.Server, "unreachable"))
+		return nil
+	}
+	return c
+}

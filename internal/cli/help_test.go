@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln/internal/place"
+)
+
+// eachCommand calls f with every command that can be run, but the library's own.
+func eachCommand(c *cobra.Command, f func(*cobra.Command)) {
+	if c.Name() == "help" || c.Name() == "completion" || c.Hidden {
+		return
+	}
+	if c.HasParent() && !c.HasSubCommands() || c.Name() == "snapshot" {
+		f(c)
+	}
+	for _, sub := range c.Commands() {
+		eachCommand(sub, f)
+	}
+}
+
+func newRoot() *cobra.Command { return (&app{Resolver: &place.Resolver{}}).root() }
+
+// Help is in plain words, each text once and short enough for a line.
+func TestHelp(t *testing.T) {
+	private := regexp.MustCompile(`(?i)\b(nobody vouches|mend|anew|stranger|ticket|make do|what is known|tell what|keep images)\b`)
+	seen := map[string]string{}
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		path := c.CommandPath()
+		if c.Hidden || c.Name() == "help" || strings.HasPrefix(path, "kiln completion") {
+			return
+		}
+		if n := len([]rune(c.Short)); n == 0 || n > 80 || !unicode.IsUpper([]rune(c.Short)[0]) ||
+			strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: Short is %q, %d characters", path, c.Short, n)
+		}
+		if private.MatchString(c.Short + c.Long + c.Example) {
+			t.Errorf("%s: %q", path, private.FindString(c.Short+c.Long+c.Example))
+		}
+		if before, dup := seen[c.Short]; dup && !strings.Contains(path, " device ") && c.Name() != "publish" &&
+			c.Name() != "restore" {
+			t.Errorf("%s and %s have the same description", path, before)
+		}
+		seen[c.Short] = path
+		c.LocalFlags().VisitAll(func(f *flag) {
+			if !f.Hidden && (f.Usage == "" || private.MatchString(f.Usage) || strings.HasSuffix(f.Usage, ".")) {
+				t.Errorf("%s --%s: %q", path, f.Name, f.Usage)
+			}
+		})
+		if c.HasParent() && c.Parent() == c.Root() && c.GroupID == "" {
+			t.Errorf("%s is in no group", path)
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot())
+	out := new(strings.Builder)
+	root := newRoot()
+	root.SetOut(out)
+	root.SetArgs([]string{"--help"})
+	if err := root.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Instances:", "Images:", "Servers:", "The daemon:", "Examples:"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in the help", want)
+		}
+	}
+}
+
+// Every verb and every flag is in a test or a transcript.
+func TestEverythingIsTested(t *testing.T) {
+	var text strings.Builder
+	for _, pattern := range []string{"*_test.go", "../../cmd/kiln/*_test.go", "../../cmd/kiln/testdata/script/*.txt",
+		"../../test/faults/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatal(pattern, err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text.Write(b)
+		}
+	}
+	all := text.String()
+	eachCommand(newRoot(), func(c *cobra.Command) {
+		words := strings.TrimPrefix(c.CommandPath(), "kiln ")
+		// Some verbs are one function with one set of flags.
+		same := map[string]string{"launch": "init", "init": "launch", "copy": "move", "move": "copy",
+			"image publish": "publish", "snapshot create": "snapshot", "snapshot": "snapshot create",
+			"snapshot restore": "restore"}[words]
+		names := append([]string{c.Name()}, c.Aliases...)
+		parent := strings.TrimSuffix(words, c.Name())
+		found := false
+		for _, n := range names {
+			verb := regexp.MustCompile(`\b` + regexp.QuoteMeta(parent+n) + `\b`)
+			found = found || verb.MatchString(all)
+		}
+		if !found {
+			t.Errorf("kiln %s is in no test", words)
+		}
+		c.LocalFlags().VisitAll(func(f *flag) {
+			if f.Name == "help" {
+				return
+			}
+			line := `(?m)\b(` + regexp.QuoteMeta(words) + "|" + regexp.QuoteMeta(orElse(same, words)) + `)\b[^\n]*(--` +
+				f.Name + `\b`
+			if f.Shorthand != "" {
+				line += `|\s-[a-zA-Z]?` + f.Shorthand
+			}
+			if !regexp.MustCompile(line + `)`).MatchString(all) {
+				t.Errorf("kiln %s --%s is in no test", words, f.Name)
+			}
+		})
+	})
+}

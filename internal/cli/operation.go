@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
+)
+
+func (a *app) operationCmd() *cobra.Command {
+	c := &cobra.Command{Use: "operation", Short: "Manage background operations"}
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
+		Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		var byStatus map[string][]api.Operation
+		if _, err := at.Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+			return err
+		}
+		var all []api.Operation
+		for _, ops := range byStatus {
+			all = append(all, ops...)
+		}
+		return show(a, *form, []column[api.Operation]{
+			col('i', "ID", func(o api.Operation) string { return o.ID }),
+			col('t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }),
+			col('d', "DESCRIPTION", func(o api.Operation) string { return o.Description }),
+			col('s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }),
+			col('c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }),
+			col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
+		}, all)
+	}
+	path := func(word string) (place.Place, string, error) {
+		at, err := a.At(word)
+		return at, client.Path("/1.0/operations", at.Name), err
+	}
+	c.AddCommand(list,
+		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, p, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				var o api.Operation
+				if _, err := at.Get(c.Context(), p, nil, &o); err != nil {
+					return err
+				}
+				return a.yaml(o)
+			}},
+		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Cancel an operation",
+			Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+				at, p, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				return at.Change(c.Context(), http.MethodDelete, p, nil, "")
+			}},
+		&cobra.Command{Use: "wait <operation>", Short: "Wait for an operation to finish", Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				at, _, err := path(args[0])
+				if err != nil {
+					return err
+				}
+				_, err = at.Wait(c.Context(), at.Name)
+				return err
+			}},
+	)
+	return c
+}
