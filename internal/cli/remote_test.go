@@ -109,8 +109,8 @@ func TestTrust(t *testing.T) {
 	s.says("config trust list srv: -f csv", "laptop,client,")
 	s.fails("config trust add", 2, "--name")
 	restricted := strings.TrimSpace(s.ok("config trust add --name guest --restricted --projects default --description x"))
-	there := "127.0.0.1:" + port + " --accept-certificate --token " + restricted
-	s.ok("remote add guest --project default --mirror https://127.0.0.1:" + port + " " + there)
+	there := " --accept-certificate 127.0.0.1:" + port
+	s.ok("remote add guest --token " + restricted + " --project default --mirror https://127.0.0.1:" + port + there)
 	s.ok("remote remove guest")
 	s.fails("remote add far 127.0.0.1:"+port+" --accept-certificate --proxy ::", 1, "proxy")
 	s.fails("config trust add "+s.write("bad.crt", "x"), 1, "bad.crt")
