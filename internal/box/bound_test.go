@@ -148,3 +148,43 @@ func TestExecRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestEarlyEnd starts what ends at once, or can't begin: that is an error, with what
+// the console says. What goes on is none, whatever it does.
+func TestEarlyEnd(t *testing.T) {
+	tree := busybox(t, "")
+	write := func(name, script string) {
+		if err := os.WriteFile(tree+"/sbin/"+name, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("fails", "printf '\\033[31mno disk\\033[0m\\n' >/dev/console; exit 1")
+	write("limit", "echo 'Failed to allocate manager object: Too many open files' >/dev/console; exit 1")
+	write("silent", "exit 0")
+	for name, want := range map[string][]string{
+		"fails": {"right after", "\n  no disk"}, "limit": {"max_user_instances", "sysctl"}, "silent": {"wrote nothing"},
+		"missing": {"/sbin/missing"},
+	} {
+		s := spec(t, tree)
+		s.Init = "/sbin/" + name
+		b, err := Start(t.Context(), s)
+		if err == nil {
+			t.Errorf("%s: it is told as started", name)
+			end(t, b)
+			continue
+		}
+		for _, part := range want {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: %q is not in %q", name, part, err)
+			}
+		}
+		if pids := inside(s.ID); len(pids) > 0 {
+			t.Errorf("%s: processes %v are left", name, pids)
+		}
+	}
+	for _, init := range []string{"/bin/sleep 1000", "/sbin/init"} {
+		s := spec(t, tree)
+		s.Init = init
+		start(t, s)
+	}
+}

@@ -543,6 +543,9 @@ func TestSystemd(t *testing.T) {
 		_, failed := run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "--failed", "--no-pager"}})
 		t.Errorf("systemd is %s:\n%s", state, failed)
 	}
+	if log, err := os.ReadFile(b.ConsoleLog()); err != nil || !strings.Contains(string(log), "Reached target") {
+		t.Errorf("the console's log: %q, %v", log, err)
+	}
 	before := b.InitPID()
 	run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "reboot"}})
 	if e, err := b.Next(t.Context()); err != nil || e.Kind != Rebooted || b.InitPID() == before {

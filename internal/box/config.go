@@ -49,7 +49,6 @@ func writeConfig(s Spec, halt int) error {
 	c.set("lxc.signal.reboot", "SIGINT")
 	c.set("lxc.tty.max", "0")
 	c.set("lxc.pty.max", "1024")
-	c.set("lxc.console.path", "none")
 	c.set("lxc.console.logfile", "%s", filepath.Join(s.Dir, consoleFile))
 	c.set("lxc.console.buffer.size", "128kB")
 	c.set("lxc.console.size", "1MB")

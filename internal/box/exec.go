@@ -249,7 +249,7 @@ func openPTY(pid, owner int) (master, slave *os.File, err error) {
 
 // Drain copies what a command writes on its terminal until the last writer is
 // gone, which the kernel tells as EIO.
-func Drain(w io.Writer, pty *os.File) error {
+func Drain(w io.Writer, pty io.Reader) error {
 	_, err := io.Copy(w, pty)
 	if errors.Is(err, unix.EIO) {
 		return nil

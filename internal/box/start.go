@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -64,11 +65,99 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 		return nil, err
 	}
 	defer starting.Close()
-	if err := b.launch(ctx, append([]*os.File{s.Rootfs}, files...), kinds); err != nil {
+	console := fileSize(b.ConsoleLog())
+	err = b.launch(ctx, append([]*os.File{s.Rootfs}, files...), kinds, console)
+	if err == nil {
+		err = b.settle(ctx, console)
+	}
+	if err != nil {
 		return nil, errors.Join(err, b.Close(), clean(s.Dir, s.ID))
 	}
 	return b, b.save()
 }
+
+const (
+	settleTime = time.Second           // when an init that still runs has begun
+	idleTime   = 50 * time.Millisecond // when one that waits for something has
+)
+
+// settle waits until init has begun its work: it has a child, or it waits for
+// something, or it still runs after a second. One that ends before is an error, with
+// what was on the console from some place on.
+func (b *Box) settle(ctx context.Context, console int64) error {
+	pid := b.init.PID
+	for begin := time.Now(); ctx.Err() == nil; {
+		if b.init.waitFor(ctx, 2*time.Millisecond) {
+			if b.monitor != nil && b.monitor.waitFor(ctx, settleTime) || b.monitor == nil {
+				return b.early(console)
+			}
+			return nil // it has a monitor, which starts the next one
+		}
+		took := time.Since(begin)
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		state := statusField(pid, "State")
+		if len(children) > 0 || took > settleTime || took > idleTime && len(state) > 0 && state[0] == "S" {
+			return nil
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// early is the error for an init that ended at once.
+func (b *Box) early(console int64) error {
+	for end := time.Now().Add(settleTime); time.Now().Before(end) && len(members(monitorCgroup, b.state.ID)) > 0; {
+		time.Sleep(5 * time.Millisecond) // the monitor writes what was on the console
+	}
+	lines := tail(b.ConsoleLog(), console, 5)
+	text := "init ended right after it was started"
+	switch {
+	case len(lines) > 0:
+		text += "; the last lines of its console:\n  " + strings.Join(lines, "\n  ")
+	default:
+		text += " and wrote nothing on its console"
+	}
+	if strings.Contains(strings.Join(lines, " "), "Too many open files") {
+		limit, _ := os.ReadFile("/proc/sys/fs/inotify/max_user_instances")
+		text += fmt.Sprintf("\nthe containers of this host may have used up fs.inotify.max_user_instances (%s): raise it "+
+			"with sysctl -w fs.inotify.max_user_instances=8192", bytes.TrimSpace(limit))
+	}
+	return kiln.Errorf(kiln.Conflict, "%s", text)
+}
+
+// tail gives the last lines of a file from some place on, without what would move a
+// terminal's cursor.
+func tail(path string, from int64, most int) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	size := fileSize(path)
+	if size < from {
+		from = 0 // it was rotated
+	}
+	const bytes = 8 << 10
+	text, err := io.ReadAll(io.NewSectionReader(f, max(from, size-bytes), bytes))
+	if err != nil {
+		return nil
+	}
+	var lines []string
+	for line := range strings.Lines(escapes.ReplaceAllString(string(text), "")) {
+		line = strings.Map(func(r rune) rune {
+			if unicode.IsPrint(r) {
+				return r
+			}
+			return -1
+		}, line)
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines[max(0, len(lines)-most):]
+}
+
+// escapes are the sequences of ECMA-48 that terminals act on.
+var escapes = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])")
 
 // openMounts opens what is bound into the container, with the mounts below it.
 // What is optional and absent is dropped from s. kinds is as kiln-monitor wants.
@@ -99,7 +188,7 @@ func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
 }
 
 // launch runs kiln-monitor, which leaves liblxc's daemon behind.
-func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string) error {
+func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string, console int64) error {
 	logEnd := fileSize(filepath.Join(b.dir, logFile))
 	answer, err := runHelper(ctx, "kiln-monitor", nil, mounts,
 		rootfsDir, mountsDir, kinds, runDir, b.state.ID, filepath.Join(b.dir, configFile))
@@ -112,7 +201,10 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string) error
 	if err != nil {
 		return err
 	}
-	if !scan(line, "pid %d", &pid) || pid <= 0 {
+	if scan(line, "pid %d", &pid) && pid <= 0 {
+		return errors.Join(b.early(console), answer.wait())
+	}
+	if pid == 0 {
 		return kiln.Errorf(kiln.Internal, "%s%s (see %s)", orElse(line, "the monitor died"), b.reason(logEnd),
 			filepath.Join(b.dir, logFile))
 	}
@@ -120,8 +212,7 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string) error
 		return err
 	}
 	if b.init, err = openProcess(identify(pid)); err != nil {
-		return kiln.Errorf(kiln.Internal, "init ended at once%s (see %s and %s)", b.reason(logEnd),
-			filepath.Join(b.dir, logFile), b.ConsoleLog())
+		return b.early(console)
 	}
 	b.state.Init = b.init.identity
 	if parent := statusField(pid, "PPid"); len(parent) == 1 {

@@ -11,9 +11,11 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -205,6 +207,9 @@ func (s *Server) exec(ctx context.Context, o *op.Operation, name string, spec bo
 	if err != nil {
 		return err
 	}
+	// A client that doesn't take what it is sent, as one that is stopped, doesn't
+	// keep a cancelled command, or the daemon, from ending.
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lingerTime, x.close) })()
 	if spec.TTY {
 		return s.execTerminal(ctx, o, name, spec, x, conns["0"])
 	}
@@ -280,14 +285,81 @@ func (s *Server) execTerminal(ctx context.Context, o *op.Operation, name string,
 	x.wg.Go(func() { x.control(ctx, p) })
 	x.wg.Go(func() { receive(x.ctx, c, p.PTY(), func() {}) })
 	ping(x.ctx, c.Conn)
-	drained := box.Drain(writer{x.ctx, c}, p.PTY())
+	out := copyOutput(writer{x.ctx, c}, p.PTY())
 	code, err := p.Wait()
+	drained := out.finish()
 	o.Set("return", code)
 	finish(x.ctx, c)
 	if drained != nil && !gone(drained) {
 		return errors.Join(err, drained)
 	}
 	return err
+}
+
+// An output is what a command writes on its way to a client.
+type output struct {
+	from *os.File
+	read atomic.Int64 // bytes
+	done chan struct{}
+	err  error
+}
+
+func copyOutput(w io.Writer, from *os.File) *output {
+	out := &output{from: from, done: make(chan struct{})}
+	go func() {
+		defer close(out.done)
+		out.err = box.Drain(w, out)
+	}()
+	return out
+}
+
+// Read implements io.Reader.
+func (out *output) Read(b []byte) (int, error) {
+	n, err := out.from.Read(b)
+	out.read.Add(int64(n))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+const (
+	quietTime = 50 * time.Millisecond // without a byte, after the command has ended
+	ttyBuffer = 64 << 10              // bytes that a terminal may hold back
+)
+
+// finish ends the copying when the command has ended: what it had written is sent,
+// however slow the client is, and nothing of what processes that it left behind go
+// on writing, which may hold the output open for ever.
+func (out *output) finish() error {
+	last := out.read.Load() + out.pending() + ttyBuffer
+	for quiet := time.Duration(0); quiet < quietTime && out.read.Load() < last; {
+		const step = 5 * time.Millisecond
+		select {
+		case <-out.done:
+			return out.err
+		case <-time.After(step):
+		}
+		if quiet += step; out.pending() > 0 {
+			quiet = 0
+		}
+	}
+	if err := out.from.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		return err
+	}
+	<-out.done
+	return out.err
+}
+
+// pending is how many bytes are there to be read.
+func (out *output) pending() int64 {
+	raw, err := out.from.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return int64(n)
 }
 
 func (s *Server) execPipes(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session,
@@ -319,21 +391,26 @@ func (s *Server) execPipes(ctx context.Context, o *op.Operation, name string, sp
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
-	var out sync.WaitGroup
+	var outputs []*output
+	var ends sync.WaitGroup
 	x.wg.Go(func() { x.control(ctx, p) })
 	x.wg.Go(func() { receive(x.ctx, conns["0"], ours["0"], func() { ours["0"].Close() }) })
 	for _, fd := range []string{"1", "2"} {
 		c := conns[fd]
 		x.wg.Go(func() { receive(x.ctx, c, io.Discard, func() {}) }) // pongs, and its end
 		ping(x.ctx, c.Conn)
-		out.Go(func() {
-			_, _ = io.Copy(writer{x.ctx, c}, ours[fd]) // who doesn't read loses output
+		out := copyOutput(writer{x.ctx, c}, ours[fd])
+		outputs = append(outputs, out)
+		ends.Go(func() {
+			<-out.done
 			finish(x.ctx, c)
 		})
 	}
 	code, err := p.Wait()
-	// A daemon that the command left behind may hold its output open for ever.
-	waitOr(&out, 5*time.Second, func() { ours["1"].Close(); ours["2"].Close() })
+	for _, out := range outputs {
+		_ = out.finish() // who doesn't read loses output
+	}
+	ends.Wait()
 	o.Set("return", code)
 	return err
 }
