@@ -100,7 +100,7 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	if !replaces.IsZero() {
 		err = d.dropVersions(ctx, got.Fingerprint)
 	} else if !known {
-		err = d.Images.Apply(ctx, got.Fingerprint, kiln.Image{Cached: true, AutoUpdate: auto == "true" &&
+		err = d.Images.Apply(ctx, got.Fingerprint, kiln.Image{Cached: true, AutoUpdate: kiln.IsTrue(auto) &&
 			spec.origin() != nil, Origin: spec.origin()}, false)
 	}
 	if err != nil {

@@ -26,7 +26,7 @@ func (d *Daemon) opener() *remote.Opener {
 		Indexes:   &remote.Indexes{Dir: filepath.Join(d.cfg.Dir, "cache"), TTL: indexTTL},
 		AllowHTTP: func() bool {
 			v, err := d.setting(d.ctx, allowHTTP)
-			return err == nil && v == "true"
+			return err == nil && kiln.IsTrue(v)
 		},
 	}
 }

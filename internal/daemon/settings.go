@@ -168,10 +168,8 @@ func (d *Daemon) applySettings(ctx context.Context, change map[string]string) er
 }
 
 func checkBool(v string) error {
-	if _, err := strconv.ParseBool(v); err != nil {
-		return fmt.Errorf("%q is neither true nor false", v)
-	}
-	return nil
+	_, err := kiln.ParseBool(v)
+	return err
 }
 
 func checkNumber(v string) error {

@@ -58,7 +58,7 @@ func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, 
 	if ok || ca == nil {
 		return c, ok
 	}
-	if v, err := d.setting(ctx, trustCA); err != nil || v != "true" {
+	if v, err := d.setting(ctx, trustCA); err != nil || !kiln.IsTrue(v) {
 		return c, false
 	}
 	_, err := shown.Verify(x509.VerifyOptions{Roots: ca, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})

@@ -62,7 +62,7 @@ func (s *Set) applyTemplates(ctx context.Context, i Instance, vol *volume.Volume
 	defer rootfs.Close()
 	guest := template.Instance{
 		Name: i.Name, Type: i.Type, Architecture: i.Architecture,
-		Privileged: isTrue(i.ExpandedConfig["security.privileged"]), Ephemeral: i.Ephemeral,
+		Privileged: kiln.IsTrue(i.ExpandedConfig["security.privileged"]), Ephemeral: i.Ephemeral,
 		Config: i.ExpandedConfig, Devices: i.ExpandedDevices,
 	}
 	entries := map[string]template.Entry{}

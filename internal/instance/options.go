@@ -71,25 +71,8 @@ func CheckOptions(config map[string]string) error {
 }
 
 func checkBool(v string) error {
-	if _, ok := parseBool(v); !ok {
-		return fmt.Errorf("%q is neither true nor false", v)
-	}
-	return nil
-}
-
-func parseBool(v string) (value, ok bool) {
-	switch strings.ToLower(v) {
-	case "true", "1", "yes", "on":
-		return true, true
-	case "false", "0", "no", "off", "":
-		return false, true
-	}
-	return false, false
-}
-
-func isTrue(v string) bool {
-	b, _ := parseBool(v)
-	return b
+	_, err := kiln.ParseBool(v)
+	return err
 }
 
 func checkNumber(v string) error {

@@ -71,7 +71,8 @@ func (s *Set) runnable(i Instance) error {
 		return kiln.Errorf(kiln.Unsupported, "instance %q is for %s; this host runs %s", i.Name, i.Architecture,
 			strings.Join(kiln.RunsOn(s.host), " and "))
 	}
-	privileged, nesting := isTrue(i.ExpandedConfig["security.privileged"]), isTrue(i.ExpandedConfig["security.nesting"])
+	privileged := kiln.IsTrue(i.ExpandedConfig["security.privileged"])
+	nesting := kiln.IsTrue(i.ExpandedConfig["security.nesting"])
 	switch {
 	case i.ExpandedConfig["image.requirements.cgroup"] == "v1":
 		return kiln.Errorf(kiln.Unsupported, "the image of instance %q needs cgroup v1; kiln's instances see cgroup v2",
@@ -115,10 +116,10 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		Dir:      s.boxDir(db.Instance{Config: i.Options}),
 		Arch:     i.Architecture,
 		IDMap:    s.ids,
-		Nesting:  isTrue(c["security.nesting"]),
+		Nesting:  kiln.IsTrue(c["security.nesting"]),
 		Env:      environment(c),
 	}
-	if isTrue(c["security.privileged"]) {
+	if kiln.IsTrue(c["security.privileged"]) {
 		spec.IDMap = nil
 	}
 	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {
@@ -129,7 +130,7 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		if d["type"] == "disk" && d["path"] != "/" {
 			spec.Mounts = append(spec.Mounts, box.Mount{
 				Source: d["source"], Target: d["path"],
-				ReadOnly: isTrue(d["readonly"]), Optional: isTrue(d["optional"]),
+				ReadOnly: kiln.IsTrue(d["readonly"]), Optional: kiln.IsTrue(d["optional"]),
 			})
 		}
 	}
@@ -394,7 +395,7 @@ func (s *Set) Autostart(ctx context.Context) error {
 	}
 	list = slices.DeleteFunc(list, func(i Instance) bool {
 		auto := i.ExpandedConfig["boot.autostart"]
-		return i.Status != Stopped || !isTrue(auto) && (auto != "" || i.Options[powerKey] != "RUNNING")
+		return i.Status != Stopped || !kiln.IsTrue(auto) && (auto != "" || i.Options[powerKey] != "RUNNING")
 	})
 	slices.SortStableFunc(list, func(a, b Instance) int {
 		return number(b.ExpandedConfig["boot.autostart.priority"]) - number(a.ExpandedConfig["boot.autostart.priority"])

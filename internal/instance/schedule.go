@@ -168,7 +168,7 @@ func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 			continue
 		}
 		due, err := sched.due(from, to)
-		if due && (i.Status != Stopped || isTrue(i.ExpandedConfig["snapshots.schedule.stopped"])) {
+		if due && (i.Status != Stopped || kiln.IsTrue(i.ExpandedConfig["snapshots.schedule.stopped"])) {
 			err = s.autoSnapshot(ctx, i.Name)
 		}
 		if err != nil {

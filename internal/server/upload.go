@@ -22,14 +22,6 @@ func header(r *http.Request, name string) string {
 	return r.Header.Get("X-Incus-" + name)
 }
 
-func isTrue(v string) bool {
-	switch strings.ToLower(v) {
-	case "true", "1", "yes", "on":
-		return true
-	}
-	return false
-}
-
 func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
 		if !who(r).trusted {
@@ -147,8 +139,9 @@ func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.
 // importSpec reads what the headers of an upload say.
 func importSpec(r *http.Request) (daemon.ImportSpec, error) {
 	spec := daemon.ImportSpec{
-		Filename: header(r, "filename"), Public: isTrue(header(r, "public")), Cached: isTrue(r.Header.Get("X-Kiln-Cached")),
-		MoveAliases: isTrue(r.Header.Get("X-Kiln-Move-Aliases")),
+		Filename: header(r, "filename"), Public: kiln.IsTrue(header(r, "public")),
+		Cached:      kiln.IsTrue(r.Header.Get("X-Kiln-Cached")),
+		MoveAliases: kiln.IsTrue(r.Header.Get("X-Kiln-Move-Aliases")),
 	}
 	properties, err := url.ParseQuery(header(r, "properties"))
 	if err != nil {
