@@ -98,7 +98,10 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 	if !exists {
 		d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
 	}
-	return got, errors.Join(err, d.named(ctx, got.Fingerprint, spec.Aliases...))
+	if err := d.named(ctx, got.Fingerprint, spec.Aliases...); err != nil {
+		return got, err
+	}
+	return got, err
 }
 
 // named tells that an image got aliases, and drops the versions before it that are too
