@@ -29,11 +29,21 @@ func standing(history []Version) []Version {
 	return slices.DeleteFunc(slices.Clone(history), func(v Version) bool { return !v.RolledBackAt.IsZero() })
 }
 
-// supersede makes an image the newer version of one that has lost its last alias to
-// it.
+// supersede makes an image, to which an alias moved, the newer version of the one that
+// it left, if that has lost its last alias.
 func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
 	if old.IsZero() || old == now {
 		return nil
+	}
+	img, err := one(ctx, tx, now)
+	if err != nil {
+		return err
+	}
+	if !img.ReplacedBy.IsZero() { // it is the present version again
+		img.ReplacedBy, img.ReplacedAt = kiln.Fingerprint{}, time.Time{}
+		if err := tx.UpdateImage(ctx, img); err != nil {
+			return err
+		}
 	}
 	was, err := one(ctx, tx, old)
 	if errors.Is(err, kiln.NotFound) || err == nil && len(was.Aliases) > 0 {
@@ -42,13 +52,8 @@ func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error 
 	if err != nil {
 		return err
 	}
-	img, err := one(ctx, tx, now)
-	if err != nil {
-		return err
-	}
 	was.ReplacedBy, was.ReplacedAt = now, time.Now()
-	img.ReplacedBy, img.ReplacedAt = kiln.Fingerprint{}, time.Time{}
-	return errors.Join(tx.UpdateImage(ctx, was), tx.UpdateImage(ctx, img))
+	return tx.UpdateImage(ctx, was)
 }
 
 // one gives an image without its files. The error is NotFound.

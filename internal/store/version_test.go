@@ -1,9 +1,13 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
@@ -146,5 +150,110 @@ func TestKeepExisting(t *testing.T) {
 	if !errors.Is(err, kiln.Conflict) || got.Fingerprint != sumOf(b) || got.Properties["n"] != "1" || got.Public ||
 		len(got.Aliases) != 0 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestVersionsModel moves, deletes, renames and rolls back two aliases at random, and
+// compares what every version of them means with lists in memory.
+func TestVersionsModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := open(t, t.TempDir())
+		ctx := t.Context()
+		var images []kiln.Fingerprint
+		for n := range 4 {
+			img, err := s.Put(ctx, kiln.Image{}, files(formattest.Tiny(t, fmt.Sprint(n))))
+			if err != nil {
+				rt.Fatal(err)
+			}
+			images = append(images, img.Fingerprint)
+		}
+		names := map[string]*modelAlias{"a": {}, "b": {}}
+		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
+			name := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "name")
+			m := names[name]
+			var err error
+			ok := true
+			switch rapid.SampledFrom([]string{"move", "move", "roll back", "delete", "rename"}).Draw(rt, "what") {
+			case "move":
+				fp := rapid.SampledFrom(images).Draw(rt, "to")
+				err = s.Apply(ctx, fp, kiln.Image{Aliases: alias(name)}, true)
+				if m.point(fp) && !get(t, s, fp).ReplacedBy.IsZero() {
+					rt.Fatalf("%s moved to %s, which is an older version", name, fp.Short())
+				}
+			case "roll back":
+				n := rapid.IntRange(0, 3).Draw(rt, "versions")
+				_, _, err = s.RollBack(ctx, name, n)
+				ok = m.rollBack(n)
+			case "delete":
+				err, ok, m.there = s.DeleteAlias(ctx, name), m.there, false
+			case "rename":
+				to := map[string]string{"a": "b", "b": "a"}[name]
+				err, ok = s.RenameAlias(ctx, name, to), m.there && !names[to].there
+				if ok {
+					names[to], names[name] = m, &modelAlias{}
+				}
+			}
+			if (err == nil) != ok {
+				rt.Fatalf("%v, want success: %v", err, ok)
+			}
+			for name, m := range names {
+				m.check(rt, s, name)
+			}
+		}
+	})
+}
+
+// modelAlias is what an alias should be.
+type modelAlias struct {
+	there    bool
+	versions []kiln.Fingerprint // that it wasn't rolled back from, newest first
+	left     []kiln.Fingerprint // that it was rolled back from since the newest
+}
+
+// point reports whether the alias moved from another image.
+func (m *modelAlias) point(fp kiln.Fingerprint) bool {
+	m.there = true
+	if len(m.versions) > 0 && m.versions[0] == fp {
+		return false
+	}
+	m.versions, m.left = append([]kiln.Fingerprint{fp}, m.versions...), nil
+	return len(m.versions) > 1
+}
+
+func (m *modelAlias) rollBack(n int) bool {
+	if !m.there || n < 1 || n >= len(m.versions) {
+		return false
+	}
+	m.left, m.versions = append(m.left, m.versions[:n]...), m.versions[n:]
+	return true
+}
+
+func (m *modelAlias) check(rt *rapid.T, s *Store, name string) {
+	ctx := context.Background()
+	if !m.there {
+		for _, word := range []string{name, name + "@0", name + "@1"} {
+			if _, err := s.Alias(ctx, word); !errors.Is(err, kiln.NotFound) {
+				rt.Fatalf("%s: %v", word, err)
+			}
+		}
+		return
+	}
+	for n, want := range m.versions {
+		a, err := s.Alias(ctx, fmt.Sprintf("%s@%d", name, n))
+		if a.Target != want || err != nil {
+			rt.Fatalf("%s@%d: %v, %v", name, n, a, err)
+		}
+	}
+	if a, err := s.Alias(ctx, name); a.Target != m.versions[0] || err != nil {
+		rt.Fatalf("%s: %v, %v", name, a, err)
+	}
+	if _, err := s.Alias(ctx, fmt.Sprintf("%s@%d", name, len(m.versions))); !errors.Is(err, kiln.NotFound) {
+		rt.Fatalf("%s has one version more: %v", name, err)
+	}
+	left, err := s.RolledBackFrom(ctx, m.versions[0])
+	for _, fp := range m.left {
+		if !slices.Contains(left, fp) || err != nil {
+			rt.Fatalf("%s was rolled back from %s: %v, %v", name, fp, left, err)
+		}
 	}
 }
