@@ -19,22 +19,23 @@ func (a *app) aliasCmd() *cobra.Command {
 	c := &cobra.Command{Use: "alias", Short: "Manage image aliases"}
 	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
 	form := formatFlag(list)
-	columns := list.Flags().StringP("columns", "c", "aftd", "columns: a alias, f fingerprint, t type, d description")
+	all := []column[api.ImageAliasesEntry]{
+		col('a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }),
+		col('f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return short(e.Target) }),
+		col('t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }),
+		col('d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }),
+	}
+	columns := columnsFlag(list, "aftd", all, "")
 	list.RunE = func(c *cobra.Command, words []string) error {
-		cols, err := choose([]column[api.ImageAliasesEntry]{
-			col('a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }),
-			col('f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return short(e.Target) }),
-			col('t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }),
-			col('d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }),
-		}, *columns, nil)
+		cols, err := choose(all, *columns, nil)
 		if err != nil {
 			return err
 		}
-		all, words, err := a.Aliases(c.Context(), words)
+		found, words, err := a.Aliases(c.Context(), words)
 		if err != nil {
 			return err
 		}
-		return show(a, *form, cols, slices.DeleteFunc(all, func(e api.ImageAliasesEntry) bool {
+		return show(a, *form, cols, slices.DeleteFunc(found, func(e api.ImageAliasesEntry) bool {
 			return slices.ContainsFunc(words, func(w string) bool {
 				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
 			})

@@ -94,7 +94,7 @@ func exit(err error) int {
 	switch kiln.KindOf(err) {
 	case kiln.NotFound:
 		return 3
-	case kiln.Conflict:
+	case kiln.Conflict, kiln.Stale:
 		return 4
 	case kiln.Denied:
 		return 5

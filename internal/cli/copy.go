@@ -15,7 +15,7 @@ import (
 
 func (a *app) renameCmd() *cobra.Command {
 	return &cobra.Command{Use: "rename [<remote>:]<instance>[/<snapshot>] <new-name>",
-		Short: "Rename an instance that is stopped, or a snapshot", Args: cobra.ExactArgs(2),
+		Short: "Rename a stopped instance, or a snapshot", Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			from, err := a.At(args[0])
 			if err != nil {
@@ -56,11 +56,14 @@ func newCopyFlags(c *cobra.Command) *copyFlags {
 	f.StringArrayVarP(&o.config, "config", "c", nil, "configuration key=value of the copy (repeatable)")
 	f.StringArrayVarP(&o.devices, "device", "d", nil, "device name,key=value[,key=value...] of the copy (repeatable)")
 	f.StringArrayVarP(&o.profiles, "profile", "p", nil, "profile of the copy (repeatable)")
-	f.BoolVar(&o.noProfiles, "no-profiles", false, "without any profile")
+	f.BoolVar(&o.noProfiles, "no-profiles", false, "apply no profile")
 	f.BoolVarP(&o.ephemeral, "ephemeral", "e", false, "delete the copy when it stops")
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	f.BoolVar(&o.refresh, "refresh", false, "bring a copy up to date")
 	f.Bool("stateless", false, "without the memory, which kiln never copies")
+	for _, name := range []string{"refresh", "stateless", "storage"} { // lxc has them
+		_ = f.MarkHidden(name)
+	}
 	o.mode = choiceFlag(c, "mode", "", auto, "between servers, pull has the target fetch it, relay goes "+
 		"through this client",
 		auto, pull, push, relay)
@@ -98,8 +101,8 @@ func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.Inst
 func (a *app) copyCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]", Aliases: []string{"cp"},
-		Short: "Copy an instance with its snapshots, or make an instance of a snapshot", Args: cobra.RangeArgs(1, 2),
-		Long: "Copy an instance with its snapshots, or make an instance of a snapshot, also from one server to another. " +
+		Short: "Copy an instance with its snapshots, or create an instance from a snapshot", Args: cobra.RangeArgs(1, 2),
+		Long: "Copy an instance with its snapshots, or create an instance from a snapshot, also on another server. " +
 			"A running instance keeps running. Between servers, the image is transferred if the target doesn't have it, and " +
 			"what was changed since.",
 	}

@@ -126,3 +126,39 @@ func TestEverythingIsTested(t *testing.T) {
 		})
 	})
 }
+
+// Examples are commands as they are, with flags and arguments that these take.
+func TestExamples(t *testing.T) {
+	for path, text := range examples() {
+		for line := range strings.SplitSeq(text, "\n") {
+			root := newRoot()
+			command, _, _ := strings.Cut(line, " #")
+			if i := strings.LastIndex(command, "| kiln "); i >= 0 {
+				command = command[i+2:]
+			}
+			command, _, _ = strings.Cut(command, "|")
+			command = regexp.MustCompile(` [<>] \S+`).ReplaceAllString(command, "")
+			if !strings.Contains(command, "'") {
+				command = strings.ReplaceAll(command, `"`, "'")
+			}
+			words := fields(strings.TrimSpace(command))
+			if words[0] != "kiln" {
+				t.Errorf("%s: %q isn't a command line of kiln", path, line)
+				continue
+			}
+			c, rest, err := root.Find(execArgs(words[1:]))
+			if err == nil {
+				err = c.ParseFlags(rest)
+			}
+			if err == nil {
+				err = c.ValidateArgs(c.Flags().Args())
+			}
+			if err != nil || !c.Runnable() || c.HasSubCommands() && c.Name() != "snapshot" {
+				t.Errorf("%s: %q: %v", path, line, err)
+			}
+		}
+		if c, _, err := newRoot().Find(strings.Fields(path)[1:]); err != nil || c.CommandPath() != path {
+			t.Errorf("there is no command %q", path)
+		}
+	}
+}

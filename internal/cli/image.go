@@ -130,9 +130,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		Long: "List images. A filter is a part of an alias or of a fingerprint, or key=value: a property (os=debian) " +
 			"or a field (architecture, type, public, cached). All must fit.",
 	}
-	columns := c.Flags().StringP("columns", "c", "lfpdatsu", "columns: l alias, L aliases, f/F fingerprint, p public, "+
-		"d description, a architecture, t type, s size, u upload date, e project, A auto-update, c cached, U last used, "+
-		"C created, x expires, k why it is kept; user.KEY or properties:KEY[:TITLE[:WIDTH]] a property")
+	columns := columnsFlag(c, "lfpdatsu", imageColumns(), "; user.KEY or properties:KEY[:TITLE[:WIDTH]]: a property")
 	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {

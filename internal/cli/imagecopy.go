@@ -58,6 +58,7 @@ func (a *app) imageCopyCmd() *cobra.Command {
 	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
 	dry := f.Bool("dry-run", false, "only show how much would be transferred")
 	vm := f.Bool("vm", false, "a virtual machine")
+	_ = f.MarkHidden("vm")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *vm {
 			return kiln.Errorf(kiln.Unsupported, "kiln keeps images of system containers, not of virtual machines")

@@ -24,7 +24,7 @@ func (a *app) createCmd(verb string) *cobra.Command {
 		"launch": "Create an instance from an image and start it"}[verb]
 	c := &cobra.Command{
 		Use: verb + " [<remote>:]<image> [<name>]", Short: short, Args: cobra.RangeArgs(0, 2),
-		Long: short + ". A configuration in YAML can come on standard input.",
+		Long: short + ". A configuration is read from standard input, as YAML, if that isn't a terminal.",
 	}
 	if verb == "init" {
 		c.Aliases = []string{"create"}
@@ -227,10 +227,8 @@ func (a *app) listCmd() *cobra.Command {
 		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a " +
 			"configuration key.",
 	}
-	letters := c.Flags().StringP("columns", "c", "ns46tS", "columns: n name, s state, 4 IPv4, 6 IPv6, t type, S "+
-		"snapshots, L location, a architecture, b pool, c created, o newer image, d description, D disk usage, e project, "+
-		"f/F base image, l last used, m memory usage, N processes, p pid, P profiles, u cpu usage; KEY, config:KEY or "+
-		"devices:DEVICE.KEY[:TITLE[:WIDTH]] a configuration key")
+	letters := columnsFlag(c, "ns46tS", instanceColumns(), "; KEY, config:KEY or devices:DEVICE.KEY[:TITLE[:WIDTH]]: a "+
+		"configuration key")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
 		columns, err := choose(instanceColumns(), *letters, instanceKey)
@@ -496,7 +494,7 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 	*timeout = -1
 	if verb == "stop" || verb == "restart" {
 		c.Flags().BoolVarP(force, "force", "f", false, "kill the processes instead of asking them to stop")
-		c.Flags().IntVar(timeout, "timeout", -1, "seconds that a clean stop may take")
+		c.Flags().IntVar(timeout, "timeout", -1, "seconds to wait for a clean stop; -1: as the instance says")
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *all {

@@ -61,8 +61,8 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "add <remote> [<filter>...]", Short: "Mirror the images of another server",
 		Args: cobra.MinimumNArgs(1),
-		Long: "Have the daemon keep and serve the newest version of each image of another server that fits all filters: a " +
-			"part of an alias, or key=value of a property, the architecture or the type. It is brought up to date every " +
+		Long: "Keep and serve the newest version of each image of another server that matches all filters: part of an " +
+			"alias, or key=value with a property, the architecture or the type. The mirror is updated every " +
 			"images.auto_update_interval hours.",
 	}
 	keep := c.Flags().Int("keep", 1, "older versions to keep")

@@ -170,6 +170,16 @@ func choose[T any](all []column[T], wanted string, custom func(kind, key string)
 	return chosen, nil
 }
 
+// columnsFlag adds --columns, and says what they are. keys is what is said of columns
+// that aren't letters.
+func columnsFlag[T any](c *cobra.Command, preset string, all []column[T], keys string) *string {
+	var list []string
+	for _, col := range all {
+		list = append(list, string(col.letter)+" "+strings.ToLower(col.title))
+	}
+	return c.Flags().StringP("columns", "c", preset, "columns: "+strings.Join(list, ", ")+keys)
+}
+
 // customColumn reads [config:|devices:|properties:]KEY[:TITLE[:WIDTH]].
 func customColumn[T any](word string, custom func(kind, key string) func(T) string) (column[T], error) {
 	parts, kind := strings.Split(word, ":"), ""

@@ -198,11 +198,12 @@ func TestReporter(t *testing.T) {
 
 	var b bytes.Buffer
 	r := &reporter{w: &b, begun: begun}
+	r.report(op(""), begun.Add(time.Second)) // a line would be too much of it
 	for i, s := range steps {
-		r.report(op(s), begun.Add(time.Duration(i+1)*time.Second))
+		r.report(op(s), begun.Add(time.Duration(i+2)*time.Second))
 	}
 	r.clear()
-	if want := "rootfs\nUnpacking\nWaiting for https://x\n"; b.String() != want {
+	if want := "Downloading image\nrootfs\nUnpacking\nWaiting for https://x\n"; b.String() != want {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
 

@@ -66,8 +66,12 @@ type reporter struct {
 	phase    string
 }
 
-// patience is how long an operation may take before anything is said of it.
-const patience = 500 * time.Millisecond
+// How long an operation may take before anything is said of it: on a terminal, and
+// where a line would stay.
+const (
+	patience     = 500 * time.Millisecond
+	linePatience = 2 * time.Second
+)
 
 // report tells what there is to tell of an operation at a time.
 func (r *reporter) report(o api.Operation, now time.Time) {
@@ -77,14 +81,18 @@ func (r *reporter) report(o api.Operation, now time.Time) {
 	}
 	text := progressText(o)
 	if !r.animated {
-		if phase := phaseOf(text); phase != "" && phase != r.phase {
+		phase := phaseOf(text)
+		if phase == "" && r.phase == "" && since >= linePatience {
+			phase = printable(o.Description)
+		}
+		if phase != "" && phase != r.phase {
 			r.phase = phase
 			fmt.Fprintln(r.w, phase)
 		}
 		return
 	}
 	if text == "" {
-		text = o.Description
+		text = printable(o.Description)
 	}
 	line := fmt.Sprintf("%s (%s)", text, since.Round(time.Second))
 	fmt.Fprintf(r.w, "\r%-*s", r.shown, line)

@@ -25,9 +25,9 @@ func (a *app) publishTreeCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "publish-tree [<remote>:] <directory>", Short: "Export the public images as static files for a web server",
 		Args: cobra.RangeArgs(1, 2),
-		Long: "Write the public images as a tree of simplestreams for any web server. Files that are there already stay, " +
-			"and the index is replaced last, so that clients can read meanwhile. Files of images that are public no more are " +
-			"removed the next time but one hour after the index stopped to name them.",
+		Long: "Export the public images as a simplestreams tree that any web server can serve. Files that exist are kept, " +
+			"and the index is replaced last, so that clients can read meanwhile. Files of images that are no longer public " +
+			"are removed by the first run at least one hour after the index stopped naming them.",
 		RunE: func(c *cobra.Command, args []string) error {
 			at, args, err := a.Server(args)
 			if err != nil {
@@ -195,8 +195,8 @@ func (a *app) imagePatchCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "patch [<remote>:]<base> <image> [<file>]", Short: "Write a binary patch between two images",
 		Args: cobra.RangeArgs(2, 3),
-		Long: "Write a binary patch between two images, both in the form that kiln publishes. Beside the image on any web " +
-			"server, under the name that the file gets here, it saves who has the other most of the download.",
+		Long: "Write a binary patch between two images that kiln published. Put beside the image on a web server, under " +
+			"the name that the file gets here, it lets clients that have the base download only what changed.",
 		RunE: func(c *cobra.Command, args []string) error {
 			base, err := a.image(c.Context(), args[0])
 			if err != nil {

@@ -45,16 +45,17 @@ func (a *app) remoteAddCmd() *cobra.Command {
 	f.BoolVar(&o.accept, "accept-certificate", false, "accept whatever certificate the server shows, from then on only "+
 		"that")
 	f.StringVar(&o.fingerprint, "fingerprint", "", "SHA-256 of the certificate that the server must show")
-	f.StringVar(&o.token, "token", "", "token to be trusted by")
+	f.StringVar(&o.token, "token", "", "join token, from kiln config trust add")
 	f.StringVar(&o.password, "password", "", "trust password of the server")
-	f.BoolVar(&o.public, "public", false, "a server of public images; show it no certificate")
+	f.BoolVar(&o.public, "public", false, "only use its public images; show it no client certificate")
 	o.protocol = choiceFlag(c, "protocol", "", "", "protocol of the server", protocols()[1:]...)
-	f.StringVar(&o.caFile, "ca", "", "file with the certificate authority of the server")
+	f.StringVar(&o.caFile, "ca", "", "file with the CA certificate of the server, in PEM form")
 	f.StringArrayVar(&o.mirrors, "mirror", nil, "URL of a server with the same images (repeatable)")
-	f.StringVar(&o.proxy, "proxy", "", "URL of the proxy to reach it by")
+	f.StringVar(&o.proxy, "proxy", "", "URL of the proxy for this server")
 	f.StringVar(&o.project, "project", "", "project there")
 	choiceFlag(c, "auth-type", "", "tls", "how clients authenticate", "tls")
-	f.BoolVar(&o.http, "allow-http", false, "let the address be one of plain http")
+	_ = f.MarkHidden("auth-type")
+	f.BoolVar(&o.http, "allow-http", false, "allow a plain http address")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r, err := a.Config()
 		if err != nil {

@@ -3,9 +3,11 @@ package cli
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln"
@@ -57,6 +59,7 @@ func (a *app) root() *cobra.Command {
 	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd())
 	root.AddCommand(a.absentCmds()...)
 	a.prepare(root)
+	describeAll(root)
 	return root
 }
 
@@ -127,6 +130,30 @@ func (a *app) prepare(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		a.prepare(sub)
 	}
+}
+
+// trailing is what wrapping leaves at the end of lines.
+var trailing = regexp.MustCompile(`(?m) +$`)
+
+// helpWidth is how wide help is, in characters.
+const helpWidth = 96
+
+// describeAll completes the help of all commands: examples, and lines that fit.
+func describeAll(root *cobra.Command) {
+	all := examples()
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages ",
+		fmt.Sprintf("Flags.FlagUsagesWrapped %d ", helpWidth)))
+	var each func(c *cobra.Command)
+	each = func(c *cobra.Command) {
+		if text, ok := all[c.CommandPath()]; ok {
+			c.Example = "  " + strings.ReplaceAll(text, "\n", "\n  ")
+		}
+		c.Long = trailing.ReplaceAllString(text.WrapSoft(orElse(c.Long, c.Short), helpWidth), "")
+		for _, sub := range c.Commands() {
+			each(sub)
+		}
+	}
+	each(root)
 }
 
 // wrongArguments says which words a command misses, or has too many, by its usage:

@@ -29,8 +29,8 @@ func (a *app) snapshotCmd() *cobra.Command {
 	c := a.snapshotCreateCmd("snapshot [<remote>:]<instance> [<name>]")
 	c.Short = "Manage snapshots of instances"
 	c.Long = "Save the files and the configuration of an instance. Snapshots of stopped instances copy nothing; a " +
-		"running instance is frozen for a few milliseconds.\n\nAn instance that is called like one of the commands below " +
-		"needs: kiln snapshot create."
+		"running instance is frozen for a few milliseconds.\n\nFor an instance that has the name of a command below, use " +
+		"kiln snapshot create."
 	c.AddCommand(a.snapshotCreateCmd("create [<remote>:]<instance> [<name>]"), a.snapshotListCmd(), a.snapshotShowCmd(),
 		a.snapshotDeleteCmd(), a.snapshotRenameCmd(), a.restoreCmd())
 	return c
@@ -46,6 +46,7 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 	never := f.Bool("no-expiry", false, "keep it, whatever snapshots.expiry says")
 	reuse := f.Bool("reuse", false, "replace the snapshot that has the name")
 	stateful := f.Bool("stateful", false, "also save the memory of the instance")
+	_ = f.MarkHidden("stateful")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -104,8 +105,7 @@ func (a *app) snapshot(ctx context.Context, at place.Place, post api.InstanceSna
 func (a *app) snapshotListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List snapshots",
 		Args: cobra.ExactArgs(1)}
-	letters := c.Flags().StringP("columns", "c", "nTES", "columns: n name, T taken at, E expires at, S size of what "+
-		"had changed, s stateful")
+	letters := columnsFlag(c, "nTES", snapshotColumns(), "")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		columns, err := choose(snapshotColumns(), *letters, nil)
@@ -205,7 +205,8 @@ func (a *app) restoreCmd() *cobra.Command {
 		Short: "Restore an instance from a snapshot", Args: cobra.RangeArgs(1, 2),
 		Long: "Restore an instance from a snapshot: its files and its configuration. What was changed since is " +
 			"lost, unless another snapshot has it. An instance that runs is killed and started again."}
-	stateful := c.Flags().Bool("stateful", false, "also save the memory of the instance")
+	stateful := c.Flags().Bool("stateful", false, "also restore the memory of the instance")
+	_ = c.Flags().MarkHidden("stateful")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *stateful {
 			return kiln.Errorf(kiln.Unsupported, "stateful snapshots are not supported: kiln keeps the files of an instance, "+

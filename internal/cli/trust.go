@@ -112,7 +112,7 @@ func (a *app) trustAddCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(2),
 	}
 	name := c.Flags().String("name", "", "name of the client")
-	restricted := c.Flags().Bool("restricted", false, "only let it into some projects")
+	restricted := c.Flags().Bool("restricted", false, "limit the client to some projects")
 	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client")
 	description := c.Flags().String("description", "", "description")
 	c.RunE = func(c *cobra.Command, args []string) error {

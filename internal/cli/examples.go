@@ -1,0 +1,69 @@
+package cli
+
+// examples are shown in the help of the commands they are of, by path. A line is a
+// command line, and what it does.
+func examples() map[string]string {
+	return map[string]string{
+		"kiln launch": `kiln launch images:debian/12 c1
+kiln launch debian web -c limits.memory=1GiB -p default -p web
+kiln launch debian big -t c4-m8 --description "build machine"
+kiln launch debian c2 < config.yaml                      # a configuration in YAML`,
+		"kiln list": `kiln list                                                # all instances of the default remote
+kiln list srv: web status=running
+kiln list -c ns,user.role:ROLE,devices:root.size:DISK
+kiln list --format json`,
+		"kiln exec": `kiln exec c1 -- bash
+kiln exec c1 --user www-data --cwd /var/www -- ls -l
+kiln exec c1 -T -- tar -c -C / etc > etc.tar`,
+		"kiln copy": `kiln copy c1 c2                                          # with its snapshots
+kiln copy c1/before-upgrade c3                           # an instance from a snapshot
+kiln copy c1 srv:                                        # to another server
+kiln copy srv:c1 back                                    # to the default remote`,
+		"kiln move": `kiln move c1 web                                         # rename
+kiln move web srv:                                       # to another server`,
+		"kiln snapshot": `kiln snapshot c1                                         # named by the server
+kiln snapshot c1 before-upgrade --expires 30d
+kiln snapshot list c1
+kiln restore c1 before-upgrade`,
+		"kiln publish": `kiln publish c1 --alias golden os=debian
+kiln publish c1/before-upgrade --public
+kiln publish c1 srv: --alias golden                      # to another server`,
+		"kiln rebuild": `kiln rebuild c1                                          # from the newest version of its image
+kiln rebuild c1 images:debian/13 --force`,
+		"kiln config set": `kiln config set c1 limits.cpu=2 limits.memory=1GiB
+kiln config set core.https_address "[::]:8443"           # of the server
+kiln config set srv: images.keep_versions=2`,
+		"kiln config edit": `kiln config edit c1
+kiln config show c1 | sed s/1GiB/2GiB/ | kiln config edit c1`,
+		"kiln config device add": `kiln config device add c1 data disk source=/srv/data path=/data`,
+		"kiln config trust add": `kiln config trust add --name laptop                       # shows a join token for it
+kiln config trust add laptop.crt --name laptop`,
+		"kiln profile assign": `kiln profile assign c1 default,web`,
+		"kiln image list": `kiln image list debian
+kiln image list images: debian architecture=amd64
+kiln image list -c lfs,properties:os:OS,A,U              # also auto-update and last use`,
+		"kiln image import": `kiln image import debian.tar.xz --alias debian
+kiln image import meta.tar.xz rootfs.squashfs srv: --public
+kiln image import ./tree --alias mine os=debian
+kiln image import https://images.example/lxd/debian`,
+		"kiln image copy": `kiln image copy images:debian/12 local: --alias deb12 --auto-update
+kiln image copy deb12 srv: --copy-aliases --dry-run`,
+		"kiln image edit": `kiln image edit debian
+echo "public: true" | kiln image edit debian             # all else stays as it is`,
+		"kiln image export": `kiln image export debian .
+kiln image export debian - > debian.tar`,
+		"kiln image rollback": `kiln image rollback web
+kiln image history web`,
+		"kiln image prune": `kiln image prune --dry-run`,
+		"kiln remote add": `kiln remote add srv 192.0.2.7 --token TOKEN
+kiln remote add pub images.example --public
+kiln remote add streams https://images.example --protocol simplestreams`,
+		"kiln remote import": `kiln remote import                                       # from lxc and incus
+kiln remote import ~/backup/lxc`,
+		"kiln mirror add": `kiln mirror add images debian architecture=amd64
+kiln mirror add images --pull-through`,
+		"kiln query": `kiln query /1.0/images?recursion=1
+kiln query -X PATCH -d '{"config":{"user.x":"y"}}' --wait /1.0/instances/c1`,
+		"kiln monitor": `kiln monitor --type lifecycle --format json`,
+	}
+}
