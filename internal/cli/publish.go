@@ -142,12 +142,9 @@ func (a *app) publishTo(ctx context.Context, at, to place.Place, post api.Images
 	}
 	if !existed {
 		defer func() {
-			_, op, derr := at.Do(context.WithoutCancel(ctx), client.Request{Method: http.MethodDelete,
-				Path: "/1.0/images/" + fp}, nil)
-			if derr == nil {
-				_, derr = at.Wait(context.WithoutCancel(ctx), op.ID)
-			}
-			err = errors.Join(err, derr)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			err = errors.Join(err, dropUnnamed(ctx, at, fp))
 		}()
 	}
 	job, err := a.planCopy(ctx, at.Remote+":"+fp, to.Remote+":", "")
@@ -156,6 +153,19 @@ func (a *app) publishTo(ctx context.Context, at, to place.Place, post api.Images
 	}
 	job.aliases, job.put = aliases, api.ImagePut{Public: public}
 	return fp, job.run(ctx, auto)
+}
+
+// dropUnnamed deletes an image, unless somebody has given it a name meanwhile.
+func dropUnnamed(ctx context.Context, at place.Place, fp string) error {
+	var img api.Image
+	if _, err := at.Get(ctx, "/1.0/images/"+fp, nil, &img); err != nil || len(img.Aliases) > 0 {
+		return err
+	}
+	_, op, err := at.Do(ctx, client.Request{Method: http.MethodDelete, Path: "/1.0/images/" + fp}, nil)
+	if err == nil {
+		_, err = at.Wait(ctx, op.ID)
+	}
+	return err
 }
 
 // compare says whether an image has the fingerprint that publishing would give.
