@@ -3,6 +3,10 @@ package instance
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -43,8 +47,39 @@ func (f *Files) Close() error {
 }
 
 // Check says whether an instance with this configuration can be made, before any work
-// is done. Errors: Invalid, Unsupported.
-func (s *Set) Check(ctx context.Context, c Config) error { return s.check(ctx, c) }
+// is done. What an existing instance may have lost since is asked for here: the
+// directories of this host that its disks show. Errors: Invalid, Unsupported.
+func (s *Set) Check(ctx context.Context, c Config) error {
+	if err := s.check(ctx, c); err != nil {
+		return err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return err
+	}
+	used, err := pick(c.Profiles, profiles)
+	if err != nil {
+		return err
+	}
+	_, devices := expand(c, used)
+	return checkSources(devices)
+}
+
+// checkSources makes sure that what disks show of this host is there. The error is
+// Invalid.
+func checkSources(devices map[string]map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		d := devices[name]
+		if d["type"] != "disk" || d["source"] == "" || kiln.IsTrue(d["optional"]) {
+			continue
+		}
+		if _, err := os.Lstat(d["source"]); errors.Is(err, fs.ErrNotExist) {
+			return kiln.Errorf(kiln.Invalid, "Device %q: there is no %s on this host; make it, or say that the disk may be "+
+				"missing: optional=true", name, d["source"])
+		}
+	}
+	return nil
+}
 
 // Create makes an instance of files. What it says of profiles is checked once more with
 // its row, in one transaction. Errors: Conflict, Invalid.
