@@ -156,20 +156,23 @@ func TestKeepExisting(t *testing.T) {
 // TestVersionsModel moves, deletes, renames and rolls back two aliases at random, and
 // compares what every version of them means with lists in memory.
 func TestVersionsModel(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		s := open(t, t.TempDir())
-		ctx := t.Context()
-		var images []kiln.Fingerprint
-		for n := range 4 {
-			img, err := s.Put(ctx, kiln.Image{}, files(formattest.Tiny(t, fmt.Sprint(n))))
-			if err != nil {
-				rt.Fatal(err)
-			}
-			images = append(images, img.Fingerprint)
+	s := open(t, t.TempDir())
+	ctx := t.Context()
+	var images []kiln.Fingerprint
+	for n := range 4 {
+		img, err := s.Put(ctx, kiln.Image{}, files(formattest.Tiny(t, fmt.Sprint(n))))
+		if err != nil {
+			t.Fatal(err)
 		}
-		names := map[string]*modelAlias{"a": {}, "b": {}}
+		images = append(images, img.Fingerprint)
+	}
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++ // each has aliases of its own
+		one, other := fmt.Sprint("a", round), fmt.Sprint("b", round)
+		names := map[string]*modelAlias{one: {}, other: {}}
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
-			name := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "name")
+			name := rapid.SampledFrom([]string{one, other}).Draw(rt, "name")
 			m := names[name]
 			var err error
 			ok := true
@@ -187,7 +190,7 @@ func TestVersionsModel(t *testing.T) {
 			case "delete":
 				err, ok, m.there = s.DeleteAlias(ctx, name), m.there, false
 			case "rename":
-				to := map[string]string{"a": "b", "b": "a"}[name]
+				to := map[string]string{one: other, other: one}[name]
 				err, ok = s.RenameAlias(ctx, name, to), m.there && !names[to].there
 				if ok {
 					names[to], names[name] = m, &modelAlias{}
