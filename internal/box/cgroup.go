@@ -71,6 +71,15 @@ func controllerDir(controller, id string) string {
 // inside gives the processes of a container, by its v2 cgroup.
 func inside(id string) []int { return members(payloadCgroup, id) }
 
+// Processes gives the processes that run on this host under a container's ID, also
+// when nobody knows of a container.
+func Processes(id string) []int {
+	if id == "" {
+		return nil
+	}
+	return inside(id)
+}
+
 // members gives the processes of a v2 cgroup of a container, and of those below.
 func members(top, id string) []int {
 	var pids []int

@@ -124,11 +124,16 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.pool, err = volume.Open(filepath.Join(d.cfg.Dir, "volumes")); err != nil {
 		return err
 	}
-	d.instances, err = instance.Open(ctx, d.db, d.pool, filepath.Join(d.cfg.Dir, "boxes"), HostArch(), d.instanceChanged)
+	d.pool.Refill = d.refill
+	d.instances, err = instance.Open(ctx, d.db, d.pool, filepath.Join(d.cfg.Dir, "boxes"), HostArch(), d.instanceChanged,
+		func(what string, err error) { d.cfg.Log.Warn(what, "err", err) })
 	if err != nil {
 		return err
 	}
-	return d.dropTrees(ctx)
+	if err := d.dropTrees(ctx); err != nil {
+		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
+	}
+	return nil
 }
 
 // lockDir makes sure that one daemon at a time uses a directory.

@@ -54,13 +54,16 @@ func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
 	if err := d.Images.Touch(ctx, fp, time.Now()); err != nil && !errors.Is(err, kiln.NotFound) {
 		return err
 	}
-	return d.pool.Fill(ctx, fp, func(ctx context.Context) (volume.Content, error) {
-		img, err := d.Images.Get(ctx, fp)
-		if err != nil {
-			return volume.Content{}, err
-		}
-		return d.content(ctx, img)
-	})
+	return d.pool.Fill(ctx, fp, func(ctx context.Context) (volume.Content, error) { return d.refill(ctx, fp) })
+}
+
+// refill tells the pool how to make the tree of an image again.
+func (d *Daemon) refill(ctx context.Context, fp kiln.Fingerprint) (volume.Content, error) {
+	img, err := d.Images.Get(ctx, fp)
+	if err != nil {
+		return volume.Content{}, err
+	}
+	return d.content(ctx, img)
 }
 
 // dropTree removes what the pool made of an image, unless it is needed.

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -194,7 +195,9 @@ func (s *Set) watch(name, uuid string, l *live) {
 		}
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
-		_ = s.ended(s.ctx, name, "stopped")
+		if err := s.ended(s.ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
+			s.warn("write down the end of instance "+strconv.Quote(name), err)
+		}
 		_ = l.box.Close()
 		s.mu.Lock()
 		delete(s.live, uuid)
@@ -225,6 +228,15 @@ const StopTimeout = 30 * time.Second
 // StopTimeout, negative: for ever), or it is killed when force is set.
 // Errors: NotFound, Conflict when it doesn't run, Timeout.
 func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, force bool) error {
+	if force {
+		// It doesn't wait its turn behind a clean stop that takes its time.
+		if l, err := s.get(ctx, name); err == nil {
+			if err := l.box.Kill(ctx); err != nil {
+				return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
+			}
+			return l.wait(ctx)
+		}
+	}
 	unlock, err := s.names.lock(ctx, name)
 	if err != nil {
 		return err
@@ -240,7 +252,7 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 	}
 	if force {
 		if err := l.box.Kill(ctx); err != nil {
-			return err
+			return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
 		}
 		return l.wait(ctx)
 	}
@@ -402,7 +414,9 @@ func (s *Set) Autostart(ctx context.Context) error {
 	})
 	var errs []error
 	for _, i := range list {
-		errs = append(errs, s.Start(ctx, i.Name))
+		if err := s.Start(ctx, i.Name); err != nil {
+			errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
+		}
 		select {
 		case <-time.After(time.Duration(number(i.ExpandedConfig["boot.autostart.delay"])) * time.Second):
 		case <-ctx.Done():

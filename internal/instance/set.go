@@ -3,8 +3,11 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -30,6 +33,7 @@ type Set struct {
 	ids    []box.IDMap
 	host   string // architecture of this kernel, canonical
 	notify func(Change)
+	warn   func(what string, err error)
 
 	ctx    context.Context // ends with Close; nothing of a container does
 	cancel context.CancelFunc
@@ -52,13 +56,15 @@ type live struct {
 func (l *live) paused() bool { return l.box.Frozen() && !l.held.Load() }
 
 // Open finds the instances, adopts the ones that run, and writes down what
-// stopped while nobody looked. notify hears of every change; it must not block.
-func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string, notify func(Change)) (*Set, error) {
+// stopped while nobody looked. notify hears of every change, and warn of what is
+// wrong with one instance and keeps no other from working; neither may block.
+func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string, notify func(Change),
+	warn func(what string, err error)) (*Set, error) {
 	ids, err := hostIDs("/etc/subuid", "/etc/subgid")
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, live: map[string]*live{},
+	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
 		claimed: map[string]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -70,11 +76,14 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 	}
 	for _, r := range rows {
 		if err := s.adopt(ctx, r); err != nil {
-			return nil, errors.Join(err, s.Close())
+			warn("take over instance "+strconv.Quote(r.Name), err)
 		}
 	}
 	s.finishRestores(ctx, rows)
-	return s, s.sweep(ctx, rows)
+	if err := s.sweep(ctx, rows); err != nil {
+		warn("remove what no instance needs", err)
+	}
+	return s, nil
 }
 
 // adopt takes over the box of an instance that a former daemon started.
@@ -99,8 +108,9 @@ func (s *Set) adopt(ctx context.Context, r db.Instance) error {
 	return err
 }
 
-// sweep removes what no row names: volumes and box directories of instances
-// that were being made or deleted when the last daemon died.
+// sweep puts away what no row names: volumes and snapshots of instances that were
+// being made or deleted when the last daemon died, and, who knows, of ones whose row
+// is damaged. So the files are kept for a while.
 func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	keep := map[string]bool{}
 	for _, r := range rows {
@@ -113,15 +123,21 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	var errs []error
 	for _, name := range volumes {
 		if !keep[name] {
-			errs = append(errs, s.pool.Delete(ctx, name))
+			errs = append(errs, s.pool.Lose(name))
+			s.warn("no instance has the files "+strconv.Quote(name), fmt.Errorf("kept in lost/ for %v", volume.LostTime))
 		}
 	}
 	boxes, err := os.ReadDir(s.dir)
 	errs = append(errs, err, s.sweepSnapshots(ctx))
 	for _, e := range boxes {
-		if !keep[e.Name()] {
-			errs = append(errs, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+		if keep[e.Name()] {
+			continue
 		}
+		dir := filepath.Join(s.dir, e.Name())
+		if b, err := box.Open(dir); err == nil { // it runs without files
+			errs = append(errs, b.Kill(ctx), b.Close())
+		}
+		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)
 }
@@ -219,7 +235,14 @@ func (s *Set) running(r db.Instance) *live {
 	return s.live[r.Config[uuidKey]]
 }
 
-func (s *Set) boxDir(r db.Instance) string { return filepath.Join(s.dir, r.Config[uuidKey]) }
+// boxDir is where an instance's box is; of one whose UUID is lost, nowhere.
+func (s *Set) boxDir(r db.Instance) string {
+	id := r.Config[uuidKey]
+	if id == "" || strings.ContainsRune(id, '/') {
+		id = "none"
+	}
+	return filepath.Join(s.dir, id)
+}
 
 // edit changes the row of an instance in one transaction.
 func (s *Set) edit(ctx context.Context, name string, f func(*db.Instance)) error {
@@ -328,6 +351,10 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 	}
 	if s.running(r) != nil {
 		return r, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be %s; stop it first", name, planned)
+	}
+	if pids := box.Processes(r.Config[uuidKey]); len(pids) > 0 {
+		return r, kiln.Errorf(kiln.Conflict, "instance %q can't be %s: processes of it still run on this host: %v", name,
+			planned, pids)
 	}
 	return r, nil
 }

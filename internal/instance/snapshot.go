@@ -3,8 +3,10 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -254,8 +256,14 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 		return err
 	}
 	named := files(rows)
-	return s.pool.DeleteSnapshots(ctx,
-		slices.DeleteFunc(all, func(name string) bool { return slices.Contains(named, name) })...)
+	var errs []error
+	for _, name := range all {
+		if !slices.Contains(named, name) {
+			errs = append(errs, s.pool.LoseSnapshot(name))
+			s.warn("no instance has the snapshot "+strconv.Quote(name), fmt.Errorf("kept in lost/ for %v", volume.LostTime))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // files gives what names the files of snapshots.

@@ -119,7 +119,8 @@ func TestSnapshotRows(t *testing.T) {
 	if _, err := p.Snapshot(ctx, "uuid-a", "nobody's", nil); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Open(ctx, d, p, s.dir, "x86_64", func(Change) {})
+	again, err := Open(ctx, d, p, s.dir, "x86_64", func(Change) {},
+		func(string, error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,8 @@ func TestRestoreInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := Open(ctx, d, p, s.dir, "x86_64", func(Change) {})
+	again, err := Open(ctx, d, p, s.dir, "x86_64", func(Change) {},
+		func(string, error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,32 @@ func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
 	if err != nil {
 		return r, err
 	}
-	return r, json.Unmarshal(b, &r)
+	if json.Unmarshal(b, &r) != nil || r.Kind == "" {
+		// It says what the tree is, which can be made again.
+		return r, kiln.Errorf(kiln.NotFound, "the tree of image %s has no readable image.json", fp.Short())
+	}
+	return r, nil
+}
+
+// ensure makes the tree of an image again if it is lost. The error is NotFound when
+// it can't be.
+func (p *Pool) ensure(ctx context.Context, fp kiln.Fingerprint) error {
+	if fp.IsZero() {
+		return nil
+	}
+	_, err := p.imageRecord(fp)
+	if !errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	if p.Refill == nil {
+		return nil // whoever needs it says so
+	}
+	err = p.fill(ctx, fp, func(ctx context.Context) (Content, error) { return p.Refill(ctx, fp) })
+	if errors.Is(err, kiln.NotFound) {
+		return kiln.Errorf(kiln.Integrity, "the tree of image %s is lost, and so is the image that it could be made of; "+
+			"import or copy that again", fp.Short())
+	}
+	return err
 }
 
 // fill makes the tree of an image unless it is there.
@@ -96,6 +121,10 @@ func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(
 		return err
 	}
 	dir := p.imageDir(fp)
+	// What is there isn't known to be a tree.
+	if err := errors.Join(p.ns.forget(fp.String()), p.discard(dir)); err != nil {
+		return err
+	}
 	err = p.appear(dir, func(temp string) error { return p.writeImage(ctx, temp, fp, c) })
 	if err != nil {
 		return err
@@ -268,11 +297,7 @@ func (p *Pool) dropUnsynced() error {
 		return err
 	}
 	for _, m := range marks {
-		b, err := os.ReadFile(m)
-		if err != nil {
-			return err
-		}
-		if string(b) != boot {
+		if b, err := os.ReadFile(m); err != nil || string(b) != boot {
 			err = p.discard(filepath.Dir(m))
 		} else if fp, perr := kiln.ParseFingerprint(filepath.Base(filepath.Dir(m))); perr == nil {
 			p.settleLater(fp)
@@ -300,7 +325,7 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 		return nil, err
 	}
 	users, err := p.users()
-	if err != nil {
+	if err != nil && !errors.Is(err, kiln.Integrity) {
 		return nil, err
 	}
 	var list []ImageInfo
@@ -310,7 +335,7 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 			continue // not ours
 		}
 		r, err := p.imageRecord(fp)
-		if err != nil {
+		if err != nil && !errors.Is(err, kiln.NotFound) {
 			return nil, err
 		}
 		size, err := usage(context.Background(), p.imageDir(fp))
@@ -336,6 +361,11 @@ func (p *Pool) users() (map[kiln.Fingerprint][]string, error) {
 // RemoveImage removes the tree of an image. Errors: NotFound, Conflict when a
 // volume or a snapshot needs it.
 func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
+	p.removing.Lock()
+	defer p.removing.Unlock()
+	if p.pinned[fp] > 0 {
+		return kiln.Errorf(kiln.Conflict, "the tree of image %s is about to be used", fp.Short())
+	}
 	users, err := p.users()
 	if err != nil {
 		return err
@@ -344,8 +374,8 @@ func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 		return kiln.Errorf(kiln.Conflict, "the tree of image %s is used by %d volumes and snapshots", fp.Short(),
 			len(users[fp]))
 	}
-	if _, err := p.imageRecord(fp); err != nil {
-		return err
+	if _, err := os.Stat(p.imageDir(fp)); err != nil {
+		return kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
 	}
 	if err := p.ns.forget(fp.String()); err != nil {
 		return fmt.Errorf("unmount the tree of image %s: %w", fp.Short(), err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -165,10 +166,9 @@ func (p *Pool) openLayers() error {
 		b, err := os.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile))
 		if err == nil {
 			var m mergedLayer
-			if err := json.Unmarshal(b, &m); err != nil {
-				return kiln.Errorf(kiln.Integrity, "layer %s: read %s: %w", e.Name(), layerFile, err)
+			if json.Unmarshal(b, &m) == nil { // else it is a layer like others
+				p.merged[e.Name()] = m
 			}
-			p.merged[e.Name()] = m
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -177,7 +177,7 @@ func (p *Pool) openLayers() error {
 		return err
 	}
 	named, err := p.named()
-	if err != nil {
+	if err != nil && !errors.Is(err, kiln.Integrity) {
 		return err
 	}
 	for id := range named {
@@ -200,6 +200,9 @@ func (p *Pool) sweepLayers() error {
 		return err
 	}
 	named, err := p.named()
+	if errors.Is(err, kiln.Integrity) {
+		return nil // a record that can't be read may name any of them
+	}
 	if err != nil {
 		return err
 	}
@@ -243,25 +246,36 @@ func (p *Pool) named() (map[string]bool, error) {
 	return all, err
 }
 
-// records calls f with the record of every volume and every snapshot.
+// records calls f with the record of every volume and every snapshot, also of those
+// in lost/. The error is Integrity when some can't be read; f has heard of the others.
 func (p *Pool) records(f func(name string, r record)) error {
-	for dir, file := range map[string]string{"volumes": volumeFile, "snapshots": snapshotFile} {
+	var damaged error
+	for _, dir := range []string{"volumes", "snapshots", "lost"} {
 		entries, err := os.ReadDir(filepath.Join(p.dir, dir))
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
-			r, err := readRecord(filepath.Join(p.dir, dir, e.Name(), file), "record", e.Name())
-			if errors.Is(err, kiln.NotFound) {
-				continue // deleted meanwhile
-			}
-			if err != nil {
+			r, err := readRecord(filepath.Join(p.dir, dir, e.Name(), recordFile(dir, e.Name())), "record", e.Name())
+			switch {
+			case err == nil:
+				f(e.Name(), r)
+			case errors.Is(err, kiln.Integrity):
+				damaged = err
+			case !errors.Is(err, kiln.NotFound): // deleted meanwhile
 				return err
 			}
-			f(e.Name(), r)
 		}
 	}
-	return nil
+	return damaged
+}
+
+// recordFile is the name of the record of an entry of a directory of the pool.
+func recordFile(dir, entry string) string {
+	if dir == "snapshots" || dir == "lost" && strings.Contains(entry, "."+lostSnapshot+".") {
+		return snapshotFile
+	}
+	return volumeFile
 }
 
 // layerUsage gives the size of a layer in bytes, which never changes.

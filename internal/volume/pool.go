@@ -40,8 +40,13 @@ type Content struct {
 //	volumes/<name>/           volume.json, upper/, work/, and meta/ once it was edited
 //	snapshots/<name>/         snapshot.json, and meta/ if the volume had it
 //	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
+//	lost/<time>.<kind>.<name> volumes and snapshots that nobody knew of
 //	tmp/                      what isn't whole yet, or is being removed
 type Pool struct {
+	// Refill says how to make the tree of an image again that is lost or damaged,
+	// when somebody needs it; nil: it can't be. It is set before the pool is used.
+	Refill func(ctx context.Context, fp kiln.Fingerprint) (Content, error)
+
 	dir   string
 	ns    *namespace
 	erofs bool
@@ -51,6 +56,9 @@ type Pool struct {
 	settling sync.Mutex
 	sharing  sync.Mutex
 	merging  sync.Mutex
+
+	removing sync.Mutex               // held while the tree of an image is removed
+	pinned   map[kiln.Fingerprint]int // trees that somebody is about to use
 
 	// stacks is held for reading from the look at one record that names layers
 	// until the next that does is written, so that a sweep sees all or none.
@@ -74,7 +82,7 @@ func Open(dir string) (*Pool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "tmp", "mnt"} {
+	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "lost", "tmp", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -89,7 +97,8 @@ func Open(dir string) (*Pool, error) {
 	}
 	p := &Pool{
 		dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}),
-		filling: map[kiln.Fingerprint]*fill{}, merged: map[string]mergedLayer{}, sizes: map[string]int64{},
+		filling: map[kiln.Fingerprint]*fill{}, pinned: map[kiln.Fingerprint]int{}, merged: map[string]mergedLayer{},
+		sizes: map[string]int64{},
 	}
 	p.wg.Go(func() {
 		for _, t := range temps {
@@ -172,10 +181,26 @@ func (p *Pool) List() ([]string, error) {
 // Conflict when the name is taken, or is content's.
 func (p *Pool) Clone(ctx context.Context, name string, fp kiln.Fingerprint,
 	content func(context.Context) (Content, error)) (*Volume, error) {
+	defer p.pin(fp)()
 	if err := p.fill(ctx, fp, content); err != nil {
 		return nil, err
 	}
 	return p.create(name, record{Base: fp}, "", "")
+}
+
+// pin keeps the tree of an image, which may not be there yet, from being removed until
+// the function is called that it gives: for who is about to name it in a record.
+func (p *Pool) pin(fp kiln.Fingerprint) (release func()) {
+	p.removing.Lock()
+	defer p.removing.Unlock()
+	p.pinned[fp]++
+	return func() {
+		p.removing.Lock()
+		defer p.removing.Unlock()
+		if p.pinned[fp]--; p.pinned[fp] == 0 {
+			delete(p.pinned, fp)
+		}
+	}
 }
 
 // Empty makes a volume with nothing in it. The error is Conflict.

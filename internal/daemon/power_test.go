@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"database/sql"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	_ "github.com/mattn/go-sqlite3"
+
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/instance"
+)
+
+// TestTreeLostInPowerCut starts what stands on a tree that a power cut caught on its
+// way to the disk: it is made again, also for a copy and for a publish.
+func TestTreeLostInPowerCut(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	launch(t, d, "c1", "bb")
+	run(t, d, "c1", "echo mine > /root/x; sync")
+	if err := d.instances.Stop(t.Context(), "c1", 0, true); err != nil {
+		t.Fatal(err)
+	}
+	cut := func() {
+		t.Helper()
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		trees, err := filepath.Glob(filepath.Join(dir, "volumes", "images", "*"))
+		if err != nil || len(trees) == 0 {
+			t.Fatal(trees, err)
+		}
+		for _, tree := range trees {
+			if err := os.WriteFile(filepath.Join(tree, "unsynced"), []byte("another boot"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d = open(t, dir)
+	}
+	cut()
+	if err := d.instances.Start(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, out := run(t, d, "c1", "cat /root/x"); out != "mine\n" {
+		t.Errorf("%q", out)
+	}
+	if err := d.instances.Stop(t.Context(), "c1", 0, true); err != nil {
+		t.Fatal(err)
+	}
+	cut()
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c2", Start: true,
+		Source: Source{Type: "copy", Instance: "c1"}})
+	wait(t, o, err)
+	if err := d.instances.Stop(t.Context(), "c2", 0, true); err != nil {
+		t.Fatal(err)
+	}
+	cut()
+	o, err = d.PublishImage(t.Context(), PublishSpec{From: "c1"})
+	wait(t, o, err)
+	end(t, d)
+}
+
+// TestDamagedRow changes one character of an instance's UUID in the database: its
+// files are put away and not removed, and all others work.
+func TestDamagedRow(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	for _, name := range []string{"c1", "c2"} {
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Source: Source{Type: "image", Alias: "bb"}})
+		wait(t, o, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite3", filepath.Join(dir, "kiln.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`UPDATE instances SET config = replace(config, '"volatile.uuid":"', '"volatile.uuid":"0') WHERE name = 'c1'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	lost, err := d.pool.Lost()
+	if err != nil || len(lost) != 1 {
+		t.Errorf("%+v, %v", lost, err)
+	}
+	if err := d.instances.Start(t.Context(), "c2"); err != nil {
+		t.Error(err)
+	}
+	if list, err := d.Instances(t.Context()); err != nil || len(list) != 2 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := d.instances.Start(t.Context(), "c1"); err == nil {
+		t.Error("an instance without files starts")
+	}
+	o, err := d.DeleteInstance(t.Context(), "c1")
+	wait(t, o, err)
+}
+
+// TestForceOvertakes stops an instance by force while a clean stop waits for it.
+func TestForceOvertakes(t *testing.T) {
+	d := fresh(t)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	spec := CreateSpec{Name: "c1", Start: true, Source: Source{Type: "image", Alias: "bb"}}
+	spec.Options = map[string]string{"raw.lxc": "lxc.init.cmd = /bin/sleep 1000"} // which no signal ends
+	o, err := d.CreateInstance(t.Context(), spec)
+	wait(t, o, err)
+	clean := make(chan error)
+	go func() { clean <- d.instances.Stop(t.Context(), "c1", time.Hour, false) }()
+	select {
+	case err := <-clean:
+		t.Fatalf("the clean stop is over: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	if err := d.instances.Stop(t.Context(), "c1", 0, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-clean; err != nil {
+		t.Errorf("the clean stop: %v", err)
+	}
+	if i, err := d.Instance(t.Context(), "c1"); err != nil || i.Status != instance.Stopped {
+		t.Errorf("%+v, %v", i.Status, err)
+	}
+}
