@@ -192,6 +192,7 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.patiently(hc)
 	project := r.Project
 	if project == "" && c.Project != "default" {
 		project = c.Project
@@ -220,6 +221,11 @@ func (r *Resolver) Source(name string) (kiln.Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	hc, err := o.HTTP(where) // what Open uses, too
+	if err != nil {
+		return nil, err
+	}
+	r.patiently(hc)
 	return o.Open(where, remote.Access{Warn: r.Warn})
 }
 
