@@ -17,30 +17,6 @@ func aliasPath(name string) string { return client.Path("/1.0/images/aliases", n
 
 func (a *app) aliasCmd() *cobra.Command {
 	c := &cobra.Command{Use: "alias", Short: "Manage image aliases"}
-	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
-	form := formatFlag(list)
-	all := []column[api.ImageAliasesEntry]{
-		col('a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }),
-		col('f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return short(e.Target) }),
-		col('t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }),
-		col('d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }),
-	}
-	columns := columnsFlag(list, "aftd", all, "")
-	list.RunE = func(c *cobra.Command, words []string) error {
-		cols, err := choose(all, *columns, nil)
-		if err != nil {
-			return err
-		}
-		found, words, err := a.Aliases(c.Context(), words)
-		if err != nil {
-			return err
-		}
-		return show(a, *form, cols, slices.DeleteFunc(found, func(e api.ImageAliasesEntry) bool {
-			return slices.ContainsFunc(words, func(w string) bool {
-				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
-			})
-		}))
-	}
 	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Create an alias for an image",
 		Args: cobra.ExactArgs(2)}
 	description := create.Flags().String("description", "", "description")
@@ -58,7 +34,7 @@ func (a *app) aliasCmd() *cobra.Command {
 		}
 		return err
 	}
-	c.AddCommand(list, create,
+	c.AddCommand(a.aliasListCmd(), create,
 		&cobra.Command{Use: "rename [<remote>:]<alias> <new-name>", Short: "Rename an alias", Args: cobra.ExactArgs(2),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
@@ -98,4 +74,32 @@ func (a *app) aliasCmd() *cobra.Command {
 			}},
 	)
 	return c
+}
+
+func (a *app) aliasListCmd() *cobra.Command {
+	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
+	form := formatFlag(list)
+	all := []column[api.ImageAliasesEntry]{
+		col('a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }),
+		col('f', "FINGERPRINT", func(e api.ImageAliasesEntry) string { return short(e.Target) }),
+		col('t', "TYPE", func(e api.ImageAliasesEntry) string { return strings.ToUpper(e.Type) }),
+		col('d', "DESCRIPTION", func(e api.ImageAliasesEntry) string { return e.Description }),
+	}
+	columns := columnsFlag(list, "aftd", all, "")
+	list.RunE = func(c *cobra.Command, words []string) error {
+		cols, err := choose(all, *columns, nil)
+		if err != nil {
+			return err
+		}
+		found, words, err := a.Aliases(c.Context(), words)
+		if err != nil {
+			return err
+		}
+		return show(a, *form, cols, slices.DeleteFunc(found, func(e api.ImageAliasesEntry) bool {
+			return slices.ContainsFunc(words, func(w string) bool {
+				return !strings.Contains(e.Name, w) && !strings.Contains(e.Target, w)
+			})
+		}))
+	}
+	return list
 }

@@ -13,36 +13,11 @@ import (
 
 func (a *app) operationCmd() *cobra.Command {
 	c := &cobra.Command{Use: "operation", Short: "Manage background operations"}
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
-		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(list)
-	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
-		if err != nil {
-			return err
-		}
-		var byStatus map[string][]api.Operation
-		if _, err := at.Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
-			return err
-		}
-		var all []api.Operation
-		for _, ops := range byStatus {
-			all = append(all, ops...)
-		}
-		return show(a, *form, []column[api.Operation]{
-			col('i', "ID", func(o api.Operation) string { return o.ID }),
-			col('t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }),
-			col('d', "DESCRIPTION", func(o api.Operation) string { return o.Description }),
-			col('s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }),
-			col('c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }),
-			col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
-		}, all)
-	}
 	path := func(word string) (place.Place, string, error) {
 		at, err := a.At(word)
 		return at, client.Path("/1.0/operations", at.Name), err
 	}
-	c.AddCommand(list,
+	c.AddCommand(a.operationListCmd(),
 		&cobra.Command{Use: "show <operation>", Short: "Show an operation as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, p, err := path(args[0])
@@ -74,4 +49,33 @@ func (a *app) operationCmd() *cobra.Command {
 			}},
 	)
 	return c
+}
+
+func (a *app) operationListCmd() *cobra.Command {
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
+		Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		var byStatus map[string][]api.Operation
+		if _, err := at.Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+			return err
+		}
+		var all []api.Operation
+		for _, ops := range byStatus {
+			all = append(all, ops...)
+		}
+		return show(a, *form, []column[api.Operation]{
+			col('i', "ID", func(o api.Operation) string { return o.ID }),
+			col('t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }),
+			col('d', "DESCRIPTION", func(o api.Operation) string { return o.Description }),
+			col('s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }),
+			col('c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }),
+			col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
+		}, all)
+	}
+	return list
 }

@@ -49,6 +49,12 @@ func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
 	}}, err
 }
 
+// A verbFunc does what a verb says with its arguments.
+type verbFunc func(ctx context.Context, args []string) error
+
+// An addVerb adds a verb to a command.
+type addVerb func(use, short string, n cobra.PositionalArgs, f verbFunc)
+
 func (a *app) profileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Manage profiles"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles",
@@ -70,12 +76,21 @@ func (a *app) profileCmd() *cobra.Command {
 		}, all)
 	}
 	c.AddCommand(list, a.deviceCmd("profile", a.profileHolder))
-	verb := func(use, short string, n cobra.PositionalArgs, f func(ctx context.Context, args []string) error) {
+	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command,
 			args []string) error {
 			return f(c.Context(), args)
 		}})
 	}
+	a.profileVerbs(verb)
+	a.profileNameVerbs(verb)
+	a.profileKeyVerbs(verb)
+	a.profileUseVerbs(verb)
+	return c
+}
+
+// profileVerbs are the verbs about whole profiles.
+func (a *app) profileVerbs(verb addVerb) {
 	verb("show [<remote>:]<profile>", "Show a profile as YAML", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
@@ -117,6 +132,10 @@ func (a *app) profileCmd() *cobra.Command {
 				return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
 			})
 		})
+}
+
+// profileNameVerbs are the verbs that make names of profiles and take them away.
+func (a *app) profileNameVerbs(verb addVerb) {
 	verb("delete [<remote>:]<profile>...", "Delete profiles", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			return each(args, func(word string) error {
@@ -155,6 +174,10 @@ func (a *app) profileCmd() *cobra.Command {
 			}
 			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.Name, ProfilePut: p.put()}, "")
 		})
+}
+
+// profileKeyVerbs are the verbs about keys of a profile.
+func (a *app) profileKeyVerbs(verb addVerb) {
 	verb("get [<remote>:]<profile> <key>", "Show the value of a key of a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			p, err := a.profile(ctx, args[0])
@@ -187,13 +210,10 @@ func (a *app) profileCmd() *cobra.Command {
 			delete(p.Config, args[1])
 			return p.save(ctx)
 		})
-	a.profileUseVerbs(verb)
-	return c
 }
 
 // profileUseVerbs are the verbs that change which profiles an instance has.
-func (a *app) profileUseVerbs(verb func(use, short string, n cobra.PositionalArgs,
-	f func(context.Context, []string) error)) {
+func (a *app) profileUseVerbs(verb addVerb) {
 	change := func(ctx context.Context, word string, f func([]string) ([]string, error)) error {
 		i, err := a.instance(ctx, word)
 		if err != nil {

@@ -20,6 +20,48 @@ import (
 
 func (a *app) remoteCmd() *cobra.Command {
 	c := &cobra.Command{Use: "remote", Short: "Manage the list of remote servers"}
+	c.AddCommand(a.remoteListCmd(), a.remoteAddCmd(), a.remoteImportCmd(),
+		&cobra.Command{Use: "get-default", Short: "Show the default remote", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				r, err := a.Config()
+				if err == nil {
+					fmt.Fprintln(a.Out, r.Default)
+				}
+				return err
+			}},
+		a.remoteChange("switch <remote>", "Set the default remote", 1, func(r *place.Config,
+			args []string) error {
+			c, err := r.Find(args[0])
+			if err == nil && c.Streams() {
+				err = kiln.Errorf(kiln.Invalid, "the remote %q only has images; it can't be the default", args[0])
+			}
+			r.Switch(args[0])
+			return err
+		}),
+		a.remoteChange("remove <remote>", "Remove a remote", 1, func(r *place.Config, args []string) error {
+			if args[0] == r.Default {
+				return kiln.Errorf(kiln.Invalid, "the remote %q is the default; switch to another first: kiln remote switch local",
+					args[0])
+			}
+			delete(r.Remotes, args[0])
+			return r.Forget(args[0])
+		}),
+		a.remoteChange("rename <remote> <new-name>", "Rename a remote", 2, func(r *place.Config,
+			args []string) error {
+			return r.Rename(args[0], args[1])
+		}),
+		a.remoteChange("set-url <remote> <URL>", "Change the URL of a remote", 2, func(r *place.Config, args []string) error {
+			c := *r.Remotes[args[0]]
+			u, err := place.Address(args[1], c.Protocol)
+			c.Addr, c.Static = u, false
+			r.Remotes[args[0]] = &c
+			return err
+		}),
+	)
+	return c
+}
+
+func (a *app) remoteListCmd() *cobra.Command {
 	type row struct {
 		name string
 		*place.Remote
@@ -61,45 +103,7 @@ func (a *app) remoteCmd() *cobra.Command {
 			col('g', "GLOBAL", func(row) string { return "NO" }),
 		}, rows)
 	}
-	c.AddCommand(list, a.remoteAddCmd(), a.remoteImportCmd(),
-		&cobra.Command{Use: "get-default", Short: "Show the default remote", Args: cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error {
-				r, err := a.Config()
-				if err == nil {
-					fmt.Fprintln(a.Out, r.Default)
-				}
-				return err
-			}},
-		a.remoteChange("switch <remote>", "Set the default remote", 1, func(r *place.Config,
-			args []string) error {
-			c, err := r.Find(args[0])
-			if err == nil && c.Streams() {
-				err = kiln.Errorf(kiln.Invalid, "the remote %q only has images; it can't be the default", args[0])
-			}
-			r.Switch(args[0])
-			return err
-		}),
-		a.remoteChange("remove <remote>", "Remove a remote", 1, func(r *place.Config, args []string) error {
-			if args[0] == r.Default {
-				return kiln.Errorf(kiln.Invalid, "the remote %q is the default; switch to another first: kiln remote switch local",
-					args[0])
-			}
-			delete(r.Remotes, args[0])
-			return r.Forget(args[0])
-		}),
-		a.remoteChange("rename <remote> <new-name>", "Rename a remote", 2, func(r *place.Config,
-			args []string) error {
-			return r.Rename(args[0], args[1])
-		}),
-		a.remoteChange("set-url <remote> <URL>", "Change the URL of a remote", 2, func(r *place.Config, args []string) error {
-			c := *r.Remotes[args[0]]
-			u, err := place.Address(args[1], c.Protocol)
-			c.Addr, c.Static = u, false
-			r.Remotes[args[0]] = &c
-			return err
-		}),
-	)
-	return c
+	return list
 }
 
 // remoteChange makes a verb that changes the file of remotes. Those that are always

@@ -22,32 +22,7 @@ func certificatePath(fp string) string { return client.Path("/1.0/certificates",
 
 func (a *app) trustCmd() *cobra.Command {
 	c := &cobra.Command{Use: "trust", Short: "Manage trusted clients"}
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients",
-		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(list)
-	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
-		if err != nil {
-			return err
-		}
-		all, err := client.List[api.Certificate](c.Context(), at.Client, "/1.0/certificates", 1)
-		if err != nil {
-			return err
-		}
-		day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
-			return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }
-		}
-		return show(a, *form, []column[api.Certificate]{
-			col('n', "NAME", func(c api.Certificate) string { return c.Name }),
-			col('t', "TYPE", func(c api.Certificate) string { return c.Type }),
-			col('f', "FINGERPRINT", func(c api.Certificate) string { return short(c.Fingerprint) }),
-			col('i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })),
-			col('e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })),
-			col('r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }),
-			colList('p', "PROJECTS", func(c api.Certificate) []string { return c.Projects }),
-		}, all)
-	}
-	c.AddCommand(list, a.trustAddCmd(), a.trustTokensCmd(),
+	c.AddCommand(a.trustListCmd(), a.trustAddCmd(), a.trustTokensCmd(),
 		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a trusted client as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
@@ -95,6 +70,35 @@ func (a *app) trustCmd() *cobra.Command {
 			}},
 	)
 	return c
+}
+
+func (a *app) trustListCmd() *cobra.Command {
+	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients",
+		Args: cobra.MaximumNArgs(1)}
+	form := formatFlag(list)
+	list.RunE = func(c *cobra.Command, args []string) error {
+		at, _, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		all, err := client.List[api.Certificate](c.Context(), at.Client, "/1.0/certificates", 1)
+		if err != nil {
+			return err
+		}
+		day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
+			return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }
+		}
+		return show(a, *form, []column[api.Certificate]{
+			col('n', "NAME", func(c api.Certificate) string { return c.Name }),
+			col('t', "TYPE", func(c api.Certificate) string { return c.Type }),
+			col('f', "FINGERPRINT", func(c api.Certificate) string { return short(c.Fingerprint) }),
+			col('i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })),
+			col('e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })),
+			col('r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }),
+			colList('p', "PROJECTS", func(c api.Certificate) []string { return c.Projects }),
+		}, all)
+	}
+	return list
 }
 
 // validity tells from when until when a certificate is good.

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// A holder is what has devices: an instance or a profile.
+type holder struct {
+	devices map[string]map[string]string
+	save    func(map[string]map[string]string) error
+}
+
+func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
+	i, err := a.instance(ctx, word)
+	return holder{i.Devices, func(d map[string]map[string]string) error {
+		i.Devices = d
+		return i.save(ctx)
+	}}, err
+}
+
+// device finds a device of what has them. The error is NotFound.
+func (h holder) device(name string) (map[string]string, error) {
+	if d, ok := h.devices[name]; ok {
+		return d, nil
+	}
+	return nil, kiln.Errorf(kiln.NotFound, "no device %q%s", name, kiln.DidYouMean(name,
+		slices.Collect(maps.Keys(h.devices))))
+}
+
+func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder, error)) *cobra.Command {
+	c := &cobra.Command{Use: "device", Short: "Manage the devices of " + noun + "s"}
+	verb := func(use, short string, n cobra.PositionalArgs, f func(h holder, args []string) error) {
+		use = strings.Replace(use, "<name>", "[<remote>:]<"+noun+">", 1)
+		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
+			h, err := find(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if h.devices == nil {
+				h.devices = map[string]map[string]string{}
+			}
+			return f(h, args[1:])
+		}})
+	}
+	verb("add <name> <device> <type> [<key>=<value>...]", "Add a device", cobra.MinimumNArgs(3),
+		func(h holder, args []string) error {
+			keys, err := pairs(args[2:])
+			if err != nil {
+				return err
+			}
+			if _, there := h.devices[args[0]]; there {
+				return kiln.Errorf(kiln.Conflict, "The device %q already exists", args[0])
+			}
+			keys["type"] = args[1]
+			h.devices[args[0]] = keys
+			return h.save(h.devices)
+		})
+	verb("remove <name> <device>...", "Remove devices", cobra.MinimumNArgs(2), func(h holder, args []string) error {
+		for _, n := range args {
+			if _, err := h.device(n); err != nil {
+				return err
+			}
+			delete(h.devices, n)
+		}
+		return h.save(h.devices)
+	})
+	verb("list <name>", "List devices", cobra.ExactArgs(1), func(h holder, _ []string) error {
+		for _, n := range slices.Sorted(maps.Keys(h.devices)) {
+			a.print("%s", n)
+		}
+		return nil
+	})
+	verb("show <name>", "Show devices as YAML", cobra.ExactArgs(1), func(h holder,
+		_ []string) error {
+		return a.yaml(h.devices)
+	})
+	a.deviceKeyVerbs(verb)
+	return c
+}
+
+// deviceKeyVerbs are the verbs about keys of a device.
+func (a *app) deviceKeyVerbs(verb func(use, short string, n cobra.PositionalArgs, f func(holder, []string) error)) {
+	verb("get <name> <device> <key>", "Show a key of a device", cobra.ExactArgs(3), func(h holder, args []string) error {
+		d, err := h.device(args[0])
+		if err != nil {
+			return err
+		}
+		return a.value(d[args[1]])
+	})
+	verb("set <name> <device> <key>=<value>...", "Set keys of a device", cobra.MinimumNArgs(3),
+		func(h holder, args []string) error {
+			d, err := h.device(args[0])
+			if err != nil {
+				return err
+			}
+			change, err := assignments(args[1:])
+			if err != nil {
+				return err
+			}
+			maps.Copy(d, change)
+			return h.save(h.devices)
+		})
+	verb("unset <name> <device> <key>", "Unset a key of a device", cobra.ExactArgs(3),
+		func(h holder, args []string) error {
+			d, err := h.device(args[0])
+			if err != nil {
+				return err
+			}
+			delete(d, args[1])
+			return h.save(h.devices)
+		})
+}

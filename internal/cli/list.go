@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+)
+
+func (a *app) listCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List instances",
+		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a " +
+			"configuration key.",
+	}
+	letters := columnsFlag(c, "ns46tS", instanceColumns(), "; KEY, config:KEY or devices:DEVICE.KEY[:TITLE[:WIDTH]]: a "+
+		"configuration key")
+	form := formatFlag(c)
+	c.RunE = func(c *cobra.Command, words []string) error {
+		columns, err := choose(instanceColumns(), *letters, instanceKey)
+		if err != nil {
+			return err
+		}
+		if err := checkFilters(words); err != nil {
+			return err
+		}
+		at, words, err := a.Server(words)
+		if err != nil {
+			return err
+		}
+		all, err := client.List[api.InstanceFull](c.Context(), at.Client, "/1.0/instances", 2)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(columns, func(c column[api.InstanceFull]) bool { return c.letter == 'o' }) {
+			newer, err := newerImages(c.Context(), at.Client)
+			if err != nil {
+				return err
+			}
+			columns = withNewer(columns, newer)
+		}
+		return show(a, *form, columns, slices.DeleteFunc(all, func(i api.InstanceFull) bool {
+			return slices.ContainsFunc(words, func(w string) bool { return !instanceMatches(i, w) })
+		}))
+	}
+	return c
+}
+
+// instanceKey is a column with a key of the configuration or of a device.
+func instanceKey(kind, key string) func(api.InstanceFull) string {
+	switch kind {
+	case "properties":
+		return nil
+	case "devices":
+		device, key, _ := strings.Cut(key, ".")
+		return func(i api.InstanceFull) string { return i.ExpandedDevices[device][key] }
+	}
+	return func(i api.InstanceFull) string { return i.ExpandedConfig[key] }
+}
+
+// instanceFields are the fields of instances that filters know, besides keys of the
+// configuration, which all have a dot.
+func instanceFields() map[string]func(api.InstanceFull) []string {
+	one := func(get func(api.InstanceFull) string) func(api.InstanceFull) []string {
+		return func(i api.InstanceFull) []string { return []string{get(i)} }
+	}
+	status := one(func(i api.InstanceFull) string { return i.Status })
+	return map[string]func(api.InstanceFull) []string{
+		"name": one(func(i api.InstanceFull) string { return i.Name }), "status": status, "state": status,
+		"type":         one(func(i api.InstanceFull) string { return i.Type }),
+		"architecture": one(func(i api.InstanceFull) string { return i.Architecture }),
+		"description":  one(func(i api.InstanceFull) string { return i.Description }),
+		"project":      one(func(i api.InstanceFull) string { return i.Project }),
+		"ephemeral":    func(i api.InstanceFull) []string { return []string{fmt.Sprint(i.Ephemeral), yesNo(i.Ephemeral)} },
+		"profiles":     func(i api.InstanceFull) []string { return i.Profiles },
+	}
+}
+
+// checkFilters refuses filters by a field that instances don't have.
+func checkFilters(words []string) error {
+	known := slices.Sorted(maps.Keys(instanceFields()))
+	for _, w := range words {
+		key, _, ok := strings.Cut(w, "=")
+		if ok && !strings.Contains(key, ".") && !slices.Contains(known, key) {
+			return usageError{fmt.Errorf("unknown field %q%s; a filter is part of a name, <field>=<value> with %s, or "+
+				"<configuration key>=<value>", key, kiln.DidYouMean(key, known), alternatives(known))}
+		}
+	}
+	return nil
+}
+
+func instanceMatches(i api.InstanceFull, word string) bool {
+	key, value, ok := strings.Cut(word, "=")
+	if !ok {
+		return strings.Contains(i.Name, word) || fits(i.Name, word)
+	}
+	if get, ok := instanceFields()[key]; ok {
+		return slices.ContainsFunc(get(i), func(v string) bool {
+			return fits(v, value) || key == "architecture" && sameArch(v, value)
+		})
+	}
+	for k, v := range i.ExpandedConfig {
+		if keyFits(k, strings.TrimPrefix(key, "config.")) && fits(v, value) {
+			return true
+		}
+	}
+	return false
+}
+
+func instanceColumns() []column[api.InstanceFull] {
+	type full = api.InstanceFull
+	addresses := func(family string) func(full) []string {
+		return func(i full) []string {
+			var list []string
+			for name, n := range i.State.Network {
+				for _, a := range n.Addresses {
+					if a.Family == family && a.Scope == "global" {
+						list = append(list, fmt.Sprintf("%s (%s)", a.Address, name))
+					}
+				}
+			}
+			slices.Sort(list)
+			return list
+		}
+	}
+	number := func(get func(full) int64) func(full) string {
+		return func(i full) string {
+			if n := get(i); n > 0 {
+				return fmt.Sprint(n)
+			}
+			return ""
+		}
+	}
+	bytes := func(get func(full) int64) func(full) string {
+		return func(i full) string {
+			if n := get(i); n > 0 {
+				return size(n)
+			}
+			return ""
+		}
+	}
+	return []column[full]{
+		col('n', "NAME", func(i full) string { return i.Name }),
+		col('s', "STATE", func(i full) string { return strings.ToUpper(i.Status) }),
+		colList('4', "IPV4", addresses("inet")),
+		colList('6', "IPV6", addresses("inet6")),
+		col('t', "TYPE", func(i full) string { return strings.ToUpper(i.Type) }),
+		col('S', "SNAPSHOTS", func(i full) string { return fmt.Sprint(len(i.Snapshots)) }),
+		col('L', "LOCATION", func(i full) string { return i.Location }),
+		col('a', "ARCHITECTURE", func(i full) string { return i.Architecture }),
+		col('b', "STORAGE POOL", func(full) string { return "default" }),
+		col('c', "CREATED AT", func(i full) string { return minute(i.CreatedAt) }),
+		col('d', "DESCRIPTION", func(i full) string { return i.Description }),
+		col('D', "DISK USAGE", bytes(func(i full) int64 { return i.State.Disk["root"].Usage })),
+		col('e', "PROJECT", func(i full) string { return i.Project }),
+		col('f', "BASE IMAGE", func(i full) string { fp := i.Config["volatile.base_image"]; return short(fp) }),
+		col('F', "BASE IMAGE", func(i full) string { return i.Config["volatile.base_image"] }),
+		col('l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }),
+		col('m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })),
+		col('N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })),
+		col('o', "NEWER IMAGE", func(full) string { return "" }), // withNewer knows
+		col('p', "PID", number(func(i full) int64 { return i.State.PID })),
+		colList('P', "PROFILES", func(i full) []string { return i.Profiles }),
+		col('u', "CPU USAGE", func(i full) string { return fmt.Sprintf("%ds", i.State.CPU.Usage/1e9) }),
+	}
+}
