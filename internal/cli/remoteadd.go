@@ -157,13 +157,13 @@ func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *pl
 	if c.Unix() {
 		return nil // the file system vouches for it
 	}
+	if c.Streams() {
+		return a.introduceStreams(ctx, r, name, c, o)
+	}
 	if strings.HasPrefix(c.Addr, "https://") {
 		if err := a.pin(ctx, r, name, c, o); err != nil {
 			return err
 		}
-	}
-	if c.Streams() {
-		return a.checkStreams(ctx, name)
 	}
 	at, err := a.Connect(name)
 	if err != nil {
@@ -180,16 +180,22 @@ func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *pl
 	return a.join(ctx, name, at, o)
 }
 
-// checkStreams makes sure that there is an image server at a remote.
-func (a *app) checkStreams(ctx context.Context, name string) error {
-	src, err := a.Source(name)
-	if err != nil {
-		return err
+// introduceStreams makes sure that an image server is where the user says, and that its
+// certificate is signed by a trusted CA or accepted. What it serves is not read: that
+// may be fixed there later.
+func (a *app) introduceStreams(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
+	https := strings.HasPrefix(c.Addr, "https://")
+	if https && o.fingerprint != "" {
+		if err := a.pin(ctx, r, name, c, o); err != nil {
+			return err
+		}
 	}
-	if lister, ok := src.(interface {
-		List(context.Context) ([]kiln.Image, error)
-	}); ok {
-		_, err = lister.List(ctx)
+	err := a.Probe(ctx, name)
+	if https && o.fingerprint == "" && errors.Is(err, kiln.Denied) {
+		if err := a.pin(ctx, r, name, c, o); err != nil {
+			return err
+		}
+		err = a.Probe(ctx, name)
 	}
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "the remote was not added: %w", err)

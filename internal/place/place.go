@@ -4,6 +4,8 @@
 package place
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -227,6 +229,38 @@ func (r *Resolver) Source(name string) (kiln.Source, error) {
 	}
 	r.patiently(hc)
 	return o.Open(where, remote.Access{Warn: r.Warn})
+}
+
+// probeTime is how long Probe waits for an answer.
+const probeTime = 15 * time.Second
+
+// Probe asks the web server of a remote for an answer, whatever that is. Errors:
+// Network, Denied for a certificate that isn't trusted.
+func (r *Resolver) Probe(ctx context.Context, name string) error {
+	o, where, err := r.opener(name)
+	if err != nil {
+		return err
+	}
+	hc, err := o.HTTP(where)
+	if err != nil {
+		return err
+	}
+	r.patiently(hc)
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, where.Server+"/", nil)
+	if err != nil {
+		return kiln.Errorf(kiln.Invalid, "%w", err)
+	}
+	resp, err := hc.Do(req)
+	if err != nil {
+		var kind kiln.Kind
+		if errors.As(err, &kind) {
+			return err
+		}
+		return kiln.Errorf(kiln.Network, "%w", err)
+	}
+	return resp.Body.Close()
 }
 
 // indexTTL is how long the client uses the index of an image server without asking.

@@ -42,7 +42,9 @@ func TestAway(t *testing.T) {
 		t.Error(s.err)
 	}
 	to.sound(fp)
-	to.ok("remote", "add", "none", "https://kiln.invalid", "--protocol", "simplestreams")
+	to.fails(6, []string{"kiln.invalid"}, "remote", "add", "none", "https://kiln.invalid", "--protocol", "simplestreams")
+	to.ok("remote", "add", "none", "https://"+net.address, "--protocol", "simplestreams", "--accept-certificate")
+	to.ok("remote", "set-url", "none", "https://kiln.invalid")
 	to.fails(6, []string{"kiln.invalid", "no such host"}, "image", "copy", "none:x", "local:")
 	to.fails(6, []string{"kiln.invalid"}, "init", "none:x", "c0")
 	for _, c := range []string{"c1", "c2", "c3", "away-down", "away-stall"} {
