@@ -21,7 +21,7 @@ var ladder = map[string]int{
 	"internal/archive":           1,
 	"internal/blob":              2,
 	"internal/blob/blobtest":     2,
-	"internal/db":                1,
+	"internal/db":                2,
 	"internal/event":             1,
 	"internal/filter":            1,
 	"internal/op":                1,

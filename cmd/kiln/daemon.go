@@ -9,7 +9,10 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/cli"
@@ -31,6 +34,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	raiseLimits(log)
 	wait, _ := time.ParseDuration(stall) // "" is the usual
 	d, err := daemon.Open(ctx, daemon.Config{Dir: dir, Log: log, Version: version, Stall: wait})
 	if err != nil {
@@ -93,5 +97,34 @@ func notify(state string) {
 	if c, err := net.Dial("unixgram", address); err == nil {
 		_, _ = c.Write([]byte(state)) // who doesn't listen needn't know
 		c.Close()
+	}
+}
+
+// raiseLimits takes what the host lets a daemon have. Containers share inotify
+// instances and keys of the kernel, which are counted for the host's user that they
+// all are: the usual limits are used up by some 20 systems. A host that says no is
+// found out when a container can't start, whose error names the limit.
+func raiseLimits(log *slog.Logger) {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < files.Max {
+		files.Cur = files.Max
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+			log.Warn("raise the number of open files", "err", err)
+		}
+	}
+	for name, want := range map[string]int{
+		"fs/inotify/max_user_instances": 8192, "fs/inotify/max_user_watches": 1 << 20, "kernel/keys/maxkeys": 2000,
+	} {
+		path := "/proc/sys/" + name
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // this kernel has no such limit
+		}
+		if have, err := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || have >= want {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0); err != nil {
+			log.Warn("raise a limit of the kernel", "limit", strings.ReplaceAll(name, "/", "."), "err", err)
+		}
 	}
 }

@@ -3,10 +3,12 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"time"
 
 	"github.com/kiln-containers/kiln/internal/cli"
+	"github.com/kiln-containers/kiln/internal/daemon"
 )
 
 // What the build sets.
@@ -18,5 +20,14 @@ var (
 func main() {
 	wait, _ := time.ParseDuration(stall) // "" is the usual
 	io := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
-	os.Exit(cli.Main(context.Background(), os.Args[1:], io, cli.Deps{Daemon: runDaemon, Version: version, Stall: wait}))
+	os.Exit(cli.Main(context.Background(), os.Args[1:], io, cli.Deps{
+		Daemon: runDaemon, RestoreDatabase: daemon.RestoreDatabase, Recover: recoverFiles, Version: version, Stall: wait,
+	}))
+}
+
+// recoverFiles wires the repair of a daemon's directory.
+func recoverFiles(ctx context.Context, dir string) (cli.Recovery, error) {
+	r, err := daemon.Recover(ctx, daemon.Config{Dir: dir, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Version: version})
+	return cli.Recovery(r), err
 }

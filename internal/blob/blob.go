@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,13 +23,13 @@ import (
 )
 
 // A Dir is a store of blobs in a local directory: sha256/ab/<64 digits>, and
-// beside it, on the same file system, tmp/ for what is being written and partial/
-// for what was begun and can be gone on with.
+// beside it, on the same file system, tmp/ for what is being written, partial/ for
+// what was begun and can be gone on with, and lost/ for what nobody needed.
 type Dir struct{ path string }
 
 // Open makes the directory if it isn't there.
 func Open(path string) (*Dir, error) {
-	for _, sub := range []string{"tmp", "partial", "sha256"} {
+	for _, sub := range []string{"tmp", "partial", "lost", "sha256"} {
 		if err := os.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -261,12 +262,13 @@ func (d *Dir) Verify(ctx context.Context, fp kiln.Fingerprint) error {
 	return nil
 }
 
-// Sweep removes the blobs that keep doesn't want and what was being written when
-// the last owner of the directory died. Nobody else may write meanwhile.
-func (d *Dir) Sweep(keep func(kiln.Fingerprint) bool) error {
+// Sweep puts the blobs away that keep doesn't want, which it gives, and removes what
+// was being written when the last owner of the directory died. Nobody else may write
+// meanwhile.
+func (d *Dir) Sweep(keep func(kiln.Fingerprint) bool) (lost []kiln.Fingerprint, err error) {
 	temps, err := os.ReadDir(filepath.Join(d.path, "tmp"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
 	for _, t := range temps {
@@ -276,10 +278,58 @@ func (d *Dir) Sweep(keep func(kiln.Fingerprint) bool) error {
 		if keep(fp) {
 			return nil
 		}
-		return d.Delete(fp)
+		lost = append(lost, fp)
+		return d.lose(fp)
 	}))
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("sweep %s: %w", d.path, err)
+		return lost, fmt.Errorf("sweep %s: %w", d.path, err)
 	}
-	return nil
+	return lost, nil
+}
+
+// LostTime is how long blobs that nobody needed are kept in lost/, for who finds out
+// that they were somebody's.
+const LostTime = 7 * 24 * time.Hour
+
+// lose puts a blob away. The time of its file says when.
+func (d *Dir) lose(fp kiln.Fingerprint) error {
+	now, to := time.Now(), filepath.Join(d.path, "lost", fp.String())
+	return errors.Join(os.Chtimes(d.Path(fp), now, now), disk.Rename(d.Path(fp), to))
+}
+
+// Lost gives the blobs that were put away, by name.
+func (d *Dir) Lost() ([]kiln.Fingerprint, error) {
+	entries, err := os.ReadDir(filepath.Join(d.path, "lost"))
+	var list []kiln.Fingerprint
+	for _, e := range entries {
+		if fp, err := kiln.ParseFingerprint(e.Name()); err == nil {
+			list = append(list, fp)
+		}
+	}
+	return list, err
+}
+
+// Find brings back a blob that was put away. The error is NotFound.
+func (d *Dir) Find(fp kiln.Fingerprint) error {
+	if err := os.MkdirAll(filepath.Dir(d.Path(fp)), 0o700); err != nil {
+		return err
+	}
+	err := disk.Rename(filepath.Join(d.path, "lost", fp.String()), d.Path(fp))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = kiln.Errorf(kiln.NotFound, "the blob %s was not put away", fp)
+	}
+	return err
+}
+
+// SweepLost removes the blobs that were put away longer ago than LostTime.
+func (d *Dir) SweepLost() error {
+	list, err := d.Lost()
+	errs := []error{err}
+	for _, fp := range list {
+		path := filepath.Join(d.path, "lost", fp.String())
+		if fi, err := os.Stat(path); err == nil && time.Since(fi.ModTime()) > LostTime {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
 }

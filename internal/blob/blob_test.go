@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,8 +67,9 @@ func TestSweep(t *testing.T) {
 	if _, err := d.Create(-1); err != nil { // its owner dies
 		t.Fatal(err)
 	}
-	if err := d.Sweep(func(fp kiln.Fingerprint) bool { return fp == keep }); err != nil {
-		t.Fatal(err)
+	lost, err := d.Sweep(func(fp kiln.Fingerprint) bool { return fp == keep })
+	if err != nil || len(lost) != 1 || lost[0] != drop {
+		t.Fatal(lost, err)
 	}
 	if _, err := d.Stat(keep); err != nil {
 		t.Error(err)
@@ -77,6 +79,26 @@ func TestSweep(t *testing.T) {
 	}
 	if temps, _ := os.ReadDir(filepath.Join(d.path, "tmp")); len(temps) != 0 {
 		t.Errorf("left: %v", temps)
+	}
+	// It comes back, or goes when its time is over.
+	if err := errors.Join(d.SweepLost(), d.Find(drop)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Stat(drop); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Sweep(func(kiln.Fingerprint) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-LostTime - time.Hour)
+	if err := errors.Join(os.Chtimes(filepath.Join(d.path, "lost", drop.String()), old, old), d.SweepLost()); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := d.Lost(); err != nil || len(list) != 1 || list[0] != keep {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := d.Find(drop); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("%v", err)
 	}
 }
 

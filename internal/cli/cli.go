@@ -28,7 +28,11 @@ type Streams struct {
 
 // Deps are what the command line needs of the rest of the program.
 type Deps struct {
-	Daemon  func(ctx context.Context, o DaemonOptions) error
+	Daemon func(ctx context.Context, o DaemonOptions) error
+	// RestoreDatabase and Recover work on the directory of a daemon that doesn't run.
+	RestoreDatabase func(ctx context.Context, dir, file string) (used string, err error)
+	Recover         func(ctx context.Context, dir string) (Recovery, error)
+
 	Version string
 	Stall   time.Duration // how long servers may keep it waiting; 0: as long as usual
 }

@@ -56,7 +56,7 @@ func (a *app) root() *cobra.Command {
 		a.moveCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(), a.profileCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
 	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd())
-	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd())
+	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
 	root.AddCommand(a.absentCmds()...)
 	a.prepare(root)
 	describeAll(root)

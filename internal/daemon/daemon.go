@@ -101,7 +101,10 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.lock, err = lockDir(d.cfg.Dir); err != nil {
 		return err
 	}
-	if d.db, err = db.Open(ctx, filepath.Join(d.cfg.Dir, "kiln.db")); err != nil {
+	if err := checkDatabase(d.cfg.Dir); err != nil {
+		return err
+	}
+	if d.db, err = db.Open(ctx, filepath.Join(d.cfg.Dir, databaseFile)); err != nil {
 		return err
 	}
 	if err := d.firstStart(ctx); err != nil {
@@ -116,7 +119,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {
 		return err
 	}
-	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits}); err != nil {
+	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits, Lost: d.lostBlobs}); err != nil {
 		return err
 	}
 	d.remotes = d.opener()
@@ -138,7 +141,7 @@ func (d *Daemon) open(ctx context.Context) error {
 
 // lockDir makes sure that one daemon at a time uses a directory.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.Open(dir) // which nobody removes under a daemon, as they might a file
 	if err != nil {
 		return nil, err
 	}

@@ -201,6 +201,12 @@ func (d *Daemon) expire() {
 	if err := d.blobs.SweepPartial(partialLife); err != nil {
 		d.cfg.Log.Error("remove what is left of downloads", "err", err)
 	}
+	if err := errors.Join(d.blobs.SweepLost(), d.pool.SweepLost()); err != nil {
+		d.cfg.Log.Error("remove what was put away long ago", "err", err)
+	}
+	if err := d.backUp(d.ctx); err != nil && d.ctx.Err() == nil {
+		d.cfg.Log.Error("copy the database", "err", err)
+	}
 	if err := d.deltas.sweep(func(fp kiln.Fingerprint) bool {
 		_, err := d.blobs.Stat(fp)
 		return err == nil

@@ -20,6 +20,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 //go:embed migrations
@@ -57,10 +58,66 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	}
 	read.SetMaxOpenConns(readers)
 	d := &DB{write: write, read: read}
-	if err := d.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), d.Close())
+	err = d.check(ctx)
+	if err == nil {
+		err = d.migrate(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(kiln.Errorf(kiln.KindOf(known(err)), "open database %s: %w", path, err), d.Close())
 	}
 	return d, nil
+}
+
+// check looks through all pages. The error is Integrity.
+func (d *DB) check(ctx context.Context) error {
+	var result string
+	if err := d.write.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&result); err != nil {
+		return known(err)
+	}
+	if result != "ok" {
+		return kiln.Errorf(kiln.Integrity, "it is damaged: %s", result)
+	}
+	return nil
+}
+
+// Backup writes a copy of the database to a file, as it is at one moment.
+func (d *DB) Backup(ctx context.Context, path string) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	defer os.Remove(temp) // gone if it has its name
+	if _, err := d.write.ExecContext(ctx, `VACUUM INTO ?`, temp); err != nil {
+		return known(err)
+	}
+	f, err := os.OpenFile(temp, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Chmod(0o600), disk.Sync(f), f.Close()); err != nil {
+		return err
+	}
+	return disk.Rename(temp, path)
+}
+
+// Check reports whether a file is a whole database, without changing it. The error is
+// Integrity.
+func Check(ctx context.Context, path string) error {
+	if fi, err := os.Stat(path); err != nil {
+		return err
+	} else if fi.Size() == 0 {
+		return kiln.Errorf(kiln.Integrity, "%s is empty", path)
+	}
+	file := (&url.URL{Path: path}).EscapedPath()
+	read, err := sql.Open("sqlite3", "file:"+file+"?_query_only=on")
+	if err != nil {
+		return err
+	}
+	defer read.Close()
+	if err := (&DB{write: read}).check(ctx); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "%s: %w", path, err)
+	}
+	return nil
 }
 
 // private makes the file before SQLite does, which would let every user read what
@@ -105,7 +162,7 @@ type Tx struct{ tx *sql.Tx }
 func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	tx, err := d.write.BeginTx(ctx, nil)
 	if err != nil {
-		return full(err)
+		return known(err)
 	}
 	defer tx.Rollback()
 	err = f(&Tx{tx})
@@ -116,18 +173,25 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
 		err = ctx.Err() // which has rolled it back
 	}
-	return full(err)
+	return known(err)
 }
 
 // Version is another number after each transaction of Tx. What was read since a
 // version is known is at least as new, as long as it is still the version.
 func (d *DB) Version() uint64 { return d.moves.Load() }
 
-// full gives the error of a full disk its kind.
-func full(err error) error {
+// known gives the errors of SQLite that have an obvious kind that.
+func known(err error) error {
 	var e sqlite3.Error
-	if errors.As(err, &e) && e.Code == sqlite3.ErrFull {
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code {
+	case sqlite3.ErrFull:
 		return kiln.Errorf(kiln.NoSpace, "write to the database: %w", err)
+	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
+		return kiln.Errorf(kiln.Integrity, "the database is damaged: %w; stop the daemon, then: kiln admin "+
+			"restore-database", err)
 	}
 	return err
 }

@@ -78,7 +78,7 @@ func TestOpenFails(t *testing.T) {
 		path, text string
 		kind       kiln.Kind
 	}{
-		{garbage, "not a database", kiln.Internal},
+		{garbage, "not a database", kiln.Integrity},
 		{newer, "tables have version 9999, this kiln knows up to ", kiln.Unsupported},
 		{filepath.Join(dir, "none", "db"), "no such file", kiln.NotFound},
 		{dir, "is a directory", kiln.Internal},

@@ -90,7 +90,7 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 			options[k] = v
 		}
 	}
-	options[uuidKey] = f.UUID
+	options[UUIDKey] = f.UUID
 	if !n.Base.IsZero() {
 		options[baseKey] = n.Base.String()
 	}

@@ -73,9 +73,9 @@ func (i *Instance) Uses(profile string) bool {
 	return false
 }
 
-// uuidKey is the option that names an instance's volume and box. It is set once
+// UUIDKey is the option that names an instance's volume and box. It is set once
 // and outlives renames, so that a rename is one row.
-const uuidKey = "volatile.uuid"
+const UUIDKey = "volatile.uuid"
 
 // baseKey is the option in which clients look for the image's fingerprint.
 const baseKey = "volatile.base_image"

@@ -208,7 +208,7 @@ func TestRows(t *testing.T) {
 		t.Errorf("taken: %v", err)
 	}
 	i, err := s.Get(t.Context(), "a")
-	if err != nil || i.Status != Stopped || i.Options[uuidKey] != "uuid-a" || i.Options[templateKey] != "create" ||
+	if err != nil || i.Status != Stopped || i.Options[UUIDKey] != "uuid-a" || i.Options[templateKey] != "create" ||
 		len(i.Options) != 3 {
 		t.Errorf("%+v, %v", i, err)
 	}
@@ -218,10 +218,10 @@ func TestRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	if i, _ := s.Get(t.Context(), "a"); i.Options["user.y"] != "2" || i.Options["user.x"] != "" ||
-		i.Options[uuidKey] != "uuid-a" {
+		i.Options[UUIDKey] != "uuid-a" {
 		t.Errorf("%+v", i.Options)
 	}
-	change.Options = map[string]string{uuidKey: "other"}
+	change.Options = map[string]string{UUIDKey: "other"}
 	if err := s.Update(t.Context(), "a", change); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("another UUID: %v", err)
 	}

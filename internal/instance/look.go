@@ -38,7 +38,7 @@ func (s *Set) State(ctx context.Context, name string) (State, error) {
 	st := State{Status: i.Status}
 	// Whoever is inside decides how much there is to count, and what else is true of
 	// the instance doesn't wait for that.
-	if vol, err := s.pool.Get(i.Options[uuidKey]); err == nil {
+	if vol, err := s.pool.Get(i.Options[UUIDKey]); err == nil {
 		counting, cancel := context.WithTimeout(ctx, usageTime)
 		st.DiskUsage, _ = vol.Usage(counting)
 		cancel()

@@ -114,7 +114,7 @@ func (s *Set) volumeOf(ctx context.Context, name string) (*volume.Volume, error)
 	if err != nil {
 		return nil, err
 	}
-	return s.pool.Get(r.Config[uuidKey])
+	return s.pool.Get(r.Config[UUIDKey])
 }
 
 // Metadata reads an instance's own metadata.yaml. Errors: NotFound, Invalid.

@@ -123,7 +123,7 @@ func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.pool.Snapshot(ctx, i.Options[uuidKey], files, s.pause(i))
+	_, err = s.pool.Snapshot(ctx, i.Options[UUIDKey], files, s.pause(i))
 	return err
 }
 

@@ -38,7 +38,7 @@ func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
 		if !n.Base.IsZero() {
 			r.Config[baseKey] = n.Base.String()
 		}
-		r.Config[uuidKey], r.Config[templateKey] = f.UUID, "create"
+		r.Config[UUIDKey], r.Config[templateKey] = f.UUID, "create"
 		r.Base, r.Architecture = n.Base, n.Architecture
 	})
 	if err != nil {
@@ -46,5 +46,5 @@ func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
 	}
 	f.taken = true
 	s.notify(Change{Name: name, Action: "rebuilt"})
-	return errors.Join(s.pool.Delete(ctx, old.Config[uuidKey]), os.RemoveAll(s.boxDir(old)))
+	return errors.Join(s.pool.Delete(ctx, old.Config[UUIDKey]), os.RemoveAll(s.boxDir(old)))
 }

@@ -37,7 +37,7 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	if err := s.edit(ctx, instance, func(r *db.Instance) { r.Config[restoreKey] = name }); err != nil {
 		return err
 	}
-	if err := s.finishRestore(ctx, instance, i.Options[uuidKey], snap); err != nil {
+	if err := s.finishRestore(ctx, instance, i.Options[UUIDKey], snap); err != nil {
 		return err
 	}
 	s.notify(Change{Name: instance, Action: "restored"})
@@ -93,7 +93,7 @@ func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
 			if row, err := s.db.Snapshot(ctx, r.Name, name); err == nil {
 				snap = row
 			}
-			_ = s.finishRestore(ctx, r.Name, r.Config[uuidKey], snap)
+			_ = s.finishRestore(ctx, r.Name, r.Config[UUIDKey], snap)
 		}
 	}
 }

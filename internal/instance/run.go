@@ -38,7 +38,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err := s.runnable(i); err != nil {
 		return err
 	}
-	vol, err := s.pool.Get(i.Options[uuidKey])
+	vol, err := s.pool.Get(i.Options[UUIDKey])
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
 	}
@@ -61,7 +61,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err != nil {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
 	}
-	s.follow(name, i.Options[uuidKey], b)
+	s.follow(name, i.Options[UUIDKey], b)
 	s.notify(Change{Name: name, Action: "started"})
 	return nil
 }
@@ -112,7 +112,7 @@ func volumeIDs(ids []box.IDMap) []volume.IDMap {
 func (s *Set) spec(i Instance) (box.Spec, error) {
 	c := i.ExpandedConfig
 	spec := box.Spec{
-		ID:       i.Options[uuidKey],
+		ID:       i.Options[UUIDKey],
 		Hostname: i.Name,
 		Dir:      s.boxDir(db.Instance{Config: i.Options}),
 		Arch:     i.Architecture,

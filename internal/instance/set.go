@@ -94,7 +94,7 @@ func (s *Set) adopt(ctx context.Context, r db.Instance) error {
 		if err := s.letGo(ctx, r, b); err != nil {
 			return errors.Join(err, b.Close())
 		}
-		s.follow(r.Name, r.Config[uuidKey], b)
+		s.follow(r.Name, r.Config[UUIDKey], b)
 		if !r.Running {
 			return s.edit(ctx, r.Name, func(r *db.Instance) { r.Running = true })
 		}
@@ -114,7 +114,7 @@ func (s *Set) adopt(ctx context.Context, r db.Instance) error {
 func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	keep := map[string]bool{}
 	for _, r := range rows {
-		keep[r.Config[uuidKey]] = true
+		keep[r.Config[UUIDKey]] = true
 	}
 	volumes, err := s.pool.List()
 	if err != nil {
@@ -232,12 +232,12 @@ func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, er
 func (s *Set) running(r db.Instance) *live {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.live[r.Config[uuidKey]]
+	return s.live[r.Config[UUIDKey]]
 }
 
 // boxDir is where an instance's box is; of one whose UUID is lost, nowhere.
 func (s *Set) boxDir(r db.Instance) string {
-	id := r.Config[uuidKey]
+	id := r.Config[UUIDKey]
 	if id == "" || strings.ContainsRune(id, '/') {
 		id = "none"
 	}
@@ -294,10 +294,10 @@ func (s *Set) Update(ctx context.Context, name string, c Config) error {
 		return err
 	}
 	err = s.db.EditInstance(ctx, name, func(r *db.Instance) error {
-		if v, ok := c.Options[uuidKey]; ok && v != r.Config[uuidKey] {
-			return kiln.Errorf(kiln.Invalid, "%q can't be changed", uuidKey)
+		if v, ok := c.Options[UUIDKey]; ok && v != r.Config[UUIDKey] {
+			return kiln.Errorf(kiln.Invalid, "%q can't be changed", UUIDKey)
 		}
-		uuid := r.Config[uuidKey]
+		uuid := r.Config[UUIDKey]
 		r.Description, r.Ephemeral, r.Profiles, r.Devices = c.Description, c.Ephemeral, c.Profiles, c.Devices
 		r.Config = map[string]string{}
 		for k, v := range c.Options {
@@ -305,7 +305,7 @@ func (s *Set) Update(ctx context.Context, name string, c Config) error {
 				r.Config[k] = v
 			}
 		}
-		r.Config[uuidKey] = uuid
+		r.Config[UUIDKey] = uuid
 		return nil
 	})
 	if err == nil {
@@ -352,7 +352,7 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 	if s.running(r) != nil {
 		return r, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be %s; stop it first", name, planned)
 	}
-	if pids := box.Processes(r.Config[uuidKey]); len(pids) > 0 {
+	if pids := box.Processes(r.Config[UUIDKey]); len(pids) > 0 {
 		return r, kiln.Errorf(kiln.Conflict, "instance %q can't be %s: processes of it still run on this host: %v", name,
 			planned, pids)
 	}
@@ -384,6 +384,6 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 		return err
 	}
 	s.notify(Change{Name: r.Name, Action: "deleted"})
-	return errors.Join(s.pool.Delete(ctx, r.Config[uuidKey]), s.pool.DeleteSnapshots(ctx, files(snapshots)...),
+	return errors.Join(s.pool.Delete(ctx, r.Config[UUIDKey]), s.pool.DeleteSnapshots(ctx, files(snapshots)...),
 		os.RemoveAll(s.boxDir(r)))
 }

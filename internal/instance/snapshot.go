@@ -182,7 +182,7 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 		Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Base: i.Base,
 		Config: i.Options, Devices: i.Devices, Profiles: i.Profiles,
 	}
-	if _, err := s.pool.Snapshot(ctx, i.Options[uuidKey], row.Files, s.pause(i)); err != nil {
+	if _, err := s.pool.Snapshot(ctx, i.Options[UUIDKey], row.Files, s.pause(i)); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "snapshot %s/%s: %w", i.Name, n.Name, err)
 	}
 	if err := s.db.CreateSnapshot(ctx, row); err != nil {
@@ -301,7 +301,7 @@ func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots b
 			return err
 		}
 	}
-	_, err = s.pool.Copy(ctx, i.Options[uuidKey], to.UUID, s.pause(i))
+	_, err = s.pool.Copy(ctx, i.Options[UUIDKey], to.UUID, s.pause(i))
 	return err
 }
 
@@ -313,7 +313,7 @@ func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) err
 	for _, r := range rows {
 		from := r.Files
 		r.Files, r.Config = uuid.NewString(), maps.Clone(r.Config)
-		r.Config[uuidKey] = to.UUID
+		r.Config[UUIDKey] = to.UUID
 		if r.Config[templateKey] == "" { // in its files are still the name and such of the other
 			r.Config[templateKey] = "copy"
 		}

@@ -81,7 +81,7 @@ func TestSnapshotRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	i, err = s.Get(ctx, "a")
-	if err != nil || i.Options["user.x"] != "1" || i.Description != "first" || i.Options[uuidKey] != "uuid-a" ||
+	if err != nil || i.Options["user.x"] != "1" || i.Description != "first" || i.Options[UUIDKey] != "uuid-a" ||
 		i.Options["volatile.kept"] != "yes" ||
 		i.Options[restoreKey] != "" || i.Options[templateKey] != "create" {
 		t.Errorf("%+v, %v", i, err)
@@ -225,7 +225,7 @@ func TestCopyFiles(t *testing.T) {
 	if err := s.Restore(ctx, "b", "s0"); err != nil {
 		t.Fatal(err)
 	}
-	if i, err := s.Get(ctx, "b"); i.Options[uuidKey] != "uuid-b" || read(t, p, "b", "f") != "one" || err != nil {
+	if i, err := s.Get(ctx, "b"); i.Options[UUIDKey] != "uuid-b" || read(t, p, "b", "f") != "one" || err != nil {
 		t.Errorf("%+v, %v", i, err)
 	}
 	f := s.NewFiles()

@@ -74,7 +74,7 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 		}
 	}
 	tree := uuid.NewString()
-	kept, err := h.set.pool.Snapshot(ctx, i.Options[uuidKey], tree, h.set.pause(i))
+	kept, err := h.set.pool.Snapshot(ctx, i.Options[UUIDKey], tree, h.set.pause(i))
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)
 	}
@@ -187,7 +187,7 @@ func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver 
 		if r.Config == nil {
 			r.Config = map[string]string{}
 		}
-		r.Config[uuidKey] = to.UUID
+		r.Config[UUIDKey] = to.UUID
 		if !m.Base.IsZero() {
 			r.Config[baseKey] = m.Base.String()
 		}

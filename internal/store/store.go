@@ -23,6 +23,8 @@ import (
 type Options struct {
 	// Limits bounds what an image may unpack to, asked for at each import.
 	Limits func(context.Context) (archive.Limits, error)
+	// Lost hears of the blobs that Open put away since no row names them.
+	Lost func([]kiln.Fingerprint)
 }
 
 // A Store holds the images of one daemon.
@@ -37,14 +39,23 @@ type Store struct {
 	recent *recent
 }
 
-// Open makes a store of blobs and rows, and removes the blobs that no row names.
+// Open makes a store of blobs and rows, and puts the blobs away that no row names.
 func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store, error) {
-	s := &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}, recent: &recent{}}
+	s := New(blobs, d, opts)
 	used, err := d.Blobs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s, blobs.Sweep(func(fp kiln.Fingerprint) bool { return used[fp] > 0 })
+	lost, err := blobs.Sweep(func(fp kiln.Fingerprint) bool { return used[fp] > 0 })
+	if len(lost) > 0 && opts.Lost != nil {
+		opts.Lost(lost)
+	}
+	return s, err
+}
+
+// New makes a store of blobs and rows as they are, without a sweep.
+func New(blobs *blob.Dir, d *db.DB, opts Options) *Store {
+	return &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}, recent: &recent{}}
 }
 
 // A Query narrows a list of images down. The zero value is all of them.
