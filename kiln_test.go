@@ -27,54 +27,6 @@ func TestParseFingerprint(t *testing.T) {
 	}
 }
 
-// names is the world of Resolve in memory.
-type names struct {
-	aliases map[string]Fingerprint
-	all     []Fingerprint
-}
-
-func (n names) Alias(name string) (Fingerprint, bool) { fp, ok := n.aliases[name]; return fp, ok }
-
-func (n names) Prefix(p string) []Fingerprint {
-	var found []Fingerprint
-	for _, fp := range n.all {
-		if strings.HasPrefix(fp.String(), p) {
-			found = append(found, fp)
-		}
-	}
-	return found
-}
-
-func TestResolve(t *testing.T) {
-	a, b := Fingerprint{0xab, 0xcd, 1}, Fingerprint{0xab, 0xcd, 2}
-	n := names{map[string]Fingerprint{"abcd": b, "debian/12": a}, []Fingerprint{a, b}}
-	for _, c := range []struct {
-		typed string
-		want  Fingerprint
-		kind  Kind
-	}{
-		{"debian/12", a, ""},
-		{"abcd", b, ""}, // an alias wins over a prefix
-		{"abcd01", a, ""},
-		{"ABCD02", b, ""},
-		{a.String(), a, ""},
-		{"ab", Fingerprint{}, Ambiguous},
-		{"debain/12", Fingerprint{}, NotFound},
-		{"%", Fingerprint{}, NotFound},
-		{"_bcd", Fingerprint{}, NotFound},
-		{"", Fingerprint{}, NotFound},
-		{"ff", Fingerprint{}, NotFound},
-	} {
-		fp, err := Resolve(n, c.typed)
-		if fp != c.want || c.kind == "" && err != nil || c.kind != "" && !errors.Is(err, c.kind) {
-			t.Errorf("Resolve(%q) = %s, %v; want %s, %s", c.typed, fp.Short(), err, c.want.Short(), c.kind)
-		}
-	}
-	if _, err := Resolve(n, "ab"); !strings.Contains(err.Error(), a.Short()) || !strings.Contains(err.Error(), b.Short()) {
-		t.Errorf("the candidates are not listed: %v", err)
-	}
-}
-
 func TestCheckAlias(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"debian/12": true, "ubuntu:22.04": true, "d": true, "": false, "a b": false, "a\nb": false, "x'y": false, "a*": false,

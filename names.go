@@ -8,35 +8,6 @@ import (
 	"unicode/utf8"
 )
 
-// Names is what Resolve asks: the aliases and fingerprints of one store.
-type Names interface {
-	// Alias returns the image an alias points to.
-	Alias(name string) (Fingerprint, bool)
-	// Prefix returns the fingerprints that begin with prefix.
-	Prefix(prefix string) []Fingerprint
-}
-
-// Resolve finds the image that a user's word means: an alias wins over a
-// fingerprint or the beginning of one. Errors: NotFound, Ambiguous (the message
-// lists the candidates).
-func Resolve(n Names, typed string) (Fingerprint, error) {
-	if fp, ok := n.Alias(typed); ok {
-		return fp, nil
-	}
-	prefix := strings.ToLower(typed)
-	if !IsPrefix(prefix) {
-		return Fingerprint{}, Errorf(NotFound, "no image %q", typed)
-	}
-	switch found := n.Prefix(prefix); len(found) {
-	case 0:
-		return Fingerprint{}, Errorf(NotFound, "no image %q", typed)
-	case 1:
-		return found[0], nil
-	default:
-		return Fingerprint{}, AmbiguousPrefix(typed, found)
-	}
-}
-
 // AmbiguousPrefix is the error for a prefix that several images share. At most
 // eight candidates are listed.
 func AmbiguousPrefix(typed string, found []Fingerprint) error {

@@ -318,10 +318,3 @@ func (d *DB) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) {
 	})
 	return m, err
 }
-
-// HasBlob reports whether a blob belongs to any image.
-func (d *DB) HasBlob(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
-	var has bool
-	err := d.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM image_files WHERE hash = ?)`, fp.String()).Scan(&has)
-	return has, err
-}
