@@ -4,6 +4,7 @@
 package trust
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -81,32 +82,60 @@ func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 		}
 		return pair, err
 	}
-	for _, f := range []string{crt, key} {
-		if _, err := os.Stat(f); err == nil {
-			return pair, kiln.Errorf(kiln.Invalid, "there is a %s, but not the other half of the pair beside it; put both "+
-				"there, or remove it and a new pair is made", f)
-		}
+	if _, err := os.Stat(crt); err == nil {
+		return pair, kiln.Errorf(kiln.Invalid, "there is a certificate %s, but not its key %s; put the key there, or remove "+
+			"the certificate and a new pair is made", crt, key)
 	}
-	certPEM, keyPEM, err := generate(use, time.Now())
+	signer, keyPEM, err := ensureKey(key)
 	if err != nil {
 		return pair, err
 	}
-	// The certificate comes last: without it, the key is no pair.
-	if err := errors.Join(disk.WriteBytes(key, 0o600, keyPEM), disk.WriteBytes(crt, 0o644, certPEM)); err != nil {
+	certPEM, err := certify(signer, use, time.Now())
+	if err != nil {
+		return pair, err
+	}
+	if err := disk.WriteBytes(crt, 0o644, certPEM); err != nil {
 		return pair, err
 	}
 	return tls.X509KeyPair(certPEM, keyPEM)
 }
 
-// generate makes a key and a certificate for this host.
-func generate(use Use, now time.Time) (certPEM, keyPEM []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+// ensureKey reads a key, or makes it. One without a certificate is what a first start
+// leaves that was interrupted between the two. The error is Invalid for a file that
+// is no key of kiln.
+func ensureKey(path string) (crypto.Signer, []byte, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+		if err != nil {
+			return nil, nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, nil, err
+		}
+		b := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		return key, b, disk.WriteBytes(path, 0o600, b)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
+	if block, _ := pem.Decode(b); block != nil {
+		if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+			if signer, ok := key.(crypto.Signer); ok {
+				return signer, b, nil
+			}
+		}
+	}
+	return nil, nil, kiln.Errorf(kiln.Invalid, "there is no certificate for %s, and it is not a key that one can be made "+
+		"for; put the certificate beside it, or remove it and a new pair is made", path)
+}
+
+// certify makes a certificate for this host that a key signs itself.
+func certify(key crypto.Signer, use Use, now time.Time) (certPEM []byte, err error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	host, err := os.Hostname()
 	if err != nil || host == "" {
@@ -126,16 +155,11 @@ func generate(use Use, now time.Time) (certPEM, keyPEM []byte, err error) {
 		}
 		t.IPAddresses = hostAddresses()
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
 func hostAddresses() []net.IP {

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -36,9 +37,21 @@ func TestEnsure(t *testing.T) {
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the key: %v, %v", fi.Mode(), err)
 	}
+	// What a first start leaves that was killed between the two files.
 	os.Remove(filepath.Join(dir, "server.crt"))
-	if _, err := Ensure(dir, "server", Server); err == nil {
-		t.Error("half a pair passes")
+	c := ensure(t, dir, "server", Server)
+	if again := ensure(t, dir, "server", Server); !c.Leaf.Equal(again.Leaf) ||
+		!a.Leaf.PublicKey.(*ecdsa.PublicKey).Equal(c.Leaf.PublicKey) {
+		t.Error("the key without a certificate was not gone on with")
+	}
+	for _, file := range []string{"server.crt", "server.key"} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, file), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Ensure(dir, "server", Server); !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), file) {
+			t.Errorf("only a %s: %v", file, err)
+		}
 	}
 }
 
