@@ -68,17 +68,27 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	return d, nil
 }
 
-// check looks through all pages. The error is Integrity.
+// check looks through all pages. The error is Integrity when the file is damaged or
+// another program's, whose tables ours must not be put beside.
 func (d *DB) check(ctx context.Context) error {
 	var result string
 	if err := d.write.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&result); err != nil {
 		return known(err)
 	}
 	if result != "ok" {
-		return kiln.Errorf(kiln.Integrity, "it is damaged: %s", result)
+		return kiln.Errorf(kiln.Integrity, "it is damaged: %s; %s", result, remedy)
 	}
-	return nil
+	var tables, ours int
+	err := d.write.QueryRowContext(ctx, `SELECT count(*), count(CASE WHEN name = 'goose_db_version' THEN 1 END)
+		FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
+	if err == nil && tables > 0 && ours == 0 {
+		err = kiln.Errorf(kiln.Integrity, "it is the database of another program; %s", remedy)
+	}
+	return known(err)
 }
+
+// remedy is what to do about a damaged database.
+const remedy = "stop the daemon, then: kiln admin restore-database"
 
 // Backup writes a copy of the database to a file, as it is at one moment.
 func (d *DB) Backup(ctx context.Context, path string) error {
@@ -190,8 +200,7 @@ func known(err error) error {
 	case sqlite3.ErrFull:
 		return kiln.Errorf(kiln.NoSpace, "write to the database: %w", err)
 	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
-		return kiln.Errorf(kiln.Integrity, "the database is damaged: %w; stop the daemon, then: kiln admin "+
-			"restore-database", err)
+		return kiln.Errorf(kiln.Integrity, "the database is damaged: %w; %s", err, remedy)
 	}
 	return err
 }
@@ -201,7 +210,7 @@ func known(err error) error {
 func (d *DB) view(ctx context.Context, f func(queryer) error) error {
 	tx, err := d.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
-		return err
+		return known(err)
 	}
 	defer tx.Rollback()
 	return f(tx)
@@ -217,7 +226,7 @@ type queryer interface {
 func each(ctx context.Context, q queryer, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return err
+		return known(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -225,7 +234,7 @@ func each(ctx context.Context, q queryer, query string, args []any, scan func(*s
 			return err
 		}
 	}
-	return rows.Err()
+	return known(rows.Err())
 }
 
 // changed says NotFound when a statement changed no row.
@@ -254,7 +263,7 @@ func found(err error, what, name string) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return kiln.Errorf(kiln.NotFound, "%s %q not found", what, name)
 	}
-	return err
+	return known(err)
 }
 
 // jsonColumn stores a value as JSON.

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -68,6 +69,15 @@ func TestOpenFails(t *testing.T) {
 	if err := os.WriteFile(garbage, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	foreign := filepath.Join(dir, "foreign")
+	other, err := sql.Open("sqlite3", foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(`CREATE TABLE bookmarks (url TEXT)`); err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
 	newer := filepath.Join(dir, "newer")
 	d := open(t, newer)
 	if _, err := d.write.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, true)`); err != nil {
@@ -79,6 +89,7 @@ func TestOpenFails(t *testing.T) {
 		kind       kiln.Kind
 	}{
 		{garbage, "not a database", kiln.Integrity},
+		{foreign, "another program", kiln.Integrity},
 		{newer, "tables have version 9999, this kiln knows up to ", kiln.Unsupported},
 		{filepath.Join(dir, "none", "db"), "no such file", kiln.NotFound},
 		{dir, "is a directory", kiln.Internal},

@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+)
+
+// TestLostDatabase opens a directory whose database is gone, empty or damaged:
+// nothing may be removed, and the copy of the day brings all of it back.
+func TestLostDatabase(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	path, saved := filepath.Join(dir, databaseFile), filepath.Join(dir, backupsDir, "kiln-20260102.db")
+	if err := os.MkdirAll(filepath.Dir(saved), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.db.Backup(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(dir, "blobs/sha256/*/*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	torn := append([]byte(nil), whole...)
+	for i := 4096; i < len(torn); i += 7 {
+		torn[i] ^= 0x55
+	}
+	for name, content := range map[string][]byte{"missing": nil, "empty": {}, "damaged": torn, "not a database": []byte(
+		strings.Repeat("text ", 2000))} {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if content != nil {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d, err := Open(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"})
+		if err == nil {
+			d.Close()
+		}
+		if !errors.Is(err, kiln.Integrity) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "kiln admin restore-database") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "blobs/sha256/*/*")); len(left) != len(blobs) {
+			t.Fatalf("%s: %d of %d blobs are left", name, len(left), len(blobs))
+		}
+	}
+	if got, err := RestoreDatabase(t.Context(), dir, saved); err != nil || got != saved {
+		t.Fatal(got, err)
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	if _, err := d.Images.Find(t.Context(), "bb"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBackups makes sure that there is one copy for each day, and not for ever.
+func TestBackups(t *testing.T) {
+	d := &Daemon{cfg: Config{Dir: t.TempDir()}} // without the housekeeping, which makes copies too
+	var err error
+	if d.db, err = db.Open(t.Context(), filepath.Join(d.cfg.Dir, databaseFile)); err != nil {
+		t.Fatal(err)
+	}
+	defer d.db.Close()
+	dir := filepath.Join(d.cfg.Dir, backupsDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, day := range []string{"01", "02", "03", "04", "05", "06", "07", "08", "09"} {
+		if err := os.WriteFile(filepath.Join(dir, "kiln-200101"+day+".db"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(d.backUp(t.Context()), d.backUp(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	list, err := backups(d.cfg.Dir)
+	if err != nil || len(list) != backupsKept {
+		t.Fatal(list, err)
+	}
+	fi, err := os.Stat(list[0])
+	if err != nil || fi.Size() == 0 || fi.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", fi, err)
+	}
+}
+
+// TestLockRemoved opens a directory twice, with what other daemons locked removed.
+func TestLockRemoved(t *testing.T) {
+	d := fresh(t)
+	os.Remove(filepath.Join(d.cfg.Dir, "lock"))
+	second, err := Open(t.Context(), Config{Dir: d.cfg.Dir, Log: slog.New(slog.DiscardHandler), Version: "test"})
+	if err == nil {
+		second.Close()
+	}
+	if !errors.Is(err, kiln.Conflict) {
+		t.Errorf("a second daemon: %v", err)
+	}
+}
