@@ -1,10 +1,15 @@
 package cli
 
 import (
+	"crypto/sha256"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/remote"
 )
 
 func TestImageVerbs(t *testing.T) {
@@ -60,6 +65,12 @@ func TestImageVerbs(t *testing.T) {
 	out := filepath.Join(s.dir, "out")
 	s.ok("image export one " + out)
 	s.says("image hash "+out+".tar", one)
+	dir := filepath.Join(s.dir, "exported")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("image export one " + dir)
+	s.says("image hash "+filepath.Join(dir, one+".tar"), one)
 	s.fails("image export one "+filepath.Join(s.dir, "nowhere")+"/", 3, "no directory")
 	s.fails("image import "+filepath.Join(s.dir, "nothing"), 3, "nothing")
 	s.fails("image import "+out+".tar", 4, one)
@@ -134,6 +145,46 @@ func TestPublishTree(t *testing.T) {
 	s.ok("image publish-tree local: " + dir)
 	s.fails("image publish-tree", 2, "missing argument: <directory>")
 	s.fails("image publish-tree b: "+dir+" x", 2)
+}
+
+// What a server calls a file, and what it sends, is not taken on trust.
+func TestExportHostile(t *testing.T) {
+	dir := t.TempDir()
+	fp, err := kiln.ParseFingerprint(strings.Repeat("ab", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []kiln.File{{Name: ".bashrc", Ext: ".bashrc/../x"}, {Name: "../x", Ext: "/x"}, {Name: "x", Ext: ".TAR"}} {
+		if got, want := exportName(dir, fp, f), filepath.Join(dir, fp.String()); got != want {
+			t.Errorf("%v goes to %s", f, got)
+		}
+	}
+	if got := exportName(dir, fp, kiln.File{Role: kiln.Metadata, Ext: ".tar.xz"}); got != filepath.Join(dir,
+		"meta-"+fp.String()+".tar.xz") {
+		t.Error(got)
+	}
+	a, _ := writer()
+	path := filepath.Join(dir, "image.tar")
+	if err := os.WriteFile(path, []byte("other bytes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src := remote.Files{Paths: []string{path}}
+	img, err := src.Find(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := src.Open(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	out := t.TempDir()
+	if err := a.export(fp, &checked{Stream: stream, sum: sha256.New()}, out); !errors.Is(err, kiln.Integrity) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(out); len(left) > 0 || err != nil {
+		t.Error("the wrong bytes stay", left, err)
+	}
 }
 
 // Misspelt, empty or impossible YAML changes nothing.

@@ -2,12 +2,16 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -138,7 +142,7 @@ func (a *app) imageExportCmd() *cobra.Command {
 			if len(args) == 2 {
 				target = args[1]
 			}
-			err = a.export(&wrapped{Stream: s, wrap: wrap}, target)
+			err = a.export(i.Fingerprint, &checked{Stream: &wrapped{Stream: s, wrap: wrap}, sum: sha256.New()}, target)
 			done()
 			if err == nil && target != "-" {
 				a.say("Image exported successfully!")
@@ -147,8 +151,29 @@ func (a *app) imageExportCmd() *cobra.Command {
 		}}
 }
 
-// export writes the files of a stream to a target, all of them or none.
-func (a *app) export(s kiln.Stream, target string) error {
+// checked is a stream whose bytes are hashed as they are read.
+type checked struct {
+	kiln.Stream
+	sum hash.Hash
+}
+
+func (c *checked) Read(b []byte) (int, error) {
+	n, err := c.Stream.Read(b)
+	c.sum.Write(b[:n])
+	return n, err
+}
+
+// is says whether what was read is an image. The error is Integrity.
+func (c *checked) is(want kiln.Fingerprint) error {
+	if got := hex.EncodeToString(c.sum.Sum(nil)); got != want.String() {
+		return kiln.Errorf(kiln.Integrity, "the server sent other files than those of the image %s: their fingerprint is %s",
+			want, got)
+	}
+	return nil
+}
+
+// export writes the files of an image to a target, all of them or none.
+func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 	if target == "-" {
 		if terminal(a.Out) {
 			return usageError{fmt.Errorf("an image isn't written to a terminal; redirect the output, or name a file")}
@@ -156,7 +181,7 @@ func (a *app) export(s kiln.Stream, target string) error {
 		for {
 			f, err := s.Next()
 			if errors.Is(err, io.EOF) {
-				return nil
+				return s.is(fp)
 			} else if err != nil {
 				return err
 			}
@@ -186,7 +211,7 @@ func (a *app) export(s kiln.Stream, target string) error {
 		if err != nil {
 			return err
 		}
-		final := exportName(target, f)
+		final := exportName(target, fp, f)
 		temp, err := os.CreateTemp(filepath.Dir(final), ".kiln-export-")
 		if err != nil {
 			return err
@@ -197,6 +222,9 @@ func (a *app) export(s kiln.Stream, target string) error {
 			return err
 		}
 	}
+	if err := s.is(fp); err != nil {
+		return err
+	}
 	for i := range temps {
 		if err := os.Rename(temps[i], finals[i]); err != nil {
 			return err
@@ -205,11 +233,22 @@ func (a *app) export(s kiln.Stream, target string) error {
 	return nil
 }
 
-// exportName is where a file of an image goes: into a directory under the server's
-// name for it, or under the user's with what belongs after it.
-func exportName(target string, f kiln.File) string {
+// extension is what a file of an image may be called after its name.
+var extension = regexp.MustCompile(`^(\.[a-z0-9]{1,10}){0,2}$`)
+
+// exportName is where a file of an image goes: under the user's name, with what belongs
+// after it, or into a directory under the image's fingerprint. A server has no say in
+// it: what it calls a file may be the name of one that is there.
+func exportName(target string, fp kiln.Fingerprint, f kiln.File) string {
+	if !extension.MatchString(f.Ext) {
+		f.Ext = ""
+	}
 	if fi, err := os.Stat(target); err == nil && fi.IsDir() {
-		return filepath.Join(target, f.Name)
+		name := fp.String() + f.Ext
+		if f.Role == kiln.Metadata {
+			name = "meta-" + name
+		}
+		return filepath.Join(target, name)
 	}
 	switch f.Role {
 	case kiln.Metadata:

@@ -155,7 +155,7 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 // introduce makes client and server know each other, as far as they have to.
 func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
 	if c.Unix() {
-		return nil // the file system vouches for it
+		return nil // the file system says who may use it
 	}
 	if c.Streams() {
 		return a.introduceStreams(ctx, r, name, c, o)
@@ -208,10 +208,10 @@ func protocols() []string {
 	return []string{"", kiln.ProtocolKiln, kiln.ProtocolLXD, kiln.ProtocolIncus, kiln.ProtocolStreams}
 }
 
-// pin looks at the certificate of a server, and keeps it if nobody else vouches for
-// it and the user does.
+// pin looks at the certificate of a server, and pins it if it isn't signed by a
+// trusted CA and the user accepts it.
 func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
-	shown, vouched, err := look(ctx, c)
+	shown, trusted, err := look(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -220,8 +220,8 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 	case want != "" && want != fp:
 		return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody "+
 			"may be intercepting the connection", c.Addr, fp, want)
-	case want != "", o.accept && !vouched:
-	case vouched:
+	case want != "", o.accept && !trusted:
+	case trusted:
 		return r.Forget(name)
 	default:
 		if err := a.askAbout(fp); err != nil {
@@ -231,8 +231,8 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 	return disk.WriteBytes(r.CertPath(name), 0o600, []byte(trust.PEM(shown)))
 }
 
-// look asks a server for its certificate, and whether an authority vouches for it.
-func look(ctx context.Context, c *place.Remote) (shown *x509.Certificate, vouched bool, err error) {
+// look asks a server for its certificate, and whether a trusted CA signed it.
+func look(ctx context.Context, c *place.Remote) (shown *x509.Certificate, trusted bool, err error) {
 	u, err := url.Parse(c.Addr)
 	if err != nil {
 		return nil, false, err
