@@ -43,13 +43,18 @@ func (d *Dir) Path(fp kiln.Fingerprint) string {
 	return filepath.Join(d.path, "sha256", s[:2], s)
 }
 
-// Free tells how many bytes the file system has left.
+// headroom is how many bytes blobs leave free, or a sixteenth of a small file system:
+// so that the rest of a daemon can go on, also with deleting.
+const headroom = 32 << 20
+
+// Free tells how many bytes the file system has left for blobs.
 func (d *Dir) Free() (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(d.path, &st); err != nil {
 		return 0, err
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	keep := min(headroom, int64(st.Blocks)*st.Bsize/16)
+	return max(0, int64(st.Bavail)*st.Bsize-keep), nil
 }
 
 // A Writer takes the bytes of one blob.
@@ -91,6 +96,11 @@ func (d *Dir) fits(need int64) error {
 
 // Write hashes and writes. The error is NoSpace when the disk is full.
 func (w *Writer) Write(b []byte) (int, error) {
+	if w.size-w.pushed+int64(len(b)) >= pushStep {
+		if err := w.dir.fits(int64(len(b))); err != nil {
+			return 0, err
+		}
+	}
 	n, err := w.f.Write(b)
 	w.hash.Write(b[:n])
 	w.size += int64(n)
@@ -103,10 +113,13 @@ func (w *Writer) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// pushStep is how many bytes are written before the disk is told to begin, and before
+// its room is looked at again.
+const pushStep = 8 << 20
+
 // push has the disk begin before Commit waits for it.
 func (w *Writer) push() {
-	const step = 8 << 20 // bytes
-	if n := w.size - w.pushed; n >= step {
+	if n := w.size - w.pushed; n >= pushStep {
 		// An optimisation: errors come again with Sync.
 		_ = unix.SyncFileRange(int(w.f.Fd()), w.pushed, n, unix.SYNC_FILE_RANGE_WRITE)
 		w.pushed = w.size

@@ -114,7 +114,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := d.Create(258_000_000); !errors.Is(err, kiln.NoSpace) ||
-		!strings.Contains(err.Error(), "need 258 MB, 1.0 MB free in "+dir) {
+		!strings.Contains(err.Error(), "need 258 MB, 983 kB free in "+dir) {
 		t.Errorf("before: %v", err)
 	}
 	if _, err := d.Put(bytes.NewReader(make([]byte, 2<<20)), kiln.Fingerprint{}); !errors.Is(err, kiln.NoSpace) ||
@@ -123,6 +123,33 @@ func TestDiskFull(t *testing.T) {
 	}
 	if free, err := d.Free(); err != nil || free < 900_000 {
 		t.Errorf("left behind: %d free, %v", free, err)
+	}
+}
+
+// TestHeadroom makes sure that a blob of unknown size stops before the disk is full.
+func TestHeadroom(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=256m", "kiln-test", dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount needs root: %s", out)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	d, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := d.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	piece := make([]byte, 1<<20)
+	for err == nil && w.Size() < 300<<20 {
+		_, err = w.Write(piece)
+	}
+	var st unix.Statfs_t
+	serr := unix.Statfs(dir, &st)
+	if free := int64(st.Bavail) * st.Bsize; !errors.Is(err, kiln.NoSpace) || serr != nil || free < pushStep {
+		t.Errorf("%v, with %d bytes free (%v)", err, free, serr)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,13 @@ type DB struct {
 	write *sql.DB
 	read  *sql.DB
 	moves atomic.Uint64
+
+	dir     string
+	reserve *disk.Reserve // used by the writer only
 }
+
+// reserved is how many bytes are kept for transactions on a full disk.
+const reserved = 16 << 20
 
 // readers is how many connections read at once.
 const readers = 4
@@ -40,6 +47,8 @@ const readers = 4
 // date. Committed transactions survive a loss of power. The error is Unsupported
 // when a newer kiln has had the database.
 func Open(ctx context.Context, path string) (*DB, error) {
+	dir, reserve := filepath.Dir(path), disk.NewReserve(path+"-reserve", reserved)
+	_ = reserve.Update(dir) // without it, a full disk is told by what comes next
 	if err := private(path); err != nil {
 		return nil, err
 	}
@@ -57,7 +66,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, errors.Join(err, write.Close())
 	}
 	read.SetMaxOpenConns(readers)
-	d := &DB{write: write, read: read}
+	d := &DB{write: write, read: read, dir: dir, reserve: reserve}
 	err = d.check(ctx)
 	if err == nil {
 		err = d.migrate(ctx)
@@ -175,6 +184,7 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 		return known(err)
 	}
 	defer tx.Rollback()
+	_ = d.reserve.Update(d.dir) // an optimisation of what a full disk still allows
 	err = f(&Tx{tx})
 	if err == nil {
 		err = tx.Commit()

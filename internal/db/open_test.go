@@ -32,7 +32,7 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 3 { // with the log and its index
+	if err != nil || len(files) != 4 { // with the log, its index and the reserve
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, f := range files {
@@ -250,6 +250,57 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%d settings of %d: %v", len(got), n-1, err)
 	}
 }
+
+// TestDeleteOnFullDisk fills a file system to the last byte: what is deleted is still
+// written down, also by the next daemon, and the room is kept again afterwards.
+func TestDeleteOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=100m", "kiln-test", dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount needs root: %s", out)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	path := filepath.Join(dir, "db")
+	d := open(t, path)
+	for n := range 300 {
+		if err := d.Tx(t.Context(), func(tx *Tx) error {
+			return tx.CreateImage(t.Context(), kiln.Image{Fingerprint: kiln.Fingerprint{byte(n), byte(n >> 8), 1}})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill := func(name string) {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := io.Copy(f, zeros{}); !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	d.Close() // the log is gone, so that a transaction needs room
+	fill("a")
+	d = open(t, path)
+	for n := range 300 {
+		if err := d.Tx(t.Context(), func(tx *Tx) error {
+			return tx.DeleteImage(t.Context(), kiln.Fingerprint{byte(n), byte(n >> 8), 1})
+		}); err != nil {
+			t.Fatalf("deletion %d: %v", n, err)
+		}
+	}
+	os.Remove(filepath.Join(dir, "a"))
+	if err := d.SetConfig(t.Context(), map[string]string{"a": "b"}); err != nil {
+		t.Fatal(err)
+	}
+	if size := fileSize(path + "-reserve"); size != reserved {
+		t.Errorf("the reserve is %d bytes afterwards", size)
+	}
+}
+
+// zeros never end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
 // BenchmarkCommit is the cost of one change, which waits for the disk.
 func BenchmarkCommit(b *testing.B) {
