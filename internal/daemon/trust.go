@@ -50,6 +50,9 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 
 // Trusted tells who shows a certificate, if that is somebody who is trusted.
 func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, bool) {
+	if now := time.Now(); now.Before(shown.NotBefore) || now.After(shown.NotAfter) {
+		return Client{}, false
+	}
 	fp := trust.Fingerprint(shown)
 	d.clients.mu.RLock()
 	c, ok := d.clients.byFP[fp]

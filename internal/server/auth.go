@@ -77,6 +77,8 @@ func theServer() map[string][]string {
 	return map[string][]string{
 		"/1.0": {put, patch}, "/1.0/certificates": {get, post}, "/1.0/certificates/{fingerprint}": {get, put, patch, del},
 		"/1.0/kiln/shutdown": {post}, "/1.0/kiln/mirrors": {post}, "/1.0/kiln/mirrors/{name}": {del, post},
+		// A profile is part of other people's instances; what another server sends has its own configuration.
+		"/1.0/profiles": {post}, "/1.0/profiles/{name}": {put, patch, post, del}, "/1.0/kiln/instances": {post},
 	}
 }
 
@@ -91,6 +93,10 @@ func (s *Server) guard(pattern, method string, h handler) handler {
 		case !c.trusted:
 			// An untrusted client doesn't get to hold a connection with a slow request.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.stall()))
+		case c.restricted && setsConfig(pattern, method):
+			if err := checkRestricted(r); err != nil {
+				return nil, err
+			}
 		}
 		return h(w, r)
 	}

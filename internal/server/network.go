@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"github.com/kiln-containers/kiln"
 )
 
@@ -57,7 +59,8 @@ func (n *Network) Listen(addresses []string) error {
 		ctx, stop := context.WithCancel(n.ctx)
 		n.open[a] = stop
 		n.wg.Go(func() {
-			if err := n.s.Serve(ctx, tls.NewListener(patient{l}, n.s.tls())); err != nil && ctx.Err() == nil {
+			bounded := netutil.LimitListener(patient{l}, maxConnections)
+			if err := n.s.Serve(ctx, tls.NewListener(bounded, n.s.tls())); err != nil && ctx.Err() == nil {
 				n.s.log.Error("listen on the network", "address", a, "err", err)
 			}
 		})

@@ -53,6 +53,9 @@ func operation(s op.Snapshot) api.Operation {
 func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) (any, error) {
 	urls, objects := map[string][]string{}, map[string][]api.Operation{}
 	for _, snap := range s.d.Ops.List() {
+		if who(r).restricted && isJoinToken(snap) {
+			continue
+		}
 		key := strings.ToLower(statusText(snap.Status))
 		urls[key] = append(urls[key], "/1.0/operations/"+snap.ID)
 		objects[key] = append(objects[key], operation(snap))
@@ -64,7 +67,7 @@ func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) (any, err
 }
 
 func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) (any, error) {
-	o, err := s.d.Ops.Get(r.PathValue("id"))
+	o, err := s.operationOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +75,7 @@ func (s *Server) getOperation(w http.ResponseWriter, r *http.Request) (any, erro
 }
 
 func (s *Server) deleteOperation(w http.ResponseWriter, r *http.Request) (any, error) {
-	o, err := s.d.Ops.Get(r.PathValue("id"))
+	o, err := s.operationOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +89,7 @@ func opens(o op.Snapshot, word string) bool {
 }
 
 func (s *Server) waitOperation(w http.ResponseWriter, r *http.Request) (any, error) {
-	o, err := s.d.Ops.Get(r.PathValue("id"))
+	o, err := s.operationOf(r)
 	if err != nil {
 		if !who(r).trusted {
 			err = kiln.Errorf(kiln.Denied, "not authorized")
@@ -143,6 +146,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 				c.Close(websocket.StatusPolicyViolation, "events were missed")
 				return handled{}, nil
 			}
+			if who(r).restricted && !mayHear(e) {
+				continue
+			}
 			if err := send(ctx, c, e); err != nil {
 				return handled{}, nil
 			}
@@ -151,7 +157,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 func accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true,
+	// A browser tells which page opens a websocket; no browser opens the unix socket.
+	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: r.TLS == nil,
 		CompressionMode: websocket.CompressionDisabled})
 	if err == nil {
 		c.SetReadLimit(-1)

@@ -114,6 +114,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	r = s.identify(r)
+	if err := bounds(r); err != nil {
+		s.answerError(w, r, err)
+		return
+	}
 	if p := r.URL.Query().Get("project"); p != "" && p != defaultProject {
 		s.answerError(w, r, kiln.Errorf(kiln.NotFound, "Project not found: %q; kiln has the one called \"default\"", p))
 		return
