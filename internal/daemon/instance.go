@@ -50,7 +50,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 	if err != nil {
 		return nil, err
 	}
-	if i.Status != instance.Stopped {
+	if i.Status == instance.Running || i.Status == instance.Frozen {
 		return nil, kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", name)
 	}
 	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {

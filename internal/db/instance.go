@@ -17,14 +17,36 @@ type Instance struct {
 	Config                                map[string]string
 	Devices                               map[string]map[string]string
 	Profiles                              []string
+	Damage                                string // what of the row can't be read; "": nothing
 }
 
 const instanceColumns = `name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices, profiles`
 
 func (i *Instance) scan(row interface{ Scan(...any) error }) error {
+	i.Damage = ""
 	return row.Scan(&i.Name, &i.Type, &i.Architecture, &i.Description, &i.Ephemeral, &i.Running,
-		timeColumn{&i.CreatedAt}, timeColumn{&i.LastUsedAt}, hashColumn{&i.Base},
-		jsonColumn{&i.Config}, jsonColumn{&i.Devices}, jsonColumn{&i.Profiles})
+		noted{"created_at", timeColumn{&i.CreatedAt}, &i.Damage},
+		noted{"last_used_at", timeColumn{&i.LastUsedAt}, &i.Damage},
+		noted{"base", hashColumn{&i.Base}, &i.Damage},
+		noted{"config", jsonColumn{&i.Config}, &i.Damage},
+		noted{"devices", jsonColumn{&i.Devices}, &i.Damage},
+		noted{"profiles", jsonColumn{&i.Profiles}, &i.Damage})
+}
+
+// noted is a column whose damage is told beside the row, so that one row doesn't hide
+// the others.
+type noted struct {
+	name   string
+	column sql.Scanner
+	damage *string
+}
+
+// Scan implements sql.Scanner.
+func (n noted) Scan(src any) error {
+	if err := n.column.Scan(src); err != nil && *n.damage == "" {
+		*n.damage = "its column " + n.name + " is damaged: " + err.Error()
+	}
+	return nil
 }
 
 func (i *Instance) values() []any {
@@ -100,12 +122,15 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 }
 
 // EditInstance reads a row, lets f change all but its name, and writes it back, in
-// one transaction. Errors: NotFound, and those of f.
+// one transaction. Errors: NotFound, Integrity when the row is damaged, those of f.
 func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		i, err := getInstance(ctx, tx.tx, name)
 		if err != nil {
 			return err
+		}
+		if i.Damage != "" { // what can't be read would be overwritten
+			return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
 		}
 		if err := f(&i); err != nil {
 			return err

@@ -32,6 +32,9 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if i.Status == Broken {
+		return kiln.Errorf(kiln.Integrity, "instance %q: %s; mend that, or delete the instance", name, i.Problem)
+	}
 	if i.Status != Stopped {
 		return kiln.Errorf(kiln.Conflict, "The instance %q is already running", name)
 	}

@@ -215,9 +215,17 @@ func pick(names []string, profiles map[string]Profile) ([]Profile, error) {
 
 func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, error) {
 	i := fromRow(r)
-	used, err := pick(r.Profiles, profiles)
-	if err != nil {
-		return i, kiln.Errorf(kiln.Internal, "instance %q: %w", r.Name, err)
+	i.Problem = r.Damage
+	var used []Profile
+	for _, name := range r.Profiles {
+		if p, ok := profiles[name]; ok {
+			used = append(used, p)
+		} else if i.Problem == "" {
+			i.Problem = fmt.Sprintf("its profile %q doesn't exist", name)
+		}
+	}
+	if i.Problem != "" {
+		i.Status = Broken
 	}
 	i.ExpandedConfig, i.ExpandedDevices = expand(i.Config, used)
 	if l := s.running(r); l != nil {
@@ -352,7 +360,11 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 	if s.running(r) != nil {
 		return r, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be %s; stop it first", name, planned)
 	}
-	if pids := box.Processes(r.Config[UUIDKey]); len(pids) > 0 {
+	uuid := r.Config[UUIDKey]
+	if uuid == "" {
+		return r, nil // the row is damaged
+	}
+	if pids := box.Processes(uuid); len(pids) > 0 {
 		return r, kiln.Errorf(kiln.Conflict, "instance %q can't be %s: processes of it still run on this host: %v", name,
 			planned, pids)
 	}
@@ -384,6 +396,9 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 		return err
 	}
 	s.notify(Change{Name: r.Name, Action: "deleted"})
-	return errors.Join(s.pool.Delete(ctx, r.Config[UUIDKey]), s.pool.DeleteSnapshots(ctx, files(snapshots)...),
-		os.RemoveAll(s.boxDir(r)))
+	err = s.pool.DeleteSnapshots(ctx, files(snapshots)...)
+	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away
+		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)))
+	}
+	return err
 }
