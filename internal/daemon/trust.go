@@ -21,12 +21,16 @@ type Client = db.Certificate
 
 // clients are the trusted clients as every request asks for them.
 type clients struct {
+	loading sync.Mutex // held from the rows to the map, so that no older list replaces a newer one
+
 	mu   sync.RWMutex
 	byFP map[string]Client
 	ca   *x509.CertPool // server.ca; nil: none
 }
 
 func (d *Daemon) loadClients(ctx context.Context) error {
+	d.clients.loading.Lock()
+	defer d.clients.loading.Unlock()
 	list, err := d.db.Certificates(ctx)
 	if err != nil {
 		return err
@@ -167,6 +171,7 @@ type ticket struct {
 	client  Client
 	expires time.Time
 	used    chan struct{}
+	dropped bool // its operation is over
 }
 
 func (t *ticket) wait(ctx context.Context) error {
@@ -196,7 +201,7 @@ func (s *tickets) add(t *ticket) {
 	s.list = append(s.list, t)
 }
 
-// take uses a token up.
+// take lets one client use a token. Closing used uses it up; else it is given back.
 func (s *tickets) take(secret string) (*ticket, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,20 +211,30 @@ func (s *tickets) take(secret string) (*ticket, bool) {
 	}
 	t := s.list[i]
 	s.list = slices.Delete(s.list, i, i+1)
-	close(t.used)
 	return t, true
+}
+
+// giveBack lets a token that was taken be used again, unless it ended meanwhile.
+func (s *tickets) giveBack(t *ticket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !t.dropped {
+		s.list = append(s.list, t)
+	}
 }
 
 func (s *tickets) drop(t *ticket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	t.dropped = true
 	s.list = slices.DeleteFunc(s.list, func(o *ticket) bool { return o == t })
 }
 
 // Introduce trusts a client that shows a token, or the trust password. Whoever
-// guesses wrong waits longer for each answer. The error is Denied.
+// guesses wrong waits longer for each answer. A token is used up only when the
+// client was added. Errors: Denied, and those of AddClient.
 func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Certificate, name string) error {
-	c, err := d.invitation(ctx, word)
+	c, t, err := d.invitation(ctx, word)
 	if err != nil {
 		return d.guesses.wrong(ctx, from, err)
 	}
@@ -227,29 +242,37 @@ func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Ce
 	if name != "" {
 		c.Name = name
 	}
-	return d.AddClient(ctx, cert, c)
+	err = d.AddClient(ctx, cert, c)
+	switch {
+	case t == nil:
+	case err != nil:
+		d.tickets.giveBack(t)
+	default:
+		close(t.used)
+	}
+	return err
 }
 
-// invitation gives the client that a token or the password stands for.
-func (d *Daemon) invitation(ctx context.Context, word string) (Client, error) {
+// invitation gives the client that a token or the password stands for, and the token.
+func (d *Daemon) invitation(ctx context.Context, word string) (Client, *ticket, error) {
 	secret := word
 	if t, err := trust.ParseToken(word); err == nil {
 		secret = t.Secret
 	}
 	if t, ok := d.tickets.take(secret); ok {
-		return t.client, nil
+		return t.client, t, nil
 	}
 	hashed, err := d.setting(ctx, trustPassword)
 	if err != nil {
-		return Client{}, err
+		return Client{}, nil, err
 	}
 	// One guess at a time: hashing is made to be slow.
 	d.guesses.hashing.Lock()
 	defer d.guesses.hashing.Unlock()
 	if trust.CheckPassword(hashed, word) {
-		return Client{}, nil
+		return Client{}, nil, nil
 	}
-	return Client{}, kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a "+
+	return Client{}, nil, kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a "+
 		"token works once, until it expires)")
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // connectTime is how long a client has to connect all websockets of a command.
@@ -108,7 +109,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, kiln.Errorf(kiln.Invalid, "this operation has no websockets")
 	}
 	for fd, want := range x.fds {
-		if secret != want {
+		if !trust.Same(secret, want) {
 			continue
 		}
 		c, err := accept(w, r)

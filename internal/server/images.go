@@ -73,6 +73,9 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 	}
 	urls, images := []string{}, make([]api.Image, 0, len(all))
 	for _, img := range all {
+		if !who(r).trusted {
+			img.Origin = nil // where it came from is nobody's business, nor is it for a filter to find out
+		}
 		switch {
 		case !f.Empty() && !f.Match(imageFields(img)):
 		case recursion(r) == 0:
@@ -100,9 +103,10 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 		return img, err
 	}
 	if word := r.URL.Query().Get("secret"); word != "" {
-		img, err := s.d.Images.ByPrefix(ctx, name)
-		if err == nil && s.d.Shared(word, img.Fingerprint) {
-			return img, nil
+		// The secret is looked at first: how long the answer takes tells nothing of
+		// private images to who has none. Whoever has one knows the whole fingerprint.
+		if fp, err := kiln.ParseFingerprint(name); err == nil && s.d.Shared(word, fp) {
+			return s.d.Images.Get(ctx, fp)
 		}
 	}
 	img, err := s.d.Images.PublicByPrefix(ctx, name)
