@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -104,6 +105,9 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 	if c.Name == "" {
 		c.Name = cert.Subject.CommonName
 	}
+	if err := checkClientName(c.Name); err != nil {
+		return err
+	}
 	c.Fingerprint, c.PEM, c.AddedAt = trust.Fingerprint(cert), trust.PEM(cert), time.Now()
 	if err := d.db.CreateCertificate(ctx, c); err != nil {
 		return err
@@ -112,8 +116,19 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 	return d.loadClients(ctx)
 }
 
-// UpdateClient changes what is said of a client. The error is NotFound.
+// checkClientName refuses names that would move the cursor of whoever lists them.
+func checkClientName(name string) error {
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return kiln.Errorf(kiln.Invalid, "the name of a client, %q, has control characters; choose another", name)
+	}
+	return nil
+}
+
+// UpdateClient changes what is said of a client. Errors: NotFound, Invalid.
 func (d *Daemon) UpdateClient(ctx context.Context, c Client) error {
+	if err := checkClientName(c.Name); err != nil {
+		return err
+	}
 	if err := d.db.UpdateCertificate(ctx, c); err != nil {
 		return err
 	}
@@ -136,6 +151,9 @@ func certificateURL(fp string) string { return "/1.0/certificates/" + fp }
 // by that, and dies with the operation it is shown by. The error is Invalid when
 // nobody could use it.
 func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error) {
+	if err := checkClientName(c.Name); err != nil {
+		return nil, err
+	}
 	addresses := d.Addresses()
 	if len(addresses) == 0 {
 		return nil, kiln.Errorf(kiln.Invalid, "a token is of no use while the daemon doesn't listen on the network; make "+

@@ -105,3 +105,18 @@ func TestTokenIsSpentOnSuccess(t *testing.T) {
 		t.Errorf("the token's operation: %v", s.Err)
 	}
 }
+
+func TestClientNamesArePrintable(t *testing.T) {
+	p := start(t)
+	bad := daemon.Client{Name: "a\x1b[2J"}
+	cert := clientCert(t)
+	if err := p.d.AddClient(t.Context(), cert, bad); kiln.KindOf(err) != kiln.Invalid {
+		t.Errorf("add: %v", err)
+	}
+	if _, err := p.d.IssueToken(t.Context(), bad); kiln.KindOf(err) != kiln.Invalid || !strings.Contains(err.Error(), "name") {
+		t.Errorf("token: %v", err)
+	}
+	if list, err := p.d.Clients(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("%v, %v", list, err)
+	}
+}
