@@ -62,7 +62,9 @@ type InstanceSource struct {
 	Project      string            `json:"project,omitempty"`
 	InstanceOnly bool              `json:"instance_only,omitempty"`
 	Refresh      bool              `json:"refresh,omitempty"`
-	Offline      bool              `json:"offline,omitempty"` // of kiln_remotes: make do with what is here
+	Offline      bool              `json:"offline,omitempty"` // of kiln_remotes: use local images only
+	// of kiln_instance_copy: take over settings that give the instance access to the host
+	HostAccess bool `json:"host_access,omitempty"`
 	RemoteAccess
 }
 

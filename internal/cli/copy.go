@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,7 @@ func renameSnapshot(ctx context.Context, at place.Place, path, to string) error 
 // copyFlags are what can be said of a copy.
 type copyFlags struct {
 	only, noProfiles, ephemeral, refresh bool
+	hostAccess                           bool
 	config, devices, profiles            []string
 	pool                                 string
 	mode                                 *string
@@ -57,6 +59,8 @@ func newCopyFlags(c *cobra.Command) *copyFlags {
 	f.StringArrayVarP(&o.devices, "device", "d", nil, "device name,key=value[,key=value...] of the copy (repeatable)")
 	f.StringArrayVarP(&o.profiles, "profile", "p", nil, "profile of the copy (repeatable)")
 	f.BoolVar(&o.noProfiles, "no-profiles", false, "apply no profile")
+	f.BoolVar(&o.hostAccess, "host-access", false,
+		"between servers: keep privileges, raw configuration and disks of the host, too")
 	f.BoolVarP(&o.ephemeral, "ephemeral", "e", false, "delete the copy when it stops")
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	f.BoolVar(&o.refresh, "refresh", false, "bring a copy up to date")
@@ -82,10 +86,14 @@ func (o *copyFlags) check() error {
 // request is what the target is told of a copy.
 func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.InstancesPost, error) {
 	post := api.InstancesPost{Name: to.Name, Source: api.InstanceSource{Type: "copy", Source: from.Name,
-		InstanceOnly: o.only}}
+		InstanceOnly: o.only, HostAccess: o.hostAccess}}
 	if len(o.config) > 0 || len(o.devices) > 0 || o.pool != "" {
 		if err := describeCopy(ctx, &post, from, o.config, o.devices, o.pool); err != nil {
 			return post, err
+		}
+		if name := theirDisk(post.Devices, o.devices); name != "" && from.Remote != to.Remote && !o.hostAccess {
+			return post, kiln.Errorf(kiln.Denied, "the device %q, which the server %q says the instance has, would show it "+
+				"%s of the target; to want that, say so: --host-access", name, from.Remote, post.Devices[name]["source"])
 		}
 	}
 	switch {
@@ -163,6 +171,17 @@ func (a *app) moveCmd() *cobra.Command {
 		return a.rename(c.Context(), from, to)
 	}
 	return c
+}
+
+// theirDisk finds a directory of the host among devices that the user didn't name; ""
+// for none.
+func theirDisk(devices map[string]map[string]string, named []string) string {
+	for name, d := range devices {
+		if d["source"] != "" && !slices.ContainsFunc(named, func(s string) bool { return strings.HasPrefix(s, name+",") }) {
+			return name
+		}
+	}
+	return ""
 }
 
 // describeCopy lays flags over the devices of what is copied: a request that has

@@ -54,17 +54,17 @@ type Daemon struct {
 	pool      *volume.Pool
 	instances *instance.Set
 
-	remotes *remote.Opener
-	flights flights
-	deltas  deltas
-	network network
-	clients clients
-	tickets tickets
-	secrets secrets
-	shares  shares
-	guesses guesses
-	asked   asked
-	woken   chan struct{} // the settings changed
+	remotes    *remote.Opener
+	flights    flights
+	deltas     deltas
+	network    network
+	clients    clients
+	joinTokens joinTokens
+	secrets    secrets
+	shares     shares
+	throttle   throttle
+	asked      asked
+	woken      chan struct{} // the settings changed
 
 	generation atomic.Uint64 // of the images
 

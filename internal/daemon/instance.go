@@ -27,10 +27,11 @@ func (d *Daemon) InstanceState(ctx context.Context, name string) (instance.State
 	return d.instances.State(ctx, name)
 }
 
-// UpdateInstance replaces an instance's configuration.
-// Errors: NotFound, Invalid.
-func (d *Daemon) UpdateInstance(ctx context.Context, name string, c instance.Config) error {
-	return d.instances.Update(ctx, name, c)
+// UpdateInstance replaces an instance's configuration by what change makes of it.
+// Errors: NotFound, Invalid, and change's.
+func (d *Daemon) UpdateInstance(ctx context.Context, name string,
+	change func(instance.Instance) (instance.Config, error)) error {
+	return d.instances.Update(ctx, name, change)
 }
 
 // RenameInstance gives a stopped instance another name.

@@ -27,6 +27,9 @@ type Source struct {
 	Secret      string            // of a private image there, or of an instance
 	Project     string            // there
 	Offline     bool              // use what is here, whatever the remote has
+	// HostAccess has an instance of another server keep the settings that let it reach
+	// this host, see instance.HostAccess; else they are refused.
+	HostAccess bool
 }
 
 // elsewhere reports whether another server has what the instance is made from.

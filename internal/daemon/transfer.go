@@ -131,12 +131,53 @@ func (d *Daemon) checkArrival(ctx context.Context, a *arrival, n instance.New) e
 		return kiln.Errorf(kiln.Unsupported, "the instance is for %s; this host runs %s", a.Architecture,
 			strings.Join(kiln.RunsOn(HostArch()), " and "))
 	}
+	if err := d.checkHostAccess(ctx, a); err != nil {
+		return err
+	}
 	t := a.Transfer
 	t.Profiles = n.Profiles
 	if err := d.instances.CheckTransfer(ctx, t); err != nil {
 		return err
 	}
 	return d.instances.Check(ctx, n.Config)
+}
+
+// checkHostAccess refuses what the other server says of the instance that lets it reach
+// this host, unless the user wants it. What the user says is the user's own. The error
+// is Denied.
+func (d *Daemon) checkHostAccess(ctx context.Context, a *arrival) error {
+	if a.spec.Source.HostAccess {
+		return nil
+	}
+	profiles, err := d.db.Profiles(ctx)
+	if err != nil {
+		return err
+	}
+	var list []string
+	for _, s := range append([]kiln.InstanceState{a.InstanceState}, a.Snapshots...) {
+		options, devices := maps.Clone(s.Config), s.Devices
+		for k := range a.spec.Options {
+			delete(options, k)
+		}
+		if a.spec.Devices != nil {
+			devices = nil
+		}
+		list = append(list, instance.HostAccess(options, devices)...)
+		for _, p := range profiles {
+			if a.spec.Profiles != nil || !slices.Contains(s.Profiles, p.Name) || p.Name == defaultProfile {
+				continue
+			}
+			for _, what := range instance.HostAccess(p.Config, p.Devices) {
+				list = append(list, fmt.Sprintf("profile %q: %s", p.Name, what))
+			}
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	slices.Sort(list)
+	return kiln.Errorf(kiln.Denied, "the instance would get access to this host: %s; to give it that, say so: "+
+		"--host-access", strings.Join(slices.Compact(list), ", "))
 }
 
 // receiveFiles makes the files of an instance that arrives.

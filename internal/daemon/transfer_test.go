@@ -143,7 +143,7 @@ func TestTransferFails(t *testing.T) {
 		"unknown option": {change: func(t *kiln.Transfer) { t.Config = map[string]string{"unknown": "1"} },
 			kind: kiln.Invalid},
 		"bad device": {change: func(t *kiln.Transfer) {
-			t.Snapshots[0].Devices = map[string]map[string]string{"x": {"type": "disk", "path": "../x", "source": "/"}}
+			t.Snapshots[0].Devices = map[string]map[string]string{"x": {"type": "disk", "path": "../x", "source": ""}}
 		}, kind: kiln.Invalid},
 		"no root disk": {spec: CreateSpec{Config: instance.Config{Profiles: []string{}}}, kind: kiln.Invalid},
 		"no name":      {spec: CreateSpec{Name: "-"}, kind: kiln.Invalid},
@@ -224,5 +224,42 @@ func TestShareEnds(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%v, %v, %d files of %d", err1, err2, files(t, from), before)
 		}
+	}
+}
+
+// TestTransferHostAccess has the other server say that the instance may reach the host:
+// that is refused, unless the user wants it.
+func TestTransferHostAccess(t *testing.T) {
+	from, to, word := two(t)
+	tr, err := from.Transfer(word, "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := func(_ string, b []byte) []byte { return b }
+	disk := map[string]map[string]string{"d": {"type": "disk", "source": "/etc", "path": "/mnt"},
+		"root": {"type": "disk", "path": "/", "pool": "default"}}
+	for what, change := range map[string]func(*kiln.Transfer){
+		"raw.lxc":          func(t *kiln.Transfer) { t.Config = map[string]string{"raw.lxc": "lxc.hook.pre-start = /bin/id"} },
+		"privileged":       func(t *kiln.Transfer) { t.Config = map[string]string{"security.privileged": "true"} },
+		"disk of the host": func(t *kiln.Transfer) { t.Devices = disk },
+		"a snapshot":       func(t *kiln.Transfer) { t.Snapshots[0].Devices = disk },
+	} {
+		mine := tr
+		mine.Snapshots = append([]kiln.InstanceState{}, tr.Snapshots...)
+		change(&mine)
+		o := to.ReceiveInstance(t.Context(), CreateSpec{Name: "c2"}, mine, carried(from, word, "c1", same))
+		if err := o.Wait(t.Context()).Err; !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), "--host-access") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if list, err := to.Instances(t.Context()); len(list) > 0 || err != nil {
+			t.Fatalf("%s: %v, %v", what, list, err)
+		}
+	}
+	mine := tr
+	mine.Config = map[string]string{"security.privileged": "true"}
+	spec := CreateSpec{Name: "c2", Source: Source{HostAccess: true}}
+	wait(t, to.ReceiveInstance(t.Context(), spec, mine, carried(from, word, "c1", same)), nil)
+	if c, err := to.Instance(t.Context(), "c2"); err != nil || c.Options["security.privileged"] != "true" {
+		t.Errorf("%+v, %v", c.Options, err)
 	}
 }

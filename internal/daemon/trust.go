@@ -3,6 +3,9 @@ package daemon
 import (
 	"context"
 	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,8 +30,12 @@ type clients struct {
 	mu   sync.RWMutex
 	byFP map[string]Client
 	ca   *x509.CertPool // server.ca; nil: none
+	// revoked has the serial numbers of ca.crl, of certificates of that authority.
+	revoked map[string]bool
 }
 
+// loadClients reads who is trusted. Whoever reads later has the later rows: a client
+// that is removed isn't brought back by who read before that.
 func (d *Daemon) loadClients(ctx context.Context) error {
 	d.clients.loading.Lock()
 	defer d.clients.loading.Unlock()
@@ -47,10 +54,38 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 			return kiln.Errorf(kiln.Invalid, "%s has no certificate in PEM form", filepath.Join(d.cfg.Dir, "server.ca"))
 		}
 	}
+	revoked, err := revokedBy(filepath.Join(d.cfg.Dir, "ca.crl"))
+	if err != nil {
+		return err
+	}
 	d.clients.mu.Lock()
 	defer d.clients.mu.Unlock()
-	d.clients.byFP, d.clients.ca = byFP, ca
+	d.clients.byFP, d.clients.ca, d.clients.revoked = byFP, ca, revoked
 	return nil
+}
+
+// revokedBy reads the serial numbers of a list of revoked certificates, RFC 5280, in
+// PEM or DER form. None is there is none is revoked.
+func revokedBy(path string) (map[string]bool, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(b); block != nil {
+		b = block.Bytes
+	}
+	list, err := x509.ParseRevocationList(b)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "%s is no list of revoked certificates: %w", path, err)
+	}
+	serials := map[string]bool{}
+	for _, e := range list.RevokedCertificateEntries {
+		serials[e.SerialNumber.String()] = true
+	}
+	return serials, nil
 }
 
 // Trusted tells who shows a certificate, if that is somebody who is trusted.
@@ -59,18 +94,32 @@ func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, 
 		return Client{}, false
 	}
 	fp := trust.Fingerprint(shown)
+	if now := time.Now(); now.After(shown.NotAfter) || now.Before(shown.NotBefore) {
+		return Client{Fingerprint: fp}, false
+	}
 	d.clients.mu.RLock()
 	c, ok := d.clients.byFP[fp]
-	ca := d.clients.ca
+	ca, revoked := d.clients.ca, d.clients.revoked[shown.SerialNumber.String()]
 	d.clients.mu.RUnlock()
-	if ok || ca == nil {
+	if ca == nil {
+		return c, ok
+	}
+	if revoked && d.issued(ca, shown) == nil {
+		return Client{Fingerprint: fp}, false
+	}
+	if ok {
 		return c, ok
 	}
 	if v, err := d.setting(ctx, trustCA); err != nil || !kiln.IsTrue(v) {
 		return c, false
 	}
+	return Client{Fingerprint: fp, Name: shown.Subject.CommonName}, d.issued(ca, shown) == nil
+}
+
+// issued reports whether an authority has issued a client's certificate.
+func (d *Daemon) issued(ca *x509.CertPool, shown *x509.Certificate) error {
 	_, err := shown.Verify(x509.VerifyOptions{Roots: ca, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	return Client{Fingerprint: fp, Name: shown.Subject.CommonName}, err == nil
+	return err
 }
 
 // Clients gives the trusted clients, by name.
@@ -163,7 +212,7 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if err != nil {
 		return nil, err
 	}
-	t := &ticket{secret: trust.NewSecret(), client: c, used: make(chan struct{})}
+	t := &joinToken{secret: trust.NewSecret(), client: c, used: make(chan struct{})}
 	if t.expires, err = kiln.ParseExpiry(v, time.Now()); err != nil {
 		return nil, err
 	}
@@ -175,16 +224,16 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if !t.expires.IsZero() {
 		meta["expiresAt"] = t.expires.UTC().Format(time.RFC3339)
 	}
-	d.tickets.add(t)
+	d.joinTokens.add(t)
 	return d.Ops.Start("Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error {
-			defer d.tickets.drop(t)
+			defer d.joinTokens.drop(t)
 			return t.wait(ctx)
 		}), nil
 }
 
-// A ticket is a token that was given out.
-type ticket struct {
+// A joinToken is a token that was given out.
+type joinToken struct {
 	secret  string
 	client  Client
 	expires time.Time
@@ -192,7 +241,7 @@ type ticket struct {
 	dropped bool // its operation is over
 }
 
-func (t *ticket) wait(ctx context.Context) error {
+func (t *joinToken) wait(ctx context.Context) error {
 	var timeout <-chan time.Time
 	if !t.expires.IsZero() {
 		timeout = time.After(time.Until(t.expires))
@@ -207,23 +256,23 @@ func (t *ticket) wait(ctx context.Context) error {
 	}
 }
 
-// tickets are the tokens that can be used.
-type tickets struct {
+// joinTokens are the tokens that can be used.
+type joinTokens struct {
 	mu   sync.Mutex
-	list []*ticket
+	list []*joinToken
 }
 
-func (s *tickets) add(t *ticket) {
+func (s *joinTokens) add(t *joinToken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = append(s.list, t)
 }
 
 // take lets one client use a token. Closing used uses it up; else it is given back.
-func (s *tickets) take(secret string) (*ticket, bool) {
+func (s *joinTokens) take(secret string) (*joinToken, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.list, func(t *ticket) bool { return trust.Same(t.secret, secret) })
+	i := slices.IndexFunc(s.list, func(t *joinToken) bool { return trust.Same(t.secret, secret) })
 	if i < 0 {
 		return nil, false
 	}
@@ -233,7 +282,7 @@ func (s *tickets) take(secret string) (*ticket, bool) {
 }
 
 // giveBack lets a token that was taken be used again, unless it ended meanwhile.
-func (s *tickets) giveBack(t *ticket) {
+func (s *joinTokens) giveBack(t *joinToken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !t.dropped {
@@ -241,11 +290,11 @@ func (s *tickets) giveBack(t *ticket) {
 	}
 }
 
-func (s *tickets) drop(t *ticket) {
+func (s *joinTokens) drop(t *joinToken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.dropped = true
-	s.list = slices.DeleteFunc(s.list, func(o *ticket) bool { return o == t })
+	s.list = slices.DeleteFunc(s.list, func(o *joinToken) bool { return o == t })
 }
 
 // Introduce trusts a client that shows a token, or the trust password. Whoever
@@ -254,9 +303,9 @@ func (s *tickets) drop(t *ticket) {
 func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Certificate, name string) error {
 	c, t, err := d.invitation(ctx, word)
 	if err != nil {
-		return d.guesses.wrong(ctx, from, err)
+		return d.throttle.wrong(ctx, from, err)
 	}
-	d.guesses.right(from)
+	d.throttle.right(from)
 	if name != "" {
 		c.Name = name
 	}
@@ -264,7 +313,7 @@ func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Ce
 	switch {
 	case t == nil:
 	case err != nil:
-		d.tickets.giveBack(t)
+		d.joinTokens.giveBack(t)
 	default:
 		close(t.used)
 	}
@@ -272,12 +321,12 @@ func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Ce
 }
 
 // invitation gives the client that a token or the password stands for, and the token.
-func (d *Daemon) invitation(ctx context.Context, word string) (Client, *ticket, error) {
+func (d *Daemon) invitation(ctx context.Context, word string) (Client, *joinToken, error) {
 	secret := word
 	if t, err := trust.ParseToken(word); err == nil {
 		secret = t.Secret
 	}
-	if t, ok := d.tickets.take(secret); ok {
+	if t, ok := d.joinTokens.take(secret); ok {
 		return t.client, t, nil
 	}
 	hashed, err := d.setting(ctx, trustPassword)
@@ -285,8 +334,8 @@ func (d *Daemon) invitation(ctx context.Context, word string) (Client, *ticket, 
 		return Client{}, nil, err
 	}
 	// One guess at a time: hashing is made to be slow.
-	d.guesses.hashing.Lock()
-	defer d.guesses.hashing.Unlock()
+	d.throttle.hashing.Lock()
+	defer d.throttle.hashing.Unlock()
 	if trust.CheckPassword(hashed, word) {
 		return Client{}, nil, nil
 	}
@@ -294,14 +343,14 @@ func (d *Daemon) invitation(ctx context.Context, word string) (Client, *ticket, 
 		"token works once, until it expires)")
 }
 
-// guesses slow down who tries passwords.
-type guesses struct {
+// A throttle slows down who tries passwords.
+type throttle struct {
 	hashing sync.Mutex
 	mu      sync.Mutex
 	failed  map[string]int
 }
 
-func (g *guesses) wrong(ctx context.Context, from string, err error) error {
+func (g *throttle) wrong(ctx context.Context, from string, err error) error {
 	g.mu.Lock()
 	if g.failed == nil || len(g.failed) > 10_000 {
 		g.failed = map[string]int{}
@@ -316,7 +365,7 @@ func (g *guesses) wrong(ctx context.Context, from string, err error) error {
 	return err
 }
 
-func (g *guesses) right(from string) {
+func (g *throttle) right(from string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.failed, from)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -86,7 +87,7 @@ func checkSources(devices map[string]map[string]string) error {
 func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	options := map[string]string{}
 	for k, v := range n.Options {
-		if v != "" {
+		if v != "" && !strings.HasPrefix(k, volatilePrefix) { // those of another instance mean nothing here
 			options[k] = v
 		}
 	}

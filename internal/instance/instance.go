@@ -78,6 +78,9 @@ func (i *Instance) Uses(profile string) bool {
 // and outlives renames, so that a rename is one row.
 const UUIDKey = "volatile.uuid"
 
+// volatilePrefix begins the options that kiln keeps for itself.
+const volatilePrefix = "volatile."
+
 // baseKey is the option in which clients look for the image's fingerprint.
 const baseKey = "volatile.base_image"
 

@@ -18,6 +18,11 @@ import (
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
+// to is a change to a configuration, whatever there is.
+func to(c Config) func(Instance) (Config, error) {
+	return func(Instance) (Config, error) { return c, nil }
+}
+
 func TestCheckOptions(t *testing.T) {
 	for key, values := range map[string]map[string]bool{
 		"limits.memory": {"512MiB": true, "2GB": true, "50%": true, "": true, "0": false, "-1": false, "101%": false,
@@ -214,15 +219,18 @@ func TestRows(t *testing.T) {
 	}
 	change := i.Config
 	change.Options = map[string]string{"user.y": "2"}
-	if err := s.Update(t.Context(), "a", change); err != nil {
+	if err := s.Update(t.Context(), "a", to(change)); err != nil {
 		t.Fatal(err)
 	}
 	if i, _ := s.Get(t.Context(), "a"); i.Options["user.y"] != "2" || i.Options["user.x"] != "" ||
 		i.Options[UUIDKey] != "uuid-a" {
 		t.Errorf("%+v", i.Options)
 	}
+	if err := s.Update(t.Context(), "a", to(Config{Options: map[string]string{restoreKey: "s0"}})); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("a key that kiln keeps for itself: %v", err)
+	}
 	change.Options = map[string]string{UUIDKey: "other"}
-	if err := s.Update(t.Context(), "a", change); !errors.Is(err, kiln.Invalid) {
+	if err := s.Update(t.Context(), "a", to(change)); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("another UUID: %v", err)
 	}
 	if err := s.Rename(t.Context(), "a", "b"); err != nil {

@@ -71,9 +71,11 @@ func TestSnapshotRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := i.Config
-	c.Options = map[string]string{"user.x": "2", "volatile.kept": "yes"}
+	c.Options = map[string]string{"user.x": "2"}
 	c.Description = "second"
-	if err := s.Update(ctx, "a", c); err != nil {
+	if err := errors.Join(s.Update(ctx, "a", to(c)), s.edit(ctx, "a", func(r *db.Instance) {
+		r.Config["volatile.kept"] = "yes"
+	})); err != nil {
 		t.Fatal(err)
 	}
 	write(t, p, "a", "f", "two")

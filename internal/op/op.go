@@ -50,7 +50,8 @@ type Snapshot struct {
 	Resources   map[string][]string // "images": {"/1.0/images/<fp>"}
 	Metadata    map[string]any
 	MayCancel   bool
-	Err         error // why the status is Failure or Cancelled
+	Owner       string // who may see it besides the administrators, see SetOwner
+	Err         error  // why the status is Failure or Cancelled
 }
 
 // Keep is how long an operation can still be read after its end.
@@ -144,6 +145,14 @@ func (t *Table) List() []Snapshot {
 	}
 	slices.SortFunc(list, func(a, b Snapshot) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	return list
+}
+
+// SetOwner says for whom an operation works: a name that means something to who asks
+// for it. Until then it is nobody's.
+func (o *Operation) SetOwner(owner string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.snap.Owner = owner
 }
 
 // ID names the operation.

@@ -45,14 +45,14 @@ func (s *Server) postAliases(w http.ResponseWriter, r *http.Request) (any, error
 func (s *Server) alias(r *http.Request) (kiln.Alias, error) {
 	ctx, name := r.Context(), r.PathValue("name")
 	find := s.d.Images.PublicAlias
-	if who(r).trusted {
+	if callerOf(r).trusted {
 		find = s.d.Images.Alias
 	}
 	a, err := find(ctx, name)
 	if !errors.Is(err, kiln.NotFound) || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return a, err
 	}
-	img, perr := s.d.PullThrough(ctx, name, who(r).trusted)
+	img, perr := s.d.PullThrough(ctx, name, callerOf(r).trusted)
 	if errors.Is(perr, kiln.NotFound) {
 		return a, err
 	}

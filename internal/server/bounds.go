@@ -11,10 +11,6 @@ import (
 // answered with a header of its own, and may overlap the others.
 const maxRanges = 16
 
-// maxConnections bounds the connections to one address of the network, so that they
-// can't take the descriptors that the unix socket needs.
-const maxConnections = 512
-
 // bounds refuses, before any work is done, requests with too many ranges, and those
 // that a browser sends from a page of another site. Errors: Invalid, Denied.
 func bounds(r *http.Request) error {

@@ -45,7 +45,7 @@ func (s *Server) postCertificates(w http.ResponseWriter, r *http.Request) (any, 
 		return nil, kiln.Errorf(kiln.Invalid, "certificates of type %q are not supported; there are those of clients",
 			post.Type)
 	}
-	c := who(r)
+	c := callerOf(r)
 	entry := daemon.Client{Name: post.Name, Description: post.Description, Restricted: post.Restricted,
 		Projects: post.Projects}
 	if post.Token {

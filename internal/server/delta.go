@@ -35,7 +35,7 @@ func (s *Server) getPatch(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.sendPatch(w, r, f, r.PathValue("base"), !who(r).trusted)
+	return s.sendPatch(w, r, f, r.PathValue("base"), !callerOf(r).trusted)
 }
 
 func (s *Server) sendPatch(w http.ResponseWriter, r *http.Request, f kiln.File, base string, public bool) (any, error) {

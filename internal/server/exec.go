@@ -98,6 +98,9 @@ func (x *session) linger() {
 // until that ends.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) (any, error) {
 	if _, err := s.d.Ops.Get(r.PathValue("id")); err != nil {
+		if !callerOf(r).trusted {
+			err = kiln.Errorf(kiln.Denied, "not authorized")
+		}
 		return nil, err
 	}
 	secret := r.URL.Query().Get("secret")

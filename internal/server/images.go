@@ -53,7 +53,7 @@ func (s *Server) wholeImage(r *http.Request, img kiln.Image) (api.Image, error) 
 		i.Files = append(i.Files, api.ImageFile{Role: string(f.Role), Name: f.Name, Size: f.Size, Hash: f.Hash.String(),
 			Ext: f.Ext})
 	}
-	if !who(r).trusted {
+	if !callerOf(r).trusted {
 		i.UpdateSource = nil // where it came from is nobody's business
 		return i, nil
 	}
@@ -67,13 +67,14 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.d.Images.List(r.Context(), store.Query{Public: !who(r).trusted, Properties: f.Equalities("properties.")})
+	all, err := s.d.Images.List(r.Context(), store.Query{Public: !callerOf(r).trusted,
+		Properties: f.Equalities("properties.")})
 	if err != nil {
 		return nil, err
 	}
 	urls, images := []string{}, make([]api.Image, 0, len(all))
 	for _, img := range all {
-		if !who(r).trusted {
+		if !callerOf(r).trusted {
 			img.Origin = nil // where it came from is nobody's business, nor is it for a filter to find out
 		}
 		switch {
@@ -95,7 +96,7 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 // be there otherwise.
 func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	ctx, name := r.Context(), r.PathValue("name")
-	if who(r).trusted {
+	if callerOf(r).trusted {
 		img, err := s.d.Images.ByPrefix(ctx, name)
 		if errors.Is(err, kiln.NotFound) && r.Method == http.MethodGet {
 			return s.d.PullThrough(ctx, name, true)
@@ -117,7 +118,7 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 }
 
 func (s *Server) getImage(w http.ResponseWriter, r *http.Request) (any, error) {
-	if !who(r).trusted && r.URL.Query().Get("secret") == "" {
+	if !callerOf(r).trusted && r.URL.Query().Get("secret") == "" {
 		return s.untrustedImage(r)
 	}
 	img, err := s.image(r)

@@ -141,6 +141,12 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 		maps.Copy(size, post.Config) // what is said by itself wins
 		post.Config = size
 	}
+	if err := mayConfigure(r, config(post.InstancePut), instance.Config{}); err != nil {
+		return nil, err
+	}
+	if callerOf(r).restricted {
+		src.HostAccess = false // it isn't theirs to give
+	}
 	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start,
 		Config: config(post.InstancePut),
@@ -153,7 +159,7 @@ func source(src api.InstanceSource) daemon.Source {
 		Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source,
 		Only:   src.InstanceOnly,
 		Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret,
-		Project: src.Project, Offline: src.Offline,
+		Project: src.Project, Offline: src.Offline, HostAccess: src.HostAccess,
 	}
 }
 
@@ -207,14 +213,13 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) (any, err
 }
 
 func (s *Server) changeInstance(r *http.Request, change func(api.InstancePut) api.InstancePut) error {
-	i, err := s.d.Instance(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	if err := checkETag(r, instancePut(i)); err != nil {
-		return err
-	}
-	return s.d.UpdateInstance(r.Context(), i.Name, config(change(instancePut(i))))
+	return s.d.UpdateInstance(r.Context(), r.PathValue("name"), func(i instance.Instance) (instance.Config, error) {
+		if err := checkETag(r, instancePut(i)); err != nil {
+			return instance.Config{}, err
+		}
+		c := config(change(instancePut(i)))
+		return c, mayConfigure(r, c, i.Config)
+	})
 }
 
 func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, error) {

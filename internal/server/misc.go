@@ -79,7 +79,7 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	e := s.d.Environment()
-	if !who(r).trusted {
+	if !callerOf(r).trusted {
 		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted",
 			AuthMethods: []string{"tls"}}, nil
 	}

@@ -9,16 +9,15 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/kiln-containers/kiln"
 )
 
 // Network is the server on addresses that can change while it runs.
 type Network struct {
-	s   *Server
-	ctx context.Context // of the daemon
-	wg  sync.WaitGroup
+	s     *Server
+	ctx   context.Context // of the daemon
+	wg    sync.WaitGroup
+	conns connections
 
 	mu   sync.Mutex
 	open map[string]context.CancelFunc // by address
@@ -59,8 +58,8 @@ func (n *Network) Listen(addresses []string) error {
 		ctx, stop := context.WithCancel(n.ctx)
 		n.open[a] = stop
 		n.wg.Go(func() {
-			bounded := netutil.LimitListener(patient{l}, maxConnections)
-			if err := n.s.Serve(ctx, tls.NewListener(bounded, n.s.tls())); err != nil && ctx.Err() == nil {
+			bounded := n.conns.listener(l)
+			if err := n.s.Serve(ctx, tls.NewListener(patient{bounded}, n.s.tls())); err != nil && ctx.Err() == nil {
 				n.s.log.Error("listen on the network", "address", a, "err", err)
 			}
 		})

@@ -53,7 +53,7 @@ func operation(s op.Snapshot) api.Operation {
 func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) (any, error) {
 	urls, objects := map[string][]string{}, map[string][]api.Operation{}
 	for _, snap := range s.d.Ops.List() {
-		if who(r).restricted && isJoinToken(snap) {
+		if !callerOf(r).maySee(snap) {
 			continue
 		}
 		key := strings.ToLower(statusText(snap.Status))
@@ -91,12 +91,12 @@ func opens(o op.Snapshot, word string) bool {
 func (s *Server) waitOperation(w http.ResponseWriter, r *http.Request) (any, error) {
 	o, err := s.operationOf(r)
 	if err != nil {
-		if !who(r).trusted {
+		if !callerOf(r).trusted {
 			err = kiln.Errorf(kiln.Denied, "not authorized")
 		}
 		return nil, err
 	}
-	if !who(r).trusted && !opens(o.Snapshot(), r.URL.Query().Get("secret")) {
+	if !callerOf(r).trusted && !opens(o.Snapshot(), r.URL.Query().Get("secret")) {
 		return nil, kiln.Errorf(kiln.Denied, "not authorized")
 	}
 	ctx := r.Context()
@@ -124,6 +124,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 		types = strings.Split(t, ",")
 	}
 	for _, t := range types {
+		if t == "logging" && callerOf(r).restricted {
+			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+		}
 		if t != "operation" && t != "lifecycle" && t != "logging" {
 			return nil, kiln.Errorf(kiln.Invalid, "%q is not a type of event; there are operation, lifecycle and logging", t)
 		}
@@ -142,12 +145,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 		case <-ctx.Done():
 			return handled{}, nil
 		case e, ok := <-l.Events():
+			if snap, of := e.Metadata.(op.Snapshot); ok && of && !callerOf(r).maySee(snap) {
+				continue
+			}
 			if !ok { // too slow
 				c.Close(websocket.StatusPolicyViolation, "events were missed")
 				return handled{}, nil
-			}
-			if who(r).restricted && !mayHear(e) {
-				continue
 			}
 			if err := send(ctx, c, e); err != nil {
 				return handled{}, nil

@@ -15,7 +15,6 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/kiln-containers/kiln/internal/daemon"
-	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
@@ -35,6 +34,13 @@ func (p *peer) guest(t *testing.T) *x509.Certificate {
 func TestRestrictedStaysOffTheHost(t *testing.T) {
 	p := start(t)
 	guest := p.guest(t)
+	o, err := p.d.CreateInstance(t.Context(), daemon.CreateSpec{Name: "c", Source: daemon.Source{Type: "none"}})
+	if err == nil {
+		err = o.Wait(t.Context()).Err
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	const image = `"source":{"type":"image","alias":"nothing"}`
 	for _, part := range []string{
 		`"config":{"raw.lxc":"lxc.hook.pre-start=/bin/true"}`, `"config":{"raw.idmap":"both 0 0"}`,
@@ -54,15 +60,14 @@ func TestRestrictedStaysOffTheHost(t *testing.T) {
 		}
 	}
 	for _, c := range [][2]string{{"POST", "/1.0/profiles"}, {"PUT", "/1.0/profiles/default"},
-		{"PATCH", "/1.0/profiles/default"}, {"POST", "/1.0/profiles/default"}, {"DELETE", "/1.0/profiles/default"},
-		{"POST", "/1.0/kiln/instances"}} {
+		{"PATCH", "/1.0/profiles/default"}, {"POST", "/1.0/profiles/default"}, {"DELETE", "/1.0/profiles/default"}} {
 		if w := p.ask(guest, c[0], c[1], "{}"); w.Code != http.StatusForbidden {
 			t.Errorf("%s %s: %d %s", c[0], c[1], w.Code, w.Body)
 		}
 	}
 	harmless := `{"config":{"limits.memory":"1GiB"},"devices":{"root":{"type":"disk","path":"/","pool":"default"}}}`
-	if w := p.ask(guest, "PATCH", "/1.0/instances/c", harmless); w.Code != http.StatusNotFound {
-		t.Errorf("a harmless change of an instance that isn't there: %d %s", w.Code, w.Body)
+	if w := p.ask(guest, "PATCH", "/1.0/instances/c", harmless); w.Code != http.StatusOK {
+		t.Errorf("a harmless change: %d %s", w.Code, w.Body)
 	}
 }
 
@@ -82,12 +87,6 @@ func TestRestrictedSeesNoJoinToken(t *testing.T) {
 		if w := p.ask(guest, c[0], "/1.0/operations/"+o.ID()+c[1], ""); w.Code != http.StatusNotFound {
 			t.Errorf("%s %s: %d %s", c[0], c[1], w.Code, w.Body)
 		}
-	}
-	if mayHear(event.Event{Type: "operation", Metadata: o.Snapshot()}) {
-		t.Error("events tell it")
-	}
-	if !mayHear(event.Event{Type: "operation", Metadata: op.Snapshot{Class: op.Task}}) {
-		t.Error("events don't tell of tasks")
 	}
 	if _, b := p.do("GET", "/1.0/operations/"+o.ID(), ""); !json.Valid(b) || !strings.Contains(string(b), "joinme") {
 		t.Errorf("the administrator isn't told: %s", b)
@@ -182,7 +181,7 @@ func TestNetworkIsBounded(t *testing.T) {
 		}
 	}
 
-	for range maxConnections + 100 {
+	for range mostFromOne + 100 {
 		c, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)

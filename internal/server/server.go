@@ -181,6 +181,7 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	switch v := v.(type) {
 	case handled:
 	case *op.Operation:
+		v.SetOwner(callerOf(r).owner())
 		url := "/1.0/operations/" + v.ID()
 		w.Header().Set("Location", url)
 		s.answer(w, http.StatusAccepted, api.Response{Type: "async", Status: "Operation created", StatusCode: 100,

@@ -24,7 +24,7 @@ func header(r *http.Request, name string) string {
 
 func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
-		if !who(r).trusted {
+		if !callerOf(r).trusted {
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")
 		}
 		return s.postImagesJSON(r)
@@ -34,7 +34,7 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 		return nil, drained(r, err)
 	}
 	word := header(r, "secret")
-	if word != "" || !who(r).trusted {
+	if word != "" || !callerOf(r).trusted {
 		fp := spec.Fingerprint
 		if spec, err = s.d.Expected(word, fp); err != nil {
 			return nil, err

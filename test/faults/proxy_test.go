@@ -83,11 +83,15 @@ func (p *proxy) down() {
 // up is back from down.
 func (p *proxy) up(t *testing.T) { t.Helper(); p.listen(t, p.address) }
 
-// set chooses what happens to connections from now on, the first of which is 0.
+// set chooses what happens to connections from now on, the first of which is 0. Those
+// that are open, and that clients keep for their next request, end.
 func (p *proxy) set(choose func(n int) fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.choose, p.n = choose, 0
+	for c := range p.open {
+		c.Close()
+	}
 }
 
 // every is set with the same for all.

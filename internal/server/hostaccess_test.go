@@ -1,0 +1,267 @@
+package server
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// guestOf gives the certificate of a restricted client.
+func guestOf(t *testing.T, p *peer) *x509.Certificate {
+	t.Helper()
+	guest := clientCert(t)
+	c := daemon.Client{Name: "guest", Restricted: true, Projects: []string{"default"}}
+	if err := p.d.AddClient(t.Context(), guest, c); err != nil {
+		t.Fatal(err)
+	}
+	return guest
+}
+
+// TestRestrictedHost has a restricted client try everything that would let it reach the
+// host through an instance.
+func TestRestrictedHost(t *testing.T) {
+	p := start(t)
+	guest := guestOf(t, p)
+	for _, name := range []string{"plain", "powerful"} {
+		spec := daemon.CreateSpec{Name: name, Source: daemon.Source{Type: "none"}}
+		if name == "powerful" {
+			spec.Options = map[string]string{"security.privileged": "true"}
+		}
+		o, err := p.d.CreateInstance(t.Context(), spec)
+		if err == nil {
+			err = o.Wait(t.Context()).Err
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, config := range []string{
+		`"config":{"raw.lxc":"lxc.hook.pre-start=/bin/id"}`, `"config":{"security.privileged":"yes"}`,
+		`"config":{"security.privileged":"1"}`, `"devices":{"d":{"type":"disk","source":"/","path":"/mnt"}}`,
+		`"devices":{"d":{"type":"disk","source":"/etc","path":"/etc","optional":"true"}}`,
+	} {
+		for _, c := range [][2]string{
+			{"POST /1.0/instances", `{"name":"x","source":{"type":"none"},` + config + `}`},
+			{"PUT /1.0/instances/plain", "{" + config + "}"}, {"PATCH /1.0/instances/plain", "{" + config + "}"},
+		} {
+			method, path, _ := strings.Cut(c[0], " ")
+			if w := p.ask(guest, method, path, c[1]); w.Code != http.StatusForbidden ||
+				!strings.Contains(w.Body.String(), "access to the host") {
+				t.Errorf("%s %s: %d %s", c[0], config, w.Code, w.Body)
+			}
+		}
+	}
+	for _, method := range []string{"PUT", "PATCH", "POST", "DELETE"} {
+		body := `{"config":{"raw.lxc":"x"},"name":"other"}`
+		if w := p.ask(guest, method, "/1.0/profiles/default", body); w.Code != http.StatusForbidden {
+			t.Errorf("%s of a profile: %d %s", method, w.Code, w.Body)
+		}
+	}
+	if w := p.ask(guest, "POST", "/1.0/profiles", `{"name":"mine"}`); w.Code != http.StatusForbidden {
+		t.Errorf("a new profile: %d %s", w.Code, w.Body)
+	}
+	// What somebody else has given an instance may stay.
+	if w := p.ask(guest, "PATCH", "/1.0/instances/powerful", `{"description":"x"}`); w.Code != http.StatusOK {
+		t.Errorf("another change: %d %s", w.Code, w.Body)
+	}
+	if list := instance.HostAccess(map[string]string{"raw.idmap": "x", "raw.lxc": "", "user.x": "1"},
+		map[string]map[string]string{"root": {"type": "disk", "path": "/"}, "usb": {"type": "usb"}}); len(list) != 2 {
+		t.Errorf("%q", list)
+	}
+}
+
+// TestRestrictedOperations shows a restricted client its own operations and no others,
+// which can have the secrets of join tokens.
+func TestRestrictedOperations(t *testing.T) {
+	p := start(t)
+	guest := guestOf(t, p)
+	if err := p.d.Listen(t.Context(), "127.0.0.1:0", func([]string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	token, err := p.d.IssueToken(t.Context(), daemon.Client{Name: "admin"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := token.Snapshot().Metadata["secret"].(string)
+	for _, path := range []string{"/1.0/operations?recursion=1", "/1.0/operations", "/1.0/operations/" + token.ID(),
+		"/1.0/operations/" + token.ID() + "/wait?timeout=0"} {
+		if w := p.ask(guest, "GET", path, ""); strings.Contains(w.Body.String(), secret) ||
+			strings.Contains(w.Body.String(), token.ID()) {
+			t.Errorf("%s shows %s", path, w.Body)
+		}
+	}
+	if w := p.ask(guest, "DELETE", "/1.0/operations/"+token.ID(), ""); w.Code != http.StatusNotFound {
+		t.Errorf("cancel: %d %s", w.Code, w.Body)
+	}
+	if s := token.Snapshot(); s.Status != op.Running {
+		t.Errorf("the token's operation is %v", s.Status)
+	}
+	if w := p.ask(guest, "GET", "/1.0/events?type=logging", ""); w.Code != http.StatusForbidden {
+		t.Errorf("the daemon's log: %d %s", w.Code, w.Body)
+	}
+	w := p.ask(guest, "POST", "/1.0/instances", `{"name":"mine","source":{"type":"none"}}`)
+	var a api.Response
+	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || w.Code != http.StatusAccepted {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if w := p.ask(guest, "GET", a.Operation+"/wait", ""); w.Code != http.StatusOK {
+		t.Errorf("its own: %d %s", w.Code, w.Body)
+	}
+	if w := p.ask(guest, "POST", "/1.0/certificates", `{"token":true,"type":"client"}`); w.Code != http.StatusForbidden {
+		t.Errorf("a token by a restricted client: %d %s", w.Code, w.Body)
+	}
+}
+
+// TestExpiredClient stops trusting certificates whose time is over or hasn't come, and
+// those that their authority has revoked.
+func TestExpiredClient(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(serial int64, ca *x509.Certificate, from, to time.Duration) *x509.Certificate {
+		c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: fmt.Sprint(serial)},
+			NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to), BasicConstraintsValid: true, IsCA: ca == nil,
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, SubjectKeyId: []byte{1}}
+		if ca == nil {
+			c.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+			ca = c
+		}
+		der, err := x509.CreateCertificate(rand.Reader, c, ca, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	ca := issue(1, nil, -time.Hour, time.Hour)
+	crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1),
+		ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(3), RevocationTime: time.Now()}},
+	}, ca, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := startWith(t, map[string][]byte{
+		"server.ca": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}),
+		"ca.crl":    pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}),
+	})
+	if err := p.d.SetSettings(t.Context(), map[string]string{"core.trust_ca_certificates": "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	soon := issue(4, ca, -time.Hour, time.Second)
+	if err := p.d.AddClient(t.Context(), soon, daemon.Client{Name: "soon"}); err != nil {
+		t.Fatal(err)
+	}
+	revoked := issue(3, ca, -time.Hour, time.Hour)
+	if err := p.d.AddClient(t.Context(), revoked, daemon.Client{Name: "revoked"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		cert *x509.Certificate
+		want int
+	}{
+		"good": {issue(2, ca, -time.Hour, time.Hour), 200}, "revoked": {revoked, 403},
+		"early": {issue(5, ca, time.Hour, 2*time.Hour), 403}, "late": {issue(6, ca, -2*time.Hour, -time.Hour), 403},
+	} {
+		if w := p.ask(c.cert, "GET", "/1.0/instances", ""); w.Code != c.want {
+			t.Errorf("%s: %d, want %d", name, w.Code, c.want)
+		}
+	}
+	for p.ask(soon, "GET", "/1.0/instances", "").Code != http.StatusForbidden {
+		if time.Now().After(soon.NotAfter.Add(time.Minute)) {
+			t.Fatal("an expired certificate stays trusted")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// TestConnectionLimit bounds the connections in all and from one address, and gives
+// room again when they end.
+func TestConnectionLimit(t *testing.T) {
+	var c connections
+	for i := range mostFromOne {
+		if !c.take("a") {
+			t.Fatalf("connection %d is refused", i)
+		}
+	}
+	if c.take("a") || !c.take("b") {
+		t.Error("one address takes all, or another one's part")
+	}
+	for i := range mostConnections - mostFromOne - 1 {
+		if !c.take(fmt.Sprint(i)) {
+			t.Fatal(i)
+		}
+	}
+	if c.take("c") {
+		t.Error("there is no bound in all")
+	}
+	c.release("a")
+	if !c.take("c") || len(c.from) == 0 {
+		t.Error("the place of a connection that ended isn't free")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var one connections
+	bounded := one.listener(l)
+	defer bounded.Close()
+	go net.Dial("tcp", l.Addr().String())
+	conn, err := bounded.Accept()
+	if err != nil || one.all != 1 {
+		t.Fatal(one.all, err)
+	}
+	conn.Close()
+	conn.Close()
+	if one.all != 0 || len(one.from) != 0 {
+		t.Errorf("%+v", one.from)
+	}
+}
+
+// TestPeersSecret lets whoever knows the secret of a command's websocket connect it.
+func TestPeersSecret(t *testing.T) {
+	p := start(t)
+	if w := p.ask(nil, "GET", "/1.0/operations/none/websocket?secret=x", ""); w.Code != http.StatusForbidden {
+		t.Errorf("an operation that isn't there: %d", w.Code)
+	}
+	x, err := newSession("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := p.d.Ops.Start("x", op.Options{Class: op.Websocket}, func(ctx context.Context, _ *op.Operation) error {
+		<-ctx.Done()
+		return nil
+	})
+	defer o.Cancel()
+	p.s.sessions.add(o.ID(), x)
+	if w := p.ask(nil, "GET", "/1.0/operations/"+o.ID()+"/websocket?secret=wrong", ""); w.Code != http.StatusForbidden {
+		t.Errorf("a wrong secret: %d", w.Code)
+	}
+	w := p.ask(nil, "GET", "/1.0/operations/"+o.ID()+"/websocket?secret="+x.fds["0"], "")
+	if w.Code == http.StatusForbidden ||
+		!slices.Contains([]int{http.StatusUpgradeRequired, http.StatusBadRequest}, w.Code) {
+		t.Errorf("the right secret, without the headers of a websocket: %d %s", w.Code, w.Body)
+	}
+}
