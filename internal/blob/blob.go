@@ -169,6 +169,10 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 		return got, err
 	}
 	w.done = true
+	// One that was put away came again.
+	if err := os.Remove(filepath.Join(w.dir.path, "lost", got.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return got, err
+	}
 	return got, disk.SyncDir(filepath.Join(w.dir.path, "sha256"))
 }
 

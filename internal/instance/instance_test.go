@@ -226,7 +226,8 @@ func TestRows(t *testing.T) {
 		i.Options[UUIDKey] != "uuid-a" {
 		t.Errorf("%+v", i.Options)
 	}
-	if err := s.Update(t.Context(), "a", to(Config{Options: map[string]string{restoreKey: "s0"}})); !errors.Is(err, kiln.Invalid) {
+	change.Options = map[string]string{restoreKey: "s0"}
+	if err := s.Update(t.Context(), "a", to(change)); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("a key that kiln keeps for itself: %v", err)
 	}
 	change.Options = map[string]string{UUIDKey: "other"}
