@@ -48,8 +48,8 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	defer stop()
 	s := server.New(d, log, stop)
 	s.Stall = wait
-	network := s.Network(ctx)
-	if err := d.Listen(ctx, o.Listen, network.Listen); err != nil {
+	listeners := s.Listeners(ctx)
+	if err := d.Listen(ctx, o.Listen, listeners.Listen); err != nil {
 		return errors.Join(err, l.Close(), d.Close())
 	}
 	log.Info("ready", "dir", dir, "version", version)
@@ -57,7 +57,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	err = s.Serve(ctx, l)
 	notify("STOPPING=1")
 	stop()
-	network.Wait()
+	listeners.Wait()
 	return errors.Join(err, d.Close())
 }
 

@@ -57,7 +57,7 @@ type Daemon struct {
 	remotes    *remote.Opener
 	flights    flights
 	deltas     deltas
-	network    network
+	listeners  listeners
 	clients    clients
 	joinTokens joinTokens
 	secrets    secrets
@@ -79,7 +79,12 @@ type Daemon struct {
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, Events: event.NewHub(), woken: make(chan struct{}, 1)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.Ops = op.NewTable(func(s op.Snapshot) { d.Events.Send("operation", s) })
+	d.Ops = op.NewTable(func(s op.Snapshot) {
+		d.Events.Send("operation", s)
+		if s.Status == op.Failure {
+			d.cfg.Log.Info("operation failed", "operation", s.ID, "description", s.Description, "err", s.Err)
+		}
+	})
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -29,3 +29,15 @@ func TestExpensiveFilters(t *testing.T) {
 		t.Errorf("a URL of 200 kB: %d", resp.StatusCode)
 	}
 }
+
+// TestRequestID names every answer: as the client did, if that is a name.
+func TestRequestID(t *testing.T) {
+	p := start(t)
+	for given, kept := range map[string]bool{"abc-1.2_X": true, "": false, "a b": false, "a\tb": false,
+		strings.Repeat("x", 65): false} {
+		resp, _ := p.do("GET", "/1.0", "", requestHeader, given)
+		if got := resp.Header.Get(requestHeader); got == "" || (got == given) != kept {
+			t.Errorf("%q: %q", given, got)
+		}
+	}
+}

@@ -152,7 +152,7 @@ func TestNetworkIsBounded(t *testing.T) {
 	}
 	address := l.Addr().String()
 	l.Close()
-	n := p.s.Network(t.Context())
+	n := p.s.Listeners(t.Context())
 	t.Cleanup(n.Wait)
 	if err := n.Listen([]string{address}); err != nil {
 		t.Fatal(err)

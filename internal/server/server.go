@@ -40,29 +40,30 @@ type Server struct {
 	// usual. It is set before Serve.
 	Stall time.Duration
 
-	d        *daemon.Daemon
-	log      *slog.Logger
-	mux      *http.ServeMux
-	aliases  *http.ServeMux // names of aliases can look like other paths of images
-	sessions sessions
-	streams  streams
-	answers  answers
-	shutdown func()
+	d         *daemon.Daemon
+	log       *slog.Logger
+	mux       *http.ServeMux
+	aliases   *http.ServeMux // names of aliases can look like other paths of images
+	sessions  sessions
+	streams   streams
+	responses responses
+	shutdown  func()
 }
 
 // New makes the server of a daemon. shutdown is called when a client asks the
 // daemon to end with its instances stopped.
 func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 	s := &Server{d: d, log: log, mux: http.NewServeMux(), aliases: http.NewServeMux(), shutdown: shutdown}
-	for pattern, methods := range s.routes() {
+	for _, to := range s.routes() {
 		mux := s.mux
-		if strings.HasPrefix(pattern, aliasPath) {
+		if strings.HasPrefix(to.path, aliasPath) {
 			mux = s.aliases
 		}
+		methods := to.methods()
 		for method, h := range methods {
-			methods[method] = s.guard(pattern, method, h)
+			methods[method] = s.guard(to, method, h)
 		}
-		mux.Handle(pattern, s.methods(methods))
+		mux.Handle(to.path, s.methods(methods))
 	}
 	return s
 }
@@ -103,16 +104,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "" {
 		r.URL.Path = "/"
 	}
+	r = withID(r)
 	defer func() {
 		switch p := recover(); p {
 		case nil:
 		case http.ErrAbortHandler:
 			panic(p) // the answer has begun: the connection is broken off, so that it doesn't read as whole
 		default:
-			s.log.Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			s.log.Error("a handler panicked", "request", requestID(r), "path", r.URL.Path, "panic", p, "stack",
+				string(debug.Stack()))
 			s.answerError(w, r, fmt.Errorf("internal error; the daemon's log has more"))
 		}
 	}()
+	w.Header().Set(requestHeader, requestID(r))
 	r = s.identify(r)
 	if err := bounds(r); err != nil {
 		s.answerError(w, r, err)
@@ -182,6 +186,8 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	case handled:
 	case *op.Operation:
 		v.SetOwner(callerOf(r).owner())
+		s.log.Debug("operation started", "request", requestID(r), "operation", v.ID(), "description",
+			v.Snapshot().Description, "caller", callerOf(r).name)
 		url := "/1.0/operations/" + v.ID()
 		w.Header().Set("Location", url)
 		s.answer(w, http.StatusAccepted, api.Response{Type: "async", Status: "Operation created", StatusCode: 100,
@@ -244,7 +250,7 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	code := status(err)
 	kind := kiln.KindOf(err)
 	if kind == kiln.Internal {
-		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		s.log.Error("request failed", "request", requestID(r), "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	w.Header().Set(api.KindHeader, string(kind))
 	s.answer(w, code, api.Response{Type: "error", ErrorCode: code, Error: err.Error()})

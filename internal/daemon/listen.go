@@ -14,8 +14,8 @@ import (
 // DefaultPort is where a server listens whose address has no port.
 const DefaultPort = "8443"
 
-// network is where the daemon can be reached besides its socket.
-type network struct {
+// listeners is where the daemon can be reached besides its socket.
+type listeners struct {
 	mu     sync.Mutex
 	listen func([]string) error // nil: there is nobody to listen
 	extra  []string             // of the command line
@@ -33,9 +33,9 @@ func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string)
 	if err != nil {
 		return err
 	}
-	d.network.mu.Lock()
-	d.network.listen, d.network.extra = listen, more
-	d.network.mu.Unlock()
+	d.listeners.mu.Lock()
+	d.listeners.listen, d.listeners.extra = listen, more
+	d.listeners.mu.Unlock()
 	set, err := d.setting(ctx, httpsAddress)
 	if err != nil {
 		return err
@@ -55,19 +55,19 @@ func (d *Daemon) listenOn(addresses string) error {
 	if err != nil {
 		return err
 	}
-	d.network.mu.Lock()
-	defer d.network.mu.Unlock()
-	for _, a := range d.network.extra {
+	d.listeners.mu.Lock()
+	defer d.listeners.mu.Unlock()
+	for _, a := range d.listeners.extra {
 		if !slices.Contains(list, a) {
 			list = append(list, a)
 		}
 	}
-	if d.network.listen != nil {
-		if err := d.network.listen(list); err != nil {
+	if d.listeners.listen != nil {
+		if err := d.listeners.listen(list); err != nil {
 			return err
 		}
 	}
-	d.network.now = list
+	d.listeners.now = list
 	return nil
 }
 
@@ -96,10 +96,10 @@ func parseAddresses(s string) ([]string, error) {
 // Addresses are where others can reach the daemon: where it listens, with the
 // addresses of this host in the place of "any".
 func (d *Daemon) Addresses() []string {
-	d.network.mu.Lock()
-	defer d.network.mu.Unlock()
+	d.listeners.mu.Lock()
+	defer d.listeners.mu.Unlock()
 	list := []string{}
-	for _, a := range d.network.now {
+	for _, a := range d.listeners.now {
 		host, port, err := net.SplitHostPort(a)
 		ip := net.ParseIP(host)
 		switch {

@@ -77,11 +77,11 @@ func TestUntrustedSeeChanges(t *testing.T) {
 }
 
 func TestAnswersAreBounded(t *testing.T) {
-	a := &answers{}
-	for i := range 3 * mostAnswers {
+	a := &responses{}
+	for i := range 3 * mostResponses {
 		a.add(strconv.Itoa(i), 1, ready{})
 	}
-	if len(a.ready) > mostAnswers {
+	if len(a.ready) > mostResponses {
 		t.Errorf("%d answers are remembered", len(a.ready))
 	}
 	a.add("late", 0, ready{})

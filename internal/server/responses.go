@@ -7,9 +7,9 @@ import (
 	"github.com/kiln-containers/kiln/api"
 )
 
-// answers remembers what untrusted clients were told of images since any row changed: a
+// responses remembers what untrusted clients were told of images since any row changed: a
 // thousand machines that start the same image ask the same at the same moment.
-type answers struct {
+type responses struct {
 	mu      sync.RWMutex
 	version uint64 // of the rows
 	ready   map[string]ready
@@ -21,10 +21,10 @@ type ready struct {
 	tag  string
 }
 
-// mostAnswers bounds the memory; an answer has about a kilobyte.
-const mostAnswers = 1024
+// mostResponses bounds the memory; an answer has about a kilobyte.
+const mostResponses = 1024
 
-func (a *answers) get(name string, version uint64) (ready, bool) {
+func (a *responses) get(name string, version uint64) (ready, bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	r, ok := a.ready[name]
@@ -32,13 +32,13 @@ func (a *answers) get(name string, version uint64) (ready, bool) {
 }
 
 // add remembers an answer that was made when the rows had at least this version.
-func (a *answers) add(name string, version uint64, r ready) {
+func (a *responses) add(name string, version uint64, r ready) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if version < a.version {
 		return
 	}
-	if a.ready == nil || version > a.version || len(a.ready) >= mostAnswers {
+	if a.ready == nil || version > a.version || len(a.ready) >= mostResponses {
 		a.ready, a.version = map[string]ready{}, version
 	}
 	a.ready[name] = r
@@ -47,7 +47,7 @@ func (a *answers) add(name string, version uint64, r ready) {
 // untrustedImage is getImage for who isn't trusted and knows no secret.
 func (s *Server) untrustedImage(r *http.Request) (any, error) {
 	name, version := r.PathValue("name"), s.d.Images.Version()
-	if a, ok := s.answers.get(name, version); ok {
+	if a, ok := s.responses.get(name, version); ok {
 		return a, nil
 	}
 	img, err := s.image(r)
@@ -59,7 +59,7 @@ func (s *Server) untrustedImage(r *http.Request) (any, error) {
 		return nil, err
 	}
 	a := ready{body(success(encode(i))), etag(imageState(img))}
-	s.answers.add(name, version, a)
+	s.responses.add(name, version, a)
 	return a, nil
 }
 

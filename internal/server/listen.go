@@ -12,8 +12,8 @@ import (
 	"github.com/kiln-containers/kiln"
 )
 
-// Network is the server on addresses that can change while it runs.
-type Network struct {
+// Listeners is the server on addresses that can change while it runs.
+type Listeners struct {
 	s     *Server
 	ctx   context.Context // of the daemon
 	wg    sync.WaitGroup
@@ -23,15 +23,15 @@ type Network struct {
 	open map[string]context.CancelFunc // by address
 }
 
-// Network makes the server able to listen on addresses, until ctx ends.
-func (s *Server) Network(ctx context.Context) *Network {
-	return &Network{s: s, ctx: ctx, open: map[string]context.CancelFunc{}}
+// Listeners makes the server able to listen on addresses, until ctx ends.
+func (s *Server) Listeners(ctx context.Context) *Listeners {
+	return &Listeners{s: s, ctx: ctx, open: map[string]context.CancelFunc{}}
 }
 
 // Listen listens on some addresses and no others from now on. When one of them
 // can't be had, nothing changes. Connections on an address that is given up end.
 // The error is Conflict or Invalid.
-func (n *Network) Listen(addresses []string) error {
+func (n *Listeners) Listen(addresses []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	added := map[string]net.Listener{}
@@ -69,7 +69,7 @@ func (n *Network) Listen(addresses []string) error {
 }
 
 // Wait waits until nobody listens any more, which the end of the context brings.
-func (n *Network) Wait() { n.wg.Wait() }
+func (n *Listeners) Wait() { n.wg.Wait() }
 
 // tls is how the server introduces itself. Clients may show a certificate; whether
 // it is trusted is decided for each request.

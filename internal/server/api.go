@@ -1,0 +1,91 @@
+package server
+
+import (
+	"net/http"
+	"os"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// extensions are the additions to the first 1.0 API that this server has. The
+// ones of kiln's own begin with its name.
+var extensions = []string{
+	"etag", "patch", "instances", "container_full", "instance_get_full", "instance_all_projects", "projects",
+	"image_create_aliases", "images_expiry", "image_profiles", "image_types", "images_default_architecture",
+	"images_all_projects", "image_import_alias",
+	"container_exec_recording", "container_exec_user_group_cwd", "container_exec_signal_handling",
+	"container_edit_metadata", "console",
+	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "profile_usedby",
+	"entity_description",
+	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
+	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
+	"images_push_relay", "image_force_refresh",
+	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",
+	"snapshot_disk_usage", "container_only_migration",
+	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
+	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history",
+	"kiln_alias_rollback", "kiln_publish_machine_id",
+	"kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish",
+	"kiln_image_estimate",
+	"kiln_instance_copy",
+}
+
+func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {
+	if r.URL.Path != "/" {
+		return nil, kiln.Errorf(kiln.NotFound, "not found: there is no %s", r.URL.Path)
+	}
+	return []string{"/1.0"}, nil
+}
+
+func (s *Server) notYet(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, kiln.Errorf(kiln.Unsupported, "%s %s is not supported by this version of kiln", r.Method, r.URL.Path)
+}
+
+func (s *Server) emptyList(w http.ResponseWriter, r *http.Request) (any, error) {
+	return []string{}, nil
+}
+
+// emptyOf is the list of something that instances don't have yet.
+func (s *Server) emptyOf(w http.ResponseWriter, r *http.Request) (any, error) {
+	if _, err := s.d.Instance(r.Context(), r.PathValue("name")); err != nil {
+		return nil, err
+	}
+	return []string{}, nil
+}
+
+func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) {
+	config, err := s.settings(r)
+	if err != nil {
+		return nil, err
+	}
+	e := s.d.Environment()
+	if !callerOf(r).trusted {
+		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted",
+			AuthMethods: []string{"tls"}}, nil
+	}
+	cert := s.d.Certificate().Leaf
+	return tagged{api.Server{
+		Config: config, APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "trusted",
+		AuthMethods: []string{"tls"},
+		Environment: &api.Environment{
+			Addresses: s.d.Addresses(), Certificate: trust.PEM(cert), CertificateFingerprint: trust.Fingerprint(cert),
+			Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
+			Kernel: e.Kernel, KernelArchitecture: e.HostArch, KernelVersion: e.KernelVersion,
+			KernelFeatures: map[string]string{}, LXCFeatures: map[string]string{}, OSName: e.OSName, OSVersion: e.OSVersion,
+			Project: defaultProject, Server: "kiln", ServerEventMode: "full-mesh", ServerName: e.Hostname,
+			ServerPID:     os.Getpid(),
+			ServerVersion: e.Version, Storage: "overlay", StorageVersion: "1",
+			StorageDrivers: []api.StorageDriverInfo{{Name: "overlay", Version: "1"}},
+		},
+	}, config}, nil
+}
+
+func (s *Server) postShutdown(w http.ResponseWriter, r *http.Request) (any, error) {
+	if err := s.d.Shutdown(r.Context()); err != nil {
+		return nil, err
+	}
+	s.shutdown()
+	return nil, nil
+}

@@ -1,0 +1,55 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+)
+
+func (s *Server) settings(r *http.Request) (map[string]any, error) {
+	set, err := s.d.Settings(r.Context())
+	config := map[string]any{}
+	for k, v := range set {
+		config[k] = v
+		if v == "true" && k == "core.trust_password" {
+			config[k] = true
+		}
+	}
+	return config, err
+}
+
+func (s *Server) putServer(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, s.changeServer(r, true)
+}
+
+func (s *Server) patchServer(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, s.changeServer(r, false)
+}
+
+func (s *Server) changeServer(r *http.Request, replace bool) error {
+	var put api.ServerPut
+	if err := readJSON(r, &put); err != nil {
+		return err
+	}
+	old, err := s.settings(r)
+	if err != nil {
+		return err
+	}
+	if err := checkETag(r, old); err != nil {
+		return err
+	}
+	change := map[string]string{}
+	for k, v := range put.Config {
+		text, ok := v.(string)
+		if b, isBool := v.(bool); isBool {
+			text, ok = strconv.FormatBool(b), true
+		}
+		if !ok {
+			return kiln.Errorf(kiln.Invalid, "the value of %q is not a text", k)
+		}
+		change[k] = text
+	}
+	return s.d.SetSettings(r.Context(), change, replace)
+}
