@@ -57,7 +57,7 @@ func serve(t *testing.T, dir string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := server.New(d, log, cancel)
-	network := s.Network(ctx)
+	network := s.Listeners(ctx)
 	if err := d.Listen(ctx, "", network.Listen); err != nil {
 		t.Fatal(err)
 	}
