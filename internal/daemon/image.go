@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 )
 
@@ -48,8 +51,36 @@ func (d *Daemon) deleteImage(ctx context.Context, fp kiln.Fingerprint) error {
 func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
 	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
 	return d.Ops.Start("Verifying image", o, func(ctx context.Context, o *op.Operation) error {
-		return d.Images.Verify(ctx, fp)
+		if err := d.Images.Verify(ctx, fp); err != nil {
+			return err
+		}
+		return d.verifyTree(ctx, fp)
 	})
+}
+
+// verifyTree looks at what instances of an image read. A tree that is damaged goes out
+// of use: the next start makes it again from the image, which is good.
+func (d *Daemon) verifyTree(ctx context.Context, fp kiln.Fingerprint) error {
+	err := d.pool.VerifyTree(ctx, fp)
+	if !errors.Is(err, kiln.Integrity) {
+		return err
+	}
+	if derr := d.pool.DropTree(fp); derr != nil {
+		return errors.Join(err, derr)
+	}
+	d.cfg.Log.Error("a tree of an image was damaged", "image", fp, "err", err)
+	text := "; it is made again from the image when an instance starts"
+	list, lerr := d.instances.List(ctx)
+	var running []string
+	for _, i := range list {
+		if i.Options[instance.BaseKey] == fp.String() && i.Status != instance.Stopped {
+			running = append(running, i.Name)
+		}
+	}
+	if len(running) > 0 {
+		text += ", so restart those that read it now: " + strings.Join(running, ", ")
+	}
+	return errors.Join(kiln.Errorf(kiln.Integrity, "%w%s", err, text), lerr)
 }
 
 // CreateAlias gives an image one more name. No image is deleted by that, however many

@@ -2,13 +2,16 @@ package daemon
 
 import (
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	_ "github.com/mattn/go-sqlite3"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 )
@@ -129,4 +132,68 @@ func TestForceOvertakes(t *testing.T) {
 	if i, err := d.Instance(t.Context(), "c1"); err != nil || i.Status != instance.Stopped {
 		t.Errorf("%+v, %v", i.Status, err)
 	}
+}
+
+// TestDamagedTree changes some bytes of the tree that instances read: verify finds it,
+// and the next start has a good one. One that can't be mounted is made again unasked.
+func TestDamagedTree(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	launch(t, d, "c1", "bb")
+	img, err := d.Images.Find(t.Context(), "bb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.pool.Settle(img.Fingerprint); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, d.VerifyImage(t.Context(), img.Fingerprint), nil)
+	damage := func(at int64, b []byte) {
+		t.Helper()
+		if err := d.instances.Stop(t.Context(), "c1", 0, true); err != nil && !errors.Is(err, kiln.Conflict) {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "volumes", "images", img.Fingerprint.String(), "rootfs.erofs")
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		d = open(t, dir)
+	}
+	damage(1<<20, []byte("four"))
+	if err := d.instances.Start(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	err = d.VerifyImage(t.Context(), img.Fingerprint).Wait(t.Context()).Err
+	if !errors.Is(err, kiln.Integrity) || !strings.Contains(err.Error(), "restart those that read it now: c1") {
+		t.Errorf("%v", err)
+	}
+	if err := d.instances.Restart(t.Context(), "c1", 0, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.pool.Settle(img.Fingerprint); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, d.VerifyImage(t.Context(), img.Fingerprint), nil)
+	damage(1024, make([]byte, 128)) // the superblock
+	if err := d.instances.Start(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := run(t, d, "c1", "cat /etc/hostname"); code != 0 {
+		t.Errorf("%d %q", code, out)
+	}
+	end(t, d)
 }

@@ -93,7 +93,7 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	}
 	options[UUIDKey] = f.UUID
 	if !n.Base.IsZero() {
-		options[baseKey] = n.Base.String()
+		options[BaseKey] = n.Base.String()
 	}
 	if n.Trigger != "" {
 		options[templateKey] = n.Trigger

@@ -81,8 +81,8 @@ const UUIDKey = "volatile.uuid"
 // volatilePrefix begins the options that kiln keeps for itself.
 const volatilePrefix = "volatile."
 
-// baseKey is the option in which clients look for the image's fingerprint.
-const baseKey = "volatile.base_image"
+// BaseKey is the option in which clients look for the image's fingerprint.
+const BaseKey = "volatile.base_image"
 
 // templateKey holds the trigger of the templates that the next start applies.
 const templateKey = "volatile.apply_template"

@@ -34,9 +34,9 @@ func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
 				r.Config[k] = v
 			}
 		}
-		delete(r.Config, baseKey)
+		delete(r.Config, BaseKey)
 		if !n.Base.IsZero() {
-			r.Config[baseKey] = n.Base.String()
+			r.Config[BaseKey] = n.Base.String()
 		}
 		r.Config[UUIDKey], r.Config[templateKey] = f.UUID, "create"
 		r.Base, r.Architecture = n.Base, n.Architecture

@@ -45,6 +45,9 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
 	}
+	if err := vol.Ready(ctx); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
+	}
 	if err := s.snapshotAtStart(ctx, i); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "snapshot of instance %q at its start: %w", name, err)
 	}

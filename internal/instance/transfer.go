@@ -189,7 +189,7 @@ func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver 
 		}
 		r.Config[UUIDKey] = to.UUID
 		if !m.Base.IsZero() {
-			r.Config[baseKey] = m.Base.String()
+			r.Config[BaseKey] = m.Base.String()
 		}
 		// In its files are still the name and such of the other.
 		r.Config[templateKey] = "copy"

@@ -159,6 +159,10 @@ func (p *Pool) Settle(fp kiln.Fingerprint) error {
 	if _, err := os.Stat(filepath.Join(dir, unsynced)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	// Read from memory, in which it is as it was written.
+	if err := p.writeDigest(fp); err != nil {
+		return err
+	}
 	if err := disk.SyncSystem(dir); err != nil {
 		return err
 	}

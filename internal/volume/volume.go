@@ -29,17 +29,45 @@ func (v *Volume) Mount(ctx context.Context, ids []IDMap) (*os.File, error) {
 	return v.pool.mount(ctx, r, v.dir(), ids)
 }
 
+// Ready makes sure that the volume can be mounted: its image's tree is made again if it
+// is lost, or if the kernel doesn't take it. What was opened of the image's metadata
+// before may be gone after that. The error is Integrity.
+func (v *Volume) Ready(ctx context.Context) error {
+	r, err := v.pool.volumeRecord(v.name)
+	if err != nil {
+		return err
+	}
+	_, _, err = v.pool.goodLowers(ctx, r)
+	return err
+}
+
 // mount gives the tree of a stack; with a directory for changes, "" for none.
 func (p *Pool) mount(ctx context.Context, r record, upper string, ids []IDMap) (*os.File, error) {
-	if err := p.ensure(ctx, r.Base); err != nil {
-		return nil, err
-	}
-	lowers, index, err := p.lowers(r)
+	lowers, index, err := p.goodLowers(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	return p.ns.overlay(ctx, stack{lowers, upper, index}, ids)
 }
+
+// goodLowers is lowers after the image's tree was made again, if need be.
+func (p *Pool) goodLowers(ctx context.Context, r record) (list []string, index bool, err error) {
+	if err := p.ensure(ctx, r.Base); err != nil {
+		return nil, false, err
+	}
+	list, index, err = p.lowers(r)
+	if !errors.Is(err, errUnmountable) || p.Refill == nil {
+		return list, index, err
+	}
+	// Such as one whose beginning a disk has damaged.
+	if err := errors.Join(p.DropTree(r.Base), p.ensure(ctx, r.Base)); err != nil {
+		return nil, false, err
+	}
+	return p.lowers(r)
+}
+
+// errUnmountable says that the kernel doesn't take the tree of an image.
+var errUnmountable = errors.New("the tree of the image can't be mounted")
 
 // lowers gives the read-only layers of a stack, top first, and whether overlayfs
 // can index them.
@@ -61,7 +89,7 @@ func (p *Pool) lowers(r record) (list []string, index bool, err error) {
 	lower := filepath.Join(p.imageDir(r.Base), "rootfs")
 	if image.Kind != kindDir {
 		if err := p.ns.base(r.Base.String(), image.Kind, lower+"."+image.Kind); err != nil {
-			return nil, false, err
+			return nil, false, kiln.Errorf(kiln.Integrity, "%w: %w", errUnmountable, err)
 		}
 		lower = filepath.Join("base", r.Base.String(), image.Subdir)
 	}

@@ -1,0 +1,106 @@
+package volume
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// digestFile has the SHA-256 of a tree that is one file, in hex, as it was when the
+// tree was made. A tree without one isn't known to be damaged.
+const digestFile = "digest"
+
+// treeFile gives the file that is the tree of an image; "" for one that is a directory.
+func (p *Pool) treeFile(fp kiln.Fingerprint) (string, error) {
+	r, err := p.imageRecord(fp)
+	if err != nil || r.Kind == kindDir {
+		return "", err
+	}
+	return filepath.Join(p.imageDir(fp), "rootfs."+r.Kind), nil
+}
+
+func (p *Pool) writeDigest(fp kiln.Fingerprint) error {
+	file, err := p.treeFile(fp)
+	if errors.Is(err, kiln.NotFound) || file == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	sum, err := digest(context.Background(), file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(p.imageDir(fp), digestFile), []byte(sum), 0o600) // synced with the tree
+}
+
+func digest(ctx context.Context, file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// VerifyTree reads the tree of an image again and compares it with what it was when it
+// was made. A tree that isn't there is no error. The error is Integrity.
+func (p *Pool) VerifyTree(ctx context.Context, fp kiln.Fingerprint) error {
+	file, err := p.treeFile(fp)
+	if errors.Is(err, kiln.NotFound) || file == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	want, err := os.ReadFile(filepath.Join(p.imageDir(fp), digestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	got, err := digest(ctx, file)
+	if err != nil {
+		return fmt.Errorf("read the tree of image %s: %w", fp.Short(), err)
+	}
+	if got != strings.TrimSpace(string(want)) {
+		return kiln.Errorf(kiln.Integrity, "the tree of image %s is damaged: its SHA-256 is %s", fp.Short(), got)
+	}
+	return nil
+}
+
+// DropTree puts the tree of an image out of use, whoever uses it: what runs goes on with
+// it, and what starts from now on has it made again by Refill. One that isn't there is
+// no error.
+func (p *Pool) DropTree(fp kiln.Fingerprint) error {
+	p.removing.Lock()
+	defer p.removing.Unlock()
+	if err := p.ns.forget(fp.String()); err != nil {
+		return fmt.Errorf("unmount the tree of image %s: %w", fp.Short(), err)
+	}
+	return p.discard(p.imageDir(fp))
+}
