@@ -29,6 +29,7 @@ var ladder = map[string]int{
 	"internal/rootfd":            1,
 	"internal/disk":              1,
 	"internal/trust":             2,
+	"internal/grant":             3,
 	"internal/fetch":             1,
 	"internal/delta":             1,
 	"internal/archive/erofs":     2, // a writer for archive's trees

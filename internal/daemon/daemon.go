@@ -22,6 +22,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/remote"
@@ -54,17 +55,17 @@ type Daemon struct {
 	pool      *volume.Pool
 	instances *instance.Set
 
-	remotes    *remote.Opener
-	flights    flights
-	deltas     deltas
-	listeners  listeners
-	clients    clients
-	joinTokens joinTokens
-	secrets    secrets
-	shares     shares
-	throttle   throttle
-	asked      asked
-	woken      chan struct{} // the settings changed
+	remotes     *remote.Opener
+	flights     flights
+	deltas      deltas
+	listeners   listeners
+	clients     clients
+	joinTokens  grant.Registry[Client]
+	imageGrants grant.Registry[imageGrant]
+	shares      grant.Registry[*share]
+	throttle    throttle
+	asked       asked
+	woken       chan struct{} // the settings changed
 
 	generation atomic.Uint64 // of the images
 

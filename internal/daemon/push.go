@@ -9,7 +9,6 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/op"
-	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // ExpectImage makes a secret by which another server may bring one image, which
@@ -25,11 +24,9 @@ func (d *Daemon) ExpectImage(ctx context.Context, spec ImportSpec) (*op.Operatio
 	for _, a := range spec.Aliases {
 		aliases = append(aliases, map[string]string{"name": a.Name, "description": a.Description})
 	}
-	x := &secret{word: trust.NewSecret(), image: spec.Fingerprint, push: &spec, used: make(chan struct{}, 1)}
-	return d.startSecret("Image upload token", x, map[string]any{
-		"secret": x.word, "aliases": aliases, "public": spec.Public, "properties": spec.Properties,
-		"expires_at": spec.ExpiresAt,
-	}), nil
+	return d.startSecret("Image upload token", imageGrant{spec.Fingerprint, &spec}, map[string]any{
+		"aliases": aliases, "public": spec.Public, "properties": spec.Properties, "expires_at": spec.ExpiresAt,
+	})
 }
 
 // A Target is a server that expects an image.

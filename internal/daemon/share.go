@@ -6,74 +6,26 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
-	"github.com/kiln-containers/kiln/internal/trust"
 )
 
-// A share lets somebody who isn't trusted copy one instance.
+// A share is an instance that somebody who isn't trusted may copy.
 type share struct {
 	*instance.Share
-	word string
 	name string        // of the instance
-	used chan struct{} // somebody asks for it
 	done chan struct{} // the copy is made
 	gone chan struct{} // closed before the files may go
 }
 
-// shareLife is how long a share stays after it was last used.
-const shareLife = time.Hour
-
-// use tells that somebody asks for the share.
-func (x *share) use() {
-	select {
-	case x.used <- struct{}{}:
-	default:
-	}
-}
-
-// shares are the shares that work.
-type shares struct {
-	mu   sync.Mutex
-	list []*share
-}
-
-func (s *shares) add(x *share) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = append(s.list, x)
-}
-
-func (s *shares) drop(x *share) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = slices.DeleteFunc(s.list, func(o *share) bool { return o == x })
-	close(x.gone)
-}
-
-// find gives the share that a word opens, if it is about the right thing; nil: none.
-func (s *shares) find(word string, fits func(*share) bool) *share {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, x := range s.list {
-		if trust.Same(x.word, word) && fits(x) {
-			x.use()
-			return x
-		}
-	}
-	return nil
-}
-
-// opens reports whether a word opens a share that an image belongs to.
-func (s *shares) opens(word string, fp kiln.Fingerprint) bool {
-	return s.find(word, func(x *share) bool { return slices.Contains(x.Images, fp) }) != nil
-}
+// shareIdle is how long a share stays after it was last used.
+const shareIdle = time.Hour
 
 // ShareInstance keeps an instance, or a snapshot "c1/snap0", as it is, and makes a
 // secret by which another server can copy that. The metadata of the operation have
@@ -98,14 +50,15 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		if err := d.shareImages(ctx, kept); err != nil {
 			return errors.Join(err, kept.Close())
 		}
-		x := &share{kept, trust.NewSecret(), of, make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})}
-		d.shares.add(x)
+		g, err := d.shares.Add(&share{kept, of, make(chan struct{}, 1), make(chan struct{})})
+		if err != nil {
+			return errors.Join(err, kept.Close())
+		}
 		options.Class = op.Token
-		token := d.Ops.Start("Instance copy token", options, func(ctx context.Context,
-			_ *op.Operation) error {
-			return d.keepShare(ctx, x)
+		token := d.Ops.Start("Instance copy token", options, func(ctx context.Context, _ *op.Operation) error {
+			return keepShare(ctx, g)
 		})
-		o.Set("secret", x.word)
+		o.Set("secret", g.Secret)
 		o.Set("token", token.ID())
 		return nil
 	}), nil
@@ -144,49 +97,49 @@ func bases(t kiln.Transfer) []kiln.Fingerprint {
 }
 
 // keepShare waits until a share isn't needed any more, and lets go of it.
-func (d *Daemon) keepShare(ctx context.Context, x *share) error {
-	err := func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-x.done:
-				return nil
-			case <-x.used:
-			case <-time.After(shareLife):
-				return nil
-			}
+func keepShare(ctx context.Context, g *grant.Grant[*share]) error {
+	x := g.Value
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-x.done:
+			stop()
+		case <-waiting.Done():
 		}
 	}()
-	d.shares.drop(x)
-	return errors.Join(err, x.Close())
+	g.Touch()
+	_, _ = g.Wait(waiting, 0, shareIdle)
+	g.Drop()
+	close(x.gone)
+	return errors.Join(ctx.Err(), x.Close())
 }
 
-// shared finds what a word lets somebody have of an instance. The error is Denied.
-func (d *Daemon) shared(word, name string) (*share, error) {
-	x := d.shares.find(word, func(x *share) bool { return x.name == name })
-	if x == nil {
+// shared finds what a secret lets somebody have of an instance. The error is Denied.
+func (d *Daemon) shared(secret, name string) (*grant.Grant[*share], error) {
+	g := d.shares.Use(secret, func(x *share) bool { return x.name == name })
+	if g == nil {
 		return nil, kiln.Errorf(kiln.Denied, "not authorized")
 	}
-	return x, nil
+	return g, nil
 }
 
 // Transfer tells what there is to copy of an instance that is shared. The error is
 // Denied.
-func (d *Daemon) Transfer(word, name string) (kiln.Transfer, error) {
-	x, err := d.shared(word, name)
+func (d *Daemon) Transfer(secret, name string) (kiln.Transfer, error) {
+	g, err := d.shared(secret, name)
 	if err != nil {
 		return kiln.Transfer{}, err
 	}
-	return x.Transfer, nil
+	return g.Value.Transfer, nil
 }
 
 // EndTransfer uses the secret up. The error is Denied.
-func (d *Daemon) EndTransfer(word, name string) error {
-	x, err := d.shared(word, name)
+func (d *Daemon) EndTransfer(secret, name string) error {
+	g, err := d.shared(secret, name)
 	if err == nil {
 		select {
-		case x.done <- struct{}{}:
+		case g.Value.done <- struct{}{}:
 		default:
 		}
 	}
@@ -195,17 +148,19 @@ func (d *Daemon) EndTransfer(word, name string) error {
 
 // TransferPart gives the function that writes a part, as .tar.zst. Errors: Denied,
 // NotFound.
-func (d *Daemon) TransferPart(word, name, part string) (func(context.Context, io.Writer) error, error) {
-	x, err := d.shared(word, name)
+func (d *Daemon) TransferPart(secret, name, part string) (func(context.Context, io.Writer) error, error) {
+	g, err := d.shared(secret, name)
 	if err != nil {
 		return nil, err
 	}
+	x := g.Value
 	if !x.Has(part) {
 		return nil, kiln.Errorf(kiln.NotFound, "there is no part %q", part)
 	}
 	return func(ctx context.Context, w io.Writer) error {
 		// The same bytes each time: who was cut off goes on where that was.
-		z, err := zstd.NewWriter(writing{w, x.use}, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		z, err := zstd.NewWriter(writing{w, g.Touch}, zstd.WithEncoderLevel(zstd.SpeedFastest),
+			zstd.WithEncoderConcurrency(1))
 		if err != nil {
 			return err
 		}

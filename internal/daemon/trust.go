@@ -16,6 +16,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
@@ -212,89 +213,33 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if err != nil {
 		return nil, err
 	}
-	t := &joinToken{secret: trust.NewSecret(), client: c, used: make(chan struct{})}
-	if t.expires, err = kiln.ParseExpiry(v, time.Now()); err != nil {
+	expires, err := kiln.ParseExpiry(v, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	t, err := d.joinTokens.Add(c)
+	if err != nil {
 		return nil, err
 	}
 	meta := map[string]any{
-		"secret": t.secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
+		"secret": t.Secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
 		"request": map[string]any{"name": c.Name, "type": "client", "restricted": c.Restricted, "projects": c.Projects,
 			"token": true},
 	}
-	if !t.expires.IsZero() {
-		meta["expiresAt"] = t.expires.UTC().Format(time.RFC3339)
+	var life time.Duration
+	if !expires.IsZero() {
+		meta["expiresAt"] = expires.UTC().Format(time.RFC3339)
+		life = time.Until(expires)
 	}
-	d.joinTokens.add(t)
 	return d.Ops.Start("Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error {
-			defer d.joinTokens.drop(t)
-			return t.wait(ctx)
+			defer t.Drop()
+			spent, err := t.Wait(ctx, life, 0)
+			if err == nil && !spent {
+				err = kiln.Errorf(kiln.Timeout, "the token expired")
+			}
+			return err
 		}), nil
-}
-
-// A joinToken is a token that was given out.
-type joinToken struct {
-	secret  string
-	client  Client
-	expires time.Time
-	used    chan struct{}
-	dropped bool // its operation is over
-}
-
-func (t *joinToken) wait(ctx context.Context) error {
-	var timeout <-chan time.Time
-	if !t.expires.IsZero() {
-		timeout = time.After(time.Until(t.expires))
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.used:
-		return nil
-	case <-timeout:
-		return kiln.Errorf(kiln.Timeout, "the token expired")
-	}
-}
-
-// joinTokens are the tokens that can be used.
-type joinTokens struct {
-	mu   sync.Mutex
-	list []*joinToken
-}
-
-func (s *joinTokens) add(t *joinToken) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = append(s.list, t)
-}
-
-// take lets one client use a token. Closing used uses it up; else it is given back.
-func (s *joinTokens) take(secret string) (*joinToken, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.list, func(t *joinToken) bool { return trust.Same(t.secret, secret) })
-	if i < 0 {
-		return nil, false
-	}
-	t := s.list[i]
-	s.list = slices.Delete(s.list, i, i+1)
-	return t, true
-}
-
-// giveBack lets a token that was taken be used again, unless it ended meanwhile.
-func (s *joinTokens) giveBack(t *joinToken) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !t.dropped {
-		s.list = append(s.list, t)
-	}
-}
-
-func (s *joinTokens) drop(t *joinToken) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t.dropped = true
-	s.list = slices.DeleteFunc(s.list, func(o *joinToken) bool { return o == t })
 }
 
 // Introduce trusts a client that shows a token, or the trust password. Whoever
@@ -313,21 +258,21 @@ func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Ce
 	switch {
 	case t == nil:
 	case err != nil:
-		d.joinTokens.giveBack(t)
+		t.GiveBack()
 	default:
-		close(t.used)
+		t.Spend()
 	}
 	return err
 }
 
 // invitation gives the client that a token or the password stands for, and the token.
-func (d *Daemon) invitation(ctx context.Context, word string) (Client, *joinToken, error) {
+func (d *Daemon) invitation(ctx context.Context, word string) (Client, *grant.Grant[Client], error) {
 	secret := word
 	if t, err := trust.ParseToken(word); err == nil {
 		secret = t.Secret
 	}
-	if t, ok := d.joinTokens.take(secret); ok {
-		return t.client, t, nil
+	if t := d.joinTokens.Take(secret); t != nil {
+		return t.Value, t, nil
 	}
 	hashed, err := d.setting(ctx, trustPassword)
 	if err != nil {
@@ -371,98 +316,63 @@ func (g *throttle) right(from string) {
 	delete(g.failed, from)
 }
 
-// A secret lets somebody who isn't trusted have one private image, or bring one.
-type secret struct {
-	word  string
+// An imageGrant lets somebody who isn't trusted have one private image, or bring one.
+type imageGrant struct {
 	image kiln.Fingerprint
 	push  *ImportSpec // what becomes of an image that is brought; nil: one is fetched
-	used  chan struct{}
 }
 
-// How long a secret works: as a whole, and after it was first used. A puller looks
-// at an image, then fetches it, in several requests if need be.
+// How long a secret of an image works: as a whole, and after it was last used. A puller
+// looks at an image, then fetches it, in several requests if need be.
 const (
 	secretLife = time.Hour
 	secretIdle = time.Minute
 )
 
-// secrets are the secrets that work.
-type secrets struct {
-	mu   sync.Mutex
-	list []*secret
-}
-
-func (s *secrets) add(x *secret) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = append(s.list, x)
-}
-
-func (s *secrets) drop(x *secret) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = slices.DeleteFunc(s.list, func(o *secret) bool { return o == x })
-}
-
-// use finds the secret that a word is for an image, and prolongs it; nil: none.
-func (s *secrets) use(word string, fp kiln.Fingerprint, push bool) *secret {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, x := range s.list {
-		if (x.push != nil) == push && x.image == fp && trust.Same(x.word, word) {
-			select {
-			case x.used <- struct{}{}:
-			default:
-			}
-			return x
-		}
-	}
-	return nil
+// useImage finds the grant of a secret for an image; nil: none.
+func (d *Daemon) useImage(secret string, fp kiln.Fingerprint, push bool) *grant.Grant[imageGrant] {
+	return d.imageGrants.Use(secret, func(g imageGrant) bool { return (g.push != nil) == push && g.image == fp })
 }
 
 // ShareImage makes a secret by which somebody who isn't trusted can have a private
-// image for a while. The error is NotFound.
-func (d *Daemon) ShareImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
-	x := &secret{word: trust.NewSecret(), image: fp, used: make(chan struct{}, 1)}
-	o := d.startSecret("Image download token", x, map[string]any{"secret": x.word})
-	d.tell("image-secret-created", imageURL(fp), nil)
-	return o
+// image for a while. The error is Conflict when there are too many.
+func (d *Daemon) ShareImage(ctx context.Context, fp kiln.Fingerprint) (*op.Operation, error) {
+	o, err := d.startSecret("Image download token", imageGrant{image: fp}, map[string]any{})
+	if err == nil {
+		d.tell("image-secret-created", imageURL(fp), nil)
+	}
+	return o, err
 }
 
-func (d *Daemon) startSecret(title string, x *secret, meta map[string]any) *op.Operation {
-	d.secrets.add(x)
+// startSecret makes the operation that shows a secret in its metadata and ends with it.
+func (d *Daemon) startSecret(title string, value imageGrant, meta map[string]any) (*op.Operation, error) {
+	g, err := d.imageGrants.Add(value)
+	if err != nil {
+		return nil, err
+	}
+	meta["secret"] = g.Secret
 	options := op.Options{Class: op.Token, Metadata: meta, MayCancel: true,
-		Resources: map[string][]string{"images": {imageURL(x.image)}}}
+		Resources: map[string][]string{"images": {imageURL(value.image)}}}
 	return d.Ops.Start(title, options, func(ctx context.Context, _ *op.Operation) error {
-		defer d.secrets.drop(x)
-		end, idle := time.After(secretLife), (<-chan time.Time)(nil)
-		for {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-x.used:
-				idle = time.After(secretIdle)
-			case <-idle:
-				return nil
-			case <-end:
-				return nil
-			}
-		}
-	})
+		defer g.Drop()
+		_, err := g.Wait(ctx, secretLife, secretIdle)
+		return err
+	}), nil
 }
 
 // Shared reports whether a secret opens a private image: its own, or that of an
 // instance which stands on it.
-func (d *Daemon) Shared(word string, fp kiln.Fingerprint) bool {
-	return d.secrets.use(word, fp, false) != nil || d.shares.opens(word, fp)
+func (d *Daemon) Shared(secret string, fp kiln.Fingerprint) bool {
+	ofInstance := func(x *share) bool { return slices.Contains(x.Images, fp) }
+	return d.useImage(secret, fp, false) != nil || d.shares.Use(secret, ofInstance) != nil
 }
 
 // Expected tells what becomes of an image that somebody brings with a secret. The
 // error is Denied.
-func (d *Daemon) Expected(word string, fp kiln.Fingerprint) (ImportSpec, error) {
-	x := d.secrets.use(word, fp, true)
-	if x == nil {
+func (d *Daemon) Expected(secret string, fp kiln.Fingerprint) (ImportSpec, error) {
+	g := d.useImage(secret, fp, true)
+	if g == nil {
 		return ImportSpec{}, kiln.Errorf(kiln.Denied, "not authorized")
 	}
-	return *x.push, nil
+	return *g.Value.push, nil
 }

@@ -81,7 +81,7 @@ func (s *Server) shareImage(w http.ResponseWriter, r *http.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	return s.d.ShareImage(r.Context(), img.Fingerprint), nil
+	return s.d.ShareImage(r.Context(), img.Fingerprint)
 }
 
 // pushImage sends an image to another server.

@@ -50,7 +50,11 @@ func TestSecretNeedsTheFingerprint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := p.d.ShareImage(t.Context(), fp).Snapshot().Metadata["secret"].(string)
+	shared, err := p.d.ShareImage(t.Context(), fp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := shared.Snapshot().Metadata["secret"].(string)
 	for query, want := range map[string]int{
 		path + "?secret=" + secret: 200, path + "?secret=wrong": 404, path: 404,
 		path[:len(path)-40] + "?secret=" + secret: 404,
