@@ -238,15 +238,36 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, out any
 
 // Change sends a change that the server makes at once, or waits for it.
 func (c *Client) Change(ctx context.Context, method, path string, body any, tag string) error {
+	_, err := c.ChangeWarned(ctx, method, path, body, tag)
+	return err
+}
+
+// ChangeWarned is Change and also tells what the server warns of.
+func (c *Client) ChangeWarned(ctx context.Context, method, path string, body any, tag string) (warnings []string,
+	err error) {
 	r := Request{Method: method, Path: path, Body: body, Header: http.Header{}}
 	if tag != "" {
 		r.Header.Set("If-Match", tag)
 	}
-	_, op, err := c.Do(ctx, r, nil)
-	if err == nil && op != nil {
-		_, err = c.Wait(ctx, op.ID)
+	var metadata json.RawMessage
+	_, op, err := c.Do(ctx, r, &metadata)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	if op != nil {
+		done, err := c.Wait(ctx, op.ID)
+		if err != nil {
+			return nil, err
+		}
+		list, _ := done.Metadata["warnings"].([]any)
+		for _, w := range list {
+			warnings = append(warnings, fmt.Sprint(w))
+		}
+		return warnings, nil
+	}
+	var more struct{ Warnings []string }
+	_ = json.Unmarshal(metadata, &more) // other servers answer what they like
+	return more.Warnings, nil
 }
 
 // List reads every object of a collection.

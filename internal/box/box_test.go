@@ -408,6 +408,58 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestSetLimits changes every bound of a container that runs, and lifts them.
+func TestSetLimits(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	read := func(controller, v1, v2 string) string {
+		file := v2
+		if onV1(controller) {
+			file = v1
+		}
+		return readString(filepath.Join(controllerDir(controller, b.state.ID), file))
+	}
+	_, all := run(t, b, sh("nproc"))
+	free := read("memory", "memory.limit_in_bytes", "memory.max")
+	if err := b.SetLimits(Limits{MemoryBytes: 64 << 20, Processes: 50, CPUs: CPUs{Set: "0"}, CPUQuota: 250_000,
+		CPUPeriod: 500_000}); err != nil {
+		t.Fatal(err)
+	}
+	if _, out := run(t, b, sh("nproc")); out != "1\n" {
+		t.Errorf("nproc: %q", out)
+	}
+	for want, has := range map[string]string{
+		"67108864": read("memory", "memory.limit_in_bytes", "memory.max"),
+		"50":       read("pids", "pids.max", "pids.max"),
+	} {
+		if has != want {
+			t.Errorf("%q, not %q", has, want)
+		}
+	}
+	if has := read("cpu", "cpu.cfs_quota_us", "cpu.max"); has != "250000" && has != "250000 500000" {
+		t.Errorf("allowance: %q", has)
+	}
+	if code, _ := run(t, b, sh("dd if=/dev/zero of=/dev/null bs=200M count=1")); code == 0 {
+		t.Error("200 MB fit into 64 MB")
+	}
+	if err := b.SetLimits(Limits{CPUs: CPUs{Set: "4000"}}); err == nil {
+		t.Error("there is a processor 4000")
+	}
+	if err := b.SetLimits(Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, out := run(t, b, sh("nproc")); out != all {
+		t.Errorf("nproc: %q, before %q", out, all)
+	}
+	for want, has := range map[string]string{
+		free:  read("memory", "memory.limit_in_bytes", "memory.max"),
+		"max": read("pids", "pids.max", "pids.max"),
+	} {
+		if has != want {
+			t.Errorf("%q, not %q", has, want)
+		}
+	}
+}
+
 func TestNetwork(t *testing.T) {
 	b := start(t, spec(t, busybox(t, "")))
 	run(t, b, sh("ping -c 1 127.0.0.1"))

@@ -158,20 +158,25 @@ func removeTops() {
 	}
 }
 
+// below gives a cgroup and those below it, each after the one that it is in.
+func below(dir string) []string {
+	var dirs []string
+	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil // it vanishes while it is walked, or isn't there
+	})
+	return dirs
+}
+
 // removeCgroup removes a cgroup and those below. The kernel is done with a
 // cgroup a moment after its last process.
 func removeCgroup(dir string) error {
 	var err error
 	for range 100 {
-		var dirs []string
-		filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
 		err = nil
-		for _, d := range slices.Backward(dirs) {
+		for _, d := range slices.Backward(below(dir)) {
 			if e := unix.Rmdir(d); e != nil && e != unix.ENOENT {
 				err = fmt.Errorf("remove cgroup %s: %w", d, e)
 			}

@@ -169,7 +169,7 @@ func (a *app) configEditCmd() *cobra.Command {
 					return kiln.Errorf(kiln.Invalid, "the architecture of an instance is that of its image and can't be changed; "+
 						"nothing was changed")
 				}
-				return i.at.Change(c.Context(), http.MethodPut, instancePath(i.Name), put, tag)
+				return a.change(c.Context(), i.at, instancePath(i.Name), put, tag)
 			})
 		}}
 }

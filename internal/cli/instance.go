@@ -20,11 +20,13 @@ func instancePath(name string) string { return client.Path("/1.0/instances", nam
 // A heldInstance is an instance as it was when it was read, and where.
 type heldInstance struct {
 	api.Instance
+	app *app
 	at  place.Place
 	tag string
 }
 
 func (a *app) instance(ctx context.Context, word string) (i heldInstance, err error) {
+	i.app = a
 	if i.at, err = a.At(word); err != nil {
 		return i, err
 	}
@@ -34,7 +36,16 @@ func (a *app) instance(ctx context.Context, word string) (i heldInstance, err er
 
 // save writes what can be changed of an instance.
 func (i heldInstance) save(ctx context.Context) error {
-	return i.at.Change(ctx, http.MethodPut, instancePath(i.Name), i.InstancePut, i.tag)
+	return i.app.change(ctx, i.at, instancePath(i.Name), i.InstancePut, i.tag)
+}
+
+// change replaces what can be changed of a thing, and shows what the server warns of.
+func (a *app) change(ctx context.Context, at place.Place, path string, put any, tag string) error {
+	warnings, err := at.ChangeWarned(ctx, http.MethodPut, path, put, tag)
+	for _, w := range warnings {
+		fmt.Fprintf(a.Err, "Warning: %s\n", printable(w))
+	}
+	return err
 }
 
 // suggest is missing for instances.

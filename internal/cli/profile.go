@@ -20,11 +20,13 @@ func profilePath(name string) string { return client.Path("/1.0/profiles", name)
 // A heldProfile is a profile as it was when it was read, and where.
 type heldProfile struct {
 	api.Profile
+	app *app
 	at  place.Place
 	tag string
 }
 
 func (a *app) profile(ctx context.Context, word string) (p heldProfile, err error) {
+	p.app = a
 	if p.at, err = a.At(word); err != nil {
 		return p, err
 	}
@@ -34,7 +36,7 @@ func (a *app) profile(ctx context.Context, word string) (p heldProfile, err erro
 
 // save writes what can be changed of a profile.
 func (p heldProfile) save(ctx context.Context) error {
-	return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), p.put(), p.tag)
+	return p.app.change(ctx, p.at, profilePath(p.Name), p.put(), p.tag)
 }
 
 func (p heldProfile) put() api.ProfilePut {
@@ -129,7 +131,7 @@ func (a *app) profileVerbs(verb addVerb) {
 				return err
 			}
 			return edit(a, editHelp, p.put(), p.Profile, p.tag, func(put api.ProfilePut, tag string) error {
-				return p.at.Change(ctx, http.MethodPut, profilePath(p.Name), put, tag)
+				return a.change(ctx, p.at, profilePath(p.Name), put, tag)
 			})
 		})
 }

@@ -67,6 +67,8 @@ type Daemon struct {
 	asked       asked
 	woken       chan struct{} // the settings changed
 
+	profileEdits sync.Mutex // held from reading a profile to writing it
+
 	generation atomic.Uint64 // of the images
 
 	ctx    context.Context // ends with Close

@@ -28,9 +28,9 @@ func (d *Daemon) InstanceState(ctx context.Context, name string) (instance.State
 }
 
 // UpdateInstance replaces an instance's configuration by what change makes of it.
-// Errors: NotFound, Invalid, and change's.
+// The warnings say what takes effect later. Errors: NotFound, Invalid, Conflict, and change's.
 func (d *Daemon) UpdateInstance(ctx context.Context, name string,
-	change func(instance.Instance) (instance.Config, error)) error {
+	change func(instance.Instance) (instance.Config, error)) (warnings []string, err error) {
 	return d.instances.Update(ctx, name, change)
 }
 
@@ -181,7 +181,7 @@ func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string) error {
 
 // Done gives an operation that is over, for work on an instance that was done at
 // once where clients expect to wait.
-func (d *Daemon) Done(title, name string) *op.Operation {
-	return d.Ops.Start(title, op.Options{Resources: instanceResources(name)},
+func (d *Daemon) Done(title, name string, metadata map[string]any) *op.Operation {
+	return d.Ops.Start(title, op.Options{Resources: instanceResources(name), Metadata: metadata},
 		func(context.Context, *op.Operation) error { return nil })
 }

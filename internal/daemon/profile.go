@@ -72,17 +72,31 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 	return nil
 }
 
-// UpdateProfile replaces a profile's description, configuration and devices.
-// Errors: Invalid, NotFound, Unsupported.
-func (d *Daemon) UpdateProfile(ctx context.Context, p db.Profile) error {
+// UpdateProfile replaces a profile's description, configuration and devices by what
+// change makes of it; nobody else changes it meanwhile. The limits of instances that
+// run follow; the warnings say what takes effect later.
+// Errors: Invalid, NotFound, Unsupported, and change's.
+func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(Profile) (db.Profile, error)) (
+	warnings []string, err error) {
+	d.profileEdits.Lock()
+	defer d.profileEdits.Unlock()
+	before, err := d.Profile(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := change(before)
+	if err != nil {
+		return nil, err
+	}
+	p.Name = name
 	if err := checkProfile(p); err != nil {
-		return err
+		return nil, err
 	}
 	if err := d.db.UpdateProfile(ctx, p); err != nil {
-		return err
+		return nil, err
 	}
 	d.tell("profile-updated", profileURL(p.Name), nil)
-	return nil
+	return d.instances.ProfileChanged(ctx, before.Profile)
 }
 
 func checkProfile(p db.Profile) error {

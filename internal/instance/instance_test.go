@@ -219,7 +219,7 @@ func TestRows(t *testing.T) {
 	}
 	change := i.Config
 	change.Options = map[string]string{"user.y": "2"}
-	if err := s.Update(t.Context(), "a", to(change)); err != nil {
+	if _, err := s.Update(t.Context(), "a", to(change)); err != nil {
 		t.Fatal(err)
 	}
 	if i, _ := s.Get(t.Context(), "a"); i.Options["user.y"] != "2" || i.Options["user.x"] != "" ||
@@ -227,11 +227,11 @@ func TestRows(t *testing.T) {
 		t.Errorf("%+v", i.Options)
 	}
 	change.Options = map[string]string{restoreKey: "s0"}
-	if err := s.Update(t.Context(), "a", to(change)); !errors.Is(err, kiln.Invalid) {
+	if _, err := s.Update(t.Context(), "a", to(change)); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("a key that kiln keeps for itself: %v", err)
 	}
 	change.Options = map[string]string{UUIDKey: "other"}
-	if err := s.Update(t.Context(), "a", to(change)); !errors.Is(err, kiln.Invalid) {
+	if _, err := s.Update(t.Context(), "a", to(change)); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("another UUID: %v", err)
 	}
 	if err := s.Rename(t.Context(), "a", "b"); err != nil {

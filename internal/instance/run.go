@@ -196,6 +196,9 @@ func (s *Set) watch(name, uuid string, l *live) {
 			return // the daemon ends; the instance goes on
 		}
 		if e.Kind == box.Rebooted {
+			if err := s.limitAgain(s.ctx, name, l); err != nil && s.ctx.Err() == nil {
+				s.warn("limits of instance "+strconv.Quote(name)+" after its reboot", err)
+			}
 			s.notify(Change{Name: name, Action: "restarted"})
 			continue
 		}

@@ -289,53 +289,6 @@ func (s *Set) check(ctx context.Context, c Config) error {
 	return nil
 }
 
-// Update replaces what a user may change by what change makes of it; nobody else
-// changes it meanwhile. Keys that kiln keeps for itself, volatile.*, stay as they are.
-// It takes effect at the next start. Errors: NotFound, Invalid, and change's.
-func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Config, error)) error {
-	unlock, err := s.names.lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	i, err := s.Get(ctx, name)
-	if err != nil {
-		return err
-	}
-	c, err := change(i)
-	if err != nil {
-		return err
-	}
-	if err := s.check(ctx, c); err != nil {
-		return err
-	}
-	err = s.db.EditInstance(ctx, name, func(r *db.Instance) error {
-		options := map[string]string{}
-		for k, v := range r.Config {
-			if strings.HasPrefix(k, volatilePrefix) {
-				options[k] = v
-			}
-		}
-		for k, v := range c.Options {
-			switch {
-			case strings.HasPrefix(k, volatilePrefix):
-				if has, ok := i.Options[k]; v != has && (ok || v != "") {
-					return kiln.Errorf(kiln.Invalid, "%q can't be changed: kiln keeps it for itself", k)
-				}
-			case v != "":
-				options[k] = v
-			}
-		}
-		r.Description, r.Ephemeral, r.Profiles, r.Devices = c.Description, c.Ephemeral, c.Profiles, c.Devices
-		r.Config = options
-		return nil
-	})
-	if err == nil {
-		s.notify(Change{Name: name, Action: "updated"})
-	}
-	return err
-}
-
 // Rename gives a stopped instance another name.
 // Errors: NotFound, Invalid, Conflict.
 func (s *Set) Rename(ctx context.Context, from, to string) error {

@@ -73,7 +73,8 @@ func TestSnapshotRows(t *testing.T) {
 	c := i.Config
 	c.Options = map[string]string{"user.x": "2"}
 	c.Description = "second"
-	if err := errors.Join(s.Update(ctx, "a", to(c)), s.edit(ctx, "a", func(r *db.Instance) {
+	_, err = s.Update(ctx, "a", to(c))
+	if err := errors.Join(err, s.edit(ctx, "a", func(r *db.Instance) {
 		r.Config["volatile.kept"] = "yes"
 	})); err != nil {
 		t.Fatal(err)

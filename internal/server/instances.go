@@ -184,10 +184,11 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error
 	if put.Restore != "" {
 		return s.d.RestoreSnapshot(r.Context(), r.PathValue("name"), put.Restore)
 	}
-	if err := s.changeInstance(r, func(api.InstancePut) api.InstancePut { return put }); err != nil {
+	warnings, err := s.changeInstance(r, func(api.InstancePut) api.InstancePut { return put })
+	if err != nil {
 		return nil, err
 	}
-	return s.d.Done("Updating instance", r.PathValue("name")), nil
+	return s.d.Done("Updating instance", r.PathValue("name"), warned(warnings)), nil
 }
 
 func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -201,7 +202,7 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) (any, err
 	if err := readJSON(r, &change); err != nil {
 		return nil, err
 	}
-	return nil, s.changeInstance(r, func(p api.InstancePut) api.InstancePut {
+	warnings, err := s.changeInstance(r, func(p api.InstancePut) api.InstancePut {
 		set(&p.Profiles, change.Profiles)
 		set(&p.Description, change.Description)
 		set(&p.Ephemeral, change.Ephemeral)
@@ -210,9 +211,10 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) (any, err
 		maps.Copy(p.Devices, change.Devices)
 		return p
 	})
+	return warned(warnings), err
 }
 
-func (s *Server) changeInstance(r *http.Request, change func(api.InstancePut) api.InstancePut) error {
+func (s *Server) changeInstance(r *http.Request, change func(api.InstancePut) api.InstancePut) ([]string, error) {
 	return s.d.UpdateInstance(r.Context(), r.PathValue("name"), func(i instance.Instance) (instance.Config, error) {
 		if err := checkETag(r, instancePut(i)); err != nil {
 			return instance.Config{}, err

@@ -55,7 +55,7 @@ func (s *Server) putProfile(w http.ResponseWriter, r *http.Request) (any, error)
 	if err := readJSON(r, &put); err != nil {
 		return nil, err
 	}
-	return nil, s.changeProfile(r, func(api.ProfilePut) api.ProfilePut { return put })
+	return s.changeProfile(r, func(api.ProfilePut) api.ProfilePut { return put })
 }
 
 func (s *Server) patchProfile(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -67,7 +67,7 @@ func (s *Server) patchProfile(w http.ResponseWriter, r *http.Request) (any, erro
 	if err := readJSON(r, &change); err != nil {
 		return nil, err
 	}
-	return nil, s.changeProfile(r, func(p api.ProfilePut) api.ProfilePut {
+	return s.changeProfile(r, func(p api.ProfilePut) api.ProfilePut {
 		if change.Description != nil {
 			p.Description = *change.Description
 		}
@@ -77,17 +77,23 @@ func (s *Server) patchProfile(w http.ResponseWriter, r *http.Request) (any, erro
 	})
 }
 
-func (s *Server) changeProfile(r *http.Request, change func(api.ProfilePut) api.ProfilePut) error {
-	p, err := s.d.Profile(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return err
+func (s *Server) changeProfile(r *http.Request, change func(api.ProfilePut) api.ProfilePut) (any, error) {
+	warnings, err := s.d.UpdateProfile(r.Context(), r.PathValue("name"), func(p daemon.Profile) (db.Profile, error) {
+		if err := checkETag(r, profilePut(p)); err != nil {
+			return db.Profile{}, err
+		}
+		put := change(profilePut(p))
+		return db.Profile{Description: put.Description, Config: put.Config, Devices: put.Devices}, nil
+	})
+	return warned(warnings), err
+}
+
+// warned is the metadata of an answer that tells of more than success.
+func warned(warnings []string) map[string]any {
+	if len(warnings) == 0 {
+		return map[string]any{}
 	}
-	if err := checkETag(r, profilePut(p)); err != nil {
-		return err
-	}
-	put := change(profilePut(p))
-	return s.d.UpdateProfile(r.Context(), db.Profile{Name: p.Name, Description: put.Description, Config: put.Config,
-		Devices: put.Devices})
+	return map[string]any{"warnings": warnings}
 }
 
 func (s *Server) postProfile(w http.ResponseWriter, r *http.Request) (any, error) {

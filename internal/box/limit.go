@@ -1,0 +1,112 @@
+package box
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// SetLimits bounds what the running container may take from now on; a bound that is
+// zero is lifted. Errors: Conflict when it takes more than that at this moment,
+// Unsupported when this host doesn't count what is to be bounded.
+func (b *Box) SetLimits(l Limits) error {
+	id := b.state.ID
+	set := func(controller, v1, v2, value string, bound bool) error {
+		file := v2
+		if onV1(controller) {
+			file = v1
+		}
+		return writeLimit(filepath.Join(controllerDir(controller, id), file), value, bound)
+	}
+	memory, processes := "max", "max"
+	if onV1("memory") {
+		memory = "-1"
+	}
+	if l.MemoryBytes > 0 {
+		memory = fmt.Sprint(l.MemoryBytes)
+	}
+	if l.Processes > 0 {
+		processes = fmt.Sprint(l.Processes)
+	}
+	return errors.Join(
+		set("memory", "memory.limit_in_bytes", "memory.max", memory, l.MemoryBytes > 0),
+		set("pids", "pids.max", "pids.max", processes, l.Processes > 0),
+		b.setAllowance(l.CPUQuota, l.CPUPeriod),
+		b.setCPUs(l.CPUs),
+	)
+}
+
+// setAllowance bounds the processor time in each period, in microseconds.
+func (b *Box) setAllowance(quota, period int64) error {
+	dir, bound := controllerDir("cpu", b.state.ID), period > 0
+	if !bound {
+		period = 100_000 // the kernel's default
+	}
+	switch {
+	case !onV1("cpu") && bound:
+		return writeLimit(filepath.Join(dir, "cpu.max"), fmt.Sprintf("%d %d", quota, period), bound)
+	case !onV1("cpu"):
+		return writeLimit(filepath.Join(dir, "cpu.max"), "max", bound)
+	case !bound:
+		quota = -1
+	}
+	// Lifted in between: a new period with the old quota could be refused.
+	return errors.Join(
+		writeLimit(filepath.Join(dir, "cpu.cfs_quota_us"), "-1", bound),
+		writeLimit(filepath.Join(dir, "cpu.cfs_period_us"), fmt.Sprint(period), bound),
+		writeLimit(filepath.Join(dir, "cpu.cfs_quota_us"), fmt.Sprint(quota), bound),
+	)
+}
+
+// setCPUs says which processors the container may use.
+func (b *Box) setCPUs(c CPUs) error {
+	list, err := cpuset(c)
+	if err != nil {
+		return err
+	}
+	dir, bound := controllerDir("cpuset", b.state.ID), list != ""
+	if !onV1("cpuset") {
+		return writeLimit(filepath.Join(dir, "cpuset.cpus"), list+"\n", bound)
+	}
+	// In v1 a cgroup must have all that those below it have. So each gets what
+	// there is, from the top, and then what it is to have, from the bottom.
+	all := readString(filepath.Join(filepath.Dir(dir), "cpuset.cpus"))
+	if list == "" {
+		list = all
+	}
+	dirs := below(dir)
+	for _, d := range dirs {
+		if err := writeLimit(filepath.Join(d, "cpuset.cpus"), all, bound); err != nil {
+			return err
+		}
+	}
+	for _, d := range slices.Backward(dirs) {
+		if err := writeLimit(filepath.Join(d, "cpuset.cpus"), list, bound); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeLimit writes a file of a cgroup. Where the host doesn't have it there is no
+// bound to lift, either.
+func writeLimit(file, value string, bound bool) error {
+	err := os.WriteFile(file, []byte(value), 0)
+	switch {
+	case err == nil, errors.Is(err, fs.ErrNotExist) && !bound:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return kiln.Errorf(kiln.Unsupported, "this host can't set %s for a container", filepath.Base(file))
+	case errors.Is(err, unix.EBUSY):
+		return kiln.Errorf(kiln.Conflict, "%s can't become %s: the container takes more than that now", filepath.Base(file),
+			value)
+	}
+	return kiln.Errorf(kiln.Invalid, "set %s to %s: %w", filepath.Base(file), value, err)
+}

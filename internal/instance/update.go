@@ -1,0 +1,183 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// Update replaces what a user may change by what change makes of it; nobody else
+// changes it meanwhile. Keys that kiln keeps for itself, volatile.*, stay as they are.
+// Limits hold at once; the warnings say what takes effect later.
+// Errors: NotFound, Invalid, Conflict when the instance runs and can't have the change
+// then, and change's.
+func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Config, error)) (warnings []string,
+	err error) {
+	unlock, err := s.names.lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := change(i)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(ctx, c); err != nil {
+		return nil, err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used, err := pick(c.Profiles, profiles)
+	if err != nil {
+		return nil, err
+	}
+	next := i
+	next.ExpandedConfig, next.ExpandedDevices = expand(c, used)
+	if i.Status != Stopped {
+		if d := changedDisk(i.ExpandedDevices, next.ExpandedDevices); d != "" {
+			return nil, kiln.Errorf(kiln.Conflict, "device %q of instance %q can't be changed while it runs; stop it first; "+
+				"nothing was changed", d, name)
+		}
+		warnings = atNextStart(i.ExpandedConfig, next.ExpandedConfig)
+	}
+	if err := s.relimit(i, next); err != nil {
+		return nil, err
+	}
+	if err := s.saveConfig(ctx, i, c); err != nil {
+		return nil, errors.Join(err, s.relimit(next, i))
+	}
+	s.notify(Change{Name: name, Action: "updated"})
+	return warnings, nil
+}
+
+// saveConfig writes the configuration of an instance down.
+func (s *Set) saveConfig(ctx context.Context, i Instance, c Config) error {
+	return s.db.EditInstance(ctx, i.Name, func(r *db.Instance) error {
+		options := map[string]string{}
+		for k, v := range r.Config {
+			if strings.HasPrefix(k, volatilePrefix) {
+				options[k] = v
+			}
+		}
+		for k, v := range c.Options {
+			switch {
+			case strings.HasPrefix(k, volatilePrefix):
+				if has, ok := i.Options[k]; v != has && (ok || v != "") {
+					return kiln.Errorf(kiln.Invalid, "%q can't be changed: kiln keeps it for itself", k)
+				}
+			case v != "":
+				options[k] = v
+			}
+		}
+		r.Description, r.Ephemeral, r.Profiles, r.Devices = c.Description, c.Ephemeral, c.Profiles, c.Devices
+		r.Config = options
+		return nil
+	})
+}
+
+// relimit gives the box of an instance that runs the limits of its next
+// configuration; when that fails, again those that it had.
+func (s *Set) relimit(now, next Instance) error {
+	l := s.running(db.Instance{Config: now.Options})
+	if l == nil {
+		return nil
+	}
+	has, err := limits(now.ExpandedConfig)
+	want, wrong := limits(next.ExpandedConfig)
+	if wrong != nil {
+		return wrong
+	}
+	if err == nil && has == want {
+		return nil // also the choice of processors stays
+	}
+	if err := l.box.SetLimits(want); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "limits of instance %q: %w", now.Name, errors.Join(err, l.box.SetLimits(has)))
+	}
+	return nil
+}
+
+// limitAgain gives a container that rebooted by itself the limits of today: it came
+// back with those of its start.
+func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	want, err := limits(i.ExpandedConfig)
+	if err != nil {
+		return err
+	}
+	return l.box.SetLimits(want)
+}
+
+// changedDisk gives the name of a device that isn't the same in both, the root disk
+// aside: it has nothing that a running instance would notice. "": there is none.
+func changedDisk(now, next map[string]map[string]string) string {
+	both := maps.Clone(now)
+	maps.Copy(both, next)
+	for _, name := range slices.Sorted(maps.Keys(both)) {
+		if both[name]["path"] != "/" && !maps.Equal(now[name], next[name]) {
+			return name
+		}
+	}
+	return ""
+}
+
+// atNextStart says which changes of a configuration a running instance doesn't see.
+func atNextStart(now, next map[string]string) []string {
+	var warnings []string
+	for _, key := range []string{"raw.lxc", "security.nesting", "security.privileged"} {
+		if now[key] != next[key] {
+			warnings = append(warnings, fmt.Sprintf("%s takes effect at the next start of the instance", key))
+		}
+	}
+	return warnings
+}
+
+// ProfileChanged gives the running instances that use a profile their new limits.
+// before is what the profile was. The warnings say what holds later, or not at all.
+func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []string, err error) {
+	list, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	profiles[before.Name] = before
+	for _, i := range list {
+		if i.Status == Stopped || !i.Uses(before.Name) {
+			continue
+		}
+		used, err := pick(i.Profiles, profiles)
+		if err != nil {
+			continue // shown as broken, and runs as it was started
+		}
+		was := i
+		was.ExpandedConfig, was.ExpandedDevices = expand(i.Config, used)
+		if err := s.relimit(was, i); err != nil {
+			warnings = append(warnings, fmt.Sprintf("the profile was changed, but: %v", err))
+		}
+		later := atNextStart(was.ExpandedConfig, i.ExpandedConfig)
+		if d := changedDisk(was.ExpandedDevices, i.ExpandedDevices); d != "" {
+			later = append(later, fmt.Sprintf("device %q changes at the next start of the instance", d))
+		}
+		for _, w := range later {
+			warnings = append(warnings, fmt.Sprintf("instance %q: %s", i.Name, w))
+		}
+	}
+	return warnings, nil
+}
