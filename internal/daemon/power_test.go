@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"os"
@@ -12,6 +13,7 @@ import (
 	_ "github.com/mattn/go-sqlite3"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 )
@@ -196,4 +198,66 @@ func TestDamagedTree(t *testing.T) {
 		t.Errorf("%d %q", code, out)
 	}
 	end(t, d)
+}
+
+// TestRestartInterrupted finishes restarts that a daemon had begun when it was killed:
+// before its instance had stopped, and after.
+func TestRestartInterrupted(t *testing.T) {
+	d := fresh(t)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	spec := CreateSpec{Name: "c1", Start: true, Source: Source{Type: "image", Alias: "bb"}}
+	spec.Options = map[string]string{"raw.lxc": "lxc.init.cmd = /bin/sleep 1000", "boot.autostart": "false"}
+	spec.Ephemeral = true
+	o, err := d.CreateInstance(t.Context(), spec)
+	wait(t, o, err)
+	const key = "volatile.restart"
+	look := func() (plan string, pid int) {
+		i, err := d.Instance(t.Context(), "c1")
+		st, serr := d.InstanceState(t.Context(), "c1")
+		if err := errors.Join(err, serr); err != nil {
+			t.Fatal(err)
+		}
+		return i.Options[key], st.PID
+	}
+	_, first := look()
+
+	// The plan is written down before the stop, which no signal brings about here.
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- d.instances.Restart(ctx, "c1", time.Hour, false) }()
+	for plan := ""; plan == ""; plan, _ = look() {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("the restart is over")
+	}
+	if plan, pid := look(); plan != "" || pid != first {
+		t.Errorf("given up: %q, %d", plan, pid)
+	}
+
+	for _, stopped := range []bool{false, true} {
+		if err := d.db.EditInstance(t.Context(), "c1", func(r *db.Instance) error {
+			r.Config[key] = "force"
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if stopped {
+			if err := d.instances.Stop(t.Context(), "c1", 0, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.instances.Autostart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		plan, pid := look()
+		if plan != "" || pid == 0 || pid == first {
+			t.Errorf("stopped %v: plan %q, pid %d, before %d", stopped, plan, pid, first)
+		}
+		first = pid
+	}
+	if err := d.instances.Stop(t.Context(), "c1", 0, true); err != nil {
+		t.Fatal(err)
+	}
 }

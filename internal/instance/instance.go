@@ -91,6 +91,10 @@ const templateKey = "volatile.apply_template"
 // that what a crash interrupts can be finished.
 const restoreKey = "volatile.restore"
 
+// restartKey says that an instance that is being stopped is to run again, so that
+// what a crash interrupts can be finished: "clean", or "force" when it may be killed.
+const restartKey = "volatile.restart"
+
 // powerKey remembers over a shutdown of the host that an instance was running.
 const powerKey = "volatile.last_state.power"
 

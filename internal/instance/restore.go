@@ -27,37 +27,28 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	if err != nil {
 		return err
 	}
-	if i.Status != Stopped {
-		if err := s.kill(ctx, i); err != nil {
+	runs := s.running(db.Instance{Config: i.Options}) != nil
+	if runs {
+		if err := s.planRestart(ctx, instance, true); err != nil {
 			return err
+		}
+		if err := s.stop(ctx, instance, 0, true); err != nil && !errors.Is(err, kiln.Conflict) {
+			return errors.Join(err, s.dropRestart(ctx, instance))
 		}
 	}
 	// From here on it is finished, if not now, then by the next daemon.
 	ctx = context.WithoutCancel(ctx)
-	if err := s.edit(ctx, instance, func(r *db.Instance) { r.Config[restoreKey] = name }); err != nil {
-		return err
+	err = s.edit(ctx, instance, func(r *db.Instance) { r.Config[restoreKey] = name })
+	if err == nil {
+		err = s.finishRestore(ctx, instance, i.Options[UUIDKey], snap)
 	}
-	if err := s.finishRestore(ctx, instance, i.Options[UUIDKey], snap); err != nil {
-		return err
+	if err == nil {
+		s.notify(Change{Name: instance, Action: "restored"})
 	}
-	s.notify(Change{Name: instance, Action: "restored"})
-	if i.Status == Stopped {
-		return nil
+	if runs { // also when it is what it was
+		err = errors.Join(err, s.startAgain(ctx, instance))
 	}
-	return s.start(ctx, instance)
-}
-
-// kill ends an instance that goes on to exist, also when it is an ephemeral one.
-func (s *Set) kill(ctx context.Context, i Instance) error {
-	if i.Ephemeral {
-		if err := s.edit(ctx, i.Name, func(r *db.Instance) { r.Ephemeral = false }); err != nil {
-			return err
-		}
-	}
-	if err := s.stop(ctx, i.Name, 0, true); err != nil && !errors.Is(err, kiln.Conflict) {
-		return err
-	}
-	return nil
+	return err
 }
 
 // finishRestore can be done again. When it fails the instance is what it was.

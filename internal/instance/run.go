@@ -63,6 +63,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 		r.Running, r.LastUsedAt = true, now
 		delete(r.Config, templateKey)
 		delete(r.Config, powerKey)
+		delete(r.Config, restartKey)
 	})
 	if err != nil {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
@@ -224,7 +225,7 @@ func (s *Set) ended(ctx context.Context, name, action string) error {
 	}
 	s.notify(Change{Name: name, Action: action})
 	r, err := s.db.Instance(ctx, name)
-	if err != nil || !r.Ephemeral || r.Config[powerKey] != "" {
+	if err != nil || !r.Ephemeral || r.Config[powerKey] != "" || r.Config[restartKey] != "" {
 		return err
 	}
 	return s.remove(ctx, r)
@@ -306,19 +307,6 @@ func (s *Set) get(ctx context.Context, name string) (*live, error) {
 		return nil, kiln.Errorf(kiln.Conflict, "The instance %q is not running; start it with: kiln start %s", name, name)
 	}
 	return l, nil
-}
-
-// Restart stops and starts an instance. Errors: as of Stop and Start.
-func (s *Set) Restart(ctx context.Context, name string, timeout time.Duration, force bool) error {
-	unlock, err := s.names.lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := s.stop(ctx, name, timeout, force); err != nil {
-		return err
-	}
-	return s.start(ctx, name)
 }
 
 // Freeze pauses every process of an instance. Errors: NotFound, Conflict.
@@ -407,7 +395,8 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 }
 
 // Autostart starts the instances that go up with the daemon: the ones that want
-// it, and the ones that ran when the host went down. Higher priorities go first,
+// it, and the ones that ran when the host went down. A restart that the last daemon had
+// begun is finished. Higher priorities go first,
 // each is followed by its delay, and one that fails doesn't keep the others.
 func (s *Set) Autostart(ctx context.Context) error {
 	list, err := s.List(ctx)
@@ -416,6 +405,9 @@ func (s *Set) Autostart(ctx context.Context) error {
 	}
 	list = slices.DeleteFunc(list, func(i Instance) bool {
 		auto := i.ExpandedConfig["boot.autostart"]
+		if i.Options[restartKey] != "" {
+			return false
+		}
 		return i.Status != Stopped || !kiln.IsTrue(auto) && (auto != "" || i.Options[powerKey] != "RUNNING")
 	})
 	slices.SortStableFunc(list, func(a, b Instance) int {
@@ -423,7 +415,11 @@ func (s *Set) Autostart(ctx context.Context) error {
 	})
 	var errs []error
 	for _, i := range list {
-		if err := s.Start(ctx, i.Name); err != nil {
+		start := s.Start
+		if i.Options[restartKey] != "" {
+			start = s.finishRestart
+		}
+		if err := start(ctx, i.Name); err != nil {
 			errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
 		}
 		select {
