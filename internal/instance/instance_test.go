@@ -33,7 +33,10 @@ func TestCheckOptions(t *testing.T) {
 		"security.privileged":  {"true": true, "0": true, "maybe": false},
 		"user.anything":        {"x": true},
 		"user.":                {"x": false},
-		"raw.lxc":              {"lxc.x = y": true},
+		"raw.lxc": {"lxc.init.cmd = /bin/sh\n# x\n\nlxc.cap.drop=\nlxc.cgroup.memory.high = 1": true, "lxc.bogus = 1": false,
+			"hello world": false, "init = x": false},
+		"linux.kernel_modules": {"ip_tables": true},
+		"limits.kernel.nofile": {"1000": true},
 		"nonsense":             {"x": false},
 	} {
 		for value, ok := range values {
@@ -41,6 +44,22 @@ func TestCheckOptions(t *testing.T) {
 			if (err == nil) != ok || err != nil && !errors.Is(err, kiln.Invalid) {
 				t.Errorf("%s=%q: %v", key, value, err)
 			}
+		}
+	}
+}
+
+// TestForeignOptions takes what LXD's users have in their profiles, and says so, or
+// refuses it as what it is.
+func TestForeignOptions(t *testing.T) {
+	for key, kind := range map[string]kiln.Kind{"security.syscalls.intercept.mknod": "", "limits.memory.swap": "",
+		"raw.idmap": kiln.Unsupported, "security.protection.delete": kiln.Unsupported,
+		"security.syscalls.deny": kiln.Unsupported, "limits.kernels": kiln.Invalid} {
+		config := map[string]string{key: "true"}
+		if err := CheckOptions(config); kind != "" && kiln.KindOf(err) != kind || kind == "" && err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+		if w := NoEffect(config); (len(w) == 1 && strings.Contains(w[0], key)) != (kind == "") {
+			t.Errorf("%s: %q", key, w)
 		}
 	}
 }

@@ -24,7 +24,6 @@ type option struct {
 func options() map[string]option {
 	boolean := option{checkBool}
 	number := option{checkNumber}
-	any := option{func(string) error { return nil }}
 	return map[string]option{
 		"boot.autostart":             boolean,
 		"boot.autostart.delay":       number,
@@ -34,7 +33,7 @@ func options() map[string]option {
 		"limits.cpu.allowance":       {func(v string) error { _, _, err := parseAllowance(v); return err }},
 		"limits.memory":              {func(v string) error { _, err := parseMemory(v); return err }},
 		"limits.processes":           number,
-		"raw.lxc":                    any,
+		"raw.lxc":                    {box.CheckConfig},
 		"security.nesting":           boolean,
 		"security.privileged":        boolean,
 		"snapshots.expiry":           {func(v string) error { _, err := kiln.ParseExpiry(v, time.Time{}); return err }},
@@ -56,6 +55,12 @@ func CheckOptions(config map[string]string) error {
 			continue
 		}
 		o, ok := known[key]
+		if !ok && foreign(key, noEffect) {
+			continue
+		}
+		if !ok && foreign(key, refused) && config[key] != "" {
+			return kiln.Errorf(kiln.Unsupported, "%q is not supported by this version of kiln; leave it out", key)
+		}
 		if !ok {
 			return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q%s", key,
 				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))

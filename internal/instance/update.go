@@ -59,7 +59,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 		return nil, errors.Join(err, s.relimit(next, i))
 	}
 	s.notify(Change{Name: name, Action: "updated"})
-	return warnings, nil
+	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
 }
 
 // saveConfig writes the configuration of an instance down.
@@ -157,6 +157,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 	if err != nil {
 		return nil, err
 	}
+	warnings = NoEffect(added(before.Config, profiles[before.Name].Config))
 	profiles[before.Name] = before
 	for _, i := range list {
 		if i.Status == Stopped || !i.Uses(before.Name) {
