@@ -153,7 +153,7 @@ func (d *Daemon) hours(key string) (time.Duration, error) {
 		return 0, err
 	}
 	n, err := strconv.Atoi(v)
-	return time.Duration(n) * time.Hour, err
+	return time.Duration(min(n, maxHours)) * time.Hour, err
 }
 
 // updateImages refreshes what is marked for it. Each is an operation of its own, so

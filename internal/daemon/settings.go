@@ -54,13 +54,13 @@ func settings() map[string]setting {
 		proxyHTTPS:                     {"", checkProxy},
 		proxyIgnore:                    {"", checkAny},
 		updateCached:                   {"true", checkBool},
-		updateInterval:                 {"6", checkNumber},
+		updateInterval:                 {"6", upTo(maxHours)},
 		keepVersions:                   {"1", checkNumber},
 		allowHTTP:                      {"false", checkBool},
 		"images.compression_algorithm": {"zstd", checkCompression},
 		defaultArchKey:                 {"", checkArch},
 		mountSquashfs:                  {"auto", oneOf("auto", "always", "never")},
-		cacheExpiry:                    {"10", checkNumber},
+		cacheExpiry:                    {"10", upTo(maxHours / 24)},
 		unpackedBytes:                  {"1TiB", checkSize},
 	}
 }
@@ -177,6 +177,19 @@ func checkNumber(v string) error {
 		return fmt.Errorf("%q is not a whole number of at least 0", v)
 	}
 	return nil
+}
+
+// maxHours is the longest time that a setting may say: a century.
+const maxHours = 100 * 365 * 24
+
+// upTo makes a check for numbers that a calculation has a bound for.
+func upTo(most int) func(string) error {
+	return func(v string) error {
+		if n, err := strconv.ParseUint(v, 10, 64); err != nil || n > uint64(most) {
+			return fmt.Errorf("%q is not a whole number from 0 to %d", v, most)
+		}
+		return nil
+	}
 }
 
 func checkAny(string) error { return nil }
