@@ -171,6 +171,10 @@ func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
 		if err != nil {
 			return files, "", kiln.Errorf(kiln.NotFound, "mount on %s: %w", m.Target, err)
 		}
+		if IsBlockDevice(fi) {
+			return files, "", kiln.Errorf(kiln.Unsupported, "mount on %s: %s is a block device; mount it on this host and "+
+				"use the directory as the source", m.Target, m.Source)
+		}
 		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if err != nil {
 			return files, "", fmt.Errorf("mount %s: %w", m.Source, err)
@@ -185,6 +189,12 @@ func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
 	}
 	s.Mounts = present
 	return files, kinds, nil
+}
+
+// IsBlockDevice reports whether a file is one, which can't be bound as a directory
+// or file that a container may read.
+func IsBlockDevice(fi os.FileInfo) bool {
+	return fi.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice
 }
 
 // launch runs kiln-monitor, which leaves liblxc's daemon behind.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
@@ -65,6 +67,11 @@ func TestForeignOptions(t *testing.T) {
 }
 
 func TestCheckDevices(t *testing.T) {
+	block := filepath.Join("/dev", "kiln-test-"+strconv.Itoa(os.Getpid()))
+	if err := unix.Mknod(block, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(block)
 	for _, c := range []struct {
 		device map[string]string
 		kind   kiln.Kind
@@ -82,6 +89,8 @@ func TestCheckDevices(t *testing.T) {
 		{map[string]string{"type": "nic"}, kiln.Unsupported},
 		{map[string]string{"type": "zip"}, kiln.Invalid},
 		{map[string]string{}, kiln.Invalid},
+		{map[string]string{"type": "disk", "path": "/srv", "source": "/dev/null"}, ""},
+		{map[string]string{"type": "disk", "path": "/srv", "source": block}, kiln.Unsupported},
 	} {
 		err := CheckDevices(map[string]map[string]string{"d": c.device})
 		if c.kind == "" && err != nil || c.kind != "" && (kiln.KindOf(err) != c.kind ||

@@ -3,6 +3,7 @@ package instance
 import (
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -199,6 +200,13 @@ func checkDisk(d map[string]string) error {
 	}
 	if !path.IsAbs(d["source"]) || strings.ContainsAny(d["source"], "\n\x00") {
 		return kiln.Errorf(kiln.Invalid, "source %q is not an absolute path of this host", d["source"])
+	}
+	// Elsewhere a look could wait for a server; a start says it then.
+	if strings.HasPrefix(path.Clean(d["source"]), "/dev/") {
+		if fi, err := os.Stat(d["source"]); err == nil && box.IsBlockDevice(fi) {
+			return kiln.Errorf(kiln.Unsupported, "source %q is a block device; mount it on this host and use the directory as "+
+				"the source", d["source"])
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ func wireSnapshot(s instance.Snapshot) api.InstanceSnapshot {
 		Architecture: s.Architecture, Config: orEmpty(s.Options), CreatedAt: s.CreatedAt, Description: s.Description,
 		Devices:   orEmpty(s.Devices),
 		Ephemeral: s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices),
-		ExpiresAt:  s.ExpiresAt,
+		ExpiresAt:  s.ExpiresAt.UTC(),
 		LastUsedAt: s.LastUsedAt, Name: s.Name, Profiles: orNone(s.Profiles), Size: s.Size,
 	}
 }
@@ -57,7 +57,9 @@ func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) (any, err
 }
 
 // snapshotState is what the ETag of a snapshot stands for.
-func snapshotState(expiresAt time.Time) any { return api.InstanceSnapshotPut{ExpiresAt: expiresAt} }
+func snapshotState(expiresAt time.Time) any {
+	return api.InstanceSnapshotPut{ExpiresAt: expiresAt.UTC()}
+}
 
 func (s *Server) getSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
 	snap, err := s.d.Snapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"))
