@@ -174,7 +174,7 @@ func (c *Client) Download(ctx context.Context, path string, fn func(io.Reader) e
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		_, err := envelope(resp)
+		_, err := c.envelope(resp)
 		return err
 	}
 	return fn(resp.Body)
@@ -188,7 +188,7 @@ func (c *Client) Do(ctx context.Context, r Request, out any) (tag string, op *ap
 		return "", nil, err
 	}
 	defer resp.Body.Close()
-	a, err := envelope(resp)
+	a, err := c.envelope(resp)
 	if err != nil {
 		return "", nil, err
 	}
@@ -197,21 +197,11 @@ func (c *Client) Do(ctx context.Context, r Request, out any) (tag string, op *ap
 		return "", op, json.Unmarshal(a.Metadata, op)
 	}
 	if out != nil {
-		err = json.Unmarshal(a.Metadata, out)
+		if err := json.Unmarshal(a.Metadata, out); err != nil {
+			return "", nil, kiln.Errorf(kiln.Network, "%s answers %q what can't be understood: %w", c.where, r.Path, err)
+		}
 	}
-	return resp.Header.Get("ETag"), nil, err
-}
-
-// envelope decodes an answer; one that tells an error becomes that.
-func envelope(resp *http.Response) (api.Response, error) {
-	var a api.Response
-	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
-		return a, kiln.Errorf(kiln.Network, "the answer %q can't be understood: %w", resp.Status, err)
-	}
-	if a.Type == "error" {
-		return a, apiError(kiln.Kind(resp.Header.Get(api.KindHeader)), a.ErrorCode, a.Error)
-	}
-	return a, nil
+	return resp.Header.Get("ETag"), nil, nil
 }
 
 // apiError is an error of a server, of the kind it says or its status means.
@@ -343,13 +333,16 @@ func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) 
 	}
 }
 
+// maxMessage bounds one event, or one piece of a command's output, in bytes.
+const maxMessage = 16 << 20
+
 func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocket.Conn, error) {
 	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(),
 		&websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
-	conn.SetReadLimit(-1)
+	conn.SetReadLimit(maxMessage)
 	return conn, nil
 }
 

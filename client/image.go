@@ -100,7 +100,7 @@ func fromWire(img api.Image) (kiln.Image, error) {
 				"its size %d", fp.Short(), f.Hash, f.Size)
 		}
 		out.Files = append(out.Files, kiln.File{Role: kiln.Role(f.Role), Name: baseName(f.Name), Size: f.Size, Hash: hash,
-			Ext: extension("x" + f.Ext)})
+			Ext: extension(baseName("x" + f.Ext))})
 	}
 	return out, nil
 }
@@ -232,7 +232,7 @@ func (i Images) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 func (i Images) Files(resp *http.Response, img kiln.Image) (kiln.Stream, error) {
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		if _, err := envelope(resp); err != nil {
+		if _, err := i.envelope(resp); err != nil {
 			return nil, err
 		}
 		return nil, kiln.Errorf(kiln.Network, "%s answers %q in the place of an image", i.where, resp.Status)
@@ -336,7 +336,8 @@ func (d *download) Read(b []byte) (int, error) {
 // Close is kiln.Stream's.
 func (d *download) Close() error { return d.body.Close() }
 
-// List gives the images that the server lets the client see.
+// List gives the images that the server lets the client see. What it says of one
+// that can't be costs that one.
 func (i Images) List(ctx context.Context) ([]kiln.Image, error) {
 	all, err := List[api.Image](ctx, i.Client, "/1.0/images", 1)
 	if err != nil {
@@ -344,11 +345,9 @@ func (i Images) List(ctx context.Context) ([]kiln.Image, error) {
 	}
 	list := make([]kiln.Image, 0, len(all))
 	for _, w := range all {
-		img, err := fromWire(w)
-		if err != nil {
-			return nil, err
+		if img, err := fromWire(w); err == nil {
+			list = append(list, img)
 		}
-		list = append(list, img)
 	}
 	return list, nil
 }

@@ -20,9 +20,6 @@ func TransferPath(instance string) string {
 // PartPath is where a part of it is.
 func PartPath(instance, id string) string { return Path(TransferPath(instance)+"/layers", id) }
 
-// maxTransfer bounds what a server may say of an instance, in bytes.
-const maxTransfer = 64 << 20
-
 // Transfer asks what there is to copy of an instance. The client has the secret.
 func (c *Client) Transfer(ctx context.Context, instance string) (api.InstanceTransfer, error) {
 	var t api.InstanceTransfer
@@ -30,10 +27,8 @@ func (c *Client) Transfer(ctx context.Context, instance string) (api.InstanceTra
 	if err != nil {
 		return t, err
 	}
-	body := resp.Body
-	defer body.Close()
-	resp.Body = io.NopCloser(io.LimitReader(resp.Body, maxTransfer))
-	a, err := envelope(resp)
+	defer resp.Body.Close()
+	a, err := c.envelope(resp)
 	if err != nil {
 		return t, err
 	}
@@ -56,7 +51,7 @@ func (c *Client) TransferPart(ctx context.Context, instance, id string) (io.Read
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		if _, err := envelope(resp); err != nil {
+		if _, err := c.envelope(resp); err != nil {
 			return nil, err
 		}
 		return nil, kiln.Errorf(kiln.Network, "%s answers %q in the place of a part", c.where, resp.Status)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -51,6 +52,12 @@ func (o *Opener) stall() time.Duration {
 	}
 	return stall
 }
+
+// dialTime is how long a server may take to accept a connection: who has an image
+// here already doesn't want to wait longer for a server that is off.
+const dialTime = 5 * time.Second
+
+func (o *Opener) dialTime() time.Duration { return min(dialTime, o.stall()) }
 
 // Access says what to be let in with, and hears how it goes.
 type Access struct {
@@ -133,6 +140,7 @@ func (o *Opener) newHTTP(r kiln.Remote) (*http.Client, error) {
 	return &http.Client{CheckRedirect: fetch.CheckRedirect, Transport: trust.Transport{Transport: &http.Transport{
 		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: o.stall() / 2, ResponseHeaderTimeout: 2 * o.stall(),
 		MaxIdleConnsPerHost: 8, IdleConnTimeout: 15 * time.Second, WriteBufferSize: 128 << 10, ReadBufferSize: 128 << 10,
+		MaxResponseHeaderBytes: 1 << 20, DialContext: (&net.Dialer{Timeout: o.dialTime()}).DialContext,
 	}}}, nil
 }
 
