@@ -75,9 +75,10 @@ func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, kiln.Errorf(kiln.Network, "%s says that the image is at %q: %w", name, at, err)
 	}
-	if base.Scheme == "https" && u.Scheme != "https" && (d.o.AllowHTTP == nil || !d.o.AllowHTTP()) {
-		return kiln.Image{}, kiln.Errorf(kiln.Denied, "%s says that the image is at %s, which isn't https", name,
-			u.Redacted())
+	// The hash came from the URL itself, so plain http can't change the image.
+	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return kiln.Image{}, kiln.Errorf(kiln.Network, "%s says that the image is at %s, which is neither https nor http",
+			name, u.Redacted())
 	}
 	file := kiln.File{Role: kiln.Unified, Name: baseName(u), Size: -1, Hash: fp}
 	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()}},

@@ -45,6 +45,9 @@ func (s *streams) images(ctx context.Context) ([]simplestreams.Image, []*simples
 		}
 		list := v.(*simplestreams.Products)
 		images, lists = append(images, list.Images()...), append(lists, list)
+		if len(images) > simplestreams.MaxImages {
+			return nil, nil, kiln.Errorf(kiln.TooLarge, "%s has more than %d images", s.remote.Server, simplestreams.MaxImages)
+		}
 	}
 	s.fresh = true
 	return images, lists, nil
@@ -60,25 +63,30 @@ func (s *streams) Find(ctx context.Context, name string) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	return imageOf(found), nil
+	i := slices.IndexFunc(all, func(o simplestreams.Image) bool {
+		return o.Product == found.Product && o.Version == found.Version && slices.Equal(o.Files, found.Files)
+	})
+	return imageOf(found, simplestreams.Names(all, s.o.Architectures)[i]), nil
 }
 
 // List gives the containers' images.
 func (s *streams) List(ctx context.Context) ([]kiln.Image, error) {
 	all, _, err := s.images(ctx)
 	list := make([]kiln.Image, 0, len(all))
-	for _, img := range all {
-		list = append(list, imageOf(img))
+	names := simplestreams.Names(all, s.o.Architectures)
+	for i, img := range all {
+		list = append(list, imageOf(img, names[i]))
 	}
 	return list, err
 }
 
-func imageOf(i simplestreams.Image) kiln.Image {
+// imageOf is an image as the others have it, with its names.
+func imageOf(i simplestreams.Image, names []string) kiln.Image {
 	img := kiln.Image{
 		Fingerprint: i.Fingerprint, Type: i.Type, Architecture: i.Architecture, Size: i.Size, Filename: i.Files[0].Name,
 		Properties: i.Properties, Public: true, CreatedAt: i.CreatedAt, UploadedAt: i.CreatedAt, ExpiresAt: i.ExpiresAt,
 	}
-	for _, n := range i.Names() {
+	for _, n := range names {
 		img.Aliases = append(img.Aliases, kiln.Alias{Name: n, Target: i.Fingerprint})
 	}
 	roles := []kiln.Role{kiln.Metadata, kiln.Rootfs}
@@ -125,7 +133,7 @@ func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error)
 	}
 	found := all[i]
 	w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access, img: img}
-	for n, f := range imageOf(found).Files {
+	for n, f := range imageOf(found, nil).Files {
 		path := found.Files[n].Path
 		w.files = append(w.files, webFile{f, join(s.remote, path), func(kind string, base kiln.Fingerprint) []string {
 			return join(s.remote, simplestreams.Beside(path, kind, base))

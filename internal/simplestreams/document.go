@@ -35,14 +35,16 @@ func (d *document) skip(format string, args ...any) {
 	}
 }
 
-// object reads an object, or null. For each key, each reads the value.
+// object reads an object, or null. For each key, each reads the value. Anything
+// else is noted, and its end is read: PHP writes an empty map as [].
 func (d *document) object(what string, each func(key string) error) error {
 	tok, err := d.dec.Token()
 	if err != nil || tok == nil {
 		return d.fault(err)
 	}
 	if tok != json.Delim('{') {
-		return kiln.Errorf(kiln.Invalid, "%s, before byte %d, is not an object", what, d.dec.InputOffset())
+		d.skip("%s, before byte %d, is not an object", what, d.dec.InputOffset())
+		return d.rest(tok)
 	}
 	for d.dec.More() {
 		tok, err := d.dec.Token()
@@ -55,6 +57,20 @@ func (d *document) object(what string, each func(key string) error) error {
 		}
 	}
 	_, err = d.dec.Token()
+	return d.fault(err)
+}
+
+// rest reads to the end of the value that a token begins.
+func (d *document) rest(tok json.Token) error {
+	if tok != json.Delim('[') {
+		return nil
+	}
+	for d.dec.More() {
+		if err := d.ignore(); err != nil {
+			return err
+		}
+	}
+	_, err := d.dec.Token()
 	return d.fault(err)
 }
 
@@ -146,6 +162,9 @@ func (d *document) entries(kind, noun string, each func(key string) error) error
 	if err == nil {
 		err = d.end()
 	}
+	if err == nil && !found && d.why != nil {
+		return kiln.Errorf(kiln.Invalid, "%w", d.why)
+	}
 	if err == nil && (!found || format != "" && !strings.HasPrefix(format, kind+":")) {
 		err = kiln.Errorf(kiln.Invalid, "it is no %s (format %q)", noun, format)
 	}
@@ -208,18 +227,19 @@ func (d *document) listed(name string) (string, error) {
 }
 
 // checkPath cleans a path, which must stay below the base of the server whether it
-// is joined to a URL or to a directory.
+// is joined to a URL or to a directory. Clients put the base and "/" before it: so
+// one "/" at its beginning means nothing.
 func checkPath(p string) (string, error) {
+	p = strings.TrimPrefix(p, "/")
 	clean := path.Clean(p)
-	first, _, _ := strings.Cut(clean, "/")
 	switch {
 	case p == "" || clean == ".":
 		return "", fmt.Errorf("it has no path")
 	case len(p) > maxPath:
 		return "", fmt.Errorf("path %.100q… is longer than %d bytes", p, maxPath)
-	case !utf8.ValidString(p) || strings.ContainsAny(p, `\%?#`) || strings.ContainsFunc(p, unicode.IsControl):
-		return "", fmt.Errorf(`path %q has control characters or one of \ %% ? #`, p)
-	case first == "" || strings.Contains(first, ":"):
+	case !utf8.ValidString(p) || strings.ContainsAny(p, `\%?`) || strings.ContainsFunc(p, unicode.IsControl):
+		return "", fmt.Errorf(`path %q has control characters or one of \ %% ?`, p)
+	case path.IsAbs(clean) || strings.Contains(p, "://"):
 		return "", fmt.Errorf("path %q is absolute", p)
 	case slices.Contains(strings.Split(p, "/"), ".."):
 		return "", fmt.Errorf("path %q leads out of the server", p)

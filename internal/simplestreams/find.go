@@ -8,13 +8,13 @@ import (
 )
 
 // Find gives the container image that a name stands for: an alias, for the first
-// of archs that has it; an alias with "/" and any architecture; or the beginning
-// of a fingerprint, which finds older versions too. archs are canonical. Of several
-// images with an alias the newest version wins, then the first. Errors: NotFound,
-// Ambiguous.
+// of archs that has it, or for the one other architecture that has it; an alias with
+// "/" and any architecture; or the beginning of a fingerprint, which finds older
+// versions too. archs are canonical. Of several images with an alias the newest
+// version wins, then the first. Errors: NotFound, Ambiguous.
 func Find(images []Image, name string, archs []string) (Image, error) {
 	best, bestRank := -1, 0
-	var elsewhere []string // architectures that have the name, where it isn't asked for
+	var elsewhere []Image // the newest of each architecture that isn't asked for
 	vm := false
 	w := split(name)
 	for i, img := range images {
@@ -24,8 +24,11 @@ func Find(images []Image, name string, archs []string) (Image, error) {
 		case img.Type != container:
 			vm = true
 		case rank == unasked:
-			if !slices.Contains(elsewhere, img.Architecture) {
-				elsewhere = append(elsewhere, img.Architecture)
+			same := func(o Image) bool { return o.Architecture == img.Architecture }
+			if j := slices.IndexFunc(elsewhere, same); j < 0 {
+				elsewhere = append(elsewhere, img)
+			} else if img.Version > elsewhere[j].Version {
+				elsewhere[j] = img
 			}
 		case best < 0 || rank < bestRank || rank == bestRank && img.Version > images[best].Version:
 			best, bestRank = i, rank
@@ -34,13 +37,66 @@ func Find(images []Image, name string, archs []string) (Image, error) {
 	switch {
 	case best >= 0:
 		return images[best], nil
-	case len(elsewhere) > 0:
-		slices.Sort(elsewhere)
-		return Image{}, kiln.Errorf(kiln.NotFound, "%q exists only for %s", name, strings.Join(elsewhere, ", "))
+	case len(elsewhere) == 1:
+		return elsewhere[0], nil
+	case len(elsewhere) > 1:
+		return Image{}, onlyFor(name, elsewhere)
 	case vm:
 		return Image{}, onlyVM(name)
 	}
 	return findPrefix(images, name)
+}
+
+// onlyFor is the error for a name that several architectures have, none of which is
+// asked for.
+func onlyFor(name string, images []Image) error {
+	var archs []string
+	for _, img := range images {
+		archs = append(archs, img.Architecture)
+	}
+	slices.Sort(archs)
+	return kiln.Errorf(kiln.NotFound, "%q exists only for %s; say which, as in %q", name, strings.Join(archs, ", "),
+		name+"/"+archs[0])
+}
+
+// Names gives, for each of all images of a server, what it can be asked for by: each
+// alias with "/" and the architecture in the product's words, and before them the
+// aliases alone that Find leads from to this image. So no two images have a name in
+// common, and one of another architecture takes no name from those for this.
+func Names(images []Image, archs []string) [][]string {
+	type slot struct{ alias, kind string }
+	best := map[slot]int{}
+	several := map[slot]bool{} // other architectures have it, and none that is asked for
+	for i, img := range images {
+		for _, a := range img.Aliases {
+			s := slot{a, img.Type}
+			j, ok := best[s]
+			if !ok {
+				best[s] = i
+				continue
+			}
+			mine, theirs := wanted{plain: a}.rank(img, archs), wanted{plain: a}.rank(images[j], archs)
+			if mine == unasked && theirs == unasked && img.Architecture != images[j].Architecture {
+				several[s] = true
+			}
+			if mine < theirs || mine == theirs && img.Version > images[j].Version {
+				best[s] = i
+			}
+		}
+	}
+	all := make([][]string, len(images))
+	for i, img := range images {
+		for _, a := range img.Aliases {
+			s := slot{a, img.Type}
+			if best[s] == i && (!several[s] || slices.Contains(archs, img.Architecture)) {
+				all[i] = append(all[i], a)
+			}
+		}
+		for _, a := range img.Aliases {
+			all[i] = append(all[i], a+"/"+img.Properties["architecture"])
+		}
+	}
+	return all
 }
 
 // unasked is the rank of an alias for an architecture that isn't asked for.

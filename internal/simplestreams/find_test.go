@@ -48,8 +48,8 @@ func TestFind(t *testing.T) {
 		{sum("12"), nil, "12", ""},
 		{"dd", amd64, `"dd" exists only as a virtual machine`, kiln.NotFound},
 		{"windows", amd64, `"windows" exists only as a virtual machine`, kiln.NotFound},
-		{"debian/13", arm64, `"debian/13" exists only for x86_64`, kiln.NotFound},
-		{"old", []string{"s390x"}, `"old" exists only for aarch64, i686`, kiln.NotFound},
+		{"debian/13", arm64, "5", ""}, // there is no other
+		{"old", []string{"s390x"}, `"old" exists only for aarch64, i686; say which, as in "old/aarch64"`, kiln.NotFound},
 		{"debain/13", amd64, `no image "debain/13"; did you mean "debian/13"?`, kiln.NotFound},
 		{"fedora", amd64, `no image "fedora"`, kiln.NotFound},
 		{"00", amd64, `no image "00"`, kiln.NotFound}, // not the image that has no fingerprint
@@ -94,6 +94,36 @@ func TestAliasBelongsToOne(t *testing.T) {
 		for _, img := range parse(t, text) {
 			if got, want := len(img.Aliases), map[string]int{"a": 1, "b": 1}[img.Product]; got != want {
 				t.Errorf("%s has the aliases %q", img.Product, img.Aliases)
+			}
+		}
+	}
+}
+
+// TestNames gives bare names to the images that they lead to, and to no others.
+func TestNames(t *testing.T) {
+	images := parse(t, list(
+		productText("amd64", "amd64", `"aliases":"j,default",`, versionText("20260201", pair("1")),
+			versionText("20260101", pair("2"))),
+		productText("arm64", "arm64", `"aliases":"j,default,arm",`, versionText("20260301", pair("3"))),
+		productText("i386", "i386", `"aliases":"j,old",`, versionText("20260301", pair("4"))),
+		productText("s390x", "s390x", `"aliases":"big",`, versionText("20260301", pair("5"))),
+		productText("ppc64el", "ppc64el", `"aliases":"big",`, versionText("20260301", pair("6"))),
+	))
+	want := map[string][]string{
+		"1": {"j", "default", "j/amd64", "default/amd64"}, "2": nil,
+		"3": {"arm", "j/arm64", "default/arm64", "arm/arm64"}, "4": {"old", "j/i386", "old/i386"},
+		"5": {"big/s390x"}, "6": {"big/ppc64el"},
+	}
+	archs := []string{"x86_64", "i686"}
+	for i, names := range Names(images, archs) {
+		for digits, w := range want {
+			if images[i].Fingerprint == fingerprint(t, digits) && !slices.Equal(names, w) {
+				t.Errorf("%s is called %q, want %q", digits, names, w)
+			}
+		}
+		for _, n := range names {
+			if got, err := Find(images, n, archs); err != nil || got.Fingerprint != images[i].Fingerprint {
+				t.Errorf("%q leads to %s, %v", n, got.Product, err)
 			}
 		}
 	}

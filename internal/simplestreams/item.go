@@ -82,8 +82,8 @@ func (d *document) item(v *version, name string) error {
 		v.deltas = append(v.deltas, Delta{it.File, w.DeltaBase})
 	default:
 		v.items[w.FType] = it
-		if d.bodies++; d.bodies > maxImages {
-			return kiln.Errorf(kiln.TooLarge, "it has more than %d images", maxImages)
+		if d.bodies++; d.bodies > MaxImages {
+			return kiln.Errorf(kiln.TooLarge, "it has more than %d images", MaxImages)
 		}
 	}
 	return nil

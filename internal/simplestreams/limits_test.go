@@ -16,7 +16,7 @@ import (
 // TestLimits keeps documents from taking all memory.
 func TestLimits(t *testing.T) {
 	versions := func(yield func(string) bool) {
-		for i := range maxImages + 1 {
+		for i := range MaxImages + 1 {
 			if !yield(fmt.Sprintf(`"20260201_%d":{"items":{"x":{"ftype":"squashfs","path":"x","sha256":%q}}}`, i, sum("a"))) {
 				return
 			}

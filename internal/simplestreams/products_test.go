@@ -130,7 +130,7 @@ func TestImages(t *testing.T) {
 		t.Errorf("a delta without a base starts from %s", base)
 	}
 	want := []string{"tiny/1.0", "tiny", "tiny/default", "tiny/1.0/amd64", "tiny/amd64", "tiny/default/amd64"}
-	if diff := cmp.Diff(want, got[0].Names()); diff != "" {
+	if diff := cmp.Diff(want, Names(got[:1], []string{"x86_64"})[0]); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -253,7 +253,6 @@ func TestUnusable(t *testing.T) {
 		squashfs("a/b", "2000000000000000", sum("a")):      "is no size",
 		squashfs("a/b", "1e300", sum("a")):                 "cannot unmarshal",
 		squashfs("", "1", sum("a")):                        "it has no path",
-		squashfs("/etc/passwd", "1", sum("a")):             "is absolute",
 		squashfs("//host/x", "1", sum("a")):                "is absolute",
 		squashfs("https://host/x", "1", sum("a")):          "is absolute",
 		squashfs("./http://host/x", "1", sum("a")):         "is absolute",
@@ -278,10 +277,12 @@ func TestUnusable(t *testing.T) {
 		"[]":                                 "is not an object",
 		"1e1000":                             "is not an object",
 		`{"format":"index:1.0"}`:             `it is no list of products (format "index:1.0")`,
-		`{"format":5}`:                       "no list of products",
+		`{"format":5}`:                       "cannot unmarshal",
 		list() + "x":                         "not JSON",
 		list() + "{}":                        "more after its end",
 		list(`"p":[]`):                       "a product, before byte",
+		list(`"p":[[{"a":[1]}],5]`):          "a product, before byte",
+		`{"products":{"p":[5`:                "ends in the middle",
 		list(`"p":{"versions":"none"}`):      "a product's versions, before byte",
 		`{"x":` + strings.Repeat(`[`, 20000): "exceeded max depth",
 	} {
@@ -315,6 +316,42 @@ func TestUnusableIsLeftOut(t *testing.T) {
 	for _, empty := range []string{list(), list(productText("empty", "amd64", "")), `{"products":null}`} {
 		if got := parse(t, empty); len(got) != 0 {
 			t.Errorf("%s has %+v", empty, got)
+		}
+	}
+}
+
+// TestEmptyListsForMaps takes what PHP makes of an empty map for one, and costs no
+// other product anything.
+func TestEmptyListsForMaps(t *testing.T) {
+	good := productText("good", "amd64", "", versionText("20260201", pair("1")))
+	for bad, images := range map[string]int{
+		productText("bad", "amd64", `"requirements":[],`, versionText("20260201", pair("2"))):   2,
+		productText("bad", "amd64", `"requirements":[{}],`, versionText("20260201", pair("2"))): 2,
+		`"bad":{"arch":"amd64","versions":[]}`:                                                  1,
+		`"bad":{"arch":"amd64","versions":[[],{"items":{}},"x"]}`:                               1,
+		`"bad":{"arch":"amd64","versions":{"20260201":{"items":[]}}}`:                           1,
+		`"bad":{"arch":"amd64","versions":{"20260201":[]}}`:                                     1,
+		`"bad":[]`:   1,
+		`"bad":"no"`: 1,
+	} {
+		if got := parse(t, list(bad, good)); len(got) != images {
+			t.Errorf("%s: %d images, want %d", bad, len(got), images)
+		}
+	}
+}
+
+// TestPaths keeps odd paths that lead somewhere.
+func TestPaths(t *testing.T) {
+	for path, want := range map[string]string{
+		"20260201_07:42/x.squashfs": "20260201_07:42/x.squashfs",
+		"/images/x":                 "images/x",
+		"images//x":                 "images/x",
+		"a#b/c d":                   "a#b/c d",
+	} {
+		item := fmt.Sprintf(`"x":{"ftype":"squashfs","path":%q,"size":1,"sha256":%q}`, path, sum("a"))
+		got := parse(t, list(productText("p", "amd64", "", versionText("20260201", item))))
+		if len(got) != 1 || got[0].Files[0].Path != want {
+			t.Errorf("%q: %+v", path, got)
 		}
 	}
 }

@@ -25,14 +25,17 @@ const (
 // The largest documents that are read, in bytes.
 const (
 	MaxIndex    = 16 << 20
-	MaxProducts = 256 << 20
+	MaxProducts = 64 << 20
 )
+
+// MaxImages is how many images a list of products can have, and a server in all its
+// lists.
+const MaxImages = 1 << 16
 
 // What else a document can't have more of. A byte of JSON must not become a
 // hundred bytes of memory.
 const (
 	maxLists        = 256     // lists of products in an index
-	maxImages       = 1 << 17 // images in a list of products
 	maxAliases      = 1 << 18 // aliases in a list of products
 	maxRequirements = 16      // of one product
 	maxText         = 256     // bytes of a name or property; the rest is cut off
@@ -99,17 +102,6 @@ type Image struct {
 	Size         int64     // bytes of all its files; 0 if the document doesn't say
 	Files        []File    // in fingerprint order
 	Deltas       []Delta   // other ways to the last file
-}
-
-// Names gives what an image can be asked for by: each alias, which stands for the
-// best architecture for whoever asks, and each alias with "/" and the architecture
-// in the product's words.
-func (img Image) Names() []string {
-	names := slices.Clone(img.Aliases)
-	for _, a := range img.Aliases {
-		names = append(names, a+"/"+img.Properties["architecture"])
-	}
-	return names
 }
 
 // body is the kind of file that img was made for.

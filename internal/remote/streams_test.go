@@ -1,0 +1,157 @@
+package remote
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// openStreams gives the images of a simplestreams server over plain http.
+func openStreams(t *testing.T, handler http.Handler) kiln.Source {
+	t.Helper()
+	s := httptest.NewServer(handler)
+	t.Cleanup(s.Close)
+	o := &Opener{Architectures: []string{"x86_64", "i686"}, AllowHTTP: func() bool { return true },
+		Indexes: &Indexes{Dir: t.TempDir(), TTL: time.Hour}}
+	src, err := o.Open(kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}, Access{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+const indexJSON = `{"format":"index:1.0","index":{"images":{"datatype":"image-downloads","path":"streams/v1/images.json",` +
+	`"products":["a"]}}}`
+
+// product is one of a list, with a single unified image at a path.
+func product(arch, aliases, path string, body []byte) string {
+	sum := sha256.Sum256(body)
+	return fmt.Sprintf(`%q:{"arch":%q,"aliases":%q,"os":"Tiny","release":"one","versions":{"20260201":{"items":{"i":{`+
+		`"ftype":"lxd_combined.tar.gz","path":%q,"size":%d,"sha256":%q}}}}}`, arch+aliases, arch, aliases, path, len(body),
+		hex.EncodeToString(sum[:]))
+}
+
+// TestStreams lists and reads the images of a server that has products of every kind,
+// one of which is none.
+func TestStreams(t *testing.T) {
+	files := map[string][]byte{"/v_07:42/a.tar.gz": []byte("a"), "/i/b.tar.gz": []byte("b"), "/i/c#d.tar.gz": []byte("c"),
+		"/i/d.tar.gz": []byte("d")}
+	text := `{"format":"products:1.0","products":{"bad":{"arch":"amd64","requirements":[],"versions":[]},` +
+		product("amd64", "j,default", "v_07:42/a.tar.gz", files["/v_07:42/a.tar.gz"]) + "," +
+		product("arm64", "j,default", "/i/b.tar.gz", files["/i/b.tar.gz"]) + "," +
+		product("amd64", "sharp", "i/c#d.tar.gz", files["/i/c#d.tar.gz"]) + "," +
+		product("arm64", "arm", "i/d.tar.gz", files["/i/d.tar.gz"]) + `}}`
+	src := openStreams(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch b := files[r.URL.Path]; {
+		case r.URL.Path == "/streams/v1/index.json":
+			io.WriteString(w, indexJSON)
+		case r.URL.Path == "/streams/v1/images.json":
+			io.WriteString(w, text)
+		case b != nil:
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	for name, want := range map[string][]string{
+		"j": {"j", "default", "j/amd64", "default/amd64"}, "j/arm64": {"j/arm64", "default/arm64"},
+		"sharp": {"sharp", "sharp/amd64"}, "arm": {"arm", "arm/arm64"},
+	} {
+		img, err := src.Find(t.Context(), name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var names []string
+		for _, a := range img.Aliases {
+			names = append(names, a.Name)
+		}
+		if !slices.Equal(names, want) {
+			t.Errorf("%s is called %q, want %q", name, names, want)
+		}
+		s, err := src.Open(t.Context(), img)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := s.Next(); err != nil {
+			t.Error(err)
+		}
+		b, err := io.ReadAll(s)
+		if sum := kiln.Fingerprint(sha256.Sum256(b)); err != nil || sum != img.Fingerprint {
+			t.Errorf("%s: other bytes, %v", name, err)
+		}
+		s.Close()
+	}
+}
+
+// TestStreamsAreBounded keeps an image server from taking all memory or disk.
+func TestStreamsAreBounded(t *testing.T) {
+	block := []byte(strings.Repeat(" ", 1<<20))
+	for _, path := range []string{"/streams/v1/index.json", "/streams/v1/images.json"} {
+		src := openStreams(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != path {
+				io.WriteString(w, indexJSON)
+				return
+			}
+			w.Header().Set("Content-Encoding", "gzip")
+			z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed)
+			io.WriteString(z, `{"format":`)
+			for range 1 << 10 {
+				if _, err := z.Write(block); err != nil {
+					return
+				}
+			}
+		}))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := src.Find(t.Context(), "j")
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, kiln.TooLarge) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 100<<20 {
+			t.Errorf("%s: took %d MiB of memory", path, used>>20)
+		}
+	}
+}
+
+// FuzzDirect reads the headers of a URL that has an image.
+func FuzzDirect(f *testing.F) {
+	sum := strings.Repeat("a", 64)
+	f.Add(sum, "https://images.example/x.tar.xz", true)
+	f.Add(strings.ToUpper(sum), "../x", false)
+	f.Add("x", "http://[::1", true)
+	f.Add(sum, "file:///etc/passwd", true)
+	f.Fuzz(func(t *testing.T, hash, at string, https bool) {
+		scheme := "http"
+		if https {
+			scheme = "https"
+		}
+		req := httptest.NewRequest(http.MethodHead, scheme+"://images.example/a/b", nil)
+		resp := &http.Response{Request: req, Header: http.Header{"Lxd-Image-Hash": {hash}, "Lxd-Image-Url": {at}}}
+		img, err := (&direct{o: &Opener{}}).answer("https://images.example/a/b", resp)
+		if err != nil {
+			return
+		}
+		if img.Fingerprint.String() != strings.ToLower(hash) || strings.Contains(img.Files[0].Name, "/") {
+			t.Errorf("%q, %q: %+v", hash, at, img)
+		}
+		if u := img.Origin.Alias; !strings.HasPrefix(u, "https://") && !strings.HasPrefix(u, "http://") {
+			t.Errorf("%q is read from %q", at, u)
+		}
+	})
+}
