@@ -146,8 +146,8 @@ func (w *Writer) Check(want kiln.Fingerprint) error {
 func (w *Writer) Hash() (hash.Hash, error) { return w.hash.(hash.Cloner).Clone() }
 
 // Commit makes the blob appear and gives its hash. It must be want unless that is
-// zero: the error is Integrity. A blob that was there stays; one whose file had
-// another size is replaced.
+// zero: the error is Integrity. A blob that was there is replaced: its file may have
+// been damaged.
 func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	got := kiln.Fingerprint(w.hash.Sum(nil))
 	if !want.IsZero() {

@@ -125,7 +125,7 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 	// A name, also one that everybody may use, is the user's to give. What the server
 	// says the name means is not: it may be an image here that is nobody's business.
 	proof := spec.Public || spec.AutoUpdate
-	img, err = d.bring(ctx, o, spec, img, bringOptions{proof: proof})
+	img, err = d.bring(ctx, o, spec, img, bringOptions{proof: proof, mend: true})
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -181,6 +181,7 @@ type bringOptions struct {
 	// proof has an image that is here from elsewhere fetched all the same: that a
 	// server names a fingerprint doesn't show that it has the image.
 	proof bool
+	mend  bool // has an image whose files are damaged here fetched again
 }
 
 // bring has an image that find gave in the store, as one that nobody asked to keep.
@@ -192,6 +193,14 @@ func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img 
 		return kiln.Image{}, err
 	}
 	again := ok && options.proof && !cameFrom(here, spec.Remote)
+	if ok && options.mend && !again {
+		err := d.Images.Verify(ctx, here.Fingerprint)
+		if again = errors.Is(err, kiln.Integrity); again {
+			d.warn(o, fmt.Sprintf("%v; fetching it again", err))
+		} else if err != nil {
+			return kiln.Image{}, err
+		}
+	}
 	if ok && !again {
 		if !options.replaces.IsZero() {
 			err = d.Images.Replace(ctx, options.replaces, here.Fingerprint)

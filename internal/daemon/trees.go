@@ -24,7 +24,16 @@ func (d *Daemon) content(ctx context.Context, img kiln.Image) (volume.Content, e
 		if err != nil {
 			return err
 		}
-		return errors.Join(format.Unpack(ctx, s, lim, rootfs, meta), s.Close())
+		err = errors.Join(format.Unpack(ctx, s, lim, rootfs, meta), s.Close())
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// A damaged file rarely unpacks to its end, where its hash would tell: what
+		// is wrong is the file, whatever it looks like.
+		if damage := d.Images.Verify(ctx, img.Fingerprint); errors.Is(damage, kiln.Integrity) {
+			return damage
+		}
+		return err
 	}}
 	mount, err := d.setting(ctx, mountSquashfs)
 	if err != nil {

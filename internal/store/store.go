@@ -159,8 +159,8 @@ func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 func (s *Store) OpenFile(f kiln.File) (*os.File, error) {
 	r, err := s.blobs.Open(f.Hash)
 	if errors.Is(err, kiln.NotFound) {
-		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; import the image again to restore it",
-			s.blobs.Path(f.Hash))
+		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; copy or import the image again to "+
+			"restore it", s.blobs.Path(f.Hash))
 	}
 	return r, err
 }
@@ -281,8 +281,12 @@ func (s *Store) Verify(ctx context.Context, fp kiln.Fingerprint) error {
 	for _, f := range img.Files {
 		err := s.blobs.Verify(ctx, f.Hash)
 		if errors.Is(err, kiln.NotFound) {
-			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; import the image again to restore it",
+			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; copy or import the image again to restore it",
 				fp.Short(), f.Role, s.blobs.Path(f.Hash))
+		}
+		if errors.Is(err, kiln.Integrity) {
+			return kiln.Errorf(kiln.Integrity, "image %s: the %s file: %w; copy or import the image again to restore it",
+				fp.Short(), f.Role, err)
 		}
 		if err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "image %s: the %s file: %w", fp.Short(), f.Role, err)

@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+)
+
+// serveStream serves one unified image with the alias "bb" as an image server does.
+func serveStream(t *testing.T, image []byte) kiln.Remote {
+	t.Helper()
+	index := `{"format":"index:1.0","index":{"i":{"datatype":"image-downloads","path":"l.json","products":["a"]}}}`
+	list := fmt.Sprintf(`{"format":"products:1.0","products":{"a":{"arch":%q,"aliases":"bb","os":"Tiny","versions":{"20260201":`+
+		`{"items":{"i":{"ftype":"lxd_combined.tar.gz","path":"bb.tar.gz","size":%d,"sha256":"%x"}}}}}}}`, HostArch(),
+		len(image), sha256.Sum256(image))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/streams/v1/index.json":
+			io.WriteString(w, index)
+		case "/l.json":
+			io.WriteString(w, list)
+		case "/bb.tar.gz":
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(image))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}
+}
+
+// TestDamagedImage has an image with a bit flipped: a launch says that and what helps,
+// and copying it again does help.
+func TestDamagedImage(t *testing.T) {
+	var image bytes.Buffer
+	z := gzip.NewWriter(&image)
+	z.Write(formattest.Unified(t))
+	z.Close()
+	d := fresh(t)
+	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	spec := PullSpec{Remote: serveStream(t, image.Bytes()), Name: "bb", IsAlias: true,
+		ImportSpec: ImportSpec{Aliases: aliases("bb")}}
+	pull := func() {
+		t.Helper()
+		o, err := d.PullImage(t.Context(), spec)
+		wait(t, o, err)
+	}
+	pull()
+	fp := kiln.Fingerprint(sha256.Sum256(image.Bytes()))
+	path := d.blobs.Path(fp)
+	for _, at := range []int{30, image.Len() / 2, image.Len() - 6} {
+		b := bytes.Clone(image.Bytes())
+		b[at] ^= 4
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		create := CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}}
+		o, err := d.CreateInstance(t.Context(), create)
+		if err == nil {
+			err = o.Wait(t.Context()).Err
+		}
+		if !errors.Is(err, kiln.Integrity) {
+			t.Errorf("byte %d: launch of a damaged image: %v (%v)", at, err, kiln.KindOf(err))
+		}
+		pull()
+		if err := d.Images.Verify(t.Context(), fp); err != nil {
+			t.Errorf("byte %d: after another copy: %v", at, err)
+		}
+	}
+	img, err := d.Images.Find(t.Context(), "bb")
+	if err != nil || img.Fingerprint != fp || img.Cached {
+		t.Errorf("%+v, %v", img, err)
+	}
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}})
+	wait(t, o, err)
+}
