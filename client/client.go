@@ -103,10 +103,10 @@ type Request struct {
 
 // unreachable explains why a server doesn't answer. The error is Network, or
 // Denied.
-func (c *Client) unreachable(err error) error {
+func (c *Client) unreachable(ctx context.Context, err error) error {
 	var kind kiln.Kind
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() != nil: // a server that takes too long looks like this, too
 		return err
 	case errors.As(err, &kind):
 		return kiln.Errorf(kind, "%s: %w", c.where, cause(err))
@@ -161,7 +161,7 @@ func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, c.unreachable(ctx, err)
 	}
 	return resp, nil
 }
@@ -321,7 +321,7 @@ func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) 
 	for {
 		_, b, err := conn.Read(ctx)
 		if err != nil {
-			return c.unreachable(err)
+			return c.unreachable(ctx, err)
 		}
 		var e api.Event
 		if err := json.Unmarshal(b, &e); err != nil {
@@ -340,7 +340,7 @@ func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocke
 	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(),
 		&websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
-		return nil, c.unreachable(err)
+		return nil, c.unreachable(ctx, err)
 	}
 	conn.SetReadLimit(maxMessage)
 	return conn, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,11 @@ type PullSpec struct {
 // origin is what the image is updated from; nil when Name can't mean another image
 // tomorrow, or nobody could have it then.
 func (s PullSpec) origin() *kiln.Origin {
-	if !s.IsAlias || s.Secret != "" || s.Remote.Protocol == kiln.ProtocolDirect {
+	isURL := s.Remote.Protocol == kiln.ProtocolDirect
+	if u, err := url.Parse(s.Name); isURL && (err != nil || u.User != nil) {
+		return nil // a password isn't kept
+	}
+	if !s.IsAlias && !isURL || s.Secret != "" {
 		return nil
 	}
 	return &kiln.Origin{Remote: s.Remote, Alias: s.Name}
@@ -69,7 +74,7 @@ func (d *Daemon) PullImage(ctx context.Context, spec PullSpec) (*op.Operation, e
 func whyNoUpdate(spec PullSpec) string {
 	switch {
 	case spec.Remote.Protocol == kiln.ProtocolDirect:
-		return "a URL always has this one image"
+		return "its URL has a password in it, which isn't kept"
 	case spec.Secret != "":
 		return "the image is private there, so it couldn't be asked for again"
 	}
@@ -156,7 +161,9 @@ func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh
 	if err != nil {
 		return kiln.Image{}, err
 	}
+	stop := waiting(o, spec.Remote.Server)
 	img, err := src.Find(ctx, spec.Name)
+	stop()
 	if err == nil && img.Type == "virtual-machine" {
 		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
 	}
@@ -164,6 +171,16 @@ func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh
 		return kiln.Image{}, spec.wrap(err)
 	}
 	return img, nil
+}
+
+// waiting tells an operation's watchers which server it waits for, once that has taken
+// a second. It ends with stop.
+func waiting(o *op.Operation, server string) (stop func()) {
+	if o == nil {
+		return func() {}
+	}
+	timer := time.AfterFunc(time.Second, func() { o.Set("download_progress", "waiting for an answer of "+server) })
+	return func() { timer.Stop() }
 }
 
 // warn tells the user, through the operation, and the log that something works but

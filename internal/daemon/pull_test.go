@@ -7,9 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,4 +90,71 @@ func TestDamagedImage(t *testing.T) {
 	}
 	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}})
 	wait(t, o, err)
+}
+
+// TestURLImport remembers the URL of an image, and gets its next version from there.
+func TestURLImport(t *testing.T) {
+	d := fresh(t)
+	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	now := formattest.Unified(t)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("LXD-Image-Hash", fmt.Sprintf("%x", sha256.Sum256(now)))
+		w.Header().Set("LXD-Image-URL", "/file.tar")
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(now))
+	}))
+	defer s.Close()
+	at := s.URL + "/image"
+	spec := PullSpec{Remote: kiln.Remote{Server: at, Protocol: kiln.ProtocolDirect}, Name: at,
+		ImportSpec: ImportSpec{Aliases: aliases("bb")}}
+	o, err := d.PullImage(t.Context(), spec)
+	wait(t, o, err)
+	img, err := d.Images.Find(t.Context(), "bb")
+	if err != nil || img.Origin == nil || img.Origin.Alias != at || img.Origin.Protocol != kiln.ProtocolDirect {
+		t.Fatalf("%+v, %v", img.Origin, err)
+	}
+	now = formattest.Tiny(t, "next")
+	wait(t, d.RefreshImage(t.Context(), img.Fingerprint), nil)
+	next, err := d.Images.Find(t.Context(), "bb")
+	if err != nil || next.Fingerprint != sha256.Sum256(now) {
+		t.Errorf("after the refresh: %s, %v", next.Fingerprint, err)
+	}
+	spec.Name = strings.Replace(at, "http://", "http://me:secret@", 1)
+	if spec.origin() != nil {
+		t.Error("a password in a URL is kept")
+	}
+}
+
+// TestStoppedServer tells which server it waits for, and doesn't wait for it twice.
+func TestStoppedServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // whose connections nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d, err := Open(t.Context(), Config{Dir: filepath.Join(t.TempDir(), "kiln"), Log: slog.New(slog.DiscardHandler),
+		Version: "test", Stall: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, d)
+	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	server := "http://" + l.Addr().String()
+	for _, protocol := range []string{kiln.ProtocolStreams, kiln.ProtocolLXD} {
+		o, err := d.PullImage(t.Context(), PullSpec{Remote: kiln.Remote{Server: server, Protocol: protocol}, Name: "bb",
+			IsAlias: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := o.Wait(t.Context())
+		if !errors.Is(s.Err, kiln.Network) {
+			t.Errorf("%s: %v", protocol, s.Err)
+		}
+		if text := fmt.Sprint(s.Metadata["download_progress"]); text != "waiting for an answer of "+server {
+			t.Errorf("%s: the operation says %q", protocol, text)
+		}
+	}
 }

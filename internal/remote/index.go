@@ -133,7 +133,8 @@ func passing(err error) bool {
 	return kind == kiln.Network || kind == kiln.Timeout || kind == kiln.NotFound
 }
 
-// update asks the servers in turn, a few times.
+// update asks the servers in turn, a few times. When the last one kept everybody
+// waiting, that was enough: what is here may do.
 func (x *Indexes) update(ctx context.Context, g get, d *document, path string) error {
 	var last error
 	for try := range 2 * len(g.urls) {
@@ -144,8 +145,12 @@ func (x *Indexes) update(ctx context.Context, g get, d *document, path string) e
 			case <-time.After(300 * time.Millisecond):
 			}
 		}
+		began := time.Now()
 		last = x.ask(ctx, g, d, path, g.urls[try%len(g.urls)])
 		if last == nil || ctx.Err() != nil || !passing(last) {
+			return last
+		}
+		if try >= len(g.urls)-1 && time.Since(began) >= min(dialTime, g.stall) {
 			return last
 		}
 	}

@@ -138,7 +138,7 @@ func (o *Opener) newHTTP(r kiln.Remote) (*http.Client, error) {
 		proxy = http.ProxyURL(u)
 	}
 	return &http.Client{CheckRedirect: fetch.CheckRedirect, Transport: trust.Transport{Transport: &http.Transport{
-		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: o.stall() / 2, ResponseHeaderTimeout: 2 * o.stall(),
+		TLSClientConfig: config, Proxy: proxy, TLSHandshakeTimeout: 2 * o.dialTime(), ResponseHeaderTimeout: 2 * o.stall(),
 		MaxIdleConnsPerHost: 8, IdleConnTimeout: 15 * time.Second, WriteBufferSize: 128 << 10, ReadBufferSize: 128 << 10,
 		MaxResponseHeaderBytes: 1 << 20, DialContext: (&net.Dialer{Timeout: o.dialTime()}).DialContext,
 	}}}, nil
