@@ -133,7 +133,7 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 	err := tx.tx.QueryRowContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
 		created_at, expires_at, last_used_at, uploaded_at, properties, profiles, origin, origin_key, own_properties)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (fingerprint) DO NOTHING RETURNING id`,
+		ON CONFLICT (project_id, fingerprint) DO NOTHING RETURNING id`,
 		i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
 		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
 		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin),

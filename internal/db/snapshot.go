@@ -21,7 +21,15 @@ type Snapshot struct {
 	Profiles                         []string
 }
 
-const snapshotColumns = `instance, name, files, created_at, expires_at, last_used_at, architecture, description, ephemeral, base, config, devices, profiles`
+// snapshotColumns are those of a snapshot s and its instance i.
+const snapshotColumns = `i.name, s.name, s.files, s.created_at, s.expires_at, s.last_used_at, s.architecture,
+	s.description, s.ephemeral, s.base, s.config, s.devices, s.profiles`
+
+// snapshotTables are where they are.
+const snapshotTables = `instance_snapshots s JOIN instances i ON i.id = s.instance_id`
+
+// ofInstance finds the snapshots of an instance by its name.
+const ofInstance = `instance_id = (SELECT id FROM instances WHERE name = ?)`
 
 func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
 	return row.Scan(&s.Instance, &s.Name, &s.Files, timeColumn{&s.CreatedAt}, timeColumn{&s.ExpiresAt},
@@ -32,17 +40,17 @@ func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
 
 // Snapshots gives the snapshots of an instance, oldest first.
 func (d *DB) Snapshots(ctx context.Context, instance string) ([]Snapshot, error) {
-	return d.snapshots(ctx, `WHERE instance = ? ORDER BY created_at, name`, instance)
+	return d.snapshots(ctx, `WHERE i.name = ? ORDER BY s.created_at, s.name`, instance)
 }
 
 // AllSnapshots gives the snapshots of every instance, oldest first.
 func (d *DB) AllSnapshots(ctx context.Context) ([]Snapshot, error) {
-	return d.snapshots(ctx, `ORDER BY instance, created_at, name`)
+	return d.snapshots(ctx, `ORDER BY i.name, s.created_at, s.name`)
 }
 
 func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapshot, error) {
 	var list []Snapshot
-	err := each(ctx, d.read, `SELECT `+snapshotColumns+` FROM instance_snapshots `+which, args,
+	err := each(ctx, d.read, `SELECT `+snapshotColumns+` FROM `+snapshotTables+` `+which, args,
 		func(rows *sql.Rows) error {
 			var s Snapshot
 			err := s.scan(rows)
@@ -56,28 +64,33 @@ func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapsh
 func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
 	var s Snapshot
 	err := s.scan(d.read.QueryRowContext(ctx,
-		`SELECT `+snapshotColumns+` FROM instance_snapshots WHERE instance = ? AND name = ?`, instance, name))
+		`SELECT `+snapshotColumns+` FROM `+snapshotTables+` WHERE i.name = ? AND s.name = ?`, instance, name))
 	return s, found(err, "Snapshot", instance+"/"+name)
 }
 
 // ExpiredSnapshots gives the snapshots whose time is over.
 func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, error) {
-	list, err := d.snapshots(ctx, `WHERE expires_at <> '' ORDER BY expires_at`)
+	list, err := d.snapshots(ctx, `WHERE s.expires_at <> '' ORDER BY s.expires_at`)
 	return slices.DeleteFunc(list, func(s Snapshot) bool { return s.ExpiresAt.After(now) }), err
 }
 
-// CreateSnapshot adds a row. The error is Conflict when the name is taken.
+// CreateSnapshot adds a row. Errors: Conflict when the name is taken, NotFound for the
+// instance.
 func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error { return createSnapshot(ctx, tx, s) })
 }
 
 func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
-	_, err := tx.tx.ExecContext(ctx,
-		`INSERT INTO instance_snapshots (`+snapshotColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		s.Instance, s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
-		s.Description,
-		s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)), toJSON(orNone(s.Profiles)))
-	return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
+	r, err := tx.tx.ExecContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
+		last_used_at, architecture, description, ephemeral, base, config, devices, profiles)
+		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE name = ?`,
+		s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
+		s.Description, s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)),
+		toJSON(orNone(s.Profiles)), s.Instance)
+	if err != nil {
+		return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
+	}
+	return changed(r, nil, "Instance", s.Instance)
 }
 
 // SetSnapshotExpiry changes when a snapshot's time is over, in one transaction; zero:
@@ -86,7 +99,7 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	change func(time.Time) (time.Time, error)) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		var at time.Time
-		err := tx.tx.QueryRowContext(ctx, `SELECT expires_at FROM instance_snapshots WHERE instance = ? AND name = ?`,
+		err := tx.tx.QueryRowContext(ctx, `SELECT expires_at FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`,
 			instance, name).Scan(timeColumn{&at})
 		if err := found(err, "Snapshot", instance+"/"+name); err != nil {
 			return err
@@ -94,7 +107,7 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 		if at, err = change(at); err != nil {
 			return err
 		}
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE instance = ? AND name = ?`,
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE `+ofInstance+` AND name = ?`,
 			timeText(at), instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})
@@ -103,7 +116,7 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // RenameSnapshot changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE instance = ? AND name = ?`, to,
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE `+ofInstance+` AND name = ?`, to,
 			instance, from)
 		if err != nil {
 			return conflict(err, "Snapshot", instance+"/"+to)
@@ -115,7 +128,7 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 // DeleteSnapshot removes a row. The error is NotFound.
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE instance = ? AND name = ?`, instance, name)
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`, instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})
 }
