@@ -128,8 +128,8 @@ type Sink interface {
 }
 
 // Copy moves one image from src to dst and returns it as dst has it. An image
-// that is there already is not moved. Import, export, pull, push, publish, cache
-// and refresh are this function with different ends.
+// that is there already is not moved. Import, pull, push, relay, publish, cache and
+// refresh are this function with different ends.
 func Copy(ctx context.Context, dst Sink, src Source, name string) (Image, error) {
 	img, err := src.Find(ctx, name)
 	if err != nil {

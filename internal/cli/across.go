@@ -224,15 +224,9 @@ func (x *crossing) relayImage(ctx context.Context, fingerprint string, offered b
 	if err != nil {
 		return false, err
 	}
-	s, err := from.Open(ctx, img)
-	if err != nil {
-		return false, err
-	}
-	defer s.Close()
-	wrap, done := x.app.progress("Copying the image", img.Size)
-	defer done()
 	to.Cached = true
-	_, err = to.Put(ctx, kiln.Image{Fingerprint: fp, Filename: img.Filename}, &wrapped{Stream: s, wrap: wrap})
+	_, err = kiln.Copy(ctx, to, carried{Source: from, app: x.app, what: "Copying the image", from: img,
+		img: kiln.Image{Fingerprint: fp, Filename: img.Filename}, size: img.Size}, fingerprint)
 	if errors.Is(err, kiln.Conflict) {
 		err = nil // somebody else brought it
 	}

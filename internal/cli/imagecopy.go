@@ -353,13 +353,6 @@ func (c *copying) target(ctx context.Context) (api.ImagesPostSource, error) {
 
 // relay carries the image through the client.
 func (c *copying) relay(ctx context.Context) error {
-	s, err := c.src.Open(ctx, c.img)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	wrap, done := c.app.progress("Copying the image", c.img.Size)
-	defer done()
 	images := c.to.Images()
 	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
 		Properties: c.img.Properties, Profiles: c.put.Profiles}
@@ -373,10 +366,9 @@ func (c *copying) relay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !has {
-		if _, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap}); err != nil {
-			return err
-		}
+	src := carried{Source: c.src, app: c.app, what: "Copying the image", from: c.img, img: img, size: c.img.Size}
+	if _, err := kiln.Copy(ctx, images, src, c.typed); err != nil {
+		return err
 	}
 	if kilnServer && !has {
 		return nil

@@ -79,10 +79,6 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 		return err
 	}
 	img.Filename = found.Filename
-	s, err := src.Open(ctx, found)
-	if err != nil {
-		return err
-	}
 	var total int64
 	for _, p := range src.Paths {
 		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
@@ -91,11 +87,8 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 			total = -1
 		}
 	}
-	wrap, done := a.progress("Importing "+found.Filename, total)
-	images := at.Images()
-	got, err := images.Put(ctx, img, &wrapped{Stream: s, wrap: wrap})
-	done()
-	err = errors.Join(err, s.Close())
+	got, err := kiln.Copy(ctx, at.Images(), carried{Source: src, app: a, what: "Importing " + found.Filename, from: found,
+		img: img, size: total}, "")
 	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
 		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err,
 			got.Fingerprint)
@@ -107,21 +100,6 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 	return nil
 }
 
-// wrapped is a stream whose reads are watched.
-type wrapped struct {
-	kiln.Stream
-	wrap func(io.Reader) io.Reader
-	now  io.Reader
-}
-
-func (w *wrapped) Next() (kiln.File, error) {
-	f, err := w.Stream.Next()
-	w.now = w.wrap(w.Stream)
-	return f, err
-}
-
-func (w *wrapped) Read(b []byte) (int, error) { return w.now.Read(b) }
-
 func (a *app) imageExportCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
@@ -132,18 +110,16 @@ func (a *app) imageExportCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := src.Open(c.Context(), i)
+			s, err := carried{Source: src, app: a, what: "Exporting the image", from: i, size: i.Size}.Open(c.Context(), i)
 			if err != nil {
 				return err
 			}
-			defer s.Close()
-			wrap, done := a.progress("Exporting the image", i.Size)
 			target := "."
 			if len(args) == 2 {
 				target = args[1]
 			}
-			err = a.export(i.Fingerprint, &checked{Stream: &wrapped{Stream: s, wrap: wrap}, sum: sha256.New()}, target)
-			done()
+			err = a.export(i.Fingerprint, &checked{Stream: s, sum: sha256.New()}, target)
+			err = errors.Join(err, s.Close())
 			if err == nil && target != "-" {
 				a.say("Image exported successfully!")
 			}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 
@@ -54,23 +53,40 @@ func (d *Daemon) PushImage(ctx context.Context, img kiln.Image, to Target) (*op.
 }
 
 func (d *Daemon) push(ctx context.Context, o *op.Operation, c *client.Client, img kiln.Image, secret string) error {
-	s, err := d.Images.Open(ctx, img)
-	if err != nil {
-		return err
-	}
 	report := progress(o, img.Size)
 	var done int64
 	images := c.Images()
 	images.Expected = http.Header{"X-LXD-fingerprint": {img.Fingerprint.String()}, "X-LXD-secret": {secret}}
-	_, err = images.Put(ctx, kiln.Image{Fingerprint: img.Fingerprint, Filename: img.Filename}, &watched{s, func(n int) {
+	_, err := kiln.Copy(ctx, expecting{images}, counted{known{d.Images, img}, func(n int) {
 		done += int64(n)
 		report("", done)
-	}})
-	err = errors.Join(err, s.Close())
+	}}, img.Fingerprint.String())
 	if err == nil {
 		d.tell("image-retrieved", imageURL(img.Fingerprint), nil)
 	}
 	return err
+}
+
+// expecting are the images of a server that expects one: it has a use for it, whatever
+// it has.
+type expecting struct{ client.Images }
+
+// Has implements kiln.Sink.
+func (expecting) Has(context.Context, kiln.Fingerprint) (bool, error) { return false, nil }
+
+// counted is a source whose bytes are counted.
+type counted struct {
+	kiln.Source
+	count func(int)
+}
+
+// Open implements kiln.Source.
+func (c counted) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
+	s, err := c.Source.Open(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	return &watched{s, c.count}, nil
 }
 
 // watched is a stream whose bytes are counted.
