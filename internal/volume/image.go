@@ -300,17 +300,15 @@ func (p *Pool) dropUnsynced() error {
 	if err != nil {
 		return err
 	}
+	var failed error
 	for _, m := range marks {
 		if b, err := os.ReadFile(m); err != nil || string(b) != boot {
-			err = p.discard(filepath.Dir(m))
-		} else if fp, perr := kiln.ParseFingerprint(filepath.Base(filepath.Dir(m))); perr == nil {
+			failed = errors.Join(failed, p.discard(filepath.Dir(m)))
+		} else if fp, err := kiln.ParseFingerprint(filepath.Base(filepath.Dir(m))); err == nil {
 			p.settleLater(fp)
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return failed
 }
 
 // ImageInfo is what a pool has of one image.
