@@ -96,8 +96,8 @@ func imageColumns() []column[api.Image] {
 			}
 			return names
 		}),
-		col('f', "FINGERPRINT", func(i api.Image) string { return short(i.Fingerprint) }),
-		col('F', "FINGERPRINT", func(i api.Image) string { return i.Fingerprint }),
+		col('f', "FINGERPRINT", func(i api.Image) string { return orElse(short(i.Fingerprint), "-") }),
+		col('F', "FINGERPRINT", func(i api.Image) string { return orElse(i.Fingerprint, "-") }),
 		col('p', "PUBLIC", func(i api.Image) string { return yesNo(i.Public) }),
 		col('d', "DESCRIPTION", func(i api.Image) string { return i.Properties["description"] }),
 		col('a', "ARCHITECTURE", func(i api.Image) string { return i.Architecture }),
@@ -242,7 +242,8 @@ func (a *app) imageInfoCmd() *cobra.Command {
 
 // printImage shows an image as people read it.
 func (a *app) printImage(i api.Image) {
-	a.print("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:", i.Fingerprint, size(i.Size),
+	a.print("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:",
+		orElse(i.Fingerprint, "- (it is known when the image was copied)"), size(i.Size),
 		i.Architecture, i.Type, yesNo(i.Public))
 	if i.CreatedAt.Unix() > 0 {
 		a.print("    Created: %s", minute(i.CreatedAt))

@@ -367,11 +367,12 @@ func (c *copying) relay(ctx context.Context) error {
 		return err
 	}
 	src := carried{Source: c.src, app: c.app, what: "Copying the image", from: c.img, img: img, size: c.img.Size}
-	if _, err := kiln.Copy(ctx, images, src, c.typed); err != nil {
+	got, err := kiln.Copy(ctx, images, src, c.typed)
+	if err != nil {
 		return err
 	}
 	if kilnServer && !has {
 		return nil
 	}
-	return c.nameIt(ctx, c.aliases, img.Fingerprint.String())
+	return c.nameIt(ctx, c.aliases, got.Fingerprint.String())
 }

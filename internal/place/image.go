@@ -135,12 +135,16 @@ func (r *Resolver) streamed(ctx context.Context, words []string) (all []api.Imag
 	return all, rest, true, nil
 }
 
-// Wire is an image of a server without an API, as one with it would tell it.
+// Wire is an image of a server without an API, as one with it would tell it. An image
+// whose metadata is made when it is copied has no fingerprint before.
 func Wire(i kiln.Image) api.Image {
 	w := api.Image{
 		ImagePut:     api.ImagePut{Properties: i.Properties, Public: i.Public, ExpiresAt: i.ExpiresAt, Profiles: []string{}},
 		Architecture: i.Architecture, Filename: i.Filename, Fingerprint: i.Fingerprint.String(), Size: i.Size, Type: i.Type,
 		CreatedAt: i.CreatedAt, UploadedAt: i.UploadedAt, Aliases: []api.ImageAlias{},
+	}
+	if i.Fingerprint.IsZero() {
+		w.Fingerprint = ""
 	}
 	for _, al := range i.Aliases {
 		w.Aliases = append(w.Aliases, api.ImageAlias{Name: al.Name, Description: al.Description})

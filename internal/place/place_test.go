@@ -260,3 +260,14 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestNoFingerprint shows no zeros for an image whose fingerprint nobody knows yet.
+func TestNoFingerprint(t *testing.T) {
+	if w := Wire(kiln.Image{}); w.Fingerprint != "" {
+		t.Errorf("%q", w.Fingerprint)
+	}
+	fp := kiln.Fingerprint{1}
+	if w := Wire(kiln.Image{Fingerprint: fp}); w.Fingerprint != fp.String() {
+		t.Errorf("%q", w.Fingerprint)
+	}
+}

@@ -80,6 +80,14 @@ func (s *streams) List(ctx context.Context) ([]kiln.Image, error) {
 	return list, err
 }
 
+// orName is what an image is called that may have no fingerprint yet.
+func orName(img kiln.Image) string {
+	if img.Fingerprint.IsZero() {
+		return img.Properties["description"]
+	}
+	return img.Fingerprint.Short()
+}
+
 // imageOf is an image as the others have it, with its names.
 func imageOf(i simplestreams.Image, names []string) kiln.Image {
 	img := kiln.Image{
@@ -129,7 +137,7 @@ func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error)
 		return o.Fingerprint == img.Fingerprint && o.Files[len(o.Files)-1].SHA256 == img.Files[len(img.Files)-1].Hash
 	})
 	if i < 0 {
-		return nil, kiln.Errorf(kiln.NotFound, "the image %s is not on %s any more", img.Fingerprint.Short(), s.remote.Server)
+		return nil, kiln.Errorf(kiln.NotFound, "the image %s is not on %s any more", orName(img), s.remote.Server)
 	}
 	found := all[i]
 	w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access, img: img}
