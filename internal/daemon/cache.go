@@ -75,6 +75,11 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	if err != nil {
 		return kiln.Image{}, err
 	}
+	if img.Architecture != "" { // else its metadata tells
+		if err := runsHere(img); err != nil {
+			return kiln.Image{}, err // before it is fetched
+		}
+	}
 	auto, err := d.setting(ctx, updateCached)
 	if err != nil {
 		return kiln.Image{}, err

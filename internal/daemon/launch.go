@@ -178,9 +178,8 @@ func (d *Daemon) newestWith(ctx context.Context, properties map[string]string, a
 func plan(spec CreateSpec, img kiln.Image) (instance.New, error) {
 	n := instance.New{Name: spec.Name, Architecture: spec.Architecture, Config: spec.Config}
 	if !img.Fingerprint.IsZero() {
-		if !slices.Contains(kiln.RunsOn(HostArch()), img.Architecture) {
-			return n, kiln.Errorf(kiln.Unsupported, "image %s is for %s; this host runs %s",
-				img.Fingerprint.Short(), img.Architecture, strings.Join(kiln.RunsOn(HostArch()), " and "))
+		if err := runsHere(img); err != nil {
+			return n, err
 		}
 		n.Architecture, n.Base, n.Trigger = img.Architecture, img.Fingerprint, "create"
 		n.Options = map[string]string{}
@@ -198,6 +197,16 @@ func plan(spec CreateSpec, img kiln.Image) (instance.New, error) {
 		n.Profiles = []string{defaultProfile}
 	}
 	return n, nil
+}
+
+// runsHere reports whether instances of an image can run on this host. The error is
+// Unsupported.
+func runsHere(img kiln.Image) error {
+	if slices.Contains(kiln.RunsOn(HostArch()), img.Architecture) {
+		return nil
+	}
+	return kiln.Errorf(kiln.Unsupported, "image %s is for %s; this host runs %s", img.Fingerprint.Short(),
+		img.Architecture, strings.Join(kiln.RunsOn(HostArch()), " and "))
 }
 
 // makeFiles makes the volume of an instance: a clone of the image's tree, which is

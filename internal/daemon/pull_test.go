@@ -19,15 +19,16 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/store"
 )
 
 // serveStream serves one unified image with the alias "bb" as an image server does.
-func serveStream(t *testing.T, image []byte) kiln.Remote {
+func serveStream(t *testing.T, arch string, image []byte) kiln.Remote {
 	t.Helper()
 	index := `{"format":"index:1.0","index":{"i":{"datatype":"image-downloads","path":"l.json","products":["a"]}}}`
 	list := fmt.Sprintf(`{"format":"products:1.0","products":{"a":{"arch":%q,"aliases":"bb","os":"Tiny","versions":{"20260201":`+
-		`{"items":{"i":{"ftype":"lxd_combined.tar.gz","path":"bb.tar.gz","size":%d,"sha256":"%x"}}}}}}}`, HostArch(),
-		len(image), sha256.Sum256(image))
+		`{"items":{"i":{"ftype":"lxd_combined.tar.gz","path":"bb.tar.gz","size":%d,"sha256":"%x"}}}}}}}`, arch, len(image),
+		sha256.Sum256(image))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/streams/v1/index.json":
@@ -55,7 +56,7 @@ func TestDamagedImage(t *testing.T) {
 	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
 		t.Fatal(err)
 	}
-	spec := PullSpec{Remote: serveStream(t, image.Bytes()), Name: "bb", IsAlias: true,
+	spec := PullSpec{Remote: serveStream(t, HostArch(), image.Bytes()), Name: "bb", IsAlias: true,
 		ImportSpec: ImportSpec{Aliases: aliases("bb")}}
 	pull := func() {
 		t.Helper()
@@ -157,4 +158,26 @@ func TestStoppedServer(t *testing.T) {
 			t.Errorf("%s: the operation says %q", protocol, text)
 		}
 	}
+}
+
+// TestForeignImage refuses to launch what can't run here before it is fetched. It can
+// be copied.
+func TestForeignImage(t *testing.T) {
+	d := fresh(t)
+	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	r := serveStream(t, "s390x", formattest.Unified(t))
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb", Remote: r}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Wait(t.Context()).Err; !errors.Is(err, kiln.Unsupported) || !strings.Contains(err.Error(), "is for s390x") {
+		t.Error(err)
+	}
+	if list, err := d.Images.List(t.Context(), store.Query{}); err != nil || len(list) > 0 {
+		t.Errorf("%d images were fetched, %v", len(list), err)
+	}
+	o, err = d.PullImage(t.Context(), PullSpec{Remote: r, Name: "bb", IsAlias: true})
+	wait(t, o, err)
 }
