@@ -61,6 +61,9 @@ func TestAnswersAreBounded(t *testing.T) {
 			"transfer": func() error { _, err := c.Transfer(t.Context(), "c1"); return err },
 			"wait":     func() error { _, err := c.Wait(t.Context(), "1"); return err },
 		} {
+			if name != "bytes" && what != "list" {
+				continue // all read their answers in one way
+			}
 			var err error
 			used := allocated(func() { err = ask() })
 			if !errors.Is(err, kiln.TooLarge) {
