@@ -8,18 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
-	"github.com/ulikunitz/xz/lzma"
-	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -69,21 +63,26 @@ func decoder(ctx context.Context, f Format, in *bufio.Reader) (io.ReadCloser, er
 	case LZ4:
 		return io.NopCloser(lz4.NewReader(in)), nil
 	case Xz:
-		if p, err := pipeThrough(ctx, in, "xz", "--decompress", "--stdout", "--threads=0"); err == nil {
-			return p, nil
-		}
-		z, err := xz.NewReader(in)
-		return io.NopCloser(z), err
+		return xzReader(ctx, in, "xz")
 	case Lzma:
-		if p, err := pipeThrough(ctx, in, "xz", "--format=lzma", "--decompress", "--stdout"); err == nil {
-			return p, nil
-		}
-		z, err := lzma.NewReader(in)
-		return io.NopCloser(z), err
+		return xzReader(ctx, in, "lzma")
 	case Squashfs:
 		return nil, kiln.Errorf(kiln.Invalid, "a squashfs is not a tarball")
 	}
 	return nil, kiln.Errorf(kiln.Unsupported, "%s is a disk of a virtual machine; kiln runs system containers", f)
+}
+
+// maxDictionary bounds the memory of xz, in MiB: xz -9 makes streams that take 65.
+const maxDictionary = 192
+
+func xzReader(ctx context.Context, in io.Reader, format string) (io.ReadCloser, error) {
+	memory := fmt.Sprintf("%dMiB", maxDictionary)
+	p, err := pipeThrough(ctx, in, nil, "xz", "--format="+format, "--decompress", "--stdout", "--threads=0",
+		"--memlimit-decompress="+memory, "--memlimit-mt-decompress="+memory)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Unsupported, "decompress %s: %w; install the package xz-utils", format, err)
+	}
+	return p, nil
 }
 
 // damaged gives the errors of the decoders one face.
@@ -96,63 +95,11 @@ func damaged(err error) error {
 		strings.Contains(err.Error(), "Unexpected end of input"):
 		return kiln.Errorf(kiln.Invalid, "the archive is truncated: %w", err)
 	}
+	if strings.Contains(err.Error(), "Memory usage limit reached") {
+		return kiln.Errorf(kiln.TooLarge, "decompressing the archive takes more than %d MiB of memory; "+
+			"compress it with a smaller dictionary, such as that of xz -9", maxDictionary)
+	}
 	return kiln.Errorf(kiln.Invalid, "the archive is damaged: %w", err)
-}
-
-// pipe is a program that decodes.
-type pipe struct {
-	io.ReadCloser
-	cmd    *exec.Cmd
-	stderr *bytes.Buffer
-	cancel context.CancelFunc
-	ended  bool
-}
-
-// pipeThrough decodes with a program, which has the other processors for itself.
-func pipeThrough(ctx context.Context, in io.Reader, name string, args ...string) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	p := &pipe{cmd: exec.CommandContext(ctx, name, args...), stderr: &bytes.Buffer{}, cancel: cancel}
-	p.cmd.Stdin, p.cmd.Stderr = in, p.stderr // in may be nil
-	p.cmd.WaitDelay = time.Second            // when in blocks
-	out, err := p.cmd.StdoutPipe()
-	if err == nil {
-		err = p.cmd.Start()
-	}
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	if f, ok := out.(*os.File); ok {
-		if raw, err := f.SyscallConn(); err == nil {
-			// Fewer switches between the two; it works without, too.
-			_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
-		}
-	}
-	p.ReadCloser = out
-	return p, nil
-}
-
-// Read gives io.EOF only after the program has found nothing wrong.
-func (p *pipe) Read(b []byte) (int, error) {
-	n, err := p.ReadCloser.Read(b)
-	if errors.Is(err, io.EOF) && !p.ended {
-		p.ended = true
-		if werr := p.cmd.Wait(); werr != nil {
-			return n, fmt.Errorf("%s: %w", strings.TrimSpace(p.stderr.String()), werr)
-		}
-	}
-	return n, err
-}
-
-// Close ends the program.
-func (p *pipe) Close() error {
-	p.cancel()
-	if !p.ended {
-		p.ended = true
-		_ = p.ReadCloser.Close()
-		_ = p.cmd.Wait() // it was killed
-	}
-	return nil
 }
 
 // ahead reads in a goroutine of its own into a few buffers.

@@ -84,7 +84,7 @@ func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
 	if err := nothingLeft(io.NewSectionReader(f, s.Size, fi.Size()-s.Size)); err != nil {
 		return nil, err
 	}
-	p, err := pipeThrough(ctx, nil, "sqfs2tar", "--no-skip", f.Name())
+	p, err := pipeThrough(ctx, nil, f, "sqfs2tar", "--no-skip", inFile)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Unsupported, "read a squashfs: %w; install the package squashfs-tools-ng", err)
 	}

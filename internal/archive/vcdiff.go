@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -20,7 +21,12 @@ func HasVCDIFF() bool {
 // of RFC 3284, while it is read. Whoever reads compares the result with a hash.
 // The error is Unsupported where the program xdelta3 is missing.
 func ApplyVCDIFF(ctx context.Context, base string, delta io.Reader) (io.ReadCloser, error) {
-	p, err := pipeThrough(ctx, delta, "xdelta3", "-d", "-c", "-s", base)
+	f, err := os.Open(base)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p, err := pipeThrough(ctx, delta, f, "xdelta3", "-d", "-c", "-s", inFile)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Unsupported, "apply a difference: %w; install the package xdelta3", err)
 	}

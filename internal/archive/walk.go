@@ -17,8 +17,11 @@ import (
 // Limits bound what an archive may unpack to. Zero means no bound.
 type Limits struct {
 	Bytes   int64 // sum of the sizes of the files, holes included
-	Entries int64
+	Entries int64 // their names, targets and extended attributes have entryBytes each, on average
 }
+
+// entryBytes bounds what has to be remembered of the entries of an archive.
+const entryBytes = 128
 
 // noID is the uid or gid that overlayfs and the kernel keep for themselves: -1,
 // and -2, which an instance's work directory is mapped to.
@@ -122,6 +125,7 @@ type walker struct {
 	lim     Limits
 	entries int64
 	bytes   int64
+	names   int64 // bytes of names, targets and extended attributes
 	seed    maphash.Seed
 	kinds   map[uint64]Type
 }
@@ -260,6 +264,14 @@ func (w *walker) count(e *Entry) error {
 	w.entries++
 	if w.lim.Entries > 0 && w.entries > w.lim.Entries {
 		return kiln.Errorf(kiln.TooLarge, "the archive has more than %d entries", w.lim.Entries)
+	}
+	w.names += int64(len(e.Path) + len(e.Link))
+	for key, value := range e.Xattrs {
+		w.names += int64(len(key) + len(value))
+	}
+	if w.lim.Entries > 0 && w.names > entryBytes*w.lim.Entries {
+		return kiln.Errorf(kiln.TooLarge, "the archive has more than %s of names, link targets and extended attributes "+
+			"(at %.100q)", kiln.FormatSize(entryBytes*w.lim.Entries), e.Path)
 	}
 	if e.Size < 0 {
 		return bad(e.Path, "the size is negative")

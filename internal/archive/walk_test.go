@@ -253,6 +253,25 @@ func TestSquashfs(t *testing.T) {
 	}
 }
 
+// TestEntryBytes has few entries with more to remember than their number allows.
+func TestEntryBytes(t *testing.T) {
+	var links, attrs []file
+	for i := range 10 {
+		name := fmt.Sprint(i)
+		links = append(links, file{name: name, typ: tar.TypeSymlink, link: strings.Repeat("x", 4000)})
+		attrs = append(attrs, file{name: name, pax: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 4000)}})
+	}
+	for what, files := range map[string][]file{"links": links, "attributes": attrs} {
+		b := makeTar(t, files...)
+		if _, err := count(t.Context(), bytes.NewReader(b), archive.Limits{Entries: 100}); kiln.KindOf(err) != kiln.TooLarge {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := count(t.Context(), bytes.NewReader(b), archive.Limits{Entries: 1000}); err != nil {
+			t.Errorf("%s under a larger limit: %v", what, err)
+		}
+	}
+}
+
 func FuzzWalk(f *testing.F) {
 	// Small ones: a mutation of megabytes takes the engine seconds.
 	f.Add(makeTar(f, sample()[:11]...))

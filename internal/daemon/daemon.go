@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -201,7 +202,7 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 	return d.instances.Suspend(ctx)
 }
 
-// limits bounds what an archive may unpack to: the setting, and what is free.
+// limits bounds what an archive may unpack to: the settings, and what is free.
 func (d *Daemon) limits(ctx context.Context) (archive.Limits, error) {
 	v, err := d.setting(ctx, unpackedBytes)
 	if err != nil {
@@ -211,7 +212,14 @@ func (d *Daemon) limits(ctx context.Context) (archive.Limits, error) {
 	if err != nil {
 		return archive.Limits{}, err
 	}
+	if v, err = d.setting(ctx, unpackedFiles); err != nil {
+		return archive.Limits{}, err
+	}
+	files, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return archive.Limits{}, err
+	}
 	// What doesn't fit on the disk can't be launched.
 	free, err := d.pool.Free()
-	return archive.Limits{Bytes: min(most, free)}, err
+	return archive.Limits{Bytes: min(most, free), Entries: files}, err
 }

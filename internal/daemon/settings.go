@@ -25,6 +25,7 @@ type setting struct {
 const (
 	mountSquashfs  = "images.mount_squashfs"
 	unpackedBytes  = "images.unpacked_limit"
+	unpackedFiles  = "images.unpacked_files"
 	defaultArchKey = "images.default_architecture"
 	httpsAddress   = "core.https_address"
 	trustPassword  = "core.trust_password"
@@ -62,6 +63,7 @@ func settings() map[string]setting {
 		mountSquashfs:                  {"auto", oneOf("auto", "always", "never")},
 		cacheExpiry:                    {"10", upTo(maxHours / 24)},
 		unpackedBytes:                  {"1TiB", checkSize},
+		unpackedFiles:                  {"1000000", upTo(maxFiles)},
 	}
 }
 
@@ -181,6 +183,9 @@ func checkNumber(v string) error {
 
 // maxHours is the longest time that a setting may say: a century.
 const maxHours = 100 * 365 * 24
+
+// maxFiles is the most files of an image that a setting may allow.
+const maxFiles = 1_000_000_000
 
 // upTo makes a check for numbers that a calculation has a bound for.
 func upTo(most int) func(string) error {

@@ -128,7 +128,7 @@ func (i *inspector) metadata(e *archive.Entry, r io.Reader) error {
 func (i *inspector) system(p string, e *archive.Entry, r io.Reader) error {
 	switch e.Type {
 	case archive.Symlink:
-		if path.Base(p) == "sh" || p == "bin" {
+		if path.Base(p) == "sh" && len(i.links) < maxLinks {
 			i.links[p] = e.Link
 		}
 	case archive.Regular:
@@ -151,6 +151,9 @@ func (i *inspector) system(p string, e *archive.Entry, r io.Reader) error {
 	}
 	return nil
 }
+
+// maxLinks bounds how many symlinks called sh are remembered.
+const maxLinks = 1000
 
 // maxPrograms bounds how many programs are looked at, since the shell can be a
 // link to any of them.
