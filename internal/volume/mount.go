@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -345,7 +346,7 @@ func (n *namespace) overlay(ctx context.Context, s stack, ids []IDMap) (*os.File
 		if err := unix.Chdir(dir); err != nil {
 			return err
 		}
-		fd, err := fsMount("overlay", options, attr, false)
+		fd, err := overlayMount(ctx, options, attr)
 		if err != nil {
 			return fmt.Errorf("mount the overlay: %w", err)
 		}
@@ -353,6 +354,26 @@ func (n *namespace) overlay(ctx context.Context, s stack, ids []IDMap) (*os.File
 		return unix.Chdir(n.dir)
 	})
 	return out, err
+}
+
+// lingers is how long the last mount of a layer may go on after who used it.
+const lingers = 5 * time.Second
+
+// overlayMount is fsMount for layers that may have been mounted a moment ago. The kernel
+// calls them busy until that mount is gone, which isn't when its file is closed: a
+// process that is being forked has every file open until it runs its program.
+func overlayMount(ctx context.Context, options map[string]string, attr int) (int, error) {
+	for end := time.Now().Add(lingers); ; {
+		fd, err := fsMount("overlay", options, attr, false)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return fd, err
+		}
+		select {
+		case <-ctx.Done():
+			return -1, errors.Join(err, context.Cause(ctx))
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 }
 
 // dropLayers unmounts the layers that are attached in a directory and removes it.
