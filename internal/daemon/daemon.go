@@ -58,6 +58,7 @@ type Daemon struct {
 
 	remotes     *remote.Opener
 	flights     flights
+	making      making
 	deltas      deltas
 	listeners   listeners
 	clients     clients

@@ -103,6 +103,7 @@ func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (
 	if err != nil {
 		return err
 	}
+	defer d.making.hold(img.Fingerprint)()
 	n, err := plan(spec, img)
 	if err != nil {
 		return err

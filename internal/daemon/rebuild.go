@@ -32,6 +32,7 @@ func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instan
 	if err != nil {
 		return err
 	}
+	defer d.making.hold(img.Fingerprint)()
 	n, err := plan(CreateSpec{Name: i.Name, Architecture: i.Architecture, Source: s}, img)
 	if err != nil {
 		return err

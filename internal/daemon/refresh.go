@@ -106,8 +106,11 @@ func (d *Daemon) dropVersionsBut(ctx context.Context, current kiln.Fingerprint, 
 			errs = append(errs, err)
 			for _, img := range list {
 				older = append(older, img.Fingerprint)
-				if depth > keep && len(img.Aliases) == 0 {
-					errs = append(errs, d.deleteImage(ctx, img.Fingerprint))
+				if depth > keep {
+					_, err := d.clear(ctx, img.Fingerprint, func(now kiln.Image) bool {
+						return now.ReplacedBy == fp && len(now.Aliases) == 0
+					})
+					errs = append(errs, err)
 				}
 			}
 		}
@@ -191,8 +194,13 @@ func (d *Daemon) expire() {
 	for _, img := range list {
 		end, err := d.expiry(d.ctx, img)
 		if err == nil && !end.IsZero() && time.Now().After(end) {
-			d.cfg.Log.Info("a cached image expired", "image", img.Fingerprint, "last used", img.LastUsedAt)
-			err = d.deleteImage(d.ctx, img.Fingerprint)
+			var gone bool
+			gone, err = d.clear(d.ctx, img.Fingerprint, func(now kiln.Image) bool {
+				return now.Cached && len(now.Aliases) == 0 && now.LastUsedAt.Equal(img.LastUsedAt)
+			})
+			if gone {
+				d.cfg.Log.Info("a cached image expired", "image", img.Fingerprint, "last used", img.LastUsedAt)
+			}
 		}
 		if err != nil {
 			d.cfg.Log.Error("delete an image that expired", "image", img.Fingerprint, "err", err)
@@ -217,7 +225,7 @@ func (d *Daemon) expire() {
 
 // expiry is when a cached image goes if nobody uses it before; zero: never.
 func (d *Daemon) expiry(ctx context.Context, img kiln.Image) (time.Time, error) {
-	if !img.Cached {
+	if !img.Cached || len(img.Aliases) > 0 {
 		return time.Time{}, nil
 	}
 	v, err := d.setting(ctx, cacheExpiry)
@@ -267,50 +275,4 @@ func (d *Daemon) Kept(ctx context.Context, img kiln.Image) (string, error) {
 		why += fmt.Sprintf(", as soon as it has something newer than %s, which was rolled back", from[0].Short())
 	}
 	return why, err
-}
-
-// A Pruned image is one that prune deletes, and why.
-type Pruned struct {
-	Image kiln.Image
-	Why   string
-}
-
-// PruneImages deletes cached images and old versions that no instance was made
-// from; with all, also images without an alias. With dry it only tells which.
-func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, error) {
-	images, err := d.Images.List(ctx, store.Query{})
-	if err != nil {
-		return nil, err
-	}
-	instances, err := d.instances.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	used := map[kiln.Fingerprint]bool{}
-	for _, i := range instances {
-		used[i.Base] = true
-	}
-	list := []Pruned{}
-	for _, img := range images {
-		why := ""
-		switch {
-		case len(img.Aliases) > 0 && !img.Cached, used[img.Fingerprint]:
-		case !img.ReplacedBy.IsZero():
-			why = "an older version of " + img.ReplacedBy.Short()
-		case img.Cached:
-			why = "cached, and no instance uses it"
-		case all:
-			why = "no alias, and no instance uses it"
-		}
-		if why == "" {
-			continue
-		}
-		list = append(list, Pruned{img, why})
-		if !dry {
-			if err := d.deleteImage(ctx, img.Fingerprint); err != nil {
-				return list, err
-			}
-		}
-	}
-	return list, nil
 }

@@ -80,6 +80,7 @@ func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Tr
 // arrive brings an instance here: all of it, or nothing.
 func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) (err error) {
 	n := a.plan()
+	defer d.making.hold(bases(a.Transfer)...)()
 	if err := d.checkArrival(ctx, a, n); err != nil {
 		return err
 	}

@@ -113,10 +113,28 @@ func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 	case err != nil:
 		return err
 	}
+	return pointTo(ctx, tx, old.Target, a)
+}
+
+// pointTo writes an alias that pointed to another image before. Whoever gives an image a
+// name wants to keep it, also if it was only cached.
+func pointTo(ctx context.Context, tx *db.Tx, before kiln.Fingerprint, a kiln.Alias) error {
 	if err := tx.SetAlias(ctx, a); err != nil {
 		return err
 	}
-	return supersede(ctx, tx, old.Target, a.Target)
+	list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: a.Target})
+	if err != nil {
+		return err
+	}
+	for _, img := range list {
+		if img.Cached {
+			img.Cached = false
+			if err := tx.UpdateImage(ctx, img); err != nil {
+				return err
+			}
+		}
+	}
+	return supersede(ctx, tx, before, a.Target)
 }
 
 // UpdateAlias changes the target and the description of an alias, in one transaction,
@@ -133,10 +151,7 @@ func (s *Store) UpdateAlias(ctx context.Context, name string, change func(*kiln.
 			return err
 		}
 		a.Name = name
-		if err := tx.SetAlias(ctx, a); err != nil {
-			return err
-		}
-		return supersede(ctx, tx, old.Target, a.Target)
+		return pointTo(ctx, tx, old.Target, a)
 	})
 	return a, err
 }

@@ -245,14 +245,30 @@ func (s *Store) Touch(ctx context.Context, fp kiln.Fingerprint, t time.Time) err
 // Delete removes an image with its aliases, and the files that no other image
 // has. The error is NotFound.
 func (s *Store) Delete(ctx context.Context, fp kiln.Fingerprint) error {
-	img, err := s.Get(ctx, fp)
-	if err != nil {
-		return err
+	gone, err := s.DeleteIf(ctx, fp, func(kiln.Image) bool { return true })
+	if err == nil && !gone {
+		err = kiln.Errorf(kiln.NotFound, "Image %q not found", fp)
 	}
-	if err := s.db.Tx(ctx, func(tx *db.Tx) error { return tx.DeleteImage(ctx, fp) }); err != nil {
-		return err
+	return err
+}
+
+// DeleteIf is Delete for an image of which a rule says that nobody wants it, as it is when
+// it is deleted. It reports whether that was so: it isn't if the image is gone.
+func (s *Store) DeleteIf(ctx context.Context, fp kiln.Fingerprint, unwanted func(kiln.Image) bool) (gone bool,
+	err error) {
+	var files []kiln.File
+	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp, Files: true})
+		if err != nil || len(list) == 0 || !unwanted(list[0]) {
+			return err
+		}
+		gone, files = true, list[0].Files
+		return tx.DeleteImage(ctx, fp)
+	})
+	if err != nil || !gone {
+		return false, err
 	}
-	return s.dropUnused(ctx, img.Files)
+	return true, s.dropUnused(ctx, files)
 }
 
 // dropUnused removes the files that no image has, while none is being added.

@@ -1,0 +1,114 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/store"
+)
+
+// A Pruned image is one that prune deletes, and why.
+type Pruned struct {
+	Image kiln.Image
+	Why   string
+}
+
+// PruneImages deletes cached images and old versions that no instance was made
+// from; with all, also images without an alias. With dry it only tells which.
+func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, error) {
+	images, err := d.Images.List(ctx, store.Query{})
+	if err != nil {
+		return nil, err
+	}
+	instances, err := d.instances.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[kiln.Fingerprint]bool{}
+	for _, i := range instances {
+		used[i.Base] = true
+	}
+	list := []Pruned{}
+	var errs []error
+	for _, img := range images {
+		why := unneeded(img, all)
+		if why == "" || used[img.Fingerprint] || d.making.has(img.Fingerprint) {
+			continue
+		}
+		gone := dry
+		if !dry {
+			gone, err = d.clear(ctx, img.Fingerprint, func(now kiln.Image) bool { return unneeded(now, all) != "" })
+			errs = append(errs, err)
+		}
+		if gone {
+			list = append(list, Pruned{img, why})
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// unneeded says why nobody needs an image that no instance was made from; "": somebody
+// may.
+func unneeded(img kiln.Image, all bool) string {
+	switch {
+	case len(img.Aliases) > 0:
+	case !img.ReplacedBy.IsZero():
+		return "an older version of " + img.ReplacedBy.Short()
+	case img.Cached:
+		return "cached, and no instance uses it"
+	case all:
+		return "no alias, and no instance uses it"
+	}
+	return ""
+}
+
+// clear deletes an image that nobody asked to be deleted, if nobody wants it at that
+// moment: it may be gone, have a name by now, or become an instance. It reports whether
+// it did.
+func (d *Daemon) clear(ctx context.Context, fp kiln.Fingerprint, unwanted func(kiln.Image) bool) (bool, error) {
+	if err := d.pool.Settle(fp); err != nil {
+		return false, err
+	}
+	gone, err := d.Images.DeleteIf(ctx, fp, func(img kiln.Image) bool { return !d.making.has(fp) && unwanted(img) })
+	if gone {
+		d.tell("image-deleted", imageURL(fp), nil)
+		err = errors.Join(err, d.dropTree(fp))
+	}
+	return gone, err
+}
+
+// making counts the instances that are being made of each image: no row says yet that
+// they need it.
+type making struct {
+	mu sync.Mutex
+	of map[kiln.Fingerprint]int
+}
+
+// hold keeps images from being cleared away until it is released.
+func (m *making) hold(list ...kiln.Fingerprint) (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.of == nil {
+		m.of = map[kiln.Fingerprint]int{}
+	}
+	for _, fp := range list {
+		m.of[fp]++
+	}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, fp := range list {
+			if m.of[fp]--; m.of[fp] == 0 {
+				delete(m.of, fp)
+			}
+		}
+	}
+}
+
+func (m *making) has(fp kiln.Fingerprint) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.of[fp] > 0
+}
