@@ -68,7 +68,7 @@ func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, 
 }
 
 // fetchCached gives what a name means at a remote today. It takes the place of what
-// it meant last.
+// it meant last, unless that is a copy that somebody made to stay as it is.
 func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec, last *kiln.Image) (kiln.Image,
 	error) {
 	img, err := d.find(ctx, o, spec, false)
@@ -85,7 +85,7 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 		return kiln.Image{}, err
 	}
 	replaces := kiln.Fingerprint{}
-	if last != nil && last.Fingerprint != img.Fingerprint {
+	if last != nil && last.Fingerprint != img.Fingerprint && (last.Cached || last.AutoUpdate) {
 		left, err := d.leftOut(ctx, nil, *last, spec, img)
 		if err != nil {
 			return kiln.Image{}, err
