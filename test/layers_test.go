@@ -50,6 +50,7 @@ var ladder = map[string]int{
 	"internal/cli":               6,
 	"cmd/kiln":                   7,
 	"test/bench":                 7,
+	"test/machine":               7,
 	"test/faults":                8,
 	"test":                       8,
 }

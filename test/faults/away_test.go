@@ -29,17 +29,17 @@ func TestAway(t *testing.T) {
 			net.up(t)
 			net.every(fault{stall: 1})
 		}
-		if s := to.ok("init", "a:x", "away-"+way); !strings.Contains(s.err, "warning") ||
-			!strings.Contains(s.err, net.address) {
-			t.Errorf("%s: %s", way, s.err)
+		if s := to.ok("init", "a:x", "away-"+way); !strings.Contains(s.Err, "warning") ||
+			!strings.Contains(s.Err, net.address) {
+			t.Errorf("%s: %s", way, s.Err)
 		}
 		to.fails(6, []string{net.address}, "init", "a:y", "c0")
 	}
 	to.fails(6, []string{net.address}, "image", "copy", "a:x", "local:")
 	to.fails(6, []string{net.address}, "image", "list", "a:")
 	net.set(nil)
-	if s := to.ok("init", "a:x", "c3"); s.err != "" && strings.Contains(s.err, "warning") {
-		t.Error(s.err)
+	if s := to.ok("init", "a:x", "c3"); s.Err != "" && strings.Contains(s.Err, "warning") {
+		t.Error(s.Err)
 	}
 	to.sound(fp)
 	to.fails(6, []string{"kiln.invalid"}, "remote", "add", "none", "https://kiln.invalid", "--protocol", "simplestreams")
@@ -72,8 +72,8 @@ func TestStreamsAway(t *testing.T) {
 	to.age() // the index is too old to be used without asking
 	for _, words := range [][]string{{"init", "s:x", "c3"}, {"image", "copy", "s:x", "local:", "--alias", "x"},
 		{"image", "list", "s:"}} {
-		if s := to.ok(words...); !strings.Contains(s.err, net.address) {
-			t.Errorf("%v: no warning in %q", words, s.err)
+		if s := to.ok(words...); !strings.Contains(s.Err, net.address) {
+			t.Errorf("%v: no warning in %q", words, s.Err)
 		}
 	}
 	to.fails(3, []string{`"y"`}, "init", "s:y", "c0")
@@ -87,7 +87,7 @@ func TestStreamsAway(t *testing.T) {
 // started again to see it.
 func (h *host) age() {
 	h.t.Helper()
-	for _, dir := range []string{h.dir + "/cache", h.home + "/.cache/kiln/indexes"} {
+	for _, dir := range []string{h.Dir + "/cache", h.Home + "/.cache/kiln/indexes"} {
 		list, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			h.t.Fatal(err)
@@ -166,7 +166,7 @@ func TestStaleIndex(t *testing.T) {
 	to.sound(now.fingerprint())
 	s.publish(t, published{image: last, alias: "x", version: "20260303"})
 	to.ok("image", "refresh", "x")
-	if out := to.ok("image", "info", "x").out; !strings.Contains(out, last.fingerprint().String()) {
+	if out := to.ok("image", "info", "x").Out; !strings.Contains(out, last.fingerprint().String()) {
 		t.Error(out)
 	}
 	to.sound(now.fingerprint(), last.fingerprint())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/test/machine"
 )
 
 // small is more than the calls of the API before a download take on a connection,
@@ -21,7 +22,7 @@ const small = 64 << 10
 func pair(t *testing.T) (from, to *host, net *proxy) {
 	t.Helper()
 	from, to = newHost(t), newHost(t)
-	net = newProxy(t, from.address)
+	net = newProxy(t, from.Address)
 	to.knows("a", from, net.address)
 	return from, to, net
 }
@@ -55,7 +56,7 @@ func TestCut(t *testing.T) {
 		if wire > most {
 			t.Errorf("%s: %d bytes for an image of %d after %d cuts", name, wire, img.size(), cuts)
 		}
-		if got := to.ok("image", "info", name).out; !strings.Contains(got, fp.String()) {
+		if got := to.ok("image", "info", name).Out; !strings.Contains(got, fp.String()) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
@@ -77,11 +78,11 @@ func TestCutEarly(t *testing.T) {
 	for range 8 {
 		at := 1 + rand.Int64N(12<<10)
 		net.every(fault{cut: at})
-		if s := to.kiln("image", "copy", "a:x", "local:", "--mode", "pull"); s.code == 0 {
+		if s := to.kiln("image", "copy", "a:x", "local:", "--mode", "pull"); s.Code == 0 {
 			to.sound(fp)
 			to.ok("image", "delete", fp.String())
-		} else if s.code != 6 || !strings.Contains(s.err, net.address) {
-			t.Errorf("cut at %d: exit %d: %s", at, s.code, s.err)
+		} else if s.Code != 6 || !strings.Contains(s.Err, net.address) {
+			t.Errorf("cut at %d: exit %d: %s", at, s.Code, s.Err)
 		}
 		to.sound(none()...)
 	}
@@ -149,8 +150,8 @@ func TestPieces(t *testing.T) {
 func TestUpload(t *testing.T) {
 	t.Parallel()
 	from, to := newHost(t), newHost(t)
-	net := newProxy(t, to.address)
-	token := to.ok("config", "trust", "add", "--name", "from").word()
+	net := newProxy(t, to.Address)
+	token := to.ok("config", "trust", "add", "--name", "from").Word()
 	from.ok("remote", "add", "b", "https://"+net.address, "--fingerprint", to.certificate(), "--token", token)
 	for name, img := range map[string]image{"one": unified(t, "sent", 2<<20), "two": split(t, "sent", 2<<20)} {
 		fp := from.holds(img, "--alias", name)
@@ -212,7 +213,7 @@ func TestCancel(t *testing.T) {
 	img := unified(t, "cancel", 6<<20)
 	fp := from.holds(img, "--public", "--alias", "x")
 	net.every(fault{rate: 2 << 20})
-	var copied said
+	var copied machine.Said
 	var wg sync.WaitGroup
 	wg.Go(func() { copied = to.kiln("image", "copy", "a:x", "local:", "--mode", "pull") })
 	to.waitPartial(fp, 2<<20)
@@ -223,8 +224,8 @@ func TestCancel(t *testing.T) {
 	if d := time.Since(start); d > time.Second {
 		t.Errorf("the download ended after %v", d)
 	}
-	if copied.code != 9 {
-		t.Errorf("exit %d: %s", copied.code, copied.err)
+	if copied.Code != 9 {
+		t.Errorf("exit %d: %s", copied.Code, copied.Err)
 	}
 	net.set(nil)
 	// At once: what is kept is not in the way of the next.
@@ -240,10 +241,10 @@ func TestCancel(t *testing.T) {
 func (h *host) waitPartial(file kiln.Fingerprint, n int64) {
 	h.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if fi, err := os.Stat(filepath.Join(h.dir, "blobs", "partial", file.String())); err == nil && fi.Size() >= n {
+		if fi, err := os.Stat(filepath.Join(h.Dir, "blobs", "partial", file.String())); err == nil && fi.Size() >= n {
 			return
 		}
-		if _, err := os.Stat(filepath.Join(h.dir, "blobs", "sha256", file.String()[:2], file.String())); err == nil {
+		if _, err := os.Stat(filepath.Join(h.Dir, "blobs", "sha256", file.String()[:2], file.String())); err == nil {
 			return
 		}
 	}
@@ -254,7 +255,7 @@ func (h *host) waitPartial(file kiln.Fingerprint, n int64) {
 func (h *host) running(what string) []api.Operation {
 	h.t.Helper()
 	var byStatus map[string][]api.Operation
-	if _, err := h.client().Get(h.t.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+	if _, err := h.Client().Get(h.t.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
 		h.t.Fatal(err)
 	}
 	var list []api.Operation
@@ -308,7 +309,7 @@ func TestWaiters(t *testing.T) {
 
 // post copies by a request of its own, without the questions of the command line.
 func (h *host) post(fp kiln.Fingerprint, net *proxy) int {
-	text, err := os.ReadFile(filepath.Join(h.home, "conf", "servercerts", "a.crt"))
+	text, err := os.ReadFile(filepath.Join(h.Home, "conf", "servercerts", "a.crt"))
 	if err != nil {
 		h.t.Error(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/test/machine"
 )
 
 // TestFull has a disk with less room than an image needs: what comes next finds
@@ -26,7 +28,7 @@ func TestFull(t *testing.T) {
 		}
 	})
 	from, to := newHost(t), hostIn(t, dir)
-	net := newProxy(t, from.address)
+	net := newProxy(t, from.Address)
 	to.knows("a", from, net.address)
 	img := unified(t, "full", 6<<20)
 	fp := from.holds(img, "--public", "--alias", "x")
@@ -48,12 +50,12 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	net.every(fault{rate: 4 << 20})
-	done := make(chan said)
+	done := make(chan machine.Said)
 	go func() { done <- to.kiln(copies...) }()
 	to.waitPartial(fp, 1<<20)
 	_ = os.WriteFile(ballast, []byte(noise("ballast", 11<<20)), 0o600) // as much as there is
-	if s := <-done; s.code != 8 {
-		t.Errorf("exit %d: %s", s.code, s.err)
+	if s := <-done; s.Code != 8 {
+		t.Errorf("exit %d: %s", s.Code, s.Err)
 	}
 	if left := to.sound(none()...); left != 0 {
 		t.Errorf("%d bytes are left over", left)

@@ -38,13 +38,13 @@ func TestKill(t *testing.T) {
 		if round%3 == 0 { // when it is about to be complete, or just was
 			time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		}
-		to.end(os.Kill)
+		to.End(os.Kill)
 		copied.Wait()
 		net.set(nil)
 		to.start()
 		to.sound()
 		var kept int64
-		if fi, err := os.Stat(to.dir + "/blobs/partial/" + last.String()); err == nil {
+		if fi, err := os.Stat(to.Dir + "/blobs/partial/" + last.String()); err == nil {
 			kept = fi.Size()
 		}
 		wire := net.count(func() { to.ok("image", "copy", "a:"+name, "local:", "--alias", "x") })
@@ -54,7 +54,7 @@ func TestKill(t *testing.T) {
 		if kept > 0 {
 			wentOn++
 		}
-		if out := to.ok("image", "info", "x").out; !strings.Contains(out, fp.String()) {
+		if out := to.ok("image", "info", "x").Out; !strings.Contains(out, fp.String()) {
 			t.Errorf("round %d: %s", round, out)
 		}
 	}
@@ -87,16 +87,16 @@ func TestKillRefresh(t *testing.T) {
 		var refreshed sync.WaitGroup
 		refreshed.Go(func() { to.kiln("image", "refresh", "x") })
 		time.Sleep(time.Duration(30+rand.IntN(150)) * time.Millisecond)
-		to.end(os.Kill)
+		to.End(os.Kill)
 		refreshed.Wait()
 		net.set(nil)
 		to.start()
 		to.sound()
-		if out := to.ok("image", "info", "x").out; !versions[fingerprintIn(out)] {
+		if out := to.ok("image", "info", "x").Out; !versions[fingerprintIn(out)] {
 			t.Errorf("round %d: x is %s", round, out)
 		}
 		to.ok("image", "refresh", "x")
-		if out := to.ok("image", "info", "x").out; fingerprintIn(out) != fp.String() {
+		if out := to.ok("image", "info", "x").Out; fingerprintIn(out) != fp.String() {
 			t.Errorf("round %d: x is not refreshed: %s", round, out)
 		}
 	}
@@ -124,7 +124,7 @@ func TestKillUpload(t *testing.T) {
 	body, sender := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		_, _, err := h.client().Do(t.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/images",
+		_, _, err := h.Client().Do(t.Context(), client.Request{Method: http.MethodPost, Path: "/1.0/images",
 			Body: io.Reader(body)}, nil)
 		body.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 		sent <- err
@@ -133,12 +133,12 @@ func TestKillUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	for {
-		if list, err := os.ReadDir(h.dir + "/blobs/tmp"); err != nil || len(list) > 0 {
+		if list, err := os.ReadDir(h.Dir + "/blobs/tmp"); err != nil || len(list) > 0 {
 			break
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	h.end(os.Kill)
+	h.End(os.Kill)
 	sender.Close()
 	if err := <-sent; kiln.KindOf(err) != kiln.Network {
 		t.Errorf("%v", err)
@@ -161,16 +161,16 @@ func TestDeleteAndCopy(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for range rounds {
-				if s := to.kiln("image", "copy", "a:x", "local:", "--alias", "x", "--mode", "pull"); s.code != 0 && s.code != 3 &&
-					s.code != 4 {
-					t.Errorf("copy: exit %d: %s", s.code, s.err)
+				if s := to.kiln("image", "copy", "a:x", "local:", "--alias", "x", "--mode", "pull"); s.Code != 0 && s.Code != 3 &&
+					s.Code != 4 {
+					t.Errorf("copy: exit %d: %s", s.Code, s.Err)
 				}
 			}
 		})
 		wg.Go(func() {
 			for range rounds {
-				if s := to.kiln("image", "delete", fp.String()); s.code != 0 && s.code != 3 {
-					t.Errorf("delete: exit %d: %s", s.code, s.err)
+				if s := to.kiln("image", "delete", fp.String()); s.Code != 0 && s.Code != 3 {
+					t.Errorf("delete: exit %d: %s", s.Code, s.Err)
 				}
 			}
 		})

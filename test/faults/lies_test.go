@@ -88,7 +88,7 @@ func TestPoison(t *testing.T) {
 	to.fails(7, []string{wanted.String()}, "init", "s:x", "c1")
 	to.fails(7, []string{wanted.String()}, "image", "copy", "s:"+wanted.String(), "local:")
 	to.sound(none()...)
-	if out := to.ok("list").out; strings.Contains(out, "c1") {
+	if out := to.ok("list").Out; strings.Contains(out, "c1") {
 		t.Errorf("an instance is left: %s", out)
 	}
 }
@@ -171,8 +171,8 @@ func TestIndexes(t *testing.T) {
 			defer h.forget()
 			said := h.fails(c.code, []string{c.word, s.Listener.Addr().String()}, "image", "copy", "s:x", "local:", "--mode",
 				"pull")
-			if len(said.err) > 2000 {
-				t.Errorf("the error has %d bytes", len(said.err))
+			if len(said.Err) > 2000 {
+				t.Errorf("the error has %d bytes", len(said.Err))
 			}
 			// The daemon says the same to who asks it without the command line.
 			err := h.operate("/1.0/instances", map[string]any{"name": "c1", "source": s.source("x")})
@@ -230,7 +230,7 @@ func TestNames(t *testing.T) {
 		_, _ = io.WriteString(w, `{"type":"error","error":"Image alias not found","error_code":404}`)
 	})
 	to.streams("ca", s, s.URL)
-	to.ok("remote", "add", "n", s.URL, "--public", "--ca", filepath.Join(to.home, "ca.ca"))
+	to.ok("remote", "add", "n", s.URL, "--public", "--ca", filepath.Join(to.Home, "ca.ca"))
 	names := []string{"../../../../tmp/kf-evil", "/tmp/kf-evil", `..\..\kf-evil`, "..", "../.bashrc", ""}
 	for n, name := range names {
 		s.lie("/1.0/images/"+fp.String()+"/export", func(w http.ResponseWriter, _ *http.Request) {
@@ -238,7 +238,7 @@ func TestNames(t *testing.T) {
 			w.Header().Set("Content-Disposition", fmt.Sprintf("inline;filename=%q", name))
 			_, _ = w.Write(img[0])
 		})
-		dir := filepath.Join(to.home, fmt.Sprintf("deep/er/export%d", n))
+		dir := filepath.Join(to.Home, fmt.Sprintf("deep/er/export%d", n))
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +248,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: %v, %v", name, in, err)
 		}
 	}
-	around, err := os.ReadDir(filepath.Join(to.home, "deep/er"))
+	around, err := os.ReadDir(filepath.Join(to.Home, "deep/er"))
 	if err != nil || len(around) != len(names) {
 		t.Errorf("beside the directories: %v, %v", around, err)
 	}

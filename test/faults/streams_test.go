@@ -215,7 +215,7 @@ func (s *imageServer) edit(old, now string) {
 // streams adds a server of images as a remote.
 func (h *host) streams(name string, s *imageServer, address string, more ...string) {
 	h.t.Helper()
-	ca := filepath.Join(h.home, name+".ca")
+	ca := filepath.Join(h.Home, name+".ca")
 	if err := os.WriteFile(ca, []byte(s.authority()), 0o600); err != nil {
 		h.t.Fatal(err)
 	}

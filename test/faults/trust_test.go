@@ -23,9 +23,9 @@ func TestChangedCertificate(t *testing.T) {
 	fp := from.holds(unified(t, "changed", 10<<10), "--public", "--alias", "x")
 	to.ok("image", "copy", "a:x", "local:", "--alias", "x", "--auto-update")
 	old := from.certificate()
-	from.end(os.Kill)
+	from.End(os.Kill)
 	for _, name := range []string{"server.crt", "server.key"} {
-		if err := os.Remove(filepath.Join(from.dir, name)); err != nil {
+		if err := os.Remove(filepath.Join(from.Dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -49,9 +49,9 @@ func TestExpiredCertificate(t *testing.T) {
 	t.Parallel()
 	from, to, net := pair(t)
 	from.holds(unified(t, "expired", 10<<10), "--public", "--alias", "x")
-	from.end(os.Kill)
+	from.End(os.Kill)
 	over := time.Now().Add(6 * time.Second)
-	writeCertificate(t, from.dir, over)
+	writeCertificate(t, from.Dir, over)
 	from.start()
 	fp := from.certificate()
 	add := []string{"remote", "add", "a", "https://" + net.address, "--public", "--fingerprint", fp}
@@ -61,8 +61,8 @@ func TestExpiredCertificate(t *testing.T) {
 	words := []string{fp, "expired on", "kiln remote add"}
 	to.fails(5, words, "image", "copy", "a:x", "local:")
 	to.fails(5, words, add...)
-	from.end(os.Kill)
-	writeCertificate(t, from.dir, time.Now().AddDate(1, 0, 0))
+	from.End(os.Kill)
+	writeCertificate(t, from.Dir, time.Now().AddDate(1, 0, 0))
 	from.start()
 	to.fails(5, []string{"changed"}, "image", "copy", "a:x", "local:")
 	to.knows("a", from, net.address)
@@ -98,20 +98,14 @@ func writeCertificate(t *testing.T, dir string, until time.Time) {
 	}
 }
 
-// word is the last word that a command said: a token.
-func (s said) word() string {
-	f := strings.Fields(s.out)
-	return f[len(f)-1]
-}
-
 // TestTokens uses tokens as they are not meant to be used.
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	server, one, two := newHost(t), newHost(t), newHost(t)
 	add := func(word string, flag string) []string {
-		return []string{"remote", "add", "s", "https://" + server.address, "--fingerprint", server.certificate(), flag, word}
+		return []string{"remote", "add", "s", "https://" + server.Address, "--fingerprint", server.certificate(), flag, word}
 	}
-	token := server.ok("config", "trust", "add", "--name", "one").word()
+	token := server.ok("config", "trust", "add", "--name", "one").Word()
 	one.ok(add(token, "--token")...)
 	one.ok("image", "list", "s:")
 	two.fails(5, []string{"token", "once"}, add(token, "--token")...)
@@ -119,10 +113,10 @@ func TestTokens(t *testing.T) {
 	two.fails(5, []string{"token"}, add(token[:len(token)-12], "--token")...)
 
 	server.ok("config", "set", "core.remote_token_expiry", "1S")
-	token = server.ok("config", "trust", "add", "--name", "two").word()
+	token = server.ok("config", "trust", "add", "--name", "two").Word()
 	time.Sleep(1200 * time.Millisecond)
 	two.fails(5, []string{"expires"}, add(token, "--token")...)
-	if out := server.ok("config", "trust", "list-tokens").out; strings.Contains(out, "two") {
+	if out := server.ok("config", "trust", "list-tokens").Out; strings.Contains(out, "two") {
 		t.Errorf("the token is still listed: %s", out)
 	}
 
@@ -134,12 +128,12 @@ func TestTokens(t *testing.T) {
 	if d := time.Since(start); d < 1500*time.Millisecond {
 		t.Errorf("two guesses took %v", d)
 	}
-	if out := server.ok("config", "get", "core.trust_password").out; strings.Contains(out, "sesame") {
+	if out := server.ok("config", "get", "core.trust_password").Out; strings.Contains(out, "sesame") {
 		t.Errorf("the password is told: %s", out)
 	}
 	two.ok(add("sesame", "--password")...)
 	two.ok("image", "list", "s:")
-	if out := server.ok("config", "trust", "list").out; strings.Count(out, "client") != 2 {
+	if out := server.ok("config", "trust", "list").Out; strings.Count(out, "client") != 2 {
 		t.Errorf("there should be two clients: %s", out)
 	}
 }

@@ -42,7 +42,7 @@ type answer struct {
 func ask(t *testing.T, hc *http.Client, h *host, method, path, body string, header http.Header,
 	typed ...string) answer {
 	t.Helper()
-	req, err := http.NewRequest(method, "https://"+h.address+path, strings.NewReader(body))
+	req, err := http.NewRequest(method, "https://"+h.Address+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func checkOtherWays(t *testing.T, hc *http.Client, h *host, private, public imag
 		bytes.Contains([]byte(a.body), private[1][1024:2048]) {
 		t.Errorf("the public image: %d", a.status)
 	}
-	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q},"public":true}`, h.address, fp)
+	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q},"public":true}`, h.Address, fp)
 	push := fmt.Sprintf(`{"source":{"type":"image","mode":"push","fingerprint":%q},"public":true}`, fp)
 	for _, body := range []string{pull, push, strings.ReplaceAll(pull, fp, strings.Repeat("ab", 32)), "{}"} {
 		a := ask(t, hc, h, "POST", "/1.0/images", body, http.Header{"Content-Type": {"application/json"}})
@@ -192,10 +192,10 @@ func TestRestricted(t *testing.T) {
 	private := unified(t, "restricted", 10<<10)
 	fp := h.holds(private, "--alias", "hushhush").String()
 	hc, own := untrusted(t)
-	path := filepath.Join(h.home, "client.crt")
+	path := filepath.Join(h.Home, "client.crt")
 	writeFile(t, path, trust.PEM(own.Leaf))
 	h.ok("config", "trust", "add", path, "--name", "r", "--restricted")
-	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q}}`, h.address, fp)
+	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q}}`, h.Address, fp)
 	for path, body := range map[string]string{"/1.0/images": pull, "/1.0/images/" + fp + "/secret": "{}",
 		"/1.0/certificates": `{"type":"client","token":true}`, "/1.0/images/" + fp + "/export": "{}"} {
 		if a := ask(t, hc, h, "POST", path, body, http.Header{"Content-Type": {"application/json"}}); a.status != http.StatusForbidden {
@@ -223,7 +223,7 @@ func TestSlowClients(t *testing.T) {
 		"GET /1.0 HTTP/1.1\r\nHost: x\r\nX: " + long,
 		"POST /1.0/certificates HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{",
 	} {
-		go func() { ends <- dribble(h.address, begin) }()
+		go func() { ends <- dribble(h.Address, begin) }()
 	}
 	start := time.Now()
 	hc, _ := untrusted(t)
