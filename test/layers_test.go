@@ -52,6 +52,7 @@ var ladder = map[string]int{
 	"test/bench":                 7,
 	"test/machine":               7,
 	"test/faults":                8,
+	"test/soak":                  8,
 	"test":                       8,
 }
 
