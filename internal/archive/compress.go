@@ -70,12 +70,13 @@ type program struct {
 	cmd    *exec.Cmd
 	stderr bytes.Buffer
 	after  func() error // once the program has succeeded
+	ctxErr func() error
 }
 
 // compressWith starts a program; pkg is where people find it.
 func compressWith(ctx context.Context, w io.Writer, after func() error, pkg, name string,
 	args ...string) (io.WriteCloser, error) {
-	p := &program{cmd: exec.CommandContext(ctx, name, args...), after: after}
+	p := &program{cmd: exec.CommandContext(ctx, name, args...), after: after, ctxErr: ctx.Err}
 	p.cmd.Stdout, p.cmd.Stderr = w, &p.stderr
 	in, err := p.cmd.StdinPipe()
 	if err == nil {
@@ -90,7 +91,7 @@ func compressWith(ctx context.Context, w io.Writer, after func() error, pkg, nam
 
 // Close waits for the program's end.
 func (p *program) Close() error {
-	err := errors.Join(p.WriteCloser.Close(), p.cmd.Wait())
+	err := errors.Join(p.WriteCloser.Close(), p.cmd.Wait(), p.ctxErr())
 	if err != nil {
 		return fmt.Errorf("%s: %w %s", filepath.Base(p.cmd.Path), err, strings.TrimSpace(p.stderr.String()))
 	}

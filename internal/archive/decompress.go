@@ -50,8 +50,7 @@ func decoder(ctx context.Context, f Format, in *bufio.Reader) (io.ReadCloser, er
 	case Tar:
 		return io.NopCloser(in), nil
 	case Gzip:
-		z, err := gzip.NewReader(in)
-		return z, err
+		return newGzip(in)
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(in)), nil
 	case Zstd:
@@ -83,6 +82,40 @@ func xzReader(ctx context.Context, in io.Reader, format string) (io.ReadCloser, 
 		return nil, kiln.Errorf(kiln.Unsupported, "decompress %s: %w; install the package xz-utils", format, err)
 	}
 	return p, nil
+}
+
+// gzipReader reads the members of a gzip, and stops at what is none: padding is for
+// nothingLeft.
+type gzipReader struct {
+	*gzip.Reader
+	in *bufio.Reader
+}
+
+func newGzip(in *bufio.Reader) (io.ReadCloser, error) {
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return nil, err
+	}
+	z.Multistream(false)
+	return &gzipReader{z, in}, nil
+}
+
+func (g *gzipReader) Read(b []byte) (int, error) {
+	n, err := g.Reader.Read(b)
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if n > 0 {
+		return n, nil // and the end the next time
+	}
+	if head, _ := g.in.Peek(2); string(head) != "\x1f\x8b" {
+		return 0, io.EOF
+	}
+	if err := g.Reset(g.in); err != nil {
+		return 0, err
+	}
+	g.Multistream(false)
+	return 0, nil
 }
 
 // damaged gives the errors of the decoders one face.

@@ -25,7 +25,7 @@ const (
 )
 
 // An Entry is one file of a tree, already checked: Path is relative, clean,
-// separated by slashes and free of NUL and newline; it has no symlink among its
+// separated by slashes and free of NUL; it has no symlink among its
 // parents. The tree's own root directory has the Path ".".
 type Entry struct {
 	Path    string

@@ -25,9 +25,20 @@ const bounded = `ulimit -v 1048576 && ulimit -f 0 && ulimit -c 0 && exec "$0" "$
 type pipe struct {
 	io.ReadCloser
 	cmd    *exec.Cmd
-	stderr *bytes.Buffer
+	stderr *clipped
 	cancel context.CancelFunc
 	ended  bool
+	check  func(stderr string) error // once the program has succeeded; may be nil
+}
+
+// clipped keeps the beginning of what a program says.
+type clipped struct{ bytes.Buffer }
+
+const maxStderr = 64 << 10
+
+func (c *clipped) Write(b []byte) (int, error) {
+	c.Buffer.Write(b[:min(len(b), maxStderr-c.Len())])
+	return len(b), nil
 }
 
 // inFile is the name by which a program finds the file that pipeThrough gives it.
@@ -36,13 +47,13 @@ const inFile = "/proc/self/fd/3"
 // pipeThrough decodes with a program, which has the other processors for itself. It
 // reads in, which may be nil, and file where that isn't nil. It runs as nobody who
 // may read files, can't write any, and has bounded memory.
-func pipeThrough(ctx context.Context, in io.Reader, file *os.File, name string, args ...string) (io.ReadCloser, error) {
+func pipeThrough(ctx context.Context, in io.Reader, file *os.File, name string, args ...string) (*pipe, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pipe{stderr: &bytes.Buffer{}, cancel: cancel}
+	p := &pipe{stderr: &clipped{}, cancel: cancel}
 	p.cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", bounded, path}, args...)...)
 	p.cmd.Stdin, p.cmd.Stderr = in, p.stderr
 	p.cmd.WaitDelay = time.Second // when in blocks
@@ -82,6 +93,11 @@ func (p *pipe) Read(b []byte) (int, error) {
 		p.ended = true
 		if werr := p.cmd.Wait(); werr != nil {
 			return n, fmt.Errorf("%s: %w", strings.TrimSpace(p.stderr.String()), werr)
+		}
+		if p.check != nil {
+			if err := p.check(p.stderr.String()); err != nil {
+				return n, err
+			}
 		}
 	}
 	return n, err

@@ -3,13 +3,17 @@ package archive
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -86,5 +90,42 @@ func TestDictionaries(t *testing.T) {
 			t.Errorf("%s -9e: %d bytes, %v", name, len(got), err)
 		}
 		z.Close()
+	}
+}
+
+// TestSquashfsSocket has a socket left out, whatever its name, and nothing else.
+func TestSquashfsSocket(t *testing.T) {
+	dir := t.TempDir()
+	file := dir + ".squashfs"
+	if err := errors.Join(os.WriteFile(dir+"/f", []byte("x"), 0o644),
+		unix.Mknod(dir+"/a\nsocket", unix.S_IFSOCK|0o600, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mksquashfs", dir, file, "-quiet", "-no-progress").CombinedOutput(); err != nil {
+		t.Fatalf("%s%v", out, err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := SquashfsTar(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var names []string
+	err = Walk(t.Context(), r, Limits{}, func(e *Entry, _ io.Reader) error {
+		names = append(names, e.Path)
+		return nil
+	})
+	if err != nil || !slices.Equal(names, []string{"f"}) {
+		t.Errorf("%q, %v", names, err)
+	}
+	for _, stderr := range []string{"WARNING: x: cannot pack door\nSkipping x\n", "Found a file named 'x', skipping.\n",
+		strings.Repeat("WARNING: x: cannot pack socket\nSkipping x\n", 10_000)[:maxStderr]} {
+		if err := onlySockets(stderr); kiln.KindOf(err) != kiln.Invalid {
+			t.Errorf("%.60q: %v", stderr, err)
+		}
 	}
 }

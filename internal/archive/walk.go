@@ -2,6 +2,7 @@ package archive
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -70,7 +71,35 @@ func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reade
 	if counted.n < end+tarBlock || counted.zeros < tarBlock {
 		return kiln.Errorf(kiln.Invalid, "the archive is truncated")
 	}
-	return nothingLeft(r)
+	return tarEnd(r)
+}
+
+// pixzIndex is what the index begins with that pixz writes after the end of a tar.
+const pixzIndex = "\xa6\x4c\x32\x2e\xd6\x14\xae\xdb"
+
+// tarEnd reads what comes after the end of a tar: padding, or the index of pixz.
+func tarEnd(r io.Reader) error {
+	in := bufio.NewReader(r)
+	for {
+		b, err := in.ReadByte()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if b != 0 {
+			break
+		}
+	}
+	if err := in.UnreadByte(); err != nil {
+		return err
+	}
+	if head, _ := in.Peek(len(pixzIndex)); string(head) == pixzIndex {
+		_, err := io.Copy(io.Discard, in)
+		return err
+	}
+	return nothingLeft(in)
 }
 
 const tarBlock = 512
@@ -139,17 +168,19 @@ func bad(name, format string, args ...any) error {
 	return kiln.Errorf(kiln.Invalid, "entry %q: %s", name, fmt.Sprintf(format, args...))
 }
 
-// cleanPath checks a name and gives it without "./" and trailing slashes.
+// cleanPath checks a name and gives it relative, without "./" and trailing slashes.
 func cleanPath(name string) (string, error) {
 	switch {
 	case name == "":
 		return "", bad(name, "the name is empty")
 	case len(name) > maxName:
 		return "", bad(name[:64]+"…", "the name is longer than %d bytes", maxName)
-	case strings.ContainsAny(name, "\x00\n"):
-		return "", bad(name, "the name has a NUL or a newline")
-	case name[0] == '/':
-		return "", bad(name, "the name is absolute")
+	case strings.Contains(name, "\x00"):
+		return "", bad(name, "the name has a NUL")
+	}
+	name = strings.TrimLeft(name, "/") // of an absolute name, as other programs do
+	if name == "" {
+		name = "."
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
@@ -203,8 +234,8 @@ func (w *walker) typed(e *Entry, h *tar.Header) error {
 		e.Type = Dir
 	case tar.TypeSymlink:
 		e.Type, e.Link = Symlink, h.Linkname
-		if e.Link == "" || len(e.Link) >= maxName || strings.ContainsAny(e.Link, "\x00\n") {
-			return bad(e.Path, "the target of the symlink is empty, too long, or has a NUL or a newline")
+		if e.Link == "" || len(e.Link) >= maxName || strings.Contains(e.Link, "\x00") {
+			return bad(e.Path, "the target of the symlink is empty, too long, or has a NUL")
 		}
 	case tar.TypeLink:
 		return w.hardlink(e, h)
