@@ -104,7 +104,7 @@ func TestMetadata(t *testing.T) {
 		t.Errorf("%s %v", d, err)
 	}
 	for _, bad := range []string{
-		"templates: {/x: {when: [never], template: a}}", "templates: {/x: {template: a, uid: root}}",
+		"templates: {/x: {template: a, uid: root}}", "creation_date: .inf", "<<: 5", "? [a]\n: b", "x: &x [*x]",
 		"templates: {/x: {template: a, mode: 999}}", "templates: {/x: {}}", "templates: {/x: }",
 	} {
 		if _, err := ParseMetadata([]byte("architecture: i386\ncreation_date: 1\n" + bad)); !errors.Is(err, kiln.Invalid) {
@@ -115,6 +115,7 @@ func TestMetadata(t *testing.T) {
 
 func FuzzMetadata(f *testing.F) {
 	f.Add([]byte(formattest.Metadata))
+	f.Add([]byte("x: &x {when: [copy]}\narchitecture: i386\ncreation_date: 1.5\ntemplates: {/a: {<<: [*x], template: b}}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := ParseMetadata(b)
 		if err != nil {

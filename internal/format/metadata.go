@@ -42,8 +42,9 @@ type Template struct {
 // triggers are what a template can be rendered at.
 var triggers = []string{"create", "copy", "rename", "start"}
 
-// ParseMetadata reads and checks a metadata.yaml. The error is Invalid and says
-// what to fix.
+// ParseMetadata reads and checks a metadata.yaml. It takes what LXD takes: the last of
+// equal keys, anchors, dates with a fraction; triggers that kiln doesn't know are left
+// out. The error is Invalid and says what to fix.
 func ParseMetadata(b []byte) (*Metadata, error) {
 	if len(b) > MaxMetadata {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is larger than %d bytes", MaxMetadata)
@@ -52,21 +53,45 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is not YAML: %w", err)
 	}
-	if err := checkTree(&doc); err != nil {
+	plain, err := plainTree(&doc)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml %w", err)
+	}
+	if err := checkTree(plain); err != nil {
 		return nil, err
 	}
+	wholeSeconds(plain)
 	var m Metadata
-	if err := doc.Decode(&m); err != nil {
+	if err := plain.Decode(&m); err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %w", err)
 	}
-	return &m, m.check()
+	for _, t := range m.Templates {
+		if t != nil {
+			t.When = slices.DeleteFunc(t.When, func(w string) bool { return !slices.Contains(triggers, w) })
+		}
+	}
+	return &m, m.Check()
 }
 
-// checkTree refuses aliases, which can blow up, and properties that aren't text.
-func checkTree(n *yaml.Node) error {
-	if n.Kind == yaml.AliasNode {
-		return kiln.Errorf(kiln.Invalid, "metadata.yaml line %d: aliases are not supported", n.Line)
+// wholeSeconds takes the fractions off the dates.
+func wholeSeconds(doc *yaml.Node) {
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
+		return
 	}
+	top := doc.Content[0].Content
+	for i := 0; i+1 < len(top); i += 2 {
+		key, value := top[i].Value, top[i+1]
+		if key != "creation_date" && key != "expiry_date" || value.Tag != "!!float" {
+			continue
+		}
+		if f, err := strconv.ParseFloat(value.Value, 64); err == nil && f >= 0 && f <= lastYear {
+			value.Tag, value.Value = "!!int", strconv.FormatInt(int64(f), 10)
+		}
+	}
+}
+
+// checkTree refuses properties that aren't text.
+func checkTree(n *yaml.Node) error {
 	if n.Kind == yaml.MappingNode {
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			if n.Content[i].Value == "properties" {
@@ -102,7 +127,11 @@ func checkProperties(n *yaml.Node) error {
 	return nil
 }
 
-func (m *Metadata) check() error {
+// lastYear is the end of the year 9999, in Unix seconds.
+const lastYear = 253402300799
+
+// Check says what is wrong with the metadata. The error is Invalid.
+func (m *Metadata) Check() error {
 	if m.Architecture == "" {
 		return kiln.Errorf(kiln.Invalid, "metadata.yaml: Architecture isn't supported: it has no architecture")
 	}
@@ -112,7 +141,6 @@ func (m *Metadata) check() error {
 	if m.CreationDate == 0 {
 		return kiln.Errorf(kiln.Invalid, "metadata.yaml: Missing creation date: creation_date is the seconds since 1970")
 	}
-	const lastYear = 253402300799 // the end of the year 9999
 	for key, date := range map[string]int64{"creation_date": m.CreationDate, "expiry_date": m.ExpiryDate} {
 		if date < 0 || date > lastYear {
 			return kiln.Errorf(kiln.Invalid, "metadata.yaml: %s %d is not a date from 1970 to 9999 in seconds", key, date)

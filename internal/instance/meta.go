@@ -134,6 +134,9 @@ func (s *Set) Metadata(ctx context.Context, name string) (*format.Metadata, erro
 // SetMetadata replaces an instance's own metadata.yaml; its image stays as it
 // is. Errors: NotFound, Invalid.
 func (s *Set) SetMetadata(ctx context.Context, name string, m *format.Metadata) error {
+	if err := m.Check(); err != nil {
+		return err
+	}
 	b, err := m.YAML()
 	if err != nil {
 		return err
