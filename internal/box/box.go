@@ -150,10 +150,11 @@ func (b *Box) Close() error {
 		b.monitor = nil
 	}
 	b.init.Close()
+	b.init = process{} // its descriptor may be another file by now
 	return nil
 }
 
-// InitPID gives the process id of init on the host.
+// InitPID gives the process id of init on the host; 0 after Close.
 func (b *Box) InitPID() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -249,8 +250,12 @@ const killTime = 10 * time.Second
 // which does.
 func (b *Box) Kill(ctx context.Context) error {
 	b.mu.Lock()
-	init := b.init
+	init, err := b.init.dup() // whoever waits for its end closes the box then
 	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	defer init.Close()
 	if err := b.signal(unix.SIGKILL); err != nil {
 		return err
 	}
@@ -260,8 +265,8 @@ func (b *Box) Kill(ctx context.Context) error {
 	}
 	waiting, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	err := init.wait(waiting)
-	if err == nil || ctx.Err() != nil {
+	err = init.wait(waiting)
+	if err == nil || ctx.Err() != nil || waiting.Err() == nil {
 		return err
 	}
 	return kiln.Errorf(kiln.Timeout, "the kernel could not end the container within %v: %s", bound,

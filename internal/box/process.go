@@ -68,6 +68,16 @@ func (p process) Close() {
 	}
 }
 
+// dup holds on to the same process once more.
+func (p process) dup() (process, error) {
+	if p.PID == 0 {
+		return p, nil
+	}
+	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+	p.fd = fd
+	return p, err
+}
+
 func (p process) signal(s unix.Signal) error {
 	if p.PID == 0 {
 		return unix.ESRCH
@@ -81,11 +91,11 @@ func (p process) wait(ctx context.Context) error {
 	if p.PID == 0 {
 		return nil
 	}
-	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+	own, err := p.dup()
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), "pidfd")
+	f := os.NewFile(uintptr(own.fd), "pidfd")
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })()
 	raw, err := f.SyscallConn()
