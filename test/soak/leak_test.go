@@ -2,6 +2,7 @@ package soak
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -146,16 +147,19 @@ func mounts(dir string) (left []string) {
 	return left
 }
 
-// cgroups are the directories of containers in every hierarchy.
+// cgroups are the directories of containers in every hierarchy, which begin at the
+// daemon's own cgroup where that isn't the root.
 func cgroups() (list []string) {
-	for _, pattern := range []string{"/sys/fs/cgroup/kiln.*/*", "/sys/fs/cgroup/*/kiln.*/*"} {
-		found, _ := filepath.Glob(pattern)
-		for _, path := range found {
-			if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-				list = append(list, path)
-			}
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
+		switch parent := filepath.Base(filepath.Dir(path)); {
+		case err != nil || !e.IsDir():
+			return nil // some go while they are looked at
+		case strings.HasPrefix(parent, "kiln."):
+			list = append(list, path)
+			return fs.SkipDir
 		}
-	}
+		return nil
+	})
 	return list
 }
 
