@@ -103,6 +103,9 @@ func TestProfiles(t *testing.T) {
 	if i, _ := d.Instance(t.Context(), "c1"); cmp.Diff([]string{"x", "b"}, i.Profiles) != "" {
 		t.Errorf("%v", i.Profiles)
 	}
+	if err := d.EditInstance(t.Context(), "c1", func(i *Instance) error { i.Profiles = []string{"x"}; return nil }); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.DeleteProfile(t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +114,37 @@ func TestProfiles(t *testing.T) {
 	}
 	if _, err := d.Profile(t.Context(), "b"); !errors.Is(err, kiln.NotFound) {
 		t.Error(err)
+	}
+}
+
+// TestProfileInUse has no instance end up with a profile that is gone.
+func TestProfileInUse(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "kiln.db"))
+	ctx := t.Context()
+	if err := errors.Join(d.CreateProfile(ctx, Profile{Name: "p"}), d.CreateProfile(ctx, Profile{Name: "q"}),
+		d.CreateInstance(ctx, Instance{Name: "c1", Profiles: []string{"p"}})); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DeleteProfile(ctx, "p"); kiln.KindOf(err) != kiln.Conflict {
+		t.Errorf("a profile in use: %v", err)
+	}
+	if err := d.DeleteProfile(ctx, "q"); err != nil {
+		t.Fatal(err)
+	}
+	edit := func(list ...string) error {
+		return d.EditInstance(ctx, "c1", func(i *Instance) error { i.Profiles = list; return nil })
+	}
+	if err := edit("p", "q"); kiln.KindOf(err) != kiln.Invalid {
+		t.Errorf("an edit with a profile that is gone: %v", err)
+	}
+	if err := d.CreateInstance(ctx, Instance{Name: "c2", Profiles: []string{"q"}}); kiln.KindOf(err) != kiln.Invalid {
+		t.Errorf("an instance with a profile that is gone: %v", err)
+	}
+	if err := edit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DeleteProfile(ctx, "p"); err != nil {
+		t.Errorf("a profile that was in use: %v", err)
 	}
 }
 

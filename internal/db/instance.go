@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -96,15 +97,8 @@ func getInstance(ctx context.Context, q queryer, name string) (Instance, error) 
 // name is taken, Invalid when one of its profiles isn't there.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		for _, name := range i.Profiles {
-			var has bool
-			if err := tx.tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM profiles WHERE name = ?)`, name).
-				Scan(&has); err != nil {
-				return err
-			}
-			if !has {
-				return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", name)
-			}
+		if err := haveProfiles(ctx, tx, i.Profiles); err != nil {
+			return err
 		}
 		_, err := tx.tx.ExecContext(ctx,
 			`INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
@@ -122,7 +116,7 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 }
 
 // EditInstance reads a row, lets f change all but its name, and writes it back, in
-// one transaction. Errors: NotFound, Integrity when the row is damaged, those of f.
+// one transaction. Errors: NotFound, Invalid for a profile that is none, Integrity when the row is damaged, those of f.
 func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		i, err := getInstance(ctx, tx.tx, name)
@@ -132,7 +126,12 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		if i.Damage != "" { // what can't be read would be overwritten
 			return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
 		}
+		before := slices.Clone(i.Profiles)
 		if err := f(&i); err != nil {
+			return err
+		}
+		added := slices.DeleteFunc(slices.Clone(i.Profiles), func(p string) bool { return slices.Contains(before, p) })
+		if err := haveProfiles(ctx, tx, added); err != nil {
 			return err
 		}
 		_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"slices"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // A Profile is a row of profiles: configuration that instances share.
@@ -68,16 +70,47 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	})
 }
 
-// DeleteProfile removes a row, and the name from images and snapshots. The error is
-// NotFound.
+// DeleteProfile removes a row, and the name from images and snapshots. Errors: NotFound,
+// Conflict when an instance has it.
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		var used []string
+		err := each(ctx, tx.tx, `SELECT name, profiles FROM instances ORDER BY name`, nil, func(rows *sql.Rows) error {
+			var instance string
+			var list []string
+			err := rows.Scan(&instance, jsonColumn{&list})
+			if slices.Contains(list, name) {
+				used = append(used, instance)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(used) > 0 {
+			return kiln.Errorf(kiln.Conflict, "Profile '%s' is in use by: %v", name, used)
+		}
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM profiles WHERE name = ?`, name)
 		if err := changed(r, err, "Profile", name); err != nil {
 			return err
 		}
 		return replaceProfile(ctx, tx, name, "")
 	})
+}
+
+// haveProfiles says which of the names is no profile. The error is Invalid.
+func haveProfiles(ctx context.Context, tx *Tx, names []string) error {
+	for _, name := range names {
+		var has bool
+		if err := tx.tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM profiles WHERE name = ?)`, name).
+			Scan(&has); err != nil {
+			return err
+		}
+		if !has {
+			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", name)
+		}
+	}
+	return nil
 }
 
 // replaceProfile puts another name, or none, into every list of profiles.
