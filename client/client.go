@@ -262,8 +262,18 @@ func (c *Client) ChangeWarned(ctx context.Context, method, path string, body any
 
 // List reads every object of a collection.
 func List[T any](ctx context.Context, c *Client, path string, recursion int) ([]T, error) {
+	return Search[T](ctx, c, path, recursion, "")
+}
+
+// Search reads the objects of a collection that fit a filter of the API; "" fits all.
+// A server that doesn't know filters gives all, too.
+func Search[T any](ctx context.Context, c *Client, path string, recursion int, filter string) ([]T, error) {
+	q := url.Values{"recursion": {fmt.Sprint(recursion)}}
+	if filter != "" {
+		q.Set("filter", filter)
+	}
 	var all []T
-	_, err := c.Get(ctx, path, url.Values{"recursion": {fmt.Sprint(recursion)}}, &all)
+	_, err := c.Get(ctx, path, q, &all)
 	return all, err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/filter"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -102,6 +103,37 @@ func TestImageFilters(t *testing.T) {
 	}
 	if imageMatches(img, "deb", true) || !imageMatches(img, "stable", true) {
 		t.Error("--exact takes parts")
+	}
+}
+
+func TestServerFilter(t *testing.T) {
+	for words, want := range map[string]string{
+		"": "", "deb": "", "os=": "", "=x": "", "os=deb.*": "", "os=a,b": "", "u.n=x": "", "os=a b": "", "os!=x": "",
+		"architecture=amd64": "", "public=true": "", "type=container": "", "properties.os=x": "", "os=ä": "",
+		"os=debian": "properties.os eq debian", "OS=Debian_12": "properties.OS eq Debian_12",
+		"deb os=debian public=yes release=12": "properties.os eq debian and properties.release eq 12",
+		strings.Repeat("a=b ", 99):            strings.TrimSuffix(strings.Repeat("properties.a eq b and ", 8), " and "),
+	} {
+		got := serverFilter(strings.Fields(words))
+		if words == "os=a b" {
+			got = serverFilter([]string{words})
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", words, got, want)
+		}
+	}
+	// What the server leaves out is nothing that the client would have shown.
+	properties := map[string]string{"os": "Debian", "serial": "007", "and": "or", "not": "eq"}
+	for _, word := range []string{"os=debian", "os=DEBIAN", "serial=007", "and=or", "not=eq"} {
+		f, err := filter.Parse(serverFilter([]string{word}))
+		fits := err == nil && f.Match(func(field string) []string {
+			return []string{properties[strings.TrimPrefix(field, "properties.")]}
+		})
+		if img := (api.Image{}); !fits || f.Empty() {
+			t.Errorf("%q: the server gives %v (%v)", word, fits, err)
+		} else if img.Properties = properties; !imageMatches(img, word, false) {
+			t.Errorf("%q doesn't match", word)
+		}
 	}
 }
 

@@ -138,7 +138,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all, words, err := a.Images(c.Context(), words)
+		all, words, err := a.Images(c.Context(), words, serverFilter)
 		if err != nil {
 			return err
 		}
@@ -148,6 +148,27 @@ func (a *app) imageListCmd() *cobra.Command {
 	}
 	return c
 }
+
+// plainFilter is a filter by a property whose key and value every server reads as
+// they are: without dots, which the key's parts may be abbreviated at, and without
+// what could be an expression.
+var plainFilter = regexp.MustCompile(`^[A-Za-z0-9_-]+=[A-Za-z0-9_-]+$`)
+
+// serverFilter is what a server is asked for, so that it needn't send all its images
+// where few are wanted: those that imageMatches would choose, and perhaps more.
+func serverFilter(words []string) string {
+	var clauses []string
+	for _, w := range words[:min(len(words), 8)] { // servers bound what they are asked
+		key, value, _ := strings.Cut(w, "=")
+		if plainFilter.MatchString(w) && !slices.Contains(imageFilterFields, key) {
+			clauses = append(clauses, "properties."+key+" eq "+value)
+		}
+	}
+	return strings.Join(clauses, " and ")
+}
+
+// imageFilterFields are the fields that a filter can name; other keys are properties.
+var imageFilterFields = []string{"architecture", "type", "fingerprint", "public", "cached", "filename"}
 
 // imageMatches says whether an image fits one filter.
 func imageMatches(img api.Image, word string, exact bool) bool {

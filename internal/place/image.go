@@ -59,8 +59,10 @@ func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kil
 }
 
 // Images gives the images of the server that the first word means, whichever
-// protocol it speaks, and the other words.
-func (r *Resolver) Images(ctx context.Context, words []string) ([]api.Image, []string, error) {
+// protocol it speaks, and the other words. filter makes of those what is asked of the
+// server, which can spare it most of the answer; it need not heed it.
+func (r *Resolver) Images(ctx context.Context, words []string,
+	filter func(words []string) string) ([]api.Image, []string, error) {
 	all, rest, streams, err := r.streamed(ctx, words)
 	if streams || err != nil {
 		return all, rest, err
@@ -69,7 +71,7 @@ func (r *Resolver) Images(ctx context.Context, words []string) ([]api.Image, []s
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err = client.List[api.Image](ctx, at.Client, "/1.0/images", 1)
+	all, err = client.Search[api.Image](ctx, at.Client, "/1.0/images", 1, filter(rest))
 	return all, rest, err
 }
 
