@@ -160,8 +160,8 @@ func TestTimesAndSizes(t *testing.T) {
 	at := time.Date(2016, 3, 30, 4, 36, 0, 0, time.UTC)
 	for got, want := range map[string]string{
 		day(at): "Mar 30, 2016 at 4:36am (UTC)", minute(at): "2016/03/30 04:36 UTC", minute(time.Time{}): "never",
-		minute(time.Unix(0, 0)): "never", size(1029713): "1.0 MB", size(297): "297 B", count(1, "image"): "1 image",
-		count(0, "image"): "0 images", short("abc"): "abc", short(strings.Repeat("a", 64)): "aaaaaaaaaaaa",
+		minute(time.Unix(0, 0)): "never", size(1029713): "1.0 MB", size(297): "297 B",
+		short("abc"): "abc", short(strings.Repeat("a", 64)): "aaaaaaaaaaaa",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

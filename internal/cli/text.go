@@ -139,14 +139,6 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// count writes a number of things: "1 image", "2 images".
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // size writes an amount of bytes, in units of 1000 (kB, MB, GB). It is the one way
 // in which the command line writes sizes for people.
 func size(n int64) string { return kiln.FormatSize(n) }

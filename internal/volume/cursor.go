@@ -39,8 +39,6 @@ func openCursor(dir string) (*cursor, error) {
 // Close lets go of the place.
 func (c *cursor) Close() { unix.Close(c.fd) }
 
-func (c *cursor) depth() int { return len(c.above) }
-
 // enter goes down into a directory.
 func (c *cursor) enter(name string) error {
 	here, err := c.inode()

@@ -70,8 +70,8 @@ func TestDeep(t *testing.T) {
 	for c.enter("d") == nil {
 	}
 	st, err := c.lstat("file")
-	if err != nil || c.depth() != depth || st.Mode&0o777 != 0o640 || st.Nlink != 2 || st.Size != 8192 {
-		t.Errorf("at depth %d: %+v, %v", c.depth(), st, err)
+	if err != nil || len(c.above) != depth || st.Mode&0o777 != 0o640 || st.Nlink != 2 || st.Size != 8192 {
+		t.Errorf("at depth %d: %+v, %v", len(c.above), st, err)
 	}
 	c.Close()
 	if err := removeTree(to); err != nil {
