@@ -2,6 +2,8 @@ package remote
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -23,58 +25,78 @@ type streams struct {
 	fresh  bool // the index was asked for already
 }
 
-// images reads the index and the products that it names.
-func (s *streams) images(ctx context.Context) ([]simplestreams.Image, []*simplestreams.Products, error) {
+// An offer is what a server has: its images, and the lists of products they are from.
+type offer struct {
+	images  []simplestreams.Image
+	lists   []*simplestreams.Products
+	missing error // why lists are not in it; nil if all are
+}
+
+// offer reads the index and the products that it names. A list that can't be had is
+// only an error if no other can: a server has more than what is wrong with it.
+func (s *streams) offer(ctx context.Context) (offer, error) {
 	g := get{http: s.http, agent: s.o.UserAgent, stall: s.o.stall(), fresh: s.access.Fresh &&
 		!s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
 	g.urls = join(s.remote, simplestreams.IndexPath)
 	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseIndex(r) }
 	v, err := s.o.Indexes.get(ctx, g)
 	if err != nil {
-		return nil, nil, err
+		return offer{}, err
 	}
 	g.limit = simplestreams.MaxProducts
 	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseProducts(r) }
-	var images []simplestreams.Image
-	var lists []*simplestreams.Products
+	var all offer
 	for _, path := range v.([]string) {
 		g.urls = join(s.remote, path)
 		v, err := s.o.Indexes.get(ctx, g)
+		if ctx.Err() != nil {
+			return offer{}, context.Cause(ctx)
+		}
 		if err != nil {
-			return nil, nil, err
+			all.missing = errors.Join(all.missing, fmt.Errorf("list of products %s: %w", path, err))
+			continue
 		}
 		list := v.(*simplestreams.Products)
-		images, lists = append(images, list.Images()...), append(lists, list)
-		if len(images) > simplestreams.MaxImages {
-			return nil, nil, kiln.Errorf(kiln.TooLarge, "%s has more than %d images", s.remote.Server, simplestreams.MaxImages)
+		all.images, all.lists = append(all.images, list.Images()...), append(all.lists, list)
+		if len(all.images) > simplestreams.MaxImages {
+			return offer{}, kiln.Errorf(kiln.TooLarge, "%s has more than %d images", s.remote.Server, simplestreams.MaxImages)
 		}
 	}
+	if len(all.lists) == 0 && all.missing != nil {
+		return offer{}, all.missing
+	}
+	if all.missing != nil && s.access.Warn != nil && !s.fresh {
+		s.access.Warn(fmt.Sprintf("%s: some images are not listed: %v", s.remote.Server, all.missing))
+	}
 	s.fresh = true
-	return images, lists, nil
+	return all, nil
 }
 
 // Find is kiln.Source's.
 func (s *streams) Find(ctx context.Context, name string) (kiln.Image, error) {
-	all, _, err := s.images(ctx)
+	all, err := s.offer(ctx)
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	found, err := simplestreams.Find(all, name, s.o.Architectures)
+	found, err := simplestreams.Find(all.images, name, s.o.Architectures)
+	if errors.Is(err, kiln.NotFound) && all.missing != nil {
+		return kiln.Image{}, all.missing // it may be there
+	}
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	i := slices.IndexFunc(all, func(o simplestreams.Image) bool {
+	i := slices.IndexFunc(all.images, func(o simplestreams.Image) bool {
 		return o.Product == found.Product && o.Version == found.Version && slices.Equal(o.Files, found.Files)
 	})
-	return imageOf(found, simplestreams.Names(all, s.o.Architectures)[i]), nil
+	return imageOf(found, simplestreams.Names(all.images, s.o.Architectures)[i]), nil
 }
 
 // List gives the containers' images.
 func (s *streams) List(ctx context.Context) ([]kiln.Image, error) {
-	all, _, err := s.images(ctx)
-	list := make([]kiln.Image, 0, len(all))
-	names := simplestreams.Names(all, s.o.Architectures)
-	for i, img := range all {
+	all, err := s.offer(ctx)
+	list := make([]kiln.Image, 0, len(all.images))
+	names := simplestreams.Names(all.images, s.o.Architectures)
+	for i, img := range all.images {
 		list = append(list, imageOf(img, names[i]))
 	}
 	return list, err
@@ -129,17 +151,20 @@ func sizeOf(f simplestreams.File) int64 {
 // Open is kiln.Source's. The root filesystem comes as the difference from an older
 // version where that is here.
 func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
-	all, lists, err := s.images(ctx)
+	all, err := s.offer(ctx)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(o simplestreams.Image) bool {
+	i := slices.IndexFunc(all.images, func(o simplestreams.Image) bool {
 		return o.Fingerprint == img.Fingerprint && o.Files[len(o.Files)-1].SHA256 == img.Files[len(img.Files)-1].Hash
 	})
 	if i < 0 {
+		if all.missing != nil {
+			return nil, all.missing
+		}
 		return nil, kiln.Errorf(kiln.NotFound, "the image %s is not on %s any more", orName(img), s.remote.Server)
 	}
-	found := all[i]
+	found := all.images[i]
 	w := &webStream{ctx: ctx, fetch: s.fetch, access: s.access, img: img}
 	for n, f := range imageOf(found, nil).Files {
 		path := found.Files[n].Path
@@ -147,7 +172,7 @@ func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error)
 			return join(s.remote, simplestreams.Beside(path, kind, base))
 		}})
 	}
-	if d, base := s.delta(found, lists); base != "" {
+	if d, base := s.delta(found, all.lists); base != "" {
 		w.access.Seeds = nil
 		return &deltaStream{webStream: w, delta: webFile{File: kiln.File{Size: sizeOf(d.File)}, urls: join(s.remote, d.Path)},
 			base: base}, nil

@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -95,6 +96,67 @@ func TestStreams(t *testing.T) {
 			t.Errorf("%s: other bytes, %v", name, err)
 		}
 		s.Close()
+	}
+}
+
+// TestMissingProducts takes from a server what is there, when one of its lists of
+// products isn't, or is damaged.
+func TestMissingProducts(t *testing.T) {
+	const index = `{"format":"index:1.0","index":{"a":{"datatype":"image-downloads","path":"a.json","products":["a"]},` +
+		`"b":{"datatype":"image-downloads","path":"b.json","products":["b"]}}}`
+	list := func(name string) string {
+		return `{"format":"products:1.0","products":{` + product("amd64", name, "i/"+name, []byte(name)) + `}}`
+	}
+	answers := map[string]string{}
+	var warnings []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, ok := answers[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		io.WriteString(w, b)
+	}))
+	defer s.Close()
+	for _, bad := range []string{"", "{", `{"products":7}`} {
+		answers = map[string]string{"/streams/v1/index.json": index, "/a.json": list("one"), "/b.json": bad}
+		if bad == "" {
+			delete(answers, "/b.json")
+		}
+		warnings = nil
+		o := &Opener{Architectures: []string{"x86_64"}, AllowHTTP: func() bool { return true },
+			Indexes: &Indexes{Dir: t.TempDir(), TTL: 0}}
+		src, err := o.Open(kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams},
+			Access{Warn: func(text string) { warnings = append(warnings, text) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img, err := src.Find(t.Context(), "one"); err != nil || len(img.Aliases) == 0 {
+			t.Errorf("%q: the image of the other list: %v", bad, err)
+		}
+		all, err := src.(interface {
+			List(context.Context) ([]kiln.Image, error)
+		}).List(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Errorf("%q: %d images, %v", bad, len(all), err)
+		}
+		if len(warnings) != 1 || !strings.Contains(warnings[0], "b.json") {
+			t.Errorf("%q: warned of %q", bad, warnings)
+		}
+		// What may be in the list that isn't there is not said to be nowhere.
+		if _, err := src.Find(t.Context(), "two"); err == nil || !strings.Contains(err.Error(), "b.json") {
+			t.Errorf("%q: an image of the missing list: %v", bad, err)
+		}
+		answers["/b.json"] = list("two")
+		if _, err := src.Find(t.Context(), "two"); err != nil {
+			t.Errorf("%q: it came back: %v", bad, err)
+		}
+		delete(answers, "/a.json")
+		delete(answers, "/b.json")
+		o.Indexes = &Indexes{Dir: t.TempDir(), TTL: 0}
+		if _, err := src.Find(t.Context(), "one"); err == nil || !strings.Contains(err.Error(), "a.json") {
+			t.Errorf("no list at all: %v", err)
+		}
 	}
 }
 
