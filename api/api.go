@@ -56,7 +56,14 @@ type Lifecycle struct {
 	Action    string         `json:"action"` // "image-created"
 	Source    string         `json:"source"` // URL of the thing
 	Context   map[string]any `json:"context"`
-	Requestor any            `json:"requestor"`
+	Requestor *Requestor     `json:"requestor,omitempty"` // nil: the server did it unasked
+}
+
+// A Requestor is whose request had an event as its effect.
+type Requestor struct {
+	Username string `json:"username"` // local user, or fingerprint of the client's certificate
+	Protocol string `json:"protocol"` // "unix" or "tls"
+	Address  string `json:"address"`  // with the port; "@" for the unix socket
 }
 
 // Server is what GET /1.0 tells.

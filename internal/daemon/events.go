@@ -1,36 +1,41 @@
 package daemon
 
 import (
+	"context"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/instance"
 )
 
 // A Lifecycle is the metadata of the events that tell what became of a thing.
 type Lifecycle struct {
-	Action  string // "image-created"
-	Source  string // URL of the thing
-	Context map[string]any
+	Action    string // "image-created"
+	Source    string // URL of the thing
+	Context   map[string]any
+	Requestor *event.Requestor // nil: the daemon did it unasked
 }
 
-func (d *Daemon) tell(action, source string, context map[string]any) {
+// tell has an event of what became of a thing, in the course of the work of ctx.
+func (d *Daemon) tell(ctx context.Context, action, source string, details map[string]any) {
 	if strings.HasPrefix(action, "image-") {
 		d.generation.Add(1)
 	}
-	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Context: context})
+	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Context: details,
+		Requestor: event.RequestorOf(ctx)})
 }
 
 // ImageGeneration is another number after each change of the images.
 func (d *Daemon) ImageGeneration() uint64 { return d.generation.Load() }
 
 // instanceChanged hears of every change of an instance.
-func (d *Daemon) instanceChanged(c instance.Change) {
+func (d *Daemon) instanceChanged(ctx context.Context, c instance.Change) {
 	url := instanceURL(c.Name)
 	if c.Snapshot != "" {
 		url = snapshotURL(c.Name, c.Snapshot)
 	}
-	d.tell("instance-"+c.Action, url, nil)
+	d.tell(ctx, "instance-"+c.Action, url, nil)
 }
 
 func imageURL(fp kiln.Fingerprint) string { return "/1.0/images/" + fp.String() }

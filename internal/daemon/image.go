@@ -20,7 +20,7 @@ func (d *Daemon) UpdateImage(ctx context.Context, fp kiln.Fingerprint, change fu
 		return d.checkProfiles(ctx, img.Profiles)
 	})
 	if err == nil {
-		d.tell("image-updated", imageURL(fp), nil)
+		d.tell(ctx, "image-updated", imageURL(fp), nil)
 	}
 	return err
 }
@@ -29,7 +29,7 @@ func (d *Daemon) UpdateImage(ctx context.Context, fp kiln.Fingerprint, change fu
 // has them. Instances made from it stay.
 func (d *Daemon) DeleteImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
 	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}}
-	return d.Ops.Start("Deleting image", o, func(ctx context.Context, _ *op.Operation) error {
+	return d.Ops.Start(ctx, "Deleting image", o, func(ctx context.Context, _ *op.Operation) error {
 		return d.deleteImage(ctx, fp)
 	})
 }
@@ -42,7 +42,7 @@ func (d *Daemon) deleteImage(ctx context.Context, fp kiln.Fingerprint) error {
 	if err := d.Images.Delete(ctx, fp); err != nil {
 		return err
 	}
-	d.tell("image-deleted", imageURL(fp), nil)
+	d.tell(ctx, "image-deleted", imageURL(fp), nil)
 	return d.dropTree(fp)
 }
 
@@ -50,7 +50,7 @@ func (d *Daemon) deleteImage(ctx context.Context, fp kiln.Fingerprint) error {
 // operation fails with Integrity when they differ.
 func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
 	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
-	return d.Ops.Start("Verifying image", o, func(ctx context.Context, o *op.Operation) error {
+	return d.Ops.Start(ctx, "Verifying image", o, func(ctx context.Context, o *op.Operation) error {
 		if err := d.Images.Verify(ctx, fp); err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (d *Daemon) CreateAlias(ctx context.Context, a kiln.Alias) error {
 	if err := d.Images.CreateAlias(ctx, a); err != nil {
 		return err
 	}
-	d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
+	d.tell(ctx, "image-alias-created", aliasURL(a.Name), map[string]any{"target": a.Target.String()})
 	return nil
 }
 
@@ -101,7 +101,7 @@ func (d *Daemon) UpdateAlias(ctx context.Context, name string, change func(*kiln
 	if err != nil {
 		return err
 	}
-	d.tell("image-alias-updated", aliasURL(name), map[string]any{"target": a.Target.String()})
+	d.tell(ctx, "image-alias-updated", aliasURL(name), map[string]any{"target": a.Target.String()})
 	return nil
 }
 
@@ -111,7 +111,7 @@ func (d *Daemon) UpdateAlias(ctx context.Context, name string, change func(*kiln
 func (d *Daemon) RollBackAlias(ctx context.Context, name string, n int) (from, to kiln.Image, err error) {
 	from, to, err = d.Images.RollBack(ctx, name, n)
 	if err == nil {
-		d.tell("image-alias-updated", aliasURL(name), map[string]any{"target": to.Fingerprint.String()})
+		d.tell(ctx, "image-alias-updated", aliasURL(name), map[string]any{"target": to.Fingerprint.String()})
 	}
 	return from, to, err
 }
@@ -121,7 +121,7 @@ func (d *Daemon) RenameAlias(ctx context.Context, from, to string) error {
 	if err := d.Images.RenameAlias(ctx, from, to); err != nil {
 		return err
 	}
-	d.tell("image-alias-renamed", aliasURL(to), map[string]any{"old_name": from})
+	d.tell(ctx, "image-alias-renamed", aliasURL(to), map[string]any{"old_name": from})
 	return nil
 }
 
@@ -130,6 +130,6 @@ func (d *Daemon) DeleteAlias(ctx context.Context, name string) error {
 	if err := d.Images.DeleteAlias(ctx, name); err != nil {
 		return err
 	}
-	d.tell("image-alias-deleted", aliasURL(name), nil)
+	d.tell(ctx, "image-alias-deleted", aliasURL(name), nil)
 	return nil
 }

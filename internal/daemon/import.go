@@ -47,7 +47,7 @@ func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 		meta["fingerprint"], meta["size"] = img.Fingerprint.String(), strconv.FormatInt(img.Size, 10)
 		resources = map[string][]string{"images": {imageURL(img.Fingerprint)}}
 	}
-	return d.Ops.Start("Downloading image", op.Options{Metadata: meta, Resources: resources},
+	return d.Ops.Start(ctx, "Downloading image", op.Options{Metadata: meta, Resources: resources},
 		func(context.Context, *op.Operation) error { return err })
 }
 
@@ -96,7 +96,7 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 		return got, err
 	}
 	if !exists {
-		d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
+		d.tell(ctx, "image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
 	}
 	if err := d.named(ctx, got.Fingerprint, spec.Aliases...); err != nil {
 		return got, err
@@ -108,7 +108,7 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 // old by now.
 func (d *Daemon) named(ctx context.Context, fp kiln.Fingerprint, aliases ...kiln.Alias) error {
 	for _, a := range aliases {
-		d.tell("image-alias-created", aliasURL(a.Name), map[string]any{"target": fp.String()})
+		d.tell(ctx, "image-alias-created", aliasURL(a.Name), map[string]any{"target": fp.String()})
 	}
 	if len(aliases) == 0 {
 		return nil

@@ -109,7 +109,7 @@ func (d *Daemon) instanceOp(ctx context.Context, title, name string, f func(cont
 	if _, err := d.instances.Get(ctx, name); err != nil {
 		return nil, err
 	}
-	return d.Ops.Start(title, op.Options{Resources: instanceResources(name), MayCancel: true},
+	return d.Ops.Start(ctx, title, op.Options{Resources: instanceResources(name), MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error { return f(ctx) }), nil
 }
 
@@ -118,7 +118,7 @@ func (d *Daemon) instanceOp(ctx context.Context, title, name string, f func(cont
 func (d *Daemon) Exec(ctx context.Context, name string, spec box.ExecSpec) (*box.Process, error) {
 	p, err := d.instances.Exec(ctx, name, spec)
 	if err == nil {
-		d.tell("instance-exec", instanceURL(name), map[string]any{"command": spec.Command})
+		d.tell(ctx, "instance-exec", instanceURL(name), map[string]any{"command": spec.Command})
 	}
 	return p, err
 }
@@ -155,7 +155,7 @@ func (d *Daemon) SetInstanceMetadata(ctx context.Context, name string, m *format
 	if err := d.instances.SetMetadata(ctx, name, m); err != nil {
 		return err
 	}
-	d.tell("instance-metadata-updated", instanceURL(name), nil)
+	d.tell(ctx, "instance-metadata-updated", instanceURL(name), nil)
 	return nil
 }
 
@@ -181,7 +181,7 @@ func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string) error {
 
 // Done gives an operation that is over, for work on an instance that was done at
 // once where clients expect to wait.
-func (d *Daemon) Done(title, name string, metadata map[string]any) *op.Operation {
-	return d.Ops.Start(title, op.Options{Resources: instanceResources(name), Metadata: metadata},
+func (d *Daemon) Done(ctx context.Context, title, name string, metadata map[string]any) *op.Operation {
+	return d.Ops.Start(ctx, title, op.Options{Resources: instanceResources(name), Metadata: metadata},
 		func(context.Context, *op.Operation) error { return nil })
 }

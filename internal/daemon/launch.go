@@ -91,7 +91,7 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 		return nil, err
 	}
 	o := op.Options{Resources: instanceResources(name), MayCancel: true}
-	return d.Ops.Start("Creating instance", o, func(ctx context.Context, o *op.Operation) error {
+	return d.Ops.Start(ctx, "Creating instance", o, func(ctx context.Context, o *op.Operation) error {
 		defer release()
 		return create(ctx, o, spec)
 	}), nil

@@ -33,7 +33,7 @@ func (d *Daemon) AddMirror(ctx context.Context, m Mirror) (*op.Operation, error)
 	if err := d.db.CreateMirror(ctx, m); err != nil {
 		return nil, err
 	}
-	return d.startMirror(m), nil
+	return d.startMirror(ctx, m), nil
 }
 
 // RemoveMirror stops to mirror a server; the images stay. The error is NotFound.
@@ -51,11 +51,12 @@ func (d *Daemon) RunMirror(ctx context.Context, name string) (*op.Operation, err
 	if i < 0 {
 		return nil, kiln.Errorf(kiln.NotFound, "Mirror %q not found", name)
 	}
-	return d.startMirror(list[i]), nil
+	return d.startMirror(ctx, list[i]), nil
 }
 
-func (d *Daemon) startMirror(m Mirror) *op.Operation {
-	return d.Ops.Start("Mirroring "+m.Name, op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
+func (d *Daemon) startMirror(ctx context.Context, m Mirror) *op.Operation {
+	options := op.Options{MayCancel: true}
+	return d.Ops.Start(ctx, "Mirroring "+m.Name, options, func(ctx context.Context, o *op.Operation) error {
 		err := d.runMirror(ctx, o, m)
 		problem := ""
 		if err != nil {
@@ -72,7 +73,7 @@ func (d *Daemon) runMirrors() {
 		d.cfg.Log.Error("look for mirrors", "err", err)
 	}
 	for _, m := range list {
-		if s := d.startMirror(m).Wait(d.ctx); s.Err != nil && d.ctx.Err() == nil {
+		if s := d.startMirror(d.ctx, m).Wait(d.ctx); s.Err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Warn("mirror a server", "mirror", m.Name, "err", s.Err)
 		}
 	}
@@ -147,7 +148,7 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	if err := d.Images.Apply(ctx, got.Fingerprint, d.given(spec), true); err != nil {
 		return kiln.Image{}, err
 	}
-	d.tell("image-updated", imageURL(got.Fingerprint), nil)
+	d.tell(ctx, "image-updated", imageURL(got.Fingerprint), nil)
 	if err := d.dropVersionsBut(ctx, got.Fingerprint, m.Keep); err != nil {
 		return kiln.Image{}, err
 	}

@@ -68,7 +68,7 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 		}
 		return err
 	}
-	d.tell("profile-created", profileURL(p.Name), nil)
+	d.tell(ctx, "profile-created", profileURL(p.Name), nil)
 	return nil
 }
 
@@ -95,7 +95,7 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(Pro
 	if err := d.db.UpdateProfile(ctx, p); err != nil {
 		return nil, err
 	}
-	d.tell("profile-updated", profileURL(p.Name), nil)
+	d.tell(ctx, "profile-updated", profileURL(p.Name), nil)
 	return d.instances.ProfileChanged(ctx, before.Profile)
 }
 
@@ -138,7 +138,7 @@ func (d *Daemon) RenameProfile(ctx context.Context, from, to string) error {
 	if err := d.db.RenameProfile(ctx, from, to); err != nil {
 		return err
 	}
-	d.tell("profile-renamed", profileURL(to), map[string]any{"old_name": from})
+	d.tell(ctx, "profile-renamed", profileURL(to), map[string]any{"old_name": from})
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (d *Daemon) DeleteProfile(ctx context.Context, name string) error {
 	if err := d.db.DeleteProfile(ctx, name); err != nil {
 		return err
 	}
-	d.tell("profile-deleted", profileURL(name), nil)
+	d.tell(ctx, "profile-deleted", profileURL(name), nil)
 	return nil
 }
 

@@ -73,7 +73,7 @@ func (d *Daemon) clear(ctx context.Context, fp kiln.Fingerprint, unwanted func(k
 	}
 	gone, err := d.Images.DeleteIf(ctx, fp, func(img kiln.Image) bool { return !d.making.has(fp) && unwanted(img) })
 	if gone {
-		d.tell("image-deleted", imageURL(fp), nil)
+		d.tell(ctx, "image-deleted", imageURL(fp), nil)
 		err = errors.Join(err, d.dropTree(fp))
 	}
 	return gone, err

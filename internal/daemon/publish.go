@@ -43,7 +43,8 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 	if err := d.checkNewAliases(ctx, spec.ImportSpec); err != nil {
 		return nil, err
 	}
-	return d.Ops.Start("Publishing image", op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
+	options := op.Options{MayCancel: true}
+	return d.Ops.Start(ctx, "Publishing image", options, func(ctx context.Context, o *op.Operation) error {
 		if spec.Check {
 			img, err := kiln.Copy(ctx, hasher{}, src, spec.From)
 			o.Set("fingerprint", img.Fingerprint.String())

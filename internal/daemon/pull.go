@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
@@ -60,7 +61,8 @@ func (d *Daemon) PullImage(ctx context.Context, spec PullSpec) (*op.Operation, e
 		return nil, kiln.Errorf(kiln.Invalid, "the image can't be updated automatically: %s; leave auto-update out, or "+
 			"copy a public image by an alias", whyNoUpdate(spec))
 	}
-	return d.Ops.Start("Downloading image", op.Options{MayCancel: true}, func(ctx context.Context, o *op.Operation) error {
+	options := op.Options{MayCancel: true}
+	return d.Ops.Start(ctx, "Downloading image", options, func(ctx context.Context, o *op.Operation) error {
 		img, err := d.pull(ctx, o, spec)
 		if !img.Fingerprint.IsZero() {
 			o.Set("fingerprint", img.Fingerprint.String())
@@ -140,7 +142,7 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
 		return img, err
 	}
-	d.tell("image-updated", imageURL(img.Fingerprint), nil)
+	d.tell(ctx, "image-updated", imageURL(img.Fingerprint), nil)
 	return img, d.named(ctx, img.Fingerprint, given.Aliases...)
 }
 
@@ -231,7 +233,8 @@ func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img 
 	if options.proof {
 		key = spec.Remote.Server + " " + key // what another server brings proves nothing of this one
 	}
-	got, err := d.flights.join(ctx, d.ctx, key, progress(o, img.Size), func(ctx context.Context,
+	life := event.WithRequestor(d.ctx, event.RequestorOf(ctx))
+	got, err := d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
 		report func(string, int64)) (kiln.Image, error) {
 		return d.download(ctx, spec, img, download{options.replaces, again, report})
 	})
@@ -311,7 +314,7 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, ho
 		got, err := kiln.Copy(ctx, sink, src, spec.Name)
 		switch kind := kiln.KindOf(err); {
 		case err == nil:
-			d.tell("image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
+			d.tell(ctx, "image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
 			return got, nil
 		case ctx.Err() != nil:
 			return got, err

@@ -23,7 +23,7 @@ func (d *Daemon) ExpectImage(ctx context.Context, spec ImportSpec) (*op.Operatio
 	for _, a := range spec.Aliases {
 		aliases = append(aliases, map[string]string{"name": a.Name, "description": a.Description})
 	}
-	return d.startSecret("Image upload token", imageGrant{spec.Fingerprint, &spec}, map[string]any{
+	return d.startSecret(ctx, "Image upload token", imageGrant{spec.Fingerprint, &spec}, map[string]any{
 		"aliases": aliases, "public": spec.Public, "properties": spec.Properties, "expires_at": spec.ExpiresAt,
 	})
 }
@@ -47,7 +47,7 @@ func (d *Daemon) PushImage(ctx context.Context, img kiln.Image, to Target) (*op.
 		return nil, err
 	}
 	o := op.Options{MayCancel: true, Resources: map[string][]string{"images": {imageURL(img.Fingerprint)}}}
-	return d.Ops.Start("Exporting image", o, func(ctx context.Context, o *op.Operation) error {
+	return d.Ops.Start(ctx, "Exporting image", o, func(ctx context.Context, o *op.Operation) error {
 		return d.push(ctx, o, client.HTTPS(to.Server, hc).WithProject(to.Project), img, to.Secret)
 	}), nil
 }
@@ -62,7 +62,7 @@ func (d *Daemon) push(ctx context.Context, o *op.Operation, c *client.Client, im
 		report("", done)
 	}}, img.Fingerprint.String())
 	if err == nil {
-		d.tell("image-retrieved", imageURL(img.Fingerprint), nil)
+		d.tell(ctx, "image-retrieved", imageURL(img.Fingerprint), nil)
 	}
 	return err
 }

@@ -22,7 +22,7 @@ func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*o
 		return nil, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", name)
 	}
 	o := op.Options{Resources: instanceResources(name), MayCancel: true}
-	return d.Ops.Start("Rebuilding instance", o, func(ctx context.Context, o *op.Operation) error {
+	return d.Ops.Start(ctx, "Rebuilding instance", o, func(ctx context.Context, o *op.Operation) error {
 		return d.rebuild(ctx, o, i, s)
 	}), nil
 }

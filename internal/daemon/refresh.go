@@ -18,7 +18,7 @@ import (
 // Errors: NotFound, Invalid for an image that was not copied from a server.
 func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
 	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
-	return d.Ops.Start("Refreshing image", o, func(ctx context.Context, o *op.Operation) error {
+	return d.Ops.Start(ctx, "Refreshing image", o, func(ctx context.Context, o *op.Operation) error {
 		now, err := d.refresh(ctx, o, fp, true)
 		o.Set("refreshed", err == nil && now != fp)
 		if err == nil {
@@ -56,7 +56,7 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 	if err != nil || now.Fingerprint == fp {
 		return fp, err
 	}
-	d.tell("image-refreshed", imageURL(now.Fingerprint), map[string]any{"old": fp.String()})
+	d.tell(ctx, "image-refreshed", imageURL(now.Fingerprint), map[string]any{"old": fp.String()})
 	return now.Fingerprint, d.dropVersions(ctx, now.Fingerprint)
 }
 

@@ -164,7 +164,7 @@ func (d *Daemon) applySettings(ctx context.Context, change map[string]string) er
 		}
 		return err
 	}
-	d.tell("config-updated", "/1.0", nil)
+	d.tell(ctx, "config-updated", "/1.0", nil)
 	d.wake()
 	return nil
 }

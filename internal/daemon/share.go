@@ -42,7 +42,7 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		return nil, err
 	}
 	options := op.Options{MayCancel: true, Resources: instanceResources(of)}
-	return d.Ops.Start("Sharing instance", options, func(ctx context.Context, o *op.Operation) error {
+	return d.Ops.Start(ctx, "Sharing instance", options, func(ctx context.Context, o *op.Operation) error {
 		kept, err := d.instances.Share(ctx, name, only)
 		if err != nil {
 			return err
@@ -55,7 +55,7 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 			return errors.Join(err, kept.Close())
 		}
 		options.Class = op.Token
-		token := d.Ops.Start("Instance copy token", options, func(ctx context.Context, _ *op.Operation) error {
+		token := d.Ops.Start(ctx, "Instance copy token", options, func(ctx context.Context, _ *op.Operation) error {
 			return keepShare(ctx, g)
 		})
 		o.Set("secret", g.Secret)

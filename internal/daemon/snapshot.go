@@ -40,7 +40,7 @@ func (d *Daemon) CreateSnapshot(ctx context.Context, name string, n instance.New
 	if err := d.instances.CheckSnapshot(ctx, name, n.Name); err != nil {
 		return nil, err
 	}
-	return d.snapshotOp("Snapshotting instance", name, n.Name, func(ctx context.Context) error {
+	return d.snapshotOp(ctx, "Snapshotting instance", name, n.Name, func(ctx context.Context) error {
 		return d.instances.CreateSnapshot(ctx, name, n)
 	}), nil
 }
@@ -54,7 +54,7 @@ func (d *Daemon) RenameSnapshot(ctx context.Context, name, from, to string) (*op
 	if err := d.instances.CheckSnapshot(ctx, name, to); err != nil {
 		return nil, err
 	}
-	return d.snapshotOp("Renaming snapshot", name, from, func(ctx context.Context) error {
+	return d.snapshotOp(ctx, "Renaming snapshot", name, from, func(ctx context.Context) error {
 		return d.instances.RenameSnapshot(ctx, name, from, to)
 	}), nil
 }
@@ -66,7 +66,7 @@ func (d *Daemon) SetSnapshotExpiry(ctx context.Context, name, snap string,
 	if err := d.instances.SetSnapshotExpiry(ctx, name, snap, change); err != nil {
 		return nil, err
 	}
-	return d.snapshotOp("Updating snapshot", name, snap, func(context.Context) error { return nil }), nil
+	return d.snapshotOp(ctx, "Updating snapshot", name, snap, func(context.Context) error { return nil }), nil
 }
 
 // DeleteSnapshot removes a snapshot. Errors: NotFound; others are the operation's.
@@ -75,7 +75,7 @@ func (d *Daemon) DeleteSnapshot(ctx context.Context, name, snap string) (*op.Ope
 	if err != nil {
 		return nil, err
 	}
-	return d.snapshotOp("Deleting snapshot", name, snap, func(ctx context.Context) error {
+	return d.snapshotOp(ctx, "Deleting snapshot", name, snap, func(ctx context.Context) error {
 		return errors.Join(d.instances.DeleteSnapshot(ctx, name, snap), d.dropTree(s.Base))
 	}), nil
 }
@@ -99,11 +99,12 @@ func (d *Daemon) RestoreSnapshot(ctx context.Context, name, snap string) (*op.Op
 }
 
 // snapshotOp runs f as an operation on a snapshot.
-func (d *Daemon) snapshotOp(title, name, snap string, f func(context.Context) error) *op.Operation {
+func (d *Daemon) snapshotOp(ctx context.Context, title, name, snap string,
+	f func(context.Context) error) *op.Operation {
 	r := instanceResources(name)
 	r["instances_snapshots"] = []string{snapshotURL(name, snap)}
 	r["containers_snapshots"] = []string{"/1.0/containers/" + name + "/snapshots/" + snap}
-	return d.Ops.Start(title, op.Options{Resources: r, MayCancel: true}, func(ctx context.Context,
+	return d.Ops.Start(ctx, title, op.Options{Resources: r, MayCancel: true}, func(ctx context.Context,
 		_ *op.Operation) error {
 		return f(ctx)
 	})

@@ -73,7 +73,7 @@ func (d *Daemon) ReceiveInstance(ctx context.Context, spec CreateSpec, t kiln.Tr
 		spec.Name, spec.Source.Remote = name, kiln.Remote{}
 		err = d.arrive(ctx, nil, &arrival{Transfer: t, spec: spec, open: open})
 	}
-	return d.Ops.Start("Creating instance", op.Options{Resources: instanceResources(spec.Name)},
+	return d.Ops.Start(ctx, "Creating instance", op.Options{Resources: instanceResources(spec.Name)},
 		func(context.Context, *op.Operation) error { return err })
 }
 

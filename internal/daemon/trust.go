@@ -162,7 +162,7 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 	if err := d.db.CreateCertificate(ctx, c); err != nil {
 		return err
 	}
-	d.tell("certificate-created", certificateURL(c.Fingerprint), nil)
+	d.tell(ctx, "certificate-created", certificateURL(c.Fingerprint), nil)
 	return d.loadClients(ctx)
 }
 
@@ -182,7 +182,7 @@ func (d *Daemon) UpdateClient(ctx context.Context, c Client) error {
 	if err := d.db.UpdateCertificate(ctx, c); err != nil {
 		return err
 	}
-	d.tell("certificate-updated", certificateURL(c.Fingerprint), nil)
+	d.tell(ctx, "certificate-updated", certificateURL(c.Fingerprint), nil)
 	return d.loadClients(ctx)
 }
 
@@ -191,7 +191,7 @@ func (d *Daemon) RemoveClient(ctx context.Context, fingerprint string) error {
 	if err := d.db.DeleteCertificate(ctx, fingerprint); err != nil {
 		return err
 	}
-	d.tell("certificate-deleted", certificateURL(fingerprint), nil)
+	d.tell(ctx, "certificate-deleted", certificateURL(fingerprint), nil)
 	return d.loadClients(ctx)
 }
 
@@ -231,7 +231,7 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 		meta["expiresAt"] = expires.UTC().Format(time.RFC3339)
 		life = time.Until(expires)
 	}
-	return d.Ops.Start("Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true},
+	return d.Ops.Start(ctx, "Executing operation", op.Options{Class: op.Token, Metadata: meta, MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error {
 			defer t.Drop()
 			spent, err := t.Wait(ctx, life, 0)
@@ -337,15 +337,16 @@ func (d *Daemon) useImage(secret string, fp kiln.Fingerprint, push bool) *grant.
 // ShareImage makes a secret by which somebody who isn't trusted can have a private
 // image for a while. The error is Conflict when there are too many.
 func (d *Daemon) ShareImage(ctx context.Context, fp kiln.Fingerprint) (*op.Operation, error) {
-	o, err := d.startSecret("Image download token", imageGrant{image: fp}, map[string]any{})
+	o, err := d.startSecret(ctx, "Image download token", imageGrant{image: fp}, map[string]any{})
 	if err == nil {
-		d.tell("image-secret-created", imageURL(fp), nil)
+		d.tell(ctx, "image-secret-created", imageURL(fp), nil)
 	}
 	return o, err
 }
 
 // startSecret makes the operation that shows a secret in its metadata and ends with it.
-func (d *Daemon) startSecret(title string, value imageGrant, meta map[string]any) (*op.Operation, error) {
+func (d *Daemon) startSecret(ctx context.Context, title string, value imageGrant,
+	meta map[string]any) (*op.Operation, error) {
 	g, err := d.imageGrants.Add(value)
 	if err != nil {
 		return nil, err
@@ -353,7 +354,7 @@ func (d *Daemon) startSecret(title string, value imageGrant, meta map[string]any
 	meta["secret"] = g.Secret
 	options := op.Options{Class: op.Token, Metadata: meta, MayCancel: true,
 		Resources: map[string][]string{"images": {imageURL(value.image)}}}
-	return d.Ops.Start(title, options, func(ctx context.Context, _ *op.Operation) error {
+	return d.Ops.Start(ctx, title, options, func(ctx context.Context, _ *op.Operation) error {
 		defer g.Drop()
 		_, err := g.Wait(ctx, secretLife, secretIdle)
 		return err

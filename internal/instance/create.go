@@ -110,6 +110,6 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 		return err
 	}
 	f.taken = true
-	s.notify(Change{Name: n.Name, Action: "created"})
+	s.notify(ctx, Change{Name: n.Name, Action: "created"})
 	return nil
 }

@@ -206,7 +206,7 @@ func set(t *testing.T) (*Set, *db.DB, *volume.Pool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(t.Context(), d, p, filepath.Join(dir, "boxes"), "x86_64", func(Change) {},
+	s, err := Open(t.Context(), d, p, filepath.Join(dir, "boxes"), "x86_64", func(context.Context, Change) {},
 		func(what string, err error) { t.Logf("%s: %v", what, err) })
 	if err != nil {
 		t.Fatal(err)
@@ -308,7 +308,7 @@ func TestGarbage(t *testing.T) {
 	if err := d.EditInstance(t.Context(), "a", func(r *db.Instance) error { r.Running = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Open(t.Context(), d, p, s.dir, "x86_64", func(Change) {},
+	again, err := Open(t.Context(), d, p, s.dir, "x86_64", func(context.Context, Change) {},
 		func(what string, err error) { t.Logf("%s: %v", what, err) })
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -69,7 +70,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
 	}
 	s.follow(name, i.Options[UUIDKey], b)
-	s.notify(Change{Name: name, Action: "started"})
+	s.notify(ctx, Change{Name: name, Action: "started"})
 	return nil
 }
 
@@ -200,12 +201,13 @@ func (s *Set) watch(name, uuid string, l *live) {
 			if err := s.limitAgain(s.ctx, name, l); err != nil && s.ctx.Err() == nil {
 				s.warn("limits of instance "+strconv.Quote(name)+" after its reboot", err)
 			}
-			s.notify(Change{Name: name, Action: "restarted"})
+			s.notify(s.ctx, Change{Name: name, Action: "restarted"})
 			continue
 		}
+		ctx := event.WithRequestor(s.ctx, l.stop.Load())
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
-		if err := s.ended(s.ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
+		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
 			s.warn("write down the end of instance "+strconv.Quote(name), err)
 		}
 		_ = l.box.Close()
@@ -223,7 +225,7 @@ func (s *Set) ended(ctx context.Context, name, action string) error {
 	if err := s.edit(ctx, name, func(r *db.Instance) { r.Running = false }); err != nil {
 		return err
 	}
-	s.notify(Change{Name: name, Action: action})
+	s.notify(ctx, Change{Name: name, Action: action})
 	r, err := s.db.Instance(ctx, name)
 	if err != nil || !r.Ephemeral || r.Config[powerKey] != "" || r.Config[restartKey] != "" {
 		return err
@@ -241,6 +243,7 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 	if force {
 		// It doesn't wait its turn behind a clean stop that takes its time.
 		if l, err := s.get(ctx, name); err == nil {
+			defer l.stopFor(ctx)()
 			if err := l.box.Kill(ctx); err != nil {
 				return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
 			}
@@ -260,6 +263,7 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 	if err != nil {
 		return err
 	}
+	defer l.stopFor(ctx)()
 	if force {
 		if err := l.box.Kill(ctx); err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
@@ -284,6 +288,14 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 		return err
 	}
 	return l.wait(ctx)
+}
+
+// stopFor says on whose behalf the instance is stopped. Once it isn't tried any more, its
+// end is nobody's doing.
+func (l *live) stopFor(ctx context.Context) (over func()) {
+	asked := event.RequestorOf(ctx)
+	l.stop.Store(asked)
+	return func() { l.stop.CompareAndSwap(asked, nil) }
 }
 
 // wait returns when the end of the instance is written down.
@@ -338,12 +350,12 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 		if err := l.box.Freeze(ctx); err != nil {
 			return err
 		}
-		s.notify(Change{Name: name, Action: "paused"})
+		s.notify(ctx, Change{Name: name, Action: "paused"})
 	default:
 		if err := l.box.Thaw(ctx); err != nil {
 			return err
 		}
-		s.notify(Change{Name: name, Action: "resumed"})
+		s.notify(ctx, Change{Name: name, Action: "resumed"})
 	}
 	return nil
 }

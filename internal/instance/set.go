@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -32,7 +33,7 @@ type Set struct {
 	dir    string // of the boxes' own files
 	ids    []box.IDMap
 	host   string // architecture of this kernel, canonical
-	notify func(Change)
+	notify func(context.Context, Change)
 	warn   func(what string, err error)
 
 	ctx    context.Context // ends with Close; nothing of a container does
@@ -48,8 +49,9 @@ type Set struct {
 // live is an instance that runs.
 type live struct {
 	box  *box.Box
-	held atomic.Bool   // frozen for a snapshot, not by a user
-	gone chan struct{} // closed when its end is written down
+	held atomic.Bool                     // frozen for a snapshot, not by a user
+	stop atomic.Pointer[event.Requestor] // who has asked for its end
+	gone chan struct{}                   // closed when its end is written down
 }
 
 // paused reports whether a user has paused the instance.
@@ -58,7 +60,7 @@ func (l *live) paused() bool { return l.box.Frozen() && !l.held.Load() }
 // Open finds the instances, adopts the ones that run, and writes down what
 // stopped while nobody looked. notify hears of every change, and warn of what is
 // wrong with one instance and keeps no other from working; neither may block.
-func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string, notify func(Change),
+func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string, notify func(context.Context, Change),
 	warn func(what string, err error)) (*Set, error) {
 	ids, err := hostIDs("/etc/subuid", "/etc/subgid")
 	if err != nil {
@@ -310,7 +312,7 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 		}
 		return err
 	}
-	s.notify(Change{Name: to, Action: "renamed"})
+	s.notify(ctx, Change{Name: to, Action: "renamed"})
 	return s.edit(ctx, to, func(r *db.Instance) {
 		if r.Config[templateKey] == "" {
 			r.Config[templateKey] = "rename"
@@ -362,7 +364,7 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	if err := s.db.DeleteInstance(ctx, r.Name); err != nil {
 		return err
 	}
-	s.notify(Change{Name: r.Name, Action: "deleted"})
+	s.notify(ctx, Change{Name: r.Name, Action: "deleted"})
 	err = s.pool.DeleteSnapshots(ctx, files(snapshots)...)
 	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away
 		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)))

@@ -188,7 +188,7 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 	if err := s.db.CreateSnapshot(ctx, row); err != nil {
 		return errors.Join(err, s.pool.DeleteSnapshots(context.WithoutCancel(ctx), row.Files))
 	}
-	s.notify(Change{Name: i.Name, Action: "snapshot-created", Snapshot: n.Name})
+	s.notify(ctx, Change{Name: i.Name, Action: "snapshot-created", Snapshot: n.Name})
 	return nil
 }
 
@@ -208,7 +208,7 @@ func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) err
 	if err := s.db.RenameSnapshot(ctx, instance, from, to); err != nil {
 		return err
 	}
-	s.notify(Change{Name: instance, Action: "snapshot-renamed", Snapshot: to})
+	s.notify(ctx, Change{Name: instance, Action: "snapshot-renamed", Snapshot: to})
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	if err := s.db.SetSnapshotExpiry(ctx, instance, name, change); err != nil {
 		return err
 	}
-	s.notify(Change{Name: instance, Action: "snapshot-updated", Snapshot: name})
+	s.notify(ctx, Change{Name: instance, Action: "snapshot-updated", Snapshot: name})
 	return nil
 }
 
@@ -241,7 +241,7 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	if err := s.db.DeleteSnapshot(ctx, instance, name); err != nil {
 		return err
 	}
-	s.notify(Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})
+	s.notify(ctx, Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})
 	return s.pool.DeleteSnapshots(ctx, row.Files)
 }
 

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -122,7 +123,7 @@ func TestSnapshotRows(t *testing.T) {
 	if _, err := p.Snapshot(ctx, "uuid-a", "nobody's", nil); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Open(ctx, d, p, s.dir, "x86_64", func(Change) {},
+	again, err := Open(ctx, d, p, s.dir, "x86_64", func(context.Context, Change) {},
 		func(string, error) {})
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +160,7 @@ func TestRestoreInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := Open(ctx, d, p, s.dir, "x86_64", func(Change) {},
+	again, err := Open(ctx, d, p, s.dir, "x86_64", func(context.Context, Change) {},
 		func(string, error) {})
 	if err != nil {
 		t.Fatal(err)

@@ -100,13 +100,15 @@ type Operation struct {
 	snap Snapshot
 }
 
-// Start runs f in the background. f's context ends when the operation is
-// cancelled or the table closed, not with the request that started it.
-func (t *Table) Start(description string, o Options, f func(context.Context, *Operation) error) *Operation {
+// Start runs f in the background. f's context has the values of ctx, but it ends when
+// the operation is cancelled or the table closed, not with the request that started it.
+func (t *Table) Start(ctx context.Context, description string, o Options,
+	f func(context.Context, *Operation) error) *Operation {
 	if o.Class == "" {
 		o.Class = Task
 	}
-	ctx, cancel := context.WithCancel(t.ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(t.ctx, cancel)
 	now := time.Now().UTC()
 	op := &Operation{table: t, cancel: cancel, done: make(chan struct{}), snap: Snapshot{
 		ID: uuid.NewString(), Class: o.Class, Description: description, CreatedAt: now, UpdatedAt: now,
@@ -119,6 +121,7 @@ func (t *Table) Start(description string, o Options, f func(context.Context, *Op
 	op.update(func(s *Snapshot) { s.Status = Running })
 	t.wg.Go(func() {
 		defer cancel()
+		defer stop()
 		op.finish(f(ctx, op))
 	})
 	return op

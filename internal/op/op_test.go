@@ -22,7 +22,7 @@ func TestLife(t *testing.T) {
 		})
 		defer table.Close()
 		goOn := make(chan struct{})
-		o := table.Start("Testing", Options{Metadata: map[string]any{"a": 1}}, func(_ context.Context, o *Operation) error {
+		o := table.Start(t.Context(), "Testing", Options{Metadata: map[string]any{"a": 1}}, func(_ context.Context, o *Operation) error {
 			o.Set("b", 2)
 			<-goOn
 			return nil
@@ -59,11 +59,11 @@ func TestCancel(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	fixed := table.Start("Fixed", Options{}, wait)
+	fixed := table.Start(t.Context(), "Fixed", Options{}, wait)
 	if err := fixed.Cancel(); !errors.Is(err, kiln.Invalid) {
 		t.Errorf("cancelled what can't be: %v", err)
 	}
-	o := table.Start("Loose", Options{MayCancel: true}, wait)
+	o := table.Start(t.Context(), "Loose", Options{MayCancel: true}, wait)
 	if err := o.Cancel(); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,10 @@ func TestCancel(t *testing.T) {
 func TestWaitTimesOut(t *testing.T) {
 	table := NewTable(func(Snapshot) {})
 	defer table.Close()
-	o := table.Start("Slow", Options{}, func(ctx context.Context, _ *Operation) error { <-ctx.Done(); return ctx.Err() })
+	o := table.Start(t.Context(), "Slow", Options{}, func(ctx context.Context, _ *Operation) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if s := o.Wait(ctx); s.Status != Running {
@@ -89,7 +92,7 @@ func TestWaitTimesOut(t *testing.T) {
 func TestFailure(t *testing.T) {
 	table := NewTable(func(Snapshot) {})
 	defer table.Close()
-	o := table.Start("Bad", Options{},
+	o := table.Start(t.Context(), "Bad", Options{},
 		func(context.Context, *Operation) error { return kiln.Errorf(kiln.Conflict, "taken") })
 	if s := o.Wait(t.Context()); s.Status != Failure || kiln.KindOf(s.Err) != kiln.Conflict {
 		t.Errorf("%+v", s)

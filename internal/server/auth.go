@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/event"
 )
 
 // A caller is who sent a request.
@@ -45,7 +46,8 @@ func (s *Server) identify(r *http.Request) *http.Request {
 			}
 		}
 	}
-	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+	ctx := event.WithRequestor(r.Context(), c.requestor(r))
+	return r.WithContext(context.WithValue(ctx, callerKey{}, c))
 }
 
 func host(address string) string {

@@ -152,7 +152,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 		"containers": {"/1.0/containers/" + name}}}
 	if !post.WaitForWS {
 		spec.TTY = false
-		return s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
+		return s.d.Ops.Start(r.Context(), "Executing command", o, func(ctx context.Context, o *op.Operation) error {
 			return s.execAlone(ctx, o, name, spec, post.RecordOutput)
 		}), nil
 	}
@@ -168,7 +168,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment),
 		"interactive": post.Interactive, "fds": x.fds}
 	ready := make(chan struct{})
-	started := s.d.Ops.Start("Executing command", o, func(ctx context.Context, o *op.Operation) error {
+	started := s.d.Ops.Start(r.Context(), "Executing command", o, func(ctx context.Context, o *op.Operation) error {
 		<-ready
 		defer s.sessions.remove(o.ID())
 		defer func() { go x.linger() }()

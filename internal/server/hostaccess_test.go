@@ -250,7 +250,7 @@ func TestPeersSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := p.d.Ops.Start("x", op.Options{Class: op.Websocket}, func(ctx context.Context, _ *op.Operation) error {
+	o := p.d.Ops.Start(t.Context(), "x", op.Options{Class: op.Websocket}, func(ctx context.Context, _ *op.Operation) error {
 		<-ctx.Done()
 		return nil
 	})

@@ -188,7 +188,7 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	return s.d.Done("Updating instance", r.PathValue("name"), warned(warnings)), nil
+	return s.d.Done(r.Context(), "Updating instance", r.PathValue("name"), warned(warnings)), nil
 }
 
 func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) (any, error) {

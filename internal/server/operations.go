@@ -192,8 +192,11 @@ func send(ctx context.Context, c *websocket.Conn, e event.Event) error {
 	case op.Snapshot:
 		metadata = operation(m)
 	case daemon.Lifecycle:
-		metadata = api.Lifecycle{Action: m.Action, Source: m.Source, Context: orEmpty(m.Context),
-			Requestor: map[string]any{"username": "", "protocol": "unix", "address": "@"}}
+		l := api.Lifecycle{Action: m.Action, Source: m.Source, Context: orEmpty(m.Context)}
+		if q := m.Requestor; q != nil {
+			l.Requestor = &api.Requestor{Username: q.Username, Protocol: q.Protocol, Address: q.Address}
+		}
+		metadata = l
 	default:
 		metadata = m
 	}

@@ -75,7 +75,7 @@ func TestRestrictedStaysOffTheHost(t *testing.T) {
 func TestRestrictedSeesNoJoinToken(t *testing.T) {
 	p := start(t)
 	guest := p.guest(t)
-	o := p.d.Ops.Start("token", op.Options{Class: op.Token, Metadata: map[string]any{"secret": "joinme"}, MayCancel: true},
+	o := p.d.Ops.Start(t.Context(), "token", op.Options{Class: op.Token, Metadata: map[string]any{"secret": "joinme"}, MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error { <-ctx.Done(); return nil })
 	for _, path := range []string{"/1.0/operations", "/1.0/operations?recursion=1"} {
 		if w := p.ask(guest, "GET", path, ""); w.Code != 200 || strings.Contains(w.Body.String(), "joinme") ||

@@ -23,6 +23,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // peer is a server and a plain client of it.
@@ -404,6 +405,52 @@ func TestEvents(t *testing.T) {
 	}
 	if got := strings.Join(seen, " "); got != "image-created Pending Running Success" {
 		t.Errorf("%s", got)
+	}
+}
+
+// TestRequestorsOnTheWire: events name the local user of a request by the socket, and the
+// certificate and the address of one from the network.
+func TestRequestorsOnTheWire(t *testing.T) {
+	p := start(t)
+	friend := clientCert(t)
+	if err := p.d.AddClient(t.Context(), friend, daemon.Client{Name: "friend"}); err != nil {
+		t.Fatal(err)
+	}
+	conn, _, err := websocket.Dial(t.Context(), "ws://x/1.0/events?type=lifecycle",
+		&websocket.DialOptions{HTTPClient: p.Client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	next := func() (l api.Lifecycle) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, b, err := conn.Read(ctx)
+		var e api.Event
+		if err != nil || json.Unmarshal(b, &e) != nil || json.Unmarshal(e.Metadata, &l) != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		return l
+	}
+	me := userName(uint32(os.Getuid()))
+	p.do("POST", "/1.0/profiles", `{"name":"p1"}`)
+	if l := next(); l.Requestor == nil || *l.Requestor != (api.Requestor{Username: me, Protocol: "unix", Address: "@"}) {
+		t.Errorf("%+v", l.Requestor)
+	}
+	p.ask(friend, "DELETE", "/1.0/profiles/p1", "")
+	if l := next(); l.Requestor == nil || l.Requestor.Username != trust.Fingerprint(friend) ||
+		l.Requestor.Protocol != "tls" || l.Requestor.Address != "192.0.2.1:1234" {
+		t.Errorf("%+v", l.Requestor)
+	}
+	if err := p.d.SetSettings(t.Context(), map[string]string{"user.x": "y"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if l := next(); l.Action != "config-updated" || l.Requestor != nil {
+		t.Errorf("%+v", l)
+	}
+	if got := userName(4_294_967_294); got != "uid=4294967294" {
+		t.Error(got)
 	}
 }
 

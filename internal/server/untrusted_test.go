@@ -68,7 +68,7 @@ func TestSecretNeedsTheFingerprint(t *testing.T) {
 // TestWebsocketsNeedTheirSecret asks for the websocket of a command with another secret.
 func TestWebsocketsNeedTheirSecret(t *testing.T) {
 	p := start(t)
-	o := p.d.Ops.Start("exec", op.Options{Class: op.Websocket, MayCancel: true},
+	o := p.d.Ops.Start(t.Context(), "exec", op.Options{Class: op.Websocket, MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error { <-ctx.Done(); return nil })
 	x, err := newSession("0")
 	if err != nil {
