@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // digestFile has the SHA-256 of a tree that is one file, in hex, as it was when the
@@ -36,19 +37,19 @@ func (p *Pool) writeDigest(fp kiln.Fingerprint) error {
 	if err != nil {
 		return err
 	}
-	sum, err := digest(context.Background(), file)
+	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(p.imageDir(fp), digestFile), []byte(sum), 0o600) // synced with the tree
+	defer f.Close()
+	sum, err := digest(context.Background(), f)
+	if err != nil {
+		return err
+	}
+	return disk.WriteBytes(filepath.Join(p.imageDir(fp), digestFile), 0o600, []byte(sum))
 }
 
-func digest(ctx context.Context, file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
+func digest(ctx context.Context, f io.Reader) (string, error) {
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	for {
@@ -76,14 +77,27 @@ func (p *Pool) VerifyTree(ctx context.Context, fp kiln.Fingerprint) error {
 	if err != nil {
 		return err
 	}
-	want, err := os.ReadFile(filepath.Join(p.imageDir(fp), digestFile))
+	dir, err := os.OpenRoot(p.imageDir(fp)) // both files of one tree, though another takes its place
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	got, err := digest(ctx, file)
+	defer dir.Close()
+	want, err := dir.ReadFile(digestFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f, err := dir.Open(filepath.Base(file))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	got, err := digest(ctx, f)
 	if err != nil {
 		return fmt.Errorf("read the tree of image %s: %w", fp.Short(), err)
 	}
