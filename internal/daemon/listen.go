@@ -62,6 +62,7 @@ func (d *Daemon) listenOn(addresses string) error {
 			list = append(list, a)
 		}
 	}
+	list = withoutCovered(list)
 	if d.listeners.listen != nil {
 		if err := d.listeners.listen(list); err != nil {
 			return err
@@ -69,6 +70,33 @@ func (d *Daemon) listenOn(addresses string) error {
 	}
 	d.listeners.now = list
 	return nil
+}
+
+// withoutCovered leaves out addresses that another one of the list includes, as :8443
+// does 127.0.0.1:8443: nobody can listen on both.
+func withoutCovered(list []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(a string) bool {
+		return slices.ContainsFunc(list, func(b string) bool { return covers(b, a) })
+	})
+}
+
+// covers reports whether who listens on an address listens on another one, too.
+func covers(wide, narrow string) bool {
+	any, port, err := net.SplitHostPort(wide)
+	host, ofPort, herr := net.SplitHostPort(narrow)
+	if err != nil || herr != nil || port != ofPort || wide == narrow {
+		return false
+	}
+	ip := net.ParseIP(host)
+	switch any {
+	case "":
+		return true
+	case "::":
+		return host != ""
+	case "0.0.0.0":
+		return ip.To4() != nil
+	}
+	return false
 }
 
 // parseAddresses reads addresses, separated by commas, whose ports may be left out.

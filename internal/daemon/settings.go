@@ -155,7 +155,8 @@ func (d *Daemon) applySettings(ctx context.Context, change map[string]string) er
 	addresses, moves := change[httpsAddress]
 	if moves = moves && addresses != before; moves {
 		if err := d.listenOn(addresses); err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w", httpsAddress, addresses, err)
+			return kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w; the daemon listens where it did before",
+				httpsAddress, addresses, err)
 		}
 	}
 	if err := d.db.SetConfig(ctx, change); err != nil {

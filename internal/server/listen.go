@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -20,52 +24,134 @@ type Listeners struct {
 	conns connections
 
 	mu   sync.Mutex
-	open map[string]context.CancelFunc // by address
+	open map[string]*listener // by address
+}
+
+// A listener is one address that is listened on.
+type listener struct {
+	*net.TCPListener
+	stop context.CancelFunc // ends its connections
 }
 
 // Listeners makes the server able to listen on addresses, until ctx ends.
 func (s *Server) Listeners(ctx context.Context) *Listeners {
-	return &Listeners{s: s, ctx: ctx, open: map[string]context.CancelFunc{}}
+	return &Listeners{s: s, ctx: ctx, open: map[string]*listener{}}
 }
 
 // Listen listens on some addresses and no others from now on. When one of them
 // can't be had, nothing changes. Connections on an address that is given up end.
-// The error is Conflict or Invalid.
+// The error is Invalid.
 func (n *Listeners) Listen(addresses []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	added := map[string]net.Listener{}
+	var old []*listener
+	for a, l := range n.open {
+		if !slices.Contains(addresses, a) {
+			old = append(old, l)
+		}
+	}
+	added := map[string]*listener{}
 	for _, a := range addresses {
-		if _, ok := n.open[a]; ok || added[a] != nil {
+		if n.open[a] != nil || added[a] != nil {
 			continue
 		}
-		l, err := net.Listen("tcp", a)
+		l, err := listenBeside(n.ctx, a, old)
 		if err != nil {
 			for _, l := range added {
 				err = errors.Join(err, l.Close())
 			}
 			return kiln.Errorf(kiln.Invalid, "listen on %s: %w", a, err)
 		}
-		added[a] = l
+		added[a] = &listener{TCPListener: l}
 	}
-	for a, stop := range n.open {
-		if !slices.Contains(addresses, a) {
-			stop()
-			delete(n.open, a)
+	maps.DeleteFunc(n.open, func(_ string, l *listener) bool {
+		if !slices.Contains(old, l) {
+			return false
 		}
-	}
+		l.stop()
+		_ = l.Close() // at once: the next to listen here finds it free
+		return true
+	})
 	for a, l := range added {
-		ctx, stop := context.WithCancel(n.ctx)
-		n.open[a] = stop
-		n.wg.Go(func() {
-			bounded := n.conns.listener(l)
-			if err := n.s.Serve(ctx, tls.NewListener(patient{bounded}, n.s.tls())); err != nil && ctx.Err() == nil {
-				n.s.log.Error("listen on the network", "address", a, "err", err)
-			}
-		})
-		n.s.log.Info("listening", "address", a)
+		n.open[a] = l
+		n.serve(a, l)
 	}
 	return nil
+}
+
+// serve answers on an address until it is given up.
+func (n *Listeners) serve(address string, l *listener) {
+	ctx, stop := context.WithCancel(n.ctx)
+	l.stop = stop
+	n.wg.Go(func() {
+		bounded := n.conns.listener(l)
+		if err := n.s.Serve(ctx, tls.NewListener(patient{bounded}, n.s.tls())); err != nil && ctx.Err() == nil {
+			n.s.log.Error("listen on the network", "address", address, "err", err)
+		}
+	})
+	n.s.log.Info("listening", "address", address)
+}
+
+// listenBeside listens on an address that listeners which are to be closed may have a
+// part of, as 127.0.0.1:8443 is one of :8443. So nobody who connects meanwhile is refused.
+func listenBeside(ctx context.Context, address string, old []*listener) (*net.TCPListener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", address)
+	old = slices.DeleteFunc(slices.Clone(old), func(o *listener) bool { return !overlap(o.Addr(), address) })
+	if !errors.Is(err, unix.EADDRINUSE) || len(old) == 0 {
+		return tcp(l), err
+	}
+	// The kernel lets sockets share a port if all of them say so when one is bound. They
+	// do for that moment only: a socket of somebody else is in the way as ever.
+	for _, o := range old {
+		if err := sharePort(o, true); err != nil {
+			return nil, err
+		}
+		defer func() { _ = sharePort(o, false) }()
+	}
+	config.Control = func(_, _ string, c syscall.RawConn) error { return setSharePort(c, true) }
+	if l, err = config.Listen(ctx, "tcp", address); err != nil {
+		return nil, err
+	}
+	if err := sharePort(tcp(l), false); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return tcp(l), nil
+}
+
+// overlap reports whether who listens on an address is in the way of who wants another.
+func overlap(has net.Addr, wanted string) bool {
+	h, _ := has.(*net.TCPAddr)
+	w, err := net.ResolveTCPAddr("tcp", wanted)
+	if err != nil || h == nil || h.Port != w.Port {
+		return false
+	}
+	return w.IP == nil || h.IP.IsUnspecified() || w.IP.IsUnspecified() || h.IP.Equal(w.IP)
+}
+
+// tcp is a listener of the network "tcp" as what it is.
+func tcp(l net.Listener) *net.TCPListener {
+	t, _ := l.(*net.TCPListener)
+	return t
+}
+
+// sharePort says whether a listener shares its port with others of this user.
+func sharePort(l syscall.Conn, on bool) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return setSharePort(raw, on)
+}
+
+func setSharePort(raw syscall.RawConn, on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	var err error
+	cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, value) })
+	return errors.Join(cerr, err)
 }
 
 // Wait waits until nobody listens any more, which the end of the context brings.
