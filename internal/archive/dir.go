@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,9 +29,9 @@ const maxQueued = 4096
 // nodes are left out: a container gets its own.
 type DirWriter struct {
 	root    int
-	dirs    map[string]int // open directories, by path
-	order   []string       // of dirs, oldest first
-	times   []dirTime      // set last, since making files changes them
+	dirs    map[string]int       // open directories, by path
+	order   []string             // of dirs, oldest first
+	times   map[string]time.Time // of directories; set last, since making files changes them
 	jobs    chan job
 	wg      sync.WaitGroup
 	pending sync.WaitGroup
@@ -38,11 +39,6 @@ type DirWriter struct {
 
 	mu  sync.Mutex
 	err error // the first of a worker's
-}
-
-type dirTime struct {
-	path string
-	time time.Time
 }
 
 type job struct {
@@ -57,7 +53,8 @@ func NewDirWriter(dir string, workers int) (*DirWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	w := &DirWriter{root: fd, dirs: map[string]int{}, queued: map[string]bool{}, jobs: make(chan job, 4*workers)}
+	w := &DirWriter{root: fd, dirs: map[string]int{}, times: map[string]time.Time{}, queued: map[string]bool{},
+		jobs: make(chan job, 4*workers)}
 	for range workers {
 		w.wg.Go(func() {
 			for j := range w.jobs {
@@ -115,8 +112,7 @@ func (w *DirWriter) add(e *Entry, r io.Reader) error {
 		w.pending.Wait()
 		clear(w.queued)
 	}
-	// What was there goes: the archive has the entry a second time.
-	if err := unix.Unlinkat(dir, base, 0); err != nil && err != unix.ENOENT {
+	if err := w.remove(dir, e.Path); err != nil {
 		return err
 	}
 	switch e.Type {
@@ -150,6 +146,28 @@ func (w *DirWriter) add(e *Entry, r io.Reader) error {
 		return nil // a device
 	}
 	return attributes(dir, base, e)
+}
+
+// remove makes room for an entry that the archive has a second time: a directory goes
+// if it is empty.
+func (w *DirWriter) remove(dir int, name string) error {
+	err := unix.Unlinkat(dir, path.Base(name), 0)
+	if err == unix.EISDIR {
+		if fd, ok := w.dirs[name]; ok {
+			unix.Close(fd)
+			delete(w.dirs, name)
+			w.order = slices.DeleteFunc(w.order, func(s string) bool { return s == name })
+		}
+		delete(w.times, name)
+		err = unix.Unlinkat(dir, path.Base(name), unix.AT_REMOVEDIR)
+	}
+	switch err {
+	case unix.ENOENT:
+		return nil
+	case unix.ENOTEMPTY:
+		return kiln.Errorf(kiln.Invalid, "it takes the place of a directory that is not empty")
+	}
+	return err
 }
 
 func (w *DirWriter) file(dir int, e *Entry, r io.Reader) error {
@@ -248,11 +266,24 @@ func attributes(dir int, base string, e *Entry) error {
 }
 
 func (w *DirWriter) makeDir(e *Entry) error {
+	if w.queued[e.Path] {
+		w.pending.Wait()
+		clear(w.queued)
+	}
 	fd, err := w.open(e.Path)
+	if err == unix.ENOTDIR || err == unix.ELOOP {
+		var parent int
+		if parent, err = w.open(path.Dir(e.Path)); err != nil {
+			return err
+		}
+		if err = w.remove(parent, e.Path); err == nil {
+			fd, err = w.open(e.Path)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	w.times = append(w.times, dirTime{e.Path, e.ModTime})
+	w.times[e.Path] = e.ModTime
 	if err := unix.Fchown(fd, int(e.UID), int(e.GID)); err != nil {
 		return err
 	}
@@ -317,11 +348,13 @@ func (w *DirWriter) Close() error {
 	close(w.jobs)
 	w.wg.Wait()
 	err := w.failed()
-	for i := len(w.times) - 1; i >= 0 && err == nil; i-- {
-		d := w.times[i]
-		t := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(d.time)}
+	for name, modified := range w.times {
+		if err != nil {
+			break
+		}
+		t := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(modified)}
 		// The path was made by this writer and has no symlink in it.
-		err = unix.UtimesNanoAt(w.root, d.path, t, unix.AT_SYMLINK_NOFOLLOW)
+		err = unix.UtimesNanoAt(w.root, name, t, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	for _, fd := range w.dirs {
 		unix.Close(fd)

@@ -25,8 +25,9 @@ const (
 )
 
 // An Entry is one file of a tree, already checked: Path is relative, clean,
-// separated by slashes and free of NUL; it has no symlink among its
-// parents. The tree's own root directory has the Path ".".
+// separated by slashes and free of NUL; it has no symlink among its parents, since
+// those that the archive led through are followed. The tree's own root directory has
+// the Path ".".
 type Entry struct {
 	Path    string
 	Type    Type

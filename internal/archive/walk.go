@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"path"
 	"strings"
@@ -32,12 +31,15 @@ const noID = 1<<32 - 2
 const maxName = 4096
 
 // Walk calls fn for every entry of a tar stream, checked as Entry promises, and
-// reads the stream to its end. An entry may come again: a later file or symlink
-// takes the place of an earlier one, a later directory gives the earlier its
-// attributes. Errors: Invalid for an archive that isn't a sound tree, TooLarge
-// for one over lim, and those of fn and r.
+// reads the stream to its end. A name may lead through earlier symlinks, as far as
+// they stay in the tree. An entry may come again: the later takes the place of the
+// earlier, as with GNU tar, which leaves a directory that isn't empty where it is. A
+// later directory gives the earlier its attributes; where a symlink to a directory
+// is, the symlink stays, as with tar's --keep-directory-symlink: a merged /usr
+// survives a layer without. Errors: Invalid for an archive that isn't a sound tree,
+// TooLarge for one over lim, and those of fn and r.
 func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reader) error) error {
-	w := walker{lim: lim, seed: maphash.MakeSeed(), kinds: map[uint64]Type{}}
+	w := walker{lim: lim, places: newPlaces()}
 	counted := &counter{r: r}
 	in := tar.NewReader(counted)
 	var end int64 // of the last entry
@@ -147,25 +149,17 @@ func notTar(err error) error {
 	return err
 }
 
-// walker remembers of each entry its type, under the hash of its path: that is
-// enough to tell what an entry goes through or links to, and stays small with a
-// million of them.
+// walker checks one entry after the other.
 type walker struct {
+	*places
 	lim     Limits
 	entries int64
 	bytes   int64
 	names   int64 // bytes of names, targets and extended attributes
-	seed    maphash.Seed
-	kinds   map[uint64]Type
-}
-
-func (w *walker) kind(p string) (Type, bool) {
-	t, ok := w.kinds[maphash.String(w.seed, p)]
-	return t, ok
 }
 
 func bad(name, format string, args ...any) error {
-	return kiln.Errorf(kiln.Invalid, "entry %q: %s", name, fmt.Sprintf(format, args...))
+	return kiln.Errorf(kiln.Invalid, "entry %q: %w", name, fmt.Errorf(format, args...))
 }
 
 // cleanPath checks a name and gives it relative, without "./" and trailing slashes.
@@ -210,17 +204,52 @@ func (w *walker) entry(h *tar.Header) (*Entry, error) {
 	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= noID || int64(h.Gid) >= noID {
 		return nil, bad(name, "the owner %d:%d is out of range", h.Uid, h.Gid)
 	}
-	if err := w.typed(e, h); err != nil {
-		return nil, err
+	if e.Path, err = w.realPath(e.Path); err != nil {
+		return nil, bad(name, "%w", err)
 	}
-	if err := w.parents(e); err != nil {
+	if err := w.typed(e, h); err != nil {
 		return nil, err
 	}
 	if err := w.count(e); err != nil {
 		return nil, err
 	}
-	w.kinds[maphash.String(w.seed, e.Path)] = e.Type
+	if skip, err := w.again(e); skip || err != nil {
+		return nil, err
+	}
+	w.set(e)
 	return e, nil
+}
+
+// realPath gives the path that an entry has when the symlinks are followed that its
+// name leads through. Their targets count like names, for the time they take.
+func (w *walker) realPath(name string) (string, error) {
+	dir, followed, err := w.real(path.Dir(name))
+	if w.names += followed; err != nil {
+		return "", err
+	}
+	if name = path.Join(dir, path.Base(name)); len(name) > maxName {
+		return "", kiln.Errorf(kiln.Invalid, "through symlinks, the name is longer than %d bytes", maxName)
+	}
+	return name, nil
+}
+
+// again decides about an entry whose place is taken; skip means that what is there
+// stays as it is.
+func (w *walker) again(e *Entry) (skip bool, err error) {
+	was, ok := w.at(e.Path)
+	switch {
+	case !ok:
+	case e.Type == Hardlink && e.Link == e.Path:
+		return true, nil
+	case e.Type == Dir && was == Symlink:
+		dir, followed, err := w.real(e.Path)
+		w.names += followed
+		is, ok := w.at(dir)
+		return err == nil && ok && is == Dir || dir == ".", nil
+	case e.Type != Dir && was == Dir && w.holdsSomething(e.Path):
+		return false, bad(e.Path, "it takes the place of a directory that is not empty")
+	}
+	return false, nil
 }
 
 func (w *walker) typed(e *Entry, h *tar.Header) error {
@@ -251,9 +280,6 @@ func (w *walker) typed(e *Entry, h *tar.Header) error {
 	if e.Path == "." && e.Type != Dir {
 		return bad(e.Path, "the root of the tree is not a directory")
 	}
-	if was, ok := w.kind(e.Path); ok && (was == Dir) != (e.Type == Dir) {
-		return bad(e.Path, "it is there twice, as a directory and as something else")
-	}
 	return nil
 }
 
@@ -263,30 +289,20 @@ func (w *walker) hardlink(e *Entry, h *tar.Header) error {
 	if err != nil {
 		return bad(e.Path, "hard link to %q: it leaves the tree or is no name", h.Linkname)
 	}
+	if link, err = w.realPath(link); err != nil {
+		return bad(e.Path, "hard link to %q: %w", h.Linkname, err)
+	}
 	e.Link = link
-	switch was, ok := w.kind(link); {
+	switch is, ok := w.at(link); {
+	case e.Path == ".":
+		return bad(e.Path, "the root of the tree is a hard link")
 	case !ok:
 		return bad(e.Path, "hard link to %q, which is not in the archive before it", link)
-	case was == Dir:
+	case is == Dir:
 		return bad(e.Path, "hard link to the directory %q", link)
-	}
-	if was, ok := w.kind(e.Path); ok && (was == Dir || e.Path == link) {
-		return bad(e.Path, "a hard link to %q takes its place", link)
-	}
-	return nil
-}
-
-// parents refuses entries that go through something else than directories.
-func (w *walker) parents(e *Entry) error {
-	for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
-		was, ok := w.kind(dir)
-		if ok && was != Dir {
-			return bad(e.Path, "it goes through %q, which is not a directory", dir)
-		}
-		if ok {
-			break // and so are the ones above it
-		}
-		w.kinds[maphash.String(w.seed, dir)] = Dir
+	case is == CharDevice, is == BlockDevice: // another node of the same device is as good
+		numbers := w.devices[w.key(link)]
+		e.Type, e.Link, e.Major, e.Minor = is, "", numbers[0], numbers[1]
 	}
 	return nil
 }
@@ -297,8 +313,13 @@ func (w *walker) count(e *Entry) error {
 		return kiln.Errorf(kiln.TooLarge, "the archive has more than %d entries", w.lim.Entries)
 	}
 	w.names += int64(len(e.Path) + len(e.Link))
+	attrs := 12
 	for key, value := range e.Xattrs {
 		w.names += int64(len(key) + len(value))
+		attrs += (4 + len(key) + len(value) + 3) &^ 3
+	}
+	if attrs > MaxXattrs {
+		return bad(e.Path, "its extended attributes take %d bytes; a file may have %d", attrs, MaxXattrs)
 	}
 	if w.lim.Entries > 0 && w.names > entryBytes*w.lim.Entries {
 		return kiln.Errorf(kiln.TooLarge, "the archive has more than %s of names, link targets and extended attributes "+
@@ -317,6 +338,10 @@ func (w *walker) count(e *Entry) error {
 // xattrPrefix is what GNU tar and others put before the name of an extended
 // attribute in a PAX header.
 const xattrPrefix = "SCHILY.xattr."
+
+// MaxXattrs bounds the extended attributes of a file, in bytes: names and values, with
+// 4 for each and 12 for all. It is what fits beside an inode in one block of erofs.
+const MaxXattrs = 4032
 
 // keptXattrs gives the extended attributes that a system may bring along: those
 // of users, file capabilities and ACLs. Attributes that steer overlayfs or a

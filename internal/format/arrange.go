@@ -51,6 +51,8 @@ func which(n int, facts []Facts) string {
 
 func arrangeOne(f Facts) (Layout, error) {
 	switch {
+	case f.Metadata != nil && f.Rootfs && f.outside != nil:
+		return Layout{}, f.outside
 	case f.Metadata != nil && f.Rootfs:
 		return withMetadata(f.Metadata, kiln.Unified)
 	case f.Metadata != nil:
@@ -99,6 +101,10 @@ func arrangeTwo(facts []Facts) (Layout, error) {
 	case b.Metadata != nil && !a.Tree:
 		return Layout{}, kiln.Errorf(kiln.Invalid, "the second file is the metadata, but the first has no root filesystem "+
 			"at its top (no etc, usr or bin)")
+	case a.Metadata != nil && a.outside != nil:
+		return Layout{}, a.outside
+	case b.Metadata != nil && b.outside != nil:
+		return Layout{}, b.outside
 	case a.Metadata != nil:
 		return withMetadata(a.Metadata, kiln.Metadata, kiln.Rootfs)
 	}

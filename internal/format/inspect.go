@@ -31,6 +31,7 @@ type Facts struct {
 	Bytes     int64  // unpacked
 	stray     string // where a metadata.yaml is that should be at the top
 	vm        bool   // it is a disk of a virtual machine
+	outside   error  // of a hard link that a unified image may not have
 }
 
 // Inspect reads one file of an image from r to its end, while it is being
@@ -91,6 +92,9 @@ func (i *inspector) entry(e *archive.Entry, r io.Reader) error {
 	i.Bytes += e.Size
 	if e.ModTime.After(i.Newest) {
 		i.Newest = e.ModTime
+	}
+	if i.outside == nil {
+		i.outside = checkLink(e)
 	}
 	switch {
 	case e.Path == "metadata.yaml":

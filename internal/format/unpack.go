@@ -50,10 +50,12 @@ func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.
 		case role == kiln.Rootfs:
 			return rootfs.Add(e, r)
 		case e.Path == "metadata.yaml" && e.Type == archive.Regular,
-			e.Path == "templates" && e.Type == archive.Dir,
-			strings.HasPrefix(e.Path, "templates/") && e.Type == archive.Regular:
+			e.Path == "templates" && e.Type == archive.Dir, isTemplate(e):
 			return meta.Add(e, r)
 		case role == kiln.Unified && rootfs != nil && e.Path == "rootfs":
+			if e.Type != archive.Dir {
+				return nil // a directory takes its place later on
+			}
 			e.Path = "."
 			return rootfs.Add(e, r)
 		case role == kiln.Unified && rootfs != nil && strings.HasPrefix(e.Path, prefix):
@@ -63,15 +65,35 @@ func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.
 	})
 }
 
+// isTemplate tells what is kept of templates/.
+func isTemplate(e *archive.Entry) bool {
+	return strings.HasPrefix(e.Path, templates) &&
+		(e.Type == archive.Regular || e.Type == archive.Dir || e.Type == archive.Hardlink)
+}
+
+const templates = "templates/"
+
+// checkLink refuses hard links that leave a tree which is unpacked by itself.
+func checkLink(e *archive.Entry) error {
+	if e.Type != archive.Hardlink {
+		return nil
+	}
+	for _, tree := range []string{prefix, templates} {
+		if strings.HasPrefix(e.Path, tree) && !strings.HasPrefix(e.Link, tree) {
+			return kiln.Errorf(kiln.Invalid, "entry %q: hard link to %q, outside of %s", e.Path, e.Link, tree)
+		}
+	}
+	return nil
+}
+
 // addBelow takes "rootfs/" off an entry.
 func addBelow(e *archive.Entry, r io.Reader, rootfs archive.TreeWriter) error {
+	if err := checkLink(e); err != nil {
+		return err
+	}
 	e.Path = strings.TrimPrefix(e.Path, prefix)
 	if e.Type == archive.Hardlink {
-		link, ok := strings.CutPrefix(e.Link, prefix)
-		if !ok {
-			return kiln.Errorf(kiln.Invalid, "entry %q: hard link to %q, outside of the root filesystem", e.Path, e.Link)
-		}
-		e.Link = link
+		e.Link = strings.TrimPrefix(e.Link, prefix)
 	}
 	return rootfs.Add(e, r)
 }

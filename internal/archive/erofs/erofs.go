@@ -107,27 +107,39 @@ func (w *Writer) add(e *archive.Entry, r io.Reader) error {
 	base := path.Base(e.Path)
 	old := dir.children[base]
 	if e.Type == archive.Dir {
-		if old == nil {
+		if old == nil || old.children == nil {
+			if err := dir.remove(base); err != nil {
+				return err
+			}
 			old = w.newDir(dir)
 			dir.children[base] = old
 			dir.nlink++
 		}
-		if old.children == nil {
-			return kiln.Errorf(kiln.Invalid, "it is a directory and something else")
-		}
 		return old.describe(e)
 	}
-	if old != nil && old.children != nil {
-		return kiln.Errorf(kiln.Invalid, "it is a directory and something else")
-	}
 	n, err := w.leaf(e, r)
-	if err != nil || n == nil {
+	if err != nil {
 		return err
 	}
-	if old != nil {
-		old.nlink--
+	if err := dir.remove(base); err != nil || n == nil {
+		return err
 	}
 	dir.children[base] = n
+	return nil
+}
+
+// remove takes a name out of a directory, if it is there.
+func (n *node) remove(base string) error {
+	switch old := n.children[base]; {
+	case old == nil:
+	case len(old.children) > 0:
+		return kiln.Errorf(kiln.Invalid, "it takes the place of a directory that is not empty")
+	case old.children != nil:
+		n.nlink--
+	default:
+		old.nlink--
+	}
+	delete(n.children, base)
 	return nil
 }
 
@@ -305,14 +317,14 @@ func encodeXattrs(xattrs map[string]string) ([]byte, error) {
 	if len(b) == 12 {
 		return nil, nil
 	}
-	if len(b) > maxXattrs {
-		return nil, kiln.Errorf(kiln.Invalid, "the extended attributes take more than %d bytes", maxXattrs)
+	if len(b) > archive.MaxXattrs {
+		return nil, kiln.Errorf(kiln.Invalid, "the extended attributes take more than %d bytes", archive.MaxXattrs)
 	}
 	return b, nil
 }
 
-// maxXattrs is what fits beside an inode in one block.
-const maxXattrs = blockSize - inodeSize
+// They fit beside an inode in one block.
+const _ = uint(blockSize - inodeSize - archive.MaxXattrs)
 
 // Close is TreeWriter's: it writes the metadata and, last, the superblock.
 func (w *Writer) Close() error {
