@@ -200,29 +200,31 @@ func (p *Packer) addRegular(parent *os.File, base, name string) error {
 		}); err != nil {
 		return err
 	}
+	list, err := p.stretches(fd, h.Size)
+	if err != nil {
+		return err
+	}
+	if len(list) != 1 || list[0].size < h.Size {
+		return p.sparse(fd, &h, list)
+	}
 	if err := p.out.WriteHeader(&h); err != nil {
 		return err
 	}
-	return p.content(fd, h.Size)
+	return p.content(fd, p.out, list[0])
 }
 
-// content writes what is in a file of a given size.
-func (p *Packer) content(fd int, size int64) error {
-	for size > 0 {
-		n, err := unix.Read(fd, p.buf[:min(size, int64(len(p.buf)))])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
+// content writes a stretch of what is in a file.
+func (p *Packer) content(fd int, w io.Writer, s stretch) error {
+	for s.size > 0 {
+		b := p.buf[:min(s.size, int64(len(p.buf)))]
+		if err := readAt(fd, b, s.offset); err != nil {
 			return err
 		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
-		}
-		if _, err := p.out.Write(p.buf[:n]); err != nil {
+		if _, err := w.Write(b); err != nil {
 			return err
 		}
-		size -= int64(n)
+		s.offset += int64(len(b))
+		s.size -= int64(len(b))
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 // Limits bound what an archive may unpack to. Zero means no bound.
 type Limits struct {
 	Bytes   int64 // sum of the sizes of the files, holes included
+	Room    int64 // free space, in bytes: sum of what is in the files without the holes
 	Entries int64 // their names, targets and extended attributes have entryBytes each, on average
 }
 
@@ -37,25 +38,32 @@ const maxName = 4096
 // later directory gives the earlier its attributes; where a symlink to a directory
 // is, the symlink stays, as with tar's --keep-directory-symlink: a merged /usr
 // survives a layer without. Errors: Invalid for an archive that isn't a sound tree,
-// TooLarge for one over lim, and those of fn and r.
+// TooLarge for one over lim, NoSpace for one over lim.Room, and those of fn and r.
 func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reader) error) error {
 	w := walker{lim: lim, places: newPlaces()}
 	counted := &counter{r: r}
 	in := tar.NewReader(counted)
-	var end int64 // of the last entry
+	var end int64 // of the last entry, or of its header where it is sparse
+	sparse := false
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		read := counted.n
 		h, err := in.Next()
+		if sparse && (err == nil || errors.Is(err, io.EOF)) {
+			content := max(read, counted.skipped) - end
+			w.stored += content
+			end += (content + tarBlock - 1) &^ (tarBlock - 1)
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return notTar(err)
 		}
-		end = counted.n
-		if !sparse(h) {
+		end, sparse = counted.n, isSparse(h)
+		if !sparse {
 			end += (h.Size + tarBlock - 1) &^ (tarBlock - 1)
 		}
 		e, err := w.entry(h)
@@ -106,8 +114,8 @@ func tarEnd(r io.Reader) error {
 
 const tarBlock = 512
 
-// sparse reports whether a file takes less of the archive than its size.
-func sparse(h *tar.Header) bool {
+// isSparse reports whether a file takes less of the archive than its size.
+func isSparse(h *tar.Header) bool {
 	if h.Typeflag == tar.TypeGNUSparse {
 		return true
 	}
@@ -123,6 +131,25 @@ func sparse(h *tar.Header) bool {
 type counter struct {
 	r        io.Reader
 	n, zeros int64
+	skipped  int64 // n after what was skipped last
+}
+
+// Seek is called by package tar for what it skips, with the last byte left: nothing
+// else tells where a sparse file ends in the archive.
+func (c *counter) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekCurrent || offset < 0 {
+		return 0, errors.ErrUnsupported
+	}
+	if offset == 0 {
+		return c.n, nil
+	}
+	c.skipped = c.n + offset + 1
+	if _, err := io.CopyN(io.Discard, struct{ io.Reader }{c}, offset); errors.Is(err, io.EOF) {
+		return 0, io.ErrUnexpectedEOF
+	} else if err != nil {
+		return 0, err
+	}
+	return c.n, nil
 }
 
 func (c *counter) Read(b []byte) (int, error) {
@@ -155,6 +182,7 @@ type walker struct {
 	lim     Limits
 	entries int64
 	bytes   int64
+	stored  int64 // without holes
 	names   int64 // bytes of names, targets and extended attributes
 }
 
@@ -209,6 +237,9 @@ func (w *walker) entry(h *tar.Header) (*Entry, error) {
 	}
 	if err := w.typed(e, h); err != nil {
 		return nil, err
+	}
+	if !isSparse(h) {
+		w.stored += e.Size
 	}
 	if err := w.count(e); err != nil {
 		return nil, err
@@ -331,6 +362,10 @@ func (w *walker) count(e *Entry) error {
 	w.bytes += e.Size
 	if w.bytes < 0 || w.lim.Bytes > 0 && w.bytes > w.lim.Bytes {
 		return kiln.Errorf(kiln.TooLarge, "the archive unpacks to more than %s (at %q)", kiln.FormatSize(w.lim.Bytes), e.Path)
+	}
+	if w.lim.Room > 0 && w.stored > w.lim.Room {
+		return kiln.Errorf(kiln.NoSpace, "the archive unpacks to more than the %s that are free (at %q)",
+			kiln.FormatSize(w.lim.Room), e.Path)
 	}
 	return nil
 }

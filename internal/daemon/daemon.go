@@ -222,5 +222,5 @@ func (d *Daemon) limits(ctx context.Context) (archive.Limits, error) {
 	}
 	// What doesn't fit on the disk can't be launched.
 	free, err := d.pool.Free()
-	return archive.Limits{Bytes: min(most, free), Entries: files}, err
+	return archive.Limits{Bytes: most, Room: max(free, 1), Entries: files}, err
 }

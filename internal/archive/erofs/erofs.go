@@ -47,6 +47,9 @@ const (
 // batch is how much file data is written at once, in bytes.
 const batch = 1 << 20
 
+// hole is the smallest run of zeros that isn't written, in bytes.
+const hole = 64 << 10
+
 // A Writer builds one file system. It is an archive.TreeWriter.
 type Writer struct {
 	f     *os.File
@@ -263,10 +266,23 @@ func (w *Writer) align() error {
 // flush writes the batch. w.at is a multiple of the block size always, and so is
 // the batch unless it is the file's last.
 func (w *Writer) flush() error {
-	if !zero(w.buf) {
-		if _, err := w.f.WriteAt(w.buf, w.at); err != nil {
-			return err
+	for from := 0; from < len(w.buf); {
+		// What is zero at first stays a hole …
+		to := from
+		for to < len(w.buf) && zero(w.buf[to:min(to+hole, len(w.buf))]) {
+			to += hole
 		}
+		// … and the rest goes out up to the next one.
+		from = to
+		for to < len(w.buf) && !zero(w.buf[to:min(to+hole, len(w.buf))]) {
+			to += hole
+		}
+		if to = min(to, len(w.buf)); from < to {
+			if _, err := w.f.WriteAt(w.buf[from:to], w.at+int64(from)); err != nil {
+				return err
+			}
+		}
+		from = to
 	}
 	w.at += int64(len(w.buf))
 	w.buf = w.buf[:0]
