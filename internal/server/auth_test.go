@@ -41,6 +41,16 @@ func clientCert(t *testing.T) *x509.Certificate {
 	return pair.Leaf
 }
 
+// friend is the certificate of a client that is trusted from now on.
+func (p *peer) friend(t *testing.T) *x509.Certificate {
+	t.Helper()
+	cert := clientCert(t)
+	if err := p.d.AddClient(t.Context(), cert, daemon.Client{Name: "friend"}); err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
 // examples fill in the wildcards of patterns.
 var examples = strings.NewReplacer("{name...}", "x/y", "{name}", "x", "{hash}", strings.Repeat("a", 64), "{base}",
 	strings.Repeat("b", 64),

@@ -20,6 +20,11 @@ func bounds(r *http.Request) error {
 	if r.TLS == nil {
 		return nil // no browser opens the unix socket
 	}
+	// Browsers say so of what a page of another site asks for, with the certificate that
+	// the user has for this one.
+	if strings.HasPrefix(r.URL.Path, "/1.0") && r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+		return kiln.Errorf(kiln.Denied, "not authorized: requests from pages of other sites are refused (Sec-Fetch-Site)")
+	}
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		return kiln.Errorf(kiln.Denied, "not authorized: %w", err)
 	}

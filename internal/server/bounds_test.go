@@ -1,7 +1,10 @@
 package server
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"runtime"
 	"strings"
@@ -38,6 +41,30 @@ func TestRequestID(t *testing.T) {
 		resp, _ := p.do("GET", "/1.0", "", requestHeader, given)
 		if got := resp.Header.Get(requestHeader); got == "" || (got == given) != kept {
 			t.Errorf("%q: %q", given, got)
+		}
+	}
+}
+
+// TestOtherSitesPages refuses what a browser asks for on behalf of another site, whatever
+// the method. What a user asks a browser for, and a program, is answered.
+func TestOtherSitesPages(t *testing.T) {
+	p := start(t)
+	friend := p.friend(t)
+	for site, want := range map[string]int{"cross-site": 403, "same-origin": 200, "none": 200, "": 200} {
+		for _, path := range []string{"/1.0", "/1.0/images", "/1.0/instances", "/1.0/operations"} {
+			r := httptest.NewRequest("GET", path, nil)
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{friend}}
+			if site != "" {
+				r.Header.Set("Sec-Fetch-Site", site)
+			}
+			w := httptest.NewRecorder()
+			p.s.ServeHTTP(w, r)
+			if w.Code != want {
+				t.Errorf("%s, Sec-Fetch-Site %q: %d", path, site, w.Code)
+			}
+			if w.Header().Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s may be taken for another type of content", path)
+			}
 		}
 	}
 }

@@ -97,19 +97,9 @@ func (x *session) linger() {
 // connect hands a websocket to the command that waits for it, and keeps it open
 // until that ends.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := s.d.Ops.Get(r.PathValue("id")); err != nil {
-		if !callerOf(r).trusted {
-			err = kiln.Errorf(kiln.Denied, "not authorized")
-		}
-		return nil, err
-	}
-	secret := r.URL.Query().Get("secret")
-	if secret == "" {
-		return nil, kiln.Errorf(kiln.Invalid, "missing secret")
-	}
-	x := s.sessions.get(r.PathValue("id"))
-	if x == nil {
-		return nil, kiln.Errorf(kiln.Invalid, "this operation has no websockets")
+	secret, x := r.URL.Query().Get("secret"), s.sessions.get(r.PathValue("id"))
+	if x == nil || secret == "" {
+		return nil, s.notConnected(r, secret)
 	}
 	for fd, want := range x.fds {
 		if !trust.Same(secret, want) {
@@ -130,6 +120,21 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) (any, error) {
 		return handled{}, nil
 	}
 	return nil, kiln.Errorf(kiln.Denied, "not authorized")
+}
+
+// notConnected says why a request can't get a websocket. Who has no secret that fits
+// doesn't learn which operations there are.
+func (s *Server) notConnected(r *http.Request, secret string) error {
+	if !callerOf(r).trusted {
+		return kiln.Errorf(kiln.Denied, "not authorized")
+	}
+	if _, err := s.operationOf(r); err != nil {
+		return err
+	}
+	if secret == "" {
+		return kiln.Errorf(kiln.Invalid, "missing secret")
+	}
+	return kiln.Errorf(kiln.Invalid, "this operation has no websockets")
 }
 
 func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {

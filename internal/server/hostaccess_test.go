@@ -259,6 +259,22 @@ func TestPeersSecret(t *testing.T) {
 	if w := p.ask(nil, "GET", "/1.0/operations/"+o.ID()+"/websocket?secret=wrong", ""); w.Code != http.StatusForbidden {
 		t.Errorf("a wrong secret: %d", w.Code)
 	}
+	// Whether there is an operation, and of which class, can't be told without its secret.
+	task := p.d.Ops.Start(t.Context(), "x", op.Options{Metadata: map[string]any{"secret": "sesame"}},
+		func(ctx context.Context, _ *op.Operation) error { <-ctx.Done(); return nil })
+	nothing := p.ask(nil, "GET", "/1.0/operations/none/wait", "")
+	for _, id := range []string{"none", o.ID(), task.ID()} {
+		for _, end := range []string{"/websocket", "/websocket?secret=", "/websocket?secret=wrong", "/wait?timeout=0",
+			"/wait?timeout=0&secret=", "/wait?timeout=0&secret=wrong", "/wait?timeout=x"} {
+			w := p.ask(nil, "GET", "/1.0/operations/"+id+end, "")
+			if w.Code != http.StatusForbidden || w.Body.String() != nothing.Body.String() {
+				t.Errorf("%s%s: %d %s", id, end, w.Code, w.Body)
+			}
+		}
+	}
+	if w := p.ask(nil, "GET", "/1.0/operations/"+task.ID()+"/wait?timeout=0&secret=sesame", ""); w.Code != http.StatusOK {
+		t.Errorf("the right secret: %d %s", w.Code, w.Body)
+	}
 	w := p.ask(nil, "GET", "/1.0/operations/"+o.ID()+"/websocket?secret="+x.fds["0"], "")
 	if w.Code == http.StatusForbidden ||
 		!slices.Contains([]int{http.StatusUpgradeRequired, http.StatusBadRequest}, w.Code) {

@@ -117,6 +117,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	w.Header().Set(requestHeader, requestID(r))
+	w.Header().Set("X-Content-Type-Options", "nosniff") // what an image's file is called makes no page of it
 	r = s.identify(r)
 	if err := bounds(r); err != nil {
 		s.answerError(w, r, err)
