@@ -208,7 +208,7 @@ type Certificate struct {
 // CertificatePut is what a user may change of a certificate, and its text.
 type CertificatePut struct {
 	Name        string   `json:"name" yaml:"name"`
-	Type        string   `json:"type" yaml:"type"` // "client"
+	Type        string   `json:"type" yaml:"type"` // "client" or "metrics"
 	Restricted  bool     `json:"restricted" yaml:"restricted"`
 	Projects    []string `json:"projects" yaml:"projects"`
 	Certificate string   `json:"certificate" yaml:"certificate"` // PEM

@@ -174,6 +174,9 @@ func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *pl
 		return err
 	}
 	c.Public = c.Public || s.Public
+	if s.Auth == "trusted" && orElse(o.token, o.password) != "" {
+		a.remark("The server %s trusts this client already; the token or password was not used", name)
+	}
 	if c.Public || s.Auth == "trusted" {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +23,7 @@ func certificatePath(fp string) string { return client.Path("/1.0/certificates",
 
 func (a *app) trustCmd() *cobra.Command {
 	c := &cobra.Command{Use: "trust", Short: "Manage trusted clients"}
-	c.AddCommand(a.trustListCmd(), a.trustAddCmd(), a.trustTokensCmd(),
+	c.AddCommand(a.trustListCmd(), a.trustAddCmd(), a.trustTokensCmd(), a.trustRevokeCmd(),
 		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a trusted client as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
@@ -119,12 +120,14 @@ func (a *app) trustAddCmd() *cobra.Command {
 	restricted := c.Flags().Bool("restricted", false, "limit the client to some projects")
 	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client")
 	description := c.Flags().String("description", "", "description")
+	typ := choiceFlag(c, "type", "", "client", "what the client may do: everything, or only read metrics", "client",
+		"metrics")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, args, err := a.Server(args)
 		if err != nil {
 			return err
 		}
-		post := api.CertificatesPost{CertificatePut: api.CertificatePut{Name: *name, Type: "client",
+		post := api.CertificatesPost{CertificatePut: api.CertificatePut{Name: *name, Type: *typ,
 			Restricted: *restricted || len(*projects) > 0, Projects: *projects, Description: *description}}
 		if len(args) == 0 {
 			return a.issueToken(c, at, post)
@@ -189,6 +192,50 @@ func tokenOf(op api.Operation) (trust.Token, error) {
 	return t, nil
 }
 
+// joinTokens gives the unused join tokens of a server, each with its operation's ID.
+func joinTokens(ctx context.Context, at place.Place) (tokens []trust.Token, ids []string, err error) {
+	var byStatus map[string][]api.Operation
+	if _, err := at.Get(ctx, "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+		return nil, nil, err
+	}
+	for _, op := range byStatus["running"] {
+		if t, err := tokenOf(op); err == nil && op.Class == "token" && t.ClientName != "" {
+			tokens, ids = append(tokens, t), append(ids, op.ID)
+		}
+	}
+	return tokens, ids, nil
+}
+
+func (a *app) trustRevokeCmd() *cobra.Command {
+	return &cobra.Command{Use: "revoke-token [<remote>:]<name>", Short: "Revoke the unused join tokens of a client",
+		Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+			at, err := a.At(args[0])
+			if err != nil {
+				return err
+			}
+			tokens, ids, err := joinTokens(c.Context(), at)
+			if err != nil {
+				return err
+			}
+			found := false
+			for i, t := range tokens {
+				if t.ClientName != at.Name {
+					continue
+				}
+				found = true
+				if err := at.Change(c.Context(), http.MethodDelete, client.Path("/1.0/operations", ids[i]), nil, ""); err != nil {
+					return err
+				}
+			}
+			if !found {
+				return kiln.Errorf(kiln.NotFound, "no unused join token for a client %q; see: kiln config trust list-tokens",
+					at.Name)
+			}
+			a.say("Join token for %s revoked", at.Name)
+			return nil
+		}}
+}
+
 func (a *app) trustTokensCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List unused join tokens",
 		Args: cobra.MaximumNArgs(1)}
@@ -198,15 +245,9 @@ func (a *app) trustTokensCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var byStatus map[string][]api.Operation
-		if _, err := at.Get(c.Context(), "/1.0/operations", map[string][]string{"recursion": {"1"}}, &byStatus); err != nil {
+		list, _, err := joinTokens(c.Context(), at)
+		if err != nil {
 			return err
-		}
-		var list []trust.Token
-		for _, op := range byStatus["running"] {
-			if t, err := tokenOf(op); err == nil && op.Class == "token" && t.ClientName != "" {
-				list = append(list, t)
-			}
 		}
 		return show(a, *form, []column[trust.Token]{
 			col('n', "NAME", func(t trust.Token) string { return t.ClientName }),

@@ -52,7 +52,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 		return nil, err
 	}
 	if i.Status == instance.Running || i.Status == instance.Frozen {
-		return nil, kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", name)
+		return nil, kiln.Errorf(kiln.Conflict, "Instance is running: stop %q first, or delete it with --force", name)
 	}
 	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {
 		return d.leavingTrees(ctx, name, func() error { return d.instances.Delete(ctx, name) })

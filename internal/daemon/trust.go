@@ -89,11 +89,9 @@ func revokedBy(path string) (map[string]bool, error) {
 	return serials, nil
 }
 
-// Trusted tells who shows a certificate, if that is somebody who is trusted.
+// Trusted tells who shows a certificate, if that is somebody who is trusted: whose
+// certificate is for reading metrics isn't.
 func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, bool) {
-	if now := time.Now(); now.Before(shown.NotBefore) || now.After(shown.NotAfter) {
-		return Client{}, false
-	}
 	fp := trust.Fingerprint(shown)
 	if now := time.Now(); now.After(shown.NotAfter) || now.Before(shown.NotBefore) {
 		return Client{Fingerprint: fp}, false
@@ -102,6 +100,9 @@ func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, 
 	c, ok := d.clients.byFP[fp]
 	ca, revoked := d.clients.ca, d.clients.revoked[shown.SerialNumber.String()]
 	d.clients.mu.RUnlock()
+	if c.Type == db.MetricsCertificate {
+		return c, false
+	}
 	if ca == nil {
 		return c, ok
 	}
@@ -155,7 +156,7 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 	if c.Name == "" {
 		c.Name = cert.Subject.CommonName
 	}
-	if err := checkClientName(c.Name); err != nil {
+	if err := checkClient(&c); err != nil {
 		return err
 	}
 	c.Fingerprint, c.PEM, c.AddedAt = trust.Fingerprint(cert), trust.PEM(cert), time.Now()
@@ -166,17 +167,26 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 	return d.loadClients(ctx)
 }
 
-// checkClientName refuses names that would move the cursor of whoever lists them.
-func checkClientName(name string) error {
-	if strings.ContainsFunc(name, unicode.IsControl) {
-		return kiln.Errorf(kiln.Invalid, "the name of a client, %q, has control characters; choose another", name)
+// checkClient refuses types that there aren't, and names that would move the cursor of
+// whoever lists them. Without a type it is an ordinary client. The error is Invalid.
+func checkClient(c *Client) error {
+	switch c.Type {
+	case "":
+		c.Type = db.ClientCertificate
+	case db.ClientCertificate, db.MetricsCertificate:
+	default:
+		return kiln.Errorf(kiln.Invalid, "certificates of type %q are not supported; the types are client and metrics",
+			c.Type)
+	}
+	if strings.ContainsFunc(c.Name, unicode.IsControl) {
+		return kiln.Errorf(kiln.Invalid, "the name of a client, %q, has control characters; choose another", c.Name)
 	}
 	return nil
 }
 
 // UpdateClient changes what is said of a client. Errors: NotFound, Invalid.
 func (d *Daemon) UpdateClient(ctx context.Context, c Client) error {
-	if err := checkClientName(c.Name); err != nil {
+	if err := checkClient(&c); err != nil {
 		return err
 	}
 	if err := d.db.UpdateCertificate(ctx, c); err != nil {
@@ -201,7 +211,7 @@ func certificateURL(fp string) string { return "/1.0/certificates/" + fp }
 // by that, and dies with the operation it is shown by. The error is Invalid when
 // nobody could use it.
 func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error) {
-	if err := checkClientName(c.Name); err != nil {
+	if err := checkClient(&c); err != nil {
 		return nil, err
 	}
 	addresses := d.Addresses()
@@ -223,8 +233,8 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	}
 	meta := map[string]any{
 		"secret": t.Secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
-		"request": map[string]any{"name": c.Name, "type": "client", "restricted": c.Restricted, "projects": c.Projects,
-			"token": true},
+		"request": map[string]any{"name": c.Name, "type": c.Type, "restricted": c.Restricted,
+			"projects": append([]string{}, c.Projects...), "certificate": "", "password": "", "token": true},
 	}
 	var life time.Duration
 	if !expires.IsZero() {

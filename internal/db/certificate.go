@@ -12,6 +12,7 @@ import (
 type Certificate struct {
 	Fingerprint string // SHA-256 of the DER form, hexadecimal
 	Name        string
+	Type        string // ClientCertificate or MetricsCertificate
 	Description string
 	Restricted  bool     // to Projects
 	Projects    []string // nil: none
@@ -19,13 +20,20 @@ type Certificate struct {
 	AddedAt     time.Time
 }
 
+// The types of certificates.
+const (
+	ClientCertificate  = "client"
+	MetricsCertificate = "metrics" // may read metrics, and is an untrusted client for all else
+)
+
 // Certificates gives every trusted client, by name.
 func (d *DB) Certificates(ctx context.Context) ([]Certificate, error) {
 	list := []Certificate{}
 	err := each(ctx, d.read,
-		`SELECT fingerprint, name, description, restricted, projects, certificate, added_at FROM certificates ORDER BY name, fingerprint`, nil, func(rows *sql.Rows) error {
+		`SELECT fingerprint, name, type, description, restricted, projects, certificate, added_at
+		FROM certificates ORDER BY name, fingerprint`, nil, func(rows *sql.Rows) error {
 			var c Certificate
-			err := rows.Scan(&c.Fingerprint, &c.Name, &c.Description, &c.Restricted, jsonColumn{&c.Projects}, &c.PEM,
+			err := rows.Scan(&c.Fingerprint, &c.Name, &c.Type, &c.Description, &c.Restricted, jsonColumn{&c.Projects}, &c.PEM,
 				timeColumn{&c.AddedAt})
 			list = append(list, c)
 			return err
@@ -37,8 +45,9 @@ func (d *DB) Certificates(ctx context.Context) ([]Certificate, error) {
 func (d *DB) CreateCertificate(ctx context.Context, c Certificate) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		_, err := tx.tx.ExecContext(ctx,
-			`INSERT INTO certificates (fingerprint, name, description, restricted, projects, certificate, added_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			c.Fingerprint, c.Name, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.PEM, timeText(c.AddedAt))
+			`INSERT INTO certificates (fingerprint, name, type, description, restricted, projects, certificate,
+			added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			c.Fingerprint, c.Name, c.Type, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.PEM, timeText(c.AddedAt))
 		if kiln.KindOf(conflict(err, "", "")) == kiln.Conflict {
 			return kiln.Errorf(kiln.Conflict, "Certificate already in trust store")
 		}
@@ -50,8 +59,8 @@ func (d *DB) CreateCertificate(ctx context.Context, c Certificate) error {
 func (d *DB) UpdateCertificate(ctx context.Context, c Certificate) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		r, err := tx.tx.ExecContext(ctx,
-			`UPDATE certificates SET name = ?, description = ?, restricted = ?, projects = ? WHERE fingerprint = ?`,
-			c.Name, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.Fingerprint)
+			`UPDATE certificates SET name = ?, type = ?, description = ?, restricted = ?, projects = ? WHERE fingerprint = ?`,
+			c.Name, c.Type, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.Fingerprint)
 		return changed(r, err, "Certificate", c.Fingerprint)
 	})
 }

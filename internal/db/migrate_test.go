@@ -106,7 +106,8 @@ func TestProjectsMigration(t *testing.T) {
 		`SELECT name, description, config, devices FROM profiles ORDER BY name`,
 		`SELECT name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices,
 			profiles FROM instances ORDER BY name`,
-		`SELECT * FROM config`, `SELECT * FROM certificates`, `SELECT * FROM mirrors`,
+		`SELECT * FROM config`, `SELECT * FROM mirrors`,
+		`SELECT fingerprint, name, description, restricted, projects, certificate, added_at FROM certificates`,
 	}
 	before := map[string][]string{}
 	for _, q := range same {
@@ -121,6 +122,9 @@ func TestProjectsMigration(t *testing.T) {
 		if diff := cmp.Diff(before[q], dump(t, d.write, q)); diff != "" || len(before[q]) == 0 {
 			t.Errorf("%s (-before +after):\n%s", q, diff)
 		}
+	}
+	if list, err := d.Certificates(t.Context()); err != nil || len(list) != 1 || list[0].Type != ClientCertificate {
+		t.Errorf("certificates of before there were types: %+v, %v", list, err)
 	}
 	if diff := cmp.Diff(taken, dump(t, d.write,
 		`SELECT (SELECT i.name FROM instances i WHERE i.id = s.instance_id) AS instance,`+

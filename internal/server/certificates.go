@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/base64"
 	"net/http"
@@ -18,7 +19,7 @@ func certificate(c daemon.Client) api.Certificate {
 
 // certificatePut is what a certificate's ETag stands for.
 func certificatePut(c daemon.Client) api.CertificatePut {
-	return api.CertificatePut{Name: c.Name, Type: "client", Restricted: c.Restricted, Projects: orNone(c.Projects),
+	return api.CertificatePut{Name: c.Name, Type: c.Type, Restricted: c.Restricted, Projects: orNone(c.Projects),
 		Certificate: c.PEM, Description: c.Description}
 }
 
@@ -41,12 +42,8 @@ func (s *Server) postCertificates(w http.ResponseWriter, r *http.Request) (any, 
 	if err := readJSON(r, &post); err != nil {
 		return nil, err
 	}
-	if post.Type != "" && post.Type != "client" {
-		return nil, kiln.Errorf(kiln.Invalid, "certificates of type %q are not supported; there are those of clients",
-			post.Type)
-	}
 	c := callerOf(r)
-	entry := daemon.Client{Name: post.Name, Description: post.Description, Restricted: post.Restricted,
+	entry := daemon.Client{Name: post.Name, Type: post.Type, Description: post.Description, Restricted: post.Restricted,
 		Projects: post.Projects}
 	if post.Token {
 		if !c.trusted || c.restricted {
@@ -110,12 +107,14 @@ func (s *Server) putCertificate(w http.ResponseWriter, r *http.Request) (any, er
 	}
 	return nil, s.changeCertificate(r, func(c *daemon.Client) {
 		c.Name, c.Description, c.Restricted, c.Projects = put.Name, put.Description, put.Restricted, put.Projects
+		c.Type = cmp.Or(put.Type, c.Type)
 	})
 }
 
 func (s *Server) patchCertificate(w http.ResponseWriter, r *http.Request) (any, error) {
 	var change struct {
 		Name, Description *string
+		Type              *string
 		Restricted        *bool
 		Projects          *[]string
 	}
@@ -124,6 +123,7 @@ func (s *Server) patchCertificate(w http.ResponseWriter, r *http.Request) (any, 
 	}
 	return nil, s.changeCertificate(r, func(c *daemon.Client) {
 		set(&c.Name, change.Name)
+		set(&c.Type, change.Type)
 		set(&c.Description, change.Description)
 		set(&c.Restricted, change.Restricted)
 		set(&c.Projects, change.Projects)
