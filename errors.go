@@ -28,6 +28,7 @@ const (
 	Integrity   Kind = "integrity"     // a hash or a signature does not match
 	NoSpace     Kind = "no space"      // the disk or a quota is full
 	Timeout     Kind = "timeout"       // a deadline passed
+	Busy        Kind = "busy"          // at a limit of the server's own; later it works
 	Cancelled   Kind = "cancelled"     // somebody asked to stop
 )
 

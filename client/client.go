@@ -42,7 +42,7 @@ func Unix(socket string) *Client {
 		return d.DialContext(ctx, "unix", socket)
 	}
 	return &Client{
-		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}},
+		http: &http.Client{Transport: retrying{&http.Transport{DialContext: dial, DisableCompression: true}}},
 		base: "http://kiln", where: socket, local: true,
 	}
 }
@@ -51,7 +51,9 @@ func Unix(socket string) *Client {
 // what the client shows it, is hc's affair. Nothing is sent yet.
 func HTTPS(base string, hc *http.Client) *Client {
 	base = strings.TrimSuffix(base, "/")
-	return &Client{http: hc, base: base, where: base}
+	own := *hc
+	own.Transport = retrying{own.Transport}
+	return &Client{http: &own, base: base, where: base}
 }
 
 // WithSecret gives a client whose requests have the secret of a private image.
@@ -212,6 +214,7 @@ func apiError(kind kiln.Kind, status int, text string) error {
 			http.StatusForbidden: kiln.Denied, http.StatusPreconditionFailed: kiln.Stale,
 			http.StatusRequestEntityTooLarge: kiln.TooLarge,
 			http.StatusInsufficientStorage:   kiln.NoSpace, http.StatusGatewayTimeout: kiln.Timeout,
+			http.StatusServiceUnavailable: kiln.Busy,
 		}[status]
 	}
 	if kind == "" {

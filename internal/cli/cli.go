@@ -102,7 +102,7 @@ func exit(err error) int {
 		return 4
 	case kiln.Denied:
 		return 5
-	case kiln.Network:
+	case kiln.Network, kiln.Busy:
 		return 6
 	case kiln.Integrity:
 		return 7

@@ -17,7 +17,8 @@ func TestExitCodes(t *testing.T) {
 	for err, want := range map[error]int{
 		errors.New("x"): 1, usageError{errors.New("x")}: 2, kiln.Errorf(kiln.NotFound, "x"): 3,
 		kiln.Errorf(kiln.Conflict, "x"): 4, kiln.Errorf(kiln.Stale, "x"): 4, kiln.Errorf(kiln.Denied, "x"): 5,
-		kiln.Errorf(kiln.Network, "x"): 6, kiln.Errorf(kiln.Integrity, "x"): 7, kiln.Errorf(kiln.NoSpace, "x"): 8,
+		kiln.Errorf(kiln.Network, "x"): 6, kiln.Errorf(kiln.Busy, "x"): 6,
+		kiln.Errorf(kiln.Integrity, "x"): 7, kiln.Errorf(kiln.NoSpace, "x"): 8,
 		kiln.Errorf(kiln.Timeout, "x"): 9, context.Canceled: 9,
 		fmt.Errorf("many: %w", errors.Join(kiln.Errorf(kiln.NotFound, "x"))): 3,
 	} {

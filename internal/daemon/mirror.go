@@ -199,7 +199,7 @@ func passes(img kiln.Image, filters []string) bool {
 // PullThrough fetches an image that somebody asked for and that isn't here, from the
 // first mirror that does so and has it. An untrusted caller gets nothing that isn't
 // public there and here. Errors: NotFound where no mirror has it, Network where one
-// that may have it doesn't answer, Timeout when too many ask.
+// that may have it doesn't answer, Busy when too many ask.
 func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (kiln.Image, error) {
 	missing := kiln.Errorf(kiln.NotFound, "Image not found")
 	list, err := d.Mirrors(ctx)
@@ -310,7 +310,7 @@ func (a *asked) enter(ctx context.Context) (func(), error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, kiln.Errorf(kiln.Timeout, "too many images are looked for at the mirrors; try again later")
+			return nil, kiln.Errorf(kiln.Busy, "too many images are looked for at the mirrors; try again later")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

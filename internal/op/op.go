@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -64,6 +65,8 @@ type Table struct {
 	notify func(Snapshot)
 	wg     sync.WaitGroup
 
+	working atomic.Int64
+
 	mu  sync.Mutex
 	ops map[string]*Operation
 }
@@ -80,6 +83,10 @@ func (t *Table) Close() {
 	t.cancel()
 	t.wg.Wait()
 }
+
+// Working counts the operations under way that aren't tokens: those wait for somebody,
+// at no cost.
+func (t *Table) Working() int { return int(t.working.Load()) }
 
 // Options say what an operation is, besides its function. The zero value is a
 // task that can't be cancelled by users.
@@ -119,6 +126,9 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 	t.mu.Unlock()
 	op.update(func(*Snapshot) {})
 	op.update(func(s *Snapshot) { s.Status = Running })
+	if o.Class != Token {
+		t.working.Add(1)
+	}
 	t.wg.Go(func() {
 		defer cancel()
 		defer stop()
@@ -245,6 +255,9 @@ func (o *Operation) finish(err error) {
 			s.Status = Failure
 		}
 	})
+	if o.snap.Class != Token {
+		o.table.working.Add(-1)
+	}
 	close(o.done)
 	time.AfterFunc(Keep, func() {
 		o.table.mu.Lock()

@@ -97,7 +97,16 @@ func TestFailure(t *testing.T) {
 	if s := o.Wait(t.Context()); s.Status != Failure || kiln.KindOf(s.Err) != kiln.Conflict {
 		t.Errorf("%+v", s)
 	}
-	if list := table.List(); len(list) != 1 {
+	if n := table.Working(); n != 0 {
+		t.Errorf("%d operations work after all ended", n)
+	}
+	wait := func(ctx context.Context, _ *Operation) error { <-ctx.Done(); return nil }
+	table.Start(t.Context(), "Works", Options{}, wait)
+	table.Start(t.Context(), "Waits", Options{Class: Token}, wait)
+	if n := table.Working(); n != 1 {
+		t.Errorf("%d operations work, of one and a token", n)
+	}
+	if list := table.List(); len(list) != 3 {
 		t.Errorf("List: %v", list)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -58,13 +59,21 @@ func host(address string) string {
 	return h
 }
 
-// guard lets a handler be called by those who may.
+// mostOperations bounds those that are under way: each takes memory, and most a piece
+// of the disk's and the processors' time.
+const mostOperations = 4096
+
+// guard lets a handler be called by those who may, unless there is too much to do already.
 func (s *Server) guard(to route, method string, h handler) handler {
 	open, admin := to.open(method), to.adminOnly(method)
 	return func(w http.ResponseWriter, r *http.Request) (any, error) {
 		switch c := callerOf(r); {
 		case !c.trusted && !open, c.restricted && admin:
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+		case method != http.MethodGet && !strings.HasPrefix(to.path, "/1.0/operations/") &&
+			s.d.Ops.Working() >= mostOperations:
+			return nil, kiln.Errorf(kiln.Busy, "the server has %d operations under way, as many as it may have; wait for "+
+				"some, or cancel them: kiln operation list", mostOperations)
 		case !c.trusted:
 			// An untrusted client doesn't get to hold a connection with a slow request.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.stall()))

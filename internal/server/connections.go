@@ -1,8 +1,12 @@
 package server
 
 import (
+	"context"
+	"crypto/tls"
 	"net"
+	"net/http"
 	"sync"
+	"time"
 )
 
 // How many connections the network may hold, in all and from one address. The rest of
@@ -10,13 +14,23 @@ import (
 const (
 	mostConnections = 4096
 	mostFromOne     = 2048 // a site behind one address has many machines
+	// mostRefused bounds the connections beyond these that are told so. Others are closed
+	// without a word: an answer costs a handshake.
+	mostRefused = 64
 )
+
+// refusalTime is how long somebody may take to ask, and be told that there is no room.
+const refusalTime = 5 * time.Second
+
+// retryAfter is when a busy server may be asked again, in seconds.
+const retryAfter = "2"
 
 // connections counts those that are open.
 type connections struct {
-	mu   sync.Mutex
-	all  int
-	from map[string]int // by the other's address
+	mu      sync.Mutex
+	all     int
+	from    map[string]int // by the other's address
+	refused int
 }
 
 // take makes room for a connection, if there is any.
@@ -43,7 +57,24 @@ func (c *connections) release(from string) {
 	}
 }
 
-// listener closes at once what there is no room for.
+// refuse makes room for telling one more that there is none, if that can be done.
+func (c *connections) refuse() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused >= mostRefused {
+		return false
+	}
+	c.refused++
+	return true
+}
+
+func (c *connections) releaseRefused() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refused--
+}
+
+// listener gives the connections that there is room for, and some that are to be refused.
 func (c *connections) listener(l net.Listener) net.Listener { return counting{l, c} }
 
 type counting struct {
@@ -59,8 +90,15 @@ func (l counting) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		from := host(conn.RemoteAddr().String())
-		if l.conns.take(from) {
+		switch {
+		case l.conns.take(from):
 			return &counted{Conn: conn, release: func() { l.conns.release(from) }}, nil
+		case l.conns.refuse():
+			over := time.AfterFunc(refusalTime, func() { conn.Close() })
+			return &counted{Conn: conn, refused: true, release: func() {
+				over.Stop()
+				l.conns.releaseRefused()
+			}}, nil
 		}
 		conn.Close()
 	}
@@ -69,6 +107,7 @@ func (l counting) Accept() (net.Conn, error) {
 // counted gives its place back when it is closed.
 type counted struct {
 	net.Conn
+	refused bool // there is no room for it
 	once    sync.Once
 	release func()
 }
@@ -77,4 +116,30 @@ type counted struct {
 func (c *counted) Close() error {
 	c.once.Do(c.release)
 	return c.Conn.Close()
+}
+
+type refusedKey struct{}
+
+// withConn says in the context of a connection's requests what is known of it.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	for {
+		switch inner := c.(type) {
+		case *tls.Conn:
+			c = inner.NetConn()
+		case patientConn:
+			c = inner.Conn
+		case *counted:
+			return context.WithValue(ctx, refusedKey{}, inner.refused)
+		case *net.UnixConn:
+			return withLocalUser(ctx, inner)
+		default:
+			return ctx
+		}
+	}
+}
+
+// refused reports whether there is no room for the connection of a request.
+func refused(r *http.Request) bool {
+	is, _ := r.Context().Value(refusedKey{}).(bool)
+	return is
 }

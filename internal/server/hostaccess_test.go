@@ -281,3 +281,31 @@ func TestPeersSecret(t *testing.T) {
 		t.Errorf("the right secret, without the headers of a websocket: %d %s", w.Code, w.Body)
 	}
 }
+
+// TestOperationLimit: a server with as much to do as it may have takes nothing more on
+// until some of it is over. It can be looked at meanwhile, and operations cancelled.
+func TestOperationLimit(t *testing.T) {
+	p := start(t)
+	var last *op.Operation
+	for range mostOperations {
+		last = p.d.Ops.Start(t.Context(), "x", op.Options{MayCancel: true}, func(ctx context.Context, _ *op.Operation) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	}
+	resp, b := p.do("POST", "/1.0/profiles", `{"name":"p"}`)
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" ||
+		!strings.Contains(string(b), "kiln operation list") {
+		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, b)
+	}
+	if resp, b := p.do("GET", "/1.0/instances", ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("%d %s", resp.StatusCode, b)
+	}
+	if resp, b := p.do("DELETE", "/1.0/operations/"+last.ID(), ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("%d %s", resp.StatusCode, b)
+	}
+	last.Wait(t.Context())
+	if resp, b := p.do("POST", "/1.0/profiles", `{"name":"p"}`); resp.StatusCode != http.StatusCreated {
+		t.Errorf("%d %s", resp.StatusCode, b)
+	}
+}

@@ -18,12 +18,8 @@ type localUserKey struct{}
 
 // withLocalUser remembers whose process is at the other end of a unix socket. The name
 // is looked up when it is asked for first: a directory service may take its time.
-func withLocalUser(ctx context.Context, c net.Conn) context.Context {
-	socket, ok := c.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := socket.SyscallConn()
+func withLocalUser(ctx context.Context, c *net.UnixConn) context.Context {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return ctx
 	}

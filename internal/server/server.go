@@ -72,7 +72,7 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 // seconds to finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: maxHeader, ConnContext: withLocalUser,
+		MaxHeaderBytes: maxHeader, ConnContext: withConn,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
@@ -118,6 +118,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	w.Header().Set(requestHeader, requestID(r))
 	w.Header().Set("X-Content-Type-Options", "nosniff") // what an image's file is called makes no page of it
+	if refused(r) {
+		w.Header().Set("Connection", "close")
+		s.answerError(w, r, kiln.Errorf(kiln.Busy, "the server has as many connections as it may have; try again later"))
+		return
+	}
 	r = s.identify(r)
 	if err := bounds(r); err != nil {
 		s.answerError(w, r, err)
@@ -253,6 +258,9 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	if kind == kiln.Internal {
 		s.log.Error("request failed", "request", requestID(r), "method", r.Method, "path", r.URL.Path, "err", err)
 	}
+	if kind == kiln.Busy {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	w.Header().Set(api.KindHeader, string(kind))
 	s.answer(w, code, api.Response{Type: "error", ErrorCode: code, Error: err.Error()})
 }
@@ -278,6 +286,8 @@ func status(err error) int {
 		return http.StatusBadGateway
 	case kiln.Timeout:
 		return http.StatusGatewayTimeout
+	case kiln.Busy:
+		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
 }
