@@ -23,9 +23,9 @@ import (
 const maxWindow = 128 << 20
 
 // Decompress gives the tar stream that r holds under whatever compression, and
-// which one it was. Decoding runs beside the reader, a few MiB ahead. A stream
-// that is cut, damaged or followed by something else is an error of kind Invalid
-// on Read. The caller closes the result; r is not closed.
+// which one it was. Decoding runs beside the reader, a few MiB ahead. Errors, also
+// of Read: Integrity for a stream that is cut or damaged, Invalid for what is no
+// archive or is followed by something else, Unsupported, TooLarge. The caller closes the result; r is not closed.
 func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, Format, error) {
 	in := bufio.NewReaderSize(r, 1<<20)
 	head, err := in.Peek(HeadSize)
@@ -126,13 +126,13 @@ func damaged(err error) error {
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"),
 		strings.Contains(err.Error(), "Unexpected end of input"):
-		return kiln.Errorf(kiln.Invalid, "the archive is truncated: %w", err)
+		return kiln.Errorf(kiln.Integrity, "the archive is truncated: %w", err)
 	}
 	if strings.Contains(err.Error(), "Memory usage limit reached") {
 		return kiln.Errorf(kiln.TooLarge, "decompressing the archive takes more than %d MiB of memory; "+
 			"compress it with a smaller dictionary, such as that of xz -9", maxDictionary)
 	}
-	return kiln.Errorf(kiln.Invalid, "the archive is damaged: %w", err)
+	return kiln.Errorf(kiln.Integrity, "the archive is damaged: %w", err)
 }
 
 // ahead reads in a goroutine of its own into a few buffers.

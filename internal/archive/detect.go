@@ -61,7 +61,8 @@ var notImages = []struct{ magic, what string }{
 }
 
 // Detect says how a file is packed, by its first bytes and never by its name.
-// The error is Invalid and says what was found instead.
+// Errors: Invalid, which says what was found instead, and Integrity for so little
+// that it may be the beginning of anything.
 func Detect(head []byte) (Format, error) {
 	for _, m := range magics {
 		if len(head) >= m.at && bytes.HasPrefix(head[m.at:], []byte(m.bytes)) {
@@ -69,13 +70,17 @@ func Detect(head []byte) (Format, error) {
 		}
 	}
 	if len(head) == 0 {
-		return "", kiln.Errorf(kiln.Invalid, "the file is empty")
+		return "", kiln.Errorf(kiln.Integrity, "the file is empty")
 	}
 	for _, n := range notImages {
 		if bytes.HasPrefix(head, []byte(n.magic)) {
 			return "", kiln.Errorf(kiln.Invalid, "Unsupported compression: this is %s; an image is a tarball (plain, gz, "+
 				"bz2, xz, lzma, zst, lz4) or a squashfs", n.what)
 		}
+	}
+	if len(head) < HeadSize {
+		return "", kiln.Errorf(kiln.Integrity, "Unsupported compression: the file begins with %s and has %d bytes only: "+
+			"it is truncated, or no archive", hex.EncodeToString(head[:min(8, len(head))]), len(head))
 	}
 	return "", kiln.Errorf(kiln.Invalid, "Unsupported compression: the file begins with %s, which is neither a tarball "+
 		"(plain, gz, bz2, xz, lzma, zst, lz4) nor a squashfs", hex.EncodeToString(head[:min(8, len(head))]))

@@ -26,10 +26,11 @@ const superblockSize = 96
 var compressors = []string{1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 
 // ParseSuperblock reads the first bytes of a squashfs whose file has size bytes.
-// The error is Invalid: for a file that is truncated, too.
+// Errors: Invalid for one that kiln can't read, Integrity for one that is truncated or
+// damaged.
 func ParseSuperblock(head []byte, size int64) (Superblock, error) {
 	if len(head) < superblockSize || string(head[:4]) != "hsqs" {
-		return Superblock{}, kiln.Errorf(kiln.Invalid, "this is no squashfs, or a truncated one")
+		return Superblock{}, kiln.Errorf(kiln.Integrity, "this is no squashfs, or a truncated one")
 	}
 	le := binary.LittleEndian
 	s := Superblock{Inodes: le.Uint32(head[4:]), BlockSize: le.Uint32(head[12:]), Size: int64(le.Uint64(head[40:]))}
@@ -38,20 +39,20 @@ func ParseSuperblock(head []byte, size int64) (Superblock, error) {
 	case major != 4:
 		return s, kiln.Errorf(kiln.Invalid, "squashfs version %d is not supported; it must be 4", major)
 	case log < 12 || log > 20 || s.BlockSize != 1<<log:
-		return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: blocks of %d bytes", s.BlockSize)
+		return s, kiln.Errorf(kiln.Integrity, "the squashfs is damaged: blocks of %d bytes", s.BlockSize)
 	case compressor < 1 || compressor >= len(compressors):
-		return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: unknown compressor %d", compressor)
+		return s, kiln.Errorf(kiln.Integrity, "the squashfs is damaged: unknown compressor %d", compressor)
 	case s.Size < superblockSize || s.Inodes == 0:
-		return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: it says that it has %d bytes and %d inodes", s.Size,
+		return s, kiln.Errorf(kiln.Integrity, "the squashfs is damaged: it says that it has %d bytes and %d inodes", s.Size,
 			s.Inodes)
 	case s.Size > size:
-		return s, kiln.Errorf(kiln.Invalid, "the squashfs is truncated: %d of %d bytes are there", size, s.Size)
+		return s, kiln.Errorf(kiln.Integrity, "the squashfs is truncated: %d of %d bytes are there", size, s.Size)
 	}
 	// The tables are where the superblock says, one after the other.
 	for at := 64; at < superblockSize; at += 8 {
 		table := le.Uint64(head[at:])
 		if table != ^uint64(0) && table >= uint64(s.Size) {
-			return s, kiln.Errorf(kiln.Invalid, "the squashfs is damaged: a table is beyond its end")
+			return s, kiln.Errorf(kiln.Integrity, "the squashfs is damaged: a table is beyond its end")
 		}
 	}
 	s.Compressor = compressors[compressor]
@@ -85,7 +86,7 @@ func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
 	head := make([]byte, superblockSize)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && n < len(head) {
-		return nil, kiln.Errorf(kiln.Invalid, "the squashfs is truncated")
+		return nil, kiln.Errorf(kiln.Integrity, "the squashfs is truncated")
 	}
 	s, err := ParseSuperblock(head, fi.Size())
 	if err != nil {

@@ -38,7 +38,8 @@ const maxName = 4096
 // later directory gives the earlier its attributes; where a symlink to a directory
 // is, the symlink stays, as with tar's --keep-directory-symlink: a merged /usr
 // survives a layer without. Errors: Invalid for an archive that isn't a sound tree,
-// TooLarge for one over lim, NoSpace for one over lim.Room, and those of fn and r.
+// Integrity for one that is cut or damaged, TooLarge for one over lim, NoSpace for
+// one over lim.Room, and those of fn and r.
 func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reader) error) error {
 	w := walker{lim: lim, places: newPlaces()}
 	counted := &counter{r: r}
@@ -74,12 +75,12 @@ func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reade
 			continue
 		}
 		if err := fn(e, in); err != nil {
-			return err
+			return notTar(err) // of its content, perhaps
 		}
 	}
 	// A tar ends with blocks of zeros; without one, this is not its end.
 	if counted.n < end+tarBlock || counted.zeros < tarBlock {
-		return kiln.Errorf(kiln.Invalid, "the archive is truncated")
+		return kiln.Errorf(kiln.Integrity, "the archive is truncated")
 	}
 	return tarEnd(r)
 }
@@ -169,9 +170,9 @@ func notTar(err error) error {
 	case errors.As(err, &k), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return kiln.Errorf(kiln.Invalid, "the archive is truncated")
+		return kiln.Errorf(kiln.Integrity, "the archive is truncated")
 	case errors.Is(err, tar.ErrHeader):
-		return kiln.Errorf(kiln.Invalid, "the archive is not a sound tar: %w", err)
+		return kiln.Errorf(kiln.Integrity, "the archive is damaged: %w", err)
 	}
 	return err
 }

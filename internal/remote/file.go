@@ -76,7 +76,8 @@ func hasMetadata(ctx context.Context, path string) (bool, error) {
 		return false, err
 	}
 	facts, err := format.Inspect(ctx, f, f, archive.Limits{Bytes: 16 * large})
-	if kiln.KindOf(err) == kiln.Invalid || kiln.KindOf(err) == kiln.TooLarge {
+	switch kiln.KindOf(err) {
+	case kiln.Invalid, kiln.Integrity, kiln.TooLarge:
 		return false, nil // whoever reads it will say what is wrong with it
 	}
 	return facts.Metadata != nil && !facts.Rootfs, err

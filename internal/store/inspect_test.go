@@ -48,7 +48,7 @@ func TestTarBeside(t *testing.T) {
 		want error
 	}{
 		{"good", &twice{broken: broken{content: content, cut: -1}, tar: tar}, nil},
-		{"a bad tar", &twice{broken: broken{content: content, cut: -1}, tar: tar[:1000]}, kiln.Invalid},
+		{"a bad tar", &twice{broken: broken{content: content, cut: -1}, tar: tar[:1000]}, kiln.Integrity},
 		{"the file breaks off", &twice{broken: broken{content: content, cut: 10}, tar: tar}, kiln.Network},
 		{"nothing comes of the tar", &twice{broken: broken{content: content, cut: 10}}, kiln.Network},
 		{"the tar breaks off", &twice{broken: broken{content: content, cut: -1}, tar: tar[:1000],

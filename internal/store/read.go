@@ -130,7 +130,7 @@ func (p *putter) writer(f kiln.File, in io.Reader) (*blob.Writer, error) {
 // takes for damage is read to its end all the same, so that its hash can tell.
 func (p *putter) copy(w *blob.Writer, tee *queueWriter, in io.Reader, known bool) error {
 	send := func(b []byte) error {
-		if err := tee.send(b); err != nil && !(known && errors.Is(err, kiln.Invalid)) {
+		if err := tee.send(b); err != nil && !(known && (errors.Is(err, kiln.Invalid) || errors.Is(err, kiln.Integrity))) {
 			return rejection{err}
 		}
 		return nil

@@ -160,9 +160,9 @@ func TestBadInputLeavesNothing(t *testing.T) {
 		kind  kiln.Kind
 		text  string
 	}{
-		"empty":            {[][]byte{{}}, kiln.Invalid, "empty"},
+		"empty":            {[][]byte{{}}, kiln.Integrity, "empty"},
 		"no file":          {nil, kiln.Invalid, "no file"},
-		"magic":            {[][]byte{[]byte("hello world")}, kiln.Invalid, "Unsupported compression"},
+		"magic":            {[][]byte{[]byte("hello world")}, kiln.Integrity, "Unsupported compression"},
 		"garbage after":    {[][]byte{append(bytes.Clone(good), "garbage"...)}, kiln.Invalid, "garbage after the end"},
 		"metadata only":    {[][]byte{meta}, kiln.Invalid, "give the file with its root filesystem"},
 		"two rootfs":       {[][]byte{rootfs, rootfs}, kiln.Invalid, "both files are root filesystems"},
