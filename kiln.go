@@ -36,6 +36,18 @@ type Image struct {
 	Own          map[string]string // properties that users changed; "" is one they removed
 	ReplacedBy   Fingerprint       // the newer version that has its aliases now
 	ReplacedAt   time.Time
+	Damage       string // what of it a store can't read; "": nothing
+}
+
+// Whole says whether all that a store keeps of the image can be read: else it can only
+// be listed and deleted. The error is Integrity.
+func (i *Image) Whole() error {
+	if i.Damage == "" {
+		return nil
+	}
+	return Errorf(Integrity, "image %s can't be used: %s; delete it (kiln image delete %s) and import or copy it again, "+
+		"or bring a copy of the database back: kiln admin restore-database", i.Fingerprint.Short(), i.Damage,
+		i.Fingerprint.Short())
 }
 
 // A Remote is a server of images and how to reach it.
@@ -79,6 +91,7 @@ type Alias struct {
 	Name        string
 	Description string
 	Target      Fingerprint
+	Damage      string // what of it a store can't read; "": nothing
 }
 
 // A Role says what a file is to its image.

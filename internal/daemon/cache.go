@@ -21,7 +21,7 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 	if s.Alias == "" {
 		spec.Name, spec.IsAlias = s.Fingerprint, false
 		if img, err := d.Images.ByPrefix(ctx, s.Fingerprint); err == nil {
-			return img, nil
+			return img, img.Whole()
 		}
 	}
 	last, err := d.lastOf(ctx, spec.origin())
@@ -55,7 +55,7 @@ func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, 
 		return nil, nil
 	}
 	list, err := d.Images.List(ctx, store.Query{Origin: origin, Files: true})
-	list = slices.DeleteFunc(list, func(i kiln.Image) bool { return !i.ReplacedBy.IsZero() })
+	list = slices.DeleteFunc(list, func(i kiln.Image) bool { return i.Damage != "" || !i.ReplacedBy.IsZero() })
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}

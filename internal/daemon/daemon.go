@@ -69,7 +69,8 @@ type Daemon struct {
 	asked       asked
 	woken       chan struct{} // the settings changed
 
-	profileEdits sync.Mutex // held from reading a profile to writing it
+	settingEdits sync.Mutex // held while settings are read, compared and written
+	profileEdits sync.Mutex // held from reading a profile until instances have its limits
 
 	generation atomic.Uint64 // of the images
 

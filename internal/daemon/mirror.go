@@ -51,7 +51,19 @@ func (d *Daemon) RunMirror(ctx context.Context, name string) (*op.Operation, err
 	if i < 0 {
 		return nil, kiln.Errorf(kiln.NotFound, "Mirror %q not found", name)
 	}
+	if err := whole(list[i]); err != nil {
+		return nil, err
+	}
 	return d.startMirror(ctx, list[i]), nil
+}
+
+// whole says whether a mirror can be run. The error is Integrity when its row is damaged.
+func whole(m Mirror) error {
+	if m.Damage == "" {
+		return nil
+	}
+	return kiln.Errorf(kiln.Integrity, "mirror %q can't be used: %s; remove it (kiln image mirror remove %s) and add it "+
+		"again", m.Name, m.Damage, m.Name)
 }
 
 func (d *Daemon) startMirror(ctx context.Context, m Mirror) *op.Operation {
@@ -73,6 +85,10 @@ func (d *Daemon) runMirrors() {
 		d.cfg.Log.Error("look for mirrors", "err", err)
 	}
 	for _, m := range list {
+		if err := whole(m); err != nil {
+			d.cfg.Log.Warn("mirror a server", "err", err)
+			continue
+		}
 		if s := d.startMirror(d.ctx, m).Wait(d.ctx); s.Err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Warn("mirror a server", "mirror", m.Name, "err", s.Err)
 		}
@@ -206,7 +222,9 @@ func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (ki
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	list = slices.DeleteFunc(list, func(m Mirror) bool { return !m.PullThrough || !m.Public && !trusted })
+	list = slices.DeleteFunc(list, func(m Mirror) bool {
+		return m.Damage != "" || !m.PullThrough || !m.Public && !trusted
+	})
 	if len(list) == 0 || d.asked.lacks(name, trusted) {
 		return kiln.Image{}, missing
 	}

@@ -76,27 +76,26 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 // change makes of it; nobody else changes it meanwhile. The limits of instances that
 // run follow; the warnings say what takes effect later.
 // Errors: Invalid, NotFound, Unsupported, and change's.
-func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(Profile) (db.Profile, error)) (
+func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.Profile) (db.Profile, error)) (
 	warnings []string, err error) {
-	d.profileEdits.Lock()
+	d.profileEdits.Lock() // the limits of instances follow in the order of the changes
 	defer d.profileEdits.Unlock()
-	before, err := d.Profile(ctx, name)
+	var before db.Profile
+	err = d.db.EditProfile(ctx, name, func(p *db.Profile) error {
+		before = *p
+		next, err := change(before)
+		if err != nil {
+			return err
+		}
+		next.Name = name
+		*p = next
+		return checkProfile(next)
+	})
 	if err != nil {
 		return nil, err
 	}
-	p, err := change(before)
-	if err != nil {
-		return nil, err
-	}
-	p.Name = name
-	if err := checkProfile(p); err != nil {
-		return nil, err
-	}
-	if err := d.db.UpdateProfile(ctx, p); err != nil {
-		return nil, err
-	}
-	d.tell(ctx, "profile-updated", profileURL(p.Name), nil)
-	return d.instances.ProfileChanged(ctx, before.Profile)
+	d.tell(ctx, "profile-updated", profileURL(name), nil)
+	return d.instances.ProfileChanged(ctx, before)
 }
 
 func checkProfile(p db.Profile) error {

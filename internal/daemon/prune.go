@@ -53,6 +53,7 @@ func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, erro
 // may.
 func unneeded(img kiln.Image, all bool) string {
 	switch {
+	case img.Damage != "": // what it is for can't be read
 	case len(img.Aliases) > 0:
 	case !img.ReplacedBy.IsZero():
 		return "an older version of " + img.ReplacedBy.Short()
@@ -71,7 +72,9 @@ func (d *Daemon) clear(ctx context.Context, fp kiln.Fingerprint, unwanted func(k
 	if err := d.pool.Settle(fp); err != nil {
 		return false, err
 	}
-	gone, err := d.Images.DeleteIf(ctx, fp, func(img kiln.Image) bool { return !d.making.has(fp) && unwanted(img) })
+	gone, err := d.Images.DeleteIf(ctx, fp, func(img kiln.Image) bool {
+		return !d.making.has(fp) && img.Damage == "" && unwanted(img)
+	})
 	if gone {
 		d.tell(ctx, "image-deleted", imageURL(fp), nil)
 		err = errors.Join(err, d.dropTree(fp))

@@ -257,6 +257,9 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 			return kiln.Image{}, false, err
 		}
 		got, err := d.Images.Get(ctx, img.Fingerprint)
+		if err == nil {
+			err = got.Whole()
+		}
 		return got, err == nil, err
 	}
 	// A root filesystem whose metadata are made up here: known by its file.
@@ -266,7 +269,7 @@ func (d *Daemon) here(ctx context.Context, spec PullSpec, img kiln.Image) (kiln.
 	}
 	list, err := d.Images.List(ctx, store.Query{Origin: origin, Files: true})
 	for _, i := range list {
-		if i.Files[len(i.Files)-1].Hash == img.Files[len(img.Files)-1].Hash {
+		if i.Damage == "" && i.Files[len(i.Files)-1].Hash == img.Files[len(img.Files)-1].Hash {
 			return i, true, err
 		}
 	}

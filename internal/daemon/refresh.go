@@ -36,6 +36,9 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 	if err != nil {
 		return fp, err
 	}
+	if err := old.Whole(); err != nil {
+		return fp, err
+	}
 	if old.Origin == nil {
 		return fp, kiln.Errorf(kiln.Invalid, "Image source not found: image %s was not copied from a server; there is "+
 			"nothing to refresh it from; copy one by an "+
@@ -168,7 +171,7 @@ func (d *Daemon) updateImages() {
 		return
 	}
 	for _, img := range list {
-		if !img.AutoUpdate || img.Origin == nil || d.ctx.Err() != nil {
+		if !img.AutoUpdate || img.Origin == nil || img.Damage != "" || d.ctx.Err() != nil {
 			continue
 		}
 		s := d.RefreshImage(d.ctx, img.Fingerprint).Wait(d.ctx)
@@ -225,7 +228,7 @@ func (d *Daemon) expire() {
 
 // expiry is when a cached image goes if nobody uses it before; zero: never.
 func (d *Daemon) expiry(ctx context.Context, img kiln.Image) (time.Time, error) {
-	if !img.Cached || len(img.Aliases) > 0 {
+	if !img.Cached || len(img.Aliases) > 0 || img.Damage != "" {
 		return time.Time{}, nil
 	}
 	v, err := d.setting(ctx, cacheExpiry)

@@ -71,27 +71,107 @@ func settings() map[string]setting {
 // that nobody is told.
 func (d *Daemon) Settings(ctx context.Context) (map[string]string, error) {
 	set, err := d.db.Config(ctx)
-	for key := range set {
-		if hidden(key) {
-			set[key] = "true"
-		}
-	}
-	return set, err
+	return shown(set), err
 }
 
-// setting gives the value of one key, set or default.
+// shown is a copy of what is set without the values that nobody is told.
+func shown(set map[string]string) map[string]string {
+	out := maps.Clone(set)
+	for key := range out {
+		if hidden(key) {
+			out[key] = "true"
+		}
+	}
+	return out
+}
+
+// setting gives the value of one key, set or default. The error is Integrity for a
+// value that can't have been set: nothing is done by it.
 func (d *Daemon) setting(ctx context.Context, key string) (string, error) {
 	set, err := d.db.Config(ctx)
-	if v := set[key]; v != "" {
-		return v, err
+	if err != nil {
+		return "", err
 	}
-	return settings()[key].value, err
+	s, v := settings()[key], set[key]
+	if v == "" {
+		return s.value, nil
+	}
+	if err := s.check(v); err != nil {
+		return "", kiln.Errorf(kiln.Integrity, "the setting %s is damaged: %w; set it again, or unset it: "+
+			"kiln config unset %s", key, err, key)
+	}
+	return v, nil
 }
 
 // SetSettings changes configuration keys; an empty value unsets one. With
 // replace, the keys that are left out are unset too. Nothing is changed when one
 // of them is wrong. Errors: Invalid, Unsupported.
 func (d *Daemon) SetSettings(ctx context.Context, change map[string]string, replace bool) error {
+	return d.SetSettingsIf(ctx, func(map[string]string) error { return nil }, change, replace)
+}
+
+// SetSettingsIf is SetSettings, unless check finds that what is set, as Settings gives
+// it, isn't what the change was made for; nobody else changes it meanwhile.
+// Errors: Invalid, Unsupported, those of check.
+func (d *Daemon) SetSettingsIf(ctx context.Context, check func(set map[string]string) error, change map[string]string,
+	replace bool) error {
+	if err := checkSettings(change); err != nil {
+		return err
+	}
+	given := change
+	change = map[string]string{}
+	maps.Copy(change, given)
+	_, named := given[trustPassword]
+	if err := hashPassword(change); err != nil {
+		return err
+	}
+	d.settingEdits.Lock()
+	defer d.settingEdits.Unlock()
+	undo, err := d.moveTo(ctx, check, change, replace)
+	if err != nil {
+		return err
+	}
+	err = d.db.EditConfig(ctx, func(set map[string]string) (map[string]string, error) {
+		for key := range set {
+			if _, ok := change[key]; !ok && replace && !(named && key == trustPassword) {
+				change[key] = ""
+			}
+		}
+		return change, check(shown(set))
+	})
+	if err != nil {
+		return errors.Join(err, undo())
+	}
+	d.tell(ctx, "config-updated", "/1.0", nil)
+	d.wake()
+	return nil
+}
+
+// moveTo has the daemon listen where it is told to before that is written down, and
+// outside of the transaction, since names of hosts are looked up: an address that can't
+// be had is an error, and changes nothing. undo has it listen where it did before.
+func (d *Daemon) moveTo(ctx context.Context, check func(set map[string]string) error, change map[string]string,
+	replace bool) (undo func() error, err error) {
+	nothing := func() error { return nil }
+	set, err := d.db.Config(ctx)
+	if err == nil {
+		err = check(shown(set))
+	}
+	before := set[httpsAddress]
+	addresses, moves := change[httpsAddress]
+	if err != nil || !moves && !replace || addresses == before {
+		return nothing, err
+	}
+	if err := d.listenOn(addresses); err != nil {
+		return nothing, kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w; the daemon listens where it did before",
+			httpsAddress, addresses, err)
+	}
+	return func() error { return d.listenOn(before) }, nil
+}
+
+// checkSettings says which of some keys can't be set, or not to its value.
+// Errors: Invalid, Unsupported.
+func checkSettings(change map[string]string) error {
 	known := settings()
 	for _, key := range slices.Sorted(maps.Keys(change)) {
 		if strings.HasPrefix(key, "user.") {
@@ -102,6 +182,8 @@ func (d *Daemon) SetSettings(ctx context.Context, change map[string]string, repl
 		case !ok && strings.HasPrefix(key, "core.https_"):
 			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting of LXD's",
 				key, change[key])
+		case !ok && change[key] == "":
+			continue // what a damaged row may have
 		case !ok:
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key],
 				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
@@ -112,22 +194,7 @@ func (d *Daemon) SetSettings(ctx context.Context, change map[string]string, repl
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': %w", key, change[key], err)
 		}
 	}
-	all := maps.Clone(change)
-	if replace {
-		old, err := d.Settings(ctx)
-		if err != nil {
-			return err
-		}
-		for key := range old {
-			if _, ok := all[key]; !ok {
-				all[key] = ""
-			}
-		}
-	}
-	if err := hashPassword(all); err != nil {
-		return err
-	}
-	return d.applySettings(ctx, all)
+	return nil
 }
 
 // hashPassword puts what can be kept in the place of a password. "true" is what
@@ -142,31 +209,6 @@ func hashPassword(change map[string]string) error {
 		change[trustPassword] = hashed
 		return err
 	}
-	return nil
-}
-
-// applySettings has the daemon listen where it is told to before that is written
-// down: an address that can't be had is an error, and changes nothing.
-func (d *Daemon) applySettings(ctx context.Context, change map[string]string) error {
-	before, err := d.setting(ctx, httpsAddress)
-	if err != nil {
-		return err
-	}
-	addresses, moves := change[httpsAddress]
-	if moves = moves && addresses != before; moves {
-		if err := d.listenOn(addresses); err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w; the daemon listens where it did before",
-				httpsAddress, addresses, err)
-		}
-	}
-	if err := d.db.SetConfig(ctx, change); err != nil {
-		if moves {
-			err = errors.Join(err, d.listenOn(before))
-		}
-		return err
-	}
-	d.tell(ctx, "config-updated", "/1.0", nil)
-	d.wake()
 	return nil
 }
 

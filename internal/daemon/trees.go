@@ -69,6 +69,9 @@ func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
 // refill tells the pool how to make the tree of an image again.
 func (d *Daemon) refill(ctx context.Context, fp kiln.Fingerprint) (volume.Content, error) {
 	img, err := d.Images.Get(ctx, fp)
+	if err == nil {
+		err = img.Whole()
+	}
 	if err != nil {
 		return volume.Content{}, err
 	}

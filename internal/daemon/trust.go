@@ -46,7 +46,9 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 	}
 	byFP := map[string]Client{}
 	for _, c := range list {
-		byFP[c.Fingerprint] = c
+		if c.Damage == "" { // who may do what isn't known of the others
+			byFP[c.Fingerprint] = c
+		}
 	}
 	var ca *x509.CertPool
 	if text, err := os.ReadFile(filepath.Join(d.cfg.Dir, "server.ca")); err == nil {
@@ -184,15 +186,19 @@ func checkClient(c *Client) error {
 	return nil
 }
 
-// UpdateClient changes what is said of a client. Errors: NotFound, Invalid.
-func (d *Daemon) UpdateClient(ctx context.Context, c Client) error {
-	if err := checkClient(&c); err != nil {
+// UpdateClient lets change say what is new of a client; nobody else changes it
+// meanwhile. Errors: NotFound, Invalid, Integrity for a damaged row, those of change.
+func (d *Daemon) UpdateClient(ctx context.Context, fingerprint string, change func(*Client) error) error {
+	err := d.db.EditCertificate(ctx, fingerprint, func(c *Client) error {
+		if err := change(c); err != nil {
+			return err
+		}
+		return checkClient(c)
+	})
+	if err != nil {
 		return err
 	}
-	if err := d.db.UpdateCertificate(ctx, c); err != nil {
-		return err
-	}
-	d.tell(ctx, "certificate-updated", certificateURL(c.Fingerprint), nil)
+	d.tell(ctx, "certificate-updated", certificateURL(fingerprint), nil)
 	return d.loadClients(ctx)
 }
 

@@ -18,6 +18,20 @@ type Certificate struct {
 	Projects    []string // nil: none
 	PEM         string
 	AddedAt     time.Time
+	Damage      string // what of the row can't be read, which makes nobody trusted; "": nothing
+}
+
+const certificateColumns = `fingerprint, name, type, description, restricted, projects, certificate, added_at`
+
+func (c *Certificate) scan(row interface{ Scan(...any) error }) error {
+	return row.Scan(noted{"fingerprint", &c.Fingerprint, &c.Damage},
+		noted{"name", &c.Name, &c.Damage},
+		noted{"type", wordColumn{&c.Type, []string{ClientCertificate, MetricsCertificate}}, &c.Damage},
+		noted{"description", &c.Description, &c.Damage},
+		noted{"restricted", &c.Restricted, &c.Damage},
+		noted{"projects", jsonColumn{&c.Projects}, &c.Damage},
+		noted{"certificate", &c.PEM, &c.Damage},
+		noted{"added_at", timeColumn{&c.AddedAt}, &c.Damage})
 }
 
 // The types of certificates.
@@ -30,11 +44,9 @@ const (
 func (d *DB) Certificates(ctx context.Context) ([]Certificate, error) {
 	list := []Certificate{}
 	err := each(ctx, d.read,
-		`SELECT fingerprint, name, type, description, restricted, projects, certificate, added_at
-		FROM certificates ORDER BY name, fingerprint`, nil, func(rows *sql.Rows) error {
+		`SELECT `+certificateColumns+` FROM certificates ORDER BY name, fingerprint`, nil, func(rows *sql.Rows) error {
 			var c Certificate
-			err := rows.Scan(&c.Fingerprint, &c.Name, &c.Type, &c.Description, &c.Restricted, jsonColumn{&c.Projects}, &c.PEM,
-				timeColumn{&c.AddedAt})
+			err := c.scan(rows)
 			list = append(list, c)
 			return err
 		})
@@ -55,13 +67,28 @@ func (d *DB) CreateCertificate(ctx context.Context, c Certificate) error {
 	})
 }
 
-// UpdateCertificate changes what is said of a client. The error is NotFound.
-func (d *DB) UpdateCertificate(ctx context.Context, c Certificate) error {
+// EditCertificate reads a client's row, lets f change what is said of the client, and
+// writes it back, in one transaction.
+// Errors: NotFound, Integrity when the row is damaged, those of f.
+func (d *DB) EditCertificate(ctx context.Context, fingerprint string, f func(*Certificate) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx,
+		var c Certificate
+		err := c.scan(tx.tx.QueryRowContext(ctx,
+			`SELECT `+certificateColumns+` FROM certificates WHERE fingerprint = ?`, fingerprint))
+		if err != nil {
+			return found(err, "Certificate", fingerprint)
+		}
+		if c.Damage != "" { // what can't be read would be overwritten
+			return kiln.Errorf(kiln.Integrity, "certificate %q can't be changed: %s; remove it (kiln config trust remove %s) "+
+				"and add it again", c.Name, c.Damage, fingerprint)
+		}
+		if err := f(&c); err != nil {
+			return err
+		}
+		_, err = tx.tx.ExecContext(ctx,
 			`UPDATE certificates SET name = ?, type = ?, description = ?, restricted = ?, projects = ? WHERE fingerprint = ?`,
-			c.Name, c.Type, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.Fingerprint)
-		return changed(r, err, "Certificate", c.Fingerprint)
+			c.Name, c.Type, c.Description, c.Restricted, toJSON(orNone(c.Projects)), fingerprint)
+		return err
 	})
 }
 

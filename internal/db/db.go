@@ -320,9 +320,12 @@ func (c timeColumn) Scan(src any) (err error) {
 	if !ok {
 		return fmt.Errorf("a %T is no time", src)
 	}
-	*c.t = time.Time{}
+	t := time.Time{}
 	if s != "" {
-		*c.t, err = time.Parse(time.RFC3339Nano, s)
+		t, err = time.Parse(time.RFC3339Nano, s)
+	}
+	if err == nil {
+		*c.t = t
 	}
 	return err
 }
@@ -343,9 +346,12 @@ func (c hashColumn) Scan(src any) (err error) {
 	if !ok {
 		return fmt.Errorf("a %T is no fingerprint", src)
 	}
-	*c.fp = kiln.Fingerprint{}
+	fp := kiln.Fingerprint{}
 	if s != "" {
-		*c.fp, err = kiln.ParseFingerprint(s)
+		fp, err = kiln.ParseFingerprint(s)
+	}
+	if err == nil {
+		*c.fp = fp
 	}
 	return err
 }

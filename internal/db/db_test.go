@@ -22,6 +22,11 @@ func open(t *testing.T, path string) *DB {
 	return d
 }
 
+// setConfig changes settings whatever they were.
+func setConfig(ctx context.Context, d *DB, change map[string]string) error {
+	return d.EditConfig(ctx, func(map[string]string) (map[string]string, error) { return change, nil })
+}
+
 func TestInstances(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	d := open(t, path)
@@ -151,7 +156,7 @@ func TestProfileInUse(t *testing.T) {
 func TestConfig(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), "db"))
 	for _, change := range []map[string]string{{"a": "1", "b": "2"}, {"a": "", "c": "3"}} {
-		if err := d.SetConfig(t.Context(), change); err != nil {
+		if err := setConfig(t.Context(), d, change); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -11,9 +11,9 @@ import (
 
 // A Version is an image that an alias points, or pointed, to.
 type Version struct {
-	Fingerprint  kiln.Fingerprint
-	At           time.Time // when the alias began to
-	RolledBackAt time.Time // when the alias was rolled back from it; zero: it wasn't
+	Fingerprint  kiln.Fingerprint // zero when the row is damaged
+	At           time.Time        // when the alias began to
+	RolledBackAt time.Time        // when the alias was rolled back from it; zero: it wasn't
 
 	// Of the image, if it is here still.
 	Here       bool
@@ -38,8 +38,15 @@ func history(ctx context.Context, q queryer, name string) ([]Version, error) {
 		coalesce(i.properties, '{}') FROM alias_history h LEFT JOIN images i ON i.fingerprint = h.fingerprint
 		WHERE h.name = ? ORDER BY h.id DESC`, []any{name}, func(rows *sql.Rows) error {
 		var v Version
-		err := rows.Scan(hashColumn{&v.Fingerprint}, timeColumn{&v.At}, timeColumn{&v.RolledBackAt}, &v.Here, &v.Size,
-			jsonColumn{&v.Properties})
+		var damage string // one that can't be read is a version that isn't here
+		var rolledBack string
+		err := rows.Scan(noted{"fingerprint", hashColumn{&v.Fingerprint}, &damage}, noted{"at", timeColumn{&v.At}, &damage},
+			noted{"rolled_back_at", &rolledBack, &damage}, &v.Here, noted{"size", countColumn[int64]{&v.Size}, &damage},
+			noted{"properties", jsonColumn{&v.Properties}, &damage})
+		if rolledBack != "" { // whenever that was
+			v.RolledBackAt = time.Unix(0, 0)
+			_ = timeColumn{&v.RolledBackAt}.Scan(rolledBack)
+		}
 		list = append(list, v)
 		return err
 	})
@@ -53,7 +60,7 @@ const maxHistory = 50
 func (tx *Tx) note(ctx context.Context, name string, fp kiln.Fingerprint) error {
 	var current kiln.Fingerprint
 	err := tx.tx.QueryRowContext(ctx, `SELECT fingerprint FROM alias_history
-		WHERE name = ? AND rolled_back_at = '' ORDER BY id DESC LIMIT 1`, name).Scan(hashColumn{&current})
+		WHERE name = ? AND rolled_back_at = '' ORDER BY id DESC LIMIT 1`, name).Scan(noted{"fingerprint", hashColumn{&current}, new(string)})
 	if err != nil && !errors.Is(err, sql.ErrNoRows) || current == fp {
 		return err
 	}
@@ -84,8 +91,10 @@ func (d *DB) RolledBackFrom(ctx context.Context, to kiln.Fingerprint) ([]kiln.Fi
 		(SELECT max(id) FROM alias_history c WHERE c.name = h.name AND c.rolled_back_at = '') ORDER BY h.id DESC`,
 		[]any{to.String()}, func(rows *sql.Rows) error {
 			var fp kiln.Fingerprint
-			err := rows.Scan(hashColumn{&fp})
-			list = append(list, fp)
+			err := rows.Scan(noted{"fingerprint", hashColumn{&fp}, new(string)})
+			if !fp.IsZero() {
+				list = append(list, fp)
+			}
 			return err
 		})
 	return list, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,10 +30,12 @@ const imageColumns = `id, fingerprint, type, architecture, size, filename, publi
 func (q ImageQuery) where() (string, []any) {
 	var terms []string
 	var args []any
-	if !q.Fingerprint.IsZero() {
+	if id, ok := standInFor(q.Fingerprint); ok {
+		terms, args = append(terms, `id = ?`), append(args, id)
+	} else if !q.Fingerprint.IsZero() {
 		terms, args = append(terms, `fingerprint = ?`), append(args, q.Fingerprint.String())
 	}
-	if q.Prefix != "" {
+	if q.Prefix != "" && !mayBeStandIn(q.Prefix) { // else fits looks through all of them
 		// "g" comes after every digit: a range, which every database
 		// answers from its index.
 		terms, args = append(terms, `fingerprint >= ? AND fingerprint < ?`), append(args, q.Prefix, q.Prefix+"g")
@@ -80,15 +83,11 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 	list := []kiln.Image{}
 	at := map[int64]int{}
 	err := each(ctx, db, `SELECT `+imageColumns+` FROM images`+where+` ORDER BY id`, args, func(rows *sql.Rows) error {
-		var id int64
-		var i kiln.Image
-		err := rows.Scan(&id, hashColumn{&i.Fingerprint}, &i.Type, &i.Architecture, &i.Size, &i.Filename, &i.Public,
-			&i.AutoUpdate, &i.Cached,
-			timeColumn{&i.CreatedAt}, timeColumn{&i.ExpiresAt}, timeColumn{&i.LastUsedAt}, timeColumn{&i.UploadedAt},
-			jsonColumn{&i.Properties}, jsonColumn{&i.Profiles}, originColumn{&i.Origin}, jsonColumn{&i.Own},
-			hashColumn{&i.ReplacedBy}, timeColumn{&i.ReplacedAt})
-		at[id] = len(list)
-		list = append(list, i)
+		id, i, err := scanImage(rows)
+		if err == nil && q.fits(i) {
+			at[id] = len(list)
+			list = append(list, i)
+		}
 		return err
 	})
 	if err != nil || len(list) == 0 {
@@ -102,7 +101,7 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 		func(rows *sql.Rows) error {
 			var id int64
 			var a kiln.Alias
-			err := rows.Scan(&id, &a.Name, &a.Description)
+			err := rows.Scan(&id, noted{"name", &a.Name, &a.Damage}, noted{"description", &a.Description, &a.Damage})
 			if n, ok := at[id]; ok {
 				a.Target = list[n].Fingerprint
 				list[n].Aliases = append(list[n].Aliases, a)
@@ -116,14 +115,67 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 		some+` ORDER BY image_id, position`, args, func(rows *sql.Rows) error {
 		var id int64
 		var f kiln.File
-		err := rows.Scan(&id, &f.Role, hashColumn{&f.Hash}, &f.Size, &f.Name, &f.Ext)
+		var damage string
+		err := rows.Scan(&id, noted{"role", roleColumn{&f.Role}, &damage}, noted{"hash", hashColumn{&f.Hash}, &damage},
+			noted{"size", countColumn[int64]{&f.Size}, &damage}, noted{"name", &f.Name, &damage}, noted{"ext", &f.Ext, &damage})
 		if n, ok := at[id]; ok {
 			list[n].Files = append(list[n].Files, f)
+			if damage != "" && list[n].Damage == "" {
+				list[n].Damage = "the row of one of its files can't be read: " + damage
+			}
 		}
 		return err
 	})
-	return list, err
+	for n := range list {
+		if len(list[n].Files) == 0 && list[n].Damage == "" {
+			list[n].Damage = "it has no files"
+		}
+	}
+	return slices.DeleteFunc(list, func(i kiln.Image) bool { return !q.fits(i) }), err
 }
+
+// scanImage reads a row of imageColumns, and the number of the row.
+func scanImage(rows *sql.Rows) (id int64, i kiln.Image, err error) {
+	err = rows.Scan(&id, noted{"fingerprint", hashColumn{&i.Fingerprint}, &i.Damage},
+		noted{"type", instanceType(&i.Type), &i.Damage},
+		noted{"architecture", &i.Architecture, &i.Damage},
+		noted{"size", countColumn[int64]{&i.Size}, &i.Damage},
+		noted{"filename", &i.Filename, &i.Damage},
+		noted{"public", &i.Public, &i.Damage},
+		noted{"auto_update", &i.AutoUpdate, &i.Damage},
+		noted{"cached", &i.Cached, &i.Damage},
+		noted{"created_at", timeColumn{&i.CreatedAt}, &i.Damage},
+		noted{"expires_at", timeColumn{&i.ExpiresAt}, &i.Damage},
+		noted{"last_used_at", timeColumn{&i.LastUsedAt}, &i.Damage},
+		noted{"uploaded_at", timeColumn{&i.UploadedAt}, &i.Damage},
+		noted{"properties", jsonColumn{&i.Properties}, &i.Damage},
+		noted{"profiles", jsonColumn{&i.Profiles}, &i.Damage},
+		noted{"origin", originColumn{&i.Origin}, &i.Damage},
+		noted{"own_properties", jsonColumn{&i.Own}, &i.Damage},
+		noted{"replaced_by", hashColumn{&i.ReplacedBy}, &i.Damage},
+		noted{"replaced_at", timeColumn{&i.ReplacedAt}, &i.Damage})
+	if i.Fingerprint.IsZero() {
+		i.Fingerprint = standIn(id)
+		if i.Damage == "" {
+			i.Damage = "its column fingerprint is damaged: it is empty"
+		}
+	}
+	i.Properties, i.Own, i.Profiles = orEmpty(i.Properties), orEmpty(i.Own), orNone(i.Profiles)
+	return id, i, err
+}
+
+// fits reports what a condition can't ask a damaged row: stand-ins are only known when
+// the row was read, and who may see a damaged image isn't known.
+func (q ImageQuery) fits(i kiln.Image) bool {
+	return (q.Fingerprint.IsZero() || i.Fingerprint == q.Fingerprint) &&
+		strings.HasPrefix(i.Fingerprint.String(), q.Prefix) && !(q.Public && i.Damage != "")
+}
+
+// roleColumn is what a file is to its image.
+type roleColumn struct{ r *kiln.Role }
+
+// Scan implements sql.Scanner.
+func (c roleColumn) Scan(src any) error { return scanColumn((*string)(c.r), src) }
 
 // CreateImage adds an image with its files and properties, not its aliases. The
 // error is Conflict when it is there.
@@ -168,8 +220,12 @@ func (tx *Tx) setProperties(ctx context.Context, i kiln.Image) error {
 	return nil
 }
 
-// UpdateImage writes what can change of an image. The error is NotFound.
+// UpdateImage writes what can change of an image. Errors: NotFound, Integrity for one
+// whose row could not be read: the rest of it would be overwritten.
 func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
+	if err := i.Whole(); err != nil {
+		return err
+	}
 	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ?,
 		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ? WHERE fingerprint = ?`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
@@ -226,6 +282,10 @@ func (tx *Tx) TouchImage(ctx context.Context, fp kiln.Fingerprint, t time.Time) 
 
 // DeleteImage removes an image with its aliases. The error is NotFound.
 func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
+	if id, ok := standInFor(fp); ok {
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE id = ?`, id)
+		return changed(r, err, "Image", fp.String())
+	}
 	r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE fingerprint = ?`, fp.String())
 	return changed(r, err, "Image", fp.String())
 }
@@ -233,15 +293,30 @@ func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
 // Aliases gives every alias, by name.
 func (d *DB) Aliases(ctx context.Context) ([]kiln.Alias, error) {
 	list := []kiln.Alias{}
-	err := each(ctx, d.read,
-		`SELECT name, a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id ORDER BY name`, nil,
-		func(rows *sql.Rows) error {
-			var a kiln.Alias
-			err := rows.Scan(&a.Name, &a.Description, hashColumn{&a.Target})
-			list = append(list, a)
-			return err
-		})
+	err := each(ctx, d.read, aliasQuery+` ORDER BY a.name`, nil, func(rows *sql.Rows) error {
+		a, err := scanAlias(rows)
+		list = append(list, a)
+		return err
+	})
 	return list, err
+}
+
+// aliasQuery also gives an alias whose image has no row.
+const aliasQuery = `SELECT a.name, a.description, i.id, coalesce(i.fingerprint, '') FROM image_aliases a
+	LEFT JOIN images i ON i.id = a.image_id`
+
+func scanAlias(row interface{ Scan(...any) error }) (a kiln.Alias, err error) {
+	var image sql.NullInt64
+	err = row.Scan(noted{"name", &a.Name, &a.Damage}, noted{"description", &a.Description, &a.Damage}, &image,
+		noted{"target", hashColumn{&a.Target}, &a.Damage})
+	switch {
+	case err != nil:
+	case !image.Valid:
+		a.Damage = "its image has no row"
+	case a.Target.IsZero():
+		a.Target, a.Damage = standIn(image.Int64), "the fingerprint of its image is damaged"
+	}
+	return a, err
 }
 
 // Alias gives one alias. The error is NotFound.
@@ -261,11 +336,11 @@ func (tx *Tx) Alias(ctx context.Context, name string) (kiln.Alias, error) {
 }
 
 func alias(ctx context.Context, q queryer, name, and string) (kiln.Alias, error) {
-	a := kiln.Alias{Name: name}
-	err := q.QueryRowContext(ctx,
-		`SELECT a.description, fingerprint FROM image_aliases a JOIN images i ON i.id = a.image_id WHERE name = ?`+and, name).
-		Scan(&a.Description, hashColumn{&a.Target})
-	return a, found(err, "Image alias", name)
+	a, err := scanAlias(q.QueryRowContext(ctx, aliasQuery+` WHERE a.name = ?`+and, name))
+	if err != nil {
+		return kiln.Alias{Name: name}, found(err, "Image alias", name)
+	}
+	return a, nil
 }
 
 // SetAlias makes an alias or moves the one of that name. The error is NotFound
@@ -306,14 +381,16 @@ func (tx *Tx) DeleteAlias(ctx context.Context, name string) error {
 	return changed(r, err, "Image alias", name) // its history stays: clients move aliases by making them anew
 }
 
-// Blobs gives how many images each blob belongs to.
+// Blobs gives how many images each blob belongs to. Under the zero fingerprint is how
+// many rows don't say which blob they are of: with one such row, no blob is garbage for
+// certain.
 func (d *DB) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) {
 	m := map[kiln.Fingerprint]int{}
 	err := each(ctx, d.read, `SELECT hash, count(*) FROM image_files GROUP BY hash`, nil, func(rows *sql.Rows) error {
 		var fp kiln.Fingerprint
 		var n int
-		err := rows.Scan(hashColumn{&fp}, &n)
-		m[fp] = n
+		err := rows.Scan(noted{"hash", hashColumn{&fp}, new(string)}, &n)
+		m[fp] += n
 		return err
 	})
 	return m, err

@@ -25,29 +25,18 @@ const instanceColumns = `name, type, architecture, description, ephemeral, runni
 
 func (i *Instance) scan(row interface{ Scan(...any) error }) error {
 	i.Damage = ""
-	return row.Scan(&i.Name, &i.Type, &i.Architecture, &i.Description, &i.Ephemeral, &i.Running,
+	return row.Scan(noted{"name", &i.Name, &i.Damage},
+		noted{"type", instanceType(&i.Type), &i.Damage},
+		noted{"architecture", &i.Architecture, &i.Damage},
+		noted{"description", &i.Description, &i.Damage},
+		noted{"ephemeral", &i.Ephemeral, &i.Damage},
+		noted{"running", &i.Running, &i.Damage},
 		noted{"created_at", timeColumn{&i.CreatedAt}, &i.Damage},
 		noted{"last_used_at", timeColumn{&i.LastUsedAt}, &i.Damage},
 		noted{"base", hashColumn{&i.Base}, &i.Damage},
 		noted{"config", jsonColumn{&i.Config}, &i.Damage},
 		noted{"devices", jsonColumn{&i.Devices}, &i.Damage},
 		noted{"profiles", jsonColumn{&i.Profiles}, &i.Damage})
-}
-
-// noted is a column whose damage is told beside the row, so that one row doesn't hide
-// the others.
-type noted struct {
-	name   string
-	column sql.Scanner
-	damage *string
-}
-
-// Scan implements sql.Scanner.
-func (n noted) Scan(src any) error {
-	if err := n.column.Scan(src); err != nil && *n.damage == "" {
-		*n.damage = "its column " + n.name + " is damaged: " + err.Error()
-	}
-	return nil
 }
 
 func (i *Instance) values() []any {

@@ -18,6 +18,7 @@ type Mirror struct {
 	Public      bool // what comes from it
 	LastRunAt   time.Time
 	LastError   string
+	Damage      string // what of the row can't be read; "": nothing
 }
 
 // Mirrors gives every mirror, by name.
@@ -27,8 +28,14 @@ func (d *DB) Mirrors(ctx context.Context) ([]Mirror, error) {
 		`SELECT name, remote, filters, keep, pull_through, public, last_run_at, last_error FROM mirrors ORDER BY name`, nil,
 		func(rows *sql.Rows) error {
 			var m Mirror
-			err := rows.Scan(&m.Name, jsonColumn{&m.Remote}, jsonColumn{&m.Filters}, &m.Keep, &m.PullThrough, &m.Public,
-				timeColumn{&m.LastRunAt}, &m.LastError)
+			err := rows.Scan(noted{"name", &m.Name, &m.Damage},
+				noted{"remote", jsonColumn{&m.Remote}, &m.Damage},
+				noted{"filters", jsonColumn{&m.Filters}, &m.Damage},
+				noted{"keep", countColumn[int]{&m.Keep}, &m.Damage},
+				noted{"pull_through", &m.PullThrough, &m.Damage},
+				noted{"public", &m.Public, &m.Damage},
+				noted{"last_run_at", timeColumn{&m.LastRunAt}, &m.Damage},
+				noted{"last_error", &m.LastError, &m.Damage})
 			list = append(list, m)
 			return err
 		})

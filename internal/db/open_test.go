@@ -28,7 +28,7 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := open(t, path)
-	if err := d.SetConfig(t.Context(), map[string]string{"a": "b"}); err != nil {
+	if err := setConfig(t.Context(), d, map[string]string{"a": "b"}); err != nil {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(dir)
@@ -46,7 +46,7 @@ func TestOddPath(t *testing.T) {
 	for _, name := range []string{"a?mode=memory", "a%20b", "a#b", "a b", "ä"} {
 		path := filepath.Join(t.TempDir(), name)
 		d := open(t, path)
-		if err := d.SetConfig(t.Context(), map[string]string{"a": "b"}); err != nil {
+		if err := setConfig(t.Context(), d, map[string]string{"a": "b"}); err != nil {
 			t.Fatal(err)
 		}
 		if fi, err := os.Stat(path); err != nil || fi.Size() == 0 && fileSize(path+"-wal") == 0 {
@@ -241,7 +241,7 @@ func TestDiskFull(t *testing.T) {
 	n := 0
 	var err error
 	for ; n < 2000 && err == nil; n++ {
-		err = d.SetConfig(t.Context(), map[string]string{fmt.Sprint("key", n): strings.Repeat("x", 4000)})
+		err = setConfig(t.Context(), d, map[string]string{fmt.Sprint("key", n): strings.Repeat("x", 4000)})
 	}
 	if !errors.Is(err, kiln.NoSpace) {
 		t.Fatalf("after %d: %v", n, err)
@@ -289,7 +289,7 @@ func TestDeleteOnFullDisk(t *testing.T) {
 		}
 	}
 	os.Remove(filepath.Join(dir, "a"))
-	if err := d.SetConfig(t.Context(), map[string]string{"a": "b"}); err != nil {
+	if err := setConfig(t.Context(), d, map[string]string{"a": "b"}); err != nil {
 		t.Fatal(err)
 	}
 	if size := fileSize(path + "-reserve"); size != reserved {
@@ -310,7 +310,7 @@ func BenchmarkCommit(b *testing.B) {
 	}
 	defer d.Close()
 	for n := 0; b.Loop(); n++ {
-		if err := d.SetConfig(b.Context(), map[string]string{"key": fmt.Sprint(n)}); err != nil {
+		if err := setConfig(b.Context(), d, map[string]string{"key": fmt.Sprint(n)}); err != nil {
 			b.Fatal(err)
 		}
 	}

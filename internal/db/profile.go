@@ -13,15 +13,25 @@ type Profile struct {
 	Name, Description string
 	Config            map[string]string
 	Devices           map[string]map[string]string
+	Damage            string // what of the row can't be read; "": nothing
+}
+
+const profileColumns = `name, description, config, devices`
+
+func (p *Profile) scan(row interface{ Scan(...any) error }) error {
+	return row.Scan(noted{"name", &p.Name, &p.Damage},
+		noted{"description", &p.Description, &p.Damage},
+		noted{"config", jsonColumn{&p.Config}, &p.Damage},
+		noted{"devices", jsonColumn{&p.Devices}, &p.Damage})
 }
 
 // Profiles gives every profile, by name.
 func (d *DB) Profiles(ctx context.Context) ([]Profile, error) {
 	var list []Profile
-	err := each(ctx, d.read, `SELECT name, description, config, devices FROM profiles ORDER BY name`, nil,
+	err := each(ctx, d.read, `SELECT `+profileColumns+` FROM profiles ORDER BY name`, nil,
 		func(rows *sql.Rows) error {
 			var p Profile
-			err := rows.Scan(&p.Name, &p.Description, jsonColumn{&p.Config}, jsonColumn{&p.Devices})
+			err := p.scan(rows)
 			list = append(list, p)
 			return err
 		})
@@ -30,9 +40,12 @@ func (d *DB) Profiles(ctx context.Context) ([]Profile, error) {
 
 // Profile gives one profile. The error is NotFound.
 func (d *DB) Profile(ctx context.Context, name string) (Profile, error) {
+	return getProfile(ctx, d.read, name)
+}
+
+func getProfile(ctx context.Context, q queryer, name string) (Profile, error) {
 	var p Profile
-	err := d.read.QueryRowContext(ctx, `SELECT name, description, config, devices FROM profiles WHERE name = ?`, name).
-		Scan(&p.Name, &p.Description, jsonColumn{&p.Config}, jsonColumn{&p.Devices})
+	err := p.scan(q.QueryRowContext(ctx, `SELECT `+profileColumns+` FROM profiles WHERE name = ?`, name))
 	return p, found(err, "Profile", name)
 }
 
@@ -45,12 +58,24 @@ func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 	})
 }
 
-// UpdateProfile replaces all but the name of a row. The error is NotFound.
-func (d *DB) UpdateProfile(ctx context.Context, p Profile) error {
+// EditProfile reads a row, lets f change all but its name, and writes it back, in one
+// transaction. Errors: NotFound, Integrity when the row is damaged, those of f.
+func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		r, err := tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ? WHERE name = ?`,
-			p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), p.Name)
-		return changed(r, err, "Profile", p.Name)
+		p, err := getProfile(ctx, tx.tx, name)
+		if err != nil {
+			return err
+		}
+		if p.Damage != "" { // what can't be read would be overwritten
+			return kiln.Errorf(kiln.Integrity, "profile %q can't be changed: %s; take it from its instances and delete it, or "+
+				"bring a copy of the database back: kiln admin restore-database", name, p.Damage)
+		}
+		if err := f(&p); err != nil {
+			return err
+		}
+		_, err = tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ? WHERE name = ?`,
+			p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), name)
+		return err
 	})
 }
 

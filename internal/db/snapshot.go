@@ -19,6 +19,7 @@ type Snapshot struct {
 	Config                           map[string]string
 	Devices                          map[string]map[string]string
 	Profiles                         []string
+	Damage                           string // what of the row can't be read; "": nothing
 }
 
 // snapshotColumns are those of a snapshot s and its instance i.
@@ -32,10 +33,20 @@ const snapshotTables = `instance_snapshots s JOIN instances i ON i.id = s.instan
 const ofInstance = `instance_id = (SELECT id FROM instances WHERE name = ?)`
 
 func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
-	return row.Scan(&s.Instance, &s.Name, &s.Files, timeColumn{&s.CreatedAt}, timeColumn{&s.ExpiresAt},
-		timeColumn{&s.LastUsedAt},
-		&s.Architecture, &s.Description, &s.Ephemeral, hashColumn{&s.Base}, jsonColumn{&s.Config}, jsonColumn{&s.Devices},
-		jsonColumn{&s.Profiles})
+	s.Damage = ""
+	return row.Scan(&s.Instance,
+		noted{"name", &s.Name, &s.Damage},
+		noted{"files", &s.Files, &s.Damage},
+		noted{"created_at", timeColumn{&s.CreatedAt}, &s.Damage},
+		noted{"expires_at", timeColumn{&s.ExpiresAt}, &s.Damage},
+		noted{"last_used_at", timeColumn{&s.LastUsedAt}, &s.Damage},
+		noted{"architecture", &s.Architecture, &s.Damage},
+		noted{"description", &s.Description, &s.Damage},
+		noted{"ephemeral", &s.Ephemeral, &s.Damage},
+		noted{"base", hashColumn{&s.Base}, &s.Damage},
+		noted{"config", jsonColumn{&s.Config}, &s.Damage},
+		noted{"devices", jsonColumn{&s.Devices}, &s.Damage},
+		noted{"profiles", jsonColumn{&s.Profiles}, &s.Damage})
 }
 
 // Snapshots gives the snapshots of an instance, oldest first.
@@ -62,16 +73,30 @@ func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapsh
 
 // Snapshot gives one snapshot. The error is NotFound.
 func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
+	return getSnapshot(ctx, d.read, instance, name)
+}
+
+// Whole says whether all of the row could be read. The error is Integrity.
+func (s *Snapshot) Whole() error {
+	if s.Damage == "" {
+		return nil
+	}
+	return kiln.Errorf(kiln.Integrity, "snapshot %s/%s can't be used: %s; delete it (kiln snapshot delete %s/%s), or "+
+		"bring a copy of the database back: kiln admin restore-database", s.Instance, s.Name, s.Damage, s.Instance, s.Name)
+}
+
+func getSnapshot(ctx context.Context, q queryer, instance, name string) (Snapshot, error) {
 	var s Snapshot
-	err := s.scan(d.read.QueryRowContext(ctx,
+	err := s.scan(q.QueryRowContext(ctx,
 		`SELECT `+snapshotColumns+` FROM `+snapshotTables+` WHERE i.name = ? AND s.name = ?`, instance, name))
 	return s, found(err, "Snapshot", instance+"/"+name)
 }
 
-// ExpiredSnapshots gives the snapshots whose time is over.
+// ExpiredSnapshots gives the snapshots whose time is over. Of a damaged one nobody can
+// tell.
 func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, error) {
 	list, err := d.snapshots(ctx, `WHERE s.expires_at <> '' ORDER BY s.expires_at`)
-	return slices.DeleteFunc(list, func(s Snapshot) bool { return s.ExpiresAt.After(now) }), err
+	return slices.DeleteFunc(list, func(s Snapshot) bool { return s.Damage != "" || s.ExpiresAt.After(now) }), err
 }
 
 // CreateSnapshot adds a row. Errors: Conflict when the name is taken, NotFound for the
@@ -94,17 +119,19 @@ func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 }
 
 // SetSnapshotExpiry changes when a snapshot's time is over, in one transaction; zero:
-// never. Errors: NotFound, and those of change.
+// never. Errors: NotFound, Integrity for a damaged row, and those of change.
 func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	change func(time.Time) (time.Time, error)) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		var at time.Time
-		err := tx.tx.QueryRowContext(ctx, `SELECT expires_at FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`,
-			instance, name).Scan(timeColumn{&at})
-		if err := found(err, "Snapshot", instance+"/"+name); err != nil {
+		s, err := getSnapshot(ctx, tx.tx, instance, name)
+		if err == nil {
+			err = s.Whole()
+		}
+		if err != nil {
 			return err
 		}
-		if at, err = change(at); err != nil {
+		at, err := change(s.ExpiresAt)
+		if err != nil {
 			return err
 		}
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE `+ofInstance+` AND name = ?`,

@@ -65,7 +65,7 @@ func (p packer) Find(ctx context.Context, _ string) (kiln.Image, error) {
 	instance, snap, ofSnapshot := strings.Cut(p.from, "/")
 	img := kiln.Image{Type: "container"}
 	if ofSnapshot {
-		row, err := p.set.snapshotRow(ctx, instance, snap)
+		row, err := p.set.wholeSnapshot(ctx, instance, snap)
 		img.Architecture = row.Architecture
 		return img, err
 	}
@@ -113,7 +113,7 @@ func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 	}
 	defer unlock()
 	if ofSnapshot {
-		row, err := s.snapshotRow(ctx, instance, snap)
+		row, err := s.wholeSnapshot(ctx, instance, snap)
 		if err != nil {
 			return err
 		}

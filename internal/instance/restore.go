@@ -23,7 +23,7 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	if err != nil {
 		return err
 	}
-	snap, err := s.snapshotRow(ctx, instance, name)
+	snap, err := s.wholeSnapshot(ctx, instance, name)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,11 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 
 // finishRestore can be done again. When it fails the instance is what it was.
 func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap db.Snapshot) error {
-	if err := s.pool.Restore(ctx, volume, snap.Files); err != nil {
+	err := snap.Whole()
+	if err == nil {
+		err = s.pool.Restore(ctx, volume, snap.Files)
+	}
+	if err != nil {
 		err = kiln.Errorf(kiln.KindOf(err), "restore snapshot %s/%s: %w", instance, snap.Name, err)
 		return errors.Join(err, s.edit(ctx, instance, func(r *db.Instance) { delete(r.Config, restoreKey) }))
 	}
@@ -80,7 +84,7 @@ func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap d
 func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
 	for _, r := range rows {
 		if name := r.Config[restoreKey]; name != "" {
-			snap := db.Snapshot{Name: name}
+			snap := db.Snapshot{Instance: r.Name, Name: name}
 			if row, err := s.db.Snapshot(ctx, r.Name, name); err == nil {
 				snap = row
 			}

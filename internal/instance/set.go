@@ -118,6 +118,10 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	for _, r := range rows {
 		keep[r.Config[UUIDKey]] = true
 	}
+	if keep[""] {
+		return errors.Join(kiln.Errorf(kiln.Integrity, "the row of an instance doesn't say which files it has, so none are "+
+			"put away until the instance is deleted"), s.sweepSnapshots(ctx))
+	}
 	volumes, err := s.pool.List()
 	if err != nil {
 		return err
@@ -210,6 +214,10 @@ func pick(names []string, profiles map[string]Profile) ([]Profile, error) {
 		if !ok {
 			return nil, kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", n)
 		}
+		if p.Damage != "" {
+			return nil, kiln.Errorf(kiln.Integrity, "profile %q can't be used: %s; take it from its instances and delete it, "+
+				"or bring a copy of the database back: kiln admin restore-database", n, p.Damage)
+		}
 		list = append(list, p)
 	}
 	return list, nil
@@ -218,12 +226,18 @@ func pick(names []string, profiles map[string]Profile) ([]Profile, error) {
 func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, error) {
 	i := fromRow(r)
 	i.Problem = r.Damage
+	if r.Config[UUIDKey] == "" && i.Problem == "" {
+		i.Problem = "its configuration doesn't say which files it has (" + UUIDKey + ")"
+	}
 	var used []Profile
 	for _, name := range r.Profiles {
 		if p, ok := profiles[name]; ok {
 			used = append(used, p)
 		} else if i.Problem == "" {
 			i.Problem = fmt.Sprintf("its profile %q doesn't exist", name)
+		}
+		if p := profiles[name]; p.Damage != "" && i.Problem == "" {
+			i.Problem = fmt.Sprintf("its profile %q can't be used: %s", name, p.Damage)
 		}
 	}
 	if i.Problem != "" {

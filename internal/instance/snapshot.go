@@ -28,7 +28,8 @@ type Snapshot struct {
 	Config                            // of the instance at that time
 	ExpandedConfig  map[string]string // with the profiles as they are now
 	ExpandedDevices map[string]map[string]string
-	Size            int64 // bytes that the instance had changed since the snapshot before
+	Size            int64  // bytes that the instance had changed since the snapshot before
+	Damage          string // why it can only be listed and deleted; "": nothing
 }
 
 // NewSnapshot says what snapshot to make.
@@ -97,6 +98,16 @@ func (s *Set) snapshotRow(ctx context.Context, instance, name string) (db.Snapsh
 		kiln.DidYouMean(name, names), instance)
 }
 
+// wholeSnapshot gives the row of a snapshot that is to be used or changed. Errors:
+// NotFound, Integrity when the row is damaged.
+func (s *Set) wholeSnapshot(ctx context.Context, instance, name string) (db.Snapshot, error) {
+	row, err := s.snapshotRow(ctx, instance, name)
+	if err == nil {
+		err = row.Whole()
+	}
+	return row, err
+}
+
 func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snapshot, error) {
 	profiles, err := s.profiles(ctx)
 	if err != nil {
@@ -106,7 +117,7 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 	for _, r := range rows {
 		snap := Snapshot{
 			Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
-			Architecture: r.Architecture, Base: r.Base,
+			Architecture: r.Architecture, Base: r.Base, Damage: r.Damage,
 			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config,
 				Devices: r.Devices},
 		}
@@ -199,7 +210,7 @@ func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) err
 		return err
 	}
 	defer unlock()
-	if _, err := s.snapshotRow(ctx, instance, from); err != nil {
+	if _, err := s.wholeSnapshot(ctx, instance, from); err != nil {
 		return err
 	}
 	if err := s.CheckSnapshot(ctx, instance, to); err != nil {
@@ -216,7 +227,7 @@ func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) err
 // Errors: NotFound, and those of change.
 func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	change func(time.Time) (time.Time, error)) error {
-	if _, err := s.snapshotRow(ctx, instance, name); err != nil {
+	if _, err := s.wholeSnapshot(ctx, instance, name); err != nil {
 		return err
 	}
 	if err := s.db.SetSnapshotExpiry(ctx, instance, name, change); err != nil {
@@ -242,7 +253,7 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 		return err
 	}
 	s.notify(ctx, Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})
-	return s.pool.DeleteSnapshots(ctx, row.Files)
+	return s.pool.DeleteSnapshots(ctx, files([]db.Snapshot{row})...)
 }
 
 // sweepSnapshots removes the files of snapshots that no row names.
@@ -256,6 +267,10 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 		return err
 	}
 	named := files(rows)
+	if len(named) < len(rows) {
+		return kiln.Errorf(kiln.Integrity, "the row of a snapshot doesn't say which files it has, so none are put away "+
+			"until the snapshot is deleted")
+	}
 	var errs []error
 	for _, name := range all {
 		if !slices.Contains(named, name) {
@@ -270,7 +285,9 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 func files(rows []db.Snapshot) []string {
 	var list []string
 	for _, r := range rows {
-		list = append(list, r.Files)
+		if r.Files != "" { // else the row is damaged
+			list = append(list, r.Files)
+		}
 	}
 	return list
 }
@@ -290,7 +307,7 @@ func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots b
 		return err
 	}
 	if ofSnapshot {
-		row, err := s.snapshotRow(ctx, instance, snap)
+		row, err := s.wholeSnapshot(ctx, instance, snap)
 		if err == nil {
 			_, err = s.pool.CloneSnapshot(ctx, row.Files, to.UUID)
 		}
@@ -311,6 +328,9 @@ func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) err
 		return err
 	}
 	for _, r := range rows {
+		if err := r.Whole(); err != nil {
+			return err
+		}
 		from := r.Files
 		r.Files, r.Config = uuid.NewString(), maps.Clone(r.Config)
 		r.Config[UUIDKey] = to.UUID

@@ -35,7 +35,7 @@ func (s *Set) Share(ctx context.Context, name string, only bool) (*Share, error)
 	h := &Share{set: s}
 	if ofSnapshot {
 		var row db.Snapshot
-		if row, err = s.snapshotRow(ctx, instance, snap); err == nil {
+		if row, err = s.wholeSnapshot(ctx, instance, snap); err == nil {
 			h.InstanceState, err = h.keep(ctx, row)
 		}
 	} else {
@@ -89,6 +89,9 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 
 // keep keeps one snapshot.
 func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.InstanceState, error) {
+	if err := r.Whole(); err != nil {
+		return kiln.InstanceState{}, err
+	}
 	tree := uuid.NewString()
 	if err := h.set.pool.CopySnapshot(ctx, r.Files, tree); err != nil {
 		return kiln.InstanceState{}, err

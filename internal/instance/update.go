@@ -28,6 +28,10 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err != nil {
 		return nil, err
 	}
+	if i.Options[UUIDKey] == "" {
+		return nil, kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s; delete it, or bring a copy of the "+
+			"database back: kiln admin restore-database", name, i.Problem)
+	}
 	c, err := change(i)
 	if err != nil {
 		return nil, err

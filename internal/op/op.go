@@ -67,8 +67,9 @@ type Table struct {
 
 	working atomic.Int64
 
-	mu  sync.Mutex
-	ops map[string]*Operation
+	mu     sync.Mutex
+	ops    map[string]*Operation
+	closed bool // what is started from now on is cancelled before it begins
 }
 
 // NewTable makes an empty table. notify is called, in order for each operation,
@@ -80,6 +81,9 @@ func NewTable(notify func(Snapshot)) *Table {
 
 // Close cancels everything under way and waits for it.
 func (t *Table) Close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
 	t.cancel()
 	t.wg.Wait()
 }
@@ -123,17 +127,28 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 	}}
 	t.mu.Lock()
 	t.ops[op.snap.ID] = op
+	closed := t.closed
+	if !closed {
+		t.wg.Add(1) // Close waits for what was started before it, and for nothing else
+	}
 	t.mu.Unlock()
-	op.update(func(*Snapshot) {})
-	op.update(func(s *Snapshot) { s.Status = Running })
 	if o.Class != Token {
 		t.working.Add(1)
 	}
-	t.wg.Go(func() {
+	op.update(func(*Snapshot) {})
+	if closed {
+		stop()
+		cancel()
+		op.finish(context.Cause(ctx))
+		return op
+	}
+	op.update(func(s *Snapshot) { s.Status = Running })
+	go func() {
+		defer t.wg.Done()
 		defer cancel()
 		defer stop()
 		op.finish(f(ctx, op))
-	})
+	}()
 	return op
 }
 

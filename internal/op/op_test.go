@@ -75,6 +75,29 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestStartAfterClose has an operation that is started too late end as a cancelled one,
+// and Close wait for nothing that begins after it.
+func TestStartAfterClose(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				table.Start(t.Context(), "Racing", Options{}, func(context.Context, *Operation) error { return nil }).Wait(t.Context())
+			}
+		})
+	}
+	table.Close()
+	wg.Wait()
+	o := table.Start(t.Context(), "Late", Options{}, func(context.Context, *Operation) error {
+		t.Error("it runs")
+		return nil
+	})
+	if s := o.Wait(t.Context()); s.Status != Cancelled {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestWaitTimesOut(t *testing.T) {
 	table := NewTable(func(Snapshot) {})
 	defer table.Close()

@@ -9,7 +9,8 @@ import (
 )
 
 func aliasEntry(a kiln.Alias) api.ImageAliasesEntry {
-	return api.ImageAliasesEntry{Name: a.Name, Description: a.Description, Target: a.Target.String(), Type: "container"}
+	return api.ImageAliasesEntry{Name: a.Name, Description: described(a.Description, a.Damage),
+		Target: a.Target.String(), Type: "container"}
 }
 
 func (s *Server) getAliases(w http.ResponseWriter, r *http.Request) (any, error) {

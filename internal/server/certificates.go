@@ -20,7 +20,7 @@ func certificate(c daemon.Client) api.Certificate {
 // certificatePut is what a certificate's ETag stands for.
 func certificatePut(c daemon.Client) api.CertificatePut {
 	return api.CertificatePut{Name: c.Name, Type: c.Type, Restricted: c.Restricted, Projects: orNone(c.Projects),
-		Certificate: c.PEM, Description: c.Description}
+		Certificate: c.PEM, Description: described(c.Description, c.Damage)}
 }
 
 func (s *Server) getCertificates(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -135,11 +135,13 @@ func (s *Server) changeCertificate(r *http.Request, change func(*daemon.Client))
 	if err != nil {
 		return err
 	}
-	if err := checkETag(r, certificatePut(c)); err != nil {
-		return err
-	}
-	change(&c)
-	return s.d.UpdateClient(r.Context(), c)
+	return s.d.UpdateClient(r.Context(), c.Fingerprint, func(c *daemon.Client) error {
+		if err := checkETag(r, certificatePut(*c)); err != nil {
+			return err
+		}
+		change(c)
+		return nil
+	})
 }
 
 func (s *Server) deleteCertificate(w http.ResponseWriter, r *http.Request) (any, error) {

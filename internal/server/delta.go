@@ -64,6 +64,9 @@ func (s *Server) baseFile(ctx context.Context, word string, public bool) (kiln.F
 		return kiln.File{}, err
 	}
 	for _, img := range list {
+		if img.Damage != "" {
+			continue
+		}
 		for _, f := range img.Files {
 			if f.Hash == hash {
 				return f, nil

@@ -16,7 +16,7 @@ import (
 // exportImage sends an image as it came: one file as it is, with ranges, or two as
 // parts of a form.
 func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error) {
-	img, err := s.image(r)
+	img, err := s.usableImage(r)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (s *Server) getImageFile(w http.ResponseWriter, r *http.Request) (any, erro
 
 // file finds the file of an image that a request names by its hash.
 func (s *Server) file(r *http.Request) (kiln.Image, kiln.File, error) {
-	img, err := s.image(r)
+	img, err := s.usableImage(r)
 	if err != nil {
 		return img, kiln.File{}, err
 	}

@@ -12,14 +12,18 @@ import (
 )
 
 func imagePut(img kiln.Image) api.ImagePut {
-	return api.ImagePut{AutoUpdate: img.AutoUpdate, Properties: orEmpty(img.Properties), Public: img.Public,
+	properties := orEmpty(img.Properties)
+	if img.Damage != "" {
+		properties["description"] = described("", img.Damage) // where every client shows it
+	}
+	return api.ImagePut{AutoUpdate: img.AutoUpdate, Properties: properties, Public: img.Public,
 		ExpiresAt: img.ExpiresAt, Profiles: orNone(img.Profiles)}
 }
 
 func image(img kiln.Image) api.Image {
 	aliases := make([]api.ImageAlias, 0, len(img.Aliases))
 	for _, a := range img.Aliases {
-		aliases = append(aliases, api.ImageAlias{Name: a.Name, Description: a.Description})
+		aliases = append(aliases, api.ImageAlias{Name: a.Name, Description: described(a.Description, a.Damage)})
 	}
 	return api.Image{
 		ImagePut: imagePut(img), Aliases: aliases, Architecture: img.Architecture, Cached: img.Cached, Filename: img.Filename,
@@ -113,6 +117,16 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	img, err := s.d.Images.PublicByPrefix(ctx, name)
 	if errors.Is(err, kiln.NotFound) {
 		return s.d.PullThrough(ctx, name, false)
+	}
+	return img, err
+}
+
+// usableImage is image for what needs more of it than its name. The error is Integrity
+// when its row is damaged.
+func (s *Server) usableImage(r *http.Request) (kiln.Image, error) {
+	img, err := s.image(r)
+	if err == nil {
+		err = img.Whole()
 	}
 	return img, err
 }

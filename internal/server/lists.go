@@ -26,6 +26,15 @@ func list[T any](r *http.Request, all []T, url func(T) string) (any, error) {
 	return objects, nil
 }
 
+// described is the description of something, or what is wrong with its row: where
+// clients of every kind show it.
+func described(text, damage string) string {
+	if damage == "" {
+		return text
+	}
+	return "damaged: " + damage
+}
+
 func orEmpty[V any](m map[string]V) map[string]V {
 	if m == nil {
 		return map[string]V{}

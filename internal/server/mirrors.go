@@ -11,12 +11,13 @@ func (s *Server) getMirrors(w http.ResponseWriter, r *http.Request) (any, error)
 	all, err := s.d.Mirrors(r.Context())
 	mirrors := []api.Mirror{}
 	for _, m := range all {
-		mirrors = append(mirrors, api.Mirror{LastRunAt: m.LastRunAt, LastError: m.LastError, MirrorsPost: api.MirrorsPost{
-			Name: m.Name, Server: m.Remote.Server, Protocol: m.Remote.Protocol, Certificate: m.Remote.Certificate,
-			Filters: orNone(m.Filters), Keep: m.Keep,
-			PullThrough: m.PullThrough, Public: m.Public, RemoteAccess: api.RemoteAccess{CA: m.Remote.CA,
-				Mirrors: m.Remote.Mirrors, Proxy: m.Remote.Proxy},
-		}})
+		mirrors = append(mirrors, api.Mirror{LastRunAt: m.LastRunAt, LastError: described(m.LastError, m.Damage),
+			MirrorsPost: api.MirrorsPost{
+				Name: m.Name, Server: m.Remote.Server, Protocol: m.Remote.Protocol, Certificate: m.Remote.Certificate,
+				Filters: orNone(m.Filters), Keep: m.Keep,
+				PullThrough: m.PullThrough, Public: m.Public, RemoteAccess: api.RemoteAccess{CA: m.Remote.CA,
+					Mirrors: m.Remote.Mirrors, Proxy: m.Remote.Proxy},
+			}})
 	}
 	return mirrors, err
 }

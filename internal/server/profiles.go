@@ -14,8 +14,8 @@ func profile(p daemon.Profile) api.Profile {
 	for _, n := range p.UsedBy {
 		used = append(used, "/1.0/instances/"+n)
 	}
-	return api.Profile{Name: p.Name, Description: p.Description, Config: orEmpty(p.Config), Devices: orEmpty(p.Devices),
-		UsedBy: used}
+	return api.Profile{Name: p.Name, Description: described(p.Description, p.Damage), Config: orEmpty(p.Config),
+		Devices: orEmpty(p.Devices), UsedBy: used}
 }
 
 func (s *Server) getProfiles(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -41,13 +41,13 @@ func (s *Server) postProfiles(w http.ResponseWriter, r *http.Request) (any, erro
 }
 
 // profilePut is what a profile's ETag stands for.
-func profilePut(p daemon.Profile) api.ProfilePut {
+func profilePut(p db.Profile) api.ProfilePut {
 	return api.ProfilePut{Description: p.Description, Config: orEmpty(p.Config), Devices: orEmpty(p.Devices)}
 }
 
 func (s *Server) getProfile(w http.ResponseWriter, r *http.Request) (any, error) {
 	p, err := s.d.Profile(r.Context(), r.PathValue("name"))
-	return tagged{profile(p), profilePut(p)}, err
+	return tagged{profile(p), profilePut(p.Profile)}, err
 }
 
 func (s *Server) putProfile(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -78,7 +78,7 @@ func (s *Server) patchProfile(w http.ResponseWriter, r *http.Request) (any, erro
 }
 
 func (s *Server) changeProfile(r *http.Request, change func(api.ProfilePut) api.ProfilePut) (any, error) {
-	warnings, err := s.d.UpdateProfile(r.Context(), r.PathValue("name"), func(p daemon.Profile) (db.Profile, error) {
+	warnings, err := s.d.UpdateProfile(r.Context(), r.PathValue("name"), func(p db.Profile) (db.Profile, error) {
 		if err := checkETag(r, profilePut(p)); err != nil {
 			return db.Profile{}, err
 		}

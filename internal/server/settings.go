@@ -10,6 +10,11 @@ import (
 
 func (s *Server) settings(r *http.Request) (map[string]any, error) {
 	set, err := s.d.Settings(r.Context())
+	return serverConfig(set), err
+}
+
+// serverConfig is what is set as the wire has it.
+func serverConfig(set map[string]string) map[string]any {
 	config := map[string]any{}
 	for k, v := range set {
 		config[k] = v
@@ -17,7 +22,7 @@ func (s *Server) settings(r *http.Request) (map[string]any, error) {
 			config[k] = true
 		}
 	}
-	return config, err
+	return config
 }
 
 func (s *Server) putServer(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -33,13 +38,6 @@ func (s *Server) changeServer(r *http.Request, replace bool) error {
 	if err := readJSON(r, &put); err != nil {
 		return err
 	}
-	old, err := s.settings(r)
-	if err != nil {
-		return err
-	}
-	if err := checkETag(r, old); err != nil {
-		return err
-	}
 	change := map[string]string{}
 	for k, v := range put.Config {
 		text, ok := v.(string)
@@ -51,5 +49,6 @@ func (s *Server) changeServer(r *http.Request, replace bool) error {
 		}
 		change[k] = text
 	}
-	return s.d.SetSettings(r.Context(), change, replace)
+	check := func(set map[string]string) error { return checkETag(r, serverConfig(set)) }
+	return s.d.SetSettingsIf(r.Context(), check, change, replace)
 }

@@ -11,9 +11,10 @@ import (
 
 func wireSnapshot(s instance.Snapshot) api.InstanceSnapshot {
 	return api.InstanceSnapshot{
-		Architecture: s.Architecture, Config: orEmpty(s.Options), CreatedAt: s.CreatedAt, Description: s.Description,
-		Devices:   orEmpty(s.Devices),
-		Ephemeral: s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices),
+		Architecture: s.Architecture, Config: orEmpty(s.Options), CreatedAt: s.CreatedAt,
+		Description: described(s.Description, s.Damage),
+		Devices:     orEmpty(s.Devices),
+		Ephemeral:   s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices),
 		ExpiresAt:  s.ExpiresAt.UTC(),
 		LastUsedAt: s.LastUsedAt, Name: s.Name, Profiles: orNone(s.Profiles), Size: s.Size,
 	}

@@ -40,11 +40,14 @@ func (s *Server) rollBackAlias(w http.ResponseWriter, r *http.Request) (any, err
 
 // getDiff tells what one image has that another hasn't.
 func (s *Server) getDiff(w http.ResponseWriter, r *http.Request) (any, error) {
-	before, err := s.image(r)
+	before, err := s.usableImage(r)
 	if err != nil {
 		return nil, err
 	}
 	after, err := s.d.Images.ByPrefix(r.Context(), r.PathValue("other"))
+	if err == nil {
+		err = after.Whole()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,9 @@ func (s *Store) aliasVersion(ctx context.Context, word string, public bool) (kil
 		return kiln.Alias{}, missing
 	}
 	fp := versions[n].Fingerprint
+	if fp.IsZero() { // its row is damaged
+		return kiln.Alias{}, missing
+	}
 	list, err := s.db.Images(ctx, db.ImageQuery{Fingerprint: fp, Public: public})
 	if err == nil && len(list) == 0 {
 		err = missing
@@ -98,7 +101,8 @@ func (s *Store) CreateAlias(ctx context.Context, a kiln.Alias) error {
 func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 	old, err := tx.Alias(ctx, a.Name)
 	switch {
-	case err == nil && old.Target == a.Target && (a.Description == "" || a.Description == old.Description):
+	case err == nil && old.Damage == "" && old.Target == a.Target &&
+		(a.Description == "" || a.Description == old.Description):
 		return nil
 	case err == nil && old.Target != a.Target && !move:
 		return kiln.Errorf(kiln.Conflict, "Alias %q already exists", a.Name)
@@ -119,22 +123,26 @@ func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 // pointTo writes an alias that pointed to another image before. Whoever gives an image a
 // name wants to keep it, also if it was only cached.
 func pointTo(ctx context.Context, tx *db.Tx, before kiln.Fingerprint, a kiln.Alias) error {
-	if err := tx.SetAlias(ctx, a); err != nil {
-		return err
-	}
-	list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: a.Target})
+	img, err := whole(ctx, tx, a.Target)
 	if err != nil {
 		return err
 	}
-	for _, img := range list {
-		if img.Cached {
-			img.Cached = false
-			if err := tx.UpdateImage(ctx, img); err != nil {
-				return err
-			}
+	if err := tx.SetAlias(ctx, a); err != nil {
+		return err
+	}
+	if img.Cached {
+		img.Cached = false
+		if err := tx.UpdateImage(ctx, img); err != nil {
+			return err
 		}
 	}
 	return supersede(ctx, tx, before, a.Target)
+}
+
+// damagedAlias is why an alias can only be listed, deleted and made anew.
+func damagedAlias(a kiln.Alias) error {
+	return kiln.Errorf(kiln.Integrity, "alias %q can't be used: %s; delete it (kiln image alias delete %s) and create it "+
+		"again", a.Name, a.Damage, a.Name)
 }
 
 // UpdateAlias changes the target and the description of an alias, in one transaction,
@@ -145,6 +153,9 @@ func (s *Store) UpdateAlias(ctx context.Context, name string, change func(*kiln.
 		old, err := tx.Alias(ctx, name)
 		if err != nil {
 			return err
+		}
+		if old.Damage != "" { // what can't be read would be overwritten
+			return damagedAlias(old)
 		}
 		a = old
 		if err := change(&a); err != nil {

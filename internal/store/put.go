@@ -217,11 +217,11 @@ func (p *putter) image(given kiln.Image) kiln.Image {
 
 // applyTo lays what the user said over an image that is here already.
 func (p *putter) applyTo(tx *db.Tx, given kiln.Image) error {
-	list, err := tx.Images(p.ctx, db.ImageQuery{Fingerprint: p.fingerprint})
+	here, err := whole(p.ctx, tx, p.fingerprint)
 	if err != nil {
 		return err
 	}
-	return tx.UpdateImage(p.ctx, laidOver(list[0], given))
+	return tx.UpdateImage(p.ctx, laidOver(here, given))
 }
 
 // laidOver is an image that is here with what somebody says who brings it again.

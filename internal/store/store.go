@@ -46,7 +46,8 @@ func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store,
 	if err != nil {
 		return nil, err
 	}
-	lost, err := blobs.Sweep(func(fp kiln.Fingerprint) bool { return used[fp] > 0 })
+	unknown := used[kiln.Fingerprint{}] > 0 // which blobs damaged rows are of
+	lost, err := blobs.Sweep(func(fp kiln.Fingerprint) bool { return used[fp] > 0 || unknown })
 	if len(lost) > 0 && opts.Lost != nil {
 		opts.Lost(lost)
 	}
@@ -75,9 +76,20 @@ func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
 
 // Get gives one image, with its files. The error is NotFound.
 func (s *Store) Get(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
-	list, err := s.db.Images(ctx, db.ImageQuery{Fingerprint: fp, Files: true})
+	return imageOf(ctx, s.db, fp, true)
+}
+
+// imageOf gives one image of the rows, or of a transaction. The error is NotFound.
+func imageOf(ctx context.Context, rows interface {
+	Images(context.Context, db.ImageQuery) ([]kiln.Image, error)
+}, fp kiln.Fingerprint, files bool) (kiln.Image, error) {
+	missing := kiln.Errorf(kiln.NotFound, "Image not found")
+	if fp.IsZero() { // as damaged rows have it
+		return kiln.Image{}, missing
+	}
+	list, err := rows.Images(ctx, db.ImageQuery{Fingerprint: fp, Files: files})
 	if err == nil && len(list) == 0 {
-		err = kiln.Errorf(kiln.NotFound, "Image not found")
+		err = missing
 	}
 	if err != nil {
 		return kiln.Image{}, err
@@ -98,10 +110,22 @@ func (s *Store) PublicByPrefix(ctx context.Context, prefix string) (kiln.Image, 
 }
 
 // Find gives the image that a name means: an alias, or the beginning of a
-// fingerprint. Errors: NotFound (with what looks like it), Ambiguous.
+// fingerprint. Errors: NotFound (with what looks like it), Ambiguous, Integrity for one
+// whose row is damaged.
 func (s *Store) Find(ctx context.Context, name string) (kiln.Image, error) {
+	img, err := s.find(ctx, name)
+	if err == nil {
+		err = img.Whole()
+	}
+	return img, err
+}
+
+func (s *Store) find(ctx context.Context, name string) (kiln.Image, error) {
 	a, err := s.Alias(ctx, name)
 	if err == nil {
+		if a.Damage != "" {
+			return kiln.Image{}, damagedAlias(a)
+		}
 		return s.Get(ctx, a.Target)
 	}
 	if !errors.Is(err, kiln.NotFound) {
@@ -150,6 +174,9 @@ func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 		if img, err = s.Get(ctx, img.Fingerprint); err != nil {
 			return nil, err
 		}
+	}
+	if err := img.Whole(); err != nil {
+		return nil, err
 	}
 	return &stream{store: s, rest: img.Files}, nil
 }
@@ -211,17 +238,14 @@ func (s *stream) Close() error {
 }
 
 // Update changes what a user may change of an image, in one transaction.
-// Properties without a value are dropped. Errors: NotFound, those of change.
+// Properties without a value are dropped. Errors: NotFound, Integrity for a damaged row,
+// those of change.
 func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*kiln.Image) error) error {
 	return s.db.Tx(ctx, func(tx *db.Tx) error {
-		list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp})
+		img, err := whole(ctx, tx, fp)
 		if err != nil {
 			return err
 		}
-		if len(list) == 0 {
-			return kiln.Errorf(kiln.NotFound, "Image not found")
-		}
-		img := list[0]
 		before := maps.Clone(img.Properties)
 		if err := change(&img); err != nil {
 			return err
@@ -258,11 +282,14 @@ func (s *Store) DeleteIf(ctx context.Context, fp kiln.Fingerprint, unwanted func
 	err error) {
 	var files []kiln.File
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
-		list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp, Files: true})
-		if err != nil || len(list) == 0 || !unwanted(list[0]) {
+		img, err := imageOf(ctx, tx, fp, true)
+		if errors.Is(err, kiln.NotFound) || err == nil && !unwanted(img) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		gone, files = true, list[0].Files
+		gone, files = true, img.Files
 		return tx.DeleteImage(ctx, fp)
 	})
 	if err != nil || !gone {
@@ -278,6 +305,9 @@ func (s *Store) dropUnused(ctx context.Context, files []kiln.File) error {
 	used, err := s.db.Blobs(ctx)
 	if err != nil {
 		return err
+	}
+	if used[kiln.Fingerprint{}] > 0 {
+		return nil // nobody knows which files a damaged row is of
 	}
 	var errs []error
 	for _, f := range files {

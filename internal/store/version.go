@@ -35,7 +35,7 @@ func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error 
 	if old.IsZero() || old == now {
 		return nil
 	}
-	img, err := one(ctx, tx, now)
+	img, err := whole(ctx, tx, now)
 	if err != nil {
 		return err
 	}
@@ -45,8 +45,8 @@ func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error 
 			return err
 		}
 	}
-	was, err := one(ctx, tx, old)
-	if errors.Is(err, kiln.NotFound) || err == nil && len(was.Aliases) > 0 {
+	was, err := imageOf(ctx, tx, old, false)
+	if errors.Is(err, kiln.NotFound) || err == nil && (len(was.Aliases) > 0 || was.Damage != "") {
 		return nil
 	}
 	if err != nil {
@@ -56,16 +56,14 @@ func supersede(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error 
 	return tx.UpdateImage(ctx, was)
 }
 
-// one gives an image without its files. The error is NotFound.
-func one(ctx context.Context, tx *db.Tx, fp kiln.Fingerprint) (kiln.Image, error) {
-	list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp})
-	if err == nil && len(list) == 0 {
-		err = kiln.Errorf(kiln.NotFound, "Image not found")
+// whole gives an image, without its files, that is to be used or changed. Errors:
+// NotFound, Integrity when its row is damaged.
+func whole(ctx context.Context, tx *db.Tx, fp kiln.Fingerprint) (kiln.Image, error) {
+	img, err := imageOf(ctx, tx, fp, false)
+	if err == nil {
+		err = img.Whole()
 	}
-	if err != nil {
-		return kiln.Image{}, err
-	}
-	return list[0], nil
+	return img, err
 }
 
 // RollBack points an alias to the image that it pointed to n versions ago, and gives
@@ -90,7 +88,7 @@ func (s *Store) RollBack(ctx context.Context, name string, n int) (from, to kiln
 			return kiln.Errorf(kiln.NotFound, "%s has no version %d to go back to: it has %d; see: kiln image history %s", name,
 				n, len(versions), name)
 		}
-		to, err = one(ctx, tx, versions[n].Fingerprint)
+		to, err = whole(ctx, tx, versions[n].Fingerprint)
 		if errors.Is(err, kiln.NotFound) {
 			err = kiln.Errorf(kiln.NotFound, "%s can't go back to version %d: its image %s was deleted "+
 				"(images.keep_versions says how many are kept); see: kiln image history %s", name, n,
@@ -99,7 +97,7 @@ func (s *Store) RollBack(ctx context.Context, name string, n int) (from, to kiln
 		if err != nil {
 			return err
 		}
-		if from, err = one(ctx, tx, a.Target); err != nil {
+		if from, err = imageOf(ctx, tx, a.Target, false); err != nil {
 			return err
 		}
 		a.Target = to.Fingerprint
@@ -116,8 +114,8 @@ func (s *Store) RollBack(ctx context.Context, name string, n int) (from, to kiln
 func handBack(ctx context.Context, tx *db.Tx, versions []Version, to *kiln.Image) error {
 	to.ReplacedBy, to.ReplacedAt = kiln.Fingerprint{}, time.Time{}
 	for n, v := range versions {
-		img, err := one(ctx, tx, v.Fingerprint)
-		if errors.Is(err, kiln.NotFound) || v.Fingerprint == to.Fingerprint {
+		img, err := whole(ctx, tx, v.Fingerprint)
+		if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Integrity) || v.Fingerprint == to.Fingerprint {
 			continue
 		}
 		if err != nil {
@@ -164,15 +162,17 @@ func replace(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
 	if old.IsZero() || old == now {
 		return nil
 	}
-	before, err := tx.Images(ctx, db.ImageQuery{Fingerprint: old})
-	if err != nil || len(before) == 0 {
-		return err // deleted meanwhile
+	was, err := whole(ctx, tx, old)
+	if errors.Is(err, kiln.NotFound) {
+		return nil // deleted meanwhile
 	}
-	after, err := tx.Images(ctx, db.ImageQuery{Fingerprint: now})
 	if err != nil {
 		return err
 	}
-	was, img := before[0], after[0]
+	img, err := whole(ctx, tx, now)
+	if err != nil {
+		return err
+	}
 	maps.Copy(img.Properties, was.Own)
 	dropEmpty(img.Properties)
 	img.Own, img.Public, img.AutoUpdate, img.Cached = was.Own, was.Public, was.AutoUpdate, was.Cached
@@ -202,14 +202,11 @@ func (s *Store) Apply(ctx context.Context, fp kiln.Fingerprint, given kiln.Image
 		}
 	}
 	return s.db.Tx(ctx, func(tx *db.Tx) error {
-		list, err := tx.Images(ctx, db.ImageQuery{Fingerprint: fp})
-		if err == nil && len(list) == 0 {
-			err = kiln.Errorf(kiln.NotFound, "Image not found")
-		}
+		here, err := whole(ctx, tx, fp)
 		if err != nil {
 			return err
 		}
-		img := laidOver(list[0], given)
+		img := laidOver(here, given)
 		if given.Profiles != nil {
 			img.Profiles = given.Profiles
 		}
