@@ -366,9 +366,10 @@ func (c *copying) relay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	damaged := has && c.damaged(ctx)
 	src := carried{Source: c.src, app: c.app, what: "Copying the image", from: c.img, img: img, size: c.img.Size}
-	got, err := kiln.Copy(ctx, images, src, c.typed)
-	if err != nil {
+	got, err := kiln.Copy(ctx, known{images, has && !damaged}, src, c.typed)
+	if err != nil && !(damaged && errors.Is(err, kiln.Conflict)) { // it is there, and was mended
 		return err
 	}
 	if kilnServer && !has {
@@ -376,3 +377,27 @@ func (c *copying) relay(ctx context.Context) error {
 	}
 	return c.nameIt(ctx, c.aliases, got.Fingerprint.String())
 }
+
+// damaged reports whether the target's copy of the image is damaged, as far as the target
+// can tell. Then it is sent again.
+func (c *copying) damaged(ctx context.Context) bool {
+	if !slices.Contains(c.server.APIExtensions, "kiln_image_verify") {
+		return false
+	}
+	err := c.to.Change(ctx, http.MethodPost, imagePath(api.Image{Fingerprint: c.img.Fingerprint.String()})+"/verify",
+		struct{}{}, "")
+	if !errors.Is(err, kiln.Integrity) {
+		return false
+	}
+	c.app.remark("%v; sending it again", err)
+	return true
+}
+
+// known are the images of a server that was asked already whether it has the one to copy.
+type known struct {
+	client.Images
+	has bool
+}
+
+// Has implements kiln.Sink.
+func (k known) Has(context.Context, kiln.Fingerprint) (bool, error) { return k.has, nil }
