@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -125,6 +126,28 @@ func TestGoesOnAtOnce(t *testing.T) {
 	if got, err := read(t, c, File{URLs: []string{serve(t, s)}, Size: 4 << 20}); err != nil ||
 		!bytes.Equal(got, s.content) {
 		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// TestNothingIsCompressedOnTheWay asks a server that compresses what it sends to whoever
+// takes that: lengths, offsets and hashes are those of the file, so nobody may.
+func TestNothingIsCompressedOnTheWay(t *testing.T) {
+	s := &bad{content: content(1 << 20)}
+	var compressed atomic.Int64
+	url := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			s.ServeHTTP(w, r)
+			return
+		}
+		compressed.Add(1)
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		_, _ = z.Write(s.content)
+		_ = z.Close()
+	}))
+	got, err := read(t, client(t), File{URLs: []string{url}, Size: 1 << 20})
+	if err != nil || !bytes.Equal(got, s.content) || compressed.Load() > 0 {
+		t.Errorf("%d bytes, %v; %d answers were compressed", len(got), err, compressed.Load())
 	}
 }
 

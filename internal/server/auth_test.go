@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"math/big"
 	"net/http"
@@ -114,6 +115,18 @@ func TestClients(t *testing.T) {
 	} {
 		if w := p.ask(c.who, c.method, c.path, "{}"); w.Code != c.status {
 			t.Errorf("%s %s as %s: %d, want %d", c.method, c.path, c.who.Subject, w.Code, c.status)
+		}
+	}
+	// Nor do untrusted and restricted clients let anybody in.
+	for _, who := range []*x509.Certificate{nil, clientCert(t)} {
+		if w := p.ask(who, "POST", "/1.0/certificates", `{"name":"x","token":true}`); w.Code != http.StatusForbidden {
+			t.Errorf("a token for an untrusted client: %d %s", w.Code, w.Body)
+		}
+	}
+	for _, body := range []string{`{"name":"x","token":true}`, `{"name":"x"}`,
+		`{"certificate":"` + base64.StdEncoding.EncodeToString(clientCert(t).Raw) + `"}`} {
+		if w := p.ask(guest, "POST", "/1.0/certificates", body); w.Code != http.StatusForbidden {
+			t.Errorf("%s by a restricted client: %d %s", body, w.Code, w.Body)
 		}
 	}
 	if w := p.ask(nil, "GET", "/1.0", ""); !strings.Contains(w.Body.String(), `"untrusted"`) ||
