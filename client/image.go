@@ -23,6 +23,9 @@ type Images struct {
 	*Client
 	Cached   bool        // Put brings what nobody asked to keep
 	Expected http.Header // by which a server that expects an image knows it; nil: it trusts the client
+
+	// Warn is called with what the server says of an image that Put brought; may be nil.
+	Warn func(string)
 }
 
 // Images gives the images of the server.
@@ -147,6 +150,9 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 	}
 	secret, _ := op.Metadata["secret"].(string) // for who isn't trusted
 	done, err := i.wait(ctx, op.ID, secret)
+	if text, ok := done.Metadata["warning"].(string); ok && i.Warn != nil {
+		i.Warn(text)
+	}
 	if fp, ok := done.Metadata["fingerprint"].(string); ok {
 		var perr error
 		img.Fingerprint, perr = kiln.ParseFingerprint(fp)

@@ -148,6 +148,10 @@ func fixtures(t *testing.T) string {
 		formattest.File{Name: "rootfs/../../etc/passwd", Body: "x"}))
 	write("nodate.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: amd64\n"},
 		formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755}))
+	write("sloppy.tar", formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: amd64\n" +
+		"creation_date: 1458040200.5\nproperties:\n  os: a\n  os: b\n"},
+		formattest.File{Name: "rootfs/lib", Type: '2', Link: "/usr/lib"}, formattest.File{Name: "rootfs/lib/x", Body: "x"},
+		formattest.File{Name: "rootfs/srv/null", Type: '3'}))
 	tree := filepath.Join(dir, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		t.Fatal(err)

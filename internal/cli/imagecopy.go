@@ -354,6 +354,7 @@ func (c *copying) target(ctx context.Context) (api.ImagesPostSource, error) {
 // relay carries the image through the client.
 func (c *copying) relay(ctx context.Context) error {
 	images := c.to.Images()
+	images.Warn = c.app.warn
 	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
 		Properties: c.img.Properties, Profiles: c.put.Profiles}
 	kilnServer := c.movesAliases()

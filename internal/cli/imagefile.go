@@ -87,7 +87,9 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 			total = -1
 		}
 	}
-	got, err := kiln.Copy(ctx, at.Images(), carried{Source: src, app: a, what: "Importing " + found.Filename, from: found,
+	images := at.Images()
+	images.Warn = a.warn
+	got, err := kiln.Copy(ctx, images, carried{Source: src, app: a, what: "Importing " + found.Filename, from: found,
 		img: img, size: total}, "")
 	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
 		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err,

@@ -38,7 +38,7 @@ func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.
 			"attempt resumes it")
 	}
 	if warning, ok := final.Metadata["warning"].(string); ok {
-		a.remark("kiln: warning: %s", warning)
+		a.warn(warning)
 	}
 	for k, v := range op.Resources {
 		if final.Resources == nil {
@@ -50,6 +50,8 @@ func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.
 	}
 	return final, err
 }
+
+func (a *app) warn(text string) { a.remark("kiln: warning: %s", text) }
 
 // followInterval is how often an operation is asked how it goes.
 const followInterval = 250 * time.Millisecond

@@ -26,16 +26,19 @@ type ImportSpec struct {
 	ExpiresAt   time.Time
 	Cached      bool   // nobody asked to keep it
 	Secret      string // of who brings it without being trusted
+
+	warn func(string) // see store.PutOptions
 }
 
 // ImportImage reads s to its end into the store, whose bytes must be there when
 // it returns: it ends with ctx. The operation it gives is over at once; its
 // metadata has the "fingerprint" and the "size" of the image, also when it
-// failed because the image was there already. Who brought it with a secret waits
+// failed because the image was there already, and a "warning" if need be. Who brought it with a secret waits
 // for the operation with that.
 func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream) *op.Operation {
-	img, err := kiln.Copy(ctx, keeper{d: d, spec: spec}, brought{s}, spec.Filename)
 	meta := map[string]any{}
+	spec.warn = func(text string) { meta["warning"] = text }
+	img, err := kiln.Copy(ctx, keeper{d: d, spec: spec}, brought{s}, spec.Filename)
 	if spec.Secret != "" {
 		meta["secret"] = spec.Secret
 		if errors.Is(err, kiln.Conflict) && !img.Fingerprint.IsZero() {
@@ -85,7 +88,7 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 	if err := d.checkProfiles(ctx, profiles); err != nil {
 		return kiln.Image{}, err
 	}
-	options := store.PutOptions{MoveAliases: spec.MoveAliases, KeepExisting: k.keepExisting}
+	options := store.PutOptions{MoveAliases: spec.MoveAliases, KeepExisting: k.keepExisting, Warn: spec.warn}
 	got, err := d.Images.With(options).Put(ctx, kiln.Image{
 		Fingerprint: spec.Fingerprint, Filename: spec.Filename, Public: spec.Public, AutoUpdate: spec.AutoUpdate,
 		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt,

@@ -236,7 +236,8 @@ func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img 
 	life := event.WithRequestor(d.ctx, event.RequestorOf(ctx))
 	got, err := d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
 		report func(string, int64)) (kiln.Image, error) {
-		return d.download(ctx, spec, img, download{options.replaces, again, report})
+		warn := func(text string) { d.warn(o, text) }
+		return d.download(ctx, spec, img, download{options.replaces, again, report, warn})
 	})
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
@@ -281,6 +282,7 @@ type download struct {
 	replaces kiln.Fingerprint
 	again    bool // though the image is here, and with no help of what is here
 	report   func(string, int64)
+	warn     func(string)
 }
 
 // download moves the bytes. What another attempt can fix is attempted: an index that was
@@ -305,7 +307,7 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, ho
 	if how.again {
 		access.Base, access.Seeds = nil, nil
 	}
-	sink := receiver{d.Images.With(store.PutOptions{Replaces: how.replaces}), spec, how.again}
+	sink := receiver{d.Images.With(store.PutOptions{Replaces: how.replaces, Warn: how.warn}), spec, how.again}
 	for again := false; ; {
 		src, err := d.remotes.Open(spec.Remote, access)
 		if err != nil {

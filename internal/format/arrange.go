@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,8 @@ type Layout struct {
 	// Synthesised is a metadata tarball to put in front of the files: they
 	// were a root filesystem without one.
 	Synthesised []byte
+	// Warnings say what of the image instances won't have as it is in the files.
+	Warnings []string
 }
 
 // Swapped reports whether the files came as rootfs, metadata.
@@ -33,13 +36,30 @@ func Arrange(facts []Facts) (Layout, error) {
 				which(n, facts))
 		}
 	}
+	var l Layout
+	var err error
 	switch len(facts) {
 	case 1:
-		return arrangeOne(facts[0])
+		l, err = arrangeOne(facts[0])
 	case 2:
-		return arrangeTwo(facts)
+		l, err = arrangeTwo(facts)
+	default:
+		err = kiln.Errorf(kiln.Invalid, "an image has one or two files, not %d", len(facts))
 	}
-	return Layout{}, kiln.Errorf(kiln.Invalid, "an image has one or two files, not %d", len(facts))
+	if err == nil {
+		l.warn(facts)
+	}
+	return l, err
+}
+
+func (l *Layout) warn(facts []Facts) {
+	l.Warnings = slices.Clone(l.Metadata.Warnings)
+	for _, f := range facts {
+		if f.nodes > 0 {
+			l.Warnings = append(l.Warnings, fmt.Sprintf("device nodes outside of /dev are left out: %.100q, %d in all", f.node,
+				f.nodes))
+		}
+	}
 }
 
 func which(n int, facts []Facts) string {

@@ -32,6 +32,8 @@ type Facts struct {
 	stray     string // where a metadata.yaml is that should be at the top
 	vm        bool   // it is a disk of a virtual machine
 	outside   error  // of a hard link that a unified image may not have
+	nodes     int    // device nodes outside of dev/, which are left out …
+	node      string // … and the first of them
 }
 
 // Inspect reads one file of an image from r to its end, while it is being
@@ -131,6 +133,12 @@ func (i *inspector) metadata(e *archive.Entry, r io.Reader) error {
 // system looks at the files that tell what system a tree is.
 func (i *inspector) system(p string, e *archive.Entry, r io.Reader) error {
 	switch e.Type {
+	case archive.CharDevice, archive.BlockDevice:
+		if !strings.HasPrefix(p, "dev/") {
+			if i.nodes++; i.nodes == 1 {
+				i.node = p
+			}
+		}
 	case archive.Symlink:
 		if path.Base(p) == "sh" && len(i.links) < maxLinks {
 			i.links[p] = e.Link

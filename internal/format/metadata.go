@@ -5,6 +5,7 @@ package format
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -26,6 +27,9 @@ type Metadata struct {
 	ExpiryDate   int64                `yaml:"expiry_date,omitempty"`
 	Properties   map[string]string    `yaml:"properties,omitempty"`
 	Templates    map[string]*Template `yaml:"templates,omitempty"` // by path of the file made
+
+	// Warnings say what ParseMetadata read otherwise than it is written, or left out.
+	Warnings []string `yaml:"-"`
 }
 
 // A Template says when and how one file is made.
@@ -53,28 +57,41 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is not YAML: %w", err)
 	}
-	plain, err := plainTree(&doc)
+	plain, warnings, err := plainTree(&doc)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml %w", err)
 	}
 	if err := checkTree(plain); err != nil {
 		return nil, err
 	}
-	wholeSeconds(plain)
+	wholeSeconds(plain, &warnings)
 	var m Metadata
 	if err := plain.Decode(&m); err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %w", err)
 	}
-	for _, t := range m.Templates {
-		if t != nil {
-			t.When = slices.DeleteFunc(t.When, func(w string) bool { return !slices.Contains(triggers, w) })
+	for _, file := range slices.Sorted(maps.Keys(m.Templates)) {
+		if t := m.Templates[file]; t != nil {
+			t.When = knownTriggers(file, t.When, &warnings)
 		}
 	}
+	m.Warnings = warnings
 	return &m, m.Check()
 }
 
+// knownTriggers leaves out what a file is never made at.
+func knownTriggers(file string, when []string, warn *warnings) []string {
+	return slices.DeleteFunc(when, func(w string) bool {
+		known := slices.Contains(triggers, w)
+		if !known {
+			warn.add("metadata.yaml: the template of %.100q is for %.100q, which never happens; it can be for %s", file, w,
+				strings.Join(triggers, ", "))
+		}
+		return !known
+	})
+}
+
 // wholeSeconds takes the fractions off the dates.
-func wholeSeconds(doc *yaml.Node) {
+func wholeSeconds(doc *yaml.Node, warn *warnings) {
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
 		return
 	}
@@ -85,6 +102,8 @@ func wholeSeconds(doc *yaml.Node) {
 			continue
 		}
 		if f, err := strconv.ParseFloat(value.Value, 64); err == nil && f >= 0 && f <= lastYear {
+			warn.add("metadata.yaml line %d: %s is in whole seconds; the fraction of %.100s is dropped", value.Line, key,
+				value.Value)
 			value.Tag, value.Value = "!!int", strconv.FormatInt(int64(f), 10)
 		}
 	}

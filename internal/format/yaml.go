@@ -2,6 +2,7 @@ package format
 
 import (
 	"fmt"
+	"slices"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -13,13 +14,33 @@ const (
 )
 
 // plainer rewrites a tree of YAML.
-type plainer struct{ values int }
+type plainer struct {
+	values   int
+	warnings warnings
+}
+
+// warnings are what people may want to mend, of which there may be many.
+type warnings []string
+
+const maxWarnings = 20
+
+func (w *warnings) add(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	switch {
+	case len(*w) > maxWarnings, slices.Contains(*w, text):
+	case len(*w) == maxWarnings:
+		*w = append(*w, "there is more of the kind")
+	default:
+		*w = append(*w, text)
+	}
+}
 
 // plainTree gives a document without anchors, merge keys and equal keys, the last of
-// which counts. The error begins with the line.
-func plainTree(doc *yaml.Node) (*yaml.Node, error) {
+// which counts, with a warning. The error begins with the line.
+func plainTree(doc *yaml.Node) (*yaml.Node, warnings, error) {
 	p := &plainer{}
-	return p.plain(doc, 0)
+	plain, err := p.plain(doc, 0)
+	return plain, p.warnings, err
 }
 
 func (p *plainer) plain(n *yaml.Node, depth int) (*yaml.Node, error) {
@@ -58,6 +79,7 @@ func (p *plainer) mapping(out, n *yaml.Node, depth int) error {
 			at[key.Value] = len(out.Content)
 			out.Content = append(out.Content, key, value)
 		case over:
+			p.warnings.add("metadata.yaml line %d: the key %.100q was there before; the last one counts", key.Line, key.Value)
 			out.Content[i], out.Content[i+1] = key, value
 		}
 	}

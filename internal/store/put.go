@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -27,6 +28,9 @@ type PutOptions struct {
 	// KeepExisting leaves an image that is here already as it is: nothing given is
 	// applied to it.
 	KeepExisting bool
+	// Warn is called with what of the image is not as its maker may think; nil: nobody
+	// wants to know.
+	Warn func(string)
 }
 
 // With gives the same store whose Put behaves otherwise.
@@ -65,6 +69,9 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 	}
 	if err := p.arrange(); err != nil {
 		return kiln.Image{}, err
+	}
+	if s.put.Warn != nil && len(p.layout.Warnings) > 0 {
+		s.put.Warn(strings.Join(p.layout.Warnings, "; "))
 	}
 	if !img.Fingerprint.IsZero() && img.Fingerprint != p.fingerprint {
 		for _, w := range p.writers {

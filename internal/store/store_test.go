@@ -566,3 +566,28 @@ func BenchmarkTenThousand(b *testing.B) {
 		}
 	})
 }
+
+// TestWarn has an image that isn't all that its files say, and one that is.
+func TestWarn(t *testing.T) {
+	s := open(t, t.TempDir())
+	var said []string
+	warned := s.With(PutOptions{Warn: func(text string) { said = append(said, text) }})
+	sloppy := formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: formattest.Metadata + "properties: {os: x}\n"},
+		formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755}, formattest.File{Name: "rootfs/node", Type: '3'})
+	for range 2 { // the second time it is a Conflict
+		img, err := warned.Put(t.Context(), kiln.Image{}, files(sloppy))
+		if err != nil && !errors.Is(err, kiln.Conflict) || img.Properties["os"] != "x" {
+			t.Errorf("%v: %v", err, img.Properties)
+		}
+	}
+	if len(said) != 2 || !strings.Contains(said[0], `"properties" was there before`) || !strings.Contains(said[0], `"node"`) {
+		t.Errorf("%q", said)
+	}
+	said = nil
+	if _, err := warned.Put(t.Context(), kiln.Image{}, files(formattest.Tiny(t, ""))); err != nil || said != nil {
+		t.Errorf("%v: %q", err, said)
+	}
+	if _, err := s.Put(t.Context(), kiln.Image{}, files(sloppy)); !errors.Is(err, kiln.Conflict) {
+		t.Error(err) // nobody wants to know
+	}
+}
