@@ -69,9 +69,12 @@ func (spec *CreateSpec) check() (err error) {
 
 // CreateInstance makes an instance, and starts it if asked to. What needs no other
 // server to be checked is checked before it returns; the operation does the work. The
-// name is in its resources. Errors: Invalid, NotFound, Conflict, Unsupported.
+// name is in its resources. Errors: Denied, Invalid, NotFound, Conflict, Unsupported.
 func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Operation, error) {
 	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	if err := d.instances.CheckAccess(ctx, spec.Config); err != nil {
 		return nil, err
 	}
 	name, release, err := d.instances.Claim(ctx, spec.Name)

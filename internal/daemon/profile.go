@@ -161,7 +161,9 @@ func (d *Daemon) DeleteProfile(ctx context.Context, name string) error {
 	return nil
 }
 
-// checkProfiles says which of the names is no profile. The error is Invalid.
+// checkProfiles says which of the names of profiles, which an image is to have, is none.
+// A restricted client can't have an image give others' instances access to the host.
+// Errors: Invalid, Denied.
 func (d *Daemon) checkProfiles(ctx context.Context, names []string) error {
 	rows, err := d.db.Profiles(ctx)
 	if err != nil {
@@ -177,7 +179,7 @@ func (d *Daemon) checkProfiles(ctx context.Context, names []string) error {
 				kiln.DidYouMean(n, slices.Collect(maps.Keys(known))))
 		}
 	}
-	return nil
+	return d.instances.CheckAccess(ctx, instance.Config{Profiles: names})
 }
 
 func profileURL(name string) string { return "/1.0/profiles/" + name }

@@ -132,7 +132,7 @@ func (d *Daemon) checkArrival(ctx context.Context, a *arrival, n instance.New) e
 		return kiln.Errorf(kiln.Unsupported, "the instance is for %s; this host runs %s", a.Architecture,
 			strings.Join(kiln.RunsOn(HostArch()), " and "))
 	}
-	if err := d.checkHostAccess(ctx, a); err != nil {
+	if err := d.instances.CheckAccess(ctx, n.Config); err != nil {
 		return err
 	}
 	t := a.Transfer
@@ -140,12 +140,16 @@ func (d *Daemon) checkArrival(ctx context.Context, a *arrival, n instance.New) e
 	if err := d.instances.CheckTransfer(ctx, t); err != nil {
 		return err
 	}
+	if err := d.checkHostAccess(ctx, a); err != nil {
+		return err
+	}
 	return d.instances.Check(ctx, n.Config)
 }
 
 // checkHostAccess refuses what the other server says of the instance that lets it reach
-// this host, unless the user wants it. What the user says is the user's own. The error
-// is Denied.
+// this host, unless the user wants it. What the user says of the copy is the user's own;
+// its snapshots are kept as they come, and a restored one has all that is in it. The
+// error is Denied.
 func (d *Daemon) checkHostAccess(ctx context.Context, a *arrival) error {
 	if a.spec.Source.HostAccess {
 		return nil
@@ -155,15 +159,21 @@ func (d *Daemon) checkHostAccess(ctx context.Context, a *arrival) error {
 		return err
 	}
 	var list []string
-	for _, s := range append([]kiln.InstanceState{a.InstanceState}, a.Snapshots...) {
-		options, devices := maps.Clone(s.Config), s.Devices
-		for k := range a.spec.Options {
-			delete(options, k)
+	copied := a.InstanceState
+	copied.Config = maps.Clone(copied.Config)
+	for k := range a.spec.Options {
+		delete(copied.Config, k)
+	}
+	if a.spec.Devices != nil {
+		copied.Devices = nil
+	}
+	for n, s := range append([]kiln.InstanceState{copied}, a.Snapshots...) {
+		for _, what := range instance.HostAccess(s.Config, s.Devices) {
+			if n > 0 {
+				what = "snapshot " + s.Name + ": " + what
+			}
+			list = append(list, what)
 		}
-		if a.spec.Devices != nil {
-			devices = nil
-		}
-		list = append(list, instance.HostAccess(options, devices)...)
 		for _, p := range profiles {
 			if a.spec.Profiles != nil || !slices.Contains(s.Profiles, p.Name) || p.Name == defaultProfile {
 				continue

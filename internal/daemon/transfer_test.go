@@ -255,6 +255,46 @@ func TestTransferHostAccess(t *testing.T) {
 			t.Fatalf("%s: %v, %v", what, list, err)
 		}
 	}
+	// What is said of the copy is not said of its snapshots, which can be restored.
+	for what, change := range map[string]func(*kiln.InstanceState, *CreateSpec){
+		"raw.lxc": func(s *kiln.InstanceState, spec *CreateSpec) {
+			s.Config, spec.Options = map[string]string{"raw.lxc": "lxc.hook.pre-start = /bin/id"}, map[string]string{"raw.lxc": ""}
+		},
+		"privileged": func(s *kiln.InstanceState, spec *CreateSpec) {
+			s.Config, spec.Options = map[string]string{"security.privileged": "1"},
+				map[string]string{"security.privileged": "false"}
+		},
+		"disk of the host": func(s *kiln.InstanceState, spec *CreateSpec) {
+			s.Devices, spec.Devices = disk, map[string]map[string]string{}
+		},
+	} {
+		mine, spec := tr, CreateSpec{Name: "c2"}
+		mine.Snapshots = append([]kiln.InstanceState{}, tr.Snapshots...)
+		change(&mine.Snapshots[0], &spec)
+		o := to.ReceiveInstance(t.Context(), spec, mine, carried(from, word, "c1", same))
+		if err := o.Wait(t.Context()).Err; !errors.Is(err, kiln.Denied) ||
+			!strings.Contains(err.Error(), "snapshot "+mine.Snapshots[0].Name) {
+			t.Errorf("%s in a snapshot: %v", what, err)
+		}
+	}
+	// A restricted client can't say --host-access, nor have what isn't asked of others.
+	guest := instance.Restricted(t.Context())
+	nesting := map[string]string{"security.nesting": "true"}
+	for what, change := range map[string]func(*kiln.Transfer, *CreateSpec){
+		"by the instance":   func(t *kiln.Transfer, _ *CreateSpec) { t.Config = map[string]string{"security.privileged": "true"} },
+		"by a snapshot":     func(t *kiln.Transfer, _ *CreateSpec) { t.Snapshots[0].Devices = disk },
+		"nesting":           func(t *kiln.Transfer, _ *CreateSpec) { t.Config = nesting },
+		"snapshot, nesting": func(t *kiln.Transfer, _ *CreateSpec) { t.Snapshots[0].Config = nesting },
+		"by the request":    func(_ *kiln.Transfer, spec *CreateSpec) { spec.Options = map[string]string{"raw.lxc": "x"} },
+	} {
+		mine, spec := tr, CreateSpec{Name: "c2", Source: Source{HostAccess: true}}
+		mine.Snapshots = append([]kiln.InstanceState{}, tr.Snapshots...)
+		change(&mine, &spec)
+		o := to.ReceiveInstance(guest, spec, mine, carried(from, word, "c1", same))
+		if err := o.Wait(t.Context()).Err; !errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), "restricted client") {
+			t.Errorf("restricted, %s: %v", what, err)
+		}
+	}
 	mine := tr
 	mine.Config = map[string]string{"security.privileged": "true"}
 	spec := CreateSpec{Name: "c2", Source: Source{HostAccess: true}}

@@ -51,6 +51,9 @@ func (f *Files) Close() error {
 // is done. What an existing instance may have lost since is asked for here: the
 // directories of this host that its disks show. Errors: Invalid, Unsupported.
 func (s *Set) Check(ctx context.Context, c Config) error {
+	if err := s.CheckAccess(ctx, c); err != nil { // first: the rest tells of the host
+		return err
+	}
 	if err := s.check(ctx, c); err != nil {
 		return err
 	}
@@ -83,8 +86,16 @@ func checkSources(devices map[string]map[string]string) error {
 }
 
 // Create makes an instance of files. What it says of profiles is checked once more with
-// its row, in one transaction. Errors: Conflict, Invalid.
+// its row, in one transaction. Errors: Conflict, Denied, Invalid.
 func (s *Set) Create(ctx context.Context, n New, f *Files) error {
+	if err := s.CheckAccess(ctx, n.Config); err != nil {
+		return err
+	}
+	for _, r := range f.snapshots {
+		if err := s.checkAccess(ctx, "its snapshot "+r.Name, snapshotConfig(r), Config{}); err != nil {
+			return err
+		}
+	}
 	options := map[string]string{}
 	for k, v := range n.Options {
 		if v != "" && !strings.HasPrefix(k, volatilePrefix) { // those of another instance mean nothing here

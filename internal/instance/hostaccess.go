@@ -1,12 +1,14 @@
 package instance
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 )
 
 // hostKeys begin the keys that are of the host whatever their value is.
@@ -40,4 +42,59 @@ func HostAccess(options map[string]string, devices map[string]map[string]string)
 		}
 	}
 	return list
+}
+
+type restrictedKey struct{}
+
+// Restricted marks the work of a restricted client: whatever verb it goes through, it
+// can't give an instance access to the host.
+func Restricted(ctx context.Context) context.Context {
+	return context.WithValue(ctx, restrictedKey{}, true)
+}
+
+// CheckAccess refuses the configuration of a new instance that a restricted client may
+// not give it. The error is Denied.
+func (s *Set) CheckAccess(ctx context.Context, c Config) error {
+	return s.checkAccess(ctx, "the instance", c, Config{})
+}
+
+// checkAccess refuses what lets an instance, or what is made of its snapshot, reach the
+// host, if ctx is a restricted client's work: of all that its options, devices and
+// profiles come to, but for what it has already, which somebody else gave it, and what
+// the default profile gives to everybody. The error is Denied.
+func (s *Set) checkAccess(ctx context.Context, who string, want, has Config) error {
+	if ctx.Value(restrictedKey{}) == nil {
+		return nil
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return err
+	}
+	all := func(c Config) (map[string]string, map[string]map[string]string) {
+		var used []Profile
+		for _, name := range c.Profiles {
+			used = append(used, profiles[name]) // none is as one without anything
+		}
+		return expand(c, used)
+	}
+	options, devices := all(want)
+	for _, given := range []Config{has, {Profiles: []string{"default"}}} {
+		o, d := all(given)
+		maps.DeleteFunc(options, func(k, v string) bool { return o[k] == v })
+		maps.DeleteFunc(devices, func(name string, v map[string]string) bool { return maps.Equal(v, d[name]) })
+	}
+	list := HostAccess(options, devices)
+	if kiln.IsTrue(options["security.nesting"]) {
+		list = append(list, "security.nesting") // which widens what of the kernel is in reach
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return kiln.Errorf(kiln.Denied, "not authorized: a restricted client can't give an instance access to the host; %s "+
+		"would have it: %s", who, strings.Join(list, ", "))
+}
+
+// snapshotConfig is the part of a snapshot that a restored instance has.
+func snapshotConfig(r db.Snapshot) Config {
+	return Config{Options: r.Config, Devices: r.Devices, Profiles: r.Profiles}
 }

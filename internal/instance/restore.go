@@ -12,7 +12,7 @@ import (
 
 // Restore makes an instance what it was at a snapshot, its files and its
 // configuration. One that runs is killed and started again. The snapshots stay.
-// Errors: NotFound, and those of Start.
+// Errors: NotFound, Denied, and those of Start.
 func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	unlock, err := s.names.lock(ctx, instance)
 	if err != nil {
@@ -25,6 +25,9 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	}
 	snap, err := s.wholeSnapshot(ctx, instance, name)
 	if err != nil {
+		return err
+	}
+	if err := s.checkAccess(ctx, "snapshot "+name, snapshotConfig(snap), i.Config); err != nil {
 		return err
 	}
 	runs := s.running(db.Instance{Config: i.Options}) != nil

@@ -150,6 +150,10 @@ func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
 			return kiln.Errorf(kiln.Invalid, "there are two snapshots %q", m.Name)
 		}
 		seen[m.Name] = true
+		c := Config{Options: m.Config, Devices: m.Devices, Profiles: m.Profiles}
+		if err := s.checkAccess(ctx, "its snapshot "+m.Name, c, Config{}); err != nil {
+			return err
+		}
 		if err := errors.Join(CheckOptions(m.Config), CheckDevices(m.Devices)); err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "snapshot %q: %w", m.Name, err)
 		}

@@ -15,7 +15,7 @@ import (
 // Update replaces what a user may change by what change makes of it; nobody else
 // changes it meanwhile. Keys that kiln keeps for itself, volatile.*, stay as they are.
 // Limits hold at once; the warnings say what takes effect later.
-// Errors: NotFound, Invalid, Conflict when the instance runs and can't have the change
+// Errors: NotFound, Denied, Invalid, Conflict when the instance runs and can't have the change
 // then, and change's.
 func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Config, error)) (warnings []string,
 	err error) {
@@ -34,6 +34,9 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	c, err := change(i)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.checkAccess(ctx, "the instance", c, i.Config); err != nil {
 		return nil, err
 	}
 	if err := s.check(ctx, c); err != nil {

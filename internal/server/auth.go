@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/instance"
 )
 
 // A caller is who sent a request.
@@ -48,6 +49,9 @@ func (s *Server) identify(r *http.Request) *http.Request {
 		}
 	}
 	ctx := event.WithRequestor(r.Context(), c.requestor(r))
+	if c.restricted {
+		ctx = instance.Restricted(ctx)
+	}
 	return r.WithContext(context.WithValue(ctx, callerKey{}, c))
 }
 

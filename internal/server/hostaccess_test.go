@@ -20,6 +20,7 @@ import (
 
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 )
@@ -85,6 +86,75 @@ func TestRestrictedHost(t *testing.T) {
 	if list := instance.HostAccess(map[string]string{"raw.idmap": "x", "raw.lxc": "", "user.x": "1"},
 		map[string]map[string]string{"root": {"type": "disk", "path": "/"}, "usb": {"type": "usb"}}); len(list) != 2 {
 		t.Errorf("%q", list)
+	}
+}
+
+// TestRestrictedRoundabout: a restricted client doesn't get to the host by what others
+// have configured either: their profiles, snapshots and instances, or an image that
+// somebody else starts.
+func TestRestrictedRoundabout(t *testing.T) {
+	p := start(t)
+	guest := guestOf(t, p)
+	admin := func(method, path, body string) {
+		t.Helper()
+		resp, b := p.do(method, path, body)
+		var a api.Response
+		if err := json.Unmarshal(b, &a); err != nil || resp.StatusCode >= 400 {
+			t.Fatalf("%s %s: %d %s", method, path, resp.StatusCode, b)
+		}
+		if a.Operation == "" {
+			return
+		}
+		if _, b := p.do("GET", a.Operation+"/wait", ""); !strings.Contains(string(b), `"Success"`) {
+			t.Fatalf("%s %s: %s", method, path, b)
+		}
+	}
+	const privileged = `{"config":{"security.privileged":"true"}}`
+	admin("POST", "/1.0/profiles", `{"name":"priv","config":{"security.privileged":"true"}}`)
+	admin("POST", "/1.0/profiles", `{"name":"tame","config":{"limits.memory":"1GiB"}}`)
+	for _, name := range []string{"plain", "former", "powerful"} {
+		admin("POST", "/1.0/instances", `{"name":"`+name+`","source":{"type":"none"}}`)
+	}
+	admin("PATCH", "/1.0/instances/powerful", privileged)
+	admin("PATCH", "/1.0/instances/former", privileged)
+	admin("POST", "/1.0/instances/former/snapshots", `{"name":"old"}`)
+	admin("PATCH", "/1.0/instances/former", `{"config":{"security.privileged":"false"}}`)
+	admin("POST", "/1.0/instances/former/snapshots", `{"name":"tame"}`)
+	fp := p.upload(formattest.Tiny(t, "a")).Metadata["fingerprint"].(string)
+
+	ask := func(method, path, body string) string {
+		w := p.ask(guest, method, path, body)
+		var a api.Response
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err == nil && a.Operation != "" {
+			w = p.ask(guest, "GET", a.Operation+"/wait", "")
+		}
+		return w.Body.String()
+	}
+	for _, c := range [][3]string{
+		{"POST", "/1.0/instances", `{"name":"x","profiles":["default","priv"],"source":{"type":"none"}}`},
+		{"PUT", "/1.0/instances/plain", `{"profiles":["default","priv"]}`},
+		{"PATCH", "/1.0/instances/plain", `{"profiles":["default","priv"]}`},
+		{"PUT", "/1.0/instances/former", `{"restore":"old"}`},
+		{"POST", "/1.0/instances", `{"name":"x","source":{"type":"copy","source":"powerful"}}`},
+		{"POST", "/1.0/instances", `{"name":"x","source":{"type":"copy","source":"former/old"}}`},
+		{"POST", "/1.0/instances", `{"name":"x","source":{"type":"copy","source":"former"}}`},
+		{"PUT", "/1.0/images/" + fp, `{"profiles":["priv"]}`}, {"PATCH", "/1.0/images/" + fp, `{"profiles":["default","priv"]}`},
+	} {
+		if answer := ask(c[0], c[1], c[2]); !strings.Contains(answer, "restricted client") {
+			t.Errorf("%s %s %s: %s", c[0], c[1], c[2], answer)
+		}
+	}
+	// The rest is theirs to do, also where somebody else gave an instance access.
+	for _, c := range [][3]string{
+		{"PATCH", "/1.0/instances/plain", `{"profiles":["default","tame"]}`},
+		{"PATCH", "/1.0/instances/powerful", `{"config":{"limits.memory":"1GiB"}}`},
+		{"POST", "/1.0/instances/powerful/snapshots", `{"name":"s"}`}, {"PUT", "/1.0/instances/powerful", `{"restore":"s"}`},
+		{"PUT", "/1.0/instances/former", `{"restore":"tame"}`}, {"PATCH", "/1.0/images/" + fp, `{"profiles":["tame"]}`},
+		{"POST", "/1.0/instances", `{"name":"y","source":{"type":"copy","source":"former","instance_only":true}}`},
+	} {
+		if answer := ask(c[0], c[1], c[2]); strings.Contains(answer, `"error_code":4`) || strings.Contains(answer, "Failure") {
+			t.Errorf("%s %s %s: %s", c[0], c[1], c[2], answer)
+		}
 	}
 }
 
