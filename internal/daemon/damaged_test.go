@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 )
 
-// TestDamagedRows has instances whose rows can't be read and one that names a
-// profile that isn't there: they are listed with the reason, can be deleted, and hide
+// TestDamagedRows has instances whose rows can't be read and one whose profile can't:
+// they are listed with the reason, can be deleted, and hide
 // nothing else.
 func TestDamagedRows(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "kiln")
@@ -23,7 +24,7 @@ func TestDamagedRows(t *testing.T) {
 		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Source: Source{Type: "image", Alias: "bb"}})
 		wait(t, o, err)
 	}
-	if err := d.Close(); err != nil {
+	if err := errors.Join(d.CreateProfile(t.Context(), db.Profile{Name: "hit"}), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	rows, err := sql.Open("sqlite3", filepath.Join(dir, databaseFile))
@@ -32,7 +33,8 @@ func TestDamagedRows(t *testing.T) {
 	}
 	for _, s := range []string{`UPDATE instances SET devices = '{"a' WHERE name = 'json'`,
 		`UPDATE instances SET config = '' WHERE name = 'config'`,
-		`UPDATE instances SET profiles = '["gone"]' WHERE name = 'profile'`} {
+		`UPDATE instances_profiles SET profile_id = (SELECT id FROM profiles WHERE name = 'hit') WHERE instance_id =
+			(SELECT id FROM instances WHERE name = 'profile')`, `UPDATE profiles SET config = '' WHERE name = 'hit'`} {
 		if _, err := rows.Exec(s); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +48,7 @@ func TestDamagedRows(t *testing.T) {
 	}
 	for _, i := range list {
 		why := map[string]string{"json": "devices is damaged", "config": "config is damaged",
-			"profile": `"gone" doesn't exist`}[i.Name]
+			"profile": `its profile "hit" can't be used`}[i.Name]
 		if (i.Status == instance.Broken) != (why != "") || !strings.Contains(i.Problem, why) {
 			t.Errorf("%s: %v, %q", i.Name, i.Status, i.Problem)
 		}

@@ -54,6 +54,7 @@ var damages = []struct {
 		"description": {noText}, "ephemeral": {noText, noTruth}, "running": {noText, noTruth}, "created_at": {noText, noTime},
 		"last_used_at": {noText, noTime}, "base": {noText, noHash}, "config": {noText, noJSON, "'{}'"},
 		"devices": {noText, noJSON}}},
+	{"instances_profiles", `instance_id = 2`, "", map[string][]string{"profile_id": {"999"}}},
 	{"instance_snapshots", `name = 'hit'`, `expires_at = '2000-01-01T00:00:00Z'`,
 		map[string][]string{"files": {noText}, "created_at": {noText, noTime}, "expires_at": {noText, noTime},
 			"last_used_at": {noText, noTime}, "architecture": {noText}, "description": {noText}, "ephemeral": {noText, noTruth},

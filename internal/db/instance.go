@@ -21,11 +21,13 @@ type Instance struct {
 	Damage                                string // what of the row can't be read; "": nothing
 }
 
-const instanceColumns = `name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices, profiles`
+// instanceColumns are those that Instance.values writes.
+const instanceColumns = `name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices`
 
-func (i *Instance) scan(row interface{ Scan(...any) error }) error {
+// scan reads the number of a row, and its instanceColumns.
+func (i *Instance) scan(row interface{ Scan(...any) error }, id *int64) error {
 	i.Damage = ""
-	return row.Scan(noted{"name", &i.Name, &i.Damage},
+	return row.Scan(id, noted{"name", &i.Name, &i.Damage},
 		noted{"type", instanceType(&i.Type), &i.Damage},
 		noted{"architecture", &i.Architecture, &i.Damage},
 		noted{"description", &i.Description, &i.Damage},
@@ -35,14 +37,13 @@ func (i *Instance) scan(row interface{ Scan(...any) error }) error {
 		noted{"last_used_at", timeColumn{&i.LastUsedAt}, &i.Damage},
 		noted{"base", hashColumn{&i.Base}, &i.Damage},
 		noted{"config", jsonColumn{&i.Config}, &i.Damage},
-		noted{"devices", jsonColumn{&i.Devices}, &i.Damage},
-		noted{"profiles", jsonColumn{&i.Profiles}, &i.Damage})
+		noted{"devices", jsonColumn{&i.Devices}, &i.Damage})
 }
 
 func (i *Instance) values() []any {
 	return []any{i.Name, i.Type, i.Architecture, i.Description, i.Ephemeral, i.Running,
 		timeText(i.CreatedAt), timeText(i.LastUsedAt), hashText(i.Base),
-		toJSON(orEmpty(i.Config)), toJSON(orEmpty(i.Devices)), toJSON(orNone(i.Profiles))}
+		toJSON(orEmpty(i.Config)), toJSON(orEmpty(i.Devices))}
 }
 
 func orEmpty[V any](m map[string]V) map[string]V {
@@ -62,37 +63,55 @@ func orNone(list []string) []string {
 // Instances gives every instance, by name.
 func (d *DB) Instances(ctx context.Context) ([]Instance, error) {
 	var list []Instance
-	err := each(ctx, d.read, `SELECT `+instanceColumns+` FROM instances ORDER BY name`, nil, func(rows *sql.Rows) error {
-		var i Instance
-		err := i.scan(rows)
-		list = append(list, i)
-		return err
+	err := d.view(ctx, func(v queryer) error {
+		used, err := profilesOf(ctx, v, instancesProfiles, ``)
+		if err != nil {
+			return err
+		}
+		return each(ctx, v, `SELECT id, `+instanceColumns+` FROM instances ORDER BY name`, nil, func(rows *sql.Rows) error {
+			var i Instance
+			var id int64
+			err := i.scan(rows, &id)
+			i.Profiles = orNone(used[id])
+			list = append(list, i)
+			return err
+		})
 	})
 	return list, err
 }
 
 // Instance gives one instance. The error is NotFound.
-func (d *DB) Instance(ctx context.Context, name string) (Instance, error) {
-	return getInstance(ctx, d.read, name)
+func (d *DB) Instance(ctx context.Context, name string) (i Instance, err error) {
+	err = d.view(ctx, func(v queryer) error {
+		i, _, err = getInstance(ctx, v, name)
+		return err
+	})
+	return i, err
 }
 
-func getInstance(ctx context.Context, q queryer, name string) (Instance, error) {
-	var i Instance
-	err := i.scan(q.QueryRowContext(ctx, `SELECT `+instanceColumns+` FROM instances WHERE name = ?`, name))
-	return i, found(err, "Instance", name)
+// getInstance also gives the number of the row.
+func getInstance(ctx context.Context, q queryer, name string) (i Instance, id int64, err error) {
+	err = i.scan(q.QueryRowContext(ctx, `SELECT id, `+instanceColumns+` FROM instances WHERE name = ?`, name), &id)
+	if err != nil {
+		return i, id, found(err, "Instance", name)
+	}
+	used, err := profilesOf(ctx, q, instancesProfiles, `WHERE o.instance_id = ?`, id)
+	i.Profiles = orNone(used[id])
+	return i, id, err
 }
 
 // CreateInstance adds a row, with those of its snapshots. Errors: Conflict when the
 // name is taken, Invalid when one of its profiles isn't there.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		if err := haveProfiles(ctx, tx, i.Profiles); err != nil {
-			return err
-		}
-		_, err := tx.tx.ExecContext(ctx,
-			`INSERT INTO instances (`+instanceColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, i.values()...)
+		var id int64
+		err := tx.tx.QueryRowContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES
+			(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`, i.values()...).Scan(&id)
 		if err != nil {
 			return conflict(err, "Instance", i.Name)
+		}
+		if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
+			return err
 		}
 		for _, s := range snapshots {
 			s.Instance = i.Name
@@ -108,7 +127,7 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 // one transaction. Errors: NotFound, Invalid for a profile that is none, Integrity when the row is damaged, those of f.
 func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		i, err := getInstance(ctx, tx.tx, name)
+		i, id, err := getInstance(ctx, tx.tx, name)
 		if err != nil {
 			return err
 		}
@@ -119,12 +138,14 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		if err := f(&i); err != nil {
 			return err
 		}
-		added := slices.DeleteFunc(slices.Clone(i.Profiles), func(p string) bool { return slices.Contains(before, p) })
-		if err := haveProfiles(ctx, tx, added); err != nil {
-			return err
+		if !slices.Equal(before, i.Profiles) {
+			if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
+				return err
+			}
 		}
 		_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
-			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ?, profiles = ? WHERE name = ?`, append(i.values()[1:], name)...)
+			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ? WHERE id = ?`,
+			append(i.values()[1:], id)...)
 		return err
 	})
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pressly/goose/v3"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // older makes a database as the migrations up to one have it.
@@ -95,7 +97,7 @@ func TestProjectsMigration(t *testing.T) {
 		}
 	}
 	const snapshots = ` name, files, created_at, expires_at, last_used_at, architecture, description, ephemeral, base, config, ` +
-		`devices, profiles FROM instance_snapshots s `
+		`devices FROM instance_snapshots s `
 	same := []string{
 		`SELECT id, fingerprint, type, architecture, size, filename, public, auto_update, cached, created_at, expires_at,
 			last_used_at, uploaded_at, properties, profiles, origin, origin_key, own_properties, replaced_by, replaced_at
@@ -104,8 +106,8 @@ func TestProjectsMigration(t *testing.T) {
 		`SELECT name, description, image_id FROM image_aliases ORDER BY name`,
 		`SELECT id, name, fingerprint, at, rolled_back_at FROM alias_history ORDER BY id`,
 		`SELECT name, description, config, devices FROM profiles ORDER BY name`,
-		`SELECT name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices,
-			profiles FROM instances ORDER BY name`,
+		`SELECT name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices
+			FROM instances ORDER BY name`,
 		`SELECT * FROM config`, `SELECT * FROM mirrors`,
 		`SELECT fingerprint, name, description, restricted, projects, certificate, added_at FROM certificates`,
 	}
@@ -144,11 +146,12 @@ func TestProjectsMigration(t *testing.T) {
 		`INSERT INTO profiles (name, description, config, devices) VALUES ('web', '', '{}', '{}')`,
 		`INSERT INTO image_aliases (name, description, image_id) VALUES ('old', '', 9)`,
 		`INSERT INTO instances SELECT 99, project_id, name, type, architecture, description, ephemeral, running, created_at,
-			last_used_at, base, config, devices, profiles FROM instances WHERE name = 'c2'`,
+			last_used_at, base, config, devices FROM instances WHERE name = 'c2'`,
 		`INSERT INTO profiles (project_id, name, description, config, devices) VALUES (5, 'x', '', '{}', '{}')`,
 	} {
-		if _, err := d.write.Exec(statement); err == nil {
-			t.Errorf("%s succeeds", statement)
+		_, err := d.write.Exec(statement)
+		if err == nil || !strings.Contains(err.Error(), "constraint failed") {
+			t.Errorf("%s: %v", statement, err)
 		}
 	}
 	if _, err := d.write.Exec(`INSERT INTO projects VALUES (2, 'other', '', '{}');
@@ -162,6 +165,98 @@ func TestProjectsMigration(t *testing.T) {
 		`SELECT * FROM image_aliases WHERE name = 'old'`, `SELECT * FROM instance_snapshots WHERE files = 'f0'`} {
 		if left := dump(t, d.write, q); len(left) > 0 {
 			t.Errorf("%s: %v", q, left)
+		}
+	}
+}
+
+// TestProfilesMigration has the lists of profiles survive in their order, and none of what
+// was wrong with them keep a database from being opened.
+func TestProfilesMigration(t *testing.T) {
+	path, db := older(t, 7)
+	instance := func(name, profiles string) string {
+		return `INSERT INTO instances (name, type, architecture, description, ephemeral, running, created_at, last_used_at,
+			base, config, devices, profiles) VALUES ('` + name + `', 'container', 'x86_64', '', false, false, '', '', '', '{}',
+			'{}', '` + profiles + `')`
+	}
+	snapshot := func(name, profiles string) string {
+		return `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at, last_used_at, architecture,
+			description, ephemeral, base, config, devices, profiles) SELECT id, '` + name + `', '` + name + `', '', '', '',
+			'x86_64', '', false, '', '{}', '{}', '` + profiles + `' FROM instances WHERE name = 'two'`
+	}
+	for _, statement := range []string{
+		`INSERT INTO profiles (name, description, config, devices) VALUES ('default', '', '{}', '{}'), ('web', '', '{}', '{}')`,
+		instance("two", `["web","default"]`), instance("none", `[]`), instance("gone", `["web","gone","default"]`),
+		instance("twice", `["web","default","web"]`), instance("damaged", `["we`), instance("text", `"web"`),
+		instance("map", `{"0":"web"}`), instance("null", `null`), instance("empty", ``),
+		snapshot("s0", `["web","default"]`), snapshot("s1", `["`), snapshot("s2", `["gone"]`),
+	} {
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, path)
+	ctx := t.Context()
+	lists := func() map[string]string {
+		out := map[string]string{}
+		instances, err := d.Instances(ctx)
+		snapshots, serr := d.AllSnapshots(ctx)
+		if err != nil || serr != nil {
+			t.Fatal(err, serr)
+		}
+		for _, i := range instances {
+			out[i.Name] = strings.Join(i.Profiles, " ")
+			if one, err := d.Instance(ctx, i.Name); err != nil || cmp.Diff(i, one) != "" {
+				t.Errorf("%s: %s, %v", i.Name, cmp.Diff(i, one), err)
+			}
+		}
+		for _, s := range snapshots {
+			out[s.Name] = strings.Join(s.Profiles, " ")
+			if one, err := d.Snapshot(ctx, "two", s.Name); err != nil || cmp.Diff(s, one) != "" {
+				t.Errorf("%s: %s, %v", s.Name, cmp.Diff(s, one), err)
+			}
+		}
+		return out
+	}
+	want := map[string]string{"two": "web default", "none": "", "gone": "web default", "twice": "web default web",
+		"damaged": "", "text": "", "map": "", "null": "", "empty": "", "s0": "web default", "s1": "", "s2": ""}
+	if diff := cmp.Diff(want, lists()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	before := dump(t, d.write, `SELECT * FROM instances_profiles`)
+	if err := d.RenameProfile(ctx, "web", "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, dump(t, d.write, `SELECT * FROM instances_profiles`)); diff != "" {
+		t.Errorf("a rename changes more than one row:\n%s", diff)
+	}
+	for name, list := range want {
+		want[name] = strings.ReplaceAll(list, "web", "shop")
+	}
+	if diff := cmp.Diff(want, lists()); diff != "" {
+		t.Errorf("after a rename (-want +got):\n%s", diff)
+	}
+	// A profile of snapshots only can be deleted; of instances it can't.
+	if err := d.DeleteProfile(ctx, "shop"); kiln.KindOf(err) != kiln.Conflict ||
+		!strings.Contains(err.Error(), "[gone twice two]") {
+		t.Error(err)
+	}
+	for _, name := range []string{"two", "gone", "twice"} {
+		if err := d.EditInstance(ctx, name, func(i *Instance) error { i.Profiles = nil; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.DeleteProfile(ctx, "shop"); err != nil || lists()["s0"] != "default" {
+		t.Errorf("%v, %q", err, lists()["s0"])
+	}
+	if err := d.DeleteInstance(ctx, "two"); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{"instances_profiles", "instance_snapshots_profiles"} {
+		if left := dump(t, d.write, `SELECT * FROM `+table); len(left) > 0 {
+			t.Errorf("%s: %v", table, left)
 		}
 	}
 }

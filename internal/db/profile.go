@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 
 	"github.com/kiln-containers/kiln"
@@ -79,8 +80,7 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 	})
 }
 
-// RenameProfile changes a name, in the instances, snapshots and images that use it
-// as well.
+// RenameProfile changes a name, in the images that use it as well.
 // Errors: NotFound, Conflict.
 func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
@@ -95,18 +95,16 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	})
 }
 
-// DeleteProfile removes a row, and the name from images and snapshots. Errors: NotFound,
-// Conflict when an instance has it.
+// DeleteProfile removes a row, and the profile from images and snapshots. Errors:
+// NotFound, Conflict when an instance has it.
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		var used []string
-		err := each(ctx, tx.tx, `SELECT name, profiles FROM instances ORDER BY name`, nil, func(rows *sql.Rows) error {
+		err := each(ctx, tx.tx, `SELECT DISTINCT i.name FROM instances_profiles o JOIN instances i ON i.id = o.instance_id
+			JOIN profiles p ON p.id = o.profile_id WHERE p.name = ? ORDER BY i.name`, []any{name}, func(rows *sql.Rows) error {
 			var instance string
-			var list []string
-			err := rows.Scan(&instance, jsonColumn{&list})
-			if slices.Contains(list, name) {
-				used = append(used, instance)
-			}
+			err := rows.Scan(&instance)
+			used = append(used, instance)
 			return err
 		})
 		if err != nil {
@@ -123,51 +121,74 @@ func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	})
 }
 
-// haveProfiles says which of the names is no profile. The error is Invalid.
-func haveProfiles(ctx context.Context, tx *Tx, names []string) error {
-	for _, name := range names {
-		var has bool
-		if err := tx.tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM profiles WHERE name = ?)`, name).
-			Scan(&has); err != nil {
-			return err
-		}
-		if !has {
+// users are the rows that use profiles, in the order in which they are laid over each
+// other.
+type users struct {
+	table, owner string
+	lasting      bool // none of the profiles can be deleted meanwhile
+}
+
+var (
+	instancesProfiles = users{"instances_profiles", "instance_id", true}
+	snapshotsProfiles = users{"instance_snapshots_profiles", "snapshot_id", false}
+)
+
+// profilesOf gives the names of the profiles that each owner uses.
+func profilesOf(ctx context.Context, q queryer, u users, where string, args ...any) (map[int64][]string, error) {
+	m := map[int64][]string{}
+	err := each(ctx, q, `SELECT o.`+u.owner+`, coalesce(p.name, '') FROM `+u.table+` o LEFT JOIN profiles p ON p.id = o.profile_id `+where+
+		` ORDER BY o.`+u.owner+`, o.position`, args, func(rows *sql.Rows) error {
+		var id int64
+		var name string
+		err := rows.Scan(&id, noted{"name", &name, new(string)})
+		m[id] = append(m[id], name)
+		return err
+	})
+	return m, err
+}
+
+// setProfiles replaces the profiles that an owner uses. The error is Invalid for one
+// that isn't there; a snapshot is taken without it.
+func setProfiles(ctx context.Context, tx *Tx, u users, id int64, names []string) error {
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM `+u.table+` WHERE `+u.owner+` = ?`, id); err != nil {
+		return err
+	}
+	for position, name := range names {
+		r, err := tx.tx.ExecContext(ctx, `INSERT INTO `+u.table+` (`+u.owner+`, position, profile_id)
+			SELECT ?, ?, id FROM profiles WHERE name = ?`, id, position, name)
+		if err := changed(r, err, "Profile", name); errors.Is(err, kiln.NotFound) && u.lasting {
 			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", name)
+		} else if err != nil && !errors.Is(err, kiln.NotFound) {
+			return err
 		}
 	}
 	return nil
 }
 
-// replaceProfile puts another name, or none, into every list of profiles.
+// replaceProfile puts another name, or none, into the lists of images.
 func replaceProfile(ctx context.Context, tx *Tx, from, to string) error {
-	for _, table := range []struct{ read, write string }{
-		{`SELECT name, profiles FROM instances`, `UPDATE instances SET profiles = ? WHERE name = ?`},
-		{`SELECT files, profiles FROM instance_snapshots`, `UPDATE instance_snapshots SET profiles = ? WHERE files = ?`},
-		{`SELECT fingerprint, profiles FROM images`, `UPDATE images SET profiles = ? WHERE fingerprint = ?`},
-	} {
-		lists := map[string][]string{}
-		err := each(ctx, tx.tx, table.read, nil, func(rows *sql.Rows) error {
-			var key string
-			var list []string
-			err := rows.Scan(&key, jsonColumn{&list})
-			if slices.Contains(list, from) {
-				lists[key] = list
-			}
-			return err
-		})
-		if err != nil {
-			return err
+	lists := map[int64][]string{}
+	err := each(ctx, tx.tx, `SELECT id, profiles FROM images`, nil, func(rows *sql.Rows) error {
+		var id int64
+		var list []string
+		err := rows.Scan(&id, noted{"profiles", jsonColumn{&list}, new(string)}) // a damaged one stays as it is
+		if slices.Contains(list, from) {
+			lists[id] = list
 		}
-		for key, list := range lists {
-			at := slices.Index(list, from)
-			if to == "" {
-				list = slices.Delete(list, at, at+1)
-			} else {
-				list[at] = to
-			}
-			if _, err := tx.tx.ExecContext(ctx, table.write, toJSON(list), key); err != nil {
-				return err
-			}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for id, list := range lists {
+		at := slices.Index(list, from)
+		if to == "" {
+			list = slices.Delete(list, at, at+1)
+		} else {
+			list[at] = to
+		}
+		if _, err := tx.tx.ExecContext(ctx, `UPDATE images SET profiles = ? WHERE id = ?`, toJSON(list), id); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
@@ -23,8 +24,8 @@ type Snapshot struct {
 }
 
 // snapshotColumns are those of a snapshot s and its instance i.
-const snapshotColumns = `i.name, s.name, s.files, s.created_at, s.expires_at, s.last_used_at, s.architecture,
-	s.description, s.ephemeral, s.base, s.config, s.devices, s.profiles`
+const snapshotColumns = `s.id, i.name, s.name, s.files, s.created_at, s.expires_at, s.last_used_at, s.architecture,
+	s.description, s.ephemeral, s.base, s.config, s.devices`
 
 // snapshotTables are where they are.
 const snapshotTables = `instance_snapshots s JOIN instances i ON i.id = s.instance_id`
@@ -32,9 +33,10 @@ const snapshotTables = `instance_snapshots s JOIN instances i ON i.id = s.instan
 // ofInstance finds the snapshots of an instance by its name.
 const ofInstance = `instance_id = (SELECT id FROM instances WHERE name = ?)`
 
-func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
+// scan reads the number of a row and the rest of snapshotColumns.
+func (s *Snapshot) scan(row interface{ Scan(...any) error }, id *int64) error {
 	s.Damage = ""
-	return row.Scan(&s.Instance,
+	return row.Scan(id, &s.Instance,
 		noted{"name", &s.Name, &s.Damage},
 		noted{"files", &s.Files, &s.Damage},
 		noted{"created_at", timeColumn{&s.CreatedAt}, &s.Damage},
@@ -45,8 +47,7 @@ func (s *Snapshot) scan(row interface{ Scan(...any) error }) error {
 		noted{"ephemeral", &s.Ephemeral, &s.Damage},
 		noted{"base", hashColumn{&s.Base}, &s.Damage},
 		noted{"config", jsonColumn{&s.Config}, &s.Damage},
-		noted{"devices", jsonColumn{&s.Devices}, &s.Damage},
-		noted{"profiles", jsonColumn{&s.Profiles}, &s.Damage})
+		noted{"devices", jsonColumn{&s.Devices}, &s.Damage})
 }
 
 // Snapshots gives the snapshots of an instance, oldest first.
@@ -61,19 +62,33 @@ func (d *DB) AllSnapshots(ctx context.Context) ([]Snapshot, error) {
 
 func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapshot, error) {
 	var list []Snapshot
-	err := each(ctx, d.read, `SELECT `+snapshotColumns+` FROM `+snapshotTables+` `+which, args,
-		func(rows *sql.Rows) error {
-			var s Snapshot
-			err := s.scan(rows)
-			list = append(list, s)
+	err := d.view(ctx, func(v queryer) error {
+		used, err := profilesOf(ctx, v, snapshotsProfiles,
+			`WHERE o.snapshot_id IN (SELECT s.id FROM `+snapshotTables+` `+which+`)`, args...)
+		if err != nil {
 			return err
-		})
+		}
+		return each(ctx, v, `SELECT `+snapshotColumns+` FROM `+snapshotTables+` `+which, args,
+			func(rows *sql.Rows) error {
+				var s Snapshot
+				var id int64
+				err := s.scan(rows, &id)
+				s.Profiles = orNone(used[id])
+				list = append(list, s)
+				return err
+			})
+	})
 	return list, err
 }
 
 // Snapshot gives one snapshot. The error is NotFound.
 func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
-	return getSnapshot(ctx, d.read, instance, name)
+	var s Snapshot
+	err := d.view(ctx, func(v queryer) (err error) {
+		s, err = getSnapshot(ctx, v, instance, name)
+		return err
+	})
+	return s, err
 }
 
 // Whole says whether all of the row could be read. The error is Integrity.
@@ -87,9 +102,15 @@ func (s *Snapshot) Whole() error {
 
 func getSnapshot(ctx context.Context, q queryer, instance, name string) (Snapshot, error) {
 	var s Snapshot
+	var id int64
 	err := s.scan(q.QueryRowContext(ctx,
-		`SELECT `+snapshotColumns+` FROM `+snapshotTables+` WHERE i.name = ? AND s.name = ?`, instance, name))
-	return s, found(err, "Snapshot", instance+"/"+name)
+		`SELECT `+snapshotColumns+` FROM `+snapshotTables+` WHERE i.name = ? AND s.name = ?`, instance, name), &id)
+	if err != nil {
+		return s, found(err, "Snapshot", instance+"/"+name)
+	}
+	used, err := profilesOf(ctx, q, snapshotsProfiles, `WHERE o.snapshot_id = ?`, id)
+	s.Profiles = orNone(used[id])
+	return s, err
 }
 
 // ExpiredSnapshots gives the snapshots whose time is over. Of a damaged one nobody can
@@ -106,16 +127,20 @@ func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
 }
 
 func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
-	r, err := tx.tx.ExecContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
-		last_used_at, architecture, description, ephemeral, base, config, devices, profiles)
-		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE name = ?`,
+	var id int64
+	err := tx.tx.QueryRowContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
+		last_used_at, architecture, description, ephemeral, base, config, devices)
+		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE name = ? RETURNING id`,
 		s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
 		s.Description, s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)),
-		toJSON(orNone(s.Profiles)), s.Instance)
+		s.Instance).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return found(err, "Instance", s.Instance)
+	}
 	if err != nil {
 		return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
 	}
-	return changed(r, nil, "Instance", s.Instance)
+	return setProfiles(ctx, tx, snapshotsProfiles, id, s.Profiles)
 }
 
 // SetSnapshotExpiry changes when a snapshot's time is over, in one transaction; zero:
