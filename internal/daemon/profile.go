@@ -62,6 +62,7 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 	if err := checkProfile(p); err != nil {
 		return err
 	}
+	p.Config = withoutEmpty(p.Config)
 	if err := d.db.CreateProfile(ctx, p); err != nil {
 		if errors.Is(err, kiln.Conflict) {
 			return kiln.Errorf(kiln.Conflict, "Profile '%s' already exists", p.Name)
@@ -87,7 +88,7 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 		if err != nil {
 			return err
 		}
-		next.Name = name
+		next.Name, next.Config = name, withoutEmpty(next.Config)
 		*p = next
 		return checkProfile(next)
 	})
@@ -96,6 +97,14 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 	}
 	d.tell(ctx, "profile-updated", profileURL(name), nil)
 	return d.instances.ProfileChanged(ctx, before)
+}
+
+// withoutEmpty is a configuration without the keys that were unset: that is how clients
+// say it.
+func withoutEmpty(config map[string]string) map[string]string {
+	out := maps.Clone(config)
+	maps.DeleteFunc(out, func(_, v string) bool { return v == "" })
+	return out
 }
 
 func checkProfile(p db.Profile) error {

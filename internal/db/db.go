@@ -337,6 +337,14 @@ func timeText(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
+// zonedText is timeText for a time that people read in the zone they gave.
+func zonedText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339Nano)
+}
+
 // hashColumn stores a fingerprint as text, "" when it is zero.
 type hashColumn struct{ fp *kiln.Fingerprint }
 

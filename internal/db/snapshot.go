@@ -131,7 +131,7 @@ func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 	err := tx.tx.QueryRowContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
 		last_used_at, architecture, description, ephemeral, base, config, devices)
 		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE name = ? RETURNING id`,
-		s.Name, s.Files, timeText(s.CreatedAt), timeText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
+		s.Name, s.Files, timeText(s.CreatedAt), zonedText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
 		s.Description, s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)),
 		s.Instance).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -160,7 +160,7 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 			return err
 		}
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE `+ofInstance+` AND name = ?`,
-			timeText(at), instance, name)
+			zonedText(at), instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})
 }

@@ -28,10 +28,18 @@ func wireInstance(i instance.Instance) api.Instance {
 	return api.Instance{
 		InstancePut: instancePut(i), CreatedAt: i.CreatedAt, ExpandedConfig: orEmpty(i.ExpandedConfig),
 		ExpandedDevices: orEmpty(i.ExpandedDevices),
-		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: i.LastUsedAt,
+		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: lastUsed(i.LastUsedAt),
 		Location: "none",
 		Type:     i.Type, Project: defaultProject,
 	}
+}
+
+// lastUsed has the first second of 1970 for an instance that never ran, as LXD does.
+func lastUsed(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Unix(0, 0).UTC()
+	}
+	return t
 }
 
 func config(p api.InstancePut) instance.Config {

@@ -15,8 +15,8 @@ func wireSnapshot(s instance.Snapshot) api.InstanceSnapshot {
 		Description: described(s.Description, s.Damage),
 		Devices:     orEmpty(s.Devices),
 		Ephemeral:   s.Ephemeral, ExpandedConfig: orEmpty(s.ExpandedConfig), ExpandedDevices: orEmpty(s.ExpandedDevices),
-		ExpiresAt:  s.ExpiresAt.UTC(),
-		LastUsedAt: s.LastUsedAt, Name: s.Name, Profiles: orNone(s.Profiles), Size: s.Size,
+		ExpiresAt:  s.ExpiresAt, // in the zone it was given in
+		LastUsedAt: lastUsed(s.LastUsedAt), Name: s.Name, Profiles: orNone(s.Profiles), Size: s.Size,
 	}
 }
 
