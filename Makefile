@@ -4,9 +4,10 @@ PREFIX  ?= /usr/local
 GO      := $(shell command -v go || echo /usr/local/go/bin/go)
 FUZZTIME ?= 10s
 SOAK    ?= 10m
+IDLE    ?= 21000
 SUITE   ?= bookworm
 
-.PHONY: all deps test lint fuzz soak bench demo demo-stop fresh install uninstall clean
+.PHONY: all deps test lint fuzz soak idle bench demo demo-stop fresh install uninstall clean
 
 all: deps
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/kiln ./cmd/kiln
@@ -32,6 +33,9 @@ bench: all
 soak: all
 	@scripts/deps.sh test
 	@KILN_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v ./test/soak
+
+idle: all
+	@KILN_IDLE=$(IDLE) $(GO) test -count=1 -run TestIdleConnections -v ./test/faults
 
 fresh:
 	@scripts/fresh.sh $(SUITE) demo demo-stop test
