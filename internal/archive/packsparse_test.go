@@ -143,7 +143,7 @@ func TestSquashfsSparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	z, err := archive.Compress(t.Context(), out, "squashfs", t.TempDir())
+	z, err := archive.Compress(t.Context(), out, archive.Compression{Name: "squashfs"}, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -15,11 +16,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nobody is whom programs that decode run as: what they read is foreign.
+// nobody is whom programs that decode and compress run as: what they read is foreign.
 const nobody = 65534
 
-// bounded starts a program that may have 1 GiB of addresses and writes no files.
-const bounded = `ulimit -v 1048576 && ulimit -f 0 && ulimit -c 0 && exec "$0" "$@"`
+// bounded starts a program with the limits that its first arguments are: KiB of
+// addresses, and blocks of a file that it writes.
+const bounded = `ulimit -v "$1" && ulimit -f "$2" && ulimit -c 0 && shift 2 && exec "$0" "$@"`
+
+// limits are what a program may have.
+type limits struct {
+	memory int    // KiB of addresses
+	file   string // blocks of a file: "0" or "unlimited"
+}
+
+// confined gives the command of a program that runs as nobody with bounded memory, and
+// finds a file as inFile. The file may be nil.
+func confined(ctx context.Context, l limits, file *os.File, name string, args ...string) (*exec.Cmd, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, err
+	}
+	start := []string{"-c", bounded, path, strconv.Itoa(l.memory), l.file}
+	cmd := exec.CommandContext(ctx, "/bin/sh", append(start, args...)...)
+	cmd.WaitDelay = time.Second // when its input blocks
+	cmd.Dir, cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	if file != nil {
+		cmd.ExtraFiles = []*os.File{file}
+	}
+	return cmd, nil
+}
 
 // pipe is a program that decodes.
 type pipe struct {
@@ -48,25 +76,17 @@ const inFile = "/proc/self/fd/3"
 // reads in, which may be nil, and file where that isn't nil. It runs as nobody who
 // may read files, can't write any, and has bounded memory.
 func pipeThrough(ctx context.Context, in io.Reader, file *os.File, name string, args ...string) (*pipe, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &pipe{stderr: &clipped{}, cancel: cancel}
-	p.cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", bounded, path}, args...)...)
-	p.cmd.Stdin, p.cmd.Stderr = in, p.stderr
-	p.cmd.WaitDelay = time.Second // when in blocks
-	p.cmd.Dir, p.cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
-	if os.Geteuid() == 0 {
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	var err error
+	if p.cmd, err = confined(ctx, limits{1 << 20, "0"}, file, name, args...); err != nil {
+		cancel()
+		return nil, err
 	}
-	if file != nil {
-		p.cmd.ExtraFiles = []*os.File{file}
-		if attr := p.cmd.SysProcAttr; attr != nil {
-			// The program opens the file again, which is root's.
-			attr.AmbientCaps = []uintptr{unix.CAP_DAC_READ_SEARCH}
-		}
+	p.cmd.Stdin, p.cmd.Stderr = in, p.stderr
+	if attr := p.cmd.SysProcAttr; attr != nil && file != nil {
+		// The program opens the file again, which is root's.
+		attr.AmbientCaps = []uintptr{unix.CAP_DAC_READ_SEARCH}
 	}
 	out, err := p.cmd.StdoutPipe()
 	if err == nil {

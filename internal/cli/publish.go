@@ -38,7 +38,8 @@ func (a *app) publishCmd() *cobra.Command {
 	f.BoolVar(&p.public, "public", false, "make the image public: untrusted clients may use it")
 	f.StringVar(&p.expire, "expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
 	f.StringVar(&p.compression, "compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold "+
-		"POSIX ACLs (default: the server's images.compression_algorithm, zstd)")
+		"POSIX ACLs; with options, as in \"gzip -9 --rsyncable\" or \"xz -9e\" (default: the server's "+
+		"images.compression_algorithm, zstd)")
 	f.Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the version "+
 		"before (images.keep_versions)")
 	f.BoolVarP(&p.force, "force", "f", false, "stop the instance if it runs, and start it again afterwards; without, one "+

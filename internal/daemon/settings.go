@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -274,10 +275,8 @@ func checkArch(v string) error {
 }
 
 func checkCompression(v string) error {
-	if err := oneOf("none", "gzip", "bzip2", "xz", "zstd", "lz4", "squashfs")(v); err != nil {
-		return fmt.Errorf("Invalid compression algorithm %q: %w", v, err)
-	}
-	return nil
+	_, err := archive.ParseCompression(v)
+	return err
 }
 
 func oneOf(values ...string) func(string) error {

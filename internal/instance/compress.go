@@ -10,9 +10,9 @@ import (
 
 // compress gives a writer that compresses a tar on its way to w. zstd is in frames
 // that next versions share, which every reader of zstd takes for an ordinary file.
-func compress(ctx context.Context, w io.Writer, name, dir string) (io.WriteCloser, error) {
-	if name != "zstd" {
-		return archive.Compress(ctx, w, name, dir)
+func compress(ctx context.Context, w io.Writer, c archive.Compression, dir string) (io.WriteCloser, error) {
+	if !c.Framed() {
+		return archive.Compress(ctx, w, c, dir)
 	}
 	r, in := io.Pipe()
 	f := &framer{PipeWriter: in, done: make(chan error, 1)}

@@ -27,7 +27,7 @@ import (
 type PackOptions struct {
 	Properties  map[string]string // nil: those of the instance's metadata
 	ExpiresAt   time.Time         // zero: as the metadata say
-	Compression string            // one of archive.Compressions
+	Compression string            // as archive.ParseCompression reads it
 	Split       bool              // metadata and root filesystem in a file each
 	// When the image says it was made; zero: when the last of its files was changed, so
 	// that the same files make the same image on every day.
@@ -43,18 +43,24 @@ const encoderKey = "encoder"
 
 // Pack gives the source of the one image that is made from an instance or a snapshot:
 // "c1", "c1/snap0". The same files always become the same image.
-func (s *Set) Pack(from string, o PackOptions) kiln.Source { return packer{s, from, o} }
+func (s *Set) Pack(from string, o PackOptions) kiln.Source {
+	p := packer{set: s, from: from, PackOptions: o}
+	p.compression, p.bad = archive.ParseCompression(o.Compression)
+	return p
+}
 
 type packer struct {
 	set  *Set
 	from string
 	PackOptions
+	compression archive.Compression
+	bad         error // what Compression is not; Find says it
 }
 
 // Find implements kiln.Source. It knows one image, whatever it is called.
 func (p packer) Find(ctx context.Context, _ string) (kiln.Image, error) {
-	if err := archive.CheckCompression(p.Compression); err != nil {
-		return kiln.Image{}, err
+	if p.bad != nil {
+		return kiln.Image{}, p.bad
 	}
 	for _, t := range []time.Time{p.Timestamp, p.ExpiresAt} {
 		if !t.IsZero() && (t.Unix() <= 0 || t.Year() > 9999) {
@@ -96,7 +102,7 @@ func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	if p.Split {
 		roles = []kiln.Role{kiln.Metadata, kiln.Rootfs}
 	}
-	st := &packStream{ctx: ctx, cancel: cancel, drop: drop, framed: p.Compression == "zstd"}
+	st := &packStream{ctx: ctx, cancel: cancel, drop: drop, framed: p.compression.Framed()}
 	for _, role := range roles {
 		st.files = append(st.files,
 			packFile{role, func(w, tar io.Writer) error { return p.write(ctx, w, tar, snap, img, role) }})
@@ -216,7 +222,7 @@ func (p packer) metadata(snap *volume.Snapshot, img kiln.Image) (*format.Metadat
 	m.CreationDate = max(m.CreationDate, 1) // files of 1970, and no image before: 0 would be none
 
 	delete(m.Properties, encoderKey) // of the image it was made from
-	if p.Compression == "zstd" {
+	if p.compression.Framed() {
 		m.Properties = maps.Clone(m.Properties)
 		if m.Properties == nil {
 			m.Properties = map[string]string{}

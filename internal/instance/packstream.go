@@ -116,11 +116,11 @@ func (st *packStream) Close() error {
 // is compressed.
 func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapshot, img kiln.Image,
 	role kiln.Role) error {
-	name := p.Compression
-	if role == kiln.Metadata && name == "squashfs" {
-		name = "none" // a metadata file is a tar, always
+	c := p.compression
+	if role == kiln.Metadata && c.Name == "squashfs" {
+		c = archive.Compression{Name: "none"} // a metadata file is a tar, always
 	}
-	z, err := compress(ctx, w, name, p.set.pool.TempDir())
+	z, err := compress(ctx, w, c, p.set.pool.TempDir())
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapsh
 		both = io.MultiWriter(tar, z)
 	}
 	out := archive.NewPacker(both)
-	out.NoACLs = p.Compression == "squashfs"
+	out.NoACLs = p.compression.Name == "squashfs"
 	if err := p.fill(ctx, out, snap, img, role); err != nil {
 		return errors.Join(err, z.Close())
 	}
