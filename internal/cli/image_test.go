@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/remote"
 )
 
@@ -132,6 +133,16 @@ func TestImageCopy(t *testing.T) {
 	s.fails("image info b:new", 3)
 	s.ok("image copy one b: --mode relay --copy-aliases --reuse")
 	s.says("image info b:one", two)
+	events := s.there.Events.Listen("lifecycle")
+	defer events.Close()
+	s.ok("image copy one b: --mode relay --copy-aliases --reuse")
+	s.ok("image alias create b:last " + fp)
+	for name := ""; name != "image-alias-created /1.0/images/aliases/last"; {
+		e := (<-events.Events()).Metadata.(daemon.Lifecycle)
+		if name = e.Action + " " + e.Source; e.Action == "image-alias-deleted" {
+			t.Error("there was a moment without the alias:", name)
+		}
+	}
 }
 
 func TestPublishTree(t *testing.T) {

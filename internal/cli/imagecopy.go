@@ -282,16 +282,15 @@ func (c *copying) copyAliases(ctx context.Context) error {
 	return nil
 }
 
-// nameIt gives the image on the target its names, one by one.
+// nameIt gives the image on the target its names, one by one. One that is another
+// image's moves in one step: there is no moment in which it is nobody's.
 func (c *copying) nameIt(ctx context.Context, names []api.ImageAlias, fingerprint string) error {
 	for _, n := range names {
 		entry := api.ImageAliasesEntry{Name: n.Name, Description: n.Description, Target: fingerprint}
 		err := c.to.Change(ctx, http.MethodPost, "/1.0/images/aliases", entry, "")
 		if errors.Is(err, kiln.Conflict) {
-			if err := c.to.Change(ctx, http.MethodDelete, aliasPath(n.Name), nil, ""); err != nil {
-				return err
-			}
-			err = c.to.Change(ctx, http.MethodPost, "/1.0/images/aliases", entry, "")
+			put := api.ImageAliasPut{Description: n.Description, Target: fingerprint}
+			err = c.to.Change(ctx, http.MethodPut, aliasPath(n.Name), put, "")
 		}
 		if err != nil {
 			return err

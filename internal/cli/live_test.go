@@ -20,7 +20,8 @@ import (
 type session struct {
 	t     *testing.T
 	dir   string
-	stdin string // of the next command
+	there *daemon.Daemon // of the remote "b"
+	stdin string         // of the next command
 }
 
 // newSession starts the daemons.
@@ -33,18 +34,18 @@ func newSession(t *testing.T) *session {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	serve(t, a)
-	serve(t, b)
+	there := serve(t, b)
 	for k, v := range map[string]string{"KILN_DIR": a, "KILN_SOCKET": "", "KILN_CONF": filepath.Join(dir, "conf"),
 		"XDG_CACHE_HOME": filepath.Join(dir, "cache"), "KILN_REMOTE": "", "KILN_PROJECT": ""} {
 		t.Setenv(k, v)
 	}
-	s := &session{t: t, dir: dir}
+	s := &session{t: t, dir: dir, there: there}
 	s.ok("remote add b unix://" + filepath.Join(b, "unix.socket"))
 	return s
 }
 
 // serve runs a daemon in a directory until the test ends.
-func serve(t *testing.T, dir string) {
+func serve(t *testing.T, dir string) *daemon.Daemon {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	d, err := daemon.Open(t.Context(), daemon.Config{Dir: dir, Log: log, Version: "test"})
@@ -73,6 +74,7 @@ func serve(t *testing.T, dir string) {
 			t.Error(err)
 		}
 	})
+	return d
 }
 
 // run runs a command line: words, in which quotes ' keep spaces together.
