@@ -33,6 +33,8 @@ type DB struct {
 	read  *sql.DB
 	moves atomic.Uint64
 
+	changed func(Changes) // nil: nobody wants to know
+
 	dir     string
 	reserve *disk.Reserve // used by the writer only
 }
@@ -174,7 +176,10 @@ func (d *DB) migrate(ctx context.Context) error {
 func (d *DB) Close() error { return errors.Join(d.read.Close(), d.write.Close()) }
 
 // A Tx is a transaction that writes.
-type Tx struct{ tx *sql.Tx }
+type Tx struct {
+	tx      *sql.Tx
+	changes Changes
+}
 
 // Tx runs f in a transaction, which is committed when f returns nil. f sees and
 // changes rows through the Tx only. Errors: those of f, NoSpace.
@@ -185,10 +190,14 @@ func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 	}
 	defer tx.Rollback()
 	_ = d.reserve.Update(d.dir) // an optimisation of what a full disk still allows
-	err = f(&Tx{tx})
+	t := &Tx{tx: tx}
+	err = f(t)
 	if err == nil {
 		err = tx.Commit()
 		d.moves.Add(1) // before anybody is told that it is done
+		if d.changed != nil {
+			d.changed(t.changes) // also when the commit failed: nobody knows how far it got
+		}
 	}
 	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
 		err = ctx.Err() // which has rolled it back

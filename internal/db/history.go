@@ -76,6 +76,9 @@ func (tx *Tx) note(ctx context.Context, name string, fp kiln.Fingerprint) error 
 // RollBack marks the n newest versions of an alias that it wasn't rolled back from
 // yet. Where the alias points is for the caller to change, with SetAlias.
 func (tx *Tx) RollBack(ctx context.Context, name string, n int) error {
+	if err := tx.aliasChanged(ctx, name); err != nil {
+		return err
+	}
 	_, err := tx.tx.ExecContext(ctx, `UPDATE alias_history SET rolled_back_at = ? WHERE id IN (SELECT id FROM
 		alias_history WHERE name = ? AND rolled_back_at = '' ORDER BY id DESC LIMIT ?)`, timeText(time.Now()), name, n)
 	return err

@@ -180,6 +180,7 @@ func (c roleColumn) Scan(src any) error { return scanColumn((*string)(c.r), src)
 // CreateImage adds an image with its files and properties, not its aliases. The
 // error is Conflict when it is there.
 func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
+	tx.imageChanged(i.Fingerprint)
 	// A statement that fails would end the transaction in PostgreSQL.
 	var id int64
 	err := tx.tx.QueryRowContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
@@ -226,6 +227,7 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 	if err := i.Whole(); err != nil {
 		return err
 	}
+	tx.imageChanged(i.Fingerprint)
 	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ?,
 		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ? WHERE fingerprint = ?`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
@@ -254,6 +256,7 @@ func originKey(o *kiln.Origin) string {
 
 // MoveAliases points the aliases of one image to another. The error is NotFound.
 func (tx *Tx) MoveAliases(ctx context.Context, from, to kiln.Fingerprint) error {
+	tx.imageChanged(from, to)
 	var names []string
 	err := each(ctx, tx.tx,
 		`SELECT name FROM image_aliases WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, []any{from.String()},
@@ -282,6 +285,7 @@ func (tx *Tx) TouchImage(ctx context.Context, fp kiln.Fingerprint, t time.Time) 
 
 // DeleteImage removes an image with its aliases. The error is NotFound.
 func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
+	tx.imageChanged(fp)
 	if id, ok := standInFor(fp); ok {
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE id = ?`, id)
 		return changed(r, err, "Image", fp.String())
@@ -346,6 +350,10 @@ func alias(ctx context.Context, q queryer, name, and string) (kiln.Alias, error)
 // SetAlias makes an alias or moves the one of that name. The error is NotFound
 // when the image isn't there.
 func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
+	if err := tx.aliasChanged(ctx, a.Name); err != nil {
+		return err
+	}
+	tx.imageChanged(a.Target)
 	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, a.Name); err != nil {
 		return err
 	}
@@ -360,6 +368,9 @@ func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
 
 // RenameAlias changes a name. Errors: NotFound, Conflict.
 func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
+	if err := tx.aliasChanged(ctx, from, to); err != nil {
+		return err
+	}
 	r, err := tx.tx.ExecContext(ctx, `UPDATE image_aliases SET name = ? WHERE name = ?`, to, from)
 	if err != nil {
 		return conflict(err, "Alias", to)
@@ -377,6 +388,9 @@ func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
 
 // DeleteAlias removes an alias. The error is NotFound.
 func (tx *Tx) DeleteAlias(ctx context.Context, name string) error {
+	if err := tx.aliasChanged(ctx, name); err != nil {
+		return err
+	}
 	r, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, name)
 	return changed(r, err, "Image alias", name) // its history stays: clients move aliases by making them anew
 }

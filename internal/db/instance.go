@@ -104,6 +104,7 @@ func getInstance(ctx context.Context, q queryer, name string) (i Instance, id in
 // name is taken, Invalid when one of its profiles isn't there.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.instanceChanged(i.Name)
 		var id int64
 		err := tx.tx.QueryRowContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES
 			(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`, i.values()...).Scan(&id)
@@ -134,6 +135,7 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		if i.Damage != "" { // what can't be read would be overwritten
 			return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
 		}
+		tx.instanceChanged(name)
 		before := slices.Clone(i.Profiles)
 		if err := f(&i); err != nil {
 			return err
@@ -153,6 +155,7 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 // RenameInstance changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.instanceChanged(from, to)
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE name = ?`, to, from)
 		if err != nil {
 			return conflict(err, "Instance", to)
@@ -164,6 +167,7 @@ func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 // DeleteInstance removes a row. The error is NotFound.
 func (d *DB) DeleteInstance(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.instanceChanged(name)
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instances WHERE name = ?`, name)
 		return changed(r, err, "Instance", name)
 	})

@@ -53,6 +53,7 @@ func getProfile(ctx context.Context, q queryer, name string) (Profile, error) {
 // CreateProfile adds a row. The error is Conflict when the name is taken.
 func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Profiles = true
 		_, err := tx.tx.ExecContext(ctx, `INSERT INTO profiles (name, description, config, devices) VALUES (?, ?, ?, ?)`,
 			p.Name, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)))
 		return conflict(err, "Profile", p.Name)
@@ -63,6 +64,7 @@ func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 // transaction. Errors: NotFound, Integrity when the row is damaged, those of f.
 func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Profiles = true
 		p, err := getProfile(ctx, tx.tx, name)
 		if err != nil {
 			return err
@@ -84,6 +86,7 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 // Errors: NotFound, Conflict.
 func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Profiles = true
 		r, err := tx.tx.ExecContext(ctx, `UPDATE profiles SET name = ? WHERE name = ?`, to, from)
 		if err != nil {
 			return conflict(err, "Profile", to)
@@ -99,6 +102,7 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 // NotFound, Conflict when an instance has it.
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Profiles = true
 		var used []string
 		err := each(ctx, tx.tx, `SELECT DISTINCT i.name FROM instances_profiles o JOIN instances i ON i.id = o.instance_id
 			JOIN profiles p ON p.id = o.profile_id WHERE p.name = ? ORDER BY i.name`, []any{name}, func(rows *sql.Rows) error {

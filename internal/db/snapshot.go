@@ -127,6 +127,7 @@ func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
 }
 
 func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
+	tx.instanceChanged(s.Instance)
 	var id int64
 	err := tx.tx.QueryRowContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
 		last_used_at, architecture, description, ephemeral, base, config, devices)
@@ -148,6 +149,7 @@ func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	change func(time.Time) (time.Time, error)) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.instanceChanged(instance)
 		s, err := getSnapshot(ctx, tx.tx, instance, name)
 		if err == nil {
 			err = s.Whole()
@@ -168,6 +170,7 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // RenameSnapshot changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.instanceChanged(instance)
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE `+ofInstance+` AND name = ?`, to,
 			instance, from)
 		if err != nil {
@@ -180,6 +183,7 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 // DeleteSnapshot removes a row. The error is NotFound.
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.instanceChanged(instance)
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`, instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})

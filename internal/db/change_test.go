@@ -1,0 +1,73 @@
+package db
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// TestChanges makes sure that everything that writes a row tells of it.
+func TestChanges(t *testing.T) {
+	d := withImages(t, 3)
+	ctx := t.Context()
+	a, b := testImage(0), testImage(1)
+	var got Changes
+	d.OnChange(func(c Changes) { got = c })
+	tx := func(f func(*Tx) error) func() error { return func() error { return d.Tx(ctx, f) } }
+	images := func(list ...kiln.Image) string {
+		var names []string
+		for _, i := range list {
+			names = append(names, i.Fingerprint.Short())
+		}
+		slices.Sort(names)
+		return strings.Join(names, " ")
+	}
+	sameTime := func(time.Time) (time.Time, error) { return time.Time{}, nil }
+	for _, step := range []struct {
+		name, want string
+		do         func() error
+	}{
+		{"make a profile", "profiles", func() error { return d.CreateProfile(ctx, Profile{Name: "p"}) }},
+		{"edit it", "profiles", func() error { return d.EditProfile(ctx, "p", func(*Profile) error { return nil }) }},
+		{"rename it", "profiles", func() error { return d.RenameProfile(ctx, "p", "q") }},
+		{"make an instance", "c1", func() error { return d.CreateInstance(ctx, Instance{Name: "c1"}) }},
+		{"edit it", "c1", func() error { return d.EditInstance(ctx, "c1", func(*Instance) error { return nil }) }},
+		{"rename it", "c1 c2", func() error { return d.RenameInstance(ctx, "c1", "c2") }},
+		{"snapshot it", "c2", func() error { return d.CreateSnapshot(ctx, Snapshot{Instance: "c2", Name: "s", Files: "f"}) }},
+		{"rename it", "c2", func() error { return d.RenameSnapshot(ctx, "c2", "s", "s2") }},
+		{"let it expire", "c2", func() error { return d.SetSnapshotExpiry(ctx, "c2", "s2", sameTime) }},
+		{"delete it", "c2", func() error { return d.DeleteSnapshot(ctx, "c2", "s2") }},
+		{"delete the instance", "c2", func() error { return d.DeleteInstance(ctx, "c2") }},
+		{"delete the profile", "profiles", func() error { return d.DeleteProfile(ctx, "q") }},
+		{"make an alias", images(a), tx(func(tx *Tx) error { return tx.SetAlias(ctx, kiln.Alias{Name: "x", Target: a.Fingerprint}) })},
+		{"move it", images(a, b), tx(func(tx *Tx) error { return tx.SetAlias(ctx, kiln.Alias{Name: "x", Target: b.Fingerprint}) })},
+		{"roll back", images(a, b), tx(func(tx *Tx) error { return tx.RollBack(ctx, "x", 1) })},
+		{"rename it", images(a, b), tx(func(tx *Tx) error { return tx.RenameAlias(ctx, "x", "y") })},
+		{"move all", images(a, b), tx(func(tx *Tx) error { return tx.MoveAliases(ctx, b.Fingerprint, a.Fingerprint) })},
+		{"delete it", images(a, b), tx(func(tx *Tx) error { return tx.DeleteAlias(ctx, "y") })},
+		{"edit an image", images(a), tx(func(tx *Tx) error { return tx.UpdateImage(ctx, a) })},
+		{"use it", "", tx(func(tx *Tx) error { return tx.TouchImage(ctx, a.Fingerprint, time.Now()) })},
+		{"delete it", images(a), tx(func(tx *Tx) error { return tx.DeleteImage(ctx, a.Fingerprint) })},
+		{"add it", images(a), tx(func(tx *Tx) error { return tx.CreateImage(ctx, a) })},
+	} {
+		got = Changes{}
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		list := slices.Collect(maps.Keys(got.Instances))
+		for fp := range got.Images {
+			list = append(list, fp.Short())
+		}
+		if got.Profiles {
+			list = append(list, "profiles")
+		}
+		slices.Sort(list)
+		if text := strings.Join(list, " "); text != step.want {
+			t.Errorf("%s: changed %q, want %q", step.name, text, step.want)
+		}
+	}
+}
