@@ -1,10 +1,7 @@
 package server
 
 import (
-	"context"
-	"crypto/tls"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 )
@@ -31,6 +28,7 @@ type connections struct {
 	all     int
 	from    map[string]int // by the other's address
 	refused int
+	budget  budget // of all of them
 }
 
 // take makes room for a connection, if there is any.
@@ -92,54 +90,16 @@ func (l counting) Accept() (net.Conn, error) {
 		from := host(conn.RemoteAddr().String())
 		switch {
 		case l.conns.take(from):
-			return &counted{Conn: conn, release: func() { l.conns.release(from) }}, nil
+			return newCounted(conn, &l.conns.budget, func() { l.conns.release(from) }), nil
 		case l.conns.refuse():
 			over := time.AfterFunc(refusalTime, func() { conn.Close() })
-			return &counted{Conn: conn, refused: true, release: func() {
+			c := newCounted(conn, &l.conns.budget, func() {
 				over.Stop()
 				l.conns.releaseRefused()
-			}}, nil
+			})
+			c.refused = true
+			return c, nil
 		}
 		conn.Close()
 	}
-}
-
-// counted gives its place back when it is closed.
-type counted struct {
-	net.Conn
-	refused bool // there is no room for it
-	once    sync.Once
-	release func()
-}
-
-// Close implements net.Conn.
-func (c *counted) Close() error {
-	c.once.Do(c.release)
-	return c.Conn.Close()
-}
-
-type refusedKey struct{}
-
-// withConn says in the context of a connection's requests what is known of it.
-func withConn(ctx context.Context, c net.Conn) context.Context {
-	for {
-		switch inner := c.(type) {
-		case *tls.Conn:
-			c = inner.NetConn()
-		case patientConn:
-			c = inner.Conn
-		case *counted:
-			return context.WithValue(ctx, refusedKey{}, inner.refused)
-		case *net.UnixConn:
-			return withLocalUser(ctx, inner)
-		default:
-			return ctx
-		}
-	}
-}
-
-// refused reports whether there is no room for the connection of a request.
-func refused(r *http.Request) bool {
-	is, _ := r.Context().Value(refusedKey{}).(bool)
-	return is
 }

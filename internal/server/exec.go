@@ -110,6 +110,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) (any, error) {
 			return handled{}, nil // the library has answered
 		}
 		defer c.CloseNow()
+		streamed(r)
 		select {
 		case x.conns[fd] <- conn{c, r.Context()}:
 		default:

@@ -27,8 +27,12 @@ import (
 	"github.com/kiln-containers/kiln/internal/op"
 )
 
-// maxJSON bounds the JSON in requests, in bytes. Uploads are bounded by the disk.
-const maxJSON = 4 << 20
+// maxJSON bounds the JSON in requests, in bytes, and maxUntrustedJSON that of clients who
+// aren't trusted. Uploads are bounded by the disk.
+const (
+	maxJSON          = 4 << 20
+	maxUntrustedJSON = 64 << 10
+)
 
 // maxHeader bounds the first line and the headers of a request, in bytes. Aliases and
 // properties of an upload are in headers.
@@ -118,12 +122,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	w.Header().Set(requestHeader, requestID(r))
 	w.Header().Set("X-Content-Type-Options", "nosniff") // what an image's file is called makes no page of it
-	if refused(r) {
+	conn := connOf(r.Context())
+	if conn != nil && conn.refused {
 		w.Header().Set("Connection", "close")
 		s.answerError(w, r, kiln.Errorf(kiln.Busy, "the server has as many connections as it may have; try again later"))
 		return
 	}
 	r = s.identify(r)
+	if conn != nil {
+		conn.setFree(callerOf(r).trusted)
+		defer conn.answered(callerOf(r).trusted)
+	}
 	if err := bounds(r); err != nil {
 		s.answerError(w, r, err)
 		return
@@ -309,7 +318,11 @@ func checkETag(r *http.Request, state any) error {
 
 // readJSON decodes a request's body. Errors: Invalid, TooLarge.
 func readJSON(r *http.Request, v any) error {
-	b, err := readBody(r, maxJSON)
+	limit := int64(maxJSON)
+	if !callerOf(r).trusted {
+		limit = maxUntrustedJSON
+	}
+	b, err := readBody(r, limit)
 	if err != nil {
 		return err
 	}
@@ -319,13 +332,21 @@ func readJSON(r *http.Request, v any) error {
 	return nil
 }
 
+// readBody reads a request's body. One that says that it is too large isn't waited for.
+// Errors: Invalid, TooLarge, Busy.
 func readBody(r *http.Request, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "read the request: %w", err)
+	large := kiln.Errorf(kiln.TooLarge, "the request is larger than %d bytes", limit)
+	if r.ContentLength > limit {
+		return nil, large
 	}
-	if int64(len(b)) > limit {
-		return nil, kiln.Errorf(kiln.TooLarge, "the request is larger than %d bytes", limit)
+	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	switch {
+	case errors.Is(err, kiln.Busy):
+		return nil, err
+	case err != nil:
+		return nil, kiln.Errorf(kiln.Invalid, "read the request: %w", err)
+	case int64(len(b)) > limit:
+		return nil, large
 	}
 	return b, nil
 }

@@ -40,6 +40,7 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 			return nil, err
 		}
 		spec.Filename, spec.Secret = header(r, "filename"), word
+		streamed(r)
 		// An image takes its time, whoever sends it.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	}
@@ -185,8 +186,9 @@ func names(v, key string) ([]string, error) {
 // drained reads the rest of an upload that failed, for a while: a client that is
 // still sending would see a broken connection in the place of the answer.
 func drained(r *http.Request, err error) error {
+	streamed(r)
 	end := time.Now().Add(10 * time.Second)
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, 32<<10)
 	for time.Now().Before(end) {
 		if _, rerr := r.Body.Read(buf); rerr != nil {
 			break
