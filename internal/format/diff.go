@@ -41,6 +41,7 @@ type PackageDiff struct{ Name, Before, After string }
 type Summary struct {
 	files    map[string]fileSummary
 	packages map[string]string // version by name
+	listed   int64             // bytes of the lists they are from
 }
 
 type fileSummary struct {
@@ -104,7 +105,7 @@ func (discarded) Close() error { return nil }
 // summariser takes the root filesystem.
 type summariser struct{ *Summary }
 
-// maxDatabase bounds a package manager's list, in bytes.
+// maxDatabase bounds the lists of package managers, in bytes.
 const maxDatabase = 64 << 20
 
 // Add is archive.TreeWriter's.
@@ -116,7 +117,11 @@ func (s summariser) Add(e *archive.Entry, r io.Reader) error {
 		in := io.TeeReader(r, h)
 		switch e.Path {
 		case "var/lib/dpkg/status", "lib/apk/db/installed", "usr/lib/apk/db/installed":
-			if err := s.readPackages(io.LimitReader(in, maxDatabase)); err != nil {
+			if s.listed += e.Size; s.listed > maxDatabase {
+				return kiln.Errorf(kiln.TooLarge, "the lists of packages have more than %s (at %q)", kiln.FormatSize(maxDatabase),
+					e.Path)
+			}
+			if err := s.readPackages(in); err != nil {
 				return err
 			}
 		}

@@ -2,7 +2,6 @@ package format
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -153,7 +151,9 @@ func (i *inspector) system(p string, e *archive.Entry, r io.Reader) error {
 			if err != nil {
 				return err
 			}
-			i.OSRelease = parseOSRelease(b)
+			if i.OSRelease == nil || p == "etc/os-release" { // which comes before the other
+				i.OSRelease = parseOSRelease(b)
+			}
 			return nil
 		}
 		switch path.Dir(p) {
@@ -229,22 +229,4 @@ func (i *inspector) shellArch() string {
 		}
 	}
 	return best
-}
-
-// parseOSRelease reads os-release(5).
-func parseOSRelease(b []byte) map[string]string {
-	values := map[string]string{}
-	for line := range bytes.Lines(b) {
-		key, value, ok := strings.Cut(strings.TrimSpace(string(line)), "=")
-		if !ok || strings.HasPrefix(key, "#") {
-			continue
-		}
-		if unquoted, err := strconv.Unquote(value); err == nil {
-			value = unquoted
-		} else {
-			value = strings.Trim(value, "'")
-		}
-		values[key] = value
-	}
-	return values
 }
