@@ -40,8 +40,9 @@ func (a *app) adminCmd() *cobra.Command {
 	recover := &cobra.Command{Use: "recover", Args: cobra.NoArgs,
 		Short: "Rebuild the database from the files of images and instances",
 		Long: "Make rows of what is on the disk and in no row: images of their files, instances of their volumes. A " +
-			"missing or damaged database is replaced by its newest copy that is whole. Names of instances that are in no " +
-			"copy are made up; aliases have to be given again.",
+			"missing or damaged database is replaced by its newest copy that is whole. Instances get the names and " +
+			"the configuration that were recorded beside their files, or else names that are made up; their profiles, and " +
+			"the aliases of images, have to be made again.",
 		Example: "  kiln admin recover"}
 	recover.RunE = func(c *cobra.Command, _ []string) error {
 		r, err := a.deps.Recover(c.Context(), *dir)

@@ -279,15 +279,7 @@ func (d *Daemon) recoverInstances(ctx context.Context, r *Recovery) error {
 		if named[uuid] {
 			continue
 		}
-		name := "recovered-" + strings.Trim(uuid[:min(8, len(uuid))], "-")
-		vol, err := d.pool.Get(uuid)
-		if err == nil {
-			err = d.db.CreateInstance(ctx, db.Instance{
-				Name: name, Type: "container", Architecture: HostArch(), CreatedAt: time.Now().UTC(), Base: vol.Base(),
-				Description: "made of files that no instance had", Config: map[string]string{instance.UUIDKey: uuid},
-				Devices: map[string]map[string]string{}, Profiles: []string{defaultProfile},
-			})
-		}
+		name, err := d.recoverInstance(ctx, uuid, r)
 		if err != nil {
 			r.Left = append(r.Left, fmt.Sprintf("the volume %s: %v", uuid, err))
 			continue
@@ -295,4 +287,43 @@ func (d *Daemon) recoverInstances(ctx context.Context, r *Recovery) error {
 		r.Instances = append(r.Instances, name)
 	}
 	return nil
+}
+
+// recoverInstance makes the row of a volume, and gives its name: as its record has it, or
+// made up where there is none or the name is taken.
+func (d *Daemon) recoverInstance(ctx context.Context, uuid string, r *Recovery) (string, error) {
+	vol, err := d.pool.Get(uuid)
+	if err != nil {
+		return "", err
+	}
+	madeUp := "recovered-" + strings.Trim(uuid[:min(8, len(uuid))], "-")
+	row, err := instance.Recorded(d.cfg.Dir, uuid)
+	if err != nil {
+		if !errors.Is(err, kiln.NotFound) {
+			r.Left = append(r.Left, fmt.Sprintf("the name and configuration of instance %s: %v", madeUp, err))
+		}
+		row = db.Instance{Name: madeUp, Type: "container", Architecture: HostArch(), CreatedAt: time.Now().UTC(),
+			Base: vol.Base(), Description: "made of files that no instance had",
+			Config: map[string]string{instance.UUIDKey: uuid}, Profiles: []string{defaultProfile}}
+	}
+	var there []string
+	for _, p := range row.Profiles {
+		if _, err := d.db.Profile(ctx, p); errors.Is(err, kiln.NotFound) {
+			r.Left = append(r.Left, fmt.Sprintf("the profile %q, which instance %s used; create it and add it again: kiln "+
+				"profile add %s %s", p, row.Name, row.Name, p))
+			continue
+		} else if err != nil {
+			return "", err
+		}
+		there = append(there, p)
+	}
+	row.Profiles = there
+	err = d.db.CreateInstance(ctx, row)
+	if errors.Is(err, kiln.Conflict) {
+		r.Left = append(r.Left, fmt.Sprintf("the name %q, which another instance has; this one is called %s", row.Name,
+			madeUp))
+		row.Name = madeUp
+		err = d.db.CreateInstance(ctx, row)
+	}
+	return row.Name, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/instance"
 )
 
 // TestLostDatabase opens a directory whose database is gone, empty or damaged:
@@ -112,5 +113,113 @@ func TestLockRemoved(t *testing.T) {
 	}
 	if !errors.Is(err, kiln.Conflict) {
 		t.Errorf("a second daemon: %v", err)
+	}
+}
+
+// TestRecoverNames makes the rows of instances anew: they have their names and
+// configuration again, and what is wrong with a record costs no instance.
+func TestRecoverNames(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	if err := d.CreateProfile(t.Context(), db.Profile{Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	uuids := map[string]string{}
+	for _, name := range []string{"sound", "torn", "strange", "none", "deleted"} {
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Source: Source{Type: "none"},
+			Config: instance.Config{Options: map[string]string{"user.a": name}, Profiles: []string{defaultProfile, "web"}}})
+		wait(t, o, err)
+		i, err := d.Instance(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		uuids[name] = i.Options[instance.UUIDKey]
+	}
+	if err := d.instances.Rename(t.Context(), "sound", "renamed"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.instances.Update(t.Context(), "renamed", func(i instance.Instance) (instance.Config, error) {
+		i.Options["user.b"] = "edited"
+		i.Description = "mine"
+		return i.Config, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.DeleteInstance(t.Context(), "deleted")
+	wait(t, o, err)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := func(name string) string { return filepath.Join(dir, instance.RecordsDir, uuids[name]+".json") }
+	if _, err := os.Stat(path("deleted")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the record of an instance that was deleted: %v", err)
+	}
+	sound, err := os.ReadFile(path("sound"))
+	if err := errors.Join(err, os.WriteFile(path("torn"), sound[:len(sound)/2], 0o600), os.WriteFile(path("strange"), sound,
+		0o600), os.Remove(path("none")), os.Remove(filepath.Join(dir, databaseFile))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, backupsDir)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil || len(r.Instances) != 4 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	left := strings.Join(r.Left, "\n")
+	for _, want := range []string{`profile "web", which instance renamed used`, uuids["torn"] + ".json is damaged",
+		"it is of the volume"} {
+		if !strings.Contains(left, want) {
+			t.Errorf("nobody says %q:\n%s", want, left)
+		}
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	list, err := d.Instances(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list {
+		if i.Status != instance.Stopped || i.Name != "renamed" && !strings.HasPrefix(i.Name, "recovered-") {
+			t.Errorf("%s is %s: %s", i.Name, i.Status, i.Problem)
+		}
+		if i.Name == "renamed" && (i.Options["user.a"] != "sound" || i.Options["user.b"] != "edited" ||
+			i.Description != "mine" || i.Options[instance.UUIDKey] != uuids["sound"]) {
+			t.Errorf("%+v", i)
+		}
+	}
+	// The records are whole again, for the next time.
+	for name, uuid := range uuids {
+		if _, err := instance.Recorded(dir, uuid); name != "deleted" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if list, err := filepath.Glob(filepath.Join(dir, instance.RecordsDir, "*.json")); err != nil || len(list) != 4 {
+		t.Errorf("records: %v, %v", list, err)
+	}
+}
+
+// TestRecoverTakenName brings back an instance whose name another one has.
+func TestRecoverTakenName(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	var uuid string
+	for _, name := range []string{"one", "two"} {
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Source: Source{Type: "none"}})
+		wait(t, o, err)
+		i, err := d.Instance(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		uuid = i.Options[instance.UUIDKey]
+	}
+	if err := errors.Join(d.db.DeleteInstance(t.Context(), "two"), d.db.RenameInstance(t.Context(), "one", "two"),
+		d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil || len(r.Instances) != 1 || r.Instances[0] != "recovered-"+uuid[:8] ||
+		!strings.Contains(strings.Join(r.Left, "\n"), `the name "two", which another instance has`) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
