@@ -74,6 +74,7 @@ func (a *app) complete(c *cobra.Command, args []string, typed string) ([]string,
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	a.Stale = true // in time is better than up to date
 	words := a.candidates(ctx, c, all[n], args, typed)
 	words = slices.DeleteFunc(words, func(w string) bool {
 		return slices.Contains(args, w) || !strings.HasPrefix(w, typed)

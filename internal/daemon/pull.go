@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/fetch"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
@@ -317,22 +318,28 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, ho
 			src = known{src, img}
 		}
 		got, err := kiln.Copy(ctx, sink, src, spec.Name)
-		switch kind := kiln.KindOf(err); {
+		switch {
 		case err == nil:
 			d.tell(ctx, "image-created", imageURL(got.Fingerprint), map[string]any{"type": got.Type})
 			return got, nil
 		case ctx.Err() != nil:
 			return got, err
-		case kind == kiln.NotFound && spec.Remote.Protocol == kiln.ProtocolStreams && !access.Fresh:
-			access.Fresh = true
 		case helped.Swap(false): // what was made by the difference may be in the partial file
 			access.Base, access.Seeds = nil, nil
-		case kind == kiln.Integrity && !again:
+		case byIndex(err) && spec.Remote.Protocol == kiln.ProtocolStreams && !access.Fresh:
+			access.Fresh = true
+		case kiln.KindOf(err) == kiln.Integrity && !again:
 			again = true
 		default:
 			return got, err
 		}
 	}
+}
+
+// byIndex reports whether an error can come of an index that is older than the files it
+// names: they are gone, or moved, or others.
+func byIndex(err error) bool {
+	return errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Integrity) || fetch.Refused(err)
 }
 
 // known is a source that was asked already.

@@ -45,6 +45,58 @@ func serveStream(t *testing.T, arch string, image []byte) kiln.Remote {
 	return kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}
 }
 
+// TestOldIndex has an image server whose files are not those of its index any more: it
+// is asked for its index before a copy fails.
+func TestOldIndex(t *testing.T) {
+	const index = `{"format":"index:1.0","index":{"i":{"datatype":"image-downloads","path":"l.json","products":["a"]}}}`
+	for name, old := range map[string]http.HandlerFunc{
+		"gone":     http.NotFound,
+		"other":    func(w http.ResponseWriter, _ *http.Request) { w.Write(formattest.Tiny(t, "old")) },
+		"page":     func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>moved</html>") },
+		"circle":   func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) },
+		"refused":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			image, hash := formattest.Tiny(t, name), fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
+			path := "old.tar"
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/streams/v1/index.json":
+					io.WriteString(w, index)
+				case "/l.json":
+					fmt.Fprintf(w, `{"format":"products:1.0","products":{"a":{"arch":%q,"aliases":"bb","os":"Tiny",`+
+						`"versions":{"20260201":{"items":{"i":{"ftype":"lxd_combined.tar.gz","path":%q,"size":%d,`+
+						`"sha256":%q}}}}}}}`, HostArch(), path, len(image), hash)
+				case "/old.tar":
+					old(w, r)
+				case "/new.tar":
+					http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(image))
+				default:
+					http.NotFound(w, r)
+				}
+			}))
+			defer s.Close()
+			d := fresh(t)
+			if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+				t.Fatal(err)
+			}
+			spec := PullSpec{Remote: kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}, Name: "bb", IsAlias: true,
+				ImportSpec: ImportSpec{Aliases: aliases("bb")}}
+			o, err := d.PullImage(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s := o.Wait(t.Context()); s.Err == nil {
+				t.Fatal("files that the index doesn't name were taken")
+			}
+			path, hash = "new.tar", fmt.Sprintf("%x", sha256.Sum256(image)) // as the server says from now on
+			o, err = d.PullImage(t.Context(), spec)
+			wait(t, o, err)
+		})
+	}
+}
+
 // TestDamagedImage has an image with a bit flipped: a launch says that and what helps,
 // and copying it again does help.
 func TestDamagedImage(t *testing.T) {

@@ -190,7 +190,13 @@ func (r *Reader) connect() (*body, error) {
 		length = r.end - r.offset
 	}
 	// Without a byte from one, the next is asked.
-	return r.c.get(r.ctx, urls[(r.first+r.tries)%len(urls)], r.offset, length)
+	b, err := r.c.get(r.ctx, urls[(r.first+r.tries)%len(urls)], r.offset, length)
+	if err == nil && b.length >= 0 && b.length < r.file.Size {
+		b.Close()
+		return nil, &refusal{b.url, kiln.Errorf(kiln.Network, "%s: the file there is shorter than it should be: "+
+			"%d bytes, not %d", b.url, b.length, r.file.Size)}
+	}
+	return b, err
 }
 
 func (r *Reader) lost() error {
@@ -219,7 +225,7 @@ func (r *Reader) recover(err error) error {
 	if errors.As(err, &refused) {
 		r.gone = append(r.gone, refused.url)
 		if len(r.gone) >= len(r.file.URLs) {
-			return refused.err
+			return refused
 		}
 		return nil // another may have it
 	}
@@ -259,15 +265,6 @@ func (r *Reader) Close() error {
 	}
 	return nil
 }
-
-// A refusal is the answer of a server that won't give another.
-type refusal struct {
-	url string
-	err error
-}
-
-func (r *refusal) Error() string { return r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
 
 // A body is the answer of a server, which is given up when it stalls.
 type body struct {
@@ -488,18 +485,4 @@ func host(url string) string {
 	}
 	name, _, _ := strings.Cut(rest, "/")
 	return name
-}
-
-// CheckRedirect is for http.Client: a few redirects are followed, but none from
-// https to plain http. The error is Network, or Denied.
-func CheckRedirect(req *http.Request, via []*http.Request) error {
-	last := via[len(via)-1]
-	switch {
-	case len(via) >= 10: // asking again would lead there again
-		return &refusal{via[0].URL.String(), kiln.Errorf(kiln.Network, "%s redirects in a circle", via[0].URL.Host)}
-	case last.URL.Scheme == "https" && req.URL.Scheme != "https":
-		return kiln.Errorf(kiln.Denied, "%s redirects to %s, which is not protected by TLS", last.URL.Host,
-			req.URL.Redacted())
-	}
-	return nil
 }

@@ -44,6 +44,9 @@ type Resolver struct {
 	Version    string            // of kiln, for servers that want to know
 	Stall      time.Duration     // how long servers may keep it waiting; 0: as long as usual
 	Warn       func(text string) // hears that something works, but not as it should
+	// Stale lets what image servers have be as it was a few minutes ago. Else they are
+	// asked each time whether it changed.
+	Stale bool
 
 	read *Config // the file of remotes, once it was read
 }
@@ -228,7 +231,7 @@ func (r *Resolver) Source(name string) (kiln.Source, error) {
 		return nil, err
 	}
 	r.patiently(hc)
-	return o.Open(where, remote.Access{Warn: r.Warn})
+	return o.Open(where, remote.Access{Warn: r.Warn, Fresh: !r.Stale})
 }
 
 // probeTime is how long Probe waits for an answer.
@@ -263,7 +266,8 @@ func (r *Resolver) Probe(ctx context.Context, name string) error {
 	return resp.Body.Close()
 }
 
-// indexTTL is how long the client uses the index of an image server without asking.
+// indexTTL is how long a client that may be out of date uses the index of an image server
+// without asking.
 const indexTTL = 5 * time.Minute
 
 // opener gives what opens a remote, with the client's certificate if it is a private

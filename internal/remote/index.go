@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,8 +24,10 @@ import (
 // Indexes keeps the documents of image servers: each is asked for once in a while,
 // for everybody, and only sent when it changed.
 type Indexes struct {
-	Dir string        // where they are kept
-	TTL time.Duration // how long one is good without asking
+	Dir string // where they are kept
+	// TTL is how long one is good without asking, at most: a server may say less
+	// (max-age and no-cache of Cache-Control, RFC 9111).
+	TTL time.Duration
 
 	mu      sync.Mutex
 	entries map[string]*document
@@ -42,6 +46,34 @@ type documentState struct {
 	ETag         string    `json:"etag,omitempty"`
 	LastModified string    `json:"last_modified,omitempty"`
 	Fetched      time.Time `json:"fetched"`
+	MaxAge       *int64    `json:"max_age,omitempty"` // seconds; nil: the server doesn't say
+}
+
+// asked reports whether a server was asked so short a time ago that it isn't now.
+func (s documentState) asked(g get, ttl time.Duration) bool {
+	if g.fresh {
+		ttl = min(ttl, g.within)
+	} else if s.MaxAge != nil && *s.MaxAge < int64(ttl/time.Second) {
+		ttl = time.Duration(*s.MaxAge) * time.Second
+	}
+	age := time.Since(s.Fetched)
+	return age >= 0 && age < ttl // a clock that was set back proves nothing
+}
+
+// maxAge is how many seconds an answer is good for by its header; nil if that doesn't say.
+func maxAge(h http.Header) *int64 {
+	for word := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
+		key, value, _ := strings.Cut(strings.ToLower(strings.TrimSpace(word)), "=")
+		switch key {
+		case "no-cache", "no-store":
+			return new(int64)
+		case "max-age":
+			if n, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64); err == nil && n >= 0 {
+				return &n
+			}
+		}
+	}
+	return nil
 }
 
 func (x *Indexes) entry(url string) *document {
@@ -68,9 +100,11 @@ type get struct {
 	urls  []string // the same at several servers
 	limit int64    // bytes
 	fresh bool     // ask, however young it is
-	stall time.Duration
-	warn  func(string)
-	parse func(io.Reader) (any, error)
+	// within is how short a time ago it may have been asked for all the same.
+	within time.Duration
+	stall  time.Duration
+	warn   func(string)
+	parse  func(io.Reader) (any, error)
 }
 
 // get gives what parse makes of a document. When no server answers, an old copy
@@ -90,7 +124,7 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 			_ = json.Unmarshal(b, &d.state) // else it is fetched
 		}
 	}
-	if g.fresh || time.Since(d.state.Fetched) > x.TTL {
+	if !d.state.asked(g, x.TTL) {
 		if err := x.update(ctx, g, d, path); err != nil {
 			if _, old := os.Stat(path); old != nil || !passing(err) {
 				return nil, err
@@ -195,6 +229,9 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		return kiln.Errorf(kiln.Network, "%s: %s", url, resp.Status)
 	}
 	d.state.Fetched = time.Now()
+	if age := maxAge(resp.Header); age != nil || resp.StatusCode == http.StatusOK {
+		d.state.MaxAge = age
+	}
 	if resp.StatusCode == http.StatusOK { // not every 304 says them again
 		d.state.ETag, d.state.LastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
@@ -25,6 +26,10 @@ type streams struct {
 	fresh  bool // the index was asked for already
 }
 
+// missAge is how old an index may be by which something isn't there: who looks for many
+// names that nobody has doesn't make a server be asked for each.
+const missAge = time.Second
+
 // An offer is what a server has: its images, and the lists of products they are from.
 type offer struct {
 	images  []simplestreams.Image
@@ -32,11 +37,26 @@ type offer struct {
 	missing error // why lists are not in it; nil if all are
 }
 
-// offer reads the index and the products that it names. A list that can't be had is
-// only an error if no other can: a server has more than what is wrong with it.
+// offer is what the server has, as far as that is known here.
 func (s *streams) offer(ctx context.Context) (offer, error) {
-	g := get{http: s.http, agent: s.o.UserAgent, stall: s.o.stall(), fresh: s.access.Fresh &&
-		!s.fresh, warn: s.access.Warn, limit: simplestreams.MaxIndex}
+	return s.ask(ctx, get{fresh: s.access.Fresh && !s.fresh})
+}
+
+// offerOf is an offer that what is looked for is in. Before something is said to be
+// nowhere, the server is asked: most often its index hasn't changed, and isn't sent.
+func (s *streams) offerOf(ctx context.Context, has func(offer) bool) (offer, error) {
+	all, err := s.offer(ctx)
+	if err != nil || has(all) {
+		return all, err
+	}
+	return s.ask(ctx, get{fresh: true, within: missAge})
+}
+
+// ask reads the index and the products that it names. A list that can't be had is
+// only an error if no other can: a server has more than what is wrong with it.
+func (s *streams) ask(ctx context.Context, g get) (offer, error) {
+	g.http, g.agent, g.stall, g.warn = s.http, s.o.UserAgent, s.o.stall(), s.access.Warn
+	g.limit = simplestreams.MaxIndex
 	g.urls = join(s.remote, simplestreams.IndexPath)
 	g.parse = func(r io.Reader) (any, error) { return simplestreams.ParseIndex(r) }
 	v, err := s.o.Indexes.get(ctx, g)
@@ -74,7 +94,10 @@ func (s *streams) offer(ctx context.Context) (offer, error) {
 
 // Find is kiln.Source's.
 func (s *streams) Find(ctx context.Context, name string) (kiln.Image, error) {
-	all, err := s.offer(ctx)
+	all, err := s.offerOf(ctx, func(all offer) bool {
+		_, err := simplestreams.Find(all.images, name, s.o.Architectures)
+		return !errors.Is(err, kiln.NotFound)
+	})
 	if err != nil {
 		return kiln.Image{}, err
 	}
@@ -93,7 +116,7 @@ func (s *streams) Find(ctx context.Context, name string) (kiln.Image, error) {
 
 // List gives the containers' images.
 func (s *streams) List(ctx context.Context) ([]kiln.Image, error) {
-	all, err := s.offer(ctx)
+	all, err := s.offerOf(ctx, func(all offer) bool { return len(all.images) > 0 })
 	list := make([]kiln.Image, 0, len(all.images))
 	names := simplestreams.Names(all.images, s.o.Architectures)
 	for i, img := range all.images {
@@ -151,13 +174,16 @@ func sizeOf(f simplestreams.File) int64 {
 // Open is kiln.Source's. The root filesystem comes as the difference from an older
 // version where that is here.
 func (s *streams) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
-	all, err := s.offer(ctx)
+	at := func(all offer) int {
+		return slices.IndexFunc(all.images, func(o simplestreams.Image) bool {
+			return o.Fingerprint == img.Fingerprint && o.Files[len(o.Files)-1].SHA256 == img.Files[len(img.Files)-1].Hash
+		})
+	}
+	all, err := s.offerOf(ctx, func(all offer) bool { return at(all) >= 0 })
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all.images, func(o simplestreams.Image) bool {
-		return o.Fingerprint == img.Fingerprint && o.Files[len(o.Files)-1].SHA256 == img.Files[len(img.Files)-1].Hash
-	})
+	i := at(all)
 	if i < 0 {
 		if all.missing != nil {
 			return nil, all.missing

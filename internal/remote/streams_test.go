@@ -160,6 +160,90 @@ func TestMissingProducts(t *testing.T) {
 	}
 }
 
+// lister is a source whose images can be listed.
+type lister interface {
+	List(context.Context) ([]kiln.Image, error)
+}
+
+// TestIndexIsAskedAgain asks a server before it says that an image is nowhere, when the
+// server says that its index changes often, and when somebody wants to be sure; it
+// doesn't otherwise, and what hasn't changed isn't sent again.
+func TestIndexIsAskedAgain(t *testing.T) {
+	list, control, sent, unchanged := `{"format":"products:1.0","products":{}}`, "", 0, 0
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text := map[bool]string{true: indexJSON, false: list}[r.URL.Path == "/streams/v1/index.json"]
+		tag := fmt.Sprintf(`"%x"`, sha256.Sum256([]byte(text)))
+		w.Header().Set("ETag", tag)
+		if control != "" {
+			w.Header().Set("Cache-Control", control)
+		}
+		if r.Header.Get("If-None-Match") == tag {
+			unchanged++
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		sent++
+		io.WriteString(w, text)
+	})
+	s := httptest.NewServer(h)
+	defer s.Close()
+	x := &Indexes{Dir: t.TempDir(), TTL: time.Hour}
+	find := func(a Access, name string) error {
+		t.Helper()
+		o := &Opener{Architectures: []string{"x86_64"}, AllowHTTP: func() bool { return true }, Indexes: x}
+		src, err := o.Open(kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "" {
+			all, err := src.(lister).List(t.Context())
+			if err == nil && len(all) == 0 {
+				err = kiln.NotFound
+			}
+			return err
+		}
+		_, err = src.Find(t.Context(), name)
+		return err
+	}
+	serve := func(name string) {
+		list = `{"format":"products:1.0","products":{` + product("amd64", name, "i/"+name, []byte(name)) + `}}`
+		time.Sleep(missAge)
+	}
+	if err := find(Access{}, "one"); !errors.Is(err, kiln.NotFound) {
+		t.Fatal(err)
+	}
+	serve("one")
+	if err := find(Access{}, ""); err != nil {
+		t.Errorf("the list is empty, though the server has something by now: %v", err)
+	}
+	for _, name := range []string{"two", "three", "one"} {
+		serve(name)
+		if err := find(Access{}, name); err != nil {
+			t.Errorf("%q, which the server has by now: %v", name, err)
+		}
+	}
+	before, same := sent, unchanged
+	if err := find(Access{}, "one"); err != nil || sent != before || unchanged != same {
+		t.Errorf("%v; a young index was asked for", err)
+	}
+	if err := find(Access{Fresh: true}, ""); err != nil || sent != before || unchanged != same+2 {
+		t.Errorf("%v; %d sent again, %d not", err, sent-before, unchanged-same)
+	}
+	for _, control = range []string{"public, max-age=0", "no-cache", "MAX-AGE = 1"} {
+		if err := find(Access{Fresh: true}, "one"); err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(control, "1") {
+			control = "max-age=1"
+			time.Sleep(time.Second)
+		}
+		same = unchanged
+		if err := find(Access{}, "one"); err != nil || unchanged == same {
+			t.Errorf("%s: %v; wasn't asked for again", control, err)
+		}
+	}
+}
+
 // TestStreamsAreBounded keeps an image server from taking all memory or disk.
 func TestStreamsAreBounded(t *testing.T) {
 	block := []byte(strings.Repeat(" ", 1<<20))
