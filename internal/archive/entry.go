@@ -38,6 +38,7 @@ type Entry struct {
 	ModTime time.Time
 	Link    string            // target of a Symlink (as it is) or of a Hardlink (clean)
 	Xattrs  map[string]string // only the ones that may be kept
+	Links   Type              // of what a Hardlink is another name of
 	Major   uint32            // of devices
 	Minor   uint32
 }

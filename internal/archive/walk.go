@@ -335,6 +335,8 @@ func (w *walker) hardlink(e *Entry, h *tar.Header) error {
 	case is == CharDevice, is == BlockDevice: // another node of the same device is as good
 		numbers := w.devices[w.key(link)]
 		e.Type, e.Link, e.Major, e.Minor = is, "", numbers[0], numbers[1]
+	default:
+		e.Links = is
 	}
 	return nil
 }

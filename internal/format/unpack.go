@@ -68,7 +68,7 @@ func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.
 // isTemplate tells what is kept of templates/.
 func isTemplate(e *archive.Entry) bool {
 	return strings.HasPrefix(e.Path, templates) &&
-		(e.Type == archive.Regular || e.Type == archive.Dir || e.Type == archive.Hardlink)
+		(e.Type == archive.Regular || e.Type == archive.Dir || e.Type == archive.Hardlink && e.Links == archive.Regular)
 }
 
 const templates = "templates/"
