@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -119,10 +120,27 @@ func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (
 	if err := d.makeFiles(ctx, files, img); err != nil {
 		return err
 	}
-	if err := d.instances.Create(ctx, n, files); err != nil || !spec.Start {
+	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}
+	d.warnUnread(ctx, o, n.Name)
+	if !spec.Start {
+		return nil
+	}
 	return d.instances.Start(ctx, n.Name)
+}
+
+// warnUnread tells who makes an instance that its image will not read what it is told
+// for cloud-init.
+func (d *Daemon) warnUnread(ctx context.Context, o *op.Operation, name string) {
+	keys, err := d.instances.Unread(ctx, name)
+	if err != nil {
+		d.cfg.Log.Warn("look for templates of cloud-init", "instance", name, "err", err)
+	}
+	if len(keys) > 0 {
+		d.warn(o, fmt.Sprintf("nothing in the image of %q reads %s: it has no templates for cloud-init (NoCloud); use an "+
+			"image of the variant cloud", name, strings.Join(keys, ", ")))
+	}
 }
 
 // checkLaunch says what launch would, as far as that is known without another server.

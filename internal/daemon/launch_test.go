@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -118,4 +119,28 @@ func TestFailedCreation(t *testing.T) {
 	}
 	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: bb})
 	wait(t, o, err)
+}
+
+// TestUnreadUserData: whoever gives an instance something for cloud-init is told when its
+// image has no template that reads it.
+func TestUnreadUserData(t *testing.T) {
+	d := fresh(t)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("plain")}, formattest.Unified(t)), nil)
+	const metadata = "architecture: amd64\ncreation_date: 1\ntemplates:\n" +
+		"  /var/lib/cloud/seed/nocloud-net/user-data: {when: [create], template: u.tpl}\n"
+	cloud := formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: metadata},
+		formattest.File{Name: "templates/u.tpl", Body: `{{ config_get("user.user-data", "") }}`},
+		formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("cloud")}, cloud), nil)
+	for _, c := range []struct{ image, key, warning string }{
+		{"plain", "user.user-data", "reads user.user-data"}, {"cloud", "user.user-data", ""},
+		{"cloud", "cloud-init.vendor-data", "reads cloud-init.vendor-data"}, {"plain", "user.name", ""},
+	} {
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Source: Source{Type: "image", Alias: c.image},
+			Config: instance.Config{Options: map[string]string{c.key: "x"}}})
+		text, _ := wait(t, o, err).Metadata["warning"].(string)
+		if (text == "") != (c.warning == "") || !strings.Contains(text, c.warning) {
+			t.Errorf("%s of %s: %q", c.key, c.image, text)
+		}
+	}
 }
