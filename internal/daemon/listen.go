@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -109,17 +111,35 @@ func parseAddresses(s string) ([]string, error) {
 		}
 		host, port, err := net.SplitHostPort(a)
 		if err != nil {
-			host, port = strings.Trim(a, "[]"), DefaultPort
-			if strings.Contains(host, ":") && net.ParseIP(host) == nil {
-				return nil, kiln.Errorf(kiln.Invalid, "%q is not an address; write host:port, [::]:8443 or :8443", a)
+			host, port = a, ""
+			if strings.HasPrefix(a, "[") && strings.HasSuffix(a, "]") {
+				host = a[1 : len(a)-1]
 			}
 		}
-		if _, err := net.LookupPort("tcp", port); err != nil {
+		if !isHost(host) {
+			return nil, kiln.Errorf(kiln.Invalid, "%q is not an address; write host:port, [::]:8443 or :8443", a)
+		}
+		if port == "" {
+			port = DefaultPort
+		}
+		n, err := net.LookupPort("tcp", port)
+		if err != nil {
 			return nil, kiln.Errorf(kiln.Invalid, "%q is not an address: %w", a, err)
 		}
-		list = append(list, net.JoinHostPort(host, port))
+		list = append(list, net.JoinHostPort(host, strconv.Itoa(n)))
 	}
 	return list, nil
+}
+
+// isHost reports whether a word is an address of the Internet protocol or may be the
+// name of a host; "" stands for every address of this one.
+func isHost(word string) bool {
+	if _, err := netip.ParseAddr(word); err == nil {
+		return true
+	}
+	return !strings.ContainsFunc(word, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._", r)
+	})
 }
 
 // Addresses are where others can reach the daemon: where it listens, with the

@@ -68,7 +68,7 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 }
 
 // revokedBy reads the serial numbers of a list of revoked certificates, RFC 5280, in
-// PEM or DER form. None is there is none is revoked.
+// PEM or DER form. If there is no file, none is revoked.
 func revokedBy(path string) (map[string]bool, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,12 +77,21 @@ func revokedBy(path string) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	serials, err := parseRevoked(b)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Invalid, "%s is not a list of revoked certificates: %w", path, err)
+	}
+	return serials, nil
+}
+
+// parseRevoked reads such a list.
+func parseRevoked(b []byte) (map[string]bool, error) {
 	if block, _ := pem.Decode(b); block != nil {
 		b = block.Bytes
 	}
 	list, err := x509.ParseRevocationList(b)
 	if err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "%s is no list of revoked certificates: %w", path, err)
+		return nil, err
 	}
 	serials := map[string]bool{}
 	for _, e := range list.RevokedCertificateEntries {

@@ -41,7 +41,7 @@ func ParseToken(s string) (Token, error) {
 		err = json.Unmarshal(b, &t)
 	}
 	if err != nil || t.Secret == "" {
-		return Token{}, kiln.Errorf(kiln.Invalid, "this is no token; get one with: kiln config trust add --name <client>")
+		return Token{}, kiln.Errorf(kiln.Invalid, "invalid token; get one with: kiln config trust add --name <client>")
 	}
 	return t, nil
 }

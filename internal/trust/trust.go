@@ -39,7 +39,7 @@ func Parse(text []byte) (*x509.Certificate, error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
-			return nil, kiln.Errorf(kiln.Invalid, "this is no certificate in PEM form")
+			return nil, kiln.Errorf(kiln.Invalid, "there is no certificate in PEM form")
 		}
 		if block.Type != "CERTIFICATE" {
 			continue

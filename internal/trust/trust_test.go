@@ -139,8 +139,43 @@ func TestPassword(t *testing.T) {
 func FuzzParseToken(f *testing.F) {
 	f.Add(Token{Secret: "s"}.String())
 	f.Fuzz(func(t *testing.T, s string) {
-		if tok, err := ParseToken(s); err == nil && tok.Secret == "" {
+		tok, err := ParseToken(s)
+		if err != nil {
+			return
+		}
+		if tok.Secret == "" {
 			t.Error("a token without a secret")
+		}
+		again, err := ParseToken(tok.String())
+		if err != nil || again.Secret != tok.Secret || !again.ExpiresAt.Equal(tok.ExpiresAt) {
+			t.Errorf("%+v became %+v, %v", tok, again, err)
+		}
+	})
+}
+
+// FuzzParse reads what somebody says is a certificate. One that is taken has a
+// fingerprint, and is itself when it is written and read again.
+func FuzzParse(f *testing.F) {
+	pair, err := Ensure(f.TempDir(), "client", Client)
+	if err != nil {
+		f.Fatal(err)
+	}
+	text := PEM(pair.Leaf)
+	f.Add([]byte(text))
+	f.Add([]byte("words\n" + text + text))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Parse(b)
+		if err != nil {
+			if !errors.Is(err, kiln.Invalid) {
+				t.Errorf("%v is of no kind", err)
+			}
+			return
+		}
+		again, err := Parse([]byte(PEM(c)))
+		if err != nil || Fingerprint(again) != Fingerprint(c) || len(Fingerprint(c)) != 64 {
+			t.Errorf("%s: %v", Fingerprint(c), err)
 		}
 	})
 }
