@@ -167,6 +167,12 @@ func checkDamaged(t *testing.T, d *Daemon, noun, column string) {
 			t.Error(err)
 		}
 	}
+	if noun == "image" { // as lists show it
+		fp := imageCalled(d, "hit")
+		if img, err := d.Images.ByPrefix(ctx, fp.Short()); err != nil || img.Fingerprint != fp || img.Damage == "" {
+			t.Errorf("by %s: %+v, %v", fp.Short(), img, err)
+		}
+	}
 	if f := deletions(d)[noun]; f != nil {
 		if err := f(ctx); err != nil {
 			t.Errorf("delete the damaged %s: %v", noun, err)

@@ -62,7 +62,7 @@ func whole(m Mirror) error {
 	if m.Damage == "" {
 		return nil
 	}
-	return kiln.Errorf(kiln.Integrity, "mirror %q can't be used: %s; remove it (kiln image mirror remove %s) and add it "+
+	return kiln.Errorf(kiln.Integrity, "mirror %q can't be used: %s; remove it (kiln mirror remove %s) and add it "+
 		"again", m.Name, m.Damage, m.Name)
 }
 

@@ -96,7 +96,7 @@ func (s *Snapshot) Whole() error {
 	if s.Damage == "" {
 		return nil
 	}
-	return kiln.Errorf(kiln.Integrity, "snapshot %s/%s can't be used: %s; delete it (kiln snapshot delete %s/%s), or "+
+	return kiln.Errorf(kiln.Integrity, "snapshot %s/%s can't be used: %s; delete it (kiln snapshot delete %s %s), or "+
 		"bring a copy of the database back: kiln admin restore-database", s.Instance, s.Name, s.Damage, s.Instance, s.Name)
 }
 
