@@ -114,11 +114,11 @@ func TestDamagedAddress(t *testing.T) {
 	defer end(t, d)
 	var at []string
 	listen := func(list []string) error { at = list; return nil }
-	if err := d.Listen(t.Context(), "", listen); err != nil || len(at) != 0 {
+	if err := d.Listen(t.Context(), "127.0.0.1:3", listen); err != nil || !slices.Equal(at, []string{"127.0.0.1:3"}) {
 		t.Errorf("%v, %v", at, err)
 	}
 	if err := d.SetSettings(t.Context(), map[string]string{httpsAddress: "127.0.0.1:2"}, false); err != nil ||
-		!slices.Equal(at, []string{"127.0.0.1:2"}) {
+		!slices.Equal(at, []string{"127.0.0.1:2", "127.0.0.1:3"}) {
 		t.Errorf("%v, %v", at, err)
 	}
 }

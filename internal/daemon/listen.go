@@ -40,10 +40,12 @@ func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string)
 	d.listeners.listen, d.listeners.extra = listen, more
 	d.listeners.mu.Unlock()
 	set, err := d.setting(ctx, httpsAddress)
-	if err != nil && !errors.Is(err, kiln.Integrity) {
+	if errors.Is(err, kiln.Integrity) { // it runs without
+		d.cfg.Log.Error("listen on the network", "err", err)
+	} else if err != nil {
 		return err
 	}
-	if err = errors.Join(err, d.listenOn(set)); err != nil {
+	if err := d.listenOn(set); err != nil {
 		// A daemon that can't be reached from elsewhere still runs instances.
 		d.cfg.Log.Error("listen on the network; fix core.https_address to try again", "err", err)
 		if extra != "" {
