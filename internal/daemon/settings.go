@@ -144,6 +144,7 @@ func (d *Daemon) SetSettingsIf(ctx context.Context, check func(set map[string]st
 		return errors.Join(err, undo())
 	}
 	d.tell(ctx, "config-updated", "/1.0", nil)
+	d.clientsChanged(ctx) // certificates of an authority may count no more
 	d.wake()
 	return nil
 }

@@ -31,6 +31,8 @@ type clients struct {
 	mu   sync.RWMutex
 	byFP map[string]Client
 	ca   *x509.CertPool // server.ca; nil: none
+	// changed is called when somebody may be trusted less than before; nil: nobody listens.
+	changed func(context.Context)
 	// revoked has the serial numbers of ca.crl, of certificates of that authority.
 	revoked map[string]bool
 }
@@ -62,9 +64,27 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 		return err
 	}
 	d.clients.mu.Lock()
-	defer d.clients.mu.Unlock()
 	d.clients.byFP, d.clients.ca, d.clients.revoked = byFP, ca, revoked
+	d.clients.mu.Unlock()
+	d.clientsChanged(ctx)
 	return nil
+}
+
+// WatchClients has f called whenever somebody may be trusted less than before, with the
+// context of the request that brought it.
+func (d *Daemon) WatchClients(f func(context.Context)) {
+	d.clients.mu.Lock()
+	defer d.clients.mu.Unlock()
+	d.clients.changed = f
+}
+
+func (d *Daemon) clientsChanged(ctx context.Context) {
+	d.clients.mu.RLock()
+	f := d.clients.changed
+	d.clients.mu.RUnlock()
+	if f != nil {
+		f(context.WithoutCancel(ctx)) // who has asked may be gone
+	}
 }
 
 // revokedBy reads the serial numbers of a list of revoked certificates, RFC 5280, in

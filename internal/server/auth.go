@@ -40,12 +40,9 @@ func (s *Server) identify(r *http.Request) *http.Request {
 	if r.TLS != nil {
 		c = caller{protocol: "tls", address: host(r.RemoteAddr)}
 		if len(r.TLS.PeerCertificates) > 0 {
-			c.cert = r.TLS.PeerCertificates[0]
-			client, ok := s.d.Trusted(r.Context(), c.cert)
-			c.trusted, c.name, c.restricted, c.fingerprint = ok, client.Name, client.Restricted, client.Fingerprint
-			if client.Restricted && !slices.Contains(client.Projects, defaultProject) {
-				c.trusted = false
-			}
+			c = s.whose(r.Context(), r.TLS.PeerCertificates[0])
+			c.address = host(r.RemoteAddr)
+			s.hold(r.Context(), c)
 		}
 	}
 	ctx := event.WithRequestor(r.Context(), c.requestor(r))
@@ -53,6 +50,16 @@ func (s *Server) identify(r *http.Request) *http.Request {
 		ctx = instance.Restricted(ctx)
 	}
 	return r.WithContext(context.WithValue(ctx, callerKey{}, c))
+}
+
+// whose tells who shows a certificate.
+func (s *Server) whose(ctx context.Context, cert *x509.Certificate) caller {
+	client, ok := s.d.Trusted(ctx, cert)
+	if client.Restricted && !slices.Contains(client.Projects, defaultProject) {
+		ok = false
+	}
+	return caller{protocol: "tls", cert: cert, trusted: ok, name: client.Name, restricted: client.Restricted,
+		fingerprint: client.Fingerprint}
 }
 
 func host(address string) string {

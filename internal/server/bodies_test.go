@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"strings"
@@ -20,6 +21,14 @@ func (p *peer) network(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return address
+}
+
+// startPatient starts a server that gives untrusted clients much time.
+func startPatient(t *testing.T) *peer {
+	p := start(t)
+	p.s = New(p.d, slog.New(slog.DiscardHandler), func() {})
+	p.s.Stall = time.Hour
+	return p
 }
 
 // dial connects as somebody without a certificate. The connection ends with the test.
@@ -54,8 +63,7 @@ func statusOf(c io.Reader) (int, error) {
 // TestLargeBodyIsNotWaitedFor: an untrusted client hears at once that it wants to send too
 // much.
 func TestLargeBodyIsNotWaitedFor(t *testing.T) {
-	p := start(t)
-	p.s.Stall = time.Hour
+	p := startPatient(t)
 	c := dial(t, p.network(t))
 	if err := begin(c, 10_000_000, 0); err != nil {
 		t.Fatal(err)
@@ -68,8 +76,7 @@ func TestLargeBodyIsNotWaitedFor(t *testing.T) {
 // TestUntrustedShareABudget: bodies and headers of untrusted clients that aren't whole yet
 // take no more memory than they may, and short requests are answered meanwhile.
 func TestUntrustedShareABudget(t *testing.T) {
-	p := start(t)
-	p.s.Stall = time.Hour
+	p := startPatient(t)
 	address := p.network(t)
 	before := heap()
 	const many = untrustedBudget/(maxUntrustedJSON-20<<10) + 100

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -54,8 +56,15 @@ func (s *sessions) get(id string) *session {
 	return s.all[id]
 }
 
+func (s *sessions) list() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.all))
+}
+
 // session is one command with its websockets.
 type session struct {
+	owner caller            // who has asked for the command
 	fds   map[string]string // secrets, by "0", "1", "2", "control"
 	ended chan struct{}     // closed when the websockets may go
 	ctx   context.Context   // of the websockets; it outlives the command
@@ -170,6 +179,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	x.owner = callerOf(r)
 	o.Class = op.Websocket
 	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment),
 		"interactive": post.Interactive, "fds": x.fds}
@@ -238,6 +248,8 @@ func (x *session) wait(ctx context.Context) (map[string]conn, error) {
 		case conns[fd] = <-c:
 		case <-late:
 			return nil, kiln.Errorf(kiln.Timeout, "the client didn't connect its websockets within %v", connectTime)
+		case <-x.ctx.Done():
+			return nil, kiln.Errorf(kiln.Denied, "not authorized any more")
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -251,6 +263,11 @@ func (x *session) control(ctx context.Context, p *box.Process) {
 	var c conn
 	select {
 	case c = <-x.conns["control"]:
+	case <-x.ctx.Done():
+		if ctx.Err() == nil {
+			p.Signal(9)
+		}
+		return
 	case <-ctx.Done():
 		return
 	}

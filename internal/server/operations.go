@@ -152,7 +152,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 				c.Close(websocket.StatusPolicyViolation, "events were missed")
 				return handled{}, nil
 			}
-			if err := send(ctx, c, e); err != nil {
+			if err := send(ctx, c, callerOf(r), e); err != nil {
 				return handled{}, nil
 			}
 		}
@@ -186,13 +186,24 @@ func ping(ctx context.Context, c *websocket.Conn) {
 	}()
 }
 
-func send(ctx context.Context, c *websocket.Conn, e event.Event) error {
+// maySeeDetails reports whether a caller may see what is said of an event besides what
+// happened to what, such as a command with its arguments.
+func (c caller) maySeeDetails(l daemon.Lifecycle) bool {
+	return !c.restricted || l.Requestor != nil && l.Requestor.Protocol == c.protocol &&
+		l.Requestor.Username == c.fingerprint
+}
+
+// send tells a listener of an event.
+func send(ctx context.Context, c *websocket.Conn, to caller, e event.Event) error {
 	var metadata any
 	switch m := e.Metadata.(type) {
 	case op.Snapshot:
 		metadata = operation(m)
 	case daemon.Lifecycle:
-		l := api.Lifecycle{Action: m.Action, Source: m.Source, Context: orEmpty(m.Context)}
+		l := api.Lifecycle{Action: m.Action, Source: m.Source, Context: map[string]any{}}
+		if to.maySeeDetails(m) {
+			l.Context = orEmpty(m.Context)
+		}
 		if q := m.Requestor; q != nil {
 			l.Requestor = &api.Requestor{Username: q.Username, Protocol: q.Protocol, Address: q.Address}
 		}

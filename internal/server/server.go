@@ -49,6 +49,7 @@ type Server struct {
 	mux       *http.ServeMux
 	aliases   *http.ServeMux // names of aliases can look like other paths of images
 	sessions  sessions
+	holders   holders
 	streams   streams
 	responses responses
 	shutdown  func()
@@ -58,6 +59,7 @@ type Server struct {
 // daemon to end with its instances stopped.
 func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 	s := &Server{d: d, log: log, mux: http.NewServeMux(), aliases: http.NewServeMux(), shutdown: shutdown}
+	d.WatchClients(s.reconsider)
 	for _, to := range s.routes() {
 		mux := s.mux
 		if strings.HasPrefix(to.path, aliasPath) {
