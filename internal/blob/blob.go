@@ -314,6 +314,32 @@ func (d *Dir) lose(fp kiln.Fingerprint) error {
 	return errors.Join(os.Chtimes(d.Path(fp), now, now), disk.Rename(d.Path(fp), to))
 }
 
+// keepMark ends the name of an empty file beside a lost blob that stays.
+const keepMark = ".keep"
+
+// Keep puts a blob away until somebody brings it back or removes it: SweepLost doesn't.
+func (d *Dir) Keep(fp kiln.Fingerprint) error {
+	mark := filepath.Join(d.path, "lost", fp.String()+keepMark)
+	return errors.Join(disk.WriteBytes(mark, 0o600, nil), d.lose(fp))
+}
+
+// DropLost removes a blob that was put away. The error is NotFound.
+func (d *Dir) DropLost(fp kiln.Fingerprint) error {
+	path := filepath.Join(d.path, "lost", fp.String())
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return kiln.Errorf(kiln.NotFound, "the blob %s was not put away", fp)
+	}
+	return errors.Join(err, removeMark(path))
+}
+
+func removeMark(path string) error {
+	if err := os.Remove(path + keepMark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // Lost gives the blobs that were put away, by name.
 func (d *Dir) Lost() ([]kiln.Fingerprint, error) {
 	entries, err := os.ReadDir(filepath.Join(d.path, "lost"))
@@ -335,15 +361,19 @@ func (d *Dir) Find(fp kiln.Fingerprint) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = kiln.Errorf(kiln.NotFound, "the blob %s was not put away", fp)
 	}
-	return err
+	return errors.Join(err, removeMark(filepath.Join(d.path, "lost", fp.String())))
 }
 
-// SweepLost removes the blobs that were put away longer ago than LostTime.
+// SweepLost removes the blobs that were put away longer ago than LostTime, but for those
+// that are kept.
 func (d *Dir) SweepLost() error {
 	list, err := d.Lost()
 	errs := []error{err}
 	for _, fp := range list {
 		path := filepath.Join(d.path, "lost", fp.String())
+		if _, err := os.Stat(path + keepMark); err == nil {
+			continue
+		}
 		if fi, err := os.Stat(path); err == nil && time.Since(fi.ModTime()) > LostTime {
 			errs = append(errs, os.Remove(path))
 		}

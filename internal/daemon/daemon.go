@@ -68,6 +68,7 @@ type Daemon struct {
 	throttle    throttle
 	asked       asked
 	woken       chan struct{} // the settings changed
+	stale       stale
 
 	settingEdits sync.Mutex // held while settings are read, compared and written
 	profileEdits sync.Mutex // held from reading a profile until instances have its limits
@@ -84,6 +85,7 @@ type Daemon struct {
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, Events: event.NewHub(), woken: make(chan struct{}, 1)}
+	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.Ops = op.NewTable(func(s op.Snapshot) {
 		d.Events.Send("operation", s)
@@ -101,6 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	})
 	d.wg.Go(d.housekeeping)
 	d.wg.Go(d.everyMinute)
+	d.wg.Go(d.keepRecords)
 	return d, nil
 }
 
@@ -118,6 +121,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.db, err = db.Open(ctx, filepath.Join(d.cfg.Dir, databaseFile)); err != nil {
 		return err
 	}
+	d.db.OnChange(d.stale.note)
 	if err := d.firstStart(ctx); err != nil {
 		return err
 	}
@@ -130,7 +134,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {
 		return err
 	}
-	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits, Lost: d.lostBlobs}); err != nil {
+	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits, Lost: d.lostBlobs,
+		Records: filepath.Join(d.cfg.Dir, imagesDir)}); err != nil {
 		return err
 	}
 	d.remotes = d.opener()
@@ -184,6 +189,7 @@ func (d *Daemon) Close() error {
 	d.flights.wg.Wait()
 	var errs []error
 	if d.instances != nil {
+		errs = append(errs, d.saveRecords(context.Background())) // of what was finished last
 		errs = append(errs, d.instances.Close())
 	}
 	if d.pool != nil {

@@ -297,7 +297,8 @@ func (d *Daemon) recoverInstance(ctx context.Context, uuid string, r *Recovery) 
 		return "", err
 	}
 	madeUp := "recovered-" + strings.Trim(uuid[:min(8, len(uuid))], "-")
-	row, err := instance.Recorded(d.cfg.Dir, uuid)
+	record, err := instance.Recorded(d.pool, uuid)
+	row := record.Instance
 	if err != nil {
 		if !errors.Is(err, kiln.NotFound) {
 			r.Left = append(r.Left, fmt.Sprintf("the name and configuration of instance %s: %v", madeUp, err))

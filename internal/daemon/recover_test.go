@@ -150,7 +150,7 @@ func TestRecoverNames(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	path := func(name string) string { return filepath.Join(dir, instance.RecordsDir, uuids[name]+".json") }
+	path := func(name string) string { return filepath.Join(dir, "volumes/notes", uuids[name]+".json") }
 	if _, err := os.Stat(path("deleted")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the record of an instance that was deleted: %v", err)
 	}
@@ -168,7 +168,7 @@ func TestRecoverNames(t *testing.T) {
 	}
 	left := strings.Join(r.Left, "\n")
 	for _, want := range []string{`profile "web", which instance renamed used`, uuids["torn"] + ".json is damaged",
-		"it is of the volume"} {
+		"the record is of the volume"} {
 		if !strings.Contains(left, want) {
 			t.Errorf("nobody says %q:\n%s", want, left)
 		}
@@ -189,12 +189,15 @@ func TestRecoverNames(t *testing.T) {
 		}
 	}
 	// The records are whole again, for the next time.
+	if err := d.instances.SaveRecords(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for name, uuid := range uuids {
-		if _, err := instance.Recorded(dir, uuid); name != "deleted" && err != nil {
+		if _, err := instance.Recorded(d.pool, uuid); name != "deleted" && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if list, err := filepath.Glob(filepath.Join(dir, instance.RecordsDir, "*.json")); err != nil || len(list) != 4 {
+	if list, err := filepath.Glob(filepath.Join(dir, "volumes/notes/*.json")); err != nil || len(list) != 4 {
 		t.Errorf("records: %v, %v", list, err)
 	}
 }

@@ -93,3 +93,12 @@ func (tx *Tx) AddEvent(ctx context.Context, fp kiln.Fingerprint, e Event) error 
 		e.Alias, fp.String(), timeText(e.At), timeText(e.RolledBackAt))
 	return err
 }
+
+// DropHistory forgets where an alias pointed.
+func (tx *Tx) DropHistory(ctx context.Context, name string) error {
+	if err := tx.aliasChanged(ctx, name); err != nil {
+		return err
+	}
+	_, err := tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE name = ?`, name)
+	return err
+}

@@ -121,7 +121,6 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 		return err
 	}
 	f.taken = true
-	s.keepRecord(ctx, n.Name)
 	s.notify(ctx, Change{Name: n.Name, Action: "created"})
 	return nil
 }

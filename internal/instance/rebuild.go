@@ -45,7 +45,6 @@ func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
 		return err
 	}
 	f.taken = true
-	s.keepRecord(ctx, name)
 	s.notify(ctx, Change{Name: name, Action: "rebuilt"})
 	return errors.Join(s.pool.Delete(ctx, old.Config[UUIDKey]), os.RemoveAll(s.boxDir(old)))
 }

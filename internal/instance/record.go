@@ -2,147 +2,167 @@ package instance
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
-	"github.com/kiln-containers/kiln/internal/disk"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
-// RecordsDir is where the records of instances are, in the directory that has their
-// boxes as well: records/<uuid>.json.
-const RecordsDir = "records"
-
-// A record is what is kept of an instance's row outside of the database, so that what is
-// made anew of its files has its name and configuration. It is written after the row, and
-// nothing but recovery reads it: the row is what counts.
-type record struct {
-	Name         string                       `json:"name"`
-	Project      string                       `json:"project"`
-	Type         string                       `json:"type"`
-	Architecture string                       `json:"architecture"`
-	Description  string                       `json:"description"`
-	Ephemeral    bool                         `json:"ephemeral"`
-	CreatedAt    time.Time                    `json:"created_at"`
-	Base         string                       `json:"base"` // fingerprint of the image; "": none
-	Config       map[string]string            `json:"config"`
-	Devices      map[string]map[string]string `json:"devices"`
-	Profiles     []string                     `json:"profiles"`
+// A Record is all that rows say of an instance: what is kept beside its volume, so that
+// the volume is more than files when the database is lost.
+type Record struct {
+	Instance  db.Instance
+	Snapshots []db.Snapshot
+	Profiles  []Profile // that the instance and its snapshots use, as they were
 }
 
-// maxRecord bounds what is read of a record, in bytes.
-const maxRecord = 16 << 20
-
-func recordPath(dir, uuid string) string { return filepath.Join(dir, RecordsDir, uuid+".json") }
-
-// keepRecord writes the record of an instance as its row is now. Nothing that anybody
-// asked for depends on it, so a failure is told and no error.
-func (s *Set) keepRecord(ctx context.Context, name string) {
-	r, err := s.db.Instance(context.WithoutCancel(ctx), name)
-	if err == nil {
-		err = writeRecord(filepath.Dir(s.dir), r)
+// The format of a record. Whether the instance runs, and when it was used last, is left
+// out: starting one doesn't write its record.
+type (
+	recordFile struct {
+		Version int `json:"version"`
+		recordState
+		Type      string           `json:"type,omitempty"`
+		Snapshots []recordSnapshot `json:"snapshots,omitempty"`
+		Contents  []recordProfile  `json:"profile_contents,omitempty"`
 	}
-	if err != nil && !errors.Is(err, kiln.NotFound) { // deleted meanwhile
-		s.warn("keep the record of instance "+strconv.Quote(name)+" for kiln admin recover", err)
+	recordState struct {
+		Name         string                       `json:"name"`
+		Architecture string                       `json:"architecture"`
+		Description  string                       `json:"description,omitempty"`
+		Ephemeral    bool                         `json:"ephemeral,omitempty"`
+		CreatedAt    time.Time                    `json:"created_at"`
+		Base         kiln.Fingerprint             `json:"base"` // zero: no image
+		Config       map[string]string            `json:"config"`
+		Devices      map[string]map[string]string `json:"devices"`
+		Profiles     []string                     `json:"profiles"`
 	}
+	recordSnapshot struct {
+		recordState
+		Files      string    `json:"files"` // names them in the pool
+		ExpiresAt  time.Time `json:"expires_at"`
+		LastUsedAt time.Time `json:"last_used_at"`
+	}
+	recordProfile struct {
+		Name        string                       `json:"name"`
+		Description string                       `json:"description,omitempty"`
+		Config      map[string]string            `json:"config"`
+		Devices     map[string]map[string]string `json:"devices"`
+	}
+)
+
+// recordVersion is that of the format.
+const recordVersion = 1
+
+// Encode gives a record as bytes: the same ones for the same record.
+func (r Record) Encode() ([]byte, error) {
+	i := r.Instance
+	f := recordFile{Version: recordVersion, Type: i.Type, recordState: recordState{
+		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral,
+		CreatedAt: i.CreatedAt, Base: i.Base, Config: i.Config, Devices: i.Devices, Profiles: i.Profiles,
+	}}
+	for _, s := range r.Snapshots {
+		f.Snapshots = append(f.Snapshots, recordSnapshot{Files: s.Files, ExpiresAt: s.ExpiresAt, LastUsedAt: s.LastUsedAt,
+			recordState: recordState{
+				Name: s.Name, Architecture: s.Architecture, Description: s.Description, Ephemeral: s.Ephemeral,
+				CreatedAt: s.CreatedAt, Base: s.Base, Config: s.Config, Devices: s.Devices, Profiles: s.Profiles,
+			}})
+	}
+	for _, p := range r.Profiles {
+		f.Contents = append(f.Contents, recordProfile{p.Name, p.Description, p.Config, p.Devices})
+	}
+	return json.MarshalIndent(f, "", " ")
 }
 
-// writeRecord writes the record of a row, unless it is there like that.
-func writeRecord(dir string, r db.Instance) error {
-	uuid := r.Config[UUIDKey]
-	if uuid == "" || strings.ContainsRune(uuid, '/') || r.Damage != "" {
-		return nil // the last record is better
+// ParseRecord reads what Encode wrote. Errors: Integrity for what can't be a record,
+// Unsupported for one that a newer kiln wrote.
+func ParseRecord(b []byte) (Record, error) {
+	var f recordFile
+	d := json.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(&f); err != nil {
+		return Record{}, kiln.Errorf(kiln.Integrity, "the record can't be read: %w", err)
 	}
-	base := ""
-	if !r.Base.IsZero() {
-		base = r.Base.String()
+	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // the decoder gives it as it is
+		return Record{}, kiln.Errorf(kiln.Integrity, "something follows the record")
 	}
-	b, err := json.MarshalIndent(record{Name: r.Name, Project: "default", Type: r.Type, Architecture: r.Architecture,
-		Description: r.Description, Ephemeral: r.Ephemeral, CreatedAt: r.CreatedAt, Base: base, Config: r.Config,
-		Devices: r.Devices, Profiles: r.Profiles}, "", "\t")
+	if f.Version != recordVersion {
+		return Record{}, kiln.Errorf(kiln.Unsupported, "the record has version %d, this kiln knows %d", f.Version,
+			recordVersion)
+	}
+	if f.Type != "container" {
+		return Record{}, kiln.Errorf(kiln.Unsupported, "the record is of a %q", f.Type)
+	}
+	if err := f.check(kiln.CheckInstanceName); err != nil {
+		return Record{}, err
+	}
+	r := Record{Instance: db.Instance{
+		Name: f.Name, Type: f.Type, Architecture: f.Architecture, Description: f.Description, Ephemeral: f.Ephemeral,
+		CreatedAt: f.CreatedAt, Base: f.Base, Config: f.Config, Devices: f.Devices, Profiles: f.Profiles,
+	}}
+	seen := map[string]bool{}
+	for _, s := range f.Snapshots {
+		if err := s.check(kiln.CheckSnapshotName); err != nil {
+			return Record{}, err
+		}
+		if s.Files == "" || seen[s.Name] || seen["/"+s.Files] {
+			return Record{}, kiln.Errorf(kiln.Integrity, "the record has snapshot %q twice, or without files", s.Name)
+		}
+		seen[s.Name], seen["/"+s.Files] = true, true
+		r.Snapshots = append(r.Snapshots, db.Snapshot{
+			Name: s.Name, Files: s.Files, CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, LastUsedAt: s.LastUsedAt,
+			Architecture: s.Architecture, Description: s.Description, Ephemeral: s.Ephemeral, Base: s.Base,
+			Config: s.Config, Devices: s.Devices, Profiles: s.Profiles,
+		})
+	}
+	for _, p := range f.Contents {
+		if err := checkProfileName(p.Name); err != nil {
+			return Record{}, err
+		}
+		r.Profiles = append(r.Profiles, Profile{Name: p.Name, Description: p.Description, Config: p.Config,
+			Devices: p.Devices})
+	}
+	return r, nil
+}
+
+// Recorded gives the record that is beside a volume. Errors: NotFound, and Integrity,
+// TooLarge or Unsupported for one that can't be used.
+func Recorded(pool *volume.Pool, uuid string) (Record, error) {
+	b, err := pool.Note(uuid)
 	if err != nil {
-		return err
+		return Record{}, err
 	}
-	if has, err := os.ReadFile(recordPath(dir, uuid)); err == nil && bytes.Equal(has, b) {
-		return nil
+	r, err := ParseRecord(b)
+	if err == nil && r.Instance.Config[UUIDKey] != uuid {
+		err = kiln.Errorf(kiln.Integrity, "the record is of the volume %q", r.Instance.Config[UUIDKey])
 	}
-	return disk.WriteBytes(recordPath(dir, uuid), 0o600, b)
+	return r, err
 }
 
-// Recorded gives the row that an instance's files had, from their record in a daemon's
-// directory. Errors: NotFound, Integrity for a record that can't be of these files.
-func Recorded(dir, uuid string) (db.Instance, error) {
-	f, err := os.Open(recordPath(dir, uuid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return db.Instance{}, kiln.Errorf(kiln.NotFound, "there is no record of the volume %s", uuid)
+// check says whether a state can be one of an instance or a snapshot, whose name a
+// function checks. The error is Integrity. Values that this kiln wouldn't take today
+// stay: they are looked at when the instance is started.
+func (s recordState) check(name func(string) error) error {
+	if err := name(s.Name); err != nil {
+		return kiln.Errorf(kiln.Integrity, "the record names a %q, which can't be: %w", s.Name, err)
 	}
-	if err != nil {
-		return db.Instance{}, err
+	if _, err := kiln.ParseArch(s.Architecture); err != nil {
+		return kiln.Errorf(kiln.Integrity, "the record of %q: %w", s.Name, err)
 	}
-	defer f.Close()
-	var r record
-	damaged := func(err error) (db.Instance, error) {
-		return db.Instance{}, kiln.Errorf(kiln.Integrity, "the record %s is damaged: %w", f.Name(), err)
-	}
-	if err := json.NewDecoder(io.LimitReader(f, maxRecord)).Decode(&r); err != nil {
-		return damaged(err)
-	}
-	if err := kiln.CheckInstanceName(r.Name); err != nil {
-		return damaged(err)
-	}
-	if r.Config[UUIDKey] != uuid {
-		return damaged(fmt.Errorf("it is of the volume %q", r.Config[UUIDKey]))
-	}
-	var base kiln.Fingerprint
-	if r.Base != "" {
-		if base, err = kiln.ParseFingerprint(r.Base); err != nil {
-			return damaged(err)
+	for _, p := range s.Profiles {
+		if err := checkProfileName(p); err != nil {
+			return err
 		}
 	}
-	return db.Instance{Name: r.Name, Type: r.Type, Architecture: r.Architecture, Description: r.Description,
-		Ephemeral: r.Ephemeral, CreatedAt: r.CreatedAt, Base: base, Config: r.Config, Devices: r.Devices,
-		Profiles: r.Profiles}, nil
+	return nil
 }
 
-// sweepRecords writes the records that aren't as their rows are, or missing, and removes
-// those whose files are nowhere any more, not even put away.
-func (s *Set) sweepRecords(ctx context.Context, rows []db.Instance) error {
-	dir := filepath.Dir(s.dir)
-	keep := map[string]bool{}
-	for _, r := range rows {
-		keep[r.Config[UUIDKey]] = true
-		s.keepRecord(ctx, r.Name)
+func checkProfileName(name string) error {
+	if name == "" || len(name) > 255 || strings.ContainsAny(name, "/\x00\n") {
+		return kiln.Errorf(kiln.Integrity, "the record names a profile %q, which can't be", name)
 	}
-	volumes, err := s.pool.List()
-	lost, lerr := s.pool.Lost()
-	if err := errors.Join(err, lerr); err != nil {
-		return err
-	}
-	for _, name := range volumes {
-		keep[name] = true
-	}
-	for _, l := range lost {
-		keep[l.Name] = true
-	}
-	entries, err := os.ReadDir(filepath.Join(dir, RecordsDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	errs := []error{err}
-	for _, e := range entries {
-		if uuid, ok := strings.CutSuffix(e.Name(), ".json"); ok && !keep[uuid] {
-			errs = append(errs, os.Remove(filepath.Join(dir, RecordsDir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
+	return nil
 }

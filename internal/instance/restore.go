@@ -46,7 +46,6 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 		err = s.finishRestore(ctx, instance, i.Options[UUIDKey], snap)
 	}
 	if err == nil {
-		s.keepRecord(ctx, instance)
 		s.notify(ctx, Change{Name: instance, Action: "restored"})
 	}
 	if runs { // also when it is what it was

@@ -82,7 +82,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 		}
 	}
 	s.finishRestores(ctx, rows)
-	if err := errors.Join(s.sweep(ctx, rows), s.sweepRecords(ctx, rows)); err != nil {
+	if err := s.sweep(ctx, rows); err != nil {
 		warn("remove what no instance needs", err)
 	}
 	return s, nil
@@ -327,13 +327,11 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 		return err
 	}
 	s.notify(ctx, Change{Name: to, Action: "renamed"})
-	err = s.edit(ctx, to, func(r *db.Instance) {
+	return s.edit(ctx, to, func(r *db.Instance) {
 		if r.Config[templateKey] == "" {
 			r.Config[templateKey] = "rename"
 		}
 	})
-	s.keepRecord(ctx, to)
-	return err
 }
 
 // stopped gives the row of an instance that must not run for what is planned.
@@ -383,8 +381,7 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	s.notify(ctx, Change{Name: r.Name, Action: "deleted"})
 	err = s.pool.DeleteSnapshots(ctx, files(snapshots)...)
 	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away
-		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)),
-			os.RemoveAll(recordPath(filepath.Dir(s.dir), filepath.Base(uuid))))
+		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)))
 	}
 	return err
 }

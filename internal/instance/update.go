@@ -65,7 +65,6 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err := s.saveConfig(ctx, i, c); err != nil {
 		return nil, errors.Join(err, s.relimit(next, i))
 	}
-	s.keepRecord(ctx, name)
 	s.notify(ctx, Change{Name: name, Action: "updated"})
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
 }

@@ -23,6 +23,9 @@ import (
 type Options struct {
 	// Limits bounds what an image may unpack to, asked for at each import.
 	Limits func(context.Context) (archive.Limits, error)
+	// Records is the directory of what is written of each image besides its row; "":
+	// nothing is.
+	Records string
 	// Lost hears of the blobs that Open put away since no row names them.
 	Lost func([]kiln.Fingerprint)
 }

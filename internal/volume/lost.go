@@ -46,17 +46,46 @@ func (p *Pool) lose(kind, name, dir string) error {
 	return err
 }
 
+// keepMark is an empty file in the directory of what is put away and stays.
+const keepMark = "keep"
+
+// Keep puts a volume away until somebody brings it back or removes it: SweepLost
+// doesn't. One that isn't there is no error.
+func (p *Pool) Keep(name string) error { return p.keep(lostVolume, name, p.volumeDir(name)) }
+
+// KeepSnapshot is Keep for a snapshot.
+func (p *Pool) KeepSnapshot(name string) error {
+	return p.keep(lostSnapshot, name, p.snapshotDir(name))
+}
+
+func (p *Pool) keep(kind, name, dir string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := disk.WriteBytes(filepath.Join(dir, keepMark), 0o600, nil); err != nil {
+		return err
+	}
+	return p.lose(kind, name, dir)
+}
+
 // A Lost is a volume or a snapshot that was put away.
 type Lost struct {
 	Entry    string // names it for Find and in lost/
 	Name     string // it had
 	Snapshot bool
 	At       time.Time
+	Kept     bool // it stays; else SweepLost removes it some day
 }
 
 // Lost gives what was put away, oldest first.
-func (p *Pool) Lost() ([]Lost, error) {
-	entries, err := os.ReadDir(filepath.Join(p.dir, "lost"))
+func (p *Pool) Lost() ([]Lost, error) { return ListLost(p.dir) }
+
+// ListLost is Lost of the pool in a directory, which others may be using.
+func ListLost(dir string) ([]Lost, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "lost"))
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +98,8 @@ func (p *Pool) Lost() ([]Lost, error) {
 		}
 		at, err := time.Parse(lostFormat, fields[0]+"."+fields[1])
 		if err == nil && (fields[2] == lostVolume || fields[2] == lostSnapshot) {
-			list = append(list, Lost{e.Name(), fields[3], fields[2] == lostSnapshot, at})
+			_, kept := os.Stat(filepath.Join(dir, "lost", e.Name(), keepMark))
+			list = append(list, Lost{e.Name(), fields[3], fields[2] == lostSnapshot, at, kept == nil})
 		}
 	}
 	return list, nil
@@ -86,10 +116,31 @@ func (p *Pool) Find(l Lost) error {
 	if errors.Is(err, fs.ErrExist) {
 		err = kiln.Errorf(kiln.Conflict, "volume %q already exists", l.Name)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, keepMark)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
-// SweepLost removes what was put away longer ago than LostTime.
+// DropLost removes what was put away from the pool in a directory, which others may be
+// using: the layers that only it stood on go with their next sweep. The error is NotFound.
+func DropLost(dir string, l Lost) error {
+	temp, err := os.MkdirTemp(filepath.Join(dir, "tmp"), "old-")
+	if err != nil {
+		return err
+	}
+	err = os.Rename(filepath.Join(dir, "lost", l.Entry), filepath.Join(temp, "it"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = kiln.Errorf(kiln.NotFound, "%s was not put away", l.Entry)
+	}
+	return errors.Join(err, removeTree(temp))
+}
+
+// SweepLost removes what was put away longer ago than LostTime, but for what is kept,
+// and the notes of volumes that are gone.
 func (p *Pool) SweepLost() error {
 	list, err := p.Lost()
 	if err != nil {
@@ -97,9 +148,9 @@ func (p *Pool) SweepLost() error {
 	}
 	var errs []error
 	for _, l := range list {
-		if time.Since(l.At) > LostTime {
+		if time.Since(l.At) > LostTime && !l.Kept {
 			errs = append(errs, p.discard(filepath.Join(p.dir, "lost", l.Entry)))
 		}
 	}
-	return errors.Join(append(errs, p.sweepLayers())...)
+	return errors.Join(append(errs, p.sweepNotes(), p.sweepLayers())...)
 }

@@ -40,6 +40,7 @@ type Content struct {
 //	volumes/<name>/           volume.json, upper/, work/, and meta/ once it was edited
 //	snapshots/<name>/         snapshot.json, and meta/ if the volume had it
 //	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
+//	notes/<name>.json         what the owner of a volume wants to find beside it
 //	lost/<time>.<kind>.<name> volumes and snapshots that nobody knew of
 //	tmp/                      what isn't whole yet, or is being removed
 type Pool struct {
@@ -56,6 +57,7 @@ type Pool struct {
 	settling sync.Mutex
 	sharing  sync.Mutex
 	merging  sync.Mutex
+	noting   sync.Mutex
 
 	removing sync.Mutex               // held while the tree of an image is removed
 	pinned   map[kiln.Fingerprint]int // trees that somebody is about to use
@@ -82,7 +84,7 @@ func Open(dir string) (*Pool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "lost", "tmp", "mnt"} {
+	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "notes", "lost", "tmp", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -292,8 +294,15 @@ func (p *Pool) Rename(from, to string) error {
 		return kiln.Errorf(kiln.NotFound, "no volume %q", from)
 	case errors.Is(err, fs.ErrExist):
 		return kiln.Errorf(kiln.Conflict, "volume %q already exists", to)
+	case err != nil:
+		return err
 	}
-	return err
+	p.noting.Lock()
+	defer p.noting.Unlock()
+	if err := os.Rename(p.notePath(from), p.notePath(to)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Delete removes a volume. It is gone for everybody when Delete returns; a large
@@ -302,7 +311,7 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if err := p.discard(p.volumeDir(name)); err != nil {
+	if err := errors.Join(p.discard(p.volumeDir(name)), p.dropNote(name)); err != nil {
 		return err
 	}
 	return p.sweepLayers()

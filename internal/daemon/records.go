@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// imagesDir is where the records of images are below a daemon's directory. Those of
+// instances are beside their volumes.
+const imagesDir = "images"
+
+// recordsRetry is how long a record that could not be written waits for the next
+// attempt, unless its instance or image changes before, or the daemon starts.
+const recordsRetry = 10 * time.Minute
+
+// stale are the instances and images whose records may not be as their rows any more.
+type stale struct {
+	woken chan struct{}
+
+	mu        sync.Mutex
+	all       bool
+	instances map[string]bool
+	images    map[kiln.Fingerprint]bool
+}
+
+// note takes down what a transaction has changed. Names of profiles are in instances,
+// snapshots and images, and their contents in records.
+func (s *stale) note(c db.Changes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = s.all || c.Profiles
+	if s.instances == nil {
+		s.instances, s.images = map[string]bool{}, map[kiln.Fingerprint]bool{}
+	}
+	maps.Copy(s.instances, c.Instances)
+	maps.Copy(s.images, c.Images)
+	if s.all || len(s.instances)+len(s.images) > 0 {
+		select {
+		case s.woken <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take gives what is noted, and forgets it.
+func (s *stale) take() (instances []string, images []kiln.Fingerprint, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	instances, images = slices.Collect(maps.Keys(s.instances)), slices.Collect(maps.Keys(s.images))
+	all, s.all = s.all, false
+	clear(s.instances)
+	clear(s.images)
+	return instances, images, all
+}
+
+// keepRecords has the records of instances and images follow their rows, beside whoever
+// changes these: first all of them, since the last daemon may have died before it had
+// written some.
+func (d *Daemon) keepRecords() {
+	d.stale.note(db.Changes{Profiles: true})
+	for {
+		retry := (<-chan time.Time)(nil)
+		if err := d.saveRecords(d.ctx); err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Warn("write what kiln admin recover needs; trying again", "err", err, "in", recordsRetry)
+			retry = time.After(recordsRetry)
+		}
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-d.stale.woken:
+		case <-retry:
+			d.stale.note(db.Changes{Profiles: true})
+		}
+	}
+}
+
+// saveRecords writes the records that may be stale.
+func (d *Daemon) saveRecords(ctx context.Context) error {
+	instances, images, all := d.stale.take()
+	var errs []error
+	if len(images) > 0 { // also those that were deleted
+		errs = append(errs, d.Images.SaveRecords(ctx, images...))
+	}
+	if len(instances) > 0 && !all {
+		errs = append(errs, d.instances.SaveRecords(ctx, instances...))
+	}
+	if all {
+		errs = append(errs, d.instances.SaveRecords(ctx), d.Images.SaveRecords(ctx))
+	}
+	err := errors.Join(errs...)
+	if err != nil { // some may be written; all are compared the next time
+		d.stale.mu.Lock()
+		d.stale.all = true
+		d.stale.mu.Unlock()
+	}
+	return err
+}

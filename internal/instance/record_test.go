@@ -1,0 +1,122 @@
+package instance
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+func testRecord() Record {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	root := map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}}
+	return Record{
+		Instance: db.Instance{Name: "c1", Type: "container", Architecture: "x86_64", Description: "web", Ephemeral: true,
+			CreatedAt: at, Base: kiln.Fingerprint{1}, Config: map[string]string{UUIDKey: "u", "user.x": "1"}, Devices: root,
+			Profiles: []string{"default", "web"}},
+		Snapshots: []db.Snapshot{{Name: "s0", Files: "f0", CreatedAt: at, ExpiresAt: at.AddDate(0, 0, 1), LastUsedAt: at,
+			Architecture: "x86_64", Base: kiln.Fingerprint{1}, Config: map[string]string{"user.x": "0"}, Devices: root,
+			Profiles: []string{"default"}}},
+		Profiles: []Profile{{Name: "web", Description: "x", Config: map[string]string{"limits.cpu": "1"}, Devices: root}},
+	}
+}
+
+// TestRecord writes a record and reads the same, and none that can't be one.
+func TestRecord(t *testing.T) {
+	want := testRecord()
+	b, err := want.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseRecord(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for from, to := range map[string]string{
+		`"version": 1`: `"version": 2`, `"type": "container"`: `"type": "virtual-machine"`, `"name": "c1"`: `"name": "../c1"`,
+		`"name": "s0"`: `"name": "s/0"`, `"files": "f0"`: `"files": ""`, `"architecture": "x86_64"`: `"architecture": "z80"`,
+		`"name": "web"`: `"name": ""`, "}": "]",
+	} {
+		bad := strings.Replace(string(b), from, to, 1)
+		if bad == string(b) {
+			t.Errorf("%q is not in the record", from)
+		}
+		if _, err := ParseRecord([]byte(bad)); !errors.Is(err, kiln.Integrity) && !errors.Is(err, kiln.Unsupported) {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+	if _, err := ParseRecord(append(b, "{}"...)); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("two in one: %v", err)
+	}
+}
+
+// TestSaveRecords finds what verbs have changed beside the volume, and leaves alone what
+// is as it was.
+func TestSaveRecords(t *testing.T) {
+	s, d, p := set(t)
+	create(t, s, p, "a", Config{Options: map[string]string{"user.x": "1"}})
+	read := func() Record {
+		t.Helper()
+		if err := s.SaveRecords(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b, err := p.Note("uuid-a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := ParseRecord(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := read(); r.Instance.Name != "a" || r.Instance.Config["user.x"] != "1" || len(r.Profiles) != 1 ||
+		r.Profiles[0].Name != "default" || len(r.Profiles[0].Devices) == 0 {
+		t.Errorf("%+v", r)
+	}
+	if err := errors.Join(s.CreateSnapshot(t.Context(), "a", NewSnapshot{Name: "s"}), s.Rename(t.Context(), "a", "b"),
+		d.RenameProfile(t.Context(), "default", "other")); err != nil {
+		t.Fatal(err)
+	}
+	if r := read(); r.Instance.Name != "b" || len(r.Snapshots) != 1 || r.Snapshots[0].Name != "s" ||
+		r.Profiles[0].Name != "other" || r.Snapshots[0].Profiles[0] != "other" {
+		t.Errorf("%+v", r)
+	}
+	if err := p.SetNote("uuid-a", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveRecords(t.Context(), "b", "nothing"); err != nil {
+		t.Fatal(err)
+	}
+	read()
+}
+
+func FuzzParseRecord(f *testing.F) {
+	b, err := testRecord().Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"version":1,"type":"container"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := ParseRecord(b)
+		if err != nil {
+			return
+		}
+		again, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParseRecord(again); err != nil {
+			t.Errorf("what was read can't be written: %v", err)
+		}
+	})
+}

@@ -1,0 +1,97 @@
+package instance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// SaveRecords writes the records of some instances beside their volumes where they
+// aren't as the rows say; without names, of all. The row is the truth and the record a
+// copy of it: one that can't be written is told, and keeps nobody from anything. A
+// record of a row that is damaged stays as it is, as it is the better copy.
+func (s *Set) SaveRecords(ctx context.Context, names ...string) error {
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	save := func(row db.Instance, snapshots []db.Snapshot) {
+		if err := s.saveRecord(row, snapshots, profiles); err != nil {
+			errs = append(errs, fmt.Errorf("write the record of instance %q: %w", row.Name, err))
+		}
+	}
+	for _, name := range names {
+		row, err := s.db.Instance(ctx, name)
+		if errors.Is(err, kiln.NotFound) {
+			continue // deleted or renamed meanwhile
+		}
+		snapshots, serr := s.db.Snapshots(ctx, name)
+		if err := errors.Join(err, serr); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		save(row, snapshots)
+	}
+	if len(names) > 0 {
+		return errors.Join(errs...)
+	}
+	rows, err := s.db.Instances(ctx)
+	all, serr := s.db.AllSnapshots(ctx)
+	if err := errors.Join(err, serr); err != nil {
+		return err
+	}
+	of := map[string][]db.Snapshot{}
+	for _, snap := range all {
+		of[snap.Instance] = append(of[snap.Instance], snap)
+	}
+	for _, row := range rows {
+		save(row, of[row.Name])
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// saveRecord writes the record of one instance, unless it is written.
+func (s *Set) saveRecord(row db.Instance, snapshots []db.Snapshot, profiles map[string]Profile) error {
+	uuid := row.Config[UUIDKey]
+	if row.Damage != "" || uuid == "" {
+		return nil
+	}
+	r := Record{Instance: row, Snapshots: snapshots}
+	used := append([]string(nil), row.Profiles...)
+	for _, snap := range snapshots {
+		if snap.Damage != "" {
+			return nil
+		}
+		used = append(used, snap.Profiles...)
+	}
+	seen := map[string]bool{}
+	for _, name := range used {
+		p, ok := profiles[name]
+		if p.Damage != "" {
+			return nil
+		}
+		if ok && !seen[name] {
+			r.Profiles = append(r.Profiles, p)
+		}
+		seen[name] = true
+	}
+	b, err := r.Encode()
+	if err != nil {
+		return err
+	}
+	if has, err := s.pool.Note(uuid); err == nil && bytes.Equal(bytes.TrimSpace(has), b) {
+		return nil
+	}
+	err = s.pool.SetNote(uuid, b)
+	if errors.Is(err, kiln.NotFound) {
+		return nil // it has no files, and so nothing needs a record
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
+)
+
+// MaxNote is how many bytes a note may have.
+const MaxNote = 16 << 20
+
+func (p *Pool) notePath(name string) string { return filepath.Join(p.dir, "notes", name+".json") }
+
+// SetNote keeps a text that the owner of a volume wants to find beside it,
+// whatever else is lost, in the place of what was there. It goes with the volume. It is on the disk when
+// SetNote returns. Errors: NotFound when there is no such volume, TooLarge.
+func (p *Pool) SetNote(name string, b []byte) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if len(b) > MaxNote {
+		return kiln.Errorf(kiln.TooLarge, "the note of volume %q has %d bytes, more than %d", name, len(b), MaxNote)
+	}
+	p.noting.Lock() // so that one doesn't appear after its volume is gone
+	defer p.noting.Unlock()
+	if _, err := os.Stat(p.volumeDir(name)); errors.Is(err, fs.ErrNotExist) {
+		return kiln.Errorf(kiln.NotFound, "no volume %q", name)
+	} else if err != nil {
+		return err
+	}
+	return disk.WriteSealed(p.notePath(name), 0o600, b)
+}
+
+// Note gives the note of a volume, whether the volume is there or was put away. It ends
+// with a new line. Errors: NotFound, Integrity, TooLarge.
+func (p *Pool) Note(name string) ([]byte, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	b, err := disk.ReadSealed(p.notePath(name), MaxNote)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, kiln.Errorf(kiln.NotFound, "volume %q has no note", name)
+	}
+	return b, err
+}
+
+// dropNote removes the note of a volume that isn't there any more.
+func (p *Pool) dropNote(name string) error {
+	p.noting.Lock()
+	defer p.noting.Unlock()
+	if _, err := os.Stat(p.volumeDir(name)); err == nil {
+		return nil
+	}
+	err := os.Remove(p.notePath(name))
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("remove the note of volume %q: %w", name, err)
+}
+
+// sweepNotes removes the notes of volumes that were neither there nor put away for a
+// while.
+func (p *Pool) sweepNotes() error {
+	lost, err := p.Lost()
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(filepath.Join(p.dir, "notes"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), ".json")
+		fi, err := e.Info()
+		if err != nil || time.Since(fi.ModTime()) < LostTime || checkName(name) != nil ||
+			slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
+			continue
+		}
+		errs = append(errs, p.dropNote(name))
+	}
+	return errors.Join(errs...)
+}
