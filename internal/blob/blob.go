@@ -30,7 +30,7 @@ type Dir struct{ path string }
 // Open makes the directory if it isn't there.
 func Open(path string) (*Dir, error) {
 	for _, sub := range []string{"tmp", "partial", "lost", "sha256"} {
-		if err := os.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
+		if err := disk.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
@@ -67,6 +67,7 @@ type Writer struct {
 	have    int64 // of a partial file, not read again yet
 	partial bool
 	done    bool // committed: the temporary name is not ours any more
+	again   bool // committed, and the blob was there before
 }
 
 // Create starts a blob of size bytes, -1 if that isn't known. The error is
@@ -165,16 +166,24 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return got, err
 	}
+	_, err := os.Lstat(path)
+	w.again = !errors.Is(err, fs.ErrNotExist)
 	if err := disk.Rename(w.f.Name(), path); err != nil {
 		return got, err
 	}
 	w.done = true
-	// One that was put away came again.
-	if err := os.Remove(filepath.Join(w.dir.path, "lost", got.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch err := os.Remove(filepath.Join(w.dir.path, "lost", got.String())); {
+	case err == nil:
+		w.again = true // it was put away
+	case !errors.Is(err, fs.ErrNotExist):
 		return got, err
 	}
 	return got, disk.SyncDir(filepath.Join(w.dir.path, "sha256"))
 }
+
+// New reports whether Commit made a blob that wasn't there before, nor put away: another
+// isn't for who wrote it again to delete.
+func (w *Writer) New() bool { return w.done && !w.again }
 
 // Close throws the bytes away unless Commit was called, or Resume can go on with
 // them.
@@ -354,7 +363,7 @@ func (d *Dir) Lost() ([]kiln.Fingerprint, error) {
 
 // Find brings back a blob that was put away. The error is NotFound.
 func (d *Dir) Find(fp kiln.Fingerprint) error {
-	if err := os.MkdirAll(filepath.Dir(d.Path(fp)), 0o700); err != nil {
+	if err := disk.MkdirAll(filepath.Dir(d.Path(fp)), 0o700); err != nil {
 		return err
 	}
 	err := disk.Rename(filepath.Join(d.path, "lost", fp.String()), d.Path(fp))

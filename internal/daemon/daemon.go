@@ -22,6 +22,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/instance"
@@ -108,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 }
 
 func (d *Daemon) open(ctx context.Context) error {
-	if err := os.MkdirAll(d.cfg.Dir, 0o711); err != nil {
+	if err := disk.MkdirAll(d.cfg.Dir, 0o711); err != nil {
 		return err
 	}
 	var err error

@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +51,7 @@ func done(kind, path string) {
 // made for their owner alone. When fill fails nothing changes, and the error is its.
 func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(dir, ".new-")
@@ -65,6 +67,34 @@ func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 		return err
 	}
 	return Rename(f.Name(), path)
+}
+
+// making is held until the names of new directories are on the disk: who finds one made
+// by somebody else counts on that.
+var making sync.Mutex
+
+// MkdirAll is os.MkdirAll that returns when the names of the directories it made are on
+// the disk.
+func MkdirAll(path string, mode fs.FileMode) error {
+	making.Lock()
+	defer making.Unlock()
+	path = filepath.Clean(path)
+	var missing []string
+	for p := path; ; p = filepath.Dir(p) {
+		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) || p == filepath.Dir(p) {
+			break // whatever else is wrong, making it tells
+		}
+		missing = append(missing, p)
+	}
+	if err := os.MkdirAll(path, mode); err != nil {
+		return err
+	}
+	for _, p := range slices.Backward(missing) {
+		if err := SyncDir(filepath.Dir(p)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // WriteBytes is Write for a content that is at hand.

@@ -83,7 +83,7 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 	got, err := p.commit(img)
 	if err != nil && !errors.Is(err, kiln.Conflict) || got.Fingerprint.IsZero() {
 		// No row names these files, unless another image has them.
-		return got, errors.Join(err, s.dropUnused(context.WithoutCancel(ctx), p.files))
+		return got, errors.Join(err, s.dropUnused(context.WithoutCancel(ctx), p.brought()))
 	}
 	return got, err
 }
@@ -197,6 +197,17 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 		err = kiln.Errorf(kiln.Conflict, "Image with same fingerprint already exists")
 	}
 	return got, err
+}
+
+// brought gives the files that weren't here before. What no row named already is for the
+// sweep to put away, and for recovery to find.
+func (p *putter) brought() (list []kiln.File) {
+	for i, w := range p.writers {
+		if w.New() {
+			list = append(list, p.files[i])
+		}
+	}
+	return list
 }
 
 // image is the row of what was read.

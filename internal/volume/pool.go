@@ -81,11 +81,11 @@ type fill struct {
 // Open opens a pool and removes what was being made or removed when its last
 // owner died.
 func Open(dir string) (*Pool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "notes", "lost", "tmp", "mnt"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+		if err := disk.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
