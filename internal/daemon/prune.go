@@ -22,13 +22,9 @@ func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, erro
 	if err != nil {
 		return nil, err
 	}
-	instances, err := d.instances.List(ctx)
+	used, err := d.madeFrom(ctx)
 	if err != nil {
 		return nil, err
-	}
-	used := map[kiln.Fingerprint]bool{}
-	for _, i := range instances {
-		used[i.Base] = true
 	}
 	list := []Pruned{}
 	var errs []error
@@ -39,7 +35,7 @@ func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, erro
 		}
 		gone := dry
 		if !dry {
-			gone, err = d.clear(ctx, img.Fingerprint, func(now kiln.Image) bool { return unneeded(now, all) != "" })
+			gone, err = d.prune(ctx, img.Fingerprint, all)
 			errs = append(errs, err)
 		}
 		if gone {
@@ -47,6 +43,28 @@ func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, erro
 		}
 	}
 	return list, errors.Join(errs...)
+}
+
+// prune deletes an image if it is still unneeded, and no instance was made from it since
+// somebody looked. It reports whether it did.
+func (d *Daemon) prune(ctx context.Context, fp kiln.Fingerprint, all bool) (bool, error) {
+	var lookup error
+	gone, err := d.clear(ctx, fp, func(now kiln.Image) bool {
+		var used map[kiln.Fingerprint]bool
+		used, lookup = d.madeFrom(ctx) // nobody writes rows meanwhile
+		return lookup == nil && !used[fp] && unneeded(now, all) != ""
+	})
+	return gone, errors.Join(lookup, err)
+}
+
+// madeFrom gives the images that instances were made from.
+func (d *Daemon) madeFrom(ctx context.Context) (map[kiln.Fingerprint]bool, error) {
+	rows, err := d.db.Instances(ctx)
+	used := map[kiln.Fingerprint]bool{}
+	for _, row := range rows {
+		used[row.Base] = true
+	}
+	return used, err
 }
 
 // unneeded says why nobody needs an image that no instance was made from; "": somebody

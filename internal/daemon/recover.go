@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -71,7 +70,7 @@ func (d *Daemon) lostBlobs(list []kiln.Fingerprint) {
 // backUp keeps a copy of the database for each day, and the newest of them.
 func (d *Daemon) backUp(ctx context.Context) error {
 	dir := filepath.Join(d.cfg.Dir, backupsDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, "kiln-"+time.Now().UTC().Format("20060102")+".db")
@@ -120,22 +119,19 @@ func restoreDatabase(ctx context.Context, dir, file string) (string, error) {
 	}
 	var bad error
 	for _, path := range list {
-		if err := db.Check(ctx, path); err != nil {
+		if same(path, filepath.Join(dir, databaseFile)) {
+			return "", kiln.Errorf(kiln.Invalid, "%s is the database itself; name a copy of it, as those in %s", path,
+				filepath.Join(dir, backupsDir))
+		}
+		err := db.Check(ctx, path)
+		if errors.Is(err, kiln.Integrity) {
 			bad = errors.Join(bad, err)
 			continue
 		}
-		if err := setDatabaseAside(dir); err != nil {
+		if err != nil {
 			return "", err
 		}
-		return path, disk.Write(filepath.Join(dir, databaseFile), 0o600, func(w io.Writer) error {
-			f, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			_, err = io.Copy(w, f)
-			return err
-		})
+		return path, putDatabase(ctx, dir, path)
 	}
 	if bad == nil {
 		return "", kiln.Errorf(kiln.NotFound, "there is no copy of the database in %s; make it anew from the files: kiln "+
@@ -144,16 +140,52 @@ func restoreDatabase(ctx context.Context, dir, file string) (string, error) {
 	return "", bad
 }
 
-// setDatabaseAside keeps what is there of a database under another name.
+// same reports whether two paths are of one file.
+func same(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// putDatabase puts a copy of a database in the place of the one in a directory. The
+// copy is whole before the other is touched.
+func putDatabase(ctx context.Context, dir, from string) error {
+	temp := filepath.Join(dir, databaseFile+".restored")
+	if err := db.Copy(ctx, from, temp); err != nil {
+		return err
+	}
+	defer os.Remove(temp) // gone if it has its name
+	if err := setDatabaseAside(dir); err != nil {
+		return err
+	}
+	return disk.RenameNew(temp, filepath.Join(dir, databaseFile))
+}
+
+// setDatabaseAside keeps what is there of a database under a name that nothing has,
+// by which it can be opened again with its log.
 func setDatabaseAside(dir string) error {
-	suffix := ".damaged-" + time.Now().UTC().Format("20060102T150405")
-	for _, name := range []string{databaseFile, databaseFile + "-wal", databaseFile + "-shm"} {
-		err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, name+suffix))
+	path := filepath.Join(dir, databaseFile)
+	aside := path + ".damaged-" + time.Now().UTC().Format("20060102T150405")
+	for n, name := 2, aside; ; n++ {
+		_, err := os.Lstat(name)
+		if _, werr := os.Lstat(name + "-wal"); errors.Is(err, fs.ErrNotExist) && errors.Is(werr, fs.ErrNotExist) {
+			aside = name
+			break
+		}
+		name = fmt.Sprintf("%s-%d", aside, n)
+	}
+	// The log is last: if it stays alone, the next time moves it, too, before there is
+	// another database that it would be taken for the log of.
+	for _, part := range []string{"", "-shm", "-wal"} {
+		err := disk.RenameNew(path+part, aside+part)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	return disk.SyncDir(dir)
+	return nil
 }
 
 // A Recovery is what Recover did.
@@ -175,14 +207,15 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 		return r, err
 	}
 	defer lock.Close()
-	if err := db.Check(ctx, filepath.Join(cfg.Dir, databaseFile)); err != nil {
+	err = db.Check(ctx, filepath.Join(cfg.Dir, databaseFile))
+	if errors.Is(err, kiln.Integrity) || errors.Is(err, fs.ErrNotExist) {
 		r.Backup, err = restoreDatabase(ctx, cfg.Dir, "")
 		if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Integrity) {
 			err = setDatabaseAside(cfg.Dir)
 		}
-		if err != nil {
-			return r, err
-		}
+	}
+	if err != nil { // else nobody knows that it is damaged
+		return r, err
 	}
 	d := &Daemon{cfg: cfg}
 	if d.db, err = db.Open(ctx, filepath.Join(cfg.Dir, databaseFile)); err != nil {

@@ -129,16 +129,39 @@ func Check(ctx context.Context, path string) error {
 	} else if fi.Size() == 0 {
 		return kiln.Errorf(kiln.Integrity, "%s is empty", path)
 	}
-	file := (&url.URL{Path: path}).EscapedPath()
-	read, err := sql.Open("sqlite3", "file:"+file+"?_query_only=on")
+	d, err := readOnly(path)
 	if err != nil {
 		return err
 	}
-	defer read.Close()
-	if err := (&DB{write: read}).check(ctx); err != nil {
+	err = d.check(ctx)
+	if err = errors.Join(err, d.write.Close()); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "%s: %w", path, err)
 	}
 	return nil
+}
+
+// Copy is Backup for a database that nobody has open, which stays as it is.
+func Copy(ctx context.Context, from, to string) error {
+	d, err := readOnly(from)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Backup(ctx, to), d.write.Close())
+}
+
+// readOnly opens a file as it is. With a log beside it, what is only there counts; it
+// isn't written back.
+func readOnly(path string) (*DB, error) {
+	how := "?mode=ro"
+	if _, err := os.Stat(path + "-wal"); errors.Is(err, fs.ErrNotExist) {
+		how = "?immutable=1" // without files of its own beside it
+	}
+	d, err := sql.Open("sqlite3", "file:"+(&url.URL{Path: path}).EscapedPath()+how)
+	if err != nil {
+		return nil, err
+	}
+	d.SetMaxOpenConns(1)
+	return &DB{write: d}, nil
 }
 
 // private makes the file before SQLite does, which would let every user read what
