@@ -13,32 +13,40 @@ import (
 // It may not be used by several goroutines at once.
 type Reserve struct {
 	path string
-	size int64
+	most int64
+	size int64 // while it is held
 	held bool
 }
 
-// NewReserve is a reserve of some bytes in a file, which may be there from before.
-func NewReserve(path string, size int64) *Reserve {
+// leastReserve is room for a transaction, in bytes.
+const leastReserve = 1 << 20
+
+// NewReserve is a reserve in a file, which may be there from before: of at most some
+// bytes, and of a sixteenth of a small file system.
+func NewReserve(path string, most int64) *Reserve {
+	r := &Reserve{path: path, most: most}
 	var st unix.Stat_t
-	err := unix.Stat(path, &st)
-	return &Reserve{path: path, size: size, held: err == nil && st.Blocks*512 >= size}
+	if err := unix.Stat(path, &st); err == nil && st.Blocks*512 >= min(leastReserve, most) {
+		r.size, r.held = st.Blocks*512, true
+	}
+	return r
 }
 
 // Update gives the room away when less than a quarter of it is free beside it, and
-// takes it again when there is plenty.
+// takes it again when twice as much is.
 func (r *Reserve) Update(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	free := int64(st.Bavail) * st.Bsize
-	switch {
+	switch want := min(r.most, max(int64(st.Blocks)*st.Bsize/16, leastReserve)); {
 	case r.held && free < r.size/4:
 		r.held = false
 		return r.release()
-	case !r.held && free >= 4*r.size:
+	case !r.held && free >= 2*want:
 		// Where that can't be done, it is not tried each time.
-		r.held = true
+		r.held, r.size = true, want
 		return r.take()
 	}
 	return nil
