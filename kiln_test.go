@@ -176,3 +176,11 @@ func TestCopy(t *testing.T) {
 		t.Errorf("Copy of nothing: %v", err)
 	}
 }
+
+func TestCheckDescription(t *testing.T) {
+	for text, ok := range map[string]bool{"": true, "one\n\ttwo\r\n": true, "a\x00": false, "\x1b[2J": false, "\u0085": false} {
+		if err := CheckDescription(text); (err == nil) != ok || err != nil && !errors.Is(err, Invalid) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

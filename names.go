@@ -71,3 +71,15 @@ func CheckInstanceName(name string) error {
 	}
 	return Errorf(Invalid, "Invalid instance name %q: a name starts with a letter and does not end with a hyphen", name)
 }
+
+// CheckDescription says whether a text can describe something: it has lines, but no other
+// control characters, which would reach the terminals of whoever reads it. The error is
+// Invalid.
+func CheckDescription(text string) error {
+	for _, r := range text {
+		if unicode.IsControl(r) && !strings.ContainsRune("\n\r\t", r) {
+			return Errorf(Invalid, "the description has the control character %q; leave it out", r)
+		}
+	}
+	return nil
+}

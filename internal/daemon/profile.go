@@ -116,6 +116,9 @@ func checkProfile(p db.Profile) error {
 			return kiln.Errorf(kiln.Invalid, "%q is for instances only", key)
 		}
 	}
+	if err := kiln.CheckDescription(p.Description); err != nil {
+		return err
+	}
 	if err := instance.CheckOptions(p.Config); err != nil {
 		return err
 	}

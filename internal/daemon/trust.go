@@ -212,7 +212,7 @@ func checkClient(c *Client) error {
 	if strings.ContainsFunc(c.Name, unicode.IsControl) {
 		return kiln.Errorf(kiln.Invalid, "the name of a client, %q, has control characters; choose another", c.Name)
 	}
-	return nil
+	return kiln.CheckDescription(c.Description)
 }
 
 // UpdateClient lets change say what is new of a client; nobody else changes it

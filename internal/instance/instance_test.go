@@ -35,6 +35,14 @@ func TestCheckOptions(t *testing.T) {
 		"security.privileged":  {"true": true, "0": true, "maybe": false},
 		"user.anything":        {"x": true},
 		"user.":                {"x": false},
+		"user.a\nb":            {"x": false},
+		"user.a":               {"x\ny": true, "x\x00y": false},
+		"image.\x1b":           {"x": false},
+		"environment.A":        {"x y=z": true, "x\nlxc.hook.x = y": false, "x\ry": false},
+
+		"environment.A\nlxc.hook.x": {"y": false},
+		"environment.A=B":           {"y": false},
+		"environment.A B":           {"y": false},
 		"raw.lxc": {"lxc.init.cmd = /bin/sh\n# x\n\nlxc.cap.drop=\nlxc.cgroup.memory.high = 1": true, "lxc.bogus = 1": false,
 			"hello world": false, "init = x": false},
 		"linux.kernel_modules": {"ip_tables": true},
@@ -89,6 +97,8 @@ func TestCheckDevices(t *testing.T) {
 		{map[string]string{"type": "nic"}, kiln.Unsupported},
 		{map[string]string{"type": "zip"}, kiln.Invalid},
 		{map[string]string{}, kiln.Invalid},
+		{map[string]string{"type": "none", "a\nb": "c"}, kiln.Invalid},
+		{map[string]string{"type": "none", "a": "b\x00c"}, kiln.Invalid},
 		{map[string]string{"type": "disk", "path": "/srv", "source": "/dev/null"}, ""},
 		{map[string]string{"type": "disk", "path": "/srv", "source": block}, kiln.Unsupported},
 	} {
@@ -97,6 +107,24 @@ func TestCheckDevices(t *testing.T) {
 			!strings.Contains(err.Error(), `"d"`)) {
 			t.Errorf("%v: %v", c.device, err)
 		}
+	}
+}
+
+// TestPrintable: names of devices and descriptions have no control characters.
+func TestPrintable(t *testing.T) {
+	s, _, p := set(t)
+	disk := map[string]string{"type": "disk", "path": "/", "pool": "default"}
+	for _, name := range []string{"", "a\nb", "a\x00b", "\x1b[2J"} {
+		if err := CheckDevices(map[string]map[string]string{name: disk}); !errors.Is(err, kiln.Invalid) {
+			t.Errorf("device %q: %v", name, err)
+		}
+	}
+	good := Config{Devices: map[string]map[string]string{"root": disk}, Description: "two\nlines"}
+	create(t, s, p, "a", good)
+	bad := good
+	bad.Description = "a\x00b"
+	if _, err := s.Update(t.Context(), "a", to(bad)); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("a description with NUL: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
@@ -52,6 +53,9 @@ var freePrefixes = []string{"user.", "image.", "environment.", "cloud-init.", "v
 func CheckOptions(config map[string]string) error {
 	known := options()
 	for _, key := range slices.Sorted(maps.Keys(config)) {
+		if err := checkKey(key, config[key]); err != nil {
+			return err
+		}
 		if slices.ContainsFunc(freePrefixes, func(p string) bool { return strings.HasPrefix(key, p) && len(key) > len(p) }) {
 			continue
 		}
@@ -72,6 +76,28 @@ func CheckOptions(config map[string]string) error {
 		if err := o.check(config[key]); err != nil {
 			return kiln.Errorf(kiln.Invalid, "Invalid value for %q: %w", key, err)
 		}
+	}
+	return nil
+}
+
+// checkKey refuses what no key or value can have: what is in a configuration gets into
+// files that are read line by line, and into the environment of programs. The error is
+// Invalid.
+func checkKey(key, value string) error {
+	if strings.ContainsFunc(key, unicode.IsControl) {
+		return kiln.Errorf(kiln.Invalid, "the configuration key %q has control characters; leave them out", key)
+	}
+	if strings.ContainsRune(value, 0) {
+		return kiln.Errorf(kiln.Invalid, "the value of %q has a NUL character; leave it out", key)
+	}
+	name, ok := strings.CutPrefix(key, "environment.")
+	switch {
+	case !ok:
+	case strings.ContainsFunc(name, unicode.IsSpace) || strings.Contains(name, "="):
+		return kiln.Errorf(kiln.Invalid, "%q can't name an environment variable: it has a space or \"=\"", name)
+	case strings.ContainsAny(value, "\r\n"):
+		return kiln.Errorf(kiln.Invalid, "the value of %q has a newline, which an environment variable of an instance "+
+			"can't have", key)
 	}
 	return nil
 }
@@ -150,6 +176,14 @@ func parseAllowance(v string) (quota, period int64, err error) {
 // errors are Invalid, and Unsupported for types that LXD knows and kiln doesn't.
 func CheckDevices(devices map[string]map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		if name == "" || strings.ContainsFunc(name, unicode.IsControl) {
+			return kiln.Errorf(kiln.Invalid, "%q can't name a device: a name has characters, and no control characters", name)
+		}
+		for k, v := range devices[name] {
+			if strings.ContainsFunc(k+v, unicode.IsControl) {
+				return kiln.Errorf(kiln.Invalid, "Device %q: %q=%q has control characters; leave them out", name, k, v)
+			}
+		}
 		if err := checkDevice(devices[name]); err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
 		}

@@ -285,6 +285,9 @@ func conflict(name string) error {
 }
 
 func (s *Set) check(ctx context.Context, c Config) error {
+	if err := kiln.CheckDescription(c.Description); err != nil {
+		return err
+	}
 	if err := CheckOptions(c.Options); err != nil {
 		return err
 	}

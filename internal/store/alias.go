@@ -123,6 +123,9 @@ func setAlias(ctx context.Context, tx *db.Tx, a kiln.Alias, move bool) error {
 // pointTo writes an alias that pointed to another image before. Whoever gives an image a
 // name wants to keep it, also if it was only cached.
 func pointTo(ctx context.Context, tx *db.Tx, before kiln.Fingerprint, a kiln.Alias) error {
+	if err := kiln.CheckDescription(a.Description); err != nil {
+		return err
+	}
 	img, err := whole(ctx, tx, a.Target)
 	if err != nil {
 		return err
