@@ -20,6 +20,67 @@ import (
 // tree was made. A tree without one isn't known to be damaged.
 const digestFile = "digest"
 
+// metaDigestFile has the SHA-256 of the names and contents in meta/, in hex. It is
+// compared whenever the metadata are used, as they are small.
+const metaDigestFile = "meta.digest"
+
+func writeMetaDigest(dir string) error {
+	sum, err := metaDigest(dir)
+	if err != nil {
+		return err
+	}
+	// As lasting as the tree.
+	return os.WriteFile(filepath.Join(dir, metaDigestFile), []byte(sum), 0o600)
+}
+
+func metaDigest(dir string) (string, error) {
+	root, err := os.OpenRoot(filepath.Join(dir, "meta"))
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	h := sha256.New()
+	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(h, "%q %v\n", path, e.Type())
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		f, err := root.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		n, err := io.Copy(h, f)
+		fmt.Fprintf(h, "\n%d\n", n)
+		return err
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// verifyMeta compares the metadata of an image's tree with what they were when it was
+// made. A tree that doesn't say so isn't known to be damaged. The error is Integrity.
+func (p *Pool) verifyMeta(fp kiln.Fingerprint) error {
+	dir := p.imageDir(fp)
+	want, err := os.ReadFile(filepath.Join(dir, metaDigestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	got := ""
+	if err == nil {
+		got, err = metaDigest(dir)
+	}
+	if err == nil && got != strings.TrimSpace(string(want)) {
+		err = fmt.Errorf("its SHA-256 is %s", got)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.Integrity, "the metadata of the tree of image %s are damaged: %w", fp.Short(), err)
+	}
+	return nil
+}
+
 // treeFile gives the file that is the tree of an image; "" for one that is a directory.
 func (p *Pool) treeFile(fp kiln.Fingerprint) (string, error) {
 	r, err := p.imageRecord(fp)
@@ -70,6 +131,9 @@ func digest(ctx context.Context, f io.Reader) (string, error) {
 // VerifyTree reads the tree of an image again and compares it with what it was when it
 // was made. A tree that isn't there is no error. The error is Integrity.
 func (p *Pool) VerifyTree(ctx context.Context, fp kiln.Fingerprint) error {
+	if err := p.verifyMeta(fp); err != nil {
+		return err
+	}
 	file, err := p.treeFile(fp)
 	if errors.Is(err, kiln.NotFound) || file == "" {
 		return nil

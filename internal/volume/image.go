@@ -46,14 +46,23 @@ func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
 	}
-	if err != nil {
-		return r, err
-	}
-	if json.Unmarshal(b, &r) != nil || r.Kind == "" {
+	if err != nil || json.Unmarshal(b, &r) != nil || r.Kind == "" {
 		// It says what the tree is, which can be made again.
 		return r, kiln.Errorf(kiln.NotFound, "the tree of image %s has no readable image.json", fp.Short())
 	}
 	return r, nil
+}
+
+// hasImage says NotFound when the pool hasn't the tree of an image, or when what it has
+// beside the root filesystem is damaged.
+func (p *Pool) hasImage(fp kiln.Fingerprint) error {
+	if _, err := p.imageRecord(fp); err != nil {
+		return err
+	}
+	if err := p.verifyMeta(fp); err != nil {
+		return kiln.Errorf(kiln.NotFound, "%w", err)
+	}
+	return nil
 }
 
 // ensure makes the tree of an image again if it is lost. The error is NotFound when
@@ -62,17 +71,17 @@ func (p *Pool) ensure(ctx context.Context, fp kiln.Fingerprint) error {
 	if fp.IsZero() {
 		return nil
 	}
-	_, err := p.imageRecord(fp)
-	if !errors.Is(err, kiln.NotFound) {
-		return err
+	state := p.hasImage(fp)
+	if !errors.Is(state, kiln.NotFound) {
+		return state
 	}
 	if p.Refill == nil {
 		return nil // whoever needs it says so
 	}
-	err = p.fill(ctx, fp, func(ctx context.Context) (Content, error) { return p.Refill(ctx, fp) })
+	err := p.fill(ctx, fp, func(ctx context.Context) (Content, error) { return p.Refill(ctx, fp) })
 	if errors.Is(err, kiln.NotFound) {
-		return kiln.Errorf(kiln.Integrity, "the tree of image %s is lost, and so is the image that it could be made of; "+
-			"import or copy that again", fp.Short())
+		return kiln.Errorf(kiln.Integrity, "%w, and the image that it could be made of is lost; import or copy that again",
+			state)
 	}
 	return err
 }
@@ -80,7 +89,7 @@ func (p *Pool) ensure(ctx context.Context, fp kiln.Fingerprint) error {
 // fill makes the tree of an image unless it is there.
 func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content, error)) error {
 	for {
-		if _, err := p.imageRecord(fp); !errors.Is(err, kiln.NotFound) {
+		if err := p.hasImage(fp); !errors.Is(err, kiln.NotFound) {
 			return err
 		}
 		p.mu.Lock()
@@ -113,7 +122,7 @@ func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(conte
 
 func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content,
 	error)) error {
-	if _, err := p.imageRecord(fp); err == nil {
+	if p.hasImage(fp) == nil {
 		return nil // made between the look and the lock
 	}
 	c, err := content(ctx)
@@ -201,6 +210,9 @@ func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, 
 		err = writeDir(ctx, filepath.Join(dir, "rootfs"), c, meta)
 	}
 	if err := errors.Join(err, meta.Close()); err != nil {
+		return err
+	}
+	if err := writeMetaDigest(dir); err != nil {
 		return err
 	}
 	b, err := json.Marshal(r)
@@ -340,14 +352,9 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 		if err != nil && !errors.Is(err, kiln.NotFound) {
 			return nil, err
 		}
-		size, err := usage(context.Background(), p.imageDir(fp))
-		if err != nil {
-			return nil, err
-		}
-		shared, err := p.sharedBytes(fp)
-		if err != nil {
-			return nil, err
-		}
+		// What can't be counted of one leaves the others in the list.
+		size, _ := usage(context.Background(), p.imageDir(fp))
+		shared, _ := p.sharedBytes(fp)
 		list = append(list, ImageInfo{fp, r.Kind, size, shared, users[fp]})
 	}
 	return list, nil

@@ -49,8 +49,8 @@ func readRecord(path, what, name string) (record, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, kiln.Errorf(kiln.NotFound, "no %s %q", what, name)
 	}
-	if err != nil {
-		return r, err
+	if err != nil { // such as a directory in its place, or a disk that doesn't read
+		return r, kiln.Errorf(kiln.Integrity, "%s %q: its record can't be read: %w", what, name, err)
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
 		return r, kiln.Errorf(kiln.Integrity, "%s %q: read %s: %w", what, name, path, err)
@@ -149,7 +149,7 @@ func unchanged(upper, below string) (bool, error) {
 // it has links to its files, which would count.
 func (p *Pool) tidyLayer(id string) error {
 	dir := p.layerDir(id)
-	if err := os.Remove(filepath.Join(dir, volumeFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(filepath.Join(dir, volumeFile)); err != nil {
 		return err
 	}
 	return errors.Join(p.discard(filepath.Join(dir, "work")), p.discard(filepath.Join(dir, "meta")))
@@ -163,14 +163,10 @@ func (p *Pool) openLayers() error {
 		return err
 	}
 	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile))
-		if err == nil {
-			var m mergedLayer
-			if json.Unmarshal(b, &m) == nil { // else it is a layer like others
-				p.merged[e.Name()] = m
-			}
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
+		// One without a record that can be read is a layer like others.
+		var m mergedLayer
+		if b, err := os.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile)); err == nil && json.Unmarshal(b, &m) == nil {
+			p.merged[e.Name()] = m
 		}
 	}
 	if err := p.sweepLayers(); err != nil {

@@ -53,7 +53,10 @@ func (p *Pool) mount(ctx context.Context, r record, upper string, ids []IDMap) (
 // goodLowers is lowers after the image's tree was made again, if need be.
 func (p *Pool) goodLowers(ctx context.Context, r record) (list []string, index bool, err error) {
 	if err := p.ensure(ctx, r.Base); err != nil {
-		return nil, false, err
+		// Damaged metadata of an image that is lost keep nobody from the files.
+		if _, lost := p.imageRecord(r.Base); lost != nil {
+			return nil, false, err
+		}
 	}
 	list, index, err = p.lowers(r)
 	if !errors.Is(err, errUnmountable) || p.Refill == nil {
