@@ -106,6 +106,12 @@ func TestNearest(t *testing.T) {
 	if got := DidYouMean("debain/12", []string{"debian/12", "ubuntu/22.04"}); got != `; did you mean "debian/12"?` {
 		t.Errorf("got %q", got)
 	}
+	if got := DidYouMean("limits.foo", []string{"limits.cpu", "limits.memory"}); got != "" {
+		t.Error(got)
+	}
+	if got := DidYouMean("limits.memry", []string{"limits.cpu", "limits.memory"}); got != `; did you mean "limits.memory"?` {
+		t.Error(got)
+	}
 	if got := DidYouMean("x", []string{"ubuntu"}); got != "" {
 		t.Errorf("far words are suggested: %q", got)
 	}

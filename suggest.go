@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Nearest gives up to three of the words that look most like typed, the best
-// first; none when nothing is near.
+// first; none when nothing is near. Of dotted keys, what counts is the part after the
+// dots that they have in common: limits.foo isn't near limits.cpu.
 func Nearest(typed string, words []string) []string {
 	type near struct {
 		word     string
@@ -15,7 +17,8 @@ func Nearest(typed string, words []string) []string {
 	}
 	var list []near
 	for _, w := range words {
-		if d := editDistance(typed, w); d <= 1+len(typed)/4 {
+		rest, other := afterDots(typed, w)
+		if d := editDistance(rest, other); d <= 1+len(rest)/4 && d < max(len(rest), len(other), 1) {
 			list = append(list, near{w, d})
 		}
 	}
@@ -27,6 +30,18 @@ func Nearest(typed string, words []string) []string {
 		out = append(out, list[i].word)
 	}
 	return out
+}
+
+// afterDots leaves out of two keys the parts at their beginnings that are the same.
+func afterDots(a, b string) (string, string) {
+	for {
+		first, restA, ok := strings.Cut(a, ".")
+		second, restB, ok2 := strings.Cut(b, ".")
+		if !ok || !ok2 || first != second {
+			return a, b
+		}
+		a, b = restA, restB
+	}
 }
 
 // DidYouMean ends an error about an unknown word with the nearest known one:

@@ -33,6 +33,7 @@ type IDMap struct{ Container, Host, Size uint32 }
 
 // A Mount binds a file or directory of the host into the container.
 type Mount struct {
+	Name           string // in errors
 	Source, Target string // absolute, of the host and of the container
 	ReadOnly       bool
 	Optional       bool // no error when the source is absent

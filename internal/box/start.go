@@ -159,6 +159,14 @@ func tail(path string, from int64, most int) []string {
 // escapes are the sequences of ECMA-48 that terminals act on.
 var escapes = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])")
 
+// what names a mount in errors.
+func (m Mount) what() string {
+	if m.Name == "" {
+		return "mount on " + m.Target
+	}
+	return m.Name
+}
+
 // openMounts opens what is bound into the container, with the mounts below it.
 // What is optional and absent is dropped from s. kinds is as kiln-monitor wants.
 func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
@@ -169,15 +177,16 @@ func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
 			continue
 		}
 		if err != nil {
-			return files, "", kiln.Errorf(kiln.NotFound, "mount on %s: %w", m.Target, err)
+			return files, "", kiln.Errorf(kiln.NotFound, "%s: source: %w; make it, name another, or say that it may be "+
+				"missing: optional=true", m.what(), err)
 		}
 		if IsBlockDevice(fi) {
-			return files, "", kiln.Errorf(kiln.Unsupported, "mount on %s: %s is a block device; mount it on this host and "+
-				"use the directory as the source", m.Target, m.Source)
+			return files, "", kiln.Errorf(kiln.Unsupported, "%s: source %s is a block device; mount it on this host "+
+				"and use the directory as the source", m.what(), m.Source)
 		}
 		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if err != nil {
-			return files, "", fmt.Errorf("mount %s: %w", m.Source, err)
+			return files, "", fmt.Errorf("%s: mount %s: %w", m.what(), m.Source, err)
 		}
 		files = append(files, os.NewFile(uintptr(fd), m.Source))
 		if fi.IsDir() {

@@ -201,7 +201,7 @@ func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) er
 	}
 	for _, name := range wanted {
 		if !slices.ContainsFunc(all, func(p api.Profile) bool { return p.Name == name }) {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say "+
+			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say "+
 				"which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.Remote)
 		}
 	}

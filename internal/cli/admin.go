@@ -58,7 +58,7 @@ func (a *app) adminCmd() *cobra.Command {
 		for _, text := range r.Left {
 			a.remark("%s", text)
 		}
-		a.say("Brought back: %d images, %d instances", len(r.Images), len(r.Instances))
+		a.say("Brought back: %s, %s", count(len(r.Images), "image"), count(len(r.Instances), "instance"))
 		return err
 	}
 	c.AddCommand(restore, recover)

@@ -83,6 +83,7 @@ func Main(ctx context.Context, args []string, io Streams, deps Deps) int {
 	if ctx.Err() != nil && kiln.KindOf(err) != kiln.Cancelled || errors.Is(err, context.Canceled) {
 		err = kiln.Errorf(kiln.Cancelled, "interrupted") // whatever broke by it
 	}
+	err = a.Explain(err)
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(io.Err, "kiln: %s\n", printable(line))
 	}
@@ -96,6 +97,8 @@ func exit(err error) int {
 		return 2
 	}
 	switch kiln.KindOf(err) {
+	case kiln.Invalid, kiln.Ambiguous: // whoever noticed it, here or at the server
+		return 2
 	case kiln.NotFound:
 		return 3
 	case kiln.Conflict, kiln.Stale:

@@ -48,7 +48,7 @@ func TestMain_usage(t *testing.T) {
 		"exec -t -T c1 -- true":  {2, "-t and -T"},
 		"query images":           {2, "no path of the API"},
 		"monitor -f xml":         {2, "it is yaml or json"},
-		"image import http://x/": {1, "Only https"},
+		"image import http://x/": {2, "Only https"},
 		"network list":           {1, "networks are not supported"},
 		"file pull c1/x .":       {1, "kiln exec"},
 		"project list":           {1, "one project"},

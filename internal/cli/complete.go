@@ -129,7 +129,9 @@ func (a *app) candidates(ctx context.Context, c *cobra.Command, s slot, args []s
 // names gives the names of the things of a kind on a server.
 func (a *app) names(ctx context.Context, c *cobra.Command, kind, server string, args []string, typed string) []string {
 	switch kind {
-	case "image", "base", "alias":
+	case "image", "base":
+		return append(a.aliasNames(ctx, server), a.unnamed(ctx, server)...)
+	case "alias":
 		return a.aliasNames(ctx, server)
 	case "key":
 		return a.keys(ctx, c, args)
@@ -168,6 +170,26 @@ func (a *app) aliasNames(ctx context.Context, server string) []string {
 	var names []string
 	for _, e := range all {
 		names = append(names, e.Name)
+	}
+	return names
+}
+
+// unnamed gives the fingerprints of the images that have no alias, as far as they are
+// shown elsewhere.
+func (a *app) unnamed(ctx context.Context, server string) []string {
+	var words []string
+	if server != "" {
+		words = append(words, server)
+	}
+	all, _, err := a.Images(ctx, words, serverFilter)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, i := range all {
+		if len(i.Aliases) == 0 && i.Fingerprint != "" {
+			names = append(names, short(i.Fingerprint))
+		}
 	}
 	return names
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,9 @@ func (a *app) configGetCmd() *cobra.Command {
 				}
 				v, there := s.Config[key]
 				if !there {
+					if err := typo(key, serverKeys()); err != nil {
+						return err
+					}
 					v = ""
 				}
 				return a.value(fmt.Sprint(v))
@@ -48,8 +52,26 @@ func (a *app) configGetCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, there := i.Config[key]; !there {
+				if err := typo(key, instanceKeys()); err != nil {
+					return err
+				}
+			}
 			return a.value(i.Config[key])
 		}}
+}
+
+// typo is the error about a key that isn't set and, as far as this client knows, can't be:
+// it has no dot, or one that can be set is nearly the same. A server may know more keys.
+func typo(key string, known []string) error {
+	if slices.Contains(known, key) {
+		return nil
+	}
+	hint := kiln.DidYouMean(key, known)
+	if hint == "" && strings.Contains(key, ".") {
+		return nil
+	}
+	return kiln.Errorf(kiln.NotFound, "unknown key %q%s", key, hint)
 }
 
 // assignments reads "key value" and "key=value …".

@@ -171,6 +171,10 @@ func describe(put *api.InstancePut, config, devices []string, pool string) error
 }
 
 func (a *app) create(ctx context.Context, at place.Place, post api.InstancesPost) error {
+	op, err := start(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
+	if err != nil {
+		return err
+	}
 	what := "Creating"
 	if post.Start {
 		what = "Launching"
@@ -180,8 +184,7 @@ func (a *app) create(ctx context.Context, at place.Place, post api.InstancesPost
 	} else {
 		a.say("%s the instance", what)
 	}
-	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
-	if err != nil {
+	if op, err = a.await(ctx, at, op); err != nil {
 		return err
 	}
 	if post.Name == "" {

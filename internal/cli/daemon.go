@@ -71,9 +71,9 @@ func waitExit(ctx context.Context, pidfd int) error {
 
 func (a *app) waitreadyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "waitready", Short: "Wait until the daemon answers", Args: cobra.NoArgs}
-	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: for ever")
+	timeout := c.Flags().Int("timeout", 60, "seconds to wait; 0: for ever")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		start := time.Now()
+		start, told := time.Now(), false
 		for {
 			_, err := a.Local().Get(c.Context(), "/1.0", nil, nil)
 			if err == nil {
@@ -81,6 +81,10 @@ func (a *app) waitreadyCmd() *cobra.Command {
 			}
 			if *timeout > 0 && time.Since(start) > time.Duration(*timeout)*time.Second {
 				return kiln.Errorf(kiln.Timeout, "the daemon isn't ready after %d s: %w", *timeout, err)
+			}
+			if !told && time.Since(start) > linePatience {
+				told = true
+				a.remark("Waiting for a daemon that answers at %s", client.Socket())
 			}
 			select {
 			case <-c.Context().Done():

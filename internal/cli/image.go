@@ -342,28 +342,6 @@ func (a *app) imageEditCmd() *cobra.Command {
 		}}
 }
 
-func (a *app) imageDeleteCmd() *cobra.Command {
-	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images",
-		Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return each(args, func(word string) error {
-				i, err := a.image(c.Context(), word)
-				if err != nil {
-					return err
-				}
-				// A few digits may mean another image tomorrow.
-				const enough = 8
-				name := i.at.Name
-				isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
-				if !isAlias && len(name) < enough {
-					return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias",
-						name, short(i.Fingerprint), enough)
-				}
-				return i.at.Change(c.Context(), http.MethodDelete, imagePath(i.Image), nil, "")
-			})
-		}}
-}
-
 func (a *app) imagePropertyCmd(verb string) *cobra.Command {
 	use, n := " [<remote>:]<image> <key>", 2
 	if verb == "set-property" {

@@ -74,13 +74,14 @@ func TestImageVerbs(t *testing.T) {
 	s.says("image hash "+filepath.Join(dir, one+".tar"), one)
 	s.fails("image export one "+filepath.Join(s.dir, "nowhere")+"/", 3, "no directory")
 	s.fails("image import "+filepath.Join(s.dir, "nothing"), 3, "nothing")
-	s.fails("image import "+out+".tar", 4, one)
-	s.fails("image import "+out+".tar --alias 'a b'", 1, "white space")
+	s.says("image import "+out+".tar --alias two3", "there already", one, "alias two3")
+	s.fails("image import "+out+".tar --alias 'a b'", 2, "white space")
 	s.fails("image import ftp://x/y", 3)
 
-	s.fails("image delete "+two[:4], 1, "at least 8 digits")
+	s.fails("image delete "+two[:4], 2, "at least 8 digits")
 	s.ok("image delete two")
-	s.fails("image delete one nothing", 3, `no image "nothing"`)
+	s.fails("image delete one nothing", 3, `no image "nothing"`, "nothing was deleted")
+	s.ok("image delete one")
 	s.fails("image info one", 3)
 }
 
@@ -111,11 +112,11 @@ func TestImageCopy(t *testing.T) {
 	fp := s.image("1", "--alias one --alias uno")
 	s.fails("image copy one", 2, "missing argument: <remote>")
 	s.fails("image copy one b", 2, `write it as "b:"`)
-	s.fails("image copy one local:", 1, "different")
+	s.fails("image copy one local:", 2, "different")
 	s.fails("image copy one b: --mode sideways", 2, "auto, pull, push or relay")
 	s.fails("image copy one b: --vm", 1, "virtual")
-	s.fails("image copy one b: --auto-update --mode push", 1, "pull mode")
-	s.fails("image copy one b: --auto-update", 1, "private")
+	s.fails("image copy one b: --auto-update --mode push", 2, "pull mode")
+	s.fails("image copy one b: --auto-update", 2, "private")
 	s.fails("image copy nothing b:", 3, `no image "nothing"`)
 	s.fails("image copy one c:", 3, `no remote "c"`)
 	s.fails("image copy one images:", 1, "image server")
@@ -215,7 +216,7 @@ func TestImageEdit(t *testing.T) {
 		"properties: {os: x}\nprofils: []": `did you mean "profiles"?`,
 	} {
 		s.stdin = yaml
-		s.fails("image edit one", 1, want, "nothing was changed")
+		s.fails("image edit one", 2, want, "nothing was changed")
 		if after := s.ok("image show one"); after != before {
 			t.Errorf("%q changed %s", yaml, after)
 		}

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"net/http"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,7 +18,6 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
-	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/format"
 	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/remote"
@@ -26,11 +25,13 @@ import (
 
 func (a *app) imageImportCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "import <file>|<directory> [<rootfs>] [<remote>:] [<key>=<value>...]",
+		Use:   "import <file>|<directory>|<url> [<rootfs>] [<remote>:] [<key>=<value>...]",
 		Short: "Import an image",
 		Long: "Import an image: one tarball or squashfs with everything, two files (metadata and root " +
 			"filesystem, in either order), a directory, " +
-			"or just a root filesystem, whose metadata is then generated. Formats are detected by content.",
+			"or just a root filesystem, whose metadata is then generated. Formats are detected by content.\n\n" +
+			"An https URL is fetched by the server. Its certificate must be signed by a CA that is trusted there, or be " +
+			"that of a remote with the same host and port, or be told by --fingerprint or --ca.",
 		Args: cobra.MinimumNArgs(1),
 	}
 	aliases := c.Flags().StringArray("alias", nil, "alias of the image (repeatable); moved from the image that "+
@@ -38,6 +39,8 @@ func (a *app) imageImportCmd() *cobra.Command {
 	public := c.Flags().Bool("public", false, "make the image public: untrusted clients may use it")
 	c.Flags().Bool("reuse", false, "accepted for scripts: an alias moves anyway, and the image it leaves is kept as the "+
 		"version before (images.keep_versions)")
+	fingerprint := c.Flags().String("fingerprint", "", "SHA-256 of the certificate that the server of a URL must show")
+	ca := c.Flags().String("ca", "", "file with the CA certificate of the server of a URL, in PEM form")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		img := kiln.Image{Public: *public, Properties: map[string]string{}}
 		for _, n := range *aliases {
@@ -64,8 +67,11 @@ func (a *app) imageImportCmd() *cobra.Command {
 				paths = append(paths, w)
 			}
 		}
-		if len(paths) == 1 && (strings.HasPrefix(paths[0], "https://") || strings.HasPrefix(paths[0], "http://")) {
-			return a.importURL(c.Context(), at, paths[0], img)
+		if len(paths) == 1 && isURL(paths[0]) {
+			return a.importURL(c.Context(), at, paths[0], img, *fingerprint, *ca)
+		}
+		if *fingerprint != "" || *ca != "" {
+			return usageError{errors.New("--fingerprint and --ca are about the server of a URL; a file has none")}
 		}
 		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img)
 	}
@@ -89,17 +95,40 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 	}
 	images := at.Images()
 	images.Warn = a.warn
-	got, err := kiln.Copy(ctx, images, carried{Source: src, app: a, what: "Importing " + found.Filename, from: found,
-		img: img, size: total}, "")
+	var names []string
+	for _, p := range src.Paths {
+		names = append(names, filepath.Base(p))
+	}
+	got, err := kiln.Copy(ctx, images, carried{Source: src, app: a, what: "Importing " + strings.Join(names, " and "),
+		from: found, img: img, size: total}, "")
 	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
-		return kiln.Errorf(kiln.Conflict, "%w: %s; the aliases, properties and flags given were applied to it", err,
-			got.Fingerprint)
+		a.say("Image is there already, with fingerprint: %s%s", got.Fingerprint, applied(img))
+		return nil
 	}
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
 	}
 	a.say("Image imported with fingerprint: %s", got.Fingerprint)
 	return nil
+}
+
+// applied tells what was done to an image that was there already: what the user said of
+// it holds all the same.
+func applied(img kiln.Image) string {
+	var what []string
+	for _, al := range img.Aliases {
+		what = append(what, "alias "+al.Name)
+	}
+	if len(img.Properties) > 0 {
+		what = append(what, "properties")
+	}
+	if img.Public {
+		what = append(what, "public")
+	}
+	if len(what) == 0 {
+		return ""
+	}
+	return "; applied to it: " + strings.Join(what, ", ")
 }
 
 func (a *app) imageExportCmd() *cobra.Command {
@@ -192,7 +221,7 @@ func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 		final := exportName(target, fp, f)
 		temp, err := os.CreateTemp(filepath.Dir(final), ".kiln-export-")
 		if err != nil {
-			return err
+			return kiln.Errorf(kiln.KindOf(err), "write %s: %w", final, bare(err))
 		}
 		temps, finals = append(temps, temp.Name()), append(finals, final)
 		_, err = io.Copy(temp, s)
@@ -209,6 +238,16 @@ func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 		}
 	}
 	return nil
+}
+
+// bare is an error of the operating system without the name of a file that nobody asked
+// for.
+func bare(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // extension is what a file of an image may be called after its name.
@@ -247,23 +286,6 @@ func (a *app) imageHashCmd() *cobra.Command {
 			}
 			return err
 		}}
-}
-
-// importURL has a server fetch the image that a URL tells of.
-func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image) error {
-	if !strings.HasPrefix(url, "https://") {
-		return kiln.Errorf(kiln.Invalid, "Only https:// is supported for remote image import")
-	}
-	post := api.ImagesPost{
-		ImagePut: api.ImagePut{Public: img.Public, Properties: img.Properties}, Aliases: wireAliases(img.Aliases),
-		Source: &api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}, MoveAliases: true,
-	}
-	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
-	if err != nil {
-		return err
-	}
-	a.say("Image imported with fingerprint: %v", op.Metadata["fingerprint"])
-	return nil
 }
 
 func wireAliases(aliases []kiln.Alias) []api.ImageAlias {

@@ -211,8 +211,11 @@ func (a *app) deleteCmd() *cobra.Command {
 		Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1)}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := each(args, func(word string) error { return a.deletable(c.Context(), word, *force) }); err != nil {
+			return notAny(err, len(args))
+		}
 		return each(args, func(word string) error {
-			if strings.Contains(word, "/") {
+			if isSnapshot(word) {
 				return a.deleteSnapshot(c.Context(), word)
 			}
 			i, err := a.instance(c.Context(), word)
@@ -220,9 +223,6 @@ func (a *app) deleteCmd() *cobra.Command {
 				return err
 			}
 			if i.Status != "Stopped" {
-				if !*force {
-					return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
-				}
 				if err := a.act(c.Context(), i.at, api.InstanceStatePut{Action: "stop", Force: true, Timeout: -1}); err != nil {
 					return err
 				}
@@ -234,4 +234,24 @@ func (a *app) deleteCmd() *cobra.Command {
 		})
 	}
 	return c
+}
+
+func isSnapshot(word string) bool { return strings.Contains(word, "/") }
+
+// deletable says what keeps an instance or a snapshot from being deleted, if anything
+// does.
+func (a *app) deletable(ctx context.Context, word string, force bool) error {
+	if isSnapshot(word) {
+		at, instance, snap, err := snapshotOf(a, []string{word})
+		if err != nil {
+			return err
+		}
+		_, err = at.Get(ctx, snapshotPath(instance, snap), nil, nil)
+		return err
+	}
+	i, err := a.instance(ctx, word)
+	if err == nil && i.Status != "Stopped" && !force {
+		return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
+	}
+	return err
 }

@@ -82,6 +82,9 @@ func (r *reporter) report(o api.Operation, now time.Time) {
 	text := progressText(o)
 	if !r.animated {
 		phase := phaseOf(text)
+		if measure.MatchString(text) {
+			phase = printable(o.Description) // of how far it is, nothing would be true for long
+		}
 		if phase == "" && r.phase == "" && since >= linePatience {
 			phase = printable(o.Description)
 		}
@@ -121,5 +124,14 @@ func progressText(o api.Operation) string {
 // numbers are what changes within a phase: "84%", "(180.15MB/s)", "12 MB of 20 MB".
 var numbers = regexp.MustCompile(`[:,]?\s*\(?[0-9].*$`)
 
-// phaseOf is the part of a progress text that stays the same while numbers change.
-func phaseOf(text string) string { return strings.TrimSpace(numbers.ReplaceAllString(text, "")) }
+// measure is a text that only tells how far an operation is: "rootfs: 84% (180.15MB/s)".
+var measure = regexp.MustCompile(`^\w+: [0-9]`)
+
+// phaseOf is the part of a progress text that stays the same while numbers change. In
+// the address of a server they don't.
+func phaseOf(text string) string {
+	if strings.Contains(text, "://") {
+		return text
+	}
+	return strings.TrimSpace(numbers.ReplaceAllString(text, ""))
+}

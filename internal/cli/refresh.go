@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 )
@@ -69,7 +68,7 @@ func (a *app) imagePruneCmd() *cobra.Command {
 		if *dry {
 			verb = "would be deleted"
 		}
-		a.remark("%d images of %s %s", len(list), kiln.FormatSize(sum), verb)
+		a.remark("%s of %s %s", count(len(list), "image"), size(sum), verb)
 		return nil
 	}
 	return c

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // freePort finds a port that nobody listens on.
@@ -47,25 +49,25 @@ func TestRemoteVerbs(t *testing.T) {
 	s.ok("remote switch b")
 	s.says("remote get-default", "b\n")
 	s.says("--force-local remote get-default", "local\n")
-	s.fails("remote remove b", 1, "kiln remote switch")
+	s.fails("remote remove b", 2, "kiln remote switch")
 	s.ok("remote switch local")
 	s.says("remote get-default", "local\n")
-	s.fails("remote switch images", 1, "only has images")
+	s.fails("remote switch images", 2, "only has images")
 	s.fails("remote switch bb", 3, `no remote "bb"; did you mean "b"?`)
 	s.ok("remote rename b c")
 	s.fails("remote rename c local", 4, "already exists")
-	s.fails("remote rename c a/b", 1, "can't name a remote")
-	s.fails("remote rename local x", 1, "static")
-	s.fails("remote remove images", 1, "static")
-	s.fails("remote set-url local https://x", 1, "static")
+	s.fails("remote rename c a/b", 2, "can't name a remote")
+	s.fails("remote rename local x", 2, "static")
+	s.fails("remote remove images", 2, "static")
+	s.fails("remote set-url local https://x", 2, "static")
 	s.ok("remote set-url c unix:///nowhere")
 	s.fails("list c:", 6)
 	s.ok("remote rm c")
 	s.fails("remote remove c", 3, `no remote "c"`)
 
-	s.fails("remote add x ftp://x", 1, "Only https")
-	s.fails("remote add a:b https://x", 1, "can't name a remote")
-	s.fails("remote add x http://x", 1, "--allow-http")
+	s.fails("remote add x ftp://x", 2, "Only https")
+	s.fails("remote add a:b https://x", 2, "can't name a remote")
+	s.fails("remote add x http://x", 2, "--allow-http")
 	s.fails("remote add x https://x --protocol ftp", 2, "kiln, lxd, incus or simplestreams")
 	s.fails("remote add x https://x --auth-type oidc", 2, "it is tls")
 	s.fails("remote add", 2, "missing argument: <address>")
@@ -77,7 +79,7 @@ func TestRemoteVerbs(t *testing.T) {
 
 func TestTrust(t *testing.T) {
 	s := newSession(t)
-	s.fails("config trust add --name laptop", 1, "core.https_address")
+	s.fails("config trust add --name laptop", 2, "core.https_address")
 	port := freePort(t)
 	s.ok("config set core.https_address 127.0.0.1:" + port)
 	s.image("1", "--alias one --public")
@@ -90,7 +92,30 @@ func TestTrust(t *testing.T) {
 	s.says("image list pub: -f csv -c l", "one\n")
 	s.fails("image copy one pub:", 5, "not authorized")
 	s.fails("image copy b:x pub:", 5, "not authorized", "kiln config trust add")
-	s.fails("list pub:", 5)
+	s.fails("list pub:", 5, `the remote "pub" was added for its public images only`)
+
+	// The daemon fetches a URL: it is told of the certificate that this client trusts.
+	at := "https://127.0.0.1:" + port
+	s.fails("image import "+at+"/lxd/nothing b:", 3)
+	s.ok("image import " + at + "/lxd/one b: --alias web")
+	s.says("image list b: -f csv -c l", "web")
+	s.ok("image delete b:web")
+	s.ok("remote rename pub other")
+	pin, err := os.ReadFile(filepath.Join(s.dir, "conf", "servercerts", "other.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, err := trust.Parse(pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ok("remote remove other")
+	s.fails("image import "+at+"/lxd/one b:", 5, "--fingerprint", "--ca")
+	s.fails("image import "+at+"/lxd/one b: --fingerprint 00", 5, "may be intercepting")
+	s.ok("image import " + at + "/lxd/one b: --fingerprint " + trust.Fingerprint(shown))
+	s.ok("image import " + at + "/lxd/one b: --ca " + s.write("ca.crt", string(pin)))
+	s.fails("image import x --ca x", 2, "about the server of a URL")
+	s.ok("remote add pub 127.0.0.1:" + port + " --public --accept-certificate")
 
 	// As an image server, with a certificate that no authority signed.
 	streams := "remote add st https://127.0.0.1:" + port + " --protocol simplestreams"
@@ -112,17 +137,17 @@ func TestTrust(t *testing.T) {
 	there := " --accept-certificate 127.0.0.1:" + port
 	s.ok("remote add guest --token " + restricted + " --project default --mirror https://127.0.0.1:" + port + there)
 	s.ok("remote remove guest")
-	s.fails("remote add far 127.0.0.1:"+port+" --accept-certificate --proxy ::", 1, "proxy")
-	s.fails("config trust add "+s.write("bad.crt", "x"), 1, "bad.crt")
+	s.fails("remote add far 127.0.0.1:"+port+" --accept-certificate --proxy ::", 2, "proxy")
+	s.fails("config trust add "+s.write("bad.crt", "x"), 2, "bad.crt")
 
 	// The certificate's verbs.
 	fp := strings.Split(strings.TrimSpace(s.ok("config trust list -f csv -q")), ",")[2]
 	s.says("config trust show "+fp, "name: laptop")
 	s.ok("config trust rename " + fp + " desktop")
 	s.stdin = ""
-	s.fails("config trust edit "+fp, 1, "there is no YAML")
+	s.fails("config trust edit "+fp, 2, "there is no YAML")
 	s.stdin = "nam: x"
-	s.fails("config trust edit "+fp, 1, `did you mean "name"?`)
+	s.fails("config trust edit "+fp, 2, `did you mean "name"?`)
 	s.stdin = s.ok("config trust show " + fp)
 	s.ok("config trust edit " + fp)
 	s.says("config trust list -f csv", "desktop,")
@@ -159,7 +184,7 @@ func TestRemoteImport(t *testing.T) {
 	s.says("remote import "+filepath.Join(s.dir, "lxc")+" --allow-http", "plain: http://192.0.2.8:8443")
 	s.fails("remote import "+filepath.Join(s.dir, "nothing"), 3, "no config.yml")
 	s.write("bad/config.yml", "{{{")
-	s.fails("remote import "+filepath.Join(s.dir, "bad"), 1, "config.yml")
+	s.fails("remote import "+filepath.Join(s.dir, "bad"), 2, "config.yml")
 }
 
 // A server that wants to write on the user's terminal.

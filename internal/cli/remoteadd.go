@@ -218,20 +218,31 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 	if err != nil {
 		return err
 	}
-	fp := trust.Fingerprint(shown)
-	switch want := strings.ToLower(strings.ReplaceAll(o.fingerprint, ":", "")); {
-	case want != "" && want != fp:
-		return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody "+
-			"may be intercepting the connection", c.Addr, fp, want)
-	case want != "", o.accept && !trusted:
+	switch {
+	case o.fingerprint != "":
+		if err := expected(c.Addr, shown, o.fingerprint); err != nil {
+			return err
+		}
+	case o.accept && !trusted:
 	case trusted:
 		return r.Forget(name)
 	default:
-		if err := a.askAbout(fp); err != nil {
+		if err := a.askAbout(trust.Fingerprint(shown)); err != nil {
 			return err
 		}
 	}
 	return disk.WriteBytes(r.CertPath(name), 0o600, []byte(trust.PEM(shown)))
+}
+
+// expected says whether a server shows the certificate with the fingerprint that the
+// user gave. The error is Denied.
+func expected(addr string, shown *x509.Certificate, fingerprint string) error {
+	want, fp := strings.ToLower(strings.ReplaceAll(fingerprint, ":", "")), trust.Fingerprint(shown)
+	if want == fp {
+		return nil
+	}
+	return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody "+
+		"may be intercepting the connection", addr, fp, want)
 }
 
 // look asks a server for its certificate, and whether a trusted CA signed it.
@@ -315,7 +326,7 @@ func (a *app) join(ctx context.Context, name string, at *client.Client, o addOpt
 		post.TrustToken = "" // it is a password, which no token server needs to see
 	}
 	if err := at.Change(ctx, http.MethodPost, "/1.0/certificates", post, ""); err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "be trusted by %s: %w", name, err)
+		return kiln.Errorf(kiln.KindOf(err), "ask %s to trust this client: %w", name, err)
 	}
 	var s api.Server
 	if _, err := at.Get(ctx, "/1.0", nil, &s); err != nil {

@@ -74,6 +74,7 @@ func (a *app) absentCmds() []*cobra.Command {
 		"storage": "kiln has one storage pool, \"default\", in its data directory; see: kiln image df",
 		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
 		"warning": "kiln keeps no list of warnings; what happens is told by: kiln monitor",
+		"shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
 		"export":  "exporting instances is not supported by this version of kiln; make an image: kiln publish",
 		"import":  "importing instances is not supported by this version of kiln; for images: kiln image import",
 	} {

@@ -75,6 +75,9 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 func expiry(v string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if at, err := time.Parse(layout, v); err == nil {
+			if at.Before(now) {
+				return at, fmt.Errorf("%s is past", v)
+			}
 			return at.UTC(), nil
 		}
 	}

@@ -131,6 +131,14 @@ func flush(w io.Writer) {
 	}
 }
 
+// count is a number of things: "1 image", "2 images".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
 // yesNo is how tables write a bool.
 func yesNo(b bool) string {
 	if b {

@@ -31,8 +31,8 @@ func TestImagesTravel(t *testing.T) {
 	s.says("image copy one b: --dry-run", "nothing; it is there")
 
 	// Updates.
-	s.fails("image copy "+one+" b: --auto-update", 1, "private")
-	s.fails("image copy "+public+" b: --auto-update", 1, "is no alias")
+	s.fails("image copy "+one+" b: --auto-update", 2, "private")
+	s.fails("image copy "+public+" b: --auto-update", 2, "is no alias")
 	s.ok("image copy pub b: --auto-update --copy-aliases")
 	s.says("image info b:pub", "Auto update: enabled", "Alias: pub")
 	s.says("image info b:pub -f json", `"update_source"`)
@@ -40,7 +40,7 @@ func TestImagesTravel(t *testing.T) {
 	newer := s.image("3", "--alias pub --public")
 	s.says("image refresh b:pub", "Image refreshed successfully!")
 	s.says("image info b:pub", newer)
-	s.fails("image refresh one", 1, "was not copied from a server")
+	s.fails("image refresh one", 2, "was not copied from a server")
 	s.fails("image refresh nothing", 3)
 	s.says("image prune b: --dry-run -f csv", "")
 
@@ -85,7 +85,7 @@ func TestInstancesTravel(t *testing.T) {
 	s.fails("copy c1 b:pull", 4, `Instance "pull" already exists on "b"`)
 	s.fails("copy c9 b:", 3, `did you mean "c1"?`)
 	s.fails("copy c1/s9 b:", 3, "s9")
-	s.fails("move c1/s1 b:x", 1, "kiln copy")
+	s.fails("move c1/s1 b:x", 2, "kiln copy")
 	s.ok("move c1 b:")
 	s.fails("info c1", 3)
 	s.ok("copy b:c1 back") // the default remote
@@ -150,7 +150,7 @@ func TestBrokenConfig(t *testing.T) {
 	s := newSession(t)
 	path := s.write("conf/config.yml", "remotes: [")
 	for _, words := range []string{"list", "image list", "remote list", "remote add x https://x", "launch x", "version"} {
-		s.fails(words, 1, "config.yml")
+		s.fails(words, 2, "config.yml")
 	}
 	if b, err := os.ReadFile(path); string(b) != "remotes: [" {
 		t.Error(string(b), err)

@@ -14,18 +14,34 @@ import (
 // watch sends a request that starts an operation, shows how that goes, and waits
 // for its end. Who interrupts it cancels the operation.
 func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.Operation, error) {
+	op, err := start(ctx, at, r)
+	if err != nil {
+		return op, err
+	}
+	return a.await(ctx, at, op)
+}
+
+// start sends a request that starts an operation. What the server can tell to be wrong
+// is an error before that.
+func start(ctx context.Context, at place.Place, r client.Request) (api.Operation, error) {
 	_, op, err := at.Do(ctx, r, nil)
+	if err == nil && op == nil {
+		err = kiln.Errorf(kiln.Network, "the server didn't start an operation")
+	}
 	if err != nil {
 		return api.Operation{}, err
 	}
-	if op == nil {
-		return api.Operation{}, kiln.Errorf(kiln.Network, "the server didn't start an operation")
-	}
+	return *op, nil
+}
+
+// await is what watch does after start.
+func (a *app) await(ctx context.Context, at place.Place, op api.Operation) (api.Operation, error) {
 	looking, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
+	downloads := false
 	go func() {
 		defer close(done)
-		a.follow(looking, at, *op)
+		downloads = a.follow(looking, at, op)
 	}()
 	final, err := at.Wait(ctx, op.ID)
 	stop()
@@ -34,8 +50,11 @@ func (a *app) watch(ctx context.Context, at place.Place, r client.Request) (api.
 		cancel, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer end()
 		_ = at.Change(cancel, http.MethodDelete, "/1.0/operations/"+op.ID, nil, "") // it may be over
-		return *op, kiln.Errorf(kiln.Cancelled, "interrupted; what was downloaded is kept for a while, and the next "+
-			"attempt resumes it")
+		kept := ""
+		if downloads {
+			kept = "; what was downloaded is kept for a while, and the next attempt resumes it"
+		}
+		return op, kiln.Errorf(kiln.Cancelled, "interrupted%s", kept)
 	}
 	if warning, ok := final.Metadata["warning"].(string); ok {
 		a.warn(warning)
@@ -56,11 +75,9 @@ func (a *app) warn(text string) { a.remark("kiln: warning: %s", text) }
 // followInterval is how often an operation is asked how it goes.
 const followInterval = 250 * time.Millisecond
 
-// follow reports on an operation until ctx ends.
-func (a *app) follow(ctx context.Context, at place.Place, op api.Operation) {
-	if a.quiet {
-		return
-	}
+// follow reports on an operation until ctx ends, and gives whether it downloaded
+// something.
+func (a *app) follow(ctx context.Context, at place.Place, op api.Operation) (downloads bool) {
 	r := &reporter{w: a.Err, animated: a.animated(), begun: time.Now()}
 	defer r.clear()
 	tick := time.NewTicker(followInterval)
@@ -68,13 +85,17 @@ func (a *app) follow(ctx context.Context, at place.Place, op api.Operation) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return downloads
 		case now := <-tick.C:
 			var o api.Operation
 			if _, err := at.Get(ctx, "/1.0/operations/"+op.ID, nil, &o); err != nil {
-				return
+				return downloads
 			}
-			r.report(o, now)
+			_, moving := o.Metadata["download_progress"]
+			downloads = downloads || moving
+			if !a.quiet {
+				r.report(o, now)
+			}
 		}
 	}
 }

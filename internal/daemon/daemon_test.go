@@ -281,7 +281,7 @@ func TestBadCreate(t *testing.T) {
 		"bad value": {CreateSpec{Name: "c", Source: image("debian/12"),
 			Config: instance.Config{Options: map[string]string{"limits.memory": "lots"}}}, kiln.Invalid, "limits.memory"},
 		"no profile": {CreateSpec{Name: "c", Source: image("debian/12"),
-			Config: instance.Config{Profiles: []string{"x"}}}, kiln.Invalid, "Profile 'x' doesn't exist"},
+			Config: instance.Config{Profiles: []string{"x"}}}, kiln.NotFound, "Profile 'x' doesn't exist"},
 		"no root disk": {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{Profiles: []string{}}},
 			kiln.Invalid, "No root device could be found"},
 		"unknown source": {CreateSpec{Name: "c", Source: Source{Type: "zip"}}, kiln.Invalid, "Unknown source type zip"},

@@ -50,7 +50,7 @@ func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 		meta["fingerprint"], meta["size"] = img.Fingerprint.String(), strconv.FormatInt(img.Size, 10)
 		resources = map[string][]string{"images": {imageURL(img.Fingerprint)}}
 	}
-	return d.Ops.Start(ctx, "Downloading image", op.Options{Metadata: meta, Resources: resources},
+	return d.Ops.Start(ctx, "Importing image", op.Options{Metadata: meta, Resources: resources},
 		func(context.Context, *op.Operation) error { return err })
 }
 

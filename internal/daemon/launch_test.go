@@ -98,7 +98,7 @@ func TestFailedCreation(t *testing.T) {
 		"no source":   {CreateSpec{}, kiln.Invalid},
 		"odd source":  {CreateSpec{Source: Source{Type: "migration"}}, kiln.Invalid},
 		"no instance": {CreateSpec{Source: Source{Type: "copy", Instance: "none"}}, kiln.NotFound},
-		"bad profile": {CreateSpec{Source: bb, Config: instance.Config{Profiles: []string{"none"}}}, kiln.Invalid},
+		"bad profile": {CreateSpec{Source: bb, Config: instance.Config{Profiles: []string{"none"}}}, kiln.NotFound},
 		"bad option": {CreateSpec{Source: bb, Config: instance.Config{Options: map[string]string{"nonsense": "1"}}},
 			kiln.Invalid},
 		"bad architecture": {CreateSpec{Source: bb, Architecture: "pdp11"}, kiln.Invalid},

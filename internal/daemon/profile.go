@@ -175,7 +175,7 @@ func (d *Daemon) DeleteProfile(ctx context.Context, name string) error {
 
 // checkProfiles says which of the names of profiles, which an image is to have, is none.
 // A restricted client can't have an image give others' instances access to the host.
-// Errors: Invalid, Denied.
+// Errors: NotFound, Denied.
 func (d *Daemon) checkProfiles(ctx context.Context, names []string) error {
 	rows, err := d.db.Profiles(ctx)
 	if err != nil {
@@ -187,7 +187,7 @@ func (d *Daemon) checkProfiles(ctx context.Context, names []string) error {
 	}
 	for _, n := range names {
 		if !known[n] {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist%s", n,
+			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist%s; see: kiln profile list", n,
 				kiln.DidYouMean(n, slices.Collect(maps.Keys(known))))
 		}
 	}

@@ -182,8 +182,9 @@ func checkSettings(change map[string]string) error {
 		s, ok := known[key]
 		switch {
 		case !ok && strings.HasPrefix(key, "core.https_"):
-			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting of LXD's",
-				key, change[key])
+			hint := kiln.DidYouMean(key, slices.Collect(maps.Keys(known)))
+			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting%s", key,
+				change[key], hint)
 		case !ok && change[key] == "":
 			continue // what a damaged row may have
 		case !ok:

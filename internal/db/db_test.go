@@ -87,7 +87,7 @@ func TestProfiles(t *testing.T) {
 	if err := d.CreateProfile(t.Context(), Profile{Name: "a"}); !errors.Is(err, kiln.Conflict) {
 		t.Error(err)
 	}
-	if err := d.CreateInstance(t.Context(), Instance{Name: "c1", Profiles: []string{"x"}}); !errors.Is(err, kiln.Invalid) {
+	if err := d.CreateInstance(t.Context(), Instance{Name: "c1", Profiles: []string{"x"}}); !errors.Is(err, kiln.NotFound) {
 		t.Errorf("a profile that isn't there: %v", err)
 	}
 	if err := d.CreateProfile(t.Context(), Profile{Name: "x"}); err != nil {
@@ -139,10 +139,10 @@ func TestProfileInUse(t *testing.T) {
 	edit := func(list ...string) error {
 		return d.EditInstance(ctx, "c1", func(i *Instance) error { i.Profiles = list; return nil })
 	}
-	if err := edit("p", "q"); kiln.KindOf(err) != kiln.Invalid {
+	if err := edit("p", "q"); kiln.KindOf(err) != kiln.NotFound {
 		t.Errorf("an edit with a profile that is gone: %v", err)
 	}
-	if err := d.CreateInstance(ctx, Instance{Name: "c2", Profiles: []string{"q"}}); kiln.KindOf(err) != kiln.Invalid {
+	if err := d.CreateInstance(ctx, Instance{Name: "c2", Profiles: []string{"q"}}); kiln.KindOf(err) != kiln.NotFound {
 		t.Errorf("an instance with a profile that is gone: %v", err)
 	}
 	if err := edit(); err != nil {

@@ -161,7 +161,7 @@ func setProfiles(ctx context.Context, tx *Tx, u users, id int64, names []string)
 		r, err := tx.tx.ExecContext(ctx, `INSERT INTO `+u.table+` (`+u.owner+`, position, profile_id)
 			SELECT ?, ?, id FROM profiles WHERE name = ?`, id, position, name)
 		if err := changed(r, err, "Profile", name); errors.Is(err, kiln.NotFound) && u.lasting {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", name)
+			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist; see: kiln profile list", name)
 		} else if err != nil && !errors.Is(err, kiln.NotFound) {
 			return err
 		}

@@ -75,7 +75,7 @@ func TestCreateFails(t *testing.T) {
 	for name, want := range map[string]struct {
 		c    Config
 		kind kiln.Kind
-	}{"b": {c, kiln.Invalid}, "a": {Config{Profiles: []string{"default"}}, kiln.Conflict}} {
+	}{"b": {c, kiln.NotFound}, "a": {Config{Profiles: []string{"default"}}, kiln.Conflict}} {
 		f := s.NewFiles()
 		if _, err := p.Empty(ctx, f.UUID); err != nil {
 			t.Fatal(err)

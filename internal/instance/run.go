@@ -138,7 +138,7 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		d := i.ExpandedDevices[name]
 		if d["type"] == "disk" && d["path"] != "/" {
 			spec.Mounts = append(spec.Mounts, box.Mount{
-				Source: d["source"], Target: d["path"],
+				Name: fmt.Sprintf("device %q", name), Source: d["source"], Target: d["path"],
 				ReadOnly: kiln.IsTrue(d["readonly"]), Optional: kiln.IsTrue(d["optional"]),
 			})
 		}
@@ -260,6 +260,9 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 
 func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, force bool) error {
 	l, err := s.get(ctx, name)
+	if errors.Is(err, kiln.Conflict) {
+		return kiln.Errorf(kiln.Conflict, "The instance %q is already stopped", name)
+	}
 	if err != nil {
 		return err
 	}

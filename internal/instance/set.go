@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -213,7 +215,8 @@ func pick(names []string, profiles map[string]Profile) ([]Profile, error) {
 	for _, n := range names {
 		p, ok := profiles[n]
 		if !ok {
-			return nil, kiln.Errorf(kiln.Invalid, "Profile '%s' doesn't exist", n)
+			return nil, kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist%s; see: kiln profile list", n,
+				kiln.DidYouMean(n, slices.Collect(maps.Keys(profiles))))
 		}
 		if p.Damage != "" {
 			return nil, kiln.Errorf(kiln.Integrity, "profile %q can't be used: %s; take it from its instances and delete it, "+

@@ -167,7 +167,7 @@ func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
 func missing(names []string, profiles map[string]Profile, who string) error {
 	for _, n := range names {
 		if _, ok := profiles[n]; !ok {
-			return kiln.Errorf(kiln.Invalid, "Profile '%s', which %s has, doesn't exist on the target; make it there (kiln "+
+			return kiln.Errorf(kiln.NotFound, "Profile '%s', which %s has, doesn't exist on the target; make it there (kiln "+
 				"profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", n, who)
 		}
 	}

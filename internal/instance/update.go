@@ -52,6 +52,9 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	next := i
 	next.ExpandedConfig, next.ExpandedDevices = expand(c, used)
+	if err := checkSources(changedDevices(i.ExpandedDevices, next.ExpandedDevices)); err != nil {
+		return nil, err
+	}
 	if i.Status != Stopped {
 		if d := changedDisk(i.ExpandedDevices, next.ExpandedDevices); d != "" {
 			return nil, kiln.Errorf(kiln.Conflict, "device %q of instance %q can't be changed while it runs; stop it first; "+
@@ -67,6 +70,14 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	s.notify(ctx, Change{Name: name, Action: "updated"})
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
+}
+
+// changedDevices are those of the next devices that weren't the same before: what has
+// gone of the others since is no reason to refuse another change.
+func changedDevices(now, next map[string]map[string]string) map[string]map[string]string {
+	changed := maps.Clone(next)
+	maps.DeleteFunc(changed, func(name string, d map[string]string) bool { return maps.Equal(now[name], d) })
+	return changed
 }
 
 // saveConfig writes the configuration of an instance down.
@@ -165,6 +176,10 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 		return nil, err
 	}
 	warnings = NoEffect(added(before.Config, profiles[before.Name].Config))
+	// A profile may be for what other hosts have, or this one later.
+	if err := checkSources(changedDevices(before.Devices, profiles[before.Name].Devices)); err != nil {
+		warnings = append(warnings, err.Error())
+	}
 	profiles[before.Name] = before
 	for _, i := range list {
 		if i.Status == Stopped || !i.Uses(before.Name) {

@@ -187,6 +187,31 @@ func (c *Config) Reach(name string) (kiln.Remote, error) {
 		Certificate: string(pin), CA: r.CA, Proxy: r.Proxy}, nil
 }
 
+// ReachURL is what is known of the server of a URL, if that is a remote: the one with
+// the same host and port. It is the zero Remote if none is.
+func (c *Config) ReachURL(address string) (kiln.Remote, error) {
+	want, err := url.Parse(address)
+	if err != nil {
+		return kiln.Remote{}, kiln.Errorf(kiln.Invalid, "%q is not a URL: %w", address, err)
+	}
+	for _, name := range c.Names() {
+		r := c.Remotes[name]
+		if u, err := url.Parse(r.Addr); err == nil && u.Scheme == want.Scheme && hostPort(u) == hostPort(want) {
+			return c.Reach(name)
+		}
+	}
+	return kiln.Remote{}, nil
+}
+
+// hostPort is where the server of an https URL listens.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
 // own is the certificate that the client shows to private servers. It is made when
 // it is first needed.
 func (c *Config) own() (*tls.Certificate, error) {

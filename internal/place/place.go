@@ -48,7 +48,8 @@ type Resolver struct {
 	// asked each time whether it changed.
 	Stale bool
 
-	read *Config // the file of remotes, once it was read
+	read  *Config // the file of remotes, once it was read
+	asked string  // the server that was connected to last
 }
 
 // Config gives the file of remotes, which is read once.
@@ -202,7 +203,27 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 	if project == "" && c.Project != "default" {
 		project = c.Project
 	}
+	r.asked = name
 	return client.HTTPS(c.Addr, hc).WithProject(project), nil
+}
+
+// Explain says more about an error of a server that only says that somebody may not do
+// something: which server, and what helps.
+func (r *Resolver) Explain(err error) error {
+	if err == nil || err.Error() != "not authorized" || r.asked == "" || r.read == nil {
+		return err
+	}
+	remote, ok := r.read.Remotes[r.asked]
+	if !ok {
+		return err
+	}
+	if remote.Public {
+		return kiln.Errorf(kiln.Denied, "not authorized: the remote %q was added for its public images only; to use the "+
+			"rest, remove it and add it again with a token of \"kiln config trust add\" there", r.asked)
+	}
+	return kiln.Errorf(kiln.Denied, "not authorized: the server %q doesn't trust this client, or not with this; get a "+
+		"token there with \"kiln config trust add --name <client>\", and add the remote again: "+
+		"kiln remote add <name> <token>", r.asked)
 }
 
 // Source gives the images of a remote, whichever protocol it speaks.
@@ -310,6 +331,9 @@ func Missing(noun, name string, known []string) error {
 	hint := ""
 	if !slices.Contains(known, name) {
 		hint = kiln.DidYouMean(name, known)
+	}
+	if noun == "remote" {
+		hint += "; see: kiln remote list"
 	}
 	return kiln.Errorf(kiln.NotFound, "no %s %q%s", noun, name, hint)
 }

@@ -45,6 +45,9 @@ func (d *direct) Find(ctx context.Context, name string) (kiln.Image, error) {
 		return kiln.Image{}, err
 	}
 	resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "there is no image at %s: %s", name, resp.Status)
+	}
 	return d.answer(name, resp)
 }
 

@@ -271,7 +271,7 @@ func TestETags(t *testing.T) {
 	if i := get[api.Image](p, path); i.Properties["b"] != "2" || len(i.Properties) != 1 || !i.AutoUpdate || !i.Public {
 		t.Errorf("%+v", i)
 	}
-	if resp, b := p.do("PUT", path, `{"profiles":["none"]}`); resp.StatusCode != 400 ||
+	if resp, b := p.do("PUT", path, `{"profiles":["none"]}`); resp.StatusCode != 404 ||
 		!strings.Contains(string(b), "Profile 'none' doesn't exist") {
 		t.Errorf("%s", b)
 	}

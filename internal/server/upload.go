@@ -231,6 +231,9 @@ func (u *upload) Next() (kiln.File, error) {
 	if errors.Is(err, io.EOF) {
 		return kiln.File{}, io.EOF
 	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return kiln.File{}, brokenOff(err)
+	}
 	if err != nil {
 		return kiln.File{}, kiln.Errorf(kiln.Invalid, "the upload is cut off or no form: %w", err)
 	}
@@ -246,16 +249,20 @@ func (u *upload) Next() (kiln.File, error) {
 	return kiln.File{Name: part.FileName(), Size: -1}, nil
 }
 
-// Read implements kiln.Stream. A connection that breaks is an error of its own kind.
+// Read implements kiln.Stream. A connection that breaks is how a client cancels.
 func (u *upload) Read(b []byte) (int, error) {
 	if u.body == nil {
 		return 0, io.EOF
 	}
 	n, err := u.body.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = kiln.Errorf(kiln.Network, "the upload broke off: %w", err)
+		err = brokenOff(err)
 	}
 	return n, err
+}
+
+func brokenOff(err error) error {
+	return kiln.Errorf(kiln.Cancelled, "the client broke the upload off: %w", err)
 }
 
 // Close implements kiln.Stream.

@@ -47,8 +47,8 @@ func Explain(server string, err error) error {
 	}
 	return kiln.Errorf(kiln.Denied, "the certificate of %s is not signed by a trusted CA (%w); if its fingerprint "+
 		"is right, %s, add the server with: kiln remote add <name> %s --fingerprint <fingerprint>, or give its CA "+
-		"with --ca <file>; to trust the CA on the whole host, add it to /usr/local/share/ca-certificates and run "+
-		"update-ca-certificates", server, v.Err, Fingerprint(shown), server)
+		"with --ca <file> (kiln image import has both flags, too); to trust the CA on the whole host, add it to "+
+		"/usr/local/share/ca-certificates and run update-ca-certificates", server, v.Err, Fingerprint(shown), server)
 }
 
 func orNothing(names []string) string {

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+)
+
+func (a *app) imageDeleteCmd() *cobra.Command {
+	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			var all []heldImage
+			if err := each(args, func(word string) error { // before any is gone
+				i, err := a.image(c.Context(), word)
+				if err != nil {
+					return err
+				}
+				all = append(all, i)
+				return i.surely()
+			}); err != nil {
+				return notAny(err, len(args))
+			}
+			var errs []error
+			for _, i := range all {
+				errs = append(errs, i.at.Change(c.Context(), http.MethodDelete, imagePath(i.Image), nil, ""))
+			}
+			return errors.Join(errs...)
+		}}
+}
+
+// surely refuses to delete an image that is named by a few digits: they may mean another
+// image tomorrow. The error is Invalid.
+func (i heldImage) surely() error {
+	const enough = 8
+	name := i.at.Name
+	isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
+	if !isAlias && len(name) < enough {
+		return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias",
+			name, short(i.Fingerprint), enough)
+	}
+	return nil
+}
+
+// notAny says that a wrong word among several has spared the others.
+func notAny(err error, words int) error {
+	if words < 2 {
+		return err
+	}
+	return kiln.Errorf(kiln.KindOf(err), "%w; nothing was deleted", err)
+}

@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/trust"
+)
+
+// isURL reports whether a word names an image on the web, not a file.
+func isURL(word string) bool {
+	return strings.HasPrefix(word, "https://") || strings.HasPrefix(word, "http://")
+}
+
+// importURL has a server fetch the image that a URL tells of. That server knows nothing
+// of the certificates that this client trusts, so it is told: the one that has the
+// fingerprint, or was signed by the CA, that is given, else what is known of a remote at
+// the same address.
+func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, fingerprint,
+	caFile string) error {
+	if !strings.HasPrefix(url, "https://") {
+		return usageError{errors.New("Only https:// is supported for remote image import")}
+	}
+	src := api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}
+	switch {
+	case fingerprint != "":
+		pin, err := pinned(ctx, url, fingerprint)
+		if err != nil {
+			return err
+		}
+		src.Certificate = pin
+	case caFile != "":
+		ca, err := os.ReadFile(caFile)
+		if err != nil {
+			return err
+		}
+		src.CA = string(ca)
+	default:
+		config, err := a.Config()
+		if err != nil {
+			return err
+		}
+		known, err := config.ReachURL(url)
+		if err != nil {
+			return err
+		}
+		src.Certificate, src.CA, src.Proxy = known.Certificate, known.CA, known.Proxy
+	}
+	post := api.ImagesPost{
+		ImagePut: api.ImagePut{Public: img.Public, Properties: img.Properties}, Aliases: wireAliases(img.Aliases),
+		Source: &src, MoveAliases: true,
+	}
+	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
+	if err != nil {
+		return err
+	}
+	a.say("Image imported with fingerprint: %v", op.Metadata["fingerprint"])
+	return nil
+}
+
+// pinned gives the certificate of the server at a URL, which must have a fingerprint.
+// The error is Denied if it has another.
+func pinned(ctx context.Context, url, fingerprint string) (string, error) {
+	shown, _, err := look(ctx, &place.Remote{Addr: url})
+	if err != nil {
+		return "", err
+	}
+	return trust.PEM(shown), expected(url, shown, fingerprint)
+}

@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// TestMistakes has each mistake named with what was probably meant, as a mistake of the
+// user's, and nothing suggested that is something else.
+func TestMistakes(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one")
+	s.ok("init one c1")
+	gone := filepath.Join(s.dir, "gone")
+	s.fails("config device add c1 d disk path=/mnt source="+gone, 2, `Device "d"`, gone, "optional=true")
+	if out := s.ok("config device list c1"); out != "" {
+		t.Errorf("it has the device all the same: %q", out)
+	}
+	s.ok("config device add c1 d disk path=/mnt optional=true source=" + gone)
+	s.fails("config device set c1 d optional=false", 2, `Device "d"`)
+	s.ok("profile create web")
+	if _, err, code := s.run("profile device add web d disk path=/mnt source=" + gone); code != 0 || err == "" {
+		t.Errorf("a profile for another host: exit %d, warned %q", code, err)
+	}
+	s.fails("init one c2 -p wbe", 3, `did you mean "web"?`, "kiln profile list")
+	s.fails("config get c1 limits.memry", 3, `did you mean "limits.memory"?`)
+	s.says("config get c1 limits.memory", "\n")
+	s.fails("config get core.https_adress", 3, `did you mean "core.https_address"?`)
+	s.fails("config set core.https_adress x", 1, `did you mean "core.https_address"?`)
+	if _, err, code := s.run("init one c2 -c limits.foo=1"); code != 2 ||
+		err != "kiln: Unknown configuration key: \"limits.foo\"\n" {
+		t.Errorf("exit %d, %q", code, err)
+	}
+	s.fails("config set c1 limits.memory=200XB", 2, "200XB")
+	s.fails("config set images.keep_versions=three", 2, "three")
+	if out, _, code := s.run("launch one bad_name!"); code != 2 || out != "" {
+		t.Errorf("exit %d, said %q", code, out)
+	}
+	s.fails("snapshot c1 s1 --expires 2020-01-01", 2, "is past")
+	s.fails("publish c1 --expire 2020-01-01", 2, "is past")
+	s.fails("list nosrv:", 3, `no remote "nosrv"`, "kiln remote list")
+	s.fails("shell c1", 1, "kiln exec")
+	s.fails("image export one "+filepath.Join(s.dir, "x", "y"), 3, "write "+filepath.Join(s.dir, "x", "y"))
+	t.Setenv("KILN_SOCKET", filepath.Join(s.dir, "nothing"))
+	s.fails("waitready --timeout 1 -q", 9, "isn't ready after 1 s", "no kiln daemon answers")
+}
