@@ -107,6 +107,35 @@ func TestImageVersions(t *testing.T) {
 	s.says("image prune", "")
 }
 
+// TestOutdated finds the instances whose image has another version now, whatever
+// happened to the row of theirs, and rebuilds them without being told of which image.
+func TestOutdated(t *testing.T) {
+	s := newSession(t)
+	one := s.image("1", "--alias web")
+	s.ok("init web c1")
+	if out := s.ok("list outdated=true -f csv -c n"); out != "" {
+		t.Errorf("outdated: %q", out)
+	}
+	two := s.image("2", "--alias web")
+	s.says("list outdated=true -f csv -c no", "c1,"+two[:12])
+	s.ok("init web c2")
+	s.says("list outdated=false -f csv -c n", "c2\n")
+	if _, err, _ := s.run("image rollback web"); !strings.Contains(err, "1 instance uses another version: kiln list outdated") {
+		t.Errorf("after a rollback: %q", err)
+	}
+	s.says("list outdated=yes -f csv -c no", "c2,"+one[:12])
+	s.ok("image delete " + two)
+	s.says("list outdated=true -f csv -c no", "c2,"+one[:12])
+	s.ok("rebuild c2")
+	s.says("list c2 -f csv -c F", one)
+	three := s.image("3", "--alias web")
+	s.ok("image delete " + one)
+	s.says("list outdated=true -f csv -c no", "c1,"+three[:12], "c2,"+three[:12])
+	s.ok("rebuild c1")
+	s.ok("image delete web")
+	s.fails("rebuild c2", 3, `rebuild instance "c2"`, "kiln rebuild c2 IMAGE")
+}
+
 func TestImageCopy(t *testing.T) {
 	s := newSession(t)
 	fp := s.image("1", "--alias one --alias uno")

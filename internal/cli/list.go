@@ -17,7 +17,8 @@ func (a *app) listCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List instances",
 		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a " +
-			"configuration key.",
+			"configuration key. outdated=true is for instances whose image has another version now, which kiln rebuild " +
+			"takes.",
 	}
 	letters := columnsFlag(c, "ns46tS", instanceColumns(), "; KEY, config:KEY or devices:DEVICE.KEY[:TITLE[:WIDTH]]: a "+
 		"configuration key")
@@ -38,19 +39,23 @@ func (a *app) listCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(columns, func(c column[api.InstanceFull]) bool { return c.letter == 'o' }) {
-			newer, err := newerImages(c.Context(), at.Client)
-			if err != nil {
+		var newer map[string]string
+		if slices.ContainsFunc(columns, func(c column[api.InstanceFull]) bool { return c.letter == 'o' }) ||
+			slices.ContainsFunc(words, isOutdated) {
+			if newer, err = newerImages(c.Context(), at.Client); err != nil {
 				return err
 			}
 			columns = withNewer(columns, newer)
 		}
 		return show(a, *form, columns, slices.DeleteFunc(all, func(i api.InstanceFull) bool {
-			return slices.ContainsFunc(words, func(w string) bool { return !instanceMatches(i, w) })
+			return slices.ContainsFunc(words, func(w string) bool { return !instanceMatches(i, w, outdated(i, newer)) })
 		}))
 	}
 	return c
 }
+
+// isOutdated reports whether a filter is by the versions of images.
+func isOutdated(word string) bool { return strings.HasPrefix(word, "outdated=") }
 
 // instanceKey is a column with a key of the configuration or of a device.
 func instanceKey(kind, key string) func(api.InstanceFull) string {
@@ -84,7 +89,7 @@ func instanceFields() map[string]func(api.InstanceFull) []string {
 
 // checkFilters refuses filters by a field that instances don't have.
 func checkFilters(words []string) error {
-	known := slices.Sorted(maps.Keys(instanceFields()))
+	known := append(slices.Sorted(maps.Keys(instanceFields())), "outdated")
 	for _, w := range words {
 		key, _, ok := strings.Cut(w, "=")
 		if ok && !strings.Contains(key, ".") && !slices.Contains(known, key) {
@@ -95,8 +100,11 @@ func checkFilters(words []string) error {
 	return nil
 }
 
-func instanceMatches(i api.InstanceFull, word string) bool {
+func instanceMatches(i api.InstanceFull, word string, outdated bool) bool {
 	key, value, ok := strings.Cut(word, "=")
+	if isOutdated(word) {
+		return fits(fmt.Sprint(outdated), value) || fits(yesNo(outdated), value)
+	}
 	if !ok {
 		return strings.Contains(i.Name, word) || fits(i.Name, word)
 	}
@@ -164,7 +172,7 @@ func instanceColumns() []column[api.InstanceFull] {
 		col('l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }),
 		col('m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })),
 		col('N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })),
-		col('o', "NEWER IMAGE", func(full) string { return "" }), // withNewer knows
+		col('o', "IMAGE NOW", func(full) string { return "" }), // withNewer knows
 		col('p', "PID", number(func(i full) int64 { return i.State.PID })),
 		colList('P', "PROFILES", func(i full) []string { return i.Profiles }),
 		col('u', "CPU USAGE", func(i full) string { return fmt.Sprintf("%ds", i.State.CPU.Usage/1e9) }),

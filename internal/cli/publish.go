@@ -74,6 +74,7 @@ func (a *app) publishCmd() *cobra.Command {
 			return a.compare(c.Context(), at, fp, p.check)
 		}
 		a.say("Instance published with fingerprint: %s", fp)
+		a.tellOutdated(c.Context(), to, fp)
 		return nil
 	}
 	return c

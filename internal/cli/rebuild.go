@@ -11,22 +11,59 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
-// newerImages gives, for each image that has one, the version that took its place.
+// newerImages gives, for each image of an instance that has one, the version that is in
+// its place now. Other servers than kiln's keep no versions.
 func newerImages(ctx context.Context, c *client.Client) (map[string]string, error) {
-	all, err := client.List[api.Image](ctx, c, "/1.0/images", 1)
 	newer := map[string]string{}
-	for _, i := range all {
-		if i.ReplacedBy != "" {
-			newer[i.Fingerprint] = i.ReplacedBy
-		}
+	_, err := c.Get(ctx, "/1.0/kiln/images/newer", nil, &newer)
+	if errors.Is(err, kiln.NotFound) {
+		err = nil
 	}
 	return newer, err
 }
 
-// withNewer completes the column that tells whether an instance's image has a newer
-// version, for which kiln rebuild is.
+// outdated reports whether an instance was made from another version of its image than
+// the present one.
+func outdated(i api.InstanceFull, newer map[string]string) bool {
+	return newer[i.Config["volatile.base_image"]] != ""
+}
+
+// tellOutdated says how many instances use another version of an image than the one that
+// is in its place now.
+func (a *app) tellOutdated(ctx context.Context, at place.Place, fp string) {
+	if a.quiet {
+		return
+	}
+	newer, err := newerImages(ctx, at.Client)
+	if err != nil || len(newer) == 0 {
+		return // only a hint
+	}
+	all, err := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
+	if err != nil {
+		return
+	}
+	n := 0
+	for _, i := range all {
+		if newer[i.Config["volatile.base_image"]] == fp {
+			n++
+		}
+	}
+	if n > 0 {
+		where := ""
+		if at.Remote != "local" {
+			where = " " + at.Remote + ":"
+		}
+		verb := map[bool]string{true: "uses", false: "use"}[n == 1]
+		a.remark("%s %s another version: kiln list%s outdated=true; update with: kiln rebuild", count(n, "instance"), verb,
+			where)
+	}
+}
+
+// withNewer completes the column that tells which version is in the place of an
+// instance's image now, if that is another: it is what kiln rebuild takes.
 func withNewer(columns []column[api.InstanceFull], newer map[string]string) []column[api.InstanceFull] {
 	columns = slices.Clone(columns)
 	for n := range columns {

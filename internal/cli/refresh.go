@@ -25,6 +25,9 @@ func (a *app) imageRefreshCmd() *cobra.Command {
 				}
 				if op.Metadata["refreshed"] == true {
 					a.say("Image refreshed successfully!")
+					if fp, ok := op.Metadata["fingerprint"].(string); ok {
+						a.tellOutdated(c.Context(), i.at, fp)
+					}
 				} else {
 					a.say("Image already up to date.")
 				}

@@ -72,6 +72,7 @@ func (a *app) imageRollbackCmd() *cobra.Command {
 				return a.missing(c.Context(), at, "alias", err)
 			}
 			a.say("%s is %s again", at.Name, short(done.To))
+			a.tellOutdated(c.Context(), at, done.To)
 			if done.AutoUpdate {
 				a.say("updates skip %s and resume with the version after it", short(done.From))
 			}

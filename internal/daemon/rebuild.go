@@ -55,16 +55,20 @@ func (d *Daemon) rebuildImage(ctx context.Context, o *op.Operation, i instance.I
 	case i.Base.IsZero():
 		return kiln.Image{}, kiln.Errorf(kiln.Invalid, "instance %q was made from no image; say which to use", i.Name)
 	}
-	return d.newest(ctx, i.Base)
+	img, err := d.newest(ctx, i.Base)
+	if errors.Is(err, kiln.NotFound) {
+		err = kiln.Errorf(kiln.NotFound, "rebuild instance %q: %w; say which to use: kiln rebuild %s IMAGE", i.Name, err,
+			i.Name)
+	}
+	return img, err
 }
 
-// newest follows an image to the version that took its place. The error is NotFound
-// when it isn't here any more.
+// newest follows an image to the version that took its place: the newest of those that
+// are here, or where its alias points now. The error is NotFound when neither tells.
 func (d *Daemon) newest(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
 	img, err := d.Images.Get(ctx, fp)
 	if errors.Is(err, kiln.NotFound) {
-		return img, kiln.Errorf(kiln.NotFound, "the image %s that the instance was made from isn't here any more; say "+
-			"which to use", fp.Short())
+		return d.followed(ctx, fp)
 	}
 	for range 1000 { // a circle ends, too
 		if err != nil || img.ReplacedBy.IsZero() {
@@ -72,9 +76,49 @@ func (d *Daemon) newest(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, e
 		}
 		next, nerr := d.Images.Get(ctx, img.ReplacedBy)
 		if errors.Is(nerr, kiln.NotFound) {
-			return img, nil
+			if next, nerr = d.followed(ctx, fp); errors.Is(nerr, kiln.NotFound) {
+				return img, nil
+			}
+			return next, nerr
 		}
 		img, err = next, nerr
 	}
 	return img, err
+}
+
+// followed gives what the alias of an image that isn't here any more means now.
+func (d *Daemon) followed(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
+	a, err := d.Images.Followed(ctx, fp)
+	if errors.Is(err, kiln.NotFound) {
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "the image %s isn't here any more, and no alias tells what came "+
+			"after it", fp.Short())
+	}
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	return d.Images.Get(ctx, a.Target)
+}
+
+// NewerImages gives, for each image that an instance was made from and that has one, the
+// version that is in its place now.
+func (d *Daemon) NewerImages(ctx context.Context) (map[kiln.Fingerprint]kiln.Fingerprint, error) {
+	list, err := d.instances.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	newer, seen := map[kiln.Fingerprint]kiln.Fingerprint{}, map[kiln.Fingerprint]bool{}
+	for _, i := range list {
+		if i.Base.IsZero() || seen[i.Base] {
+			continue
+		}
+		seen[i.Base] = true
+		now, err := d.newest(ctx, i.Base)
+		if err != nil && !errors.Is(err, kiln.NotFound) {
+			return nil, err
+		}
+		if err == nil && now.Fingerprint != i.Base {
+			newer[i.Base] = now.Fingerprint
+		}
+	}
+	return newer, nil
 }

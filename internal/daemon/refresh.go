@@ -24,6 +24,9 @@ func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Oper
 		if err == nil {
 			o.Set("fingerprint", now.String())
 		}
+		if err == nil {
+			o.Set("fingerprint", now.String())
+		}
 		return err
 	})
 }

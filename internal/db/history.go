@@ -102,3 +102,16 @@ func (d *DB) RolledBackFrom(ctx context.Context, to kiln.Fingerprint) ([]kiln.Fi
 		})
 	return list, err
 }
+
+// Followed gives an alias that once pointed to an image, here or not, and where it points
+// now; of several, the one that did last. The error is NotFound if there is none.
+func (d *DB) Followed(ctx context.Context, fp kiln.Fingerprint) (a kiln.Alias, err error) {
+	err = d.read.QueryRowContext(ctx, `SELECT a.name, i.fingerprint FROM alias_history h
+		JOIN image_aliases a ON a.name = h.name JOIN images i ON i.id = a.image_id
+		WHERE h.fingerprint = ? ORDER BY h.id DESC LIMIT 1`, fp.String()).Scan(noted{"name", &a.Name, &a.Damage},
+		noted{"fingerprint", hashColumn{&a.Target}, &a.Damage})
+	if errors.Is(err, sql.ErrNoRows) || err == nil && a.Damage != "" {
+		return a, kiln.Errorf(kiln.NotFound, "no alias pointed to the image %s", fp.Short())
+	}
+	return a, err
+}

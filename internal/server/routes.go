@@ -56,6 +56,7 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/images/usage", get: s.getUsage},
 		{path: "/1.0/kiln/alias-history/{name...}", get: s.getHistory, post: s.rollBackAlias},
 		{path: "/1.0/kiln/images/{name}/diff/{other}", get: s.getDiff},
+		{path: "/1.0/kiln/images/newer", get: s.getNewer},
 		{path: "/1.0/kiln/images/prune", post: s.pruneImages},
 		{path: "/1.0/kiln/images/{name}/files/{hash}", untrusted: only(get), get: s.getImageFile},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/index", untrusted: only(get), get: s.getFileIndex},

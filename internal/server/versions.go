@@ -27,6 +27,20 @@ func (s *Server) getHistory(w http.ResponseWriter, r *http.Request) (any, error)
 	return list, nil
 }
 
+// getNewer tells which images of instances have a version that took their place: by the
+// fingerprint of each, that of the other.
+func (s *Server) getNewer(w http.ResponseWriter, r *http.Request) (any, error) {
+	newer, err := s.d.NewerImages(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for base, now := range newer {
+		out[base.String()] = now.String()
+	}
+	return out, nil
+}
+
 // rollBackAlias points an alias to an image it pointed to before.
 func (s *Server) rollBackAlias(w http.ResponseWriter, r *http.Request) (any, error) {
 	post := api.AliasRollback{Versions: 1}

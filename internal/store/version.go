@@ -141,6 +141,12 @@ func (s *Store) RolledBackFrom(ctx context.Context, to kiln.Fingerprint) ([]kiln
 	return s.db.RolledBackFrom(ctx, to)
 }
 
+// Followed gives an alias that once pointed to an image, here or not, and where it points
+// now. The error is NotFound if there is none.
+func (s *Store) Followed(ctx context.Context, fp kiln.Fingerprint) (kiln.Alias, error) {
+	return s.db.Followed(ctx, fp)
+}
+
 // noteOwn remembers which properties somebody changed, so that the next version
 // can have them too.
 func noteOwn(img *kiln.Image, before map[string]string) {
