@@ -302,7 +302,7 @@ func (w *DirWriter) makeDir(e *Entry) error {
 const maxOpenDirs = 128
 
 // open gives a directory, making what is missing of it 0755 root:root. The
-// descriptor is the writer's, good until the next call or two.
+// descriptor is the writer's; the next call may close it.
 func (w *DirWriter) open(dir string) (int, error) {
 	if dir == "." {
 		return w.root, nil
@@ -328,7 +328,7 @@ func (w *DirWriter) open(dir string) (int, error) {
 		return -1, err
 	}
 	if len(w.order) >= maxOpenDirs {
-		// Not the parents of this one, which come last.
+		// It may be a parent of this one, which has been opened through it by now.
 		oldest := w.order[0]
 		unix.Close(w.dirs[oldest])
 		delete(w.dirs, oldest)

@@ -76,8 +76,8 @@ func onlySockets(stderr string) error {
 }
 
 // SquashfsTar gives the content of a squashfs file as a tar stream, without its
-// sockets. Every block is read and decoded on the way. The file is read by a program, so that a
-// untrusted squashfs never meets the kernel.
+// sockets. Every block is read and decoded on the way. The file is read by a program, so
+// that an untrusted squashfs never meets the kernel.
 func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
 	fi, err := f.Stat()
 	if err != nil {

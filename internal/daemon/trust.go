@@ -337,16 +337,41 @@ func (d *Daemon) invitation(ctx context.Context, word string) (Client, *grant.Gr
 type throttle struct {
 	hashing sync.Mutex
 	mu      sync.Mutex
-	failed  map[string]int
+	failed  map[string]failures // by address
+}
+
+// failures are the wrong guesses of one address.
+type failures struct {
+	count int
+	last  time.Time
+}
+
+// mostFailed bounds the addresses that are remembered.
+const mostFailed = 10_000
+
+// note counts one more wrong guess, and gives how many there were before. Of too many
+// addresses the one is forgotten that has been quiet for longest.
+func (g *throttle) note(from string, now time.Time) int {
+	f, known := g.failed[from]
+	if !known && len(g.failed) >= mostFailed {
+		oldest, last := "", now
+		for address, f := range g.failed {
+			if oldest == "" || f.last.Before(last) {
+				oldest, last = address, f.last
+			}
+		}
+		delete(g.failed, oldest)
+	}
+	if g.failed == nil {
+		g.failed = map[string]failures{}
+	}
+	g.failed[from] = failures{f.count + 1, now}
+	return f.count
 }
 
 func (g *throttle) wrong(ctx context.Context, from string, err error) error {
 	g.mu.Lock()
-	if g.failed == nil || len(g.failed) > 10_000 {
-		g.failed = map[string]int{}
-	}
-	n := g.failed[from]
-	g.failed[from]++
+	n := g.note(from, time.Now())
 	g.mu.Unlock()
 	select {
 	case <-ctx.Done():

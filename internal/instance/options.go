@@ -145,6 +145,17 @@ func parseCPUs(v string) (box.CPUs, error) {
 	if !cpuList.MatchString(v) {
 		return box.CPUs{}, fmt.Errorf("%q is neither a number nor a list such as 0-3,7", v)
 	}
+	for part := range strings.SplitSeq(v, ",") {
+		first, last, _ := strings.Cut(part, "-")
+		from, err := strconv.ParseUint(first, 10, 16)
+		to := from
+		if err == nil && last != "" {
+			to, err = strconv.ParseUint(last, 10, 16)
+		}
+		if err != nil || to < from {
+			return box.CPUs{}, fmt.Errorf("%q: %s are no processors; give the lower number first", v, part)
+		}
+	}
 	return box.CPUs{Set: v}, nil
 }
 
@@ -164,9 +175,9 @@ func parseAllowance(v string) (quota, period int64, err error) {
 	if m == nil {
 		return 0, 0, fmt.Errorf("%q is neither a percentage nor a share such as 25ms/100ms", v)
 	}
-	quota, _ = strconv.ParseInt(m[1], 10, 32)
-	period, _ = strconv.ParseInt(m[2], 10, 32)
-	if quota < 1 || period < 1 || period > 1000 {
+	quota, err = strconv.ParseInt(m[1], 10, 32)
+	period, perr := strconv.ParseInt(m[2], 10, 32)
+	if err != nil || perr != nil || quota < 1 || period < 1 || period > 1000 {
 		return 0, 0, fmt.Errorf("%q: the first must be at least 1ms, the second from 1ms to 1000ms", v)
 	}
 	return quota * 1000, period * 1000, nil

@@ -1,0 +1,94 @@
+package instance
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// elsewhere is a set whose instances can't run on this host, and are said so of.
+func elsewhere(t *testing.T, options map[string]map[string]string) *Set {
+	t.Helper()
+	s, _, p := set(t)
+	for name, o := range options {
+		create(t, s, p, name, Config{Options: o})
+	}
+	s.host = "riscv64"
+	return s
+}
+
+// TestAutostartOrder tells from the errors of starts which instances are started with the
+// daemon, and in which order.
+func TestAutostartOrder(t *testing.T) {
+	s := elsewhere(t, map[string]map[string]string{
+		"a-low":  {"boot.autostart": "true", "boot.autostart.priority": "1"},
+		"b-high": {"boot.autostart": "true", "boot.autostart.priority": "10"},
+		"c-none": {"boot.autostart": "true"},
+		"d-ran":  {}, "e-ran-not-again": {"boot.autostart": "false", "boot.autostart.priority": "20"},
+		"f-stopped": {}, "g-restart": {"boot.autostart": "false", "boot.autostart.priority": "5"},
+	})
+	for name, key := range map[string]string{"d-ran": powerKey, "e-ran-not-again": powerKey, "g-restart": restartKey} {
+		if err := s.edit(t.Context(), name, func(r *db.Instance) { r.Config[key] = "RUNNING" }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for line := range strings.Lines(s.Autostart(t.Context()).Error()) {
+		_, rest, _ := strings.Cut(line, `start instance "`)
+		name, _, _ := strings.Cut(rest, `"`)
+		got = append(got, name)
+	}
+	if want := "b-high g-restart a-low c-none d-ran"; strings.Join(got, " ") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestRestartGivesUp restarts what can't be started any more: it isn't tried again by the
+// next daemon.
+func TestRestartGivesUp(t *testing.T) {
+	s := elsewhere(t, map[string]map[string]string{"c1": {}, "c2": {}})
+	for name, again := range map[string]func() error{
+		"c1": func() error { return s.finishRestart(t.Context(), "c1") },
+		"c2": func() error { return s.startAgain(t.Context(), "c2") },
+	} {
+		if err := s.planRestart(t.Context(), name, false); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := s.Get(t.Context(), name); err != nil || i.Options[restartKey] != "clean" {
+			t.Fatal(i.Options, err)
+		}
+		if err := again(); kiln.KindOf(err) != kiln.Unsupported {
+			t.Errorf("%s: %v", name, err)
+		}
+		if i, err := s.Get(t.Context(), name); err != nil || i.Options[restartKey] != "" {
+			t.Errorf("%s: %q is left, %v", name, i.Options[restartKey], err)
+		}
+	}
+}
+
+// TestAllowances has shares of processors at their bounds.
+func TestAllowances(t *testing.T) {
+	for v, want := range map[string][2]int64{
+		"1ms/1ms": {1000, 1000}, "25ms/1000ms": {25_000, 1_000_000}, "200ms/100ms": {200_000, 100_000},
+		"1%": {1000, 100_000}, "250%": {250_000, 100_000},
+		"25ms/0ms": {}, "25ms/1001ms": {}, "0ms/100ms": {}, "0%": {}, "-1%": {}, "25/100": {}, "25ms": {},
+		"99999999999999999999ms/100ms": {}, "100ms/99999999999999999999ms": {},
+	} {
+		quota, period, err := parseAllowance(v)
+		if (err == nil) != (want != [2]int64{}) || err == nil && [2]int64{quota, period} != want {
+			t.Errorf("%s: %d, %d, %v", v, quota, period, err)
+		}
+	}
+}
+
+// TestProcessorLists has lists of processors that a kernel takes, and others.
+func TestProcessorLists(t *testing.T) {
+	for v, ok := range map[string]bool{"0-3": true, "5-5": true, "0,2-3,7": true, "0,0": true, "5-2": false,
+		"0,5-2": false, "0-3,7-6": false, "0-": false, "-3": false, "0-99999999999999999999": false, ",": false} {
+		if _, err := parseCPUs(v); (err == nil) != ok {
+			t.Errorf("%s: %v", v, err)
+		}
+	}
+}
