@@ -31,3 +31,6 @@ func (p *Pool) Quiet() { p.wg.Wait() }
 
 // Share is what the pool does by itself with a new tree.
 func (p *Pool) Share(ctx context.Context, fp kiln.Fingerprint) error { return p.share(ctx, fp) }
+
+// SweepLayers removes the layers that nobody needs, as whoever deletes a volume does.
+func (p *Pool) SweepLayers() error { return p.sweepLayers() }
