@@ -99,6 +99,7 @@ type Environment struct {
 	Architectures          []string            `json:"architectures" yaml:"architectures"`
 	Certificate            string              `json:"certificate" yaml:"certificate"`
 	CertificateFingerprint string              `json:"certificate_fingerprint" yaml:"certificate_fingerprint"`
+	Problems               []string            `json:"kiln_problems,omitempty" yaml:"kiln_problems,omitempty"`
 	Driver                 string              `json:"driver" yaml:"driver"`
 	DriverVersion          string              `json:"driver_version" yaml:"driver_version"`
 	Firewall               string              `json:"firewall" yaml:"firewall"`

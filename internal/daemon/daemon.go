@@ -29,7 +29,6 @@ import (
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
-	"github.com/kiln-containers/kiln/internal/trust"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -51,6 +50,7 @@ type Daemon struct {
 
 	cfg       Config
 	cert      tls.Certificate
+	noTLS     error // why the daemon can't be reached over the network; nil: it can be
 	lock      *os.File
 	blobs     *blob.Dir
 	db        *db.DB
@@ -126,10 +126,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := d.firstStart(ctx); err != nil {
 		return err
 	}
-	if d.cert, err = trust.Ensure(d.cfg.Dir, "server", trust.Server); err != nil {
-		return err
-	}
-	if err := d.loadClients(ctx); err != nil {
+	if err := d.loadIdentity(ctx); err != nil {
 		return err
 	}
 	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {

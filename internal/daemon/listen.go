@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // DefaultPort is where a server listens whose address has no port.
@@ -25,8 +28,40 @@ type listeners struct {
 	now    []string
 }
 
-// Certificate is what the daemon shows to clients.
+// Certificate is what the daemon shows to clients; the zero value when it has none.
 func (d *Daemon) Certificate() tls.Certificate { return d.cert }
+
+// loadIdentity reads the certificate of the daemon, and those by which it knows its
+// clients. Files that are damaged keep it from the network only: who comes by the socket
+// can mend them. They are left as they are, since somebody may have put them there.
+func (d *Daemon) loadIdentity(ctx context.Context) error {
+	var err error
+	if d.cert, err = trust.Ensure(d.cfg.Dir, "server", trust.Server); err != nil {
+		d.cert = tls.Certificate{}
+		err = fmt.Errorf("%w; put a copy of the two files in their places, or move both away and a new pair is made, "+
+			"which clients have to be told to trust", err)
+	}
+	if lerr := d.loadClients(ctx); lerr != nil {
+		var file *fs.PathError
+		if !errors.Is(lerr, kiln.Invalid) && !errors.As(lerr, &file) {
+			return lerr
+		}
+		err = errors.Join(err, fmt.Errorf("%w; put a copy in its place", lerr))
+	}
+	if err != nil {
+		d.noTLS = kiln.Errorf(kiln.Invalid, "the daemon can't be reached over the network: %w; then restart the daemon", err)
+		d.cfg.Log.Error("start without the network", "err", d.noTLS)
+	}
+	return nil
+}
+
+// Problems says what is wrong with the daemon, and what to do about it.
+func (d *Daemon) Problems() []string {
+	if d.noTLS == nil {
+		return nil
+	}
+	return []string{d.noTLS.Error()}
+}
 
 // Listen hands the daemon what makes it listen on addresses, in the place of those
 // it listens on, or else fails and changes nothing. extra are addresses to listen
@@ -39,6 +74,9 @@ func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string)
 	d.listeners.mu.Lock()
 	d.listeners.listen, d.listeners.extra = listen, more
 	d.listeners.mu.Unlock()
+	if d.noTLS != nil {
+		return nil // the log has it
+	}
 	set, err := d.setting(ctx, httpsAddress)
 	if errors.Is(err, kiln.Integrity) { // it runs without
 		d.cfg.Log.Error("listen on the network", "err", err)
@@ -59,6 +97,9 @@ func (d *Daemon) listenOn(addresses string) error {
 	list, err := parseAddresses(addresses)
 	if err != nil {
 		return err
+	}
+	if d.noTLS != nil && len(list) > 0 {
+		return d.noTLS
 	}
 	d.listeners.mu.Lock()
 	defer d.listeners.mu.Unlock()

@@ -20,8 +20,12 @@ const indexTTL = time.Hour
 // opener makes what opens remotes, for the whole daemon.
 func (d *Daemon) opener() *remote.Opener {
 	u := uname()
+	own := &d.cert
+	if own.Leaf == nil {
+		own = nil
+	}
 	return &remote.Opener{
-		Own: &d.cert, Proxy: d.proxy, Stall: d.cfg.Stall, Version: d.cfg.Version, Architectures: kiln.RunsOn(HostArch()),
+		Own: own, Proxy: d.proxy, Stall: d.cfg.Stall, Version: d.cfg.Version, Architectures: kiln.RunsOn(HostArch()),
 		UserAgent: fmt.Sprintf("kiln/%s (%s; %s; %s)", d.cfg.Version, u.sysname, u.machine, u.release),
 		Indexes:   &remote.Indexes{Dir: filepath.Join(d.cfg.Dir, "cache"), TTL: indexTTL},
 		AllowHTTP: func() bool {

@@ -53,7 +53,11 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 		}
 	}
 	var ca *x509.CertPool
-	if text, err := os.ReadFile(filepath.Join(d.cfg.Dir, "server.ca")); err == nil {
+	text, err := os.ReadFile(filepath.Join(d.cfg.Dir, "server.ca"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
 		ca = x509.NewCertPool()
 		if !ca.AppendCertsFromPEM(text) {
 			return kiln.Errorf(kiln.Invalid, "%s has no certificate in PEM form", filepath.Join(d.cfg.Dir, "server.ca"))

@@ -65,12 +65,15 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted",
 			AuthMethods: []string{"tls"}}, nil
 	}
-	cert := s.d.Certificate().Leaf
+	var pem, fingerprint string
+	if cert := s.d.Certificate().Leaf; cert != nil {
+		pem, fingerprint = trust.PEM(cert), trust.Fingerprint(cert)
+	}
 	return tagged{api.Server{
 		Config: config, APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "trusted",
 		AuthMethods: []string{"tls"},
 		Environment: &api.Environment{
-			Addresses: s.d.Addresses(), Certificate: trust.PEM(cert), CertificateFingerprint: trust.Fingerprint(cert),
+			Addresses: s.d.Addresses(), Certificate: pem, CertificateFingerprint: fingerprint, Problems: s.d.Problems(),
 			Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
 			Kernel: e.Kernel, KernelArchitecture: e.HostArch, KernelVersion: e.KernelVersion,
 			KernelFeatures: map[string]string{}, LXCFeatures: map[string]string{}, OSName: e.OSName, OSVersion: e.OSVersion,

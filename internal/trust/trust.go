@@ -78,7 +78,7 @@ func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(crt, key)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		if err != nil {
-			err = fmt.Errorf("read the certificate %s and its key: %w", crt, err)
+			err = fmt.Errorf("read the certificate %s and its key %s: %w", crt, key, err)
 		}
 		return pair, err
 	}
