@@ -109,10 +109,11 @@ func (c *crowd) visit(ctx context.Context, from net.Addr, handshake bool) {
 	defer c.open.Add(-1)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	r := io.Reader(conn)
 	if handshake {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		r = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 	}
-	_, _ = conn.Read(make([]byte, 1)) // nothing comes; it ends
+	_, _ = r.Read(make([]byte, 1)) // nothing comes; it ends
 }
 
 // gather starts crowds of n connections together. leave ends them, and tells how many
