@@ -17,7 +17,7 @@ func aliasPath(name string) string { return client.Path("/1.0/images/aliases", n
 
 func (a *app) aliasCmd() *cobra.Command {
 	c := &cobra.Command{Use: "alias", Short: "Manage image aliases"}
-	create := &cobra.Command{Use: "create [<remote>:]<alias> <fingerprint>", Short: "Create an alias for an image",
+	create := &cobra.Command{Use: "create [<remote>:]<alias> <image>", Short: "Create an alias for an image",
 		Args: cobra.ExactArgs(2)}
 	description := create.Flags().String("description", "", "description")
 	reuse := create.Flags().Bool("reuse", false, "move an alias that exists; the image it leaves is the version before")
@@ -26,7 +26,11 @@ func (a *app) aliasCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		entry := api.ImageAliasesEntry{Name: at.Name, Description: *description, Target: args[1]}
+		img, _, err := at.Images().Resolve(c.Context(), args[1])
+		if err != nil {
+			return err
+		}
+		entry := api.ImageAliasesEntry{Name: at.Name, Description: *description, Target: img.Fingerprint}
 		err = at.Change(c.Context(), http.MethodPost, "/1.0/images/aliases", entry, "")
 		if *reuse && errors.Is(err, kiln.Conflict) {
 			err = at.Change(c.Context(), http.MethodPatch, client.Path("/1.0/images/aliases", at.Name),

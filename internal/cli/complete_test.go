@@ -37,17 +37,19 @@ func TestSlots(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	s := newSession(t)
 	s.image("1", "--alias one --alias two os=debian")
+	unnamed := s.image("2", "")[:12]
 	s.ok("init one c1")
 	s.ok("init one c2")
 	s.ok("snapshot c1 before")
 	s.ok("profile create web")
 	s.ok("image copy one b: --mode relay --alias there")
 	for words, want := range map[string]string{
-		"image info '":                   "b: images: local: one two ubuntu-daily: ubuntu:",
+		"image info '":                   unnamed + " b: images: local: one two ubuntu-daily: ubuntu:",
 		"image info o":                   "one",
 		"image info b:":                  "b:there",
 		"image info one '":               "",
-		"image delete one '":             "two",
+		"image delete one '":             unnamed + " two",
+		"image info " + unnamed[:4]:      unnamed,
 		"image copy one '":               "b: local:",
 		"image get-property one o":       "os",
 		"image alias rename t":           "two",

@@ -105,6 +105,13 @@ func TestImageVersions(t *testing.T) {
 	s.says("image prune --dry-run -f csv", "")
 	s.says("image prune --all --dry-run -f csv", "")
 	s.says("image prune", "")
+	s.image("3", "--alias web")
+	s.ok("image delete web")
+	s.says("image info "+one, "isn't here any more; kiln image prune")
+	s.says("image prune --dry-run -f csv", one[:12])
+	if _, err, _ := s.run("image prune"); !strings.HasPrefix(err, "1 image of ") {
+		t.Errorf("%q", err)
+	}
 }
 
 // TestOutdated finds the instances whose image has another version now, whatever

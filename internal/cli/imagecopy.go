@@ -71,7 +71,7 @@ func (a *app) imageCopyCmd() *cobra.Command {
 				return err
 			}
 		}
-		job, err := a.planCopy(c.Context(), args[0], args[1], *project)
+		job, err := a.planCopy(c.Context(), args[0], args[1], *project, *aliases...)
 		if err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (a *app) imageCopyCmd() *cobra.Command {
 }
 
 // planCopy finds out what is to be copied from where to where.
-func (a *app) planCopy(ctx context.Context, from, to, project string) (*copying, error) {
+func (a *app) planCopy(ctx context.Context, from, to, project string, aliases ...string) (*copying, error) {
 	r, err := a.Config()
 	if err != nil {
 		return nil, err
@@ -115,8 +115,15 @@ func (a *app) planCopy(ctx context.Context, from, to, project string) (*copying,
 	}
 	job.remote, job.typed = r.SplitImage(from)
 	if job.remote == job.to.Remote {
+		name := "<alias>"
+		if len(aliases) > 0 {
+			name = aliases[0]
+		}
+		if job.remote != r.Default {
+			name = job.remote + ":" + name
+		}
 		return nil, kiln.Errorf(kiln.Invalid, "The source and target servers must be different; for one more name: kiln "+
-			"image alias create")
+			"image alias create %s %s", name, job.typed)
 	}
 	if job.src, job.img, err = a.FindImage(ctx, from); err != nil {
 		return nil, err

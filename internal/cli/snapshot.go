@@ -66,7 +66,17 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 			}
 			post.ExpiresAt = &at
 		}
-		return a.snapshot(c.Context(), at, post, *reuse)
+		err = a.snapshot(c.Context(), at, post, *reuse)
+		if errors.Is(err, kiln.NotFound) && c.HasSubCommands() {
+			var verbs []string
+			for _, sub := range c.Commands() {
+				verbs = append(verbs, sub.Name())
+			}
+			if near := kiln.Nearest(args[0], verbs); len(near) > 0 {
+				err = kiln.Errorf(kiln.NotFound, "%w; for the command: %s %s", err, c.CommandPath(), near[0])
+			}
+		}
+		return err
 	}
 	return c
 }

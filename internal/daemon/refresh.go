@@ -256,8 +256,15 @@ func (d *Daemon) Kept(ctx context.Context, img kiln.Image) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	newer, err := d.Images.Has(ctx, img.ReplacedBy)
+	if err != nil {
+		return "", err
+	}
 	var why string
 	switch {
+	case !img.ReplacedBy.IsZero() && !newer:
+		why = fmt.Sprintf("as the version before %s, which isn't here any more; kiln image prune deletes it",
+			img.ReplacedBy.Short())
 	case !img.ReplacedBy.IsZero():
 		why = fmt.Sprintf("as the version before %s; it goes when newer versions push it out (images.keep_versions)",
 			img.ReplacedBy.Short())
