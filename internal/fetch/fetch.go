@@ -117,7 +117,8 @@ type Reader struct {
 	got   int64     // from the body
 	ahead *ahead    // several pieces at once
 	tries int       // without a byte
-	gone  []string  // servers that don't have it
+	crawl crawl
+	gone  []string // servers that don't have it
 	err   error
 }
 
@@ -136,10 +137,14 @@ func (r *Reader) Read(b []byte) (int, error) {
 		if r.end >= 0 { // never more than was promised
 			b = b[:min(int64(len(b)), r.end-r.offset)]
 		}
+		begin := time.Now()
 		n, err := r.read(b)
 		if n > 0 {
 			r.offset += int64(n)
 			r.tries = 0
+			if r.err = r.crawls(n, time.Since(begin)); r.err != nil {
+				return n, r.err
+			}
 			r.report()
 			r.split()
 			return n, nil
@@ -312,11 +317,7 @@ func Watch(ctx context.Context, url string, wait time.Duration) (_ context.Conte
 
 // get asks for a file from an offset on, for length bytes or, -1, to its end.
 func (c *Client) get(ctx context.Context, url string, offset, length int64) (*body, error) {
-	wait := c.Stall
-	if wait == 0 {
-		wait = stall
-	}
-	ctx, heard, stop := Watch(ctx, url, wait)
+	ctx, heard, stop := Watch(ctx, url, c.stallTime())
 	resp, err := c.request(ctx, url, offset, length)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
