@@ -92,3 +92,23 @@ func TestProcessorLists(t *testing.T) {
 		}
 	}
 }
+
+// TestSuspend stops instances because the host goes down, which have ended by themselves
+// just then: only those that can be started again are to be.
+func TestSuspend(t *testing.T) {
+	s, _, p := set(t)
+	create(t, s, p, "kept", Config{})
+	create(t, s, p, "ephemeral", Config{Ephemeral: true})
+	for name, want := range map[string]string{"kept": "RUNNING", "ephemeral": ""} {
+		i, err := s.Get(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.suspend(t.Context(), i); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if i, err := s.Get(t.Context(), name); err != nil || i.Options[powerKey] != want {
+			t.Errorf("%s: %q, %v", name, i.Options[powerKey], err)
+		}
+	}
+}
