@@ -21,7 +21,8 @@ func main() {
 	wait, _ := time.ParseDuration(stall) // "" is the usual
 	io := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
 	os.Exit(cli.Main(context.Background(), os.Args[1:], io, cli.Deps{
-		Daemon: runDaemon, RestoreDatabase: daemon.RestoreDatabase, Recover: recoverFiles, Version: version, Stall: wait,
+		Daemon: runDaemon, RestoreDatabase: daemon.RestoreDatabase, Recover: recoverFiles, Lost: listLost,
+		DropLost: daemon.DropLost, Version: version, Stall: wait,
 	}))
 }
 
@@ -30,4 +31,14 @@ func recoverFiles(ctx context.Context, dir string) (cli.Recovery, error) {
 	r, err := daemon.Recover(ctx, daemon.Config{Dir: dir, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Version: version})
 	return cli.Recovery(r), err
+}
+
+// listLost wires the list of what is on the disk and in no row.
+func listLost(ctx context.Context, dir string) ([]cli.Lost, error) {
+	all, err := daemon.ListLost(ctx, dir)
+	list := []cli.Lost{}
+	for _, l := range all {
+		list = append(list, cli.Lost(l))
+	}
+	return list, err
 }

@@ -172,9 +172,13 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 		return got, err
 	}
 	w.done = true
-	switch err := os.Remove(filepath.Join(w.dir.path, "lost", got.String())); {
+	lost := filepath.Join(w.dir.path, "lost", got.String())
+	switch err := os.Remove(lost); {
 	case err == nil:
 		w.again = true // it was put away
+		if err := removeMark(lost); err != nil {
+			return got, err
+		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return got, err
 	}
@@ -359,6 +363,18 @@ func (d *Dir) Lost() ([]kiln.Fingerprint, error) {
 		}
 	}
 	return list, err
+}
+
+// StatLost says of a blob that was put away when that was, how many bytes it has, and
+// whether it stays. The error is fs.ErrNotExist.
+func (d *Dir) StatLost(fp kiln.Fingerprint) (at time.Time, size int64, kept bool, err error) {
+	path := filepath.Join(d.path, "lost", fp.String())
+	fi, err := os.Stat(path)
+	if err != nil {
+		return at, 0, false, err
+	}
+	_, mark := os.Stat(path + keepMark)
+	return fi.ModTime(), fi.Size(), mark == nil, nil
 }
 
 // Find brings back a blob that was put away. The error is NotFound.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,8 +12,16 @@ import (
 
 // Recovery is what "admin recover" tells of.
 type Recovery struct {
-	Backup                  string // the copy of the database that it began with
-	Images, Instances, Left []string
+	Backup                                          string // the copy of the database that it began with
+	Images, Aliases, Instances, Snapshots, Profiles []string
+	Remarks, Left, Gone                             []string
+}
+
+// Lost is one line of "admin lost".
+type Lost struct {
+	Name, Kind, About string
+	Size              int64
+	Since, GoesAt     time.Time // GoesAt: zero: never
 }
 
 // adminCmd is for what is done to the files of a daemon while none runs.
@@ -37,30 +46,87 @@ func (a *app) adminCmd() *cobra.Command {
 		a.say("The database in %s is %s now", *dir, used)
 		return nil
 	}
-	recover := &cobra.Command{Use: "recover", Args: cobra.NoArgs,
+	c.AddCommand(restore, a.recoverCmd(dir), a.lostCmd(dir))
+	return c
+}
+
+func (a *app) recoverCmd(dir *string) *cobra.Command {
+	c := &cobra.Command{Use: "recover", Args: cobra.NoArgs,
 		Short: "Rebuild the database from the files of images and instances",
-		Long: "Make rows of what is on the disk and in no row: images of their files, instances of their volumes. A " +
-			"missing or damaged database is replaced by its newest copy that is whole. Instances get the names and " +
-			"the configuration that were recorded beside their files, or else names that are made up; their profiles, and " +
-			"the aliases of images, have to be made again.",
+		Long: "Make rows of what is on the disk and in no row. What kiln writes beside the files gives images their " +
+			"aliases and instances their names, configuration, profiles and snapshots again. A missing or damaged " +
+			"database is replaced by its newest copy that is whole. What can't be placed stays on the disk; see: kiln admin " +
+			"lost. The exit code is 1 then.",
 		Example: "  kiln admin recover"}
-	recover.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, _ []string) error {
 		r, err := a.deps.Recover(c.Context(), *dir)
 		if r.Backup != "" {
 			a.say("Began with the copy %s", filepath.Base(r.Backup))
 		}
-		for _, fp := range r.Images {
-			fmt.Fprintf(a.Out, "image %s\n", fp)
+		for _, part := range []struct {
+			what string
+			list []string
+		}{{"image", r.Images}, {"alias", r.Aliases}, {"profile", r.Profiles}, {"instance", r.Instances},
+			{"snapshot", r.Snapshots}} {
+			for _, name := range part.list {
+				a.print("%s %s", part.what, name)
+			}
 		}
-		for _, name := range r.Instances {
-			fmt.Fprintf(a.Out, "instance %s\n", name)
+		for _, text := range r.Remarks {
+			a.remark("Note: %s", text)
+		}
+		for _, text := range r.Gone {
+			a.remark("Not in the files: %s", text)
 		}
 		for _, text := range r.Left {
-			a.remark("%s", text)
+			a.remark("Not placed: %s", text)
 		}
-		a.say("Brought back: %s, %s", count(len(r.Images), "image"), count(len(r.Instances), "instance"))
+		a.say("Brought back: %s, %s, %s, %s, %s", count(len(r.Images), "image"),
+			count(len(r.Aliases), "alias"), count(len(r.Profiles), "profile"), count(len(r.Instances), "instance"),
+			count(len(r.Snapshots), "snapshot"))
+		if err == nil && len(r.Left) > 0 {
+			err = fmt.Errorf("not all could be placed: %s; what is left stays on the disk, see: kiln admin lost",
+				count(len(r.Left), "thing"))
+		}
 		return err
 	}
-	c.AddCommand(restore, recover)
+	return c
+}
+
+func (a *app) lostCmd(dir *string) *cobra.Command {
+	c := &cobra.Command{Use: "lost", Args: cobra.NoArgs,
+		Short: "List what is on the disk and belongs to no image or instance",
+		Long: "List the files that were put away since nothing in the database names them, and what they were of. " +
+			"GOES says when the daemon removes them. To bring them back: kiln admin recover. --delete removes one; its " +
+			"name may be shortened. A daemon may be running.",
+		Example: "  kiln admin lost\n  kiln admin lost --delete 20260131T120000.000.volume.5b32ab10"}
+	form := formatFlag(c)
+	drop := c.Flags().String("delete", "", "remove this one for good")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if c.Flags().Changed("delete") {
+			name, err := a.deps.DropLost(c.Context(), *dir, *drop)
+			if err == nil {
+				a.say("Removed %s", name)
+			}
+			return err
+		}
+		all, err := a.deps.Lost(c.Context(), *dir)
+		if err != nil {
+			return err
+		}
+		return show(a, *form, []column[Lost]{
+			col('n', "NAME", func(l Lost) string { return l.Name }),
+			col('k', "KIND", func(l Lost) string { return l.Kind }),
+			col('a', "ABOUT", func(l Lost) string { return l.About }),
+			col('s', "SIZE", func(l Lost) string { return size(l.Size) }),
+			col('t', "SINCE", func(l Lost) string { return minute(l.Since) }),
+			col('g', "GOES", func(l Lost) string {
+				if l.GoesAt.IsZero() {
+					return "never"
+				}
+				return minute(l.GoesAt)
+			}),
+		}, all)
+	}
 	return c
 }

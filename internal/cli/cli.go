@@ -32,6 +32,9 @@ type Deps struct {
 	// RestoreDatabase and Recover work on the directory of a daemon that doesn't run.
 	RestoreDatabase func(ctx context.Context, dir, file string) (used string, err error)
 	Recover         func(ctx context.Context, dir string) (Recovery, error)
+	// Lost and DropLost look into such a directory; one may run there.
+	Lost     func(ctx context.Context, dir string) ([]Lost, error)
+	DropLost func(ctx context.Context, dir, name string) (dropped string, err error)
 
 	Version string
 	Stall   time.Duration // how long servers may keep it waiting; 0: as long as usual

@@ -133,7 +133,11 @@ func flush(w io.Writer) {
 
 // count is a number of things: "1 image", "2 images".
 func count(n int, noun string) string {
-	if n != 1 {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "s"):
+		noun += "es"
+	default:
 		noun += "s"
 	}
 	return fmt.Sprintf("%d %s", n, noun)

@@ -166,9 +166,8 @@ func TestRecoverNames(t *testing.T) {
 	if err != nil || len(r.Instances) != 4 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	left := strings.Join(r.Left, "\n")
-	for _, want := range []string{`profile "web", which instance renamed used`, uuids["torn"] + ".json is damaged",
-		"the record is of the volume"} {
+	left := strings.Join(r.Remarks, "\n")
+	for _, want := range []string{uuids["torn"] + ".json is damaged", "the record is of the volume", "are not known"} {
 		if !strings.Contains(left, want) {
 			t.Errorf("nobody says %q:\n%s", want, left)
 		}
@@ -216,13 +215,14 @@ func TestRecoverTakenName(t *testing.T) {
 		}
 		uuid = i.Options[instance.UUIDKey]
 	}
-	if err := errors.Join(d.db.DeleteInstance(t.Context(), "two"), d.db.RenameInstance(t.Context(), "one", "two"),
+	if err := errors.Join(d.instances.SaveRecords(t.Context()),
+		d.db.DeleteInstance(t.Context(), "two"), d.db.RenameInstance(t.Context(), "one", "two"),
 		d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil || len(r.Instances) != 1 || r.Instances[0] != "recovered-"+uuid[:8] ||
-		!strings.Contains(strings.Join(r.Left, "\n"), `the name "two", which another instance has`) {
+		!strings.Contains(strings.Join(r.Remarks, "\n"), `the name "two" is that of another instance`) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

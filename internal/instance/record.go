@@ -142,6 +142,29 @@ func Recorded(pool *volume.Pool, uuid string) (Record, error) {
 	return r, err
 }
 
+// RecordedIn says what the records in the directory of a pool know of volumes and of the
+// files of snapshots: "instance c1", "snapshot c1/s0". Those that can't be read know
+// nothing.
+func RecordedIn(dir string) map[string]string {
+	about := map[string]string{}
+	names, _ := volume.Notes(dir)
+	for _, uuid := range names {
+		b, err := volume.ReadNote(dir, uuid)
+		if err != nil {
+			continue
+		}
+		r, err := ParseRecord(b)
+		if err != nil {
+			continue
+		}
+		about[uuid] = "instance " + r.Instance.Name
+		for _, s := range r.Snapshots {
+			about[s.Files] = "snapshot " + r.Instance.Name + "/" + s.Name
+		}
+	}
+	return about
+}
+
 // check says whether a state can be one of an instance or a snapshot, whose name a
 // function checks. The error is Integrity. Values that this kiln wouldn't take today
 // stay: they are looked at when the instance is started.

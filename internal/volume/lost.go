@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -123,6 +124,12 @@ func (p *Pool) Find(l Lost) error {
 		return err
 	}
 	return nil
+}
+
+// LostSize is how many bytes what was put away takes by itself, without the layers that
+// it stands on.
+func LostSize(ctx context.Context, dir string, l Lost) (int64, error) {
+	return usage(ctx, filepath.Join(dir, "lost", l.Entry))
 }
 
 // DropLost removes what was put away from the pool in a directory, which others may be

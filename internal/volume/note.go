@@ -17,7 +17,21 @@ import (
 // MaxNote is how many bytes a note may have.
 const MaxNote = 16 << 20
 
-func (p *Pool) notePath(name string) string { return filepath.Join(p.dir, "notes", name+".json") }
+func notePath(dir, name string) string { return filepath.Join(dir, "notes", name+".json") }
+
+func (p *Pool) notePath(name string) string { return notePath(p.dir, name) }
+
+// Notes gives the names of the volumes that have notes in the pool in a directory.
+func Notes(dir string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "notes"))
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
 
 // SetNote keeps a text that the owner of a volume wants to find beside it,
 // whatever else is lost, in the place of what was there. It goes with the volume. It is on the disk when
@@ -41,13 +55,16 @@ func (p *Pool) SetNote(name string, b []byte) error {
 
 // Note gives the note of a volume, whether the volume is there or was put away. It ends
 // with a new line. Errors: NotFound, Integrity, TooLarge.
-func (p *Pool) Note(name string) ([]byte, error) {
+func (p *Pool) Note(name string) ([]byte, error) { return ReadNote(p.dir, name) }
+
+// ReadNote is Note of the pool in a directory, which others may be using.
+func ReadNote(dir, name string) ([]byte, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	b, err := disk.ReadSealed(p.notePath(name), MaxNote)
+	b, err := disk.ReadSealed(notePath(dir, name), MaxNote)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, kiln.Errorf(kiln.NotFound, "volume %q has no note", name)
+		return nil, kiln.Errorf(kiln.NotFound, "there is no record beside volume %q", name)
 	}
 	return b, err
 }

@@ -1,0 +1,185 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/blob"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
+)
+
+// Where the database and its copies are below a daemon's directory.
+const (
+	databaseFile = "kiln.db"
+	backupsDir   = "backups"
+	backupsKept  = 7
+)
+
+// checkDatabase makes sure that a daemon doesn't start without a database where there
+// is something that one has named: it would take all of that for garbage. The error is
+// Integrity.
+func checkDatabase(dir string) error {
+	path := filepath.Join(dir, databaseFile)
+	what := "is missing"
+	if fi, err := os.Stat(path); err == nil {
+		if fi.Size() > 0 {
+			return nil
+		}
+		what = "is empty"
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var found []string
+	for _, sub := range []string{"blobs/sha256/*/*", "volumes/volumes/*", "volumes/snapshots/*"} {
+		list, err := filepath.Glob(filepath.Join(dir, sub))
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
+			found = append(found, fmt.Sprintf("%d in %s", len(list), filepath.Join(dir, filepath.Dir(sub))))
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return kiln.Errorf(kiln.Integrity,
+		"the database %s %s, but there are files of images and instances (%s); nothing was "+
+			"changed. Bring a copy of it back: kiln admin restore-database; or make it anew from the files: kiln admin "+
+			"recover; or, to begin anew, move %s away", path, what, strings.Join(found, ", "), dir)
+}
+
+// lostBlobs says which files no image has.
+func (d *Daemon) lostBlobs(list []kiln.Fingerprint) {
+	d.cfg.Log.Warn("no image has some files; they are kept for a while, see kiln admin recover", "files", len(list),
+		"first", list[0], "in", filepath.Join(d.cfg.Dir, "blobs", "lost"), "days", int(blob.LostTime.Hours()/24))
+}
+
+// backUp keeps a copy of the database for each day, and the newest of them.
+func (d *Daemon) backUp(ctx context.Context) error {
+	dir := filepath.Join(d.cfg.Dir, backupsDir)
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "kiln-"+time.Now().UTC().Format("20060102")+".db")
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := d.db.Backup(ctx, path); err != nil {
+		return err
+	}
+	list, err := backups(d.cfg.Dir)
+	errs := []error{err}
+	for _, old := range list[min(backupsKept, len(list)):] {
+		errs = append(errs, os.Remove(old))
+	}
+	return errors.Join(errs...)
+}
+
+// backups gives the copies of a database, newest first.
+func backups(dir string) ([]string, error) {
+	list, err := filepath.Glob(filepath.Join(dir, backupsDir, "kiln-*.db"))
+	slices.Sort(list)
+	slices.Reverse(list)
+	return list, err
+}
+
+// RestoreDatabase puts a copy of the database in the place of the one in a daemon's
+// directory, which is kept beside it: the file that is named, or for "" the newest that
+// is whole. No daemon may run there. It gives the copy.
+// Errors: NotFound, Conflict, Integrity.
+func RestoreDatabase(ctx context.Context, dir, file string) (string, error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	return restoreDatabase(ctx, dir, file)
+}
+
+func restoreDatabase(ctx context.Context, dir, file string) (string, error) {
+	list := []string{file}
+	if file == "" {
+		var err error
+		if list, err = backups(dir); err != nil {
+			return "", err
+		}
+	}
+	var bad error
+	for _, path := range list {
+		if same(path, filepath.Join(dir, databaseFile)) {
+			return "", kiln.Errorf(kiln.Invalid, "%s is the database itself; name a copy of it, as those in %s", path,
+				filepath.Join(dir, backupsDir))
+		}
+		err := db.Check(ctx, path)
+		if errors.Is(err, kiln.Integrity) {
+			bad = errors.Join(bad, err)
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return path, putDatabase(ctx, dir, path)
+	}
+	if bad == nil {
+		return "", kiln.Errorf(kiln.NotFound, "there is no copy of the database in %s; make it anew from the files: kiln "+
+			"admin recover", filepath.Join(dir, backupsDir))
+	}
+	return "", bad
+}
+
+// same reports whether two paths are of one file.
+func same(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// putDatabase puts a copy of a database in the place of the one in a directory. The
+// copy is whole before the other is touched.
+func putDatabase(ctx context.Context, dir, from string) error {
+	temp := filepath.Join(dir, databaseFile+".restored")
+	if err := db.Copy(ctx, from, temp); err != nil {
+		return err
+	}
+	defer os.Remove(temp) // gone if it has its name
+	if err := setDatabaseAside(dir); err != nil {
+		return err
+	}
+	return disk.RenameNew(temp, filepath.Join(dir, databaseFile))
+}
+
+// setDatabaseAside keeps what is there of a database under a name that nothing has,
+// by which it can be opened again with its log.
+func setDatabaseAside(dir string) error {
+	path := filepath.Join(dir, databaseFile)
+	aside := path + ".damaged-" + time.Now().UTC().Format("20060102T150405")
+	for n, name := 2, aside; ; n++ {
+		_, err := os.Lstat(name)
+		if _, werr := os.Lstat(name + "-wal"); errors.Is(err, fs.ErrNotExist) && errors.Is(werr, fs.ErrNotExist) {
+			aside = name
+			break
+		}
+		name = fmt.Sprintf("%s-%d", aside, n)
+	}
+	// The log is last: if it stays alone, the next time moves it, too, before there is
+	// another database that it would be taken for the log of.
+	for _, part := range []string{"", "-shm", "-wal"} {
+		err := disk.RenameNew(path+part, aside+part)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/store"
+)
+
+// state is all that a daemon says of what is in it.
+type state struct {
+	Images    []kiln.Image
+	History   []store.Version
+	Instances []instance.Instance
+	Snapshots map[string][]instance.Snapshot
+	Profiles  []db.Profile
+}
+
+func stateOf(t *testing.T, d *Daemon) (s state) {
+	t.Helper()
+	ctx := t.Context()
+	var err [5]error
+	s.Images, err[0] = d.Images.List(ctx, store.Query{Files: true})
+	s.History, err[1] = d.Images.History(ctx, "split")
+	s.Instances, err[2] = d.Instances(ctx)
+	s.Snapshots, err[3] = d.instances.AllSnapshots(ctx)
+	s.Profiles, err[4] = d.db.Profiles(ctx)
+	if err := errors.Join(err[:]...); err != nil {
+		t.Fatal(err)
+	}
+	images := map[string]kiln.Image{}
+	for i, img := range s.Images {
+		s.Images[i].LastUsedAt = time.Time{} // which isn't recorded
+		images[img.Fingerprint.String()] = s.Images[i]
+	}
+	s.Images = nil // in whatever order they come back
+	for _, name := range slices.Sorted(maps.Keys(images)) {
+		s.Images = append(s.Images, images[name])
+	}
+	for i := range s.Instances {
+		s.Instances[i].LastUsedAt = time.Time{}
+	}
+	return s
+}
+
+// populated is the directory of a daemon that ended, with something of everything.
+func populated(t *testing.T) (dir string, before state) {
+	dir = filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	ctx := t.Context()
+	meta, rootfs := formattest.Split(t)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("uni")}, formattest.Unified(t)), nil)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("split", "other"), Public: true}, meta, rootfs), nil)
+	img, err := d.Images.Find(ctx, "uni")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Images.UpdateAlias(ctx, "split", func(a *kiln.Alias) error { // and it has a history
+		a.Target, a.Description = img.Fingerprint, "moved"
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	devices := map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}}
+	if err := errors.Join(d.CreateProfile(ctx, db.Profile{Name: "web", Description: "x", Config: map[string]string{
+		"limits.processes": "500"}}), d.db.EditProfile(ctx, "default", func(p *db.Profile) error {
+		p.Config["user.site"] = "here"
+		return nil
+	})); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b"} {
+		o, err := d.CreateInstance(ctx, CreateSpec{Name: name, Source: Source{Type: "image", Alias: "uni"},
+			Config: instance.Config{Description: "of " + name, Options: map[string]string{"user.a": name},
+				Profiles: []string{defaultProfile, "web"}, Devices: devices}})
+		wait(t, o, err)
+	}
+	if err := errors.Join(d.instances.CreateSnapshot(ctx, "a", instance.NewSnapshot{Name: "s0"}),
+		d.instances.CreateSnapshot(ctx, "a", instance.NewSnapshot{Name: "s1"}), d.instances.Rename(ctx, "b", "c"),
+		d.instances.RenameSnapshot(ctx, "a", "s1", "s2")); err != nil {
+		t.Fatal(err)
+	}
+	before = stateOf(t, d)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir, before
+}
+
+// TestRecoverAll loses the database: everything is as it was.
+func TestRecoverAll(t *testing.T) {
+	dir, before := populated(t)
+	loseDatabase(t, dir)
+	cfg := Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"}
+	r, err := Recover(t.Context(), cfg)
+	if err != nil || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 3 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if got := []int{len(r.Images), len(r.Aliases), len(r.Instances), len(r.Snapshots), len(r.Profiles)}; !cmp.Equal(got,
+		[]int{2, 3, 2, 2, 2}) {
+		t.Errorf("%d: %+v", got, r)
+	}
+	if r, err := Recover(t.Context(), cfg); err != nil || len(r.Images)+len(r.Instances)+len(r.Snapshots)+len(r.Profiles)+
+		len(r.Left)+len(r.Remarks)+len(r.Gone) > 0 {
+		t.Errorf("once more: %+v, %v", r, err)
+	}
+	d := open(t, dir)
+	defer end(t, d)
+	if diff := cmp.Diff(before, stateOf(t, d)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRecoverOlderCopy has a copy of the database of before the last changes: the records
+// are newer.
+func TestRecoverOlderCopy(t *testing.T) {
+	dir, _ := populated(t)
+	d := open(t, dir)
+	if err := d.backUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "new", Source: Source{Type: "none"}})
+	wait(t, o, err)
+	if err := errors.Join(d.instances.Rename(t.Context(), "a", "z"), d.instances.Rename(t.Context(), "c", "a"),
+		d.instances.DeleteSnapshot(t.Context(), "z", "s0"), d.db.RenameProfile(t.Context(), "web", "net"),
+		d.Images.RenameAlias(t.Context(), "uni", "one")); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(t, d)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, databaseFile)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil || r.Backup == "" || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	after := stateOf(t, d)
+	after.Profiles = after.Profiles[:2] // "web" of the copy is there as well
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRecoverWithoutRecords has files only: the two of a split image find each other,
+// and snapshots that nobody knows stay for good.
+func TestRecoverWithoutRecords(t *testing.T) {
+	dir, _ := populated(t)
+	loseDatabase(t, dir)
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, imagesDir)), os.RemoveAll(filepath.Join(dir, "volumes/notes"))); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil || len(r.Images) != 2 || len(r.Instances) != 2 || len(r.Left) != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	for _, want := range []string{"no aliases", "name and configuration of instance recovered-"} {
+		if !strings.Contains(strings.Join(r.Remarks, "\n"), want) {
+			t.Errorf("nobody says %q: %q", want, r.Remarks)
+		}
+	}
+	d := open(t, dir)
+	lost, err := ListLost(t.Context(), dir)
+	if err != nil || len(lost) != 2 || lost[0].Kind != "snapshot" || !lost[0].GoesAt.IsZero() {
+		t.Errorf("%+v, %v", lost, err)
+	}
+	if _, err := DropLost(t.Context(), dir, "nothing here"); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("of no such name: %v", err)
+	}
+	if _, err := DropLost(t.Context(), dir, lost[0].Name); err != nil {
+		t.Error(err)
+	}
+	if lost, err := ListLost(t.Context(), dir); err != nil || len(lost) != 1 {
+		t.Errorf("%+v, %v", lost, err)
+	}
+	end(t, d)
+}
+
+// loseDatabase removes a database and its copies.
+func loseDatabase(t *testing.T, dir string) {
+	t.Helper()
+	err := errors.Join(os.Remove(filepath.Join(dir, databaseFile)), os.RemoveAll(filepath.Join(dir, backupsDir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,270 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
+)
+
+// recoverInstances makes rows of the volumes that none names, or whose rows are older
+// than their records, and attaches their snapshots.
+func (v *recoverer) recoverInstances(ctx context.Context) error {
+	if err := v.findLost(); err != nil {
+		return err
+	}
+	volumes, err := v.pool.List()
+	if err != nil {
+		return err
+	}
+	records := map[string]instance.Record{}
+	v.unrecorded = map[string]error{}
+	for _, uuid := range volumes {
+		r, err := instance.Recorded(v.pool, uuid)
+		if err == nil {
+			records[uuid] = r
+		} else {
+			v.unrecorded[uuid] = err
+		}
+	}
+	rows, err := v.rowsToKeep(ctx, records)
+	if err != nil {
+		return err
+	}
+	snapshots, err := v.db.AllSnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	v.attached = map[string]bool{}
+	for _, s := range snapshots {
+		v.attached[s.Files] = true
+	}
+	if err := v.recoverProfiles(ctx, records, rows); err != nil {
+		return err
+	}
+	// The oldest keep their names, if some have the same.
+	slices.SortStableFunc(volumes, func(a, b string) int {
+		return records[a].Instance.CreatedAt.Compare(records[b].Instance.CreatedAt)
+	})
+	for _, uuid := range volumes {
+		if err := v.recoverInstance(ctx, uuid, records, rows); err != nil {
+			return err
+		}
+	}
+	return v.keepSnapshots()
+}
+
+// findLost brings back what was put away.
+func (v *recoverer) findLost() error {
+	lost, err := v.pool.Lost()
+	for _, l := range lost {
+		if err := v.pool.Find(l); err != nil {
+			v.left("%s: %v", l.Entry, err)
+		}
+	}
+	return err
+}
+
+// rowsToKeep gives the rows that stay as they are, by UUID, and removes those that their
+// records overrule.
+func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.Record) (map[string]db.Instance,
+	error) {
+	rows, err := v.db.Instances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string]db.Instance{}
+	for _, row := range rows {
+		uuid := row.Config[instance.UUIDKey]
+		if _, ok := records[uuid]; ok && v.overrule {
+			if err := v.db.DeleteInstance(ctx, row.Name); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if _, err := v.pool.Get(uuid); errors.Is(err, kiln.NotFound) {
+			v.remark("instance %q is in the database, but has no files; if it was deleted since: kiln delete %s", row.Name,
+				row.Name)
+		}
+		keep[uuid] = row
+	}
+	return keep, nil
+}
+
+// recoverProfiles makes the profiles that instances to be made use. One that is there is
+// changed only if it counts less than records.
+func (v *recoverer) recoverProfiles(ctx context.Context, records map[string]instance.Record,
+	rows map[string]db.Instance) error {
+	for _, uuid := range slices.Sorted(maps.Keys(records)) {
+		if _, ok := rows[uuid]; ok {
+			continue
+		}
+		for _, p := range records[uuid].Profiles {
+			if err := v.recoverProfile(ctx, p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
+	err := errors.Join(instance.CheckOptions(p.Config), instance.CheckDevices(p.Devices))
+	if err != nil { // as a newer kiln may have taken; the profile is of use all the same
+		v.remark("profile %q: %v", p.Name, err)
+	}
+	has, err := v.db.Profile(ctx, p.Name)
+	switch {
+	case errors.Is(err, kiln.NotFound):
+		err = v.db.CreateProfile(ctx, p)
+	case err != nil:
+		return err
+	case has.Damage != "":
+		v.remark("profile %q is damaged: %s", p.Name, has.Damage)
+		return nil
+	case !v.overrule || slices.Contains(v.r.Profiles, p.Name) || sameProfile(has, p):
+		return nil
+	default:
+		err = v.db.EditProfile(ctx, p.Name, func(row *db.Profile) error {
+			row.Description, row.Config, row.Devices = p.Description, p.Config, p.Devices
+			return nil
+		})
+	}
+	if err == nil {
+		v.r.Profiles = append(v.r.Profiles, p.Name)
+	}
+	return err
+}
+
+func sameProfile(a, b db.Profile) bool {
+	return a.Description == b.Description && maps.Equal(a.Config, b.Config) &&
+		maps.EqualFunc(a.Devices, b.Devices, maps.Equal[map[string]string, map[string]string])
+}
+
+// madeUpFor names the instance of a volume whose name is lost.
+func madeUpFor(uuid string) string {
+	return "recovered-" + strings.Trim(uuid[:min(8, len(uuid))], "-")
+}
+
+// recoverInstance makes the row of a volume that has none, and attaches its snapshots.
+// What is wrong with one keeps no other from coming back.
+func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records map[string]instance.Record,
+	rows map[string]db.Instance) error {
+	record, recorded := records[uuid]
+	if row, ok := rows[uuid]; ok {
+		return v.attach(ctx, row.Name, record.Snapshots)
+	}
+	vol, err := v.pool.Get(uuid)
+	if err != nil {
+		v.left("the volume %s: %v", uuid, err)
+		return v.pool.Keep(uuid)
+	}
+	row := record.Instance
+	if !recorded {
+		row = db.Instance{Name: madeUpFor(uuid), Type: "container", Architecture: HostArch(), CreatedAt: time.Now().UTC(),
+			Description: "made of files that no instance had", Config: map[string]string{instance.UUIDKey: uuid},
+			Profiles: []string{defaultProfile}}
+	}
+	row.Base = vol.Base()
+	if row.Profiles, err = v.there(ctx, row.Name, row.Profiles); err != nil {
+		return err
+	}
+	name := row.Name
+	for _, row.Name = range []string{name, madeUpFor(uuid), "recovered-" + uuid} {
+		if err = v.db.CreateInstance(ctx, row); !errors.Is(err, kiln.Conflict) {
+			break
+		}
+	}
+	if err != nil && ctx.Err() == nil && !errors.Is(err, kiln.NoSpace) {
+		v.left("the volume %s: %v", uuid, err)
+		return v.pool.Keep(uuid)
+	}
+	if err != nil {
+		return err
+	}
+	if row.Name != name {
+		v.remark("the name %q is that of another instance; this one is called %s now: kiln rename %s NAME", name, row.Name,
+			row.Name)
+	}
+	v.r.Instances = append(v.r.Instances, row.Name)
+	if !recorded {
+		v.remark("the name and configuration of instance %s are not known: %v; see what it is, and then: kiln rename %s NAME",
+			row.Name, v.unrecorded[uuid], row.Name)
+	}
+	return v.attach(ctx, row.Name, record.Snapshots)
+}
+
+// there gives those of some profiles that exist.
+func (v *recoverer) there(ctx context.Context, owner string, names []string) ([]string, error) {
+	list := []string{}
+	for _, p := range names {
+		_, err := v.db.Profile(ctx, p)
+		switch {
+		case err == nil:
+			list = append(list, p)
+		case errors.Is(err, kiln.NotFound):
+			v.remark("the profile %q, which %s used, is lost; create it and add it again: kiln profile create %s", p, owner, p)
+		default:
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// attach makes the rows of snapshots of an instance that have files and no row.
+func (v *recoverer) attach(ctx context.Context, name string, list []db.Snapshot) error {
+	for _, s := range list {
+		if v.attached[s.Files] {
+			continue
+		}
+		tree, err := v.pool.GetSnapshot(s.Files)
+		if errors.Is(err, kiln.NotFound) {
+			v.remark("snapshot %s/%s has no files; it was being deleted, or they are lost", name, s.Name)
+			continue
+		}
+		if err != nil {
+			continue // told where it is put away
+		}
+		s.Instance, s.Base = name, tree.Base()
+		if s.Profiles, err = v.there(ctx, name+"/"+s.Name, s.Profiles); err != nil {
+			return err
+		}
+		known := s.Name
+		err = v.db.CreateSnapshot(ctx, s)
+		if errors.Is(err, kiln.Conflict) {
+			s.Name = madeUpFor(s.Files)
+			v.remark("instance %s has another snapshot %q; this one is called %s now", name, known, s.Name)
+			err = v.db.CreateSnapshot(ctx, s)
+		}
+		if err != nil {
+			return err
+		}
+		v.attached[s.Files] = true
+		v.r.Snapshots = append(v.r.Snapshots, name+"/"+s.Name)
+	}
+	return nil
+}
+
+// keepSnapshots puts the snapshots away for good that no row and no record names.
+func (v *recoverer) keepSnapshots() error {
+	all, err := v.pool.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, files := range all {
+		if v.attached[files] {
+			continue
+		}
+		if err := v.pool.KeepSnapshot(files); err != nil {
+			return err
+		}
+		v.left("the snapshot %s: no record says which instance it is of", files)
+	}
+	return nil
+}
