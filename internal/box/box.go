@@ -13,7 +13,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -114,19 +114,19 @@ const rootfsDir = runDir + "/rootfs"
 const mountsDir = runDir + "/mounts"
 
 // Open takes over a container that a former daemon started. The directory has the
-// container's ID for its name. The error is NotFound when it doesn't run any more, or
-// when its record can't be read; what it left behind is removed then.
+// container's ID for its name. One whose record can't be read is found by its cgroups.
+// The error is NotFound when it doesn't run any more; what it left behind is removed then.
 func Open(dir string) (*Box, error) {
 	b := &Box{dir: dir}
 	data, err := os.ReadFile(filepath.Join(dir, stateFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
 	if err != nil || json.Unmarshal(data, &b.state) != nil || b.state.ID == "" {
-		// Without a record, as after a power cut, nothing is to go on: what may
-		// still run under the name of the directory is ended.
-		err := kiln.Errorf(kiln.NotFound, "no container in %s", dir)
-		return nil, errors.Join(err, clean(dir, filepath.Base(dir)))
+		if b.state = find(filepath.Base(dir)); b.state.ID == "" {
+			err := kiln.Errorf(kiln.NotFound, "no container in %s", dir)
+			return nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, stateFile)), clean(dir, filepath.Base(dir)))
+		}
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, stateFile)), b.save()); err != nil {
+			return nil, err
+		}
 	}
 	if m, err := openProcess(b.state.Monitor); err == nil {
 		b.monitor = &m
@@ -140,6 +140,34 @@ func Open(dir string) (*Box, error) {
 		return nil, errors.Join(err, b.Close(), clean(dir, b.state.ID))
 	}
 	return b, nil
+}
+
+// find gives what a record would say of a container that runs; the zero value when none
+// does.
+func find(id string) state {
+	for _, pid := range inside(id) {
+		proc := fmt.Sprintf("/proc/%d/", pid)
+		if len(statusField(pid, "NSpid")) != 2 || !isInit(pid) { // or of a container within
+			continue
+		}
+		root, err := os.Open(proc + "root")
+		if err != nil {
+			continue
+		}
+		defer root.Close()
+		ids, err := os.ReadFile(proc + "uid_map")
+		var host uint32
+		if _, serr := fmt.Sscanf(string(ids), "%d %d", new(uint32), &host); err != nil || serr != nil {
+			continue
+		}
+		found := state{ID: id, Halt: haltSignal(root), Privileged: host == 0, RootUID: host, Init: identify(pid)}
+		var parent int
+		if ppid := statusField(pid, "PPid"); len(ppid) == 1 && scan(ppid[0], "%d", &parent) && parent > 1 {
+			found.Monitor = identify(parent)
+		}
+		return found
+	}
+	return state{}
 }
 
 // Close lets go of the container, which keeps running.
