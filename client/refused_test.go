@@ -16,7 +16,8 @@ import (
 // answers is not taken for the file.
 func TestDownloadRefused(t *testing.T) {
 	c := connect(t)
-	for _, path := range []string{"/1.0/images/" + strings.Repeat("ab", 32) + "/export", "/1.0/instances/none/logs/lxc.log"} {
+	for _, path := range []string{"/1.0/images/" + strings.Repeat("ab", 32) + "/export",
+		"/1.0/instances/none/logs/lxc.log"} {
 		err := c.Download(t.Context(), path, func(r io.Reader) error {
 			b, err := io.ReadAll(r)
 			t.Errorf("%s: it reads %q, %v", path, b, err)
@@ -41,7 +42,8 @@ func TestSecretsStayOutOfErrors(t *testing.T) {
 	}
 	c := client.HTTPS("https://"+address, &http.Client{}).WithSecret("s3cr3t")
 	_, _, err = c.Do(t.Context(), client.Request{Method: http.MethodGet, Path: "/1.0"}, nil)
-	if !errors.Is(err, kiln.Network) || !strings.Contains(err.Error(), address) || strings.Contains(err.Error(), "s3cr3t") {
+	if !errors.Is(err, kiln.Network) || !strings.Contains(err.Error(), address) ||
+		strings.Contains(err.Error(), "s3cr3t") {
 		t.Errorf("%v", err)
 	}
 }
