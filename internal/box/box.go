@@ -10,6 +10,7 @@ package box
 import "C"
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -138,6 +139,13 @@ func Open(dir string) (*Box, error) {
 	if err != nil {
 		err := kiln.Errorf(kiln.NotFound, "container %s doesn't run", b.state.ID)
 		return nil, errors.Join(err, b.Close(), clean(dir, b.state.ID))
+	}
+	// Commands get the policy that this kiln has, whatever became of the file.
+	path := filepath.Join(dir, seccompFile)
+	if has, err := os.ReadFile(path); err != nil || !bytes.Equal(has, seccompPolicy) {
+		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, seccompPolicy, 0o600)); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
 	}
 	return b, nil
 }

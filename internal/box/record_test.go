@@ -18,6 +18,8 @@ func TestRecordLost(t *testing.T) {
 		"gone":      func() error { return os.Remove(path) },
 		"empty":     func() error { return os.Truncate(path, 0) },
 		"random":    func() error { return os.WriteFile(path, []byte("\x00\xff{"), 0o600) },
+		"policy":    func() error { return os.Truncate(filepath.Join(b.dir, seccompFile), 0) },
+		"no policy": func() error { return os.Remove(filepath.Join(b.dir, seccompFile)) },
 		"directory": func() error { return errors.Join(os.Remove(path), os.MkdirAll(path+"/x", 0o700)) },
 	} {
 		if err := damage(); err != nil {
