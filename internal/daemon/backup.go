@@ -21,7 +21,10 @@ import (
 const (
 	databaseFile = "kiln.db"
 	backupsDir   = "backups"
-	backupsKept  = 7
+	backupsKept  = 7 // of days
+	timesKept    = 4 // made after changes
+	copyPause    = 10 * time.Minute
+	busyPause    = time.Hour // where changes never end
 )
 
 // checkDatabase makes sure that a daemon doesn't start without a database where there
@@ -65,11 +68,47 @@ func (d *Daemon) lostBlobs(list []kiln.Fingerprint) {
 
 // backUp keeps a copy of the database for each day, and the newest of them.
 func (d *Daemon) backUp(ctx context.Context) error {
+	return d.copyDatabase(ctx, time.Now().UTC().Format("20060102"))
+}
+
+// copies says of which state of the database there is a copy.
+type copies struct {
+	copied, seen uint64 // versions of the database
+	at           time.Time
+}
+
+// next reports whether to make a copy now of a database of some version: when it has
+// changed and was left alone since the last call, but not too often; and when it was
+// never left alone for long.
+func (c *copies) next(version uint64, now time.Time) bool {
+	quiet := version == c.seen
+	c.seen = version
+	since := now.Sub(c.at)
+	if version == c.copied || since < copyPause || !quiet && (since < busyPause || c.at.IsZero()) {
+		return false
+	}
+	c.copied, c.at = version, now
+	return true
+}
+
+// backUpChanges copies the database a while after it was changed last. It is called
+// once a minute.
+func (d *Daemon) backUpChanges(ctx context.Context) error {
+	now := time.Now().UTC()
+	if !d.copies.next(d.db.Version(), now) {
+		return nil
+	}
+	return d.copyDatabase(ctx, now.Format("20060102T150405"))
+}
+
+// copyDatabase makes a copy of the database with a name, unless there is one, and removes
+// what copies are too many: of days, and of times of a day.
+func (d *Daemon) copyDatabase(ctx context.Context, name string) error {
 	dir := filepath.Join(d.cfg.Dir, backupsDir)
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "kiln-"+time.Now().UTC().Format("20060102")+".db")
+	path := filepath.Join(dir, "kiln-"+name+".db")
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
@@ -78,8 +117,15 @@ func (d *Daemon) backUp(ctx context.Context) error {
 	}
 	list, err := backups(d.cfg.Dir)
 	errs := []error{err}
-	for _, old := range list[min(backupsKept, len(list)):] {
-		errs = append(errs, os.Remove(old))
+	days, times := 0, 0
+	for _, old := range list {
+		n, most := &days, backupsKept
+		if strings.Contains(filepath.Base(old), "T") {
+			n, most = &times, timesKept
+		}
+		if *n++; *n > most {
+			errs = append(errs, os.Remove(old))
+		}
 	}
 	return errors.Join(errs...)
 }

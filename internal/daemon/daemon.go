@@ -70,6 +70,7 @@ type Daemon struct {
 	asked       asked
 	woken       chan struct{} // the settings changed
 	stale       stale
+	copies      copies
 
 	settingEdits sync.Mutex // held while settings are read, compared and written
 	profileEdits sync.Mutex // held from reading a profile until instances have its limits
