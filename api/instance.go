@@ -148,6 +148,14 @@ type InstanceExecPost struct {
 	Cwd          string            `json:"cwd"`
 }
 
+// InstanceConsolePost attaches to the console of an instance.
+type InstanceConsolePost struct {
+	Type   string `json:"type,omitempty"` // "console"; "vga" is for virtual machines
+	Width  int    `json:"width"`          // of the terminal, in characters; 0: as it is
+	Height int    `json:"height"`
+	Force  bool   `json:"force,omitempty"` // take it from whoever is attached
+}
+
 // InstanceExecControl is a message on the control websocket of an exec.
 type InstanceExecControl struct {
 	Command string            `json:"command"` // "window-resize" or "signal"

@@ -598,6 +598,7 @@ func TestSystemd(t *testing.T) {
 	if log, err := os.ReadFile(b.ConsoleLog()); err != nil || !strings.Contains(string(log), "Reached target") {
 		t.Errorf("the console's log: %q, %v", log, err)
 	}
+	logIn(t, b)
 	before := b.InitPID()
 	run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "reboot"}})
 	if e, err := b.Next(t.Context()); err != nil || e.Kind != Rebooted || b.InitPID() == before {
@@ -607,6 +608,7 @@ func TestSystemd(t *testing.T) {
 		_, s := run(t, b, ExecSpec{Command: []string{"/bin/systemctl", "is-system-running"}})
 		return strings.TrimSpace(s) == "running"
 	})
+	logIn(t, b)
 	from := time.Now()
 	if err := b.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ func TestSlots(t *testing.T) {
 		"delete [<remote>:]<instance>[/<snapshot>]...":          "instance/snapshot ...",
 		"copy [<remote>:]<image> <remote>:":                     "image remote",
 		"exec [<remote>:]<i> [flags] [--] <command> [<arg>...]": "i command arg ...",
-		"console [<remote>:]<instance> --show-log":              "instance",
+		"console [<remote>:]<instance>":                         "instance",
 		"assign <instance> <profile>[,<profile>...]":            "instance profile/profile",
 	} {
 		all, repeat := slots(use)

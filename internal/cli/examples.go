@@ -15,6 +15,9 @@ kiln list --format json`,
 		"kiln exec": `kiln exec c1 -- bash
 kiln exec c1 --user www-data --cwd /var/www -- ls -l
 kiln exec c1 -T -- tar -c -C / etc > etc.tar`,
+		"kiln console": `kiln console c1                                          # ctrl-a q detaches
+kiln console c1 --force                                  # somebody else is attached
+kiln console c1 --show-log`,
 		"kiln copy": `kiln copy c1 c2                                          # with its snapshots
 kiln copy c1/before-upgrade c3                           # an instance from a snapshot
 kiln copy c1 srv:                                        # to another server

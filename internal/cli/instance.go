@@ -142,24 +142,6 @@ func (a *app) log(ctx context.Context, at place.Place, path string) error {
 	return err
 }
 
-func (a *app) consoleCmd() *cobra.Command {
-	c := &cobra.Command{Use: "console [<remote>:]<instance> --show-log",
-		Short: "Show the console log of an instance", Args: cobra.ExactArgs(1)}
-	show := c.Flags().Bool("show-log", false, "show the log of the console")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if !*show {
-			return kiln.Errorf(kiln.Unsupported, "attaching to a console is not supported by this version of kiln; see its "+
-				"log with --show-log, or get a shell with: kiln exec %s -- sh", args[0])
-		}
-		i, err := a.instance(c.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		return a.log(c.Context(), i.at, instancePath(i.Name)+"/console")
-	}
-	return c
-}
-
 // actionCmd makes the verbs that change the state of instances.
 func (a *app) actionCmd(verb, action string) *cobra.Command {
 	c := &cobra.Command{Use: verb + " [<remote>:]<instance>...",

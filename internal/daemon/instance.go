@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"os"
 	"time"
 
@@ -127,6 +128,30 @@ func (d *Daemon) Exec(ctx context.Context, name string, spec box.ExecSpec) (*box
 // Errors: NotFound, Conflict.
 func (d *Daemon) CheckExec(ctx context.Context, name string) error {
 	return d.instances.CheckExec(ctx, name)
+}
+
+// AttachConsole takes the console of an instance, with force also from whoever has it.
+// Errors: NotFound, Conflict when it doesn't run, is paused or somebody is attached.
+func (d *Daemon) AttachConsole(ctx context.Context, name string, force bool) (*instance.Attachment, error) {
+	a, err := d.instances.Attach(ctx, name, force)
+	if err == nil {
+		d.tell(ctx, "instance-console", instanceURL(name), nil)
+	}
+	return a, err
+}
+
+// OpenConsoleLog opens what an instance wrote on its console. The error is NotFound.
+func (d *Daemon) OpenConsoleLog(ctx context.Context, name string) (io.ReadCloser, error) {
+	return d.instances.OpenConsoleLog(ctx, name)
+}
+
+// ClearConsoleLog forgets what an instance wrote on its console. The error is NotFound.
+func (d *Daemon) ClearConsoleLog(ctx context.Context, name string) error {
+	err := d.instances.ClearConsoleLog(ctx, name)
+	if err == nil {
+		d.tell(ctx, "instance-console-reset", instanceURL(name), nil)
+	}
+	return err
 }
 
 // InstanceLogs gives the names of an instance's log files. The error is NotFound.

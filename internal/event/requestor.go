@@ -21,3 +21,14 @@ func RequestorOf(ctx context.Context) *Requestor {
 	r, _ := ctx.Value(requestorKey{}).(*Requestor)
 	return r
 }
+
+// String names the requestor for a text: "user root", "client 0123456789ab".
+func (r *Requestor) String() string {
+	switch {
+	case r == nil || r.Username == "":
+		return "somebody"
+	case r.Protocol == "tls":
+		return "client " + r.Username[:min(len(r.Username), 12)] + " (" + r.Address + ")"
+	}
+	return "user " + r.Username
+}

@@ -51,10 +51,11 @@ type Set struct {
 
 // live is an instance that runs.
 type live struct {
-	box  *box.Box
-	held atomic.Bool                     // frozen for a snapshot, not by a user
-	stop atomic.Pointer[event.Requestor] // who has asked for its end
-	gone chan struct{}                   // closed when its end is written down
+	box     *box.Box
+	held    atomic.Bool                     // frozen for a snapshot, not by a user
+	stop    atomic.Pointer[event.Requestor] // who has asked for its end
+	console atomic.Pointer[Attachment]      // who is attached to its console
+	gone    chan struct{}                   // closed when its end is written down
 }
 
 // paused reports whether a user has paused the instance.

@@ -16,7 +16,7 @@ var extensions = []string{
 	"image_create_aliases", "images_expiry", "image_profiles", "image_types", "images_default_architecture",
 	"images_all_projects", "image_import_alias",
 	"container_exec_recording", "container_exec_user_group_cwd", "container_exec_signal_handling",
-	"container_edit_metadata", "console",
+	"container_edit_metadata", "console", "console_force",
 	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "profile_usedby",
 	"entity_description",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",

@@ -183,16 +183,9 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	o.Class = op.Websocket
 	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment),
 		"interactive": post.Interactive, "fds": x.fds}
-	ready := make(chan struct{})
-	started := s.d.Ops.Start(r.Context(), "Executing command", o, func(ctx context.Context, o *op.Operation) error {
-		<-ready
-		defer s.sessions.remove(o.ID())
-		defer func() { go x.linger() }()
+	return s.startSession(r.Context(), "Executing command", o, x, func(ctx context.Context, o *op.Operation) error {
 		return s.exec(ctx, o, name, spec, x)
-	})
-	s.sessions.add(started.ID(), x)
-	close(ready)
-	return started, nil
+	}), nil
 }
 
 // execAlone runs a command that nobody is connected to.

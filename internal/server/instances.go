@@ -307,18 +307,6 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) (any, error) {
 	return s.sendLog(w, r, r.PathValue("file"))
 }
 
-func (s *Server) getConsole(w http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := s.d.Instance(r.Context(), r.PathValue("name")); err != nil {
-		return nil, err
-	}
-	v, err := s.sendLog(w, r, "console.log")
-	if kiln.KindOf(err) == kiln.NotFound { // nothing was written on it yet
-		w.Header().Set("Content-Type", "application/octet-stream")
-		return handled{}, nil
-	}
-	return v, err
-}
-
 func (s *Server) sendLog(w http.ResponseWriter, r *http.Request, file string) (any, error) {
 	f, err := s.d.OpenInstanceLog(r.Context(), r.PathValue("name"), file)
 	if err != nil {
