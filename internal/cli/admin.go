@@ -32,7 +32,7 @@ func (a *app) adminCmd() *cobra.Command {
 	restore := &cobra.Command{Use: "restore-database [<file>]", Args: cobra.MaximumNArgs(1),
 		Short: "Bring back a copy of the database",
 		Long: "Put a copy of the database in the place of the one that is there, which is kept beside it as " +
-			"kiln.db.damaged-<time>. Without a file, it is the newest of the daily copies in backups/ that is whole.",
+			"kiln.db.damaged-<time>. Without a file, it is the newest of the copies in backups/ that is whole.",
 		Example: "  kiln admin restore-database\n  kiln admin restore-database /var/lib/kiln/backups/kiln-20260131.db"}
 	restore.RunE = func(c *cobra.Command, args []string) error {
 		file := ""
