@@ -30,9 +30,10 @@ func TestUnpackWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	layer := b.Bytes()
+	to := t.TempDir()
 	take := func(r io.Reader) error {
 		left := int64(1 << 30)
-		dir, err := os.MkdirTemp(t.TempDir(), "")
+		dir, err := os.MkdirTemp(to, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,6 +46,9 @@ func TestUnpackWhole(t *testing.T) {
 	for n := range layer {
 		if err := take(bytes.NewReader(layer[:n])); !errors.Is(err, kiln.Integrity) {
 			t.Fatalf("cut after %d of %d bytes: %v", n, len(layer), err)
+		}
+		if n%4 != 0 {
+			continue // one sum covers all of the bytes
 		}
 		flipped := bytes.Clone(layer)
 		flipped[n] ^= 1
