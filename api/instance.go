@@ -15,6 +15,9 @@ type Instance struct {
 	Location        string                       `json:"location" yaml:"location"`
 	Type            string                       `json:"type" yaml:"type"`
 	Project         string                       `json:"project" yaml:"project"`
+	// Problem is of kiln_instance_problem: why the status is an error, or why the instance
+	// isn't started again by itself.
+	Problem string `json:"problem,omitempty" yaml:"problem,omitempty"`
 }
 
 // InstanceFull is an instance with its state, for recursion.

@@ -105,6 +105,9 @@ func (a *app) printInfo(i api.Instance, st api.InstanceState) {
 	if i.Description != "" {
 		p("Description: %s", i.Description)
 	}
+	if i.Problem != "" {
+		p("Problem: %s", i.Problem)
+	}
 	if st.PID > 0 {
 		p("PID: %d", st.PID)
 	}

@@ -47,11 +47,29 @@ func (a *app) listCmd() *cobra.Command {
 			}
 			columns = withNewer(columns, newer)
 		}
-		return show(a, *form, columns, slices.DeleteFunc(all, func(i api.InstanceFull) bool {
+		all = slices.DeleteFunc(all, func(i api.InstanceFull) bool {
 			return slices.ContainsFunc(words, func(w string) bool { return !instanceMatches(i, w, outdated(i, newer)) })
-		}))
+		})
+		if err := show(a, *form, columns, all); err != nil {
+			return err
+		}
+		for _, i := range all {
+			if i.Problem != "" {
+				a.remark("Warning: instance %q: %s", i.Name, i.Problem)
+			}
+		}
+		return nil
 	}
 	return c
+}
+
+// memoryShare gives what an instance has of the memory that it may have, in percent.
+func memoryShare(i api.InstanceFull) string {
+	most, err := kiln.ParseSize(i.ExpandedConfig["limits.memory"])
+	if err != nil || most == 0 || i.State.Memory.Usage == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f%%", 100*float64(i.State.Memory.Usage)/float64(most))
 }
 
 // isOutdated reports whether a filter is by the versions of images.
@@ -171,10 +189,12 @@ func instanceColumns() []column[api.InstanceFull] {
 		col('F', "BASE IMAGE", func(i full) string { return i.Config["volatile.base_image"] }),
 		col('l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }),
 		col('m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })),
+		col('M', "MEMORY USAGE%", memoryShare),
 		col('N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })),
 		col('o', "IMAGE NOW", func(full) string { return "" }), // withNewer knows
 		col('p', "PID", number(func(i full) int64 { return i.State.PID })),
 		colList('P', "PROFILES", func(i full) []string { return i.Profiles }),
+		col('x', "PROBLEM", func(i full) string { return i.Problem }),
 		col('u', "CPU USAGE", func(i full) string { return fmt.Sprintf("%ds", i.State.CPU.Usage/1e9) }),
 	}
 }

@@ -11,7 +11,7 @@ import (
 // change nothing here, so that the profiles can be used as they are. A name that ends
 // in "." is a family of keys.
 var noEffect = []string{
-	"boot.stop.priority", "boot.autorestart", "cluster.evacuate", "limits.cpu.nodes", "limits.cpu.priority",
+	"cluster.evacuate", "limits.cpu.nodes", "limits.cpu.priority",
 	"limits.disk.priority", "limits.hugepages.", "limits.kernel.", "limits.memory.enforce", "limits.memory.hugepages",
 	"limits.memory.swap", "limits.memory.swap.priority", "limits.network.priority", "linux.kernel_modules",
 	"linux.kernel_modules.load", "migration.", "security.devlxd", "security.devlxd.images", "security.guestapi",

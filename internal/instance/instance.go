@@ -46,7 +46,7 @@ type Instance struct {
 	LastUsedAt   time.Time // of the last start; zero: never
 	Base         kiln.Fingerprint
 	Status       Status
-	Problem      string // why the status is Broken, or would be if it didn't run; "": nothing
+	Problem      string // why the status is Broken, or would be if it didn't run, or why it isn't started; "": nothing
 	Config
 	ExpandedConfig  map[string]string
 	ExpandedDevices map[string]map[string]string

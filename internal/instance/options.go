@@ -27,10 +27,12 @@ func options() map[string]option {
 	boolean := option{checkBool}
 	number := option{checkNumber}
 	return map[string]option{
+		"boot.autorestart":           boolean,
 		"boot.autostart":             boolean,
 		"boot.autostart.delay":       number,
 		"boot.autostart.priority":    number,
 		"boot.host_shutdown_timeout": number,
+		"boot.stop.priority":         number,
 		"limits.cpu":                 {func(v string) error { _, err := parseCPUs(v); return err }},
 		"limits.cpu.allowance":       {func(v string) error { _, _, err := parseAllowance(v); return err }},
 		"limits.memory":              {func(v string) error { _, err := parseMemory(v); return err }},

@@ -20,12 +20,10 @@ import (
 // Start runs an instance. It returns when init has been started.
 // Errors: NotFound, Conflict when it runs, Unsupported when this host can't.
 func (s *Set) Start(ctx context.Context, name string) error {
-	unlock, err := s.names.lock(ctx, name)
-	if err != nil {
-		return err
+	if r, err := s.db.Instance(ctx, name); err == nil {
+		s.forgetCrashes(r.Config[UUIDKey])
 	}
-	defer unlock()
-	return s.start(ctx, name)
+	return s.startLocked(ctx, name)
 }
 
 func (s *Set) start(ctx context.Context, name string) error {
@@ -65,6 +63,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 		delete(r.Config, templateKey)
 		delete(r.Config, powerKey)
 		delete(r.Config, restartKey)
+		delete(r.Config, crashKey)
 	})
 	if err != nil {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
@@ -192,7 +191,7 @@ func (s *Set) follow(name, uuid string, b *box.Box) {
 }
 
 func (s *Set) watch(name, uuid string, l *live) {
-	for {
+	for begun := time.Now(); ; {
 		e, err := l.box.Next(s.ctx)
 		if err != nil {
 			return // the daemon ends; the instance goes on
@@ -202,9 +201,13 @@ func (s *Set) watch(name, uuid string, l *live) {
 				s.warn("limits of instance "+strconv.Quote(name)+" after its reboot", err)
 			}
 			s.notify(s.ctx, Change{Name: name, Action: "restarted"})
+			if !s.mayGoOn(uuid, time.Since(begun)) {
+				s.giveUp(name, l.box.Kill(s.ctx))
+			}
+			begun = time.Now()
 			continue
 		}
-		ctx := event.WithRequestor(s.ctx, l.stop.Load())
+		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
 		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
@@ -215,6 +218,9 @@ func (s *Set) watch(name, uuid string, l *live) {
 		delete(s.live, uuid)
 		s.mu.Unlock()
 		close(l.gone)
+		if !asked {
+			s.beginAgain(name, uuid, time.Since(begun))
+		}
 		return
 	}
 }
@@ -298,7 +304,11 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 func (l *live) stopFor(ctx context.Context) (over func()) {
 	asked := event.RequestorOf(ctx)
 	l.stop.Store(asked)
-	return func() { l.stop.CompareAndSwap(asked, nil) }
+	l.stopping.Add(1)
+	return func() {
+		l.stopping.Add(-1)
+		l.stop.CompareAndSwap(asked, nil)
+	}
 }
 
 // wait returns when the end of the instance is written down.
@@ -363,13 +373,27 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 	return nil
 }
 
-// Suspend stops every instance because the host goes down, all at once, and
-// remembers which ran. One that doesn't stop in its time is killed.
+// Suspend stops every instance because the host goes down, and remembers which ran.
+// Higher priorities go first, the ones of a priority all at once. One that doesn't
+// stop in its time is killed.
 func (s *Set) Suspend(ctx context.Context) error {
 	list, err := s.List(ctx)
 	if err != nil {
 		return err
 	}
+	groups := map[int][]Instance{}
+	for _, i := range list {
+		priority := number(i.ExpandedConfig["boot.stop.priority"])
+		groups[priority] = append(groups[priority], i)
+	}
+	var errs []error
+	for _, priority := range slices.Backward(slices.Sorted(maps.Keys(groups))) {
+		errs = append(errs, s.suspendAll(ctx, groups[priority]))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Set) suspendAll(ctx context.Context, list []Instance) error {
 	errs := make([]error, len(list))
 	done := make(chan struct{})
 	n := 0

@@ -47,15 +47,17 @@ type Set struct {
 	mu      sync.Mutex
 	live    map[string]*live // what runs, by the instance's UUID
 	claimed map[string]bool  // names of instances that are being made
+	short   map[string]int   // lives in a row that ended within seconds, by UUID
 }
 
 // live is an instance that runs.
 type live struct {
-	box     *box.Box
-	held    atomic.Bool                     // frozen for a snapshot, not by a user
-	stop    atomic.Pointer[event.Requestor] // who has asked for its end
-	console atomic.Pointer[Attachment]      // who is attached to its console
-	gone    chan struct{}                   // closed when its end is written down
+	box      *box.Box
+	held     atomic.Bool                     // frozen for a snapshot, not by a user
+	stop     atomic.Pointer[event.Requestor] // who has asked for its end
+	stopping atomic.Int32                    // how many are waiting for its end
+	console  atomic.Pointer[Attachment]      // who is attached to its console
+	gone     chan struct{}                   // closed when its end is written down
 }
 
 // paused reports whether a user has paused the instance.
@@ -71,7 +73,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 		return nil, err
 	}
 	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
-		claimed: map[string]bool{}}
+		claimed: map[string]bool{}, short: map[string]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -255,6 +257,10 @@ func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, er
 			i.Status = Frozen
 		}
 	}
+	if why := i.Options[crashKey]; why != "" && i.Problem == "" {
+		i.Problem = fmt.Sprintf("crash loop: %s; what it wrote: kiln console %[2]s --show-log; start it again with: "+
+			"kiln start %[2]s", why, i.Name)
+	}
 	return i, nil
 }
 
@@ -386,6 +392,7 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	if err := s.db.DeleteInstance(ctx, r.Name); err != nil {
 		return err
 	}
+	s.forgetCrashes(r.Config[UUIDKey])
 	s.notify(ctx, Change{Name: r.Name, Action: "deleted"})
 	err = s.pool.DeleteSnapshots(ctx, files(snapshots)...)
 	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away

@@ -29,6 +29,7 @@ func wireInstance(i instance.Instance) api.Instance {
 		InstancePut: instancePut(i), CreatedAt: i.CreatedAt, ExpandedConfig: orEmpty(i.ExpandedConfig),
 		ExpandedDevices: orEmpty(i.ExpandedDevices),
 		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: lastUsed(i.LastUsedAt),
+		Problem:  i.Problem,
 		Location: "none",
 		Type:     i.Type, Project: defaultProject,
 	}
