@@ -252,6 +252,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 }
 
 func (b *Box) replaceInit(next process) error {
+	boundLog(filepath.Join(b.dir, logFile))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.init.Close()

@@ -112,6 +112,7 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 			stdio[i] = null
 		}
 	}
+	boundLog(filepath.Join(b.dir, logFile)) // helpers write to it, too
 	request := []string{runDir, b.state.ID, filepath.Join(b.dir, configFile),
 		strconv.FormatUint(uint64(s.UID), 10), strconv.FormatUint(uint64(s.GID), 10), tty, s.Cwd, strconv.Itoa(len(s.Env))}
 	for _, k := range slices.Sorted(maps.Keys(s.Env)) {

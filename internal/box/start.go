@@ -208,6 +208,7 @@ func IsBlockDevice(fi os.FileInfo) bool {
 
 // launch runs kiln-monitor, which leaves liblxc's daemon behind.
 func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string, console int64) error {
+	boundLog(filepath.Join(b.dir, logFile))
 	logEnd := fileSize(filepath.Join(b.dir, logFile))
 	answer, err := runHelper(ctx, "kiln-monitor", nil, mounts,
 		rootfsDir, mountsDir, kinds, runDir, b.state.ID, filepath.Join(b.dir, configFile))

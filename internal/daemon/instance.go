@@ -164,6 +164,15 @@ func (d *Daemon) OpenInstanceLog(ctx context.Context, name, file string) (*os.Fi
 	return d.instances.OpenLog(ctx, name, file)
 }
 
+// DeleteInstanceLog removes a file with the output of a command. Errors: NotFound, Invalid.
+func (d *Daemon) DeleteInstanceLog(ctx context.Context, name, file string) error {
+	err := d.instances.DeleteLog(ctx, name, file)
+	if err == nil {
+		d.tell(ctx, "instance-log-deleted", instanceURL(name)+"/logs/"+file, nil)
+	}
+	return err
+}
+
 // CreateInstanceLog makes a log file for the output of a command.
 func (d *Daemon) CreateInstanceLog(ctx context.Context, name, file string) (*os.File, error) {
 	return d.instances.CreateLog(ctx, name, file)

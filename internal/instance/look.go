@@ -3,11 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,54 +92,6 @@ func (s *Set) CheckExec(ctx context.Context, name string) error {
 		return kiln.Errorf(kiln.Conflict, "The instance %q is paused; resume it with: kiln resume %s", name, name)
 	}
 	return nil
-}
-
-// logNames are the files of a box that users may read.
-var logNames = []string{"console.log", "lxc.log", "lxc.conf"}
-
-// Logs gives the names of an instance's log files. The error is NotFound.
-func (s *Set) Logs(ctx context.Context, name string) ([]string, error) {
-	r, err := s.db.Instance(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	list := []string{}
-	for _, n := range logNames {
-		if _, err := os.Stat(filepath.Join(s.boxDir(r), n)); err == nil {
-			list = append(list, n)
-		}
-	}
-	execs, err := filepath.Glob(filepath.Join(s.boxDir(r), "exec_*"))
-	for _, e := range execs {
-		list = append(list, filepath.Base(e))
-	}
-	return list, err
-}
-
-// OpenLog opens one of the files that Logs names. The error is NotFound.
-func (s *Set) OpenLog(ctx context.Context, name, file string) (*os.File, error) {
-	names, err := s.Logs(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if !slices.Contains(names, file) {
-		return nil, kiln.Errorf(kiln.NotFound, "instance %q has no log %q", name, file)
-	}
-	r, err := s.db.Instance(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return os.Open(filepath.Join(s.boxDir(r), file))
-}
-
-// CreateLog makes a file that Logs will name, for the output of a command.
-func (s *Set) CreateLog(ctx context.Context, name, file string) (*os.File, error) {
-	r, err := s.db.Instance(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return os.OpenFile(filepath.Join(s.boxDir(r), filepath.Base(file)), os.O_CREATE|os.O_EXCL|os.O_RDWR,
-		fs.FileMode(0o600))
 }
 
 // hostMemory gives the memory of this host in bytes.

@@ -188,32 +188,6 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	}), nil
 }
 
-// execAlone runs a command that nobody is connected to.
-func (s *Server) execAlone(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, record bool) error {
-	if record {
-		output := map[string]string{}
-		for fd, f := range map[string]**os.File{"1": &spec.Stdout, "2": &spec.Stderr} {
-			file := "exec_" + o.ID() + "." + map[string]string{"1": "stdout", "2": "stderr"}[fd]
-			log, err := s.d.CreateInstanceLog(ctx, name, file)
-			if err != nil {
-				return err
-			}
-			defer log.Close()
-			*f, output[fd] = log, "/1.0/instances/"+name+"/logs/"+file
-		}
-		defer o.Set("output", output)
-	}
-	p, err := s.d.Exec(ctx, name, spec)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	defer context.AfterFunc(ctx, func() { p.Signal(9) })()
-	code, err := p.Wait()
-	o.Set("return", code)
-	return err
-}
-
 // exec runs a command whose input and output are websockets.
 func (s *Server) exec(ctx context.Context, o *op.Operation, name string, spec box.ExecSpec, x *session) error {
 	conns, err := x.wait(ctx)

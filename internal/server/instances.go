@@ -308,6 +308,10 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) (any, error) {
 	return s.sendLog(w, r, r.PathValue("file"))
 }
 
+func (s *Server) deleteLog(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, s.d.DeleteInstanceLog(r.Context(), r.PathValue("name"), r.PathValue("file"))
+}
+
 func (s *Server) sendLog(w http.ResponseWriter, r *http.Request, file string) (any, error) {
 	f, err := s.d.OpenInstanceLog(r.Context(), r.PathValue("name"), file)
 	if err != nil {

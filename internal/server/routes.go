@@ -76,7 +76,7 @@ func (s *Server) routes() []route {
 		{path: "/1.0/instances/{name}/exec", post: s.postExec},
 		{path: "/1.0/instances/{name}/console", get: s.getConsole, post: s.postConsole, del: s.deleteConsole},
 		{path: "/1.0/instances/{name}/logs", get: s.getLogs},
-		{path: "/1.0/instances/{name}/logs/{file}", get: s.getLog},
+		{path: "/1.0/instances/{name}/logs/{file}", get: s.getLog, del: s.deleteLog},
 		{path: "/1.0/instances/{name}/files", get: s.notYet, post: s.notYet, del: s.notYet},
 		{path: "/1.0/instances/{name}/snapshots", get: s.getSnapshots, post: s.postSnapshots},
 		{path: "/1.0/instances/{name}/snapshots/{snap}", get: s.getSnapshot, put: s.putSnapshot, patch: s.putSnapshot,
