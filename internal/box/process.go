@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // An identity names a process so that a later one with its number isn't taken
@@ -76,6 +78,21 @@ func (p process) dup() (process, error) {
 	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
 	p.fd = fd
 	return p, err
+}
+
+// InitProcess gives a pidfd of init, of the caller's own, and whether it has a user
+// namespace of its own. The error is Conflict when it is gone.
+func (b *Box) InitProcess() (init *os.File, mapped bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.init.PID == 0 {
+		return nil, false, kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
+	}
+	p, err := b.init.dup()
+	if err != nil {
+		return nil, false, err
+	}
+	return os.NewFile(uintptr(p.fd), "pidfd"), !b.state.Privileged, nil
 }
 
 func (p process) signal(s unix.Signal) error {

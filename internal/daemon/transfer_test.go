@@ -40,8 +40,8 @@ func carried(d *Daemon, word, name string, change func(id string, b []byte) []by
 	}
 }
 
-// files counts what a daemon has of instances.
-func files(t *testing.T, d *Daemon) int {
+// countFiles counts what a daemon has of instances.
+func countFiles(t *testing.T, d *Daemon) int {
 	t.Helper()
 	n := 0
 	for _, sub := range []string{"layers", "volumes", "snapshots"} {
@@ -165,8 +165,8 @@ func TestTransferFails(t *testing.T) {
 			if err := o.Wait(t.Context()).Err; !errors.Is(err, f.kind) {
 				t.Errorf("%v (%s)", err, kiln.KindOf(err))
 			}
-			if list, err := to.Instances(t.Context()); len(list) > 0 || err != nil || files(t, to) > 0 {
-				t.Errorf("left: %v, %v, %d files", list, err, files(t, to))
+			if list, err := to.Instances(t.Context()); len(list) > 0 || err != nil || countFiles(t, to) > 0 {
+				t.Errorf("left: %v, %v, %d files", list, err, countFiles(t, to))
 			}
 		})
 	}
@@ -176,7 +176,7 @@ func TestTransferFails(t *testing.T) {
 // nothing, and the files are gone. Before that a deleted snapshot is still there.
 func TestShareEnds(t *testing.T) {
 	from, _, word := two(t)
-	before := files(t, from)
+	before := countFiles(t, from)
 	o, err := from.DeleteSnapshot(t.Context(), "c1", "s0")
 	wait(t, o, err)
 	tr, err := from.Transfer(word, "c1")
@@ -218,11 +218,11 @@ func TestShareEnds(t *testing.T) {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, err1 := from.Transfer(word, "c1")
 		_, err2 := from.Transfer(other, "c1")
-		if errors.Is(err1, kiln.Denied) && errors.Is(err2, kiln.Denied) && files(t, from) < before {
+		if errors.Is(err1, kiln.Denied) && errors.Is(err2, kiln.Denied) && countFiles(t, from) < before {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%v, %v, %d files of %d", err1, err2, files(t, from), before)
+			t.Fatalf("%v, %v, %d files of %d", err1, err2, countFiles(t, from), before)
 		}
 	}
 }

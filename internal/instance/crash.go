@@ -76,7 +76,7 @@ func (s *Set) beginAgain(name, uuid string, lived time.Duration) {
 
 // startLocked starts an instance when it is its turn.
 func (s *Set) startLocked(ctx context.Context, name string) error {
-	unlock, err := s.names.lock(ctx, name)
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (f *Files) Close() error {
 		return nil
 	}
 	ctx := context.Background() // what was cancelled is removed, too
-	return errors.Join(f.set.pool.Delete(ctx, f.UUID), f.set.pool.DeleteSnapshots(ctx, files(f.snapshots)...))
+	return errors.Join(f.set.pool.Delete(ctx, f.UUID), f.set.pool.DeleteSnapshots(ctx, filesOf(f.snapshots)...))
 }
 
 // Check says whether an instance with this configuration can be made, before any work

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,16 +25,22 @@ const holdTimeout = 10 * time.Second
 // hold freezes an instance for a moment and gives the function that lets it go on.
 // One that is paused already stays so; one that ends meanwhile stands still enough.
 func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, error) {
+	served, err := s.pauseFiles(i.Options[UUIDKey])
+	if err != nil {
+		return nil, fmt.Errorf("files of instance %q: %w", i.Name, err)
+	}
 	if l.box.Frozen() {
-		return func() error { return nil }, nil
+		return func() error { served(); return nil }, nil
 	}
 	mark := filepath.Join(s.boxDir(db.Instance{Config: i.Options}), heldFile)
 	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		served()
 		return nil, err
 	}
 	l.held.Store(true)
 	resume := func() error {
 		defer l.held.Store(false)
+		defer served()
 		err := l.box.Thaw(context.WithoutCancel(ctx))
 		if l.ends(ctx) {
 			err = nil
@@ -43,7 +50,7 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 	ctx, cancel := context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
 		"the processes of instance %q did not stand still within %v; stop it, then try again", i.Name, holdTimeout))
 	defer cancel()
-	err := l.box.Freeze(ctx)
+	err = l.box.Freeze(ctx)
 	if err != nil && l.ends(ctx) {
 		err = nil
 	}

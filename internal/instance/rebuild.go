@@ -14,7 +14,7 @@ import (
 // one step; before that the instance is as it was, and after it the old volume is
 // garbage. Errors: NotFound, Conflict.
 func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
-	unlock, err := s.names.lock(ctx, name)
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -197,6 +197,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 			return // the daemon ends; the instance goes on
 		}
 		if e.Kind == box.Rebooted {
+			s.endFiles(uuid, name, "rebooted")
 			if err := s.limitAgain(s.ctx, name, l); err != nil && s.ctx.Err() == nil {
 				s.warn("limits of instance "+strconv.Quote(name)+" after its reboot", err)
 			}
@@ -208,6 +209,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 			continue
 		}
 		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
+		s.endFiles(uuid, name, "stopped") // which would keep them mounted
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
 		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
@@ -217,6 +219,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 		s.mu.Lock()
 		delete(s.live, uuid)
 		s.mu.Unlock()
+		s.endFiles(uuid, name, "stopped") // of somebody who came last
 		close(l.gone)
 		if !asked {
 			s.beginAgain(name, uuid, time.Since(begun))
@@ -256,7 +259,7 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 			return l.wait(ctx)
 		}
 	}
-	unlock, err := s.names.lock(ctx, name)
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -345,7 +348,7 @@ func (s *Set) Thaw(ctx context.Context, name string) error {
 }
 
 func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
-	unlock, err := s.names.lock(ctx, name)
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

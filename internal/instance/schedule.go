@@ -179,7 +179,7 @@ func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 }
 
 func (s *Set) autoSnapshot(ctx context.Context, instance string) error {
-	unlock, err := s.names.lock(ctx, instance)
+	unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}

@@ -43,11 +43,13 @@ type Set struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	names  keyLock
+	files  keyLock // of served
 
 	mu      sync.Mutex
-	live    map[string]*live // what runs, by the instance's UUID
-	claimed map[string]bool  // names of instances that are being made
-	short   map[string]int   // lives in a row that ended within seconds, by UUID
+	live    map[string]*live   // what runs, by the instance's UUID
+	served  map[string]*served // whose files are in use, by the instance's UUID
+	claimed map[string]bool    // names of instances that are being made
+	short   map[string]int     // lives in a row that ended within seconds, by UUID
 }
 
 // live is an instance that runs.
@@ -73,7 +75,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 		return nil, err
 	}
 	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
-		claimed: map[string]bool{}, short: map[string]int{}}
+		served: map[string]*served{}, claimed: map[string]bool{}, short: map[string]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -158,9 +160,9 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 func (s *Set) Close() error {
 	s.cancel()
 	s.wg.Wait()
+	errs := []error{s.endAllFiles()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var errs []error
 	for _, l := range s.live {
 		errs = append(errs, l.box.Close())
 	}
@@ -325,7 +327,7 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 	if err := kiln.CheckInstanceName(to); err != nil {
 		return err
 	}
-	unlock, err := s.names.lock(ctx, from)
+	unlock, err := s.lock(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -370,7 +372,7 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 
 // Delete removes a stopped instance, its files and its snapshots. Errors: NotFound, Conflict.
 func (s *Set) Delete(ctx context.Context, name string) error {
-	unlock, err := s.names.lock(ctx, name)
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -394,7 +396,7 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	}
 	s.forgetCrashes(r.Config[UUIDKey])
 	s.notify(ctx, Change{Name: r.Name, Action: "deleted"})
-	err = s.pool.DeleteSnapshots(ctx, files(snapshots)...)
+	err = s.pool.DeleteSnapshots(ctx, filesOf(snapshots)...)
 	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away
 		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)))
 	}

@@ -139,7 +139,7 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 // CreateSnapshot keeps an instance as it is now, its files and its configuration.
 // A running one is frozen for a moment. Errors: NotFound, Invalid, Conflict.
 func (s *Set) CreateSnapshot(ctx context.Context, instance string, n NewSnapshot) error {
-	unlock, err := s.names.lock(ctx, instance)
+	unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 
 // RenameSnapshot gives a snapshot another name. Errors: NotFound, Invalid, Conflict.
 func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) error {
-	unlock, err := s.names.lock(ctx, instance)
+	unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // DeleteSnapshot removes a snapshot. The instance and its other snapshots stay as
 // they are. The error is NotFound.
 func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	unlock, err := s.names.lock(ctx, instance)
+	unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 		return err
 	}
 	s.notify(ctx, Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})
-	return s.pool.DeleteSnapshots(ctx, files([]db.Snapshot{row})...)
+	return s.pool.DeleteSnapshots(ctx, filesOf([]db.Snapshot{row})...)
 }
 
 // sweepSnapshots removes the files of snapshots that no row names.
@@ -266,7 +266,7 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	named := files(rows)
+	named := filesOf(rows)
 	if len(named) < len(rows) {
 		return kiln.Errorf(kiln.Integrity, "the row of a snapshot doesn't say which files it has, so none are put away "+
 			"until the snapshot is deleted")
@@ -281,8 +281,8 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// files gives what names the files of snapshots.
-func files(rows []db.Snapshot) []string {
+// filesOf gives what names the files of snapshots.
+func filesOf(rows []db.Snapshot) []string {
 	var list []string
 	for _, r := range rows {
 		if r.Files != "" { // else the row is damaged
@@ -297,7 +297,7 @@ func files(rows []db.Snapshot) []string {
 // for. Errors: NotFound, Conflict.
 func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots bool) error {
 	instance, snap, ofSnapshot := strings.Cut(from, "/")
-	unlock, err := s.names.lock(ctx, instance)
+	unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}

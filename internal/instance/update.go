@@ -19,7 +19,7 @@ import (
 // then, and change's.
 func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Config, error)) (warnings []string,
 	err error) {
-	unlock, err := s.names.lock(ctx, name)
+	unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -257,6 +257,12 @@ func (n *namespace) userNS(ctx context.Context, ids []IDMap, upper bool) (*os.Fi
 	return f, nil
 }
 
+// UserNS gives the user namespace whose ids are those of Mount with the same map. It
+// stays the pool's.
+func (p *Pool) UserNS(ctx context.Context, ids []IDMap) (*os.File, error) {
+	return p.ns.userNS(ctx, ids, false)
+}
+
 // noLayer is the directory that stands for a lower layer that there isn't.
 const noLayer = "empty"
 

@@ -1,0 +1,224 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/files"
+)
+
+// served is what serves the files of one instance: those of one that runs from within
+// its namespaces, those of one that doesn't from a mount that nobody else sees. The
+// latter is gone before anybody else works on the instance.
+type served struct {
+	*files.Helper
+	pid int // of the init whose namespaces it is in; 0: the instance doesn't run
+}
+
+// filesTime is how long somebody who wants the files of an instance waits for other work
+// on it.
+const filesTime = 30 * time.Second
+
+// OpenFiles gives a connection that speaks SFTP with root of an instance, running or not.
+// Errors: NotFound, Conflict, Busy, Integrity when its files are not as they should be.
+func (s *Set) OpenFiles(ctx context.Context, name string) (net.Conn, error) {
+	var err error
+	for range 3 { // it may end by itself between the look and the call
+		var h *files.Helper
+		if h, err = s.fileServer(ctx, name); err != nil {
+			return nil, kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
+		}
+		var c net.Conn
+		if c, err = h.Dial(); err == nil {
+			return c, nil
+		}
+		if !h.Ended() {
+			break
+		}
+	}
+	return nil, kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
+}
+
+// fileServer gives what serves the files of an instance, and starts it if need be.
+func (s *Set) fileServer(ctx context.Context, name string) (*files.Helper, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	uuid := r.Config[UUIDKey]
+	unlock, err := s.files.lock(ctx, uuid)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if h := s.serving(uuid); h != nil {
+		return h, nil
+	}
+	if l := s.running(r); l != nil {
+		return s.joinFiles(ctx, uuid, l)
+	}
+	return s.enterFiles(ctx, name)
+}
+
+// serving gives what serves an instance's files already.
+func (s *Set) serving(uuid string) *files.Helper {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.served[uuid]; v != nil && !v.Ended() {
+		return v.Helper
+	}
+	return nil
+}
+
+// joinFiles serves the files of an instance that runs.
+func (s *Set) joinFiles(ctx context.Context, uuid string, l *live) (*files.Helper, error) {
+	pid := l.box.InitPID()
+	process, mapped, err := l.box.InitProcess()
+	if err != nil {
+		return nil, err
+	}
+	defer process.Close()
+	h, err := files.Join(ctx, process, mapped, files.Options{})
+	if err != nil {
+		return nil, err
+	}
+	// Whoever ends what is in the map comes after the change of what is looked at here.
+	s.mu.Lock()
+	same := s.live[uuid] == l && l.box.InitPID() == pid
+	if same {
+		s.served[uuid] = &served{h, pid}
+	}
+	s.mu.Unlock()
+	if !same {
+		err := kiln.Errorf(kiln.Conflict, "the instance stopped or rebooted meanwhile; try again")
+		return nil, errors.Join(err, h.Close(err))
+	}
+	return h, nil
+}
+
+// enterFiles serves the files of an instance that doesn't run.
+func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, filesTime, errors.New("time is up"))
+	defer cancel()
+	unlock, err := s.names.lock(waiting, name)
+	if err != nil && ctx.Err() == nil {
+		return nil, kiln.Errorf(kiln.Busy, "other work on it has been going on for %v; try again when that is done, see: "+
+			"kiln operation list", filesTime)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	uuid := r.Config[UUIDKey]
+	if l := s.running(r); l != nil {
+		return s.joinFiles(ctx, uuid, l)
+	}
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if uuid == "" {
+		return nil, kiln.Errorf(kiln.Integrity, "%s; mend that, or delete the instance", i.Problem)
+	}
+	if pids := box.Processes(uuid); len(pids) > 0 {
+		return nil, kiln.Errorf(kiln.Conflict, "processes of it still run on this host, which the daemon can't reach: "+
+			"%v", pids)
+	}
+	h, err := s.mountFiles(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.served[uuid] = &served{h, 0}
+	s.mu.Unlock()
+	return h, nil
+}
+
+func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error) {
+	vol, err := s.pool.Get(i.Options[UUIDKey])
+	if err != nil {
+		return nil, err
+	}
+	ids := s.ids
+	if kiln.IsTrue(i.ExpandedConfig["security.privileged"]) {
+		ids = nil
+	}
+	tree, err := vol.Mount(ctx, volumeIDs(ids))
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	var users *os.File
+	if ids != nil {
+		if users, err = s.pool.UserNS(ctx, volumeIDs(ids)); err != nil {
+			return nil, err
+		}
+	}
+	return files.Enter(ctx, tree, users, files.Options{})
+}
+
+// lock waits for the turn to work on an instance. Nobody has its files open then, unless
+// it runs.
+func (s *Set) lock(ctx context.Context, name string) (unlock func(), err error) {
+	unlock, err = s.names.lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	any := len(s.served) > 0
+	s.mu.Unlock()
+	if !any {
+		return unlock, nil
+	}
+	r, err := s.db.Instance(ctx, name)
+	if err == nil && s.running(r) == nil {
+		s.endFiles(r.Config[UUIDKey], name, "started or changed")
+	}
+	return unlock, nil // who works on it finds out what else is wrong
+}
+
+// pauseFiles lets nobody change the files of an instance until the function that it gives
+// is called.
+func (s *Set) pauseFiles(uuid string) (resume func(), err error) {
+	if h := s.serving(uuid); h != nil {
+		return h.Pause()
+	}
+	return func() {}, nil
+}
+
+// endFiles ends what serves the files of an instance, because something happened to it.
+func (s *Set) endFiles(uuid, name, happened string) {
+	s.mu.Lock()
+	v := s.served[uuid]
+	delete(s.served, uuid)
+	s.mu.Unlock()
+	if v == nil {
+		return
+	}
+	if err := v.Close(kiln.Errorf(kiln.Conflict, "the instance was %s meanwhile; what was under way may be done in part: "+
+		"try again", happened)); err != nil {
+		s.warn("let go of the files of instance "+name, err)
+	}
+}
+
+// endAllFiles ends what serves the files of any instance.
+func (s *Set) endAllFiles() error {
+	s.mu.Lock()
+	all := s.served
+	s.served = map[string]*served{}
+	s.mu.Unlock()
+	var errs []error
+	for _, v := range all {
+		errs = append(errs, v.Close(kiln.Errorf(kiln.Network, "the daemon ends")))
+	}
+	return errors.Join(errs...)
+}
