@@ -24,6 +24,8 @@ var extensions = []string{
 	"images_push_relay", "image_force_refresh",
 	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",
 	"snapshot_disk_usage", "container_only_migration",
+	"directory_manipulation", "file_append", "file_delete", "file_symlinks", "file_get_symlink", "instance_sftp",
+	"instances_files_modify_permissions",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
 	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history",
 	"kiln_alias_rollback", "kiln_publish_machine_id",
