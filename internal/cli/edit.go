@@ -219,9 +219,12 @@ func notYAML(err error) error {
 		strings.TrimPrefix(text, "yaml: "))
 }
 
-// editor runs the user's editor on a file of its own.
-func (a *app) editor(content []byte) ([]byte, error) {
-	f, err := os.CreateTemp("", "kiln-*.yaml")
+// editor runs the user's editor on YAML.
+func (a *app) editor(content []byte) ([]byte, error) { return a.editorOf(content, "kiln-*.yaml") }
+
+// editorOf runs the user's editor on a file of its own, whose name is like os.CreateTemp's.
+func (a *app) editorOf(content []byte, pattern string) ([]byte, error) {
+	f, err := os.CreateTemp("", pattern)
 	if err != nil {
 		return nil, err
 	}

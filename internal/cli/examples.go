@@ -18,6 +18,15 @@ kiln exec c1 -T -- tar -c -C / etc > etc.tar`,
 		"kiln console": `kiln console c1                                          # ctrl-a q detaches
 kiln console c1 --force                                  # somebody else is attached
 kiln console c1 --show-log`,
+		"kiln file push": `kiln file push nginx.conf c1/etc/nginx/
+kiln file push -r site c1/srv/                           # becomes /srv/site
+kiln file push --mode 0755 -p run.sh c1/opt/app/run
+tar -c . | kiln file push - c1/root/backup.tar`,
+		"kiln file pull": `kiln file pull c1/etc/hosts .
+kiln file pull c1/var/log/syslog - | grep error
+kiln file pull -r c1/etc srv:c2/etc backup`,
+		"kiln file create": `kiln file create c1/srv/data/                            # a directory
+kiln file create --type symlink c1/etc/localtime /usr/share/zoneinfo/UTC`,
 		"kiln copy": `kiln copy c1 c2                                          # with its snapshots
 kiln copy c1/before-upgrade c3                           # an instance from a snapshot
 kiln copy c1 srv:                                        # to another server
