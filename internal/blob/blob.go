@@ -30,12 +30,15 @@ type Dir struct{ path string }
 // Open makes the directory if it isn't there.
 func Open(path string) (*Dir, error) {
 	for _, sub := range []string{"tmp", "partial", "lost", "sha256"} {
-		if err := disk.MkdirAll(filepath.Join(path, sub), 0o700); err != nil {
+		if err := disk.OwnDir(filepath.Join(path, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
 	return &Dir{path}, nil
 }
+
+// tempPrefix begins the names of what is being written.
+const tempPrefix = "blob-"
 
 // Path is where a blob is, for who has to name it to the kernel. Nobody writes there.
 func (d *Dir) Path(fp kiln.Fingerprint) string {
@@ -76,7 +79,7 @@ func (d *Dir) Create(size int64) (*Writer, error) {
 	if err := d.fits(size); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Join(d.path, "tmp"), "blob-")
+	f, err := os.CreateTemp(filepath.Join(d.path, "tmp"), tempPrefix)
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +305,9 @@ func (d *Dir) Sweep(keep func(kiln.Fingerprint) bool) (lost []kiln.Fingerprint, 
 	}
 	var errs []error
 	for _, t := range temps {
+		if !strings.HasPrefix(t.Name(), tempPrefix) {
+			continue // whose that is isn't known
+		}
 		errs = append(errs, os.Remove(filepath.Join(d.path, "tmp", t.Name())))
 	}
 	errs = append(errs, d.List(func(fp kiln.Fingerprint, _ int64) error {

@@ -110,6 +110,9 @@ func (x *deltas) list() (list []fs.FileInfo, sum int64, err error) {
 		return nil, 0, nil
 	}
 	for _, e := range entries {
+		if of := filesOf(e.Name()); of == nil && !strings.HasPrefix(e.Name(), ".new-") {
+			continue // whose that is isn't known
+		}
 		if fi, err := e.Info(); err == nil {
 			list, sum = append(list, fi), sum+fi.Size()
 		}
@@ -118,17 +121,26 @@ func (x *deltas) list() (list []fs.FileInfo, sum int64, err error) {
 	return list, sum, err
 }
 
+// filesOf gives the files that one is about, whose hashes are its name; nil for any other.
+func filesOf(name string) (of []kiln.Fingerprint) {
+	name, _, _ = strings.Cut(name, ".")
+	for word := range strings.SplitSeq(name, "-") {
+		fp, err := kiln.ParseFingerprint(word)
+		if err != nil {
+			return nil
+		}
+		of = append(of, fp)
+	}
+	return of
+}
+
 // sweep removes what is about files that are gone, and what was being made when the
 // daemon died.
 func (x *deltas) sweep(has func(kiln.Fingerprint) bool) error {
 	list, _, err := x.list()
 	for _, f := range list {
-		name, _, _ := strings.Cut(f.Name(), ".")
-		keep := name != ""
-		for word := range strings.SplitSeq(name, "-") {
-			fp, perr := kiln.ParseFingerprint(word)
-			keep = keep && perr == nil && has(fp)
-		}
+		of := filesOf(f.Name())
+		keep := of != nil && !slices.ContainsFunc(of, func(fp kiln.Fingerprint) bool { return !has(fp) })
 		if !keep && time.Since(f.ModTime()) > time.Hour {
 			err = errors.Join(err, os.Remove(filepath.Join(x.dir, f.Name())))
 		}

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // The kinds of steps that Record tells of.
@@ -95,6 +97,21 @@ func MkdirAll(path string, mode fs.FileMode) error {
 		}
 	}
 	return nil
+}
+
+// OwnDir makes a directory whose content belongs to the caller alone, who removes from
+// it what it doesn't know. So it may not be a symbolic link, behind which are other
+// things. The error is Integrity then.
+func OwnDir(path string, mode fs.FileMode) error {
+	if err := MkdirAll(path, mode); err != nil {
+		return err
+	}
+	fi, err := os.Lstat(path)
+	if err == nil && !fi.IsDir() {
+		err = kiln.Errorf(kiln.Integrity, "%s is a symbolic link; kiln removes what it doesn't know from its own "+
+			"directories, so each has to be one. To keep it on another disk, mount that there", path)
+	}
+	return err
 }
 
 // WriteBytes is Write for a content that is at hand.

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/google/uuid"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -145,6 +147,10 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	errs = append(errs, err, s.sweepSnapshots(ctx))
 	for _, e := range boxes {
 		if keep[e.Name()] {
+			continue
+		}
+		if err := uuid.Validate(e.Name()); err != nil { // also where somebody linked boxes to
+			s.warn("left alone", fmt.Errorf("%s isn't kiln's", filepath.Join(s.dir, e.Name())))
 			continue
 		}
 		dir := filepath.Join(s.dir, e.Name())

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -78,6 +79,9 @@ type fill struct {
 	err  error
 }
 
+// temporary are the names of what is being made or removed.
+var temporary = regexp.MustCompile(`^(new|old|squashfs)-`)
+
 // Open opens a pool and removes what was being made or removed when its last
 // owner died.
 func Open(dir string) (*Pool, error) {
@@ -85,7 +89,7 @@ func Open(dir string) (*Pool, error) {
 		return nil, err
 	}
 	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "notes", "lost", "tmp", "mnt"} {
-		if err := disk.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+		if err := disk.OwnDir(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
@@ -104,6 +108,9 @@ func Open(dir string) (*Pool, error) {
 	}
 	p.wg.Go(func() {
 		for _, t := range temps {
+			if !temporary.MatchString(t.Name()) {
+				continue // whose that is isn't known
+			}
 			_ = removeTree(filepath.Join(dir, "tmp", t.Name())) // the next Open tries again
 		}
 	})
