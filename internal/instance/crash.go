@@ -57,7 +57,7 @@ func (s *Set) giveUp(name string, last error) {
 // configuration wants that. lived is how long it ran.
 func (s *Set) beginAgain(name, uuid string, lived time.Duration) {
 	var last error
-	for s.ctx.Err() == nil {
+	for s.ctx.Err() == nil && !s.suspended.Load() {
 		i, err := s.Get(s.ctx, name)
 		if err != nil || i.Options[UUIDKey] != uuid || i.Options[crashKey] != "" || i.Status != Stopped ||
 			!kiln.IsTrue(i.ExpandedConfig["boot.autorestart"]) {

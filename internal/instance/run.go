@@ -191,6 +191,7 @@ func (s *Set) follow(name, uuid string, b *box.Box) {
 }
 
 func (s *Set) watch(name, uuid string, l *live) {
+	again := false // it rebooted
 	for begun := time.Now(); ; {
 		e, err := l.box.Next(s.ctx)
 		if err != nil {
@@ -198,11 +199,9 @@ func (s *Set) watch(name, uuid string, l *live) {
 		}
 		if e.Kind == box.Rebooted {
 			s.endFiles(uuid, name, "rebooted")
-			if err := s.limitAgain(s.ctx, name, l); err != nil && s.ctx.Err() == nil {
-				s.warn("limits of instance "+strconv.Quote(name)+" after its reboot", err)
-			}
-			s.notify(s.ctx, Change{Name: name, Action: "restarted"})
-			if !s.mayGoOn(uuid, time.Since(begun)) {
+			if s.mayGoOn(uuid, time.Since(begun)) {
+				again = s.rebooted(name, l)
+			} else {
 				s.giveUp(name, l.box.Kill(s.ctx))
 			}
 			begun = time.Now()
@@ -210,9 +209,13 @@ func (s *Set) watch(name, uuid string, l *live) {
 		}
 		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
+		action := "stopped"
+		if again {
+			action = "restarted"
+		}
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
-		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
+		if err := s.ended(ctx, name, action); err != nil && s.ctx.Err() == nil {
 			s.warn("write down the end of instance "+strconv.Quote(name), err)
 		}
 		_ = l.box.Close()
@@ -221,7 +224,10 @@ func (s *Set) watch(name, uuid string, l *live) {
 		s.mu.Unlock()
 		s.endFiles(uuid, name, "stopped") // of somebody who came last
 		close(l.gone)
-		if !asked {
+		switch {
+		case again:
+			s.startAfterReboot(name, asked)
+		case !asked:
 			s.beginAgain(name, uuid, time.Since(begun))
 		}
 		return
@@ -380,6 +386,7 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 // Higher priorities go first, the ones of a priority all at once. One that doesn't
 // stop in its time is killed.
 func (s *Set) Suspend(ctx context.Context) error {
+	s.suspended.Store(true)
 	list, err := s.List(ctx)
 	if err != nil {
 		return err

@@ -47,6 +47,8 @@ type Set struct {
 	names  keyLock
 	files  keyLock // of served
 
+	suspended atomic.Bool // the host goes down: nothing starts by itself any more
+
 	mu      sync.Mutex
 	live    map[string]*live   // what runs, by the instance's UUID
 	served  map[string]*served // whose files are in use, by the instance's UUID
