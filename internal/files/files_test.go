@@ -293,6 +293,16 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// TestStarterDies: a helper doesn't outlive who started it.
+func TestStarterDies(t *testing.T) {
+	h := helper(t, t.TempDir(), Options{})
+	tree(t, h)
+	if err := h.control.CloseWrite(); err != nil { // as the kernel does for one that died
+		t.Fatal(err)
+	}
+	gone(t, h)
+}
+
 // TestClose ends what is under way, with the reason.
 func TestClose(t *testing.T) {
 	h := helper(t, t.TempDir(), Options{})

@@ -12,16 +12,10 @@ import (
 	"github.com/kiln-containers/kiln/internal/files"
 )
 
-// served is what serves the files of one instance: those of one that runs from within
-// its namespaces, those of one that doesn't from a mount that nobody else sees. The
-// latter is gone before anybody else works on the instance.
-type served struct {
-	*files.Helper
-	pid int // of the init whose namespaces it is in; 0: the instance doesn't run
-}
-
 // filesTime is how long somebody who wants the files of an instance waits for other work
-// on it.
+// on it. One process serves them: those of an instance that runs from within its
+// namespaces, those of one that doesn't from a mount that nobody else sees, and that is
+// gone before anybody else works on the instance.
 const filesTime = 30 * time.Second
 
 // OpenFiles gives a connection that speaks SFTP with root of an instance, running or not.
@@ -69,10 +63,38 @@ func (s *Set) fileServer(ctx context.Context, name string) (*files.Helper, error
 func (s *Set) serving(uuid string) *files.Helper {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v := s.served[uuid]; v != nil && !v.Ended() {
-		return v.Helper
+	if h := s.served[uuid]; h != nil && !h.Ended() {
+		return h
 	}
 	return nil
+}
+
+// serve makes a helper that of an instance, if that is as it was, and as soon as nobody
+// needs its files to stay as they are.
+func (s *Set) serve(ctx context.Context, uuid string, h *files.Helper, same func() bool) error {
+	const step = 2 * time.Millisecond
+	for end := time.Now().Add(filesTime); ; {
+		// Whoever ends what is in the map comes after the change of what is looked at here.
+		s.mu.Lock()
+		ok, still := same(), s.still[uuid]
+		if ok && !still {
+			s.served[uuid] = h
+		}
+		s.mu.Unlock()
+		switch {
+		case !ok:
+			return kiln.Errorf(kiln.Conflict, "the instance stopped or rebooted meanwhile; try again")
+		case !still:
+			return nil
+		case time.Now().After(end):
+			return kiln.Errorf(kiln.Busy, "a snapshot has kept them as they are for %v; try again later", filesTime)
+		}
+		select {
+		case <-time.After(step):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // joinFiles serves the files of an instance that runs.
@@ -87,15 +109,8 @@ func (s *Set) joinFiles(ctx context.Context, uuid string, l *live) (*files.Helpe
 	if err != nil {
 		return nil, err
 	}
-	// Whoever ends what is in the map comes after the change of what is looked at here.
-	s.mu.Lock()
-	same := s.live[uuid] == l && l.box.InitPID() == pid
-	if same {
-		s.served[uuid] = &served{h, pid}
-	}
-	s.mu.Unlock()
-	if !same {
-		err := kiln.Errorf(kiln.Conflict, "the instance stopped or rebooted meanwhile; try again")
+	same := func() bool { return s.live[uuid] == l && l.box.InitPID() == pid }
+	if err := s.serve(ctx, uuid, h, same); err != nil {
 		return nil, errors.Join(err, h.Close(err))
 	}
 	return h, nil
@@ -137,9 +152,9 @@ func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	s.served[uuid] = &served{h, 0}
-	s.mu.Unlock()
+	if err := s.serve(ctx, uuid, h, func() bool { return true }); err != nil {
+		return nil, errors.Join(err, h.Close(err))
+	}
 	return h, nil
 }
 
@@ -189,10 +204,25 @@ func (s *Set) lock(ctx context.Context, name string) (unlock func(), err error) 
 // pauseFiles lets nobody change the files of an instance until the function that it gives
 // is called.
 func (s *Set) pauseFiles(uuid string) (resume func(), err error) {
-	if h := s.serving(uuid); h != nil {
-		return h.Pause()
+	s.mu.Lock()
+	s.still[uuid] = true
+	h := s.served[uuid]
+	s.mu.Unlock()
+	again := func() {}
+	if h != nil {
+		again, err = h.Pause()
 	}
-	return func() {}, nil
+	resume = func() {
+		s.mu.Lock()
+		delete(s.still, uuid)
+		s.mu.Unlock()
+		again()
+	}
+	if err != nil {
+		again = func() {}
+		resume()
+	}
+	return resume, err
 }
 
 // endFiles ends what serves the files of an instance, because something happened to it.
@@ -214,7 +244,7 @@ func (s *Set) endFiles(uuid, name, happened string) {
 func (s *Set) endAllFiles() error {
 	s.mu.Lock()
 	all := s.served
-	s.served = map[string]*served{}
+	s.served = map[string]*files.Helper{}
 	s.mu.Unlock()
 	var errs []error
 	for _, v := range all {

@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/files"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -50,10 +51,11 @@ type Set struct {
 	suspended atomic.Bool // the host goes down: nothing starts by itself any more
 
 	mu      sync.Mutex
-	live    map[string]*live   // what runs, by the instance's UUID
-	served  map[string]*served // whose files are in use, by the instance's UUID
-	claimed map[string]bool    // names of instances that are being made
-	short   map[string]int     // lives in a row that ended within seconds, by UUID
+	live    map[string]*live         // what runs, by the instance's UUID
+	served  map[string]*files.Helper // whose files are in use, by the instance's UUID
+	still   map[string]bool          // whose files must not change now, by UUID
+	claimed map[string]bool          // names of instances that are being made
+	short   map[string]int           // lives in a row that ended within seconds, by UUID
 }
 
 // live is an instance that runs.
@@ -79,7 +81,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 		return nil, err
 	}
 	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
-		served: map[string]*served{}, claimed: map[string]bool{}, short: map[string]int{}}
+		served: map[string]*files.Helper{}, still: map[string]bool{}, claimed: map[string]bool{}, short: map[string]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
