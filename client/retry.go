@@ -15,7 +15,8 @@ const (
 )
 
 // retrying asks again where a server says that it is at a limit of its own, and when to
-// come back: 503 with Retry-After. It had not begun to do what was asked.
+// come back: 503 with Retry-After. A kiln server says so before it begins with what was
+// asked; of others the status should mean the same (RFC 9110, 15.6.4).
 type retrying struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.

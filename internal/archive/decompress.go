@@ -25,7 +25,8 @@ const maxWindow = 128 << 20
 // Decompress gives the tar stream that r holds under whatever compression, and
 // which one it was. Decoding runs beside the reader, a few MiB ahead. Errors, also
 // of Read: Integrity for a stream that is cut or damaged, Invalid for what is no
-// archive or is followed by something else, Unsupported, TooLarge. The caller closes the result; r is not closed.
+// archive or is followed by something else, Unsupported, TooLarge. The caller closes the
+// result; r is not closed.
 func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, Format, error) {
 	in := bufio.NewReaderSize(r, 1<<20)
 	head, err := in.Peek(HeadSize)

@@ -179,10 +179,10 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	switch err := os.Remove(lost); {
 	case err == nil:
 		w.again = true // it was put away
-		if err := removeMark(lost); err != nil {
-			return got, err
-		}
 	case !errors.Is(err, fs.ErrNotExist):
+		return got, err
+	}
+	if err := removeMark(lost); err != nil { // it may be lost once more, by itself
 		return got, err
 	}
 	return got, disk.SyncDir(filepath.Join(w.dir.path, "sha256"))
@@ -339,7 +339,10 @@ const keepMark = ".keep"
 // Keep puts a blob away until somebody brings it back or removes it: SweepLost doesn't.
 func (d *Dir) Keep(fp kiln.Fingerprint) error {
 	mark := filepath.Join(d.path, "lost", fp.String()+keepMark)
-	return errors.Join(disk.WriteBytes(mark, 0o600, nil), d.lose(fp))
+	if err := disk.WriteBytes(mark, 0o600, nil); err != nil {
+		return err // without its mark it would be swept
+	}
+	return d.lose(fp)
 }
 
 // DropLost removes a blob that was put away. The error is NotFound.

@@ -51,6 +51,10 @@ func TestDamagedIdentity(t *testing.T) {
 			if !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), path) {
 				t.Errorf("core.https_address: %v", err)
 			}
+			err = d.SetSettings(context.Background(), map[string]string{httpsAddress: ""}, false)
+			if err := errors.Join(err, d.listenOn("")); err != nil || listened {
+				t.Errorf("without core.https_address it listens: %v, %v", listened, err)
+			}
 			if list := d.Problems(); len(list) != 1 || !strings.Contains(list[0], path) ||
 				!strings.Contains(log.String(), path) {
 				t.Errorf("%q\n%s", list, &log)

@@ -98,8 +98,11 @@ func (d *Daemon) listenOn(addresses string) error {
 	if err != nil {
 		return err
 	}
-	if d.noTLS != nil && len(list) > 0 {
-		return d.noTLS
+	if d.noTLS != nil { // nor are the addresses of the command line listened on
+		if len(list) > 0 {
+			return d.noTLS
+		}
+		return nil
 	}
 	d.listeners.mu.Lock()
 	defer d.listeners.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -30,7 +31,7 @@ func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, erro
 	var errs []error
 	for _, img := range images {
 		why := unneeded(img, all)
-		if why == "" || used[img.Fingerprint] || d.making.has(img.Fingerprint) {
+		if why == "" || used(img.Fingerprint) || d.making.has(img.Fingerprint) {
 			continue
 		}
 		gone := dry
@@ -50,21 +51,34 @@ func (d *Daemon) PruneImages(ctx context.Context, all, dry bool) ([]Pruned, erro
 func (d *Daemon) prune(ctx context.Context, fp kiln.Fingerprint, all bool) (bool, error) {
 	var lookup error
 	gone, err := d.clear(ctx, fp, func(now kiln.Image) bool {
-		var used map[kiln.Fingerprint]bool
+		var used func(kiln.Fingerprint) bool
 		used, lookup = d.madeFrom(ctx) // nobody writes rows meanwhile
-		return lookup == nil && !used[fp] && unneeded(now, all) != ""
+		return lookup == nil && !used(fp) && unneeded(now, all) != ""
 	})
 	return gone, errors.Join(lookup, err)
 }
 
-// madeFrom gives the images that instances were made from.
-func (d *Daemon) madeFrom(ctx context.Context) (map[kiln.Fingerprint]bool, error) {
+// madeFrom tells which images instances were made from. Of an instance whose row doesn't
+// say, its volume does; if neither can be read, it may be any image.
+func (d *Daemon) madeFrom(ctx context.Context) (used func(kiln.Fingerprint) bool, err error) {
 	rows, err := d.db.Instances(ctx)
-	used := map[kiln.Fingerprint]bool{}
-	for _, row := range rows {
-		used[row.Base] = true
+	if err != nil {
+		return nil, err
 	}
-	return used, err
+	bases := map[kiln.Fingerprint]bool{}
+	for _, row := range rows {
+		if row.Damage != "" && row.Base.IsZero() {
+			v, err := d.pool.Get(row.Config[instance.UUIDKey])
+			if err != nil {
+				d.cfg.Log.Warn("no image is pruned: an instance doesn't say which it needs; to bring its record back, or to "+
+					"delete it: kiln admin recover, kiln delete", "instance", row.Name, "damage", row.Damage, "err", err)
+				return func(kiln.Fingerprint) bool { return true }, nil
+			}
+			row.Base = v.Base()
+		}
+		bases[row.Base] = true
+	}
+	return func(fp kiln.Fingerprint) bool { return bases[fp] }, nil
 }
 
 // unneeded says why nobody needs an image that no instance was made from; "": somebody

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,4 +82,50 @@ func TestHeldImagesStay(t *testing.T) {
 	has(true, now)
 	d.expire()
 	has(false, now)
+}
+
+// TestPruneWithDamagedBase: of an instance that doesn't say any more of which image it was
+// made, the volume does. If that can't be told either, it may be each of them.
+func TestPruneWithDamagedBase(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	defer func() { end(t, d) }()
+	fp, other := cached(t, d, "1"), cached(t, d, "2")
+	create(t, d, "c1", fp)
+	prune := func(want ...kiln.Fingerprint) {
+		t.Helper()
+		list, err := d.PruneImages(t.Context(), true, true)
+		if err != nil {
+			t.Error(err)
+		}
+		var got []kiln.Fingerprint
+		for _, p := range list {
+			got = append(got, p.Image.Fingerprint)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("pruned: %v, want %v", got, want)
+		}
+		if gone, err := d.prune(t.Context(), fp, true); gone || err != nil {
+			t.Errorf("deleted %v, %v", gone, err)
+		}
+	}
+	for _, c := range []struct {
+		damage string
+		want   []kiln.Fingerprint
+	}{
+		{`base = ` + noHash, []kiln.Fingerprint{other}},
+		{`config = ` + noJSON, nil},
+	} {
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		execute(t, dir, `UPDATE instances SET `+c.damage)
+		d = open(t, dir)
+		prune(c.want...)
+	}
+	o, err := d.DeleteInstance(t.Context(), "c1")
+	wait(t, o, err)
+	if list, err := d.PruneImages(t.Context(), true, false); len(list) != 2 || err != nil {
+		t.Errorf("%v, %v", list, err)
+	}
 }

@@ -10,9 +10,9 @@ import (
 )
 
 // RebuildInstance makes the root filesystem of a stopped instance anew, of an image
-// here or elsewhere, or of nothing. Without a name for an image, it is the newest version of the image
-// that the instance was made from. Errors: NotFound, Conflict; others are the
-// operation's.
+// here or elsewhere, or of nothing. Without a name for an image, it is the newest
+// version of the image that the instance was made from. Errors: NotFound, Conflict;
+// others are the operation's.
 func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*op.Operation, error) {
 	i, err := d.instances.Get(ctx, name)
 	if err != nil {

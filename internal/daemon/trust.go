@@ -38,8 +38,11 @@ type clients struct {
 }
 
 // loadClients reads who is trusted. Whoever reads later has the later rows: a client
-// that is removed isn't brought back by who read before that.
+// that is removed isn't brought back by who read before that. The rows count at once,
+// also if who changed them is gone by now, or server.ca or ca.crl can't be read: of
+// these, what was read before goes on to hold.
 func (d *Daemon) loadClients(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
 	d.clients.loading.Lock()
 	defer d.clients.loading.Unlock()
 	list, err := d.db.Certificates(ctx)
@@ -52,26 +55,33 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 			byFP[c.Fingerprint] = c
 		}
 	}
-	var ca *x509.CertPool
-	text, err := os.ReadFile(filepath.Join(d.cfg.Dir, "server.ca"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err == nil {
-		ca = x509.NewCertPool()
-		if !ca.AppendCertsFromPEM(text) {
-			return kiln.Errorf(kiln.Invalid, "%s has no certificate in PEM form", filepath.Join(d.cfg.Dir, "server.ca"))
-		}
-	}
-	revoked, err := revokedBy(filepath.Join(d.cfg.Dir, "ca.crl"))
-	if err != nil {
-		return err
-	}
+	ca, caErr := readAuthority(filepath.Join(d.cfg.Dir, "server.ca"))
+	revoked, crlErr := revokedBy(filepath.Join(d.cfg.Dir, "ca.crl"))
 	d.clients.mu.Lock()
-	d.clients.byFP, d.clients.ca, d.clients.revoked = byFP, ca, revoked
+	d.clients.byFP = byFP
+	if err = errors.Join(caErr, crlErr); err == nil {
+		d.clients.ca, d.clients.revoked = ca, revoked
+	}
 	d.clients.mu.Unlock()
 	d.clientsChanged(ctx)
-	return nil
+	return err
+}
+
+// readAuthority reads the certificates of who may issue those of clients; nil: there is
+// no file.
+func readAuthority(path string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ca := x509.NewCertPool()
+	if !ca.AppendCertsFromPEM(text) {
+		return nil, kiln.Errorf(kiln.Invalid, "%s has no certificate in PEM form", path)
+	}
+	return ca, nil
 }
 
 // WatchClients has f called whenever somebody may be trusted less than before, with the
@@ -87,7 +97,7 @@ func (d *Daemon) clientsChanged(ctx context.Context) {
 	f := d.clients.changed
 	d.clients.mu.RUnlock()
 	if f != nil {
-		f(context.WithoutCancel(ctx)) // who has asked may be gone
+		f(ctx)
 	}
 }
 

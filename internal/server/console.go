@@ -62,6 +62,7 @@ func (s *Server) startSession(ctx context.Context, title string, o op.Options, x
 		return run(ctx, o)
 	})
 	s.sessions.add(started.ID(), x)
+	s.endUntrusted(ctx, x) // the trust may have ended before reconsider could find it
 	close(ready)
 	return started
 }

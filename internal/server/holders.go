@@ -75,8 +75,13 @@ func (s *Server) reconsider(ctx context.Context) {
 	}
 	// Websockets of a command are opened with its secret, by whomever.
 	for _, x := range s.sessions.list() {
-		if x.owner.cert != nil && x.owner.mayMoreThan(s.whose(ctx, x.owner.cert)) {
-			x.close()
-		}
+		s.endUntrusted(ctx, x)
+	}
+}
+
+// endUntrusted ends a command whose owner isn't trusted any more, or less than before.
+func (s *Server) endUntrusted(ctx context.Context, x *session) {
+	if x.owner.cert != nil && x.owner.mayMoreThan(s.whose(ctx, x.owner.cert)) {
+		x.close()
 	}
 }

@@ -185,6 +185,31 @@ func TestSessionsEndWithTheirOwner(t *testing.T) {
 	}
 }
 
+// TestSessionsOfNobody: the trust may end after a command was asked for, and before its
+// websockets are waited for.
+func TestSessionsOfNobody(t *testing.T) {
+	p := start(t)
+	cert := p.friend(t)
+	x, err := newSession("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	x.owner = p.s.whose(t.Context(), cert)
+	if err := p.d.RemoveClient(t.Context(), trust.Fingerprint(cert)); err != nil {
+		t.Fatal(err)
+	}
+	o := p.s.startSession(t.Context(), "x", op.Options{}, x, func(ctx context.Context, _ *op.Operation) error {
+		_, err := x.wait(ctx)
+		return err
+	})
+	if x.ctx.Err() == nil {
+		t.Error("the websockets of a removed client are waited for")
+		x.close()
+	}
+	o.Wait(t.Context())
+}
+
 // TestRestrictedSeeNoCommands: what others run, with passwords among the arguments maybe.
 func TestRestrictedSeeNoCommands(t *testing.T) {
 	p := start(t)

@@ -374,7 +374,11 @@ func TestOperationLimit(t *testing.T) {
 	if resp, b := p.do("DELETE", "/1.0/operations/"+last.ID(), ""); resp.StatusCode != http.StatusOK {
 		t.Errorf("%d %s", resp.StatusCode, b)
 	}
-	last.Wait(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if s := last.Wait(ctx); s.Status != op.Cancelled {
+		t.Fatalf("the cancelled operation is %v", s.Status)
+	}
 	if resp, b := p.do("POST", "/1.0/profiles", `{"name":"p"}`); resp.StatusCode != http.StatusCreated {
 		t.Errorf("%d %s", resp.StatusCode, b)
 	}

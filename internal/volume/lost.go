@@ -39,6 +39,8 @@ func (p *Pool) lose(kind, name, dir string) error {
 	}
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
+	p.noting.Lock() // so that its note has its volume in one place or the other
+	defer p.noting.Unlock()
 	entry := strings.Join([]string{time.Now().UTC().Format(lostFormat), kind, name}, ".")
 	err := disk.RenameNew(dir, filepath.Join(p.dir, "lost", entry))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +115,9 @@ func (p *Pool) Find(l Lost) error {
 	if l.Snapshot {
 		dir = p.snapshotDir(l.Name)
 	}
+	p.noting.Lock()
 	err := disk.RenameNew(filepath.Join(p.dir, "lost", l.Entry), dir)
+	p.noting.Unlock()
 	if errors.Is(err, fs.ErrExist) {
 		err = kiln.Errorf(kiln.Conflict, "volume %q already exists", l.Name)
 	}

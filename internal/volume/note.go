@@ -33,9 +33,9 @@ func Notes(dir string) ([]string, error) {
 	return names, err
 }
 
-// SetNote keeps a text that the owner of a volume wants to find beside it,
-// whatever else is lost, in the place of what was there. It goes with the volume. It is on the disk when
-// SetNote returns. Errors: NotFound when there is no such volume, TooLarge.
+// SetNote keeps a text that the owner of a volume wants to find beside it, whatever else
+// is lost, in the place of what was there. It goes with the volume. It is on the disk
+// when SetNote returns. Errors: NotFound when there is no such volume, TooLarge.
 func (p *Pool) SetNote(name string, b []byte) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -73,6 +73,10 @@ func ReadNote(dir, name string) ([]byte, error) {
 func (p *Pool) dropNote(name string) error {
 	p.noting.Lock()
 	defer p.noting.Unlock()
+	return p.dropNoteLocked(name)
+}
+
+func (p *Pool) dropNoteLocked(name string) error {
 	if _, err := os.Stat(p.volumeDir(name)); err == nil {
 		return nil
 	}
@@ -86,6 +90,8 @@ func (p *Pool) dropNote(name string) error {
 // sweepNotes removes the notes of volumes that were neither there nor put away for a
 // while.
 func (p *Pool) sweepNotes() error {
+	p.noting.Lock() // nothing is put away, or brought back, between the looks
+	defer p.noting.Unlock()
 	lost, err := p.Lost()
 	if err != nil {
 		return err
@@ -102,7 +108,7 @@ func (p *Pool) sweepNotes() error {
 			slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
 			continue
 		}
-		errs = append(errs, p.dropNote(name))
+		errs = append(errs, p.dropNoteLocked(name))
 	}
 	return errors.Join(errs...)
 }

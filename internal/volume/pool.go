@@ -58,7 +58,7 @@ type Pool struct {
 	settling sync.Mutex
 	sharing  sync.Mutex
 	merging  sync.Mutex
-	noting   sync.Mutex
+	noting   sync.Mutex // held while a note, or the volume of one, comes or goes
 
 	removing sync.Mutex               // held while the tree of an image is removed
 	pinned   map[kiln.Fingerprint]int // trees that somebody is about to use
