@@ -14,10 +14,12 @@ import (
 
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/network/nettest"
 )
 
 // TestMain lets the test binary be the command that the scripts call.
 func TestMain(m *testing.M) {
+	nettest.Isolate("kiln")
 	testscript.Main(m, map[string]func(){"kiln": main})
 }
 

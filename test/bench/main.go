@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/network/nettest"
 )
 
 // bench is one run.
@@ -32,6 +33,7 @@ type bench struct {
 }
 
 func main() {
+	nettest.Isolate()
 	if len(os.Args) > 1 && os.Args[1] == worker {
 		work(os.Args[2:])
 		return

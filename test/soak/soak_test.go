@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiln-containers/kiln/internal/network/nettest"
 	"github.com/kiln-containers/kiln/test/machine"
 )
 
@@ -31,6 +32,7 @@ const (
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	nettest.Isolate()
 	remove, err := machine.Build("../..", stall)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/network/nettest"
 )
 
 // CacheDir is where what is slow to make is kept between runs of tests and
@@ -65,7 +67,9 @@ func makeDebian(path string, include []string) error {
 	part := path + ".part"
 	// A host may have no other sources than those in deb822's format, which mmdebstrap
 	// reads itself when it is told the suite.
-	cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "--include="+packages, suite, part)
+	args := nettest.HostArgs("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "--include="+packages, suite,
+		part)
+	cmd := exec.Command(args[0], args[1:]...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return errors.Join(fmt.Errorf("mmdebstrap %s: %w\n%s", suite, err, out), os.Remove(part))
 	}
