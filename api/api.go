@@ -165,18 +165,6 @@ type Project struct {
 	UsedBy      []string          `json:"used_by" yaml:"used_by"`
 }
 
-// A Network is an interface that instances can be connected to.
-type Network struct {
-	Name        string            `json:"name" yaml:"name"`
-	Description string            `json:"description" yaml:"description"`
-	Type        string            `json:"type" yaml:"type"`
-	Managed     bool              `json:"managed" yaml:"managed"`
-	Status      string            `json:"status" yaml:"status"`
-	Config      map[string]string `json:"config" yaml:"config"`
-	UsedBy      []string          `json:"used_by" yaml:"used_by"`
-	Locations   []string          `json:"locations" yaml:"locations"`
-}
-
 // A StoragePool is where instances' file trees are.
 type StoragePool struct {
 	Name        string            `json:"name" yaml:"name"`

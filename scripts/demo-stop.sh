@@ -17,6 +17,11 @@ fi
 "$kiln" list -f csv -c n | while read -r name; do
 	"$kiln" delete --force "$name" </dev/null
 done
+if "$kiln" network show kilnbr0 >/dev/null 2>&1 </dev/null; then
+	bridge=$(ip -o link show type bridge | sed -n "s|^[0-9]*: \([^:]*\):.*alias kiln $KILN_DIR kilnbr0.*|\1|p" || true)
+	"$kiln" profile device remove default eth0 </dev/null
+	"$kiln" network delete kilnbr0 </dev/null
+fi
 "$kiln" shutdown --timeout 60
 pid=$(cat "$state/pid" 2>/dev/null || echo)
 for _ in $(seq 100); do
@@ -27,6 +32,7 @@ rm -rf "$state"
 left=""
 grep -q "$state" /proc/mounts && left="$left mounts"
 [ -e "$state" ] && left="$left files"
+[ -n "${bridge:-}" ] && [ -e "/sys/class/net/$bridge" ] && left="$left $bridge"
 if [ -n "$left" ]; then
 	echo "kiln demo: left behind:$left" >&2
 	exit 1

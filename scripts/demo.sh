@@ -98,6 +98,9 @@ if ! run exec c1 -- systemctl is-system-running; then
 fi
 step="list"
 run list
+if ! run exec c1 -- ip -4 addr show dev eth0; then
+	echo "c1 has no network here; see $state/log"
+fi
 cat <<EOF
 
 What you have now: a daemon with its files in $KILN_DIR, an image, and a Debian

@@ -3,12 +3,14 @@ package main
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"os"
 	"time"
 
 	"github.com/kiln-containers/kiln/internal/cli"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/network"
 )
 
 // What the build sets.
@@ -18,6 +20,12 @@ var (
 )
 
 func main() {
+	if os.Args[0] == network.Program {
+		if err := network.Main(); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	wait, _ := time.ParseDuration(stall) // "" is the usual
 	io := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
 	os.Exit(cli.Main(context.Background(), os.Args[1:], io, cli.Deps{

@@ -67,6 +67,7 @@ type Spec struct {
 	Nesting  bool              // containers in the container
 	Env      map[string]string // of init
 	Mounts   []Mount
+	Nics     []Nic
 	Limits   Limits
 	Config   []string // lines of lxc.container.conf(5), last
 }

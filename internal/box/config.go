@@ -53,8 +53,7 @@ func writeConfig(s Spec, halt int) error {
 	c.set("lxc.console.buffer.size", "128kB")
 	c.set("lxc.console.size", "1MB")
 	c.set("lxc.console.rotate", "1")
-	c.set("lxc.net.0.type", "empty")
-	c.set("lxc.net.0.flags", "up")
+	c.nics(s.Nics)
 	c.identity(s)
 	c.mounts(s)
 	if err := c.cgroups(s); err != nil {

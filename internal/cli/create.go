@@ -61,7 +61,7 @@ func (a *app) createCmd(verb string) *cobra.Command {
 type createFlags struct {
 	config, devices, profiles             []string
 	noProfiles, ephemeral, empty, offline bool
-	description, pool, typ                string
+	description, pool, typ, network       string
 	refused                               map[string]*string // by name: what kiln hasn't got
 	vm                                    bool
 }
@@ -78,10 +78,10 @@ func newCreateFlags(c *cobra.Command) *createFlags {
 	f.StringVarP(&o.typ, "type", "t", "", "limits by an instance type of the form c<CPUs>-m<GiB>, such as c2-m4")
 	f.BoolVar(&o.offline, "offline", false, "use local images only; contact no server")
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
-	o.refused["network"] = f.StringP("network", "n", "", "")
+	f.StringVarP(&o.network, "network", "n", "", "network to connect the interface eth0 to")
 	o.refused["target"] = f.String("target", "", "")
 	f.BoolVar(&o.vm, "vm", false, "")
-	for _, name := range []string{"network", "target", "vm", "storage"} { // lxc has them
+	for _, name := range []string{"target", "vm", "storage"} { // lxc has them
 		_ = f.MarkHidden(name)
 	}
 	return o
@@ -99,8 +99,6 @@ func (o *createFlags) request(a *app) (post api.InstancesPost, err error) {
 	switch {
 	case o.vm || o.typ == "virtual-machine":
 		return post, kiln.Errorf(kiln.Unsupported, "kiln runs system containers, not virtual machines")
-	case *o.refused["network"] != "":
-		return post, kiln.Errorf(kiln.Unsupported, "networks are not supported by this version of kiln; leave --network out")
 	case *o.refused["target"] != "":
 		return post, kiln.Errorf(kiln.Unsupported, "kiln has no clusters; name the server before the instance, as in "+
 			"<remote>:<instance>, and leave --target out")
@@ -121,6 +119,9 @@ func (o *createFlags) request(a *app) (post api.InstancesPost, err error) {
 	}
 	if err := describe(&post.InstancePut, o.config, o.devices, o.pool); err != nil {
 		return post, err
+	}
+	if o.network != "" {
+		post.Devices["eth0"] = map[string]string{"type": "nic", "name": "eth0", "network": o.network}
 	}
 	if o.typ != "container" {
 		post.InstanceType = o.typ

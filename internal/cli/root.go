@@ -54,7 +54,7 @@ func (a *app) root() *cobra.Command {
 		a.fileCmd(), a.consoleCmd(), a.actionCmd("start", "start"), a.actionCmd("stop", "stop"),
 		a.actionCmd("restart", "restart"), a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(),
 		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
-		a.profileCmd())
+		a.profileCmd(), a.networkCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
 	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd())
 	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
@@ -68,7 +68,6 @@ func (a *app) root() *cobra.Command {
 func (a *app) absentCmds() []*cobra.Command {
 	var all []*cobra.Command
 	for name, text := range map[string]string{
-		"network": "networks are not supported by this version of kiln; an instance has a loopback interface",
 		"project": "kiln has one project, \"default\"; keep separate things on separate servers",
 		"storage": "kiln has one storage pool, \"default\", in its data directory; see: kiln image df",
 		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",

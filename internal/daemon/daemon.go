@@ -56,6 +56,7 @@ type Daemon struct {
 	db        *db.DB
 	pool      *volume.Pool
 	instances *instance.Set
+	networks  *networks
 
 	remotes     *remote.Opener
 	flights     flights
@@ -98,7 +99,10 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	d.wg.Go(d.networks.follow)
+	d.wg.Go(d.networks.watch)
 	d.wg.Go(func() {
+		d.networks.start(d.ctx)
 		if err := d.instances.Autostart(d.ctx); err != nil {
 			d.cfg.Log.Error("start instances with the daemon", "err", err)
 		}
@@ -143,11 +147,13 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.pool.Refill = d.refill
+	d.networks = newNetworks(d, filepath.Join(d.cfg.Dir, "networks"))
 	d.instances, err = instance.Open(ctx, d.db, d.pool, filepath.Join(d.cfg.Dir, "boxes"), HostArch(), d.instanceChanged,
 		func(what string, err error) { d.cfg.Log.Warn(what, "err", err) })
 	if err != nil {
 		return err
 	}
+	d.instances.Networks = d.networks
 	if err := d.dropTrees(ctx); err != nil {
 		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
 	}
@@ -172,8 +178,18 @@ func (d *Daemon) firstStart(ctx context.Context) error {
 		Name:        defaultProfile,
 		Description: "Default kiln profile",
 		Config:      map[string]string{},
-		Devices:     map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}},
+		Devices: map[string]map[string]string{
+			"root": {"type": "disk", "path": "/", "pool": "default"},
+			"eth0": {"type": "nic", "name": "eth0", "network": defaultNetwork},
+		},
 	})
+	if errors.Is(err, kiln.Conflict) {
+		return nil // a daemon of before there were networks stays as it is
+	}
+	if err != nil {
+		return err
+	}
+	err = d.db.CreateNetwork(ctx, db.Network{Name: defaultNetwork, Config: newNetwork(nil)})
 	if errors.Is(err, kiln.Conflict) {
 		return nil
 	}

@@ -288,7 +288,10 @@ func TestBadCreate(t *testing.T) {
 		"machine": {CreateSpec{Name: "c", Type: "virtual-machine", Source: image("debian/12")}, kiln.Unsupported,
 			"virtual-machine"},
 		"nic": {CreateSpec{Name: "c", Source: image("debian/12"),
-			Config: instance.Config{Devices: map[string]map[string]string{"eth0": {"type": "nic"}}}}, kiln.Unsupported, "eth0"},
+			Config: instance.Config{Devices: map[string]map[string]string{"eth0": {"type": "nic"}}}}, kiln.Invalid, "eth0"},
+		"network": {CreateSpec{Name: "c", Source: image("debian/12"), Config: instance.Config{
+			Devices: map[string]map[string]string{"eth0": {"type": "nic", "network": "kilnbr1"}}}}, kiln.NotFound,
+			`did you mean "kilnbr0"`},
 	} {
 		_, err := d.CreateInstance(t.Context(), c.spec)
 		if kiln.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.text) {

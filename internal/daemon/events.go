@@ -35,6 +35,7 @@ func (d *Daemon) instanceChanged(ctx context.Context, c instance.Change) {
 	if c.Snapshot != "" {
 		url = snapshotURL(c.Name, c.Snapshot)
 	}
+	d.networks.heard(c.Action)
 	d.tell(ctx, "instance-"+c.Action, url, nil)
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -59,7 +60,7 @@ func withUsers(r db.Profile, instances []instance.Instance) Profile {
 
 // CreateProfile makes a profile. Errors: Invalid, Conflict, Unsupported.
 func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
-	if err := checkProfile(p); err != nil {
+	if err := cmp.Or(checkProfile(p), d.checkNics(ctx, p)); err != nil {
 		return err
 	}
 	p.Config = withoutEmpty(p.Config)
@@ -90,7 +91,7 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 		}
 		next.Name, next.Config = name, withoutEmpty(next.Config)
 		*p = next
-		return checkProfile(next)
+		return cmp.Or(checkProfile(next), d.checkNics(ctx, next))
 	})
 	if err != nil {
 		return nil, err
@@ -105,6 +106,18 @@ func withoutEmpty(config map[string]string) map[string]string {
 	out := maps.Clone(config)
 	maps.DeleteFunc(out, func(_, v string) bool { return v == "" })
 	return out
+}
+
+// checkNics says whether the networks of a profile's interfaces are there.
+func (d *Daemon) checkNics(ctx context.Context, p db.Profile) error {
+	for _, name := range slices.Sorted(maps.Keys(p.Devices)) {
+		if nic := p.Devices[name]; nic["type"] == "nic" {
+			if err := d.networks.Check(ctx, nic); err != nil {
+				return kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func checkProfile(p db.Profile) error {

@@ -34,7 +34,10 @@ func HostAccess(options map[string]string, devices map[string]map[string]string)
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		d := devices[name]
 		switch {
-		case d["type"] == "none", d["type"] == "nic", d["type"] == "disk" && d["source"] == "":
+		case d["type"] == "none", d["type"] == "nic" && d["network"] != "" && d["parent"] == "",
+			d["type"] == "disk" && d["source"] == "":
+		case d["type"] == "nic":
+			list = append(list, fmt.Sprintf("device %q: the host's interface %s", name, d["parent"]))
 		case d["type"] == "disk":
 			list = append(list, fmt.Sprintf("device %q: the host's %s", name, d["source"]))
 		default:

@@ -210,11 +210,13 @@ func checkDevice(d map[string]string) error {
 		return nil
 	case "disk":
 		return checkDisk(d)
+	case "nic":
+		return checkNic(d)
 	case "":
 		return kiln.Errorf(kiln.Invalid, "the type is missing")
-	case "nic", "unix-char", "unix-block", "gpu", "usb", "infiniband", "proxy", "tpm", "pci", "unix-hotplug":
-		return kiln.Errorf(kiln.Unsupported, "devices of type %q are not supported by this version of kiln; it has disk "+
-			"and none", t)
+	case "unix-char", "unix-block", "gpu", "usb", "infiniband", "proxy", "tpm", "pci", "unix-hotplug":
+		return kiln.Errorf(kiln.Unsupported, "devices of type %q are not supported by this version of kiln; it has disk, "+
+			"nic and none", t)
 	default:
 		return kiln.Errorf(kiln.Invalid, "%q is not a type of device", t)
 	}

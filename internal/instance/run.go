@@ -50,10 +50,17 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err := s.snapshotAtStart(ctx, i); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "snapshot of instance %q at its start: %w", name, err)
 	}
+	nics, resolver, err := s.connect(ctx, i)
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "connect instance %q: %w", name, err)
+	}
+	if err := s.writeResolver(ctx, i, vol, resolver); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "resolver of instance %q: %w", name, err)
+	}
 	if err := s.applyTemplates(ctx, i, vol); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
 	}
-	b, err := s.startBox(ctx, i, vol)
+	b, err := s.startBox(ctx, i, vol, nics)
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "start instance %q: %w", name, err)
 	}
@@ -93,11 +100,12 @@ func (s *Set) runnable(i Instance) error {
 	return nil
 }
 
-func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume) (*box.Box, error) {
+func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume, nics []box.Nic) (*box.Box, error) {
 	spec, err := s.spec(i)
 	if err != nil {
 		return nil, err
 	}
+	spec.Nics = nics
 	rootfs, err := vol.Mount(ctx, volumeIDs(spec.IDMap))
 	if err != nil {
 		return nil, err

@@ -34,6 +34,9 @@ type Change struct {
 
 // A Set holds the instances of one daemon.
 type Set struct {
+	// Networks connects interfaces; it is set before anything is started.
+	Networks Networks
+
 	db     *db.DB
 	pool   *volume.Pool
 	dir    string // of the boxes' own files
@@ -324,11 +327,12 @@ func (s *Set) check(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if _, devices := expand(c, used); !hasRoot(devices) {
+	_, devices := expand(c, used)
+	if !hasRoot(devices) {
 		return kiln.Errorf(kiln.Invalid, "Failed getting root disk: No root device could be found; use a profile with one "+
 			"(the profile \"default\" has it) or add: -d root,type=disk,path=/,pool=default")
 	}
-	return nil
+	return s.checkNetworks(ctx, devices)
 }
 
 // Rename gives a stopped instance another name.

@@ -4,7 +4,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -277,19 +276,7 @@ func wireInterface(n box.Interface) api.InstanceStateNetwork {
 		out.Type = "loopback"
 	}
 	for _, a := range n.Addresses {
-		ones, _ := a.Mask.Size()
-		address := api.InstanceStateNetworkAddress{Family: "inet6", Address: a.IP.String(), Netmask: strconv.Itoa(ones),
-			Scope: "global"}
-		if a.IP.To4() != nil {
-			address.Family = "inet"
-		}
-		switch {
-		case a.IP.IsLoopback():
-			address.Scope = "local"
-		case a.IP.IsLinkLocalUnicast():
-			address.Scope = "link"
-		}
-		out.Addresses = append(out.Addresses, address)
+		out.Addresses = append(out.Addresses, wireAddress(a))
 	}
 	return out
 }

@@ -1,0 +1,386 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/network"
+)
+
+// networks connect instances, for package instance.
+type networks struct {
+	d      *Daemon
+	served network.Directory
+	stale  chan struct{} // an instance has another name, or is gone
+
+	mu sync.Mutex // held while bridges and what is served are changed
+}
+
+func newNetworks(d *Daemon, dir string) *networks {
+	return &networks{d: d, served: network.Directory{Path: dir, Version: d.cfg.Version}, stale: make(chan struct{}, 1)}
+}
+
+// Check says whether an interface can be connected to a network. Errors: NotFound, Invalid.
+func (n *networks) Check(ctx context.Context, d map[string]string) error {
+	if d["network"] == "" {
+		return nil
+	}
+	row, err := n.d.db.Network(ctx, d["network"])
+	if errors.Is(err, kiln.NotFound) {
+		names, lerr := n.d.networkNames(ctx)
+		return errors.Join(kiln.Errorf(kiln.NotFound, "there is no network %q%s; see: kiln network list", d["network"],
+			kiln.DidYouMean(d["network"], names)), lerr)
+	}
+	if err != nil {
+		return err
+	}
+	return checkFixed(n.d.plan(row), row.Config, d)
+}
+
+// checkFixed says whether an interface can have the addresses that it is to have.
+func checkFixed(plan network.Network, config, d map[string]string) error {
+	for key, subnet := range map[string]netip.Prefix{network.IPv4Key: plan.IPv4, network.IPv6Key: plan.IPv6} {
+		v := d[key]
+		if v == "" || config[key] == "auto" {
+			continue
+		}
+		a, err := netip.ParseAddr(v)
+		if err != nil {
+			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+		}
+		if !subnet.IsValid() {
+			return kiln.Errorf(kiln.Invalid, "%s: network %q has no addresses of that version of IP", key, plan.Name)
+		}
+		if err := network.CheckAddress(subnet, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Connect gives an interface of an instance its bridge and its addresses.
+func (n *networks) Connect(ctx context.Context, i instance.Instance, device string, d map[string]string) (box.Nic,
+	instance.Resolver, error) {
+	uuid := i.Options[instance.UUIDKey]
+	nic := box.Nic{HostName: cmp.Or(d["host_name"], network.HostName(uuid, device)),
+		MAC: network.MAC(uuid, device).String()}
+	if mac, err := net.ParseMAC(d["hwaddr"]); err == nil {
+		nic.MAC = mac.String()
+	}
+	nic.MTU, _ = strconv.Atoi(d["mtu"])
+	if d["network"] == "" {
+		nic.Bridge = d["parent"]
+		return nic, instance.Resolver{}, network.IsBridge(nic.Bridge)
+	}
+	if err := n.Check(ctx, d); err != nil {
+		return nic, instance.Resolver{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	on, err := n.up(ctx, d["network"])
+	if err != nil {
+		return nic, instance.Resolver{}, err
+	}
+	lease, err := n.lease(ctx, on, db.Lease{Instance: i.Name, Device: device, MAC: nic.MAC}, d)
+	if err != nil {
+		return nic, instance.Resolver{}, err
+	}
+	if err := n.serve(ctx, on); err != nil {
+		return nic, instance.Resolver{}, err
+	}
+	nic.Bridge = on.Bridge
+	if lease.IPv4.IsValid() {
+		nic.IPv4, nic.Gateway = netip.PrefixFrom(lease.IPv4, on.IPv4.Bits()), on.IPv4.Addr()
+	}
+	if lease.IPv6.IsValid() {
+		nic.IPv6 = netip.PrefixFrom(lease.IPv6, on.IPv6.Bits())
+	}
+	if nic.MTU == 0 {
+		nic.MTU = on.MTU
+	}
+	r := instance.Resolver{Domain: on.Domain}
+	if on.DNS {
+		r.Address = on.IPv4.Addr()
+	}
+	return nic, r, nil
+}
+
+// lease gives an interface the addresses that it has already, as long as they are of the
+// network and not others'.
+func (n *networks) lease(ctx context.Context, on network.Network, l db.Lease, d map[string]string) (db.Lease, error) {
+	all, err := n.d.db.Leases(ctx, on.Name)
+	if err != nil {
+		return l, err
+	}
+	want := l
+	var others []db.Lease
+	for _, o := range all {
+		if o.Instance == l.Instance && o.Device == l.Device {
+			want.IPv4, want.IPv6 = o.IPv4, o.IPv6
+		} else {
+			others = append(others, o)
+		}
+	}
+	if err := choose(on, others, &want, d); err != nil {
+		return l, err
+	}
+	if slices.Contains(all, want) {
+		return want, nil
+	}
+	return n.d.db.SetLease(ctx, on.Name, l, func(others []db.Lease, l *db.Lease) error { return choose(on, others, l, d) })
+}
+
+// choose sets the addresses of a lease. Errors: Conflict, Invalid.
+func choose(on network.Network, others []db.Lease, l *db.Lease, d map[string]string) error {
+	holder := func(a netip.Addr) string {
+		for _, o := range others {
+			if a.IsValid() && (o.IPv4 == a || o.IPv6 == a) {
+				return o.Instance
+			}
+		}
+		return ""
+	}
+	mac, err := net.ParseMAC(l.MAC)
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		if o.MAC == l.MAC {
+			return kiln.Errorf(kiln.Conflict, "the hwaddr %s is in use by instance %q", l.MAC, o.Instance)
+		}
+	}
+	fixed4, _ := netip.ParseAddr(d[network.IPv4Key])
+	fixed6, _ := netip.ParseAddr(d[network.IPv6Key])
+	for _, a := range []netip.Addr{fixed4, fixed6} {
+		if h := holder(a); h != "" {
+			return kiln.Errorf(kiln.Conflict, "the address %s is in use by instance %q", a, h)
+		}
+	}
+	switch {
+	case !on.IPv4.IsValid():
+		l.IPv4 = netip.Addr{}
+	case fixed4.IsValid():
+		l.IPv4, err = fixed4, network.CheckAddress(on.IPv4, fixed4)
+	case !l.IPv4.IsValid() || network.CheckAddress(on.IPv4, l.IPv4) != nil || holder(l.IPv4) != "":
+		l.IPv4, err = network.FreeAddress(on.IPv4, mac, func(a netip.Addr) bool { return holder(a) != "" })
+	}
+	if err != nil {
+		return err
+	}
+	switch l.IPv6 = network.EUI64(on.IPv6, mac); {
+	case fixed6.IsValid():
+		l.IPv6, err = fixed6, network.CheckAddress(on.IPv6, fixed6)
+	case !on.IPv6.IsValid():
+		l.IPv6 = netip.Addr{}
+	}
+	return err
+}
+
+// Forget gives up the addresses of devices that an instance doesn't have any more.
+func (n *networks) Forget(ctx context.Context, name string, but map[string]bool) error {
+	removed, err := n.d.db.KeepLeases(ctx, name, but)
+	if removed {
+		n.changed()
+	}
+	return err
+}
+
+// up makes a network's bridge if it isn't there, with addresses that are free where the
+// configuration doesn't say which.
+func (n *networks) up(ctx context.Context, name string) (network.Network, error) {
+	row, err := n.d.db.Network(ctx, name)
+	if err != nil {
+		return network.Network{}, err
+	}
+	plan := n.d.plan(row)
+	bridge := row.Bridge
+	if !plan.Owns(n.d.cfg.Dir) { // it was never needed, or the host was started anew
+		if bridge, err = plan.FreeInterface(n.d.cfg.Dir); err != nil {
+			return plan, err
+		}
+	}
+	if bridge != row.Bridge || row.Config[network.IPv4Key] == "auto" || row.Config[network.IPv6Key] == "auto" {
+		if row, err = n.settle(ctx, name, bridge); err != nil {
+			return plan, err
+		}
+		plan = n.d.plan(row)
+	}
+	if plan.DNSPort, err = n.dnsPort(plan); err != nil {
+		return plan, err
+	}
+	if err := plan.Up(n.d.cfg.Dir); err != nil {
+		return plan, err
+	}
+	if plan.DNSPort == 0 { // now that the bridge has its address, it can be tried
+		if plan.DNSPort, err = network.FreeDNSPort(plan.IPv4.Addr()); err != nil {
+			return plan, kiln.Errorf(kiln.Conflict, "network %q: no port for DNS: %w", name, err)
+		}
+		if err := plan.Up(n.d.cfg.Dir); err != nil {
+			return plan, err
+		}
+	}
+	return plan, n.serve(ctx, plan)
+}
+
+// dnsPort gives the port that the names of a network are asked at; 0: it isn't known yet.
+func (n *networks) dnsPort(plan network.Network) (int, error) {
+	if !plan.DNS || !plan.IPv4.IsValid() {
+		return plan.DNSPort, nil
+	}
+	for _, s := range n.served.Networks() {
+		if s.Name == plan.Name && s.IPv4 == plan.IPv4 && s.Bridge == plan.Bridge && s.DNS && n.served.Running() &&
+			plan.Owns(n.d.cfg.Dir) {
+			return s.DNSPort, nil
+		}
+	}
+	return 0, nil
+}
+
+// settle writes down what a network is from now on.
+func (n *networks) settle(ctx context.Context, name, bridge string) (row db.Network, err error) {
+	used, err := n.used(ctx, name)
+	if err != nil {
+		return row, err
+	}
+	err = n.d.db.EditNetwork(ctx, name, func(r *db.Network) error {
+		r.Bridge = bridge
+		if r.Config[network.IPv4Key] == "auto" {
+			p, err := network.FreeSubnet(used, network.Seed())
+			if err != nil {
+				return err
+			}
+			r.Config[network.IPv4Key] = p.String()
+		}
+		if r.Config[network.IPv6Key] == "auto" {
+			r.Config[network.IPv6Key] = network.LocalIPv6().String()
+		}
+		row = *r
+		return nil
+	})
+	return row, err
+}
+
+// used gives the subnets of this host, and of kiln's other networks.
+func (n *networks) used(ctx context.Context, but string) ([]netip.Prefix, error) {
+	used, err := network.InUse()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := n.d.db.Networks(ctx)
+	for _, r := range rows {
+		if p := n.d.plan(r).IPv4; r.Name != but && p.IsValid() {
+			used = append(used, p.Masked())
+		}
+	}
+	return used, err
+}
+
+// checkFree refuses a subnet that overlaps with one of this host's. now is the one that
+// the network has. Routes to whole ranges, such as a VPN's 10.0.0.0/8, are no reason.
+func (n *networks) checkFree(ctx context.Context, r db.Network, now netip.Prefix) error {
+	want := n.d.plan(r).IPv4
+	if !want.IsValid() || now.IsValid() && want.Masked() == now.Masked() {
+		return nil
+	}
+	used, err := n.used(ctx, r.Name)
+	for _, u := range used {
+		if u.Overlaps(want) && !network.IsWide(u) && !(now.IsValid() && now.Masked().Overlaps(u)) {
+			return kiln.Errorf(kiln.Conflict, "the subnet %s of network %q overlaps with %s, which this host or another "+
+				"network uses; take another one, or ipv4.address=auto", want.Masked(), r.Name, u)
+		}
+	}
+	return err
+}
+
+// serve has netd serve a network to the instances that have addresses on it.
+func (n *networks) serve(ctx context.Context, plan network.Network) error {
+	leases, err := n.d.db.Leases(ctx, plan.Name)
+	if err != nil {
+		return err
+	}
+	plan.Hosts = nil
+	for _, l := range leases {
+		plan.Hosts = append(plan.Hosts, network.Host{Name: l.Instance, MAC: l.MAC, IPv4: l.IPv4, IPv6: l.IPv6})
+	}
+	return n.served.Set(plan)
+}
+
+// down removes a network's bridge, and has netd serve it no more.
+func (n *networks) down(ctx context.Context, name string) error {
+	row, err := n.d.db.Network(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = n.served.Remove(name)
+	if row.Bridge != "" {
+		err = errors.Join(err, n.d.plan(row).Down(n.d.cfg.Dir))
+	}
+	return err
+}
+
+// changed has what is served brought up to date soon.
+func (n *networks) changed() {
+	select {
+	case n.stale <- struct{}{}:
+	default:
+	}
+}
+
+// start brings up the networks that were, and has a netd of this version serve them.
+func (n *networks) start(ctx context.Context) {
+	rows, err := n.d.db.Networks(ctx)
+	if err != nil {
+		n.d.cfg.Log.Error("start networks", "err", err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range rows {
+		if r.Bridge == "" {
+			continue
+		}
+		if _, err := n.up(ctx, r.Name); err != nil {
+			n.d.cfg.Log.Error("start network", "network", r.Name, "err", err)
+		}
+	}
+}
+
+// follow keeps what is served up to date, until the daemon ends.
+func (n *networks) follow() {
+	for {
+		select {
+		case <-n.d.ctx.Done():
+			return
+		case <-n.stale:
+		}
+		n.mu.Lock()
+		for _, s := range n.served.Networks() {
+			if err := n.serve(n.d.ctx, s); err != nil && n.d.ctx.Err() == nil {
+				n.d.cfg.Log.Warn("serve network", "network", s.Name, "err", err)
+			}
+		}
+		n.mu.Unlock()
+	}
+}
+
+// watch keeps netd running, until the daemon ends.
+func (n *networks) watch() {
+	n.served.Watch(n.d.ctx, func(err error) { n.d.cfg.Log.Warn("start "+network.Program, "err", err) })
+}
+
+// heard tells the networks what became of an instance.
+func (n *networks) heard(action string) {
+	if strings.HasSuffix(action, "renamed") || strings.HasSuffix(action, "deleted") {
+		n.changed()
+	}
+}

@@ -1,0 +1,92 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
+)
+
+// TestNetworksAreNew: a daemon of before there were networks gets none unasked, and its
+// instances stay as they are.
+func TestNetworksAreNew(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	old, err := db.Open(t.Context(), filepath.Join(dir, databaseFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}}
+	if err := old.CreateProfile(t.Context(), db.Profile{Name: "default", Devices: root}); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, dir)
+	defer end(t, d)
+	p, err := d.Profile(t.Context(), "default")
+	if err != nil || len(p.Devices) != 1 {
+		t.Errorf("the profile is %+v, %v", p, err)
+	}
+	if list, err := d.db.Networks(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("networks are %+v, %v", list, err)
+	}
+}
+
+// TestDefaultNetwork: two daemons of a host have a network of the same name, and bridges
+// and subnets that don't meet.
+func TestDefaultNetwork(t *testing.T) {
+	bridges, subnets := map[string]bool{}, map[string]bool{}
+	for range 2 {
+		d := fresh(t)
+		d.networks.mu.Lock()
+		n, err := d.networks.up(t.Context(), defaultNetwork)
+		d.networks.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.networks.down(t.Context(), defaultNetwork); err != nil && t.Context().Err() == nil {
+				t.Error(err)
+			}
+		})
+		if bridges[n.Bridge] || subnets[n.IPv4.String()] {
+			t.Errorf("%+v is another daemon's as well", n)
+		}
+		bridges[n.Bridge], subnets[n.IPv4.String()] = true, true
+		if !d.networks.served.Running() {
+			t.Error("nothing serves it")
+		}
+		t.Cleanup(func() {
+			if err := d.networks.served.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestNicHostAccess: an interface on a network is nothing of the host's; one on a bridge
+// of the host is.
+func TestNicHostAccess(t *testing.T) {
+	restricted := instance.Restricted(t.Context())
+	d := fresh(t)
+	for _, c := range []struct {
+		nic  map[string]string
+		want kiln.Kind
+	}{
+		{map[string]string{"type": "nic", "network": defaultNetwork, "name": "eth5"}, ""},
+		{map[string]string{"type": "nic", "nictype": "bridged", "parent": "eth0"}, kiln.Denied},
+		{map[string]string{"type": "nic", "network": defaultNetwork, "parent": "eth0"}, kiln.Denied},
+	} {
+		err := d.instances.CheckAccess(restricted, instance.Config{Devices: map[string]map[string]string{"x": c.nic}})
+		if c.want == "" && err != nil || c.want != "" && kiln.KindOf(err) != c.want {
+			t.Errorf("%v: %v", c.nic, err)
+		}
+	}
+}
