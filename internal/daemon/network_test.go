@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -88,5 +90,46 @@ func TestNicHostAccess(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && kiln.KindOf(err) != c.want {
 			t.Errorf("%v: %v", c.nic, err)
 		}
+	}
+}
+
+// TestNetworkComesBack: after the host was started anew, a network that was needed has
+// its bridge, its subnet and somebody who serves it again.
+func TestNetworkComesBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	d.networks.mu.Lock()
+	before, err := d.networks.up(t.Context(), defaultNetwork)
+	d.networks.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.networks.served.Stop(), before.Down(dir)); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	defer func() {
+		if err := errors.Join(d.networks.down(t.Context(), defaultNetwork), d.networks.served.Stop()); err != nil {
+			t.Error(err)
+		}
+	}()
+	var row db.Network
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if row, err = d.db.Network(t.Context(), defaultNetwork); err != nil {
+			t.Fatal(err)
+		}
+		if d.plan(row).Owns(dir) && d.networks.served.Running() {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("the network is %+v, served: %v", row, d.networks.served.Running())
+		}
+	}
+	if now := d.plan(row); now.IPv4 != before.IPv4 || now.IPv6 != before.IPv6 {
+		t.Errorf("the subnets were %v and %v, and are %v and %v", before.IPv4, before.IPv6, now.IPv4, now.IPv6)
 	}
 }

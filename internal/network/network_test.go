@@ -16,10 +16,12 @@ import (
 	"github.com/mdlayher/ndp"
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/network"
 	"github.com/kiln-containers/kiln/internal/network/nettest"
+	"github.com/kiln-containers/kiln/internal/thread"
 )
 
 func TestMain(m *testing.M) {
@@ -78,13 +80,19 @@ func onNetwork(t *testing.T, name string) (network.Network, network.Directory, n
 // eventually waits for what a process does in its time.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	var err error
+	if err := within(f); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// within gives the last error when it doesn't work in a minute.
+func within(f func() error) (err error) {
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = f(); err == nil {
-			return
+			return nil
 		}
 	}
-	t.Fatalf("%s: %v", what, err)
+	return err
 }
 
 func TestServes(t *testing.T) {
@@ -196,6 +204,86 @@ func TestServes(t *testing.T) {
 	dir.Version = "2"
 	if err := dir.Ensure(); err != nil || pid() == before || !dir.Running() {
 		t.Errorf("netd is the one of before: %q, %v", pid(), err)
+	}
+}
+
+// TestPortTaken: somebody has port 53 on every address, and instances get their answers
+// from the bridge's port 53 all the same.
+func TestPortTaken(t *testing.T) {
+	packets, err := net.ListenPacket("udp", "0.0.0.0:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packets.Close()
+	streams, err := net.Listen("tcp", "0.0.0.0:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer streams.Close()
+	n, dir, _ := onNetwork(t, "tbr3")
+	if n.DNSPort, err = network.FreeDNSPort(n.IPv4.Addr()); err != nil || n.DNSPort == 53 {
+		t.Fatalf("the free port is %d, %v", n.DNSPort, err)
+	}
+	if err := n.Up("test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := dir.Set(n); err != nil {
+		t.Fatal(err)
+	}
+	inner, err := netlink.LinkByName("tbr3i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = thread.Run(func() error { // which is an instance
+		host, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer own.Close()
+		if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetNsFd(inner, int(own.Fd())); err != nil {
+			return err
+		}
+		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		address, err := netlink.ParseAddr("10.99.7.23/24")
+		if err != nil {
+			return err
+		}
+		for _, err := range []error{netlink.AddrAdd(inner, address), netlink.LinkSetUp(inner)} {
+			if err != nil {
+				return err
+			}
+		}
+		var q dns.Msg
+		q.SetQuestion("c1.kiln.", dns.TypeA)
+		for _, protocol := range []string{"udp", "tcp"} {
+			err := within(func() error {
+				a, _, err := (&dns.Client{Net: protocol, Timeout: time.Second}).Exchange(&q, "10.99.7.1:53")
+				if err == nil && (len(a.Answer) != 1 || !strings.HasSuffix(a.Answer[0].String(), "10.99.7.23")) {
+					t.Errorf("the answer is %v", a)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
