@@ -29,8 +29,20 @@ const markXattr = "trusted.kiln.names"
 // large. It is done only if a name is missing: a file that had several names in
 // the image was changed in place, and not under all of them.
 func (p *Pool) completeLinks(ctx context.Context, r record, dir string) error {
-	incomplete, err := namesMissing(filepath.Join(dir, "work", "index"))
+	index := filepath.Join(dir, "work", "index")
+	incomplete, err := namesMissing(index)
 	if err != nil || len(incomplete) == 0 {
+		return err
+	}
+	// An index that came with a copy of the pool is put right by mounting it.
+	whole, err := p.mount(ctx, r, dir, nil)
+	if err != nil {
+		return err
+	}
+	if err := whole.Close(); err != nil {
+		return err
+	}
+	if incomplete, err = namesMissing(index); err != nil {
 		return err
 	}
 	mark := uuid.NewString() // never one that a crash left behind

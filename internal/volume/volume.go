@@ -3,9 +3,12 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -46,6 +49,13 @@ func (p *Pool) mount(ctx context.Context, r record, upper string, ids []IDMap) (
 	lowers, index, err := p.goodLowers(ctx, r)
 	if err != nil {
 		return nil, err
+	}
+	tree, err := p.ns.overlay(ctx, stack{lowers, upper, index}, ids)
+	if upper == "" || !errors.Is(err, unix.ESTALE) {
+		return tree, err
+	}
+	if err := p.adopt(ctx, r, upper); err != nil {
+		return nil, fmt.Errorf("%s is a copy of files that were elsewhere; make it usable here: %w", upper, err)
 	}
 	return p.ns.overlay(ctx, stack{lowers, upper, index}, ids)
 }

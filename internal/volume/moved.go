@@ -1,0 +1,229 @@
+package volume
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
+)
+
+// overlayfs remembers in an upper layer which file below each file came from, and in
+// the index beside it under which names, by handles: inode numbers of a file system
+// with a UUID. A pool that was copied elsewhere, or brought back from a backup, has
+// other inode numbers, so these handles name nothing, or files of the pool that it is
+// a copy of; overlayfs refuses such a layer with ESTALE. The contents, whiteouts,
+// opaque and renamed directories don't depend on handles.
+//
+// Handles of files in an image stay valid: the image is copied as one EROFS file.
+
+// adopt makes an upper layer that is a copy usable where it is now: what depends on
+// handles is replaced by what doesn't, and overlayfs makes new ones. It can be
+// interrupted and done again. Nobody may use the volume meanwhile.
+func (p *Pool) adopt(ctx context.Context, r record, dir string) error {
+	index := filepath.Join(dir, "work", "index")
+	good, stale, err := sortIndex(index, r.Base)
+	if err != nil {
+		return err
+	}
+	if len(stale) > 0 {
+		if err := p.relink(ctx, r, dir, stale); err != nil {
+			return err
+		}
+	}
+	upper := filepath.Join(dir, "upper")
+	if err := dropOrigins(ctx, upper, good); err != nil {
+		return err
+	}
+	for _, name := range stale {
+		if err := os.Remove(filepath.Join(index, name)); err != nil {
+			return err
+		}
+	}
+	// These say that the layer is a copy, so they go when all else is on the disk.
+	if err := disk.SyncSystem(dir); err != nil {
+		return err
+	}
+	for _, name := range []string{"origin", "upper"} {
+		if err := dropXattr(index, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return dropXattr(upper, "origin")
+}
+
+// sortIndex gives the inode numbers of the files in an index whose handles are of files
+// in an image, and the names of the others by their inode numbers.
+func sortIndex(index string, base kiln.Fingerprint) (good map[uint64]bool, stale map[uint64]string, err error) {
+	good, stale = map[uint64]bool{}, map[uint64]string{}
+	entries, err := os.ReadDir(index)
+	if errors.Is(err, fs.ErrNotExist) {
+		return good, stale, nil
+	}
+	for _, e := range entries {
+		st, err := lstat(filepath.Join(index, e.Name()))
+		if err != nil {
+			return nil, nil, err
+		}
+		if uuid := handleUUID(e.Name()); !base.IsZero() && uuid == string(base[:len(uuid)]) && uuid != "" {
+			good[st.Ino] = true
+		} else {
+			stale[st.Ino] = e.Name()
+		}
+	}
+	return good, stale, err
+}
+
+// handleUUID gives the file system's UUID of a handle in hexadecimal digits, which is
+// after version, magic, length, flags and type of a byte each (struct ovl_fb in the
+// kernel's fs/overlayfs/overlayfs.h); "": it isn't one.
+func handleUUID(name string) string {
+	b, err := hex.DecodeString(name)
+	if err != nil || len(b) < 5+16 {
+		return ""
+	}
+	return string(b[5 : 5+16])
+}
+
+// dropOrigins drops the handles of the files in an upper layer, but for its root and
+// those with some inode numbers.
+func dropOrigins(ctx context.Context, upper string, keep map[uint64]bool) error {
+	return filepath.WalkDir(upper, func(path string, e fs.DirEntry, err error) error {
+		if err := errors.Join(err, ctx.Err()); err != nil || path == upper {
+			return err
+		}
+		st, err := lstat(path)
+		if err != nil || keep[st.Ino] {
+			return err
+		}
+		for _, name := range []string{"origin", "nlink"} {
+			// A file that can't be changed (chattr +i) came with its file system, not as a copy.
+			if err := dropXattr(path, name); err != nil && err != unix.EPERM {
+				return fmt.Errorf("attribute %s of %s: %w", name, path, err)
+			}
+		}
+		return nil
+	})
+}
+
+// relink does what completeLinks does for files of an upper layer whose handles are of
+// no use: what they stand for is what the layers below have at the same path.
+func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint64]string) error {
+	lowers, _, err := p.lowers(r)
+	if err != nil {
+		return err
+	}
+	whole, err := p.ns.overlay(ctx, stack{lowers: lowers, upper: dir}, nil)
+	if err != nil {
+		return err
+	}
+	defer whole.Close()
+	root := fmt.Sprintf("/proc/self/fd/%d", whole.Fd())
+	type inode struct{ dev, ino uint64 }
+	changed, unchanged := map[inode]string{}, map[inode][]string{}
+	// A base that is mounted in the namespace of the pool has no handles that are stale.
+	g := merger{layers: append([]string{filepath.Join(dir, "upper")}, hostPaths(lowers)...)}
+	err = filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
+		if err := errors.Join(err, ctx.Err()); err != nil || e.IsDir() {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil || fi.Sys().(*syscall.Stat_t).Nlink < 2 {
+			return err
+		}
+		name := strings.TrimPrefix(path, root+"/")
+		above, below, err := g.lookBoth(name)
+		switch {
+		case err != nil || below == nil:
+			return err
+		case above == nil:
+			of := inode{below.Dev, below.Ino}
+			unchanged[of] = append(unchanged[of], name)
+		case stale[above.Ino] != "" && above.Mode&unix.S_IFMT == below.Mode&unix.S_IFMT:
+			changed[inode{below.Dev, below.Ino}] = name
+		}
+		return nil
+	})
+	for of, name := range changed {
+		for _, other := range unchanged[of] {
+			err = errors.Join(err, replaceByLink(root+"/"+name, root+"/"+other))
+		}
+	}
+	return err
+}
+
+// hostPaths gives those of a stack's layers that are directories of the host.
+func hostPaths(lowers []string) []string {
+	var list []string
+	for _, l := range lowers {
+		if filepath.IsAbs(l) {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// lookBoth finds what is no directory at a path: above in the first layer, and below in
+// the topmost of the others that has it. Each is nil if there is none.
+func (g *merger) lookBoth(path string) (above, below *unix.Stat_t, err error) {
+	parent, base := filepath.Dir(path), filepath.Base(path)
+	for i := range g.layers {
+		var v view
+		next, hidden, err := g.look(i, parent, &v)
+		if err != nil {
+			return nil, nil, err
+		}
+		parent = next
+		if len(v.dirs) > 0 {
+			file := filepath.Join(v.dirs[0].path, base)
+			st, err := lstat(file)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+			case err != nil:
+				return nil, nil, err
+			case isWhiteout(st):
+				return above, nil, nil
+			case i > 0:
+				return above, st, nil
+			default:
+				above = st
+				to, _, err := redirected(file, filepath.Join(next, base), hidden)
+				if err != nil {
+					return nil, nil, err
+				}
+				parent, base = filepath.Dir(to), filepath.Base(to)
+			}
+		}
+		if hidden {
+			return above, nil, nil
+		}
+	}
+	return above, nil, nil
+}
+
+// linking is the name of a link before it takes the place of another file.
+const linking = ".kiln-link-being-completed"
+
+// replaceByLink makes a file another name of one, in one step. The directory keeps its
+// times.
+func replaceByLink(file, other string) error {
+	dir := filepath.Dir(other)
+	st, err := lstat(dir)
+	if err != nil {
+		return err
+	}
+	temp := filepath.Join(dir, linking)
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an attempt that was interrupted
+		return err
+	}
+	return errors.Join(os.Link(file, temp), os.Rename(temp, other), setTimes(dir, st))
+}
