@@ -182,9 +182,10 @@ func (d *Daemon) imageFor(ctx context.Context, o *op.Operation, s Source, arch s
 		"or properties")
 }
 
-// newestWith gives the newest image of an architecture that has properties.
+// newestWith gives the newest image of an architecture that has properties, but for
+// versions that an alias was rolled back from.
 func (d *Daemon) newestWith(ctx context.Context, properties map[string]string, arch string) (kiln.Image, error) {
-	list, err := d.Images.List(ctx, store.Query{Properties: properties, Files: true})
+	list, err := d.Images.List(ctx, store.Query{Properties: properties, Standing: true, Files: true})
 	if err != nil {
 		return kiln.Image{}, err
 	}

@@ -144,3 +144,35 @@ func TestUnreadUserData(t *testing.T) {
 		}
 	}
 }
+
+// TestNewestStands asks for an image by its properties, of which an alias was rolled back
+// from the one that would be given else.
+func TestNewestStands(t *testing.T) {
+	d := fresh(t)
+	properties := map[string]string{"flavour": "x"}
+	for _, seed := range []string{"bad", "good"} { // of the same day: the first of them is given
+		wait(t, importFiles(t, d, ImportSpec{Aliases: aliases(seed), Properties: properties}, formattest.Tiny(t, seed)), nil)
+	}
+	bad, err := d.Images.Find(t.Context(), "bad")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.DeleteAlias(t.Context(), "bad"), d.UpdateAlias(t.Context(), "good", func(a *kiln.Alias) error {
+		a.Target = bad.Fingerprint
+		return nil
+	})); err != nil {
+		t.Fatal(err)
+	}
+	if img, err := d.newestWith(t.Context(), properties, bad.Architecture); err != nil ||
+		img.Fingerprint != bad.Fingerprint {
+		t.Fatalf("before: %s, %v", img.Fingerprint.Short(), err)
+	}
+	_, good, err := d.RollBackAlias(t.Context(), "good", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err := d.newestWith(t.Context(), properties, bad.Architecture); err != nil ||
+		img.Fingerprint != good.Fingerprint {
+		t.Errorf("after: %s, want %s, %v", img.Fingerprint.Short(), good.Fingerprint.Short(), err)
+	}
+}

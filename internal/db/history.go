@@ -84,6 +84,12 @@ func (tx *Tx) RollBack(ctx context.Context, name string, n int) error {
 	return err
 }
 
+// withdrawn selects the fingerprints of images that an alias was rolled back from and did
+// not point to again. One that has an alias is somebody's present version all the same.
+const withdrawn = `SELECT h.fingerprint FROM alias_history h WHERE h.rolled_back_at <> '' AND NOT EXISTS
+	(SELECT 1 FROM alias_history c WHERE c.project_id = h.project_id AND c.name = h.name AND c.id > h.id
+	AND c.fingerprint = h.fingerprint AND c.rolled_back_at = '')`
+
 // RolledBackFrom gives the images that the aliases of one were rolled back from to it:
 // those that no newer version came after.
 func (d *DB) RolledBackFrom(ctx context.Context, to kiln.Fingerprint) ([]kiln.Fingerprint, error) {

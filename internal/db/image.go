@@ -15,7 +15,8 @@ import (
 type ImageQuery struct {
 	Fingerprint kiln.Fingerprint  // this one
 	Prefix      string            // hexadecimal digits that the fingerprint begins with
-	Public      bool              // only public ones
+	Public      bool              // only public ones that were not withdrawn by a rollback
+	Standing    bool              // only ones that were not withdrawn by a rollback
 	Properties  map[string]string // that it has, in whatever case
 	Origin      *kiln.Origin      // that it came from there
 	Replaced    kiln.Fingerprint  // that it was replaced by this one
@@ -51,6 +52,9 @@ func (q ImageQuery) where() (string, []any) {
 	}
 	if q.Public {
 		terms = append(terms, `public`)
+	}
+	if q.Public || q.Standing {
+		terms = append(terms, `(id IN (SELECT image_id FROM image_aliases) OR fingerprint NOT IN (`+withdrawn+`))`)
 	}
 	for key, value := range q.Properties {
 		terms = append(terms, `id IN (SELECT image_id FROM image_properties WHERE key = ? AND value = ?)`)

@@ -21,6 +21,9 @@ type draft struct {
 	content wireVersion
 }
 
+// named is 1 for an image with aliases, else 0.
+func (d draft) named() int { return min(len(d.aliases), 1) }
+
 func newDraft(img kiln.Image, pathOf func(kiln.Image, kiln.File) string) (draft, error) {
 	items, err := itemsOf(img, pathOf)
 	if err != nil {

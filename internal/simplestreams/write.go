@@ -94,21 +94,24 @@ func Write(images []kiln.Image, opts Options) (index, products []byte, err error
 // place gives each image a product and a version. Images share a product where
 // that loses nothing: a product has one set of facts, its aliases stand for its
 // newest version, and its versions have different names. Any other image gets a
-// product of its own.
+// product of its own. The plain name of a product is for an image with aliases, if there
+// is one: clients that go by the product get what its server calls the present version.
 func place(drafts []draft) map[string]*wireProduct {
-	slices.SortFunc(drafts, func(a, b draft) int { // the newest of each product first
+	slices.SortFunc(drafts, func(a, b draft) int { // with aliases first, the newest of these first
 		return cmp.Or(
 			cmp.Compare(a.key, b.key),
+			cmp.Compare(b.named(), a.named()),
 			cmp.Compare(b.version, a.version),
 			b.img.CreatedAt.Compare(a.img.CreatedAt),
 			slices.Compare(a.img.Fingerprint[:], b.img.Fingerprint[:]),
 		)
 	})
 	products := map[string]*wireProduct{}
-	shared := map[string]*wireProduct{} // by key and facts
+	shared := map[string]draft{} // the first of each product, by key and facts
 	for _, d := range drafts {
-		p := shared[d.facts]
-		if p != nil && d.aliases == "" {
+		first, ok := shared[d.facts]
+		if ok && d.aliases == "" && d.version <= first.version { // else it would be the newest
+			p := products[first.key]
 			if _, taken := p.Versions[d.version]; !taken {
 				p.Versions[d.version] = d.content
 				continue
@@ -124,8 +127,9 @@ func place(drafts []draft) map[string]*wireProduct {
 			key += "-" + d.img.Fingerprint.String()
 		}
 		products[key] = &own
-		if p == nil {
-			shared[d.facts] = &own
+		if !ok {
+			d.key = key
+			shared[d.facts] = d
 		}
 	}
 	return products

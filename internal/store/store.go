@@ -64,7 +64,8 @@ func New(blobs *blob.Dir, d *db.DB, opts Options) *Store {
 
 // A Query narrows a list of images down. The zero value is all of them.
 type Query struct {
-	Public     bool              // only public ones
+	Public     bool              // only those that everybody may have
+	Standing   bool              // only those that no alias was rolled back from, or that have one
 	Properties map[string]string // that it has, in whatever case
 	Origin     *kiln.Origin      // that came from there
 	File       kiln.Fingerprint  // that have a file with this hash
@@ -73,8 +74,8 @@ type Query struct {
 
 // List gives images with their aliases, in the order they came.
 func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
-	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Properties: q.Properties, Origin: q.Origin, File: q.File,
-		Files: q.Files})
+	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Standing: q.Standing, Properties: q.Properties,
+		Origin: q.Origin, File: q.File, Files: q.Files})
 }
 
 // Get gives one image, with its files. The error is NotFound.
