@@ -72,6 +72,46 @@ func TestListenMovesOnItsPort(t *testing.T) {
 	callers.Wait()
 }
 
+// shares reports whether what listens on an address shares its port.
+func (n *Listeners) shares(t *testing.T, address string) bool {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	raw, err := n.open[address].SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := 0
+	cerr := raw.Control(func(fd uintptr) { value, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT) })
+	if err := errors.Join(cerr, err); err != nil {
+		t.Fatal(err)
+	}
+	return value != 0
+}
+
+// TestPortIsSharedForAMoment: after a move, done or not, no socket of somebody else may
+// share the port.
+func TestPortIsSharedForAMoment(t *testing.T) {
+	n := start(t).listeners(t)
+	one, port := freeAddress(t)
+	if err := n.Listen([]string{one}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("tcp", "127.0.0.2:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Listen([]string{"0.0.0.0:" + port}); !errors.Is(err, unix.EADDRINUSE) || n.shares(t, one) {
+		t.Errorf("after %v the old one shares its port: %v", err, n.shares(t, one))
+	}
+	other.Close()
+	for _, to := range []string{"0.0.0.0:" + port, one} {
+		if err := n.Listen([]string{to}); err != nil || n.shares(t, to) {
+			t.Errorf("%s: %v, shares its port: %v", to, err, n.shares(t, to))
+		}
+	}
+}
+
 // TestListenKeepsTheOld: an address that somebody else has changes nothing, even if they
 // would share it.
 func TestListenKeepsTheOld(t *testing.T) {
