@@ -38,7 +38,9 @@ func TestCommandEndsWithItsOwner(t *testing.T) {
 	defer resp.Body.Close()
 	var answer struct {
 		Operation string
-		Metadata  struct{ Metadata struct{ FDs map[string]string } }
+		Metadata  struct {
+			Metadata struct{ FDs map[string]string }
+		}
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || resp.StatusCode != http.StatusAccepted {
 		t.Fatal(resp.StatusCode, err)
