@@ -50,6 +50,8 @@ func TestKeptXattrs(t *testing.T) {
 	for _, name := range all {
 		pax["SCHILY.xattr."+name] = "v"
 	}
+	pax["SCHILY.xattr.security.capability"] = capabilities
+	pax["SCHILY.xattr.system.posix_acl_access"], pax["SCHILY.xattr.system.posix_acl_default"] = acl, acl
 	var got []string
 	err := archive.Walk(t.Context(), bytes.NewReader(makeTar(t, file{name: "f", pax: pax})), archive.Limits{},
 		func(e *archive.Entry, _ io.Reader) error {

@@ -71,7 +71,7 @@ func (p *Packer) AddTree(ctx context.Context, dir *os.File, name string) error {
 	h := header(name+"/", &st)
 	h.Typeflag = tar.TypeDir
 	if err := p.xattrs(&h, fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd())); err != nil {
-		return err
+		return fmt.Errorf("pack %s: %w", name, err)
 	}
 	if err := p.out.WriteHeader(&h); err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)

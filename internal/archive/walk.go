@@ -227,11 +227,14 @@ func (w *walker) entry(h *tar.Header) (*Entry, error) {
 	}
 	e := &Entry{
 		Path: name, Mode: uint32(h.Mode & 0o7777), ModTime: h.ModTime,
-		UID: uint32(h.Uid), GID: uint32(h.Gid), Xattrs: keptXattrs(h.PAXRecords),
+		UID: uint32(h.Uid), GID: uint32(h.Gid),
 		Major: uint32(h.Devmajor), Minor: uint32(h.Devminor),
 	}
 	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= noID || int64(h.Gid) >= noID {
 		return nil, bad(name, "the owner %d:%d is out of range", h.Uid, h.Gid)
+	}
+	if e.Xattrs, err = keptXattrs(h.PAXRecords); err != nil {
+		return nil, bad(name, "%w", err)
 	}
 	if e.Path, err = w.realPath(e.Path); err != nil {
 		return nil, bad(name, "%w", err)
@@ -371,40 +374,6 @@ func (w *walker) count(e *Entry) error {
 			kiln.FormatSize(w.lim.Room), e.Path)
 	}
 	return nil
-}
-
-// xattrPrefix is what GNU tar and others put before the name of an extended
-// attribute in a PAX header.
-const xattrPrefix = "SCHILY.xattr."
-
-// MaxXattrs bounds the extended attributes of a file, in bytes: names and values, with
-// 4 for each and 12 for all. It is what fits beside an inode in one block of erofs.
-const MaxXattrs = 4032
-
-// keptXattrs gives the extended attributes that a system may bring along: those
-// of users, file capabilities and ACLs. Attributes that steer overlayfs or a
-// security module of the host are dropped.
-func keptXattrs(pax map[string]string) map[string]string {
-	var kept map[string]string
-	for key, value := range pax {
-		name, ok := strings.CutPrefix(key, xattrPrefix)
-		if !ok || !keepXattr(name) || len(value) > 65536 {
-			continue
-		}
-		if kept == nil {
-			kept = map[string]string{}
-		}
-		kept[name] = value
-	}
-	return kept
-}
-
-func keepXattr(name string) bool {
-	switch name {
-	case "security.capability", "system.posix_acl_access", "system.posix_acl_default":
-		return true
-	}
-	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && len(name) <= 255
 }
 
 // oldRegular is the type of a plain file in the oldest tars.
