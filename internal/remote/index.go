@@ -145,9 +145,19 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	}
 	defer f.Close()
 	if d.parsed, err = g.parse(f); err != nil {
-		return nil, errors.Join(kiln.Errorf(kiln.KindOf(err), "%s: %w", g.urls[0], err), d.forget(path))
+		return nil, errors.Join(unreadable(g.urls[0], err), d.forget(path))
 	}
 	return d.parsed, nil
+}
+
+// unreadable is the error of a document that can't be parsed. It is Network where the
+// parser says Invalid: the mistake is the server's, not the user's.
+func unreadable(url string, err error) error {
+	kind := kiln.KindOf(err)
+	if kind == kiln.Invalid {
+		kind = kiln.Network
+	}
+	return kiln.Errorf(kind, "%s: %w", url, err)
 }
 
 // forget makes the next request ask for the whole document.
@@ -220,7 +230,7 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		parsed, err := x.keep(path, hearing{resp.Body, heard}, g)
 		if err != nil {
 			err = why(ctx, err)
-			return kiln.Errorf(kiln.KindOf(err), "%s: %w", url, err)
+			return unreadable(url, err)
 		}
 		d.parsed = parsed
 	case http.StatusNotFound, http.StatusGone:
