@@ -71,6 +71,14 @@ type InstanceSource struct {
 	RemoteAccess
 }
 
+// InstanceRebuildPost is the body of POST /1.0/instances/{name}/rebuild.
+type InstanceRebuildPost struct {
+	Source InstanceSource `json:"source"`
+	// of kiln_rebuild_force: stop an instance that runs when its new files are ready, and
+	// start it again
+	Force bool `json:"force,omitempty"`
+}
+
 // InstanceStatePut asks for another state.
 type InstanceStatePut struct {
 	Action   string `json:"action"`  // "start", "stop", "restart", "freeze" or "unfreeze"

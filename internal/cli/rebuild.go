@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -79,48 +81,111 @@ func withNewer(columns []column[api.InstanceFull], newer map[string]string) []co
 
 func (a *app) rebuildCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "rebuild [<remote>:]<instance> [[<remote>:]<image>]",
-		Short: "Rebuild the root filesystem of an instance from an image", Args: cobra.RangeArgs(1, 2),
+		Use:   "rebuild [<remote>:]<instance> [[<remote>:]<image>] | --outdated [<remote>:]",
+		Short: "Rebuild the root filesystem of an instance from an image", Args: cobra.MaximumNArgs(2),
 		Long: "Rebuild the root filesystem of an instance: from the newest version of the image that it was made from, " +
-			"or from another. What was changed in it is lost; its configuration and its snapshots stay.",
+			"or from another. What was changed in it is lost; its configuration and its snapshots stay. An instance that " +
+			"runs is stopped when the new files are ready, not before.",
+		Example: "  kiln rebuild web\n  kiln rebuild web debian/13 --force\n  kiln rebuild --outdated --force",
 	}
 	force := c.Flags().BoolP("force", "f", false, "stop an instance that runs, and start it again")
 	empty := c.Flags().Bool("empty", false, "make it empty, for a root filesystem that you bring yourself")
+	all := c.Flags().Bool("outdated", false, "every instance whose image has a newer version")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *empty && len(args) == 2 {
+		switch {
+		case *all && (*empty || len(args) > 1 || len(args) == 1 && !strings.HasSuffix(args[0], ":")):
+			return usageError{errors.New("--outdated takes each instance from the newest version of its image; name no " +
+				"instance and no image")}
+		case *all:
+			return a.rebuildOutdated(c.Context(), args, *force)
+		case len(args) == 0:
+			return usageError{fmt.Errorf("missing argument: <instance>; usage: %s", c.UseLine())}
+		case *empty && len(args) == 2:
 			return usageError{errors.New("--empty and an image exclude each other")}
 		}
-		i, err := a.instance(c.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		var body struct {
-			Source api.InstanceSource `json:"source"`
-		}
-		body.Source.Type = "image"
-		if *empty {
-			body.Source.Type = "none"
-		}
-		if len(args) == 2 {
-			if body.Source, err = a.InstanceSource(c.Context(), args[1], i.at, false); err != nil {
-				return err
-			}
-		}
-		running := i.Status != "Stopped"
-		if running && !*force {
-			return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
-		}
-		if running {
-			if err := a.act(c.Context(), i.at, api.InstanceStatePut{Action: "stop", Force: true, Timeout: -1}); err != nil {
-				return err
-			}
-		}
-		_, err = a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: instancePath(i.Name) + "/rebuild",
-			Body: body})
-		if running {
-			err = errors.Join(err, a.act(c.Context(), i.at, api.InstanceStatePut{Action: "start", Timeout: -1}))
-		}
-		return err
+		post := api.InstanceRebuildPost{Force: *force}
+		post.Source.Type = map[bool]string{true: "none", false: "image"}[*empty]
+		return a.rebuild(c.Context(), args[0], strings.Join(args[1:], ""), post)
 	}
 	return c
+}
+
+// rebuildOutdated rebuilds each instance of a server whose image has a newer version.
+func (a *app) rebuildOutdated(ctx context.Context, args []string, force bool) error {
+	at, _, err := a.Server(args)
+	if err != nil {
+		return err
+	}
+	newer, err := newerImages(ctx, at.Client)
+	if err != nil {
+		return err
+	}
+	list, err := client.List[api.Instance](ctx, at.Client, "/1.0/instances", 1)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, i := range list {
+		if newer[i.Config["volatile.base_image"]] != "" {
+			names = append(names, at.Remote+":"+i.Name)
+		}
+	}
+	if len(names) == 0 {
+		a.say("Every instance has the newest version of its image that is here")
+	}
+	return each(names, func(word string) error {
+		post := api.InstanceRebuildPost{Source: api.InstanceSource{Type: "image"}, Force: force}
+		if err := a.rebuild(ctx, word, "", post); err != nil {
+			return err
+		}
+		a.say("Rebuilt %s", strings.TrimPrefix(word, "local:"))
+		return nil
+	})
+}
+
+// rebuild has a server rebuild an instance; image is a word of the user, or "" for what
+// post says.
+func (a *app) rebuild(ctx context.Context, word, image string, post api.InstanceRebuildPost) error {
+	i, err := a.instance(ctx, word)
+	if err != nil {
+		return err
+	}
+	if image != "" {
+		if post.Source, err = a.InstanceSource(ctx, image, i.at, false); err != nil {
+			return err
+		}
+	}
+	running := i.Status == "Running" || i.Status == "Frozen"
+	if running && !post.Force {
+		return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
+	}
+	var s api.Server
+	if _, err := i.at.Get(ctx, "/1.0", nil, &s); err != nil {
+		return err
+	}
+	if slices.Contains(s.APIExtensions, "kiln_rebuild_force") || !running {
+		_, err = a.watch(ctx, i.at, rebuildRequest(i.Name, post))
+		return err
+	}
+	return a.rebuildStopped(ctx, i, post)
+}
+
+func rebuildRequest(name string, post api.InstanceRebuildPost) client.Request {
+	return client.Request{Method: http.MethodPost, Path: instancePath(name) + "/rebuild", Body: post}
+}
+
+// rebuildStopped stops an instance that runs, rebuilds it and starts it again, for servers
+// that rebuild only what is stopped.
+func (a *app) rebuildStopped(ctx context.Context, i heldInstance, post api.InstanceRebuildPost) error {
+	post.Force = false // a word that they don't know
+	if name := orElse(post.Source.Alias, post.Source.Fingerprint); name != "" && post.Source.Server == "" {
+		if _, _, err := i.at.Images().Resolve(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := a.act(ctx, i.at, api.InstanceStatePut{Action: "stop", Force: true, Timeout: -1}); err != nil {
+		return err
+	}
+	_, err := a.watch(ctx, i.at, rebuildRequest(i.Name, post))
+	return errors.Join(err, a.act(ctx, i.at, api.InstanceStatePut{Action: "start", Timeout: -1}))
 }

@@ -7,27 +7,55 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/remote"
 )
 
-// RebuildInstance makes the root filesystem of a stopped instance anew, of an image
-// here or elsewhere, or of nothing. Without a name for an image, it is the newest
-// version of the image that the instance was made from. Errors: NotFound, Conflict;
-// others are the operation's.
-func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source) (*op.Operation, error) {
+// RebuildInstance makes the root filesystem of an instance anew, of an image here or
+// elsewhere, or of nothing. Without a name for an image, it is the newest version of the
+// image that the instance was made from. With force, an instance that runs is stopped
+// once its new files are ready, and started again; without, it is a Conflict. What needs
+// no other server to be checked is checked before it returns.
+// Errors: NotFound, Ambiguous, Invalid, Conflict, Unsupported; others are the operation's.
+func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source, force bool) (*op.Operation, error) {
 	i, err := d.instances.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if i.Status != instance.Stopped {
-		return nil, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", name)
+	if err := d.checkRebuild(ctx, i, s, force); err != nil {
+		return nil, err
 	}
 	o := op.Options{Resources: instanceResources(name), MayCancel: true}
 	return d.Ops.Start(ctx, "Rebuilding instance", o, func(ctx context.Context, o *op.Operation) error {
-		return d.rebuild(ctx, o, i, s)
+		return d.rebuild(ctx, o, i, s, force)
 	}), nil
 }
 
-func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instance, s Source) (err error) {
+// checkRebuild says what rebuild would, as far as that is known without another server.
+func (d *Daemon) checkRebuild(ctx context.Context, i instance.Instance, s Source, force bool) error {
+	runs := i.Status == instance.Running || i.Status == instance.Frozen
+	switch {
+	case !runs && i.Status != instance.Stopped:
+		return kiln.Errorf(kiln.Conflict, "instance %q can't be rebuilt: %s", i.Name, i.Problem)
+	case runs && !force:
+		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", i.Name)
+	case runs && i.Ephemeral:
+		return kiln.Errorf(kiln.Conflict, "instance %q is ephemeral: it would be deleted when it is stopped to be rebuilt; "+
+			"launch another one, or make it persistent first: kiln config edit %s", i.Name, i.Name)
+	case s.elsewhere():
+		_, err := d.remotes.Open(s.Remote, remote.Access{})
+		return err
+	}
+	img, err := d.rebuildImage(ctx, nil, i, s)
+	if err != nil {
+		return err
+	}
+	_, err = plan(CreateSpec{Name: i.Name, Architecture: i.Architecture, Source: s}, img)
+	return err
+}
+
+// rebuild makes the new files while the instance may still run, so that what fails
+// until then leaves it as it is.
+func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instance, s Source, force bool) (err error) {
 	img, err := d.rebuildImage(ctx, o, i, s)
 	if err != nil {
 		return err
@@ -42,7 +70,31 @@ func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instan
 	if err := d.makeFiles(ctx, files, img); err != nil {
 		return err
 	}
-	return d.leavingTrees(ctx, i.Name, func() error { return d.instances.Rebuild(ctx, i.Name, n, files) })
+	exchange := func(ctx context.Context) error {
+		return d.leavingTrees(ctx, i.Name, func() error { return d.instances.Rebuild(ctx, i.Name, n, files) })
+	}
+	if !force {
+		return exchange(ctx)
+	}
+	return d.whileStopped(ctx, i.Name, exchange)
+}
+
+// whileStopped calls f while an instance doesn't run: one that runs is stopped before,
+// and started after it, also when f fails. Who cancels that after the stop can't keep it
+// from being started again.
+func (d *Daemon) whileStopped(ctx context.Context, name string, f func(context.Context) error) error {
+	now, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if now.Status == instance.Stopped {
+		return f(ctx)
+	}
+	if err := d.instances.Stop(ctx, name, 0, true); err != nil {
+		return err
+	}
+	err = f(ctx)
+	return errors.Join(err, d.instances.Start(context.WithoutCancel(ctx), name))
 }
 
 // rebuildImage finds the image that an instance is to be made of: the one that is

@@ -27,7 +27,7 @@ func TestTreesGoWithTheLast(t *testing.T) {
 	snapshot(t, d, "c1", "s0")
 	rebuild := func(s Source) {
 		t.Helper()
-		o, err := d.RebuildInstance(ctx, "c1", s)
+		o, err := d.RebuildInstance(ctx, "c1", s, false)
 		wait(t, o, err)
 	}
 	rebuild(Source{Type: "image", Alias: "two"})

@@ -32,7 +32,7 @@ var extensions = []string{
 	"kiln_alias_rollback", "kiln_publish_machine_id",
 	"kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish",
 	"kiln_image_estimate",
-	"kiln_instance_copy", "kiln_instance_problem",
+	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {

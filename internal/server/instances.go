@@ -167,7 +167,7 @@ func source(src api.InstanceSource) daemon.Source {
 
 // rebuildInstance makes the root filesystem of an instance anew.
 func (s *Server) rebuildInstance(w http.ResponseWriter, r *http.Request) (any, error) {
-	var post struct{ Source api.InstanceSource }
+	var post api.InstanceRebuildPost
 	if err := readJSON(r, &post); err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (s *Server) rebuildInstance(w http.ResponseWriter, r *http.Request) (any, e
 		return nil, kiln.Errorf(kiln.Unsupported, "an instance is rebuilt from an image or from nothing (none), not from a "+
 			"source of type %q", t)
 	}
-	return s.d.RebuildInstance(r.Context(), r.PathValue("name"), source(post.Source))
+	return s.d.RebuildInstance(r.Context(), r.PathValue("name"), source(post.Source), post.Force)
 }
 
 func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error) {
