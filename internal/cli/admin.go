@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"
 )
 
@@ -60,6 +62,9 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 		Example: "  kiln admin recover"}
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		r, err := a.deps.Recover(c.Context(), *dir)
+		if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Conflict) {
+			return err // nothing was begun
+		}
 		if r.Backup != "" {
 			a.say("Began with the copy %s", filepath.Base(r.Backup))
 		}
@@ -80,6 +85,9 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 		}
 		for _, text := range r.Left {
 			a.remark("Not placed: %s", text)
+		}
+		if err != nil {
+			a.remark("Not finished; run it again when what is wrong is fixed")
 		}
 		a.say("Brought back: %s, %s, %s, %s, %s", count(len(r.Images), "image"),
 			count(len(r.Aliases), "alias"), count(len(r.Profiles), "profile"), count(len(r.Instances), "instance"),

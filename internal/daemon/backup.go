@@ -143,7 +143,7 @@ func backups(dir string) ([]string, error) {
 // is whole. No daemon may run there. It gives the copy.
 // Errors: NotFound, Conflict, Integrity.
 func RestoreDatabase(ctx context.Context, dir, file string) (string, error) {
-	lock, err := lockDir(dir)
+	lock, err := lockThere(dir)
 	if err != nil {
 		return "", err
 	}

@@ -172,6 +172,27 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// lockThere takes the directory of a daemon that was there before, for what is done to it
+// while none runs. Errors: NotFound, Conflict.
+func lockThere(dir string) (*os.File, error) {
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	return lockDir(dir)
+}
+
+// checkDir says whether a directory has something of a daemon. The error is NotFound.
+func checkDir(dir string) error {
+	for _, part := range []string{databaseFile, backupsDir + "/kiln-*.db", "volumes/volumes", "volumes/lost",
+		"blobs/sha256"} {
+		if list, err := filepath.Glob(filepath.Join(dir, part)); err != nil || len(list) > 0 {
+			return err
+		}
+	}
+	return kiln.Errorf(kiln.NotFound, "no kiln directory: there are no files of a kiln daemon in %s; say where they are: "+
+		"--dir", dir)
+}
+
 // firstStart makes what every daemon has, so that nobody has to be asked.
 func (d *Daemon) firstStart(ctx context.Context) error {
 	err := d.db.CreateProfile(ctx, db.Profile{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,8 +29,8 @@ type Lost struct {
 // ListLost gives what is put away in a daemon's directory, oldest first. A daemon may run
 // there. The error is NotFound when there is no such directory.
 func ListLost(ctx context.Context, dir string) ([]Lost, error) {
-	if _, err := os.Stat(filepath.Join(dir, "volumes", "lost")); err != nil {
-		return nil, kiln.Errorf(kiln.NotFound, "there are no files of a kiln daemon in %s; say where they are: --dir", dir)
+	if err := checkDir(dir); err != nil {
+		return nil, err
 	}
 	files, err := lostFiles(dir)
 	if err != nil {

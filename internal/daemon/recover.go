@@ -42,11 +42,11 @@ type recoverer struct {
 // and instances of the records beside their files, and of the files alone where there is
 // no record. A damaged or missing database is replaced by its newest copy that is whole;
 // then records, which are newer, count more than its rows. What was put away comes back,
-// and what can't be placed is put away for good. No daemon may run there. The error is
-// Conflict when one does.
+// and what can't be placed is put away for good. No daemon may run there.
+// Errors: NotFound where no daemon ever was, Conflict when one runs.
 func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	v := &recoverer{Daemon: &Daemon{cfg: cfg}}
-	lock, err := lockDir(cfg.Dir)
+	lock, err := lockThere(cfg.Dir)
 	if err != nil {
 		return v.r, err
 	}

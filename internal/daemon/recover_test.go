@@ -226,3 +226,22 @@ func TestRecoverTakenName(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// TestWrongDirectory repairs what no daemon ever used: the error says so, and nothing is
+// made there.
+func TestWrongDirectory(t *testing.T) {
+	for name, dir := range map[string]string{"empty": t.TempDir(), "missing": filepath.Join(t.TempDir(), "x")} {
+		_, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+		_, rerr := RestoreDatabase(t.Context(), dir, "")
+		_, lerr := ListLost(t.Context(), dir)
+		_, derr := DropLost(t.Context(), dir, "something")
+		for _, err := range []error{err, rerr, lerr, derr} {
+			if !errors.Is(err, kiln.NotFound) || !strings.Contains(err.Error(), "no kiln directory") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if list, err := os.ReadDir(dir); len(list) > 0 {
+			t.Errorf("%s: %v %v", name, list, err)
+		}
+	}
+}

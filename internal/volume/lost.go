@@ -89,7 +89,7 @@ func (p *Pool) Lost() ([]Lost, error) { return ListLost(p.dir) }
 // ListLost is Lost of the pool in a directory, which others may be using.
 func ListLost(dir string) ([]Lost, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "lost"))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var list []Lost
