@@ -3,6 +3,7 @@ package kiln
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -21,6 +22,16 @@ func AmbiguousPrefix(typed string, found []Fingerprint) error {
 		list = append(list, fp.Short())
 	}
 	return Errorf(Ambiguous, "more than one image matches %q: %s; type more digits", typed, strings.Join(list, ", "))
+}
+
+// NoImage is the error about an image that isn't there, with the alias that was probably
+// meant, or where the versions of the one that was named are listed.
+func NoImage(name string, aliases []string) error {
+	hint := DidYouMean(name, aliases)
+	if alias, _, ok := strings.Cut(name, "@"); ok && slices.Contains(aliases, alias) {
+		hint = "; the versions that there are: kiln image history " + alias
+	}
+	return Errorf(NotFound, "no image %q%s", name, hint)
 }
 
 // MaxAliasLen is the longest alias accepted, in bytes (the limit of Incus).
@@ -43,6 +54,8 @@ func CheckAlias(name string) error {
 		return Errorf(Invalid, "alias %q has white space or control characters", name)
 	case !utf8.ValidString(name):
 		return Errorf(Invalid, "alias %q is not UTF-8", name)
+	case strings.HasPrefix(name, ":"):
+		return Errorf(Invalid, "alias %q begins with a colon, which ends the name of a remote where an image is named", name)
 	case strings.HasPrefix(name, "-"):
 		return Errorf(Invalid, "alias %q begins with a hyphen, as flags do", name)
 	case path.Clean("/"+name) != "/"+name:

@@ -57,13 +57,13 @@ func (i Images) Resolve(ctx context.Context, name string) (api.Image, string, er
 func (i Images) unknown(ctx context.Context, name string) error {
 	aliases, err := List[api.ImageAliasesEntry](ctx, i.Client, "/1.0/images/aliases", 1)
 	if err != nil {
-		return kiln.Errorf(kiln.NotFound, "no image %q", name)
+		return kiln.NoImage(name, nil)
 	}
 	var names []string
 	for _, a := range aliases {
 		names = append(names, a.Name)
 	}
-	return kiln.Errorf(kiln.NotFound, "no image %q%s", name, kiln.DidYouMean(name, names))
+	return kiln.NoImage(name, names)
 }
 
 // Find is kiln.Source's.

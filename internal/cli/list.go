@@ -109,7 +109,10 @@ func instanceFields() map[string]func(api.InstanceFull) []string {
 func checkFilters(words []string) error {
 	known := append(slices.Sorted(maps.Keys(instanceFields())), "outdated")
 	for _, w := range words {
-		key, _, ok := strings.Cut(w, "=")
+		key, value, ok := strings.Cut(w, "=")
+		if isOutdated(w) && !slices.Contains([]string{"true", "false", "yes", "no"}, strings.ToLower(value)) {
+			return usageError{fmt.Errorf("outdated=%s: it is outdated=true or outdated=false", value)}
+		}
 		if ok && !strings.Contains(key, ".") && !slices.Contains(known, key) {
 			return usageError{fmt.Errorf("unknown field %q%s; a filter is part of a name, <field>=<value> with %s, or "+
 				"<configuration key>=<value>", key, kiln.DidYouMean(key, known), alternatives(known))}

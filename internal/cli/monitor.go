@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 )
 
@@ -15,6 +17,13 @@ func (a *app) monitorCmd() *cobra.Command {
 	types := c.Flags().StringArray("type", nil, "operation, lifecycle or logging (repeatable)")
 	form := choiceFlag(c, "format", "f", "yaml", "", "yaml", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		known := []string{"operation", "lifecycle", "logging"}
+		for _, t := range *types {
+			if !slices.Contains(known, t) {
+				return usageError{fmt.Errorf("--type %q is not a type of event%s; it is %s", t, kiln.DidYouMean(t, known),
+					alternatives(known))}
+			}
+		}
 		at, _, err := a.Server(args)
 		if err != nil {
 			return err

@@ -177,8 +177,8 @@ func (a *app) compare(ctx context.Context, at place.Place, fp, word string) erro
 		return err
 	}
 	if img.Fingerprint != fp {
-		return kiln.Errorf(kiln.Integrity, "%s would be published as %s, which is not %q: that is %s; what differs tells: "+
-			"kiln image diff", at.Name, fp, word, img.Fingerprint)
+		return fmt.Errorf("%s would be published as %s, which is not %q: that is %s; to see what differs, publish it and "+
+			"compare: kiln image diff", at.Name, fp, word, img.Fingerprint)
 	}
 	a.say("%s: the same, %s", word, fp)
 	return nil

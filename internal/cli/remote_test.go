@@ -84,7 +84,8 @@ func TestTrust(t *testing.T) {
 	s.ok("config set core.https_address 127.0.0.1:" + port)
 	s.image("1", "--alias one --public")
 	s.fails("remote add srv 127.0.0.1:"+port, 5, "--fingerprint")
-	s.fails("remote add srv 127.0.0.1:"+port+" --fingerprint 00", 5, "may be intercepting")
+	s.fails("remote add srv 127.0.0.1:"+port+" --fingerprint 0000000000000000000000000000000000000000000000000000000000000000", 5, "may be intercepting")
+	s.fails("remote add srv 127.0.0.1:"+port+" --fingerprint abcd", 2, "64 hexadecimal digits")
 	s.stdin = "n\n"
 	s.fails("remote add srv 127.0.0.1:"+port, 5, "was not accepted")
 	s.ok("remote add pub 127.0.0.1:" + port + " --public --accept-certificate")
@@ -111,7 +112,7 @@ func TestTrust(t *testing.T) {
 	}
 	s.ok("remote remove other")
 	s.fails("image import "+at+"/lxd/one b:", 5, "--fingerprint", "--ca")
-	s.fails("image import "+at+"/lxd/one b: --fingerprint 00", 5, "may be intercepting")
+	s.fails("image import "+at+"/lxd/one b: --fingerprint 0000000000000000000000000000000000000000000000000000000000000000", 5, "may be intercepting")
 	s.ok("image import " + at + "/lxd/one b: --fingerprint " + trust.Fingerprint(shown))
 	s.ok("image import " + at + "/lxd/one b: --ca " + s.write("ca.crt", string(pin)))
 	s.fails("image import x --ca x", 2, "about the server of a URL")

@@ -61,6 +61,11 @@ func (a *app) remoteAddCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if o.fingerprint != "" {
+			if err := checkFingerprint(o.fingerprint); err != nil {
+				return err
+			}
+		}
 		name, where := args[0], args[len(args)-1]
 		token, terr := trust.ParseToken(where)
 		if terr == nil && len(token.Addresses) > 0 {
@@ -68,6 +73,10 @@ func (a *app) remoteAddCmd() *cobra.Command {
 				return usageError{fmt.Errorf("a token says which certificate the server has; leave --accept-certificate out")}
 			}
 			o.token, o.fingerprint = where, token.Fingerprint
+		}
+		if given, err := trust.ParseToken(o.token); err == nil && given.Type == "metrics" {
+			return kiln.Errorf(kiln.Invalid, "the token is for a client that only reads metrics, and no remote can be made "+
+				"of it; it wasn't used up. Get another one there: kiln config trust add --name <client>")
 		}
 		if len(args) == 1 {
 			if name, err = nameOf(where, token); err != nil {
@@ -237,12 +246,24 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 // expected says whether a server shows the certificate with the fingerprint that the
 // user gave. The error is Denied.
 func expected(addr string, shown *x509.Certificate, fingerprint string) error {
-	want, fp := strings.ToLower(strings.ReplaceAll(fingerprint, ":", "")), trust.Fingerprint(shown)
+	want, fp := plainFingerprint(fingerprint), trust.Fingerprint(shown)
 	if want == fp {
 		return nil
 	}
 	return kiln.Errorf(kiln.Denied, "the server at %s shows a certificate with the fingerprint %s, not %s; somebody "+
 		"may be intercepting the connection", addr, fp, want)
+}
+
+// plainFingerprint is a fingerprint as people write it, in small letters without colons.
+func plainFingerprint(s string) string { return strings.ToLower(strings.ReplaceAll(s, ":", "")) }
+
+// checkFingerprint says whether a word can be the fingerprint of a certificate.
+func checkFingerprint(s string) error {
+	if _, err := kiln.ParseFingerprint(plainFingerprint(s)); err != nil {
+		return usageError{fmt.Errorf("--fingerprint %q is not the SHA-256 of a certificate: 64 hexadecimal digits, with "+
+			"or without colons", s)}
+	}
+	return nil
 }
 
 // look asks a server for its certificate, and whether a trusted CA signed it.
@@ -333,7 +354,9 @@ func (a *app) join(ctx context.Context, name string, at *client.Client, o addOpt
 		return err
 	}
 	if s.Auth != "trusted" {
-		return kiln.Errorf(kiln.Denied, "the server %q took the certificate, but doesn't trust it", name)
+		return kiln.Errorf(kiln.Denied, "the server %q took the certificate, but it may not use the API: the token is "+
+			"probably one for reading metrics, of which no remote can be made. Remove the certificate there (kiln config "+
+			"trust remove <fingerprint>), and get another token: kiln config trust add --name <client>", name)
 	}
 	a.say("Client certificate now trusted by server: %s", name)
 	return nil

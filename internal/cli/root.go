@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -99,6 +101,9 @@ func (a *app) prepare(c *cobra.Command) {
 				}
 			})
 			hint = kiln.DidYouMean(strings.Fields(name)[0], names)
+		}
+		if wrong := new(pflag.InvalidValueError); errors.As(err, &wrong) && wrong.GetFlag().Value.Type() == "int" {
+			err = fmt.Errorf("--%s %q is not a whole number", wrong.GetFlag().Name, wrong.GetValue())
 		}
 		return usageError{fmt.Errorf("%w%s; see: %s --help", err, hint, c.CommandPath())}
 	})

@@ -18,6 +18,15 @@ func TestMistakes(t *testing.T) {
 	}
 	s.ok("config device add c1 d disk path=/mnt optional=true source=" + gone)
 	s.fails("config device set c1 d optional=false", 2, `Device "d"`)
+	s.fails("config device add c1 r1 disk", 2, "path= is missing")
+	s.fails("config device add c1 r1 disk path=/x source=/tmp size=1GiB", 1, `"size" is not supported`)
+	s.fails("config set c1 snapshots.pattern=a/b", 2, "snapshots.pattern")
+	s.fails("config set c1 snapshots.pattern '{{ nope'", 2, "snapshots.pattern")
+	s.ok("config set c1 snapshots.pattern '{{ creation_date|date:\"2006-01-02\" }}'")
+	s.fails("image alias create local::x one", 2, "begins with a colon")
+	s.fails("config set foo.bar 1", 2, "foo.bar", "name the instance")
+	s.fails("image info one@2", 3, `no image "one@2"`, "kiln image history one")
+	s.fails("init one@2 c9", 3, `no image "one@2"`, "kiln image history one")
 	s.ok("profile create web")
 	if _, err, code := s.run("profile device add web d disk path=/mnt source=" + gone); code != 0 || err == "" {
 		t.Errorf("a profile for another host: exit %d, warned %q", code, err)

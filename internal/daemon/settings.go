@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,7 +190,8 @@ func checkSettings(change map[string]string) error {
 			continue // what a damaged row may have
 		case !ok:
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key],
-				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
+				cmp.Or(kiln.DidYouMean(key, slices.Collect(maps.Keys(known))), "; the keys of a server begin with core. or "+
+					"images.; for a key of an instance, name the instance before it"))
 		case change[key] == "":
 			continue
 		}

@@ -226,9 +226,16 @@ func checkDisk(d map[string]string) error {
 	for key := range d {
 		switch key {
 		case "type", "path", "pool", "source", "readonly", "optional":
+		case "size", "size.state", "limits.read", "limits.write", "limits.max", "shift", "propagation", "recursive",
+			"raw.mount.options", "required", "boot.priority":
+			return kiln.Errorf(kiln.Unsupported, "%q is not supported for disks by this version of kiln; leave it out", key)
 		default:
-			return kiln.Errorf(kiln.Invalid, "a disk has no %q", key)
+			return kiln.Errorf(kiln.Invalid, "a disk has no %q%s", key, kiln.DidYouMean(key, []string{"path", "pool",
+				"source", "readonly", "optional"}))
 		}
+	}
+	if d["path"] == "" {
+		return kiln.Errorf(kiln.Invalid, "path= is missing: where the disk is in the instance; \"/\" is the root disk")
 	}
 	if !path.IsAbs(d["path"]) || path.Clean(d["path"]) != d["path"] || strings.ContainsAny(d["path"], "\n\x00") {
 		return kiln.Errorf(kiln.Invalid, "path %q is not a clean absolute path", d["path"])

@@ -95,7 +95,10 @@ func checkPattern(v string) error {
 		return fmt.Errorf("%q has %%d more than once", v)
 	}
 	if strings.Contains(v, "{{") || strings.Contains(v, "{%") {
-		return nil // what it makes is checked then
+		var err error // what it makes at another time is checked then
+		if v, err = template.Name(context.Background(), v, time.Now()); err != nil {
+			return err
+		}
 	}
 	return kiln.CheckSnapshotName(strings.ReplaceAll(v, "%d", "0"))
 }

@@ -79,8 +79,11 @@ func (s *Server) guard(to route, method string, h handler) handler {
 	open, admin := to.open(method), to.adminOnly(method)
 	return func(w http.ResponseWriter, r *http.Request) (any, error) {
 		switch c := callerOf(r); {
-		case !c.trusted && !open, c.restricted && admin:
+		case !c.trusted && !open:
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+		case c.restricted && admin:
+			return nil, kiln.Errorf(kiln.Denied, "not authorized: this client is restricted to projects, and this needs one "+
+				"that isn't; ask whoever manages the server")
 		case method != http.MethodGet && !strings.HasPrefix(to.path, "/1.0/operations/") &&
 			s.d.Ops.Working() >= mostOperations:
 			return nil, kiln.Errorf(kiln.Busy, "the server has %d operations under way, as many as it may have; wait for "+

@@ -176,5 +176,5 @@ func unknown(images []Image, name string) error {
 		}
 	}
 	slices.Sort(known)
-	return kiln.Errorf(kiln.NotFound, "no image %q%s", name, kiln.DidYouMean(name, slices.Compact(known)))
+	return kiln.NoImage(name, slices.Compact(known))
 }

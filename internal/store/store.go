@@ -147,7 +147,7 @@ func (s *Store) find(ctx context.Context, name string) (kiln.Image, error) {
 	for _, a := range aliases {
 		names = append(names, a.Name)
 	}
-	return kiln.Image{}, kiln.Errorf(kiln.NotFound, "no image %q%s", name, kiln.DidYouMean(name, names))
+	return kiln.Image{}, kiln.NoImage(name, names)
 }
 
 // Has reports whether an image is here, with all of its bytes there.

@@ -17,11 +17,13 @@ import (
 
 // A Token introduces a client to a server, once. The fields are those of LXD's.
 type Token struct {
-	ClientName  string    `json:"client_name"`
-	Fingerprint string    `json:"fingerprint"` // of the server's certificate
-	Addresses   []string  `json:"addresses"`   // "host:port"
-	Secret      string    `json:"secret"`
-	ExpiresAt   time.Time `json:"expires_at"` // zero: never
+	ClientName  string   `json:"client_name"`
+	Fingerprint string   `json:"fingerprint"` // of the server's certificate
+	Addresses   []string `json:"addresses"`   // "host:port"
+	Secret      string   `json:"secret"`
+	// Type says what the client may do, as of certificates; only kiln's tokens have it.
+	Type      string    `json:"type,omitempty"`
+	ExpiresAt time.Time `json:"expires_at"` // zero: never
 }
 
 // String gives the token as people pass it on.
