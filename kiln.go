@@ -37,6 +37,18 @@ type Image struct {
 	ReplacedBy   Fingerprint       // the newer version that has its aliases now
 	ReplacedAt   time.Time
 	Damage       string // what of it a store can't read; "": nothing
+	Missing      string // what is known to be wrong with its files in a store; "": nothing
+}
+
+// Present says whether the files of the image can be had from its store, as far as that
+// is known: else nobody is offered it, until it is imported or copied again. The error is
+// NotFound.
+func (i *Image) Present() error {
+	if i.Missing == "" {
+		return nil
+	}
+	return Errorf(NotFound, "image %s can't be had: %s; import or copy it again, or delete it: kiln image delete %s",
+		i.Fingerprint.Short(), i.Missing, i.Fingerprint.Short())
 }
 
 // Whole says whether all that a store keeps of the image can be read: else it can only

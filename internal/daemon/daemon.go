@@ -137,8 +137,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {
 		return err
 	}
-	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits, Lost: d.lostBlobs,
-		Records: filepath.Join(d.cfg.Dir, imagesDir)}); err != nil {
+	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits,
+		Lost: d.lostBlobs, Missing: d.missingFile, Records: filepath.Join(d.cfg.Dir, imagesDir)}); err != nil {
 		return err
 	}
 	d.remotes = d.opener()

@@ -49,7 +49,7 @@ func (x *deltas) file(lock *sync.Mutex, name string, fill func(io.Writer) error)
 // what of it they have.
 func (d *Daemon) FileIndex(ctx context.Context, f kiln.File) (string, error) {
 	return d.deltas.file(&d.deltas.indexing, f.Hash.String()+".index", func(w io.Writer) error {
-		in, err := d.Images.OpenFile(f)
+		in, err := d.Images.OpenFile(ctx, f)
 		if err != nil {
 			return err
 		}
@@ -72,12 +72,12 @@ func (d *Daemon) FileIndex(ctx context.Context, f kiln.File) (string, error) {
 func (d *Daemon) Patch(ctx context.Context, base, target kiln.File) (string, error) {
 	path, err := d.deltas.file(&d.deltas.patching, base.Hash.String()+"-"+target.Hash.String()+".patch",
 		func(w io.Writer) error {
-			from, err := d.Images.OpenFile(base)
+			from, err := d.Images.OpenFile(ctx, base)
 			if err != nil {
 				return err
 			}
 			defer from.Close()
-			to, err := d.Images.OpenFile(target)
+			to, err := d.Images.OpenFile(ctx, target)
 			if err != nil {
 				return err
 			}

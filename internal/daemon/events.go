@@ -26,8 +26,8 @@ func (d *Daemon) tell(ctx context.Context, action, source string, details map[st
 		Requestor: event.RequestorOf(ctx)})
 }
 
-// ImageGeneration is another number after each change of the images.
-func (d *Daemon) ImageGeneration() uint64 { return d.generation.Load() }
+// ImageGeneration is another number after each change of the images, and of which can be had.
+func (d *Daemon) ImageGeneration() uint64 { return d.generation.Load() + d.Images.MissingVersion() }
 
 // instanceChanged hears of every change of an instance.
 func (d *Daemon) instanceChanged(ctx context.Context, c instance.Change) {

@@ -189,7 +189,9 @@ func (d *Daemon) newestWith(ctx context.Context, properties map[string]string, a
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	list = slices.DeleteFunc(list, func(img kiln.Image) bool { return img.Damage != "" || img.Architecture != arch })
+	list = slices.DeleteFunc(list, func(img kiln.Image) bool {
+		return img.Damage != "" || img.Missing != "" || img.Architecture != arch
+	})
 	if len(list) == 0 {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "No matching image could be found")
 	}

@@ -45,6 +45,9 @@ func (v *recoverer) recoverImages(ctx context.Context) error {
 	if err := v.recoverPairs(ctx); err != nil {
 		return err
 	}
+	if err := v.remarkMissing(ctx); err != nil {
+		return err
+	}
 	if files, err = v.unnamedBlobs(ctx); err != nil {
 		return err
 	}
@@ -56,6 +59,23 @@ func (v *recoverer) recoverImages(ctx context.Context) error {
 			"image, import or copy that again", fp)
 	}
 	return nil
+}
+
+// remarkMissing tells of the images that have rows but not all of their files: those of a
+// copy of the database may have been deleted since.
+func (v *recoverer) remarkMissing(ctx context.Context) error {
+	list, err := v.images.List(ctx, store.Query{Files: true})
+	for _, img := range list {
+		if whole, some := v.images.Whole(store.Record{Image: img}); !whole && img.Damage == "" {
+			lacks := "no files"
+			if some {
+				lacks = "not all of its files"
+			}
+			v.remark("image %s is in the database, but has %s; if it was deleted since: kiln image delete %s; else import or "+
+				"copy it again", img.Fingerprint.Short(), lacks, img.Fingerprint.Short())
+		}
+	}
+	return err
 }
 
 // adoptImages makes the rows of images that have records and files.
@@ -78,7 +98,7 @@ func (v *recoverer) adoptImages(ctx context.Context) error {
 		whole, some := v.images.Whole(r)
 		if whole {
 			list = append(list, r)
-		} else if some {
+		} else if some && img.Fingerprint.IsZero() { // else remarkMissing tells
 			v.remark("image %s can't be brought back: not all of its files are there as they were", fp.Short())
 		}
 	}

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -29,7 +31,7 @@ func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error
 		return handled{}, nil
 	}
 	for i, file := range img.Files {
-		if err := s.exportPart(form, img, i); err != nil {
+		if err := s.exportPart(r.Context(), form, img, i); err != nil {
 			// The answer has begun: all that is left is to break it off.
 			s.log.Error("export an image", "image", img.Fingerprint, "file", file.Role, "err", err)
 			panic(http.ErrAbortHandler)
@@ -40,7 +42,10 @@ func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error
 
 // sendFile sends one file of an image, or what is asked for of it.
 func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, img kiln.Image, file kiln.File) (any, error) {
-	f, err := s.d.Images.OpenFile(file)
+	f, err := s.d.Images.OpenFile(r.Context(), file)
+	if errors.Is(err, kiln.Integrity) {
+		err = kiln.Errorf(kiln.NotFound, "%w", err) // it won't come by asking again
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +82,7 @@ func (s *Server) file(r *http.Request) (kiln.Image, kiln.File, error) {
 }
 
 func (s *Server) shareImage(w http.ResponseWriter, r *http.Request) (any, error) {
-	img, err := s.image(r)
+	img, err := s.usableImage(r)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +95,7 @@ func (s *Server) pushImage(w http.ResponseWriter, r *http.Request) (any, error) 
 	if err := readJSON(r, &post); err != nil {
 		return nil, err
 	}
-	img, err := s.image(r)
+	img, err := s.usableImage(r)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +103,7 @@ func (s *Server) pushImage(w http.ResponseWriter, r *http.Request) (any, error) 
 		Secret: post.Secret, Project: post.Project})
 }
 
-func (s *Server) exportPart(form *multipart.Writer, img kiln.Image, i int) error {
+func (s *Server) exportPart(ctx context.Context, form *multipart.Writer, img kiln.Image, i int) error {
 	file := img.Files[i]
 	name := img.Fingerprint.String() + file.Ext
 	if file.Role == kiln.Metadata {
@@ -111,7 +116,7 @@ func (s *Server) exportPart(form *multipart.Writer, img kiln.Image, i int) error
 	if err != nil {
 		return err
 	}
-	f, err := s.d.Images.OpenFile(file)
+	f, err := s.d.Images.OpenFile(ctx, file)
 	if err != nil {
 		return err
 	}

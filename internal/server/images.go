@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"time"
@@ -13,8 +14,8 @@ import (
 
 func imagePut(img kiln.Image) api.ImagePut {
 	properties := orEmpty(img.Properties)
-	if img.Damage != "" {
-		properties["description"] = described("", img.Damage) // where every client shows it
+	if wrong := cmp.Or(img.Damage, img.Missing); wrong != "" {
+		properties["description"] = described("", wrong) // where every client shows it
 	}
 	return api.ImagePut{AutoUpdate: img.AutoUpdate, Properties: properties, Public: img.Public,
 		ExpiresAt: img.ExpiresAt, Profiles: orNone(img.Profiles)}
@@ -111,7 +112,11 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 		// The secret is looked at first: how long the answer takes tells nothing of
 		// private images to who has none. Whoever has one knows the whole fingerprint.
 		if fp, err := kiln.ParseFingerprint(name); err == nil && s.d.Shared(word, fp) {
-			return s.d.Images.Get(ctx, fp)
+			img, err := s.d.Images.Get(ctx, fp)
+			if err == nil && img.Missing != "" {
+				err = kiln.Errorf(kiln.NotFound, "Image not found")
+			}
+			return img, err
 		}
 	}
 	img, err := s.d.Images.PublicByPrefix(ctx, name)
@@ -122,11 +127,11 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 }
 
 // usableImage is image for what needs more of it than its name. The error is Integrity
-// when its row is damaged.
+// when its row is damaged, NotFound when its files are missing.
 func (s *Server) usableImage(r *http.Request) (kiln.Image, error) {
 	img, err := s.image(r)
 	if err == nil {
-		err = img.Whole()
+		err = cmp.Or(img.Whole(), img.Present())
 	}
 	return img, err
 }

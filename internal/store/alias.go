@@ -57,6 +57,7 @@ func (s *Store) aliasVersion(ctx context.Context, word string, public bool) (kil
 		return kiln.Alias{}, missing
 	}
 	list, err := s.db.Images(ctx, db.ImageQuery{Fingerprint: fp, Public: public})
+	list = s.marked(list, public)
 	if err == nil && len(list) == 0 {
 		err = missing
 		if !public {
@@ -72,6 +73,9 @@ func (s *Store) PublicAlias(ctx context.Context, name string) (kiln.Alias, error
 	a, err := s.db.PublicAlias(ctx, name)
 	if errors.Is(err, kiln.NotFound) {
 		return s.aliasVersion(ctx, name, true)
+	}
+	if err == nil && s.missing.of(a.Target) != "" {
+		return kiln.Alias{}, kiln.Errorf(kiln.NotFound, "Image alias not found")
 	}
 	return a, err
 }

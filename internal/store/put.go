@@ -192,6 +192,7 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
+	s.cameBack(p.files)
 	got, err := s.Get(p.ctx, img.Fingerprint)
 	if err == nil && exists {
 		err = kiln.Errorf(kiln.Conflict, "Image with same fingerprint already exists")

@@ -61,19 +61,20 @@ func clone(img kiln.Image) kiln.Image {
 	return img
 }
 
-// Version is another number after each change of any row. What was read since it
+// Version is another number after each change of any row, and of what is missing. What was read since it
 // is known is good for as long as it is the version.
-func (s *Store) Version() uint64 { return s.db.Version() }
+func (s *Store) Version() uint64 { return s.db.Version() + s.MissingVersion() }
 
 func (s *Store) byPrefix(ctx context.Context, l lookup) (kiln.Image, error) {
 	if !kiln.IsPrefix(l.prefix) {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
 	}
-	version := s.db.Version()
+	version := s.Version()
 	if img, ok := s.recent.get(l, version); ok {
 		return img, nil
 	}
 	list, err := s.db.Images(ctx, db.ImageQuery{Prefix: l.prefix, Public: l.public, Files: true})
+	list = s.marked(list, l.public)
 	switch {
 	case err != nil:
 		return kiln.Image{}, err

@@ -28,6 +28,9 @@ type Options struct {
 	Records string
 	// Lost hears of the blobs that Open put away since no row names them.
 	Lost func([]kiln.Fingerprint)
+	// Missing hears of images with a file that isn't there, or isn't as it was, and of what
+	// is wrong with the first of them.
+	Missing func(images []kiln.Fingerprint, why string)
 }
 
 // A Store holds the images of one daemon.
@@ -38,11 +41,13 @@ type Store struct {
 	put   PutOptions
 	// files is held for writing while blobs are deleted, for reading from the
 	// moment a blob appears until its row is there.
-	files  *sync.RWMutex
-	recent *recent
+	files   *sync.RWMutex
+	recent  *recent
+	missing *missing
 }
 
-// Open makes a store of blobs and rows, and puts the blobs away that no row names.
+// Open makes a store of blobs and rows, puts the blobs away that no row names, and finds
+// the rows whose blobs are not there.
 func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store, error) {
 	s := New(blobs, d, opts)
 	used, err := d.Blobs(ctx)
@@ -50,16 +55,29 @@ func Open(ctx context.Context, blobs *blob.Dir, d *db.DB, opts Options) (*Store,
 		return nil, err
 	}
 	unknown := used[kiln.Fingerprint{}] > 0 // which blobs damaged rows are of
-	lost, err := blobs.Sweep(func(fp kiln.Fingerprint) bool { return used[fp] > 0 || unknown })
+	here := map[kiln.Fingerprint]bool{}
+	lost, err := blobs.Sweep(func(fp kiln.Fingerprint) bool {
+		here[fp] = used[fp] > 0
+		return used[fp] > 0 || unknown
+	})
 	if len(lost) > 0 && opts.Lost != nil {
 		opts.Lost(lost)
 	}
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	for fp := range used {
+		if !here[fp] && !fp.IsZero() {
+			return s, s.findMissing(ctx, here)
+		}
+	}
+	return s, nil
 }
 
 // New makes a store of blobs and rows as they are, without a sweep.
 func New(blobs *blob.Dir, d *db.DB, opts Options) *Store {
-	return &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}, recent: &recent{}}
+	return &Store{blobs: blobs, db: d, opts: opts, files: &sync.RWMutex{}, recent: &recent{},
+		missing: &missing{}}
 }
 
 // A Query narrows a list of images down. The zero value is all of them.
@@ -74,13 +92,16 @@ type Query struct {
 
 // List gives images with their aliases, in the order they came.
 func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
-	return s.db.Images(ctx, db.ImageQuery{Public: q.Public, Standing: q.Standing, Properties: q.Properties,
+	list, err := s.db.Images(ctx, db.ImageQuery{Public: q.Public, Standing: q.Standing, Properties: q.Properties,
 		Origin: q.Origin, File: q.File, Files: q.Files})
+	return s.marked(list, q.Public), err
 }
 
 // Get gives one image, with its files. The error is NotFound.
 func (s *Store) Get(ctx context.Context, fp kiln.Fingerprint) (kiln.Image, error) {
-	return imageOf(ctx, s.db, fp, true)
+	img, err := imageOf(ctx, s.db, fp, true)
+	img.Missing = s.missing.of(img.Fingerprint)
+	return img, err
 }
 
 // imageOf gives one image of the rows, or of a transaction. The error is NotFound.
@@ -182,14 +203,17 @@ func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 	if err := img.Whole(); err != nil {
 		return nil, err
 	}
-	return &stream{store: s, rest: img.Files}, nil
+	return &stream{ctx: ctx, store: s, rest: img.Files}, nil
 }
 
 // OpenFile opens one file of an image, unchecked. The error is Integrity when it
-// is lost.
-func (s *Store) OpenFile(f kiln.File) (*os.File, error) {
+// is lost, which is noted.
+func (s *Store) OpenFile(ctx context.Context, f kiln.File) (*os.File, error) {
 	r, err := s.blobs.Open(f.Hash)
 	if errors.Is(err, kiln.NotFound) {
+		if err := s.miss(context.WithoutCancel(ctx), f.Hash, isMissing); err != nil {
+			return nil, err
+		}
 		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; copy or import the image again to "+
 			"restore it", s.blobs.Path(f.Hash))
 	}
@@ -197,6 +221,7 @@ func (s *Store) OpenFile(f kiln.File) (*os.File, error) {
 }
 
 type stream struct {
+	ctx   context.Context
 	store *Store
 	rest  []kiln.File
 	now   *checked
@@ -212,7 +237,7 @@ func (s *stream) Next() (kiln.File, error) {
 	}
 	f := s.rest[0]
 	s.rest = s.rest[1:]
-	r, err := s.store.OpenFile(f)
+	r, err := s.store.OpenFile(s.ctx, f)
 	if err != nil {
 		return f, err
 	}
@@ -242,12 +267,16 @@ func (s *stream) Close() error {
 }
 
 // Update changes what a user may change of an image, in one transaction.
-// Properties without a value are dropped. Errors: NotFound, Integrity for a damaged row,
-// those of change.
+// Properties without a value are dropped. Errors: NotFound for an image and for missing
+// files of one, Integrity for a damaged row, those of change.
 func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*kiln.Image) error) error {
 	return s.db.Tx(ctx, func(tx *db.Tx) error {
 		img, err := whole(ctx, tx, fp)
 		if err != nil {
+			return err
+		}
+		img.Missing = s.missing.of(fp)
+		if err := img.Present(); err != nil { // clients send back what they were shown in its place
 			return err
 		}
 		before := maps.Clone(img.Properties)
@@ -299,6 +328,7 @@ func (s *Store) DeleteIf(ctx context.Context, fp kiln.Fingerprint, unwanted func
 	if err != nil || !gone {
 		return false, err
 	}
+	s.missing.forget(fp)
 	return true, s.dropUnused(ctx, files)
 }
 
@@ -330,11 +360,20 @@ func (s *Store) Verify(ctx context.Context, fp kiln.Fingerprint) error {
 	}
 	for _, f := range img.Files {
 		err := s.blobs.Verify(ctx, f.Hash)
+		if err == nil {
+			s.cameBack([]kiln.File{f})
+		}
 		if errors.Is(err, kiln.NotFound) {
+			if err := s.miss(ctx, f.Hash, isMissing); err != nil {
+				return err
+			}
 			return kiln.Errorf(kiln.Integrity, "image %s: the %s file is lost: %s; copy or import the image again to restore it",
 				fp.Short(), f.Role, s.blobs.Path(f.Hash))
 		}
 		if errors.Is(err, kiln.Integrity) {
+			if err := s.miss(ctx, f.Hash, isDamaged); err != nil {
+				return err
+			}
 			return kiln.Errorf(kiln.Integrity, "image %s: the %s file: %w; copy or import the image again to restore it",
 				fp.Short(), f.Role, err)
 		}
