@@ -6,6 +6,9 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -71,9 +74,7 @@ func entry(ctx context.Context, at place.Place, file, name string, fields int) (
 		_, err := parseID(name)
 		return nil, errors.Join(err, kiln.Errorf(kiln.Invalid, "%q can't be a name", name))
 	}
-	var out, errs limited
-	code, err := at.Exec(ctx, at.Name, api.InstanceExecPost{Command: []string{"cat", file}},
-		client.ExecIO{Stdout: &out, Stderr: &errs})
+	out, errs, code, err := readBounded(ctx, at, file)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +83,43 @@ func entry(ctx context.Context, at place.Place, file, name string, fields int) (
 			strings.TrimSpace(errs.String()))
 	}
 	return findEntry(out.String(), file, name, fields)
+}
+
+// Bounds of what is read of an instance's files, which its users may have replaced by a
+// fifo or a link to a device that never ends.
+const (
+	lookupTime  = 10 * time.Second
+	lookupGrace = 5 * time.Second // for the instance, to end the command
+	lookupBytes = 1 << 20
+)
+
+// readBounded reads a file of an instance with cat(1), and ends that when it takes too
+// long or gives too much. Errors: Timeout, TooLarge, those of the exec.
+func readBounded(ctx context.Context, at place.Place, file string) (out, errs *limited, code int, err error) {
+	ctx, giveUp := context.WithTimeout(ctx, lookupTime+lookupGrace)
+	defer giveUp()
+	bounded, end := context.WithCancelCause(ctx)
+	late := time.AfterFunc(lookupTime, func() {
+		end(kiln.Errorf(kiln.Timeout, "read %s of instance %q: it takes longer than %s; give the id as a number", file,
+			at.Name, lookupTime))
+	})
+	defer late.Stop()
+	full := func() {
+		end(kiln.Errorf(kiln.TooLarge, "read %s of instance %q: it has more than %s; give the id as a number", file, at.Name,
+			kiln.FormatSize(lookupBytes)))
+	}
+	out, errs = &limited{full: full}, &limited{full: full}
+	quiet := func() bool { return true }
+	code, err = at.Exec(ctx, at.Name, api.InstanceExecPost{Command: []string{"cat", file}},
+		client.ExecIO{Stdout: out, Stderr: errs, Control: func(c client.Control) {
+			quiet = context.AfterFunc(bounded, func() { _ = c.Signal(int(unix.SIGKILL)) }) // giveUp ends what it doesn't
+		}})
+	quiet()
+	if bounded.Err() != nil {
+		err = context.Cause(bounded)
+	}
+	end(nil)
+	return out, errs, code, err
 }
 
 // findEntry is entry in the text of the file.
@@ -100,14 +138,18 @@ func findEntry(text, file, name string, fields int) ([]string, error) {
 	return nil, kiln.Errorf(kiln.NotFound, "%s of the instance has no %q%s", file, name, kiln.DidYouMean(name, names))
 }
 
-// limited keeps the beginning of what is written to it.
-type limited struct{ bytes.Buffer }
+// limited keeps the beginning of what is written to it, and calls full when there is more.
+type limited struct {
+	bytes.Buffer
+	full func()
+}
 
 // Write implements io.Writer.
 func (l *limited) Write(b []byte) (int, error) {
-	const most = 1 << 20
-	if room := most - l.Len(); room > 0 {
-		l.Buffer.Write(b[:min(room, len(b))])
+	room := lookupBytes - l.Len()
+	if room < len(b) {
+		l.full()
 	}
+	l.Buffer.Write(b[:min(room, len(b))])
 	return len(b), nil
 }

@@ -31,8 +31,14 @@ func TestFindEntry(t *testing.T) {
 		!strings.Contains(err.Error(), `did you mean "www-data"?`) {
 		t.Error(err)
 	}
-	var l limited
-	if n, err := l.Write(make([]byte, 2<<20)); n != 2<<20 || err != nil || l.Len() != 1<<20 {
-		t.Error(n, err, l.Len())
+	full := 0
+	l := limited{full: func() { full++ }}
+	for range 2 {
+		if n, err := l.Write(make([]byte, 1<<20)); n != 1<<20 || err != nil || l.Len() != 1<<20 {
+			t.Error(n, err, l.Len())
+		}
+	}
+	if full != 1 {
+		t.Errorf("full %d times", full)
 	}
 }
