@@ -111,6 +111,9 @@ func validity(c api.Certificate) (from, until time.Time) {
 	return cert.NotBefore, cert.NotAfter
 }
 
+// defaultProject is the project that a restricted client gets if none is named.
+const defaultProject = "default"
+
 func (a *app) trustAddCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "add [<remote>:] [<certificate>]", Short: "Add a trusted client, by its certificate or with a join token",
@@ -118,7 +121,7 @@ func (a *app) trustAddCmd() *cobra.Command {
 	}
 	name := c.Flags().String("name", "", "name of the client")
 	restricted := c.Flags().Bool("restricted", false, "limit the client to some projects")
-	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client")
+	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client (default: "+defaultProject+")")
 	description := c.Flags().String("description", "", "description")
 	typ := choiceFlag(c, "type", "", "client", "what the client may do: everything, or only read metrics, which kiln "+
 		"doesn't serve yet", "client", "metrics")
@@ -129,6 +132,11 @@ func (a *app) trustAddCmd() *cobra.Command {
 		}
 		post := api.CertificatesPost{CertificatePut: api.CertificatePut{Name: *name, Type: *typ,
 			Restricted: *restricted || len(*projects) > 0, Projects: *projects, Description: *description}}
+		if post.Restricted && len(post.Projects) == 0 {
+			// With none, the client could do nothing, and its join token would be used up.
+			post.Projects = []string{defaultProject}
+			a.remark("No --projects given: the client is limited to the project %s", defaultProject)
+		}
 		if len(args) == 0 {
 			return a.issueToken(c, at, post)
 		}
