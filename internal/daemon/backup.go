@@ -149,7 +149,7 @@ func backups(dir string) ([]string, error) {
 // is whole. No daemon may run there. It gives the copy.
 // Errors: NotFound, Conflict, Integrity.
 func RestoreDatabase(ctx context.Context, dir, file string) (string, error) {
-	lock, err := lockThere(dir)
+	lock, err := lockThere(ctx, dir)
 	if err != nil {
 		return "", err
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -118,7 +119,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if d.lock, err = lockDir(d.cfg.Dir); err != nil {
+	if d.lock, err = lockDir(ctx, d.cfg.Dir); err != nil {
 		return err
 	}
 	if err := checkDatabase(d.cfg.Dir); err != nil {
@@ -160,25 +161,41 @@ func (d *Daemon) open(ctx context.Context) error {
 	return nil
 }
 
+// lockPatience is how long the lock of a daemon that was killed may last: the kernel lets
+// go of it when the process has ended, with all that it has mapped and opened.
+const lockPatience = 5 * time.Second
+
 // lockDir makes sure that one daemon at a time uses a directory.
-func lockDir(dir string) (*os.File, error) {
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.Open(dir) // which nobody removes under a daemon, as they might a file
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(kiln.Errorf(kiln.Conflict, "another kiln daemon uses %s", dir), f.Close())
+	for end := time.Now().Add(lockPatience); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case err != unix.EWOULDBLOCK && err != unix.EINTR:
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+		case time.Now().After(end):
+			return nil, errors.Join(kiln.Errorf(kiln.Conflict, "another kiln daemon uses %s", dir), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), f.Close())
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	return f, nil
 }
 
 // lockThere takes the directory of a daemon that was there before, for what is done to it
 // while none runs. Errors: NotFound, Conflict.
-func lockThere(dir string) (*os.File, error) {
+func lockThere(ctx context.Context, dir string) (*os.File, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	return lockDir(dir)
+	return lockDir(ctx, dir)
 }
 
 // checkDir says whether a directory has something of a daemon. The error is NotFound.

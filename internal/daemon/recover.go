@@ -46,7 +46,7 @@ type recoverer struct {
 // Errors: NotFound where no daemon ever was, Conflict when one runs.
 func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	v := &recoverer{Daemon: &Daemon{cfg: cfg}}
-	lock, err := lockThere(cfg.Dir)
+	lock, err := lockThere(ctx, cfg.Dir)
 	if err != nil {
 		return v.r, err
 	}
