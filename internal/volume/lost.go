@@ -41,12 +41,16 @@ func (p *Pool) lose(kind, name, dir string) error {
 	defer p.stacks.RUnlock()
 	p.noting.Lock() // so that its note has its volume in one place or the other
 	defer p.noting.Unlock()
-	entry := strings.Join([]string{time.Now().UTC().Format(lostFormat), kind, name}, ".")
-	err := disk.RenameNew(dir, filepath.Join(p.dir, "lost", entry))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	for at := time.Now().UTC(); ; at = at.Add(time.Millisecond) {
+		entry := strings.Join([]string{at.Format(lostFormat), kind, name}, ".")
+		err := disk.RenameNew(dir, filepath.Join(p.dir, "lost", entry))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case !errors.Is(err, fs.ErrExist): // one of the same name was put away in this millisecond
+			return err
+		}
 	}
-	return err
 }
 
 // keepMark is an empty file in the directory of what is put away and stays.

@@ -174,3 +174,27 @@ func TestCloneRemove(t *testing.T) {
 		}
 	}
 }
+
+// TestLoseTwice puts a volume away while the names of the next seconds are taken, as when
+// several of one name are put away within a millisecond.
+func TestLoseTwice(t *testing.T) {
+	dir := t.TempDir()
+	p := openPool(t, dir)
+	const taken = 3000
+	now := time.Now().UTC()
+	for i := range taken {
+		at := now.Add(time.Duration(i) * time.Millisecond).Format("20060102T150405.000")
+		if err := os.Mkdir(filepath.Join(dir, "lost", at+".volume.v"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Empty(t.Context(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Lose("v"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := p.Lost(); len(list) != taken+1 || err != nil {
+		t.Errorf("%d, %v", len(list), err)
+	}
+}
