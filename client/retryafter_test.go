@@ -12,7 +12,7 @@ import (
 // TestRetryAfter: nobody waits for as long as a server may say, nor for what is no time.
 func TestRetryAfter(t *testing.T) {
 	for text, most := range map[string]time.Duration{
-		"3600": mostWaitTime * 5 / 4, "99999999999": mostWaitTime * 5 / 4, "2": 5 * time.Second / 2, "0": 0,
+		"3600": mostWaitTime * 5 / 4, "9999999999": mostWaitTime * 5 / 4, "2": 5 * time.Second / 2, "0": 0,
 		"-1": -1, "x": -1, "": -1,
 	} {
 		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {text}}}

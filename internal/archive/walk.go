@@ -45,7 +45,7 @@ func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reade
 	counted := &counter{r: r}
 	in := tar.NewReader(counted)
 	var end int64 // of the last entry, or of its header where it is sparse
-	sparse := false
+	sparse, name := false, ""
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -56,6 +56,9 @@ func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reade
 			content := max(read, counted.skipped) - end
 			w.stored += content
 			end += (content + tarBlock - 1) &^ (tarBlock - 1)
+			if err := w.fits(name); err != nil {
+				return err
+			}
 		}
 		if errors.Is(err, io.EOF) {
 			break
@@ -63,7 +66,7 @@ func Walk(ctx context.Context, r io.Reader, lim Limits, fn func(*Entry, io.Reade
 		if err != nil {
 			return notTar(err)
 		}
-		end, sparse = counted.n, isSparse(h)
+		end, sparse, name = counted.n, isSparse(h), h.Name
 		if !sparse {
 			end += (h.Size + tarBlock - 1) &^ (tarBlock - 1)
 		}
@@ -369,9 +372,14 @@ func (w *walker) count(e *Entry) error {
 	if w.bytes < 0 || w.lim.Bytes > 0 && w.bytes > w.lim.Bytes {
 		return kiln.Errorf(kiln.TooLarge, "the archive unpacks to more than %s (at %q)", kiln.FormatSize(w.lim.Bytes), e.Path)
 	}
+	return w.fits(e.Path)
+}
+
+// fits checks what is stored up to the end of a file. The error is NoSpace.
+func (w *walker) fits(name string) error {
 	if w.lim.Room > 0 && w.stored > w.lim.Room {
 		return kiln.Errorf(kiln.NoSpace, "the archive unpacks to more than the %s that are free (at %q)",
-			kiln.FormatSize(w.lim.Room), e.Path)
+			kiln.FormatSize(w.lim.Room), name)
 	}
 	return nil
 }

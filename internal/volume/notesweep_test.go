@@ -1,14 +1,21 @@
 package volume_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/volume"
+	"github.com/kiln-containers/kiln/internal/volume/volumetest"
 )
 
 // TestSweptNotes puts a volume away and brings it back while old notes are swept: its note
@@ -56,5 +63,61 @@ func TestSweptNotes(t *testing.T) {
 	sweeps.Wait()
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSweptNotesOfNothing: the note of a volume that is gone goes after a while.
+func TestSweptNotesOfNothing(t *testing.T) {
+	dir := t.TempDir()
+	p := openPool(t, dir)
+	for name, age := range map[string]time.Duration{"old": 2 * volume.LostTime, "young": volume.LostTime / 2} {
+		path, at := filepath.Join(dir, "notes", name+".json"), time.Now().Add(-age)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.SweepLost(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := volume.Notes(dir); err != nil || !slices.Equal(left, []string{"young"}) {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// TestDroppedTreeIsUnmounted: who starts after the tree of an image was dropped sees the
+// new one, and who runs on the old one goes on.
+func TestDroppedTreeIsUnmounted(t *testing.T) {
+	p := openPool(t, t.TempDir())
+	content := volumetest.Content(new(atomic.Int32))
+	v, err := p.Clone(t.Context(), "v", volumetest.Image, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := p.Clone(t.Context(), "w", volumetest.Image, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, end := volumetest.Mount(t, v, false)
+	defer end()
+	if err := p.DropTree(volumetest.Image); err != nil {
+		t.Fatal(err)
+	}
+	p.Refill = func(context.Context, kiln.Fingerprint) (volume.Content, error) {
+		return volume.Content{Unpack: func(_ context.Context, rootfs, meta archive.TreeWriter) error {
+			err := meta.Add(&archive.Entry{Path: "metadata.yaml", Type: archive.Regular, Mode: 0o644, Size: 2},
+				strings.NewReader("a\n"))
+			for _, name := range []string{".", "new"} {
+				err = errors.Join(err, rootfs.Add(&archive.Entry{Path: name, Type: archive.Dir, Mode: 0o755}, nil))
+			}
+			return err
+		}}, nil
+	}
+	again, done := volumetest.Mount(t, w, false)
+	defer done()
+	if _, err := os.Stat(filepath.Join(again, "new")); err != nil {
+		t.Errorf("the new tree: %v", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(root, "gone")); string(b) != "to be deleted" {
+		t.Errorf("who runs on the old one reads %q, %v", b, err)
 	}
 }
