@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,19 +16,22 @@ import (
 	"github.com/kiln-containers/kiln"
 )
 
-// freeAddress is an address of the loopback that nobody listens on, and its port.
+// freeAddress is an address of the loopback whose port nobody listens on, at any address.
+// It isn't one of those that the kernel gives to whoever asks for no certain one, by
+// default: another process could have it before the test has, or beside it.
 func freeAddress(t *testing.T) (address, port string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port = strconv.Itoa(20_000 + rand.IntN(12_000))
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return "127.0.0.1:" + port, port
+		}
 	}
-	defer l.Close()
-	_, port, err = net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "127.0.0.1:" + port, port
+	t.Fatal("no port is free")
+	return "", ""
 }
 
 // listeners of a server that end with the test.
