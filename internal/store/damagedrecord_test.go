@@ -11,6 +11,7 @@ import (
 // record of the image says from before.
 func TestDamagedRecordStays(t *testing.T) {
 	s := open(t, t.TempDir())
+	s.opts.Records = t.TempDir()
 	r := testRecord(1, "web", time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC))
 	if err := s.saveRecord(r); err != nil {
 		t.Fatal(err)
