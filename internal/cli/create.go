@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,6 +48,9 @@ func (a *app) createCmd(verb string) *cobra.Command {
 			return err
 		}
 		post.Name = at.Name
+		if err := inherit(c.Context(), at, &post); err != nil {
+			return err
+		}
 		if o.empty {
 			post.Source = api.InstanceSource{Type: "none"}
 		} else if post.Source, err = a.InstanceSource(c.Context(), args[0], at, o.offline); err != nil {
@@ -167,6 +172,37 @@ func describe(put *api.InstancePut, config, devices []string, pool string) error
 	}
 	if pool != "" {
 		put.Devices["root"] = map[string]string{"type": "disk", "path": "/", "pool": pool}
+	}
+	return nil
+}
+
+// inherit completes devices without a type by the profiles' devices of the same name: a
+// user who says "-d root,size=1GiB" means the root disk that the profile gives.
+func inherit(ctx context.Context, at place.Place, post *api.InstancesPost) error {
+	profiles := post.Profiles
+	if profiles == nil {
+		profiles = []string{"default"}
+	}
+	var known []api.Profile
+	for name, d := range post.Devices {
+		if d["type"] != "" {
+			continue
+		}
+		for _, p := range profiles {
+			i := slices.IndexFunc(known, func(k api.Profile) bool { return k.Name == p })
+			if i < 0 {
+				var read api.Profile
+				if _, err := at.Get(ctx, profilePath(p), nil, &read); err != nil {
+					return err
+				}
+				i, known = len(known), append(known, read)
+			}
+			if from, ok := known[i].Devices[name]; ok {
+				own := maps.Clone(from)
+				maps.Copy(own, d)
+				post.Devices[name] = own
+			}
+		}
 	}
 	return nil
 }

@@ -13,13 +13,14 @@ import (
 
 // A holder is what has devices: an instance or a profile.
 type holder struct {
-	devices map[string]map[string]string
-	save    func(map[string]map[string]string) error
+	devices   map[string]map[string]string
+	inherited map[string]map[string]string // with those of an instance's profiles
+	save      func(map[string]map[string]string) error
 }
 
 func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
 	i, err := a.instance(ctx, word)
-	return holder{i.Devices, func(d map[string]map[string]string) error {
+	return holder{i.Devices, i.ExpandedDevices, func(d map[string]map[string]string) error {
 		i.Devices = d
 		return i.save(ctx)
 	}}, err
@@ -29,6 +30,10 @@ func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
 func (h holder) device(name string) (map[string]string, error) {
 	if d, ok := h.devices[name]; ok {
 		return d, nil
+	}
+	if _, ok := h.inherited[name]; ok {
+		return nil, kiln.Errorf(kiln.NotFound, "the device %q comes from a profile; change it there, or give the instance "+
+			"its own: kiln config device override <instance> %s <key>=<value>", name, name)
 	}
 	return nil, kiln.Errorf(kiln.NotFound, "no device %q%s", name, kiln.DidYouMean(name,
 		slices.Collect(maps.Keys(h.devices))))
@@ -82,7 +87,32 @@ func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder,
 		return a.yaml(h.devices)
 	})
 	a.deviceKeyVerbs(verb)
+	if noun == "instance" {
+		verb("override <name> <device> [<key>=<value>...]", "Give an instance its own copy of a profile's device",
+			cobra.MinimumNArgs(2), override)
+	}
 	return c
+}
+
+// override copies a device of a profile to the instance, with keys of its own.
+func override(h holder, args []string) error {
+	if _, there := h.devices[args[0]]; there {
+		return kiln.Errorf(kiln.Conflict, "the device %q is the instance's own already; change it: kiln config device set",
+			args[0])
+	}
+	from, ok := h.inherited[args[0]]
+	if !ok {
+		return kiln.Errorf(kiln.NotFound, "no profile of the instance has a device %q%s", args[0],
+			kiln.DidYouMean(args[0], slices.Collect(maps.Keys(h.inherited))))
+	}
+	keys, err := pairs(args[1:])
+	if err != nil {
+		return err
+	}
+	own := maps.Clone(from)
+	maps.Copy(own, keys)
+	h.devices[args[0]] = own
+	return h.save(h.devices)
 }
 
 // deviceKeyVerbs are the verbs about keys of a device.

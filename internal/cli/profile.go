@@ -45,7 +45,7 @@ func (p heldProfile) put() api.ProfilePut {
 
 func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
 	p, err := a.profile(ctx, word)
-	return holder{p.Devices, func(d map[string]map[string]string) error {
+	return holder{p.Devices, nil, func(d map[string]map[string]string) error {
 		p.Devices = d
 		return p.save(ctx)
 	}}, err
