@@ -47,7 +47,8 @@ func (a *app) mirrorCmd() *cobra.Command {
 				if method == http.MethodDelete {
 					return a.missing(c.Context(), at, "mirror", at.Change(c.Context(), method, path(at.Name), nil, ""))
 				}
-				_, err = a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.Name), Body: struct{}{}})
+				done, err := a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.Name), Body: struct{}{}})
+				a.tellMirrored(done)
 				return a.missing(c.Context(), at, "mirror", err)
 			}}
 	}
@@ -55,6 +56,13 @@ func (a *app) mirrorCmd() *cobra.Command {
 		each("run [<remote>:]<mirror>", "Update a mirror now", http.MethodPost),
 		each("remove [<remote>:]<mirror>", "Remove a mirror; its images stay", http.MethodDelete))
 	return c
+}
+
+// tellMirrored says what a run of a mirror brought.
+func (a *app) tellMirrored(done api.Operation) {
+	if text, ok := done.Metadata["mirrored"].(string); ok {
+		a.say("%s", text)
+	}
 }
 
 func (a *app) mirrorAddCmd() *cobra.Command {
@@ -89,7 +97,8 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 			Keep:    *keep, PullThrough: *through, Public: !*private, RemoteAccess: api.RemoteAccess{CA: where.CA,
 				Mirrors: where.Mirrors, Proxy: where.Proxy},
 		}
-		_, err = a.watch(c.Context(), at, client.Request{Method: http.MethodPost, Path: "/1.0/kiln/mirrors", Body: post})
+		done, err := a.watch(c.Context(), at, client.Request{Method: http.MethodPost, Path: "/1.0/kiln/mirrors", Body: post})
+		a.tellMirrored(done)
 		return err
 	}
 	return c

@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/remote"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // A Mirror is a set of images of another server that is kept, and served, here.
@@ -29,6 +30,9 @@ func (d *Daemon) AddMirror(ctx context.Context, m Mirror) (*op.Operation, error)
 	}
 	if _, err := d.remotes.Open(m.Remote, remote.Access{}); err != nil {
 		return nil, err
+	}
+	if m.Remote.Certificate != "" && d.isOwn(m.Remote.Certificate) {
+		return nil, kiln.Errorf(kiln.Invalid, "%s is this server itself; a mirror is of another one", m.Remote.Server)
 	}
 	if err := d.db.CreateMirror(ctx, m); err != nil {
 		return nil, err
@@ -119,18 +123,62 @@ func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error
 		return err
 	}
 	var errs []error
+	var done mirrored
+	defer func() { done.tell(o, m.Name, len(list)) }()
 	for _, img := range list {
-		if len(img.Aliases) == 0 || img.Type == "virtual-machine" || !passes(img, m.Filters) {
+		if done.skips(img, m.Filters) {
 			continue
 		}
 		if _, err := d.mirrorImage(ctx, o, m, img); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", img.Aliases[0].Name, err))
+		} else {
+			done.here++
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// isOwn reports whether a certificate, as PEM, is this server's.
+func (d *Daemon) isOwn(text string) bool {
+	cert, err := trust.Parse([]byte(text))
+	return err == nil && trust.Fingerprint(cert) == trust.Fingerprint(d.cert.Leaf)
+}
+
+// mirrored counts what came of the images of another server.
+type mirrored struct {
+	here, unnamed, machines, filtered int
+}
+
+// skips reports whether an image isn't mirrored, and counts why.
+func (c *mirrored) skips(img kiln.Image, filters []string) bool {
+	switch {
+	case img.Type == "virtual-machine":
+		c.machines++
+	case len(img.Aliases) == 0:
+		c.unnamed++
+	case !passes(img, filters):
+		c.filtered++
+	default:
+		return false
+	}
+	return true
+}
+
+// tell puts what was done into an operation's metadata, under "mirrored".
+func (c *mirrored) tell(o *op.Operation, name string, all int) {
+	text := fmt.Sprintf("mirror %s: %d of %d images", name, c.here, all)
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{c.unnamed, "without an alias"}, {c.machines, "of virtual machines"}, {c.filtered, "not matching the filters"}} {
+		if part.n > 0 {
+			text += fmt.Sprintf("; %d %s", part.n, part.what)
+		}
+	}
+	o.Set("mirrored", text)
 }
 
 // mirrorImage has one image here under the names it has there. One that is here from
