@@ -24,7 +24,7 @@ func certificatePath(fp string) string { return client.Path("/1.0/certificates",
 func (a *app) trustCmd() *cobra.Command {
 	c := &cobra.Command{Use: "trust", Short: "Manage trusted clients"}
 	c.AddCommand(a.trustListCmd(), a.trustAddCmd(), a.trustTokensCmd(), a.trustRevokeCmd(),
-		&cobra.Command{Use: "show [<remote>:]<fingerprint>", Short: "Show a trusted client as YAML", Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "show [<remote>:]<client>", Short: "Show a trusted client as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
@@ -36,7 +36,7 @@ func (a *app) trustCmd() *cobra.Command {
 				}
 				return a.yaml(cert)
 			}},
-		&cobra.Command{Use: "edit [<remote>:]<fingerprint>", Short: "Edit a trusted client", Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: "edit [<remote>:]<client>", Short: "Edit a trusted client", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
@@ -51,7 +51,7 @@ func (a *app) trustCmd() *cobra.Command {
 					return at.Change(c.Context(), http.MethodPut, certificatePath(cert.Fingerprint), put, tag)
 				})
 			}},
-		&cobra.Command{Use: "rename [<remote>:]<fingerprint> <new-name>", Short: "Rename a trusted client",
+		&cobra.Command{Use: "rename [<remote>:]<client> <new-name>", Short: "Rename a trusted client",
 			Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
@@ -59,7 +59,7 @@ func (a *app) trustCmd() *cobra.Command {
 				}
 				return at.Change(c.Context(), http.MethodPatch, certificatePath(at.Name), map[string]string{"name": args[1]}, "")
 			}},
-		&cobra.Command{Use: "remove [<remote>:]<fingerprint>...", Aliases: []string{"rm"}, Short: "Remove trusted clients",
+		&cobra.Command{Use: "remove [<remote>:]<client>...", Aliases: []string{"rm"}, Short: "Remove trusted clients",
 			Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 				return each(args, func(word string) error {
 					at, err := a.At(word)

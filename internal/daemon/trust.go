@@ -172,24 +172,34 @@ func (d *Daemon) issued(ca *x509.CertPool, shown *x509.Certificate) error {
 // Clients gives the trusted clients, by name.
 func (d *Daemon) Clients(ctx context.Context) ([]Client, error) { return d.db.Certificates(ctx) }
 
-// Client gives the one whose fingerprint begins with some digits.
-// Errors: NotFound, Ambiguous.
-func (d *Daemon) Client(ctx context.Context, prefix string) (Client, error) {
-	list, err := d.Clients(ctx)
+// Client gives the one whose fingerprint begins with some digits, or else the one with
+// that name. Errors: NotFound, Ambiguous.
+func (d *Daemon) Client(ctx context.Context, word string) (Client, error) {
+	all, err := d.Clients(ctx)
 	if err != nil {
 		return Client{}, err
 	}
-	list = slices.DeleteFunc(list, func(c Client) bool {
-		return prefix == "" ||
-			!strings.HasPrefix(c.Fingerprint, strings.ToLower(prefix))
-	})
+	var list, named []Client
+	for _, c := range all {
+		if word != "" && strings.HasPrefix(c.Fingerprint, strings.ToLower(word)) {
+			list = append(list, c)
+		}
+		if word != "" && c.Name == word {
+			named = append(named, c)
+		}
+	}
+	if len(list) == 0 {
+		list = named
+	}
 	switch len(list) {
 	case 0:
-		return Client{}, kiln.Errorf(kiln.NotFound, "Certificate not found")
+		return Client{}, kiln.Errorf(kiln.NotFound, "Certificate not found: no trusted client has the name, or a "+
+			"fingerprint that begins with, %q; see: kiln config trust list", word)
 	case 1:
 		return list[0], nil
 	}
-	return Client{}, kiln.Errorf(kiln.Ambiguous, "%d certificates begin with %q; type more digits", len(list), prefix)
+	return Client{}, kiln.Errorf(kiln.Ambiguous, "%d certificates have the name, or begin with, %q; type more digits of "+
+		"the fingerprint", len(list), word)
 }
 
 // AddClient trusts a certificate from now on. Errors: Conflict, Invalid for one

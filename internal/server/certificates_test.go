@@ -24,6 +24,13 @@ func TestMetricsCertificates(t *testing.T) {
 		t.Fatalf("%d %s", resp.StatusCode, b)
 	}
 	path := "/1.0/certificates/" + trust.Fingerprint(cert)
+	if c := get[api.Certificate](p, "/1.0/certificates/prometheus"); c.Type != "metrics" {
+		t.Errorf("by its name: %+v", c)
+	}
+	if resp, b := p.do("DELETE", "/1.0/certificates/nobody", ""); resp.StatusCode != 404 ||
+		!strings.Contains(string(b), "nobody") {
+		t.Errorf("%s: %s", resp.Status, b)
+	}
 	if c := get[api.Certificate](p, path); c.Type != "metrics" || c.Name != "prometheus" {
 		t.Errorf("%+v", c)
 	}
