@@ -212,8 +212,8 @@ func apiError(kind kiln.Kind, status int, text string) error {
 		kind = map[int]kiln.Kind{
 			http.StatusBadRequest: kiln.Invalid, http.StatusNotFound: kiln.NotFound, http.StatusConflict: kiln.Conflict,
 			http.StatusForbidden: kiln.Denied, http.StatusPreconditionFailed: kiln.Stale,
-			http.StatusRequestEntityTooLarge: kiln.TooLarge,
-			http.StatusInsufficientStorage:   kiln.NoSpace, http.StatusGatewayTimeout: kiln.Timeout,
+			http.StatusRequestEntityTooLarge: kiln.TooLarge, http.StatusUnprocessableEntity: kiln.Integrity,
+			http.StatusInsufficientStorage: kiln.NoSpace, http.StatusGatewayTimeout: kiln.Timeout,
 			http.StatusServiceUnavailable: kiln.Busy,
 		}[status]
 	}

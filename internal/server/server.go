@@ -291,6 +291,8 @@ func status(err error) int {
 		return http.StatusPreconditionFailed
 	case kiln.TooLarge:
 		return http.StatusRequestEntityTooLarge
+	case kiln.Integrity: // of what was sent, or of what is kept: it is no better the next time
+		return http.StatusUnprocessableEntity
 	case kiln.NoSpace:
 		return http.StatusInsufficientStorage
 	case kiln.Network:
