@@ -312,6 +312,17 @@ func (b *Box) Kill(ctx context.Context) error {
 		stuck(append(inside(b.state.ID), init.PID)))
 }
 
+// Abort is Kill for a container that may be about to start, as after a reboot: its
+// monitor, which would wait for an init that is gone, ends first.
+func (b *Box) Abort(ctx context.Context) error {
+	b.mu.Lock()
+	if b.monitor != nil {
+		_ = b.monitor.signal(unix.SIGKILL) // one that is gone already is as good
+	}
+	b.mu.Unlock()
+	return b.Kill(ctx)
+}
+
 func (b *Box) signal(s unix.Signal) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

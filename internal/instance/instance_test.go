@@ -346,7 +346,7 @@ func TestGarbage(t *testing.T) {
 	if _, err := p.Empty(t.Context(), "never-written-down"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(s.dir, "box-of-nobody"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.dir, "01234567-89ab-cdef-0123-456789abcdef"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.EditInstance(t.Context(), "a", func(r *db.Instance) error { r.Running = true; return nil }); err != nil {

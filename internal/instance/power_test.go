@@ -3,6 +3,7 @@ package instance
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -42,6 +43,19 @@ func TestAutostartOrder(t *testing.T) {
 	}
 	if want := "b-high g-restart a-low c-none d-ran"; strings.Join(got, " ") != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestAutostartDelay waits after each instance, also one that can't be started.
+func TestAutostartDelay(t *testing.T) {
+	s := elsewhere(t, map[string]map[string]string{
+		"a": {"boot.autostart": "true", "boot.autostart.delay": "1"},
+		"b": {"boot.autostart": "true"},
+	})
+	begin := time.Now()
+	err := s.Autostart(t.Context())
+	if took := time.Since(begin); took < time.Second || err == nil || strings.Count(err.Error(), "start instance") != 2 {
+		t.Errorf("after %v: %v", took, err)
 	}
 }
 

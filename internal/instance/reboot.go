@@ -22,7 +22,7 @@ func (s *Set) rebooted(name string, l *live) (again bool) {
 		// Its next daemon goes on with that.
 		err := s.planRestart(s.ctx, name, true)
 		if err == nil {
-			if err = l.box.Kill(s.ctx); err == nil {
+			if err = l.box.Abort(s.ctx); err == nil {
 				return true
 			}
 			err = errors.Join(err, s.dropRestart(s.ctx, name))

@@ -210,7 +210,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 			if s.mayGoOn(uuid, time.Since(begun)) {
 				again = s.rebooted(name, l)
 			} else {
-				s.giveUp(name, l.box.Kill(s.ctx))
+				s.giveUp(name, l.box.Abort(s.ctx))
 			}
 			begun = time.Now()
 			continue
@@ -437,11 +437,12 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 			return err
 		}
 	}
-	timeout := StopTimeout
+	timeout, force := StopTimeout, false
 	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
 		timeout = time.Duration(number(v)) * time.Second
+		force = timeout == 0
 	}
-	err := s.Stop(ctx, i.Name, timeout, false)
+	err := s.Stop(ctx, i.Name, timeout, force)
 	if kiln.KindOf(err) == kiln.Timeout {
 		err = s.Stop(ctx, i.Name, 0, true)
 	}
