@@ -199,7 +199,6 @@ func (s *Set) follow(name, uuid string, b *box.Box) {
 }
 
 func (s *Set) watch(name, uuid string, l *live) {
-	again := false // it rebooted
 	for begun := time.Now(); ; {
 		e, err := l.box.Next(s.ctx)
 		if err != nil {
@@ -208,7 +207,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 		if e.Kind == box.Rebooted {
 			s.endFiles(uuid, name, "rebooted")
 			if s.mayGoOn(uuid, time.Since(begun)) {
-				again = s.rebooted(name, l)
+				s.rebooted(name, l)
 			} else {
 				s.giveUp(name, l.box.Abort(s.ctx))
 			}
@@ -217,13 +216,9 @@ func (s *Set) watch(name, uuid string, l *live) {
 		}
 		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
-		action := "stopped"
-		if again {
-			action = "restarted"
-		}
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
-		if err := s.ended(ctx, name, action); err != nil && s.ctx.Err() == nil {
+		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
 			s.warn("write down the end of instance "+strconv.Quote(name), err)
 		}
 		_ = l.box.Close()
@@ -232,10 +227,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 		s.mu.Unlock()
 		s.endFiles(uuid, name, "stopped") // of somebody who came last
 		close(l.gone)
-		switch {
-		case again:
-			s.startAfterReboot(name, asked)
-		case !asked:
+		if !asked {
 			s.beginAgain(name, uuid, time.Since(begun))
 		}
 		return
