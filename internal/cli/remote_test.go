@@ -134,6 +134,7 @@ func TestTrust(t *testing.T) {
 	s.says("remote add srv "+token, "now trusted by server: srv")
 	s.says("config trust list srv: -f csv", "laptop,client,")
 	s.fails("config trust add", 2, "--name")
+	s.ok("config trust add --name other --restricted --projects default")
 	restricted := strings.TrimSpace(s.ok("config trust add --name guest --restricted --description x"))
 	there := " --accept-certificate 127.0.0.1:" + port
 	s.ok("remote add guest --token " + restricted + " --project default --mirror https://127.0.0.1:" + port + there)
