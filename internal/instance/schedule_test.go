@@ -84,7 +84,7 @@ func TestNextName(t *testing.T) {
 		}
 	}
 	for v, ok := range map[string]bool{"auto%d": true, "x": true, "%d-%d": false, "a b%d": false,
-		"{{ creation_date }}": true, "a/b": false} {
+		"{{ creation_date }}": false, `{{ creation_date|date:"2006" }}`: true, "a/b": false} {
 		if err := checkPattern(v); (err == nil) != ok {
 			t.Errorf("%q: %v", v, err)
 		}
