@@ -23,7 +23,7 @@ func TestCommandEndsWithItsOwner(t *testing.T) {
 	fp := p.upload(formattest.Unified(t)).Metadata["fingerprint"].(string)
 	p.admin(t, "POST", "/1.0/instances", `{"name":"c","source":{"type":"image","fingerprint":"`+fp+`"}}`)
 	p.admin(t, "PUT", "/1.0/instances/c/state", `{"action":"start"}`)
-	t.Cleanup(func() { p.do("PUT", "/1.0/instances/c/state", `{"action":"stop","force":true}`) })
+	t.Cleanup(func() { p.finish("PUT", "/1.0/instances/c/state", `{"action":"stop","force":true}`) })
 	address := p.network(t)
 	cert := pair(t, time.Hour)
 	if err := p.d.AddClient(t.Context(), cert.Leaf, daemon.Client{}); err != nil {
