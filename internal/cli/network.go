@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -110,7 +111,10 @@ func (a *app) networkCreateCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		post.Config = merge(post.Config, config)
+		if post.Config == nil {
+			post.Config = map[string]string{}
+		}
+		maps.Copy(post.Config, config)
 		post.Description = orElse(*description, post.Description)
 		if err := at.Change(c.Context(), http.MethodPost, "/1.0/networks", post, ""); err != nil {
 			return err
@@ -119,17 +123,6 @@ func (a *app) networkCreateCmd() *cobra.Command {
 		return nil
 	}
 	return c
-}
-
-// merge lays one map over another.
-func merge(m, over map[string]string) map[string]string {
-	if m == nil {
-		m = map[string]string{}
-	}
-	for k, v := range over {
-		m[k] = v
-	}
-	return m
 }
 
 func (a *app) leasesCmd() *cobra.Command {
@@ -233,36 +226,10 @@ func (a *app) networkInfo(n api.Network, st api.NetworkState) error {
 
 // networkKeyVerbs are the verbs about keys of a network.
 func (a *app) networkKeyVerbs(verb addVerb) {
-	verb("get [<remote>:]<network> <key>", "Show the value of a key of a network", cobra.ExactArgs(2),
-		func(ctx context.Context, args []string) error {
-			n, err := a.network(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.value(n.Config[args[1]])
-		})
-	verb("set [<remote>:]<network> <key>=<value>...", "Set keys of a network", cobra.MinimumNArgs(2),
-		func(ctx context.Context, args []string) error {
-			n, err := a.network(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			change, err := assignments(args[1:])
-			if err != nil {
-				return err
-			}
-			n.Config = merge(n.Config, change)
-			return n.save(ctx)
-		})
-	verb("unset [<remote>:]<network> <key>", "Unset a key of a network", cobra.ExactArgs(2),
-		func(ctx context.Context, args []string) error {
-			n, err := a.network(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			delete(n.Config, args[1])
-			return n.save(ctx)
-		})
+	a.keyVerbs(verb, "network", func(ctx context.Context, word string) (map[string]string, saveFunc, error) {
+		n, err := a.network(ctx, word)
+		return n.Config, n.save, err
+	})
 }
 
 // networkUseVerbs are the verbs that connect instances and profiles to networks.

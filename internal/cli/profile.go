@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,6 +32,9 @@ func (a *app) profile(ctx context.Context, word string) (p heldProfile, err erro
 		return p, err
 	}
 	p.tag, err = p.at.Get(ctx, profilePath(p.at.Name), nil, &p.Profile)
+	if p.Config == nil { // whatever the server says
+		p.Config = map[string]string{}
+	}
 	return p, a.missing(ctx, p.at, "profile", err)
 }
 
@@ -180,17 +184,31 @@ func (a *app) profileNameVerbs(verb addVerb) {
 
 // profileKeyVerbs are the verbs about keys of a profile.
 func (a *app) profileKeyVerbs(verb addVerb) {
-	verb("get [<remote>:]<profile> <key>", "Show the value of a key of a profile", cobra.ExactArgs(2),
+	a.keyVerbs(verb, "profile", func(ctx context.Context, word string) (map[string]string, saveFunc, error) {
+		p, err := a.profile(ctx, word)
+		return p.Config, p.save, err
+	})
+}
+
+// A saveFunc writes an object that was changed.
+type saveFunc func(context.Context) error
+
+// keyVerbs are the verbs about the keys of an object that has nothing else to set. read
+// gives the keys, and what writes the object when they were changed.
+func (a *app) keyVerbs(verb addVerb, noun string,
+	read func(ctx context.Context, word string) (map[string]string, saveFunc, error)) {
+	object := " [<remote>:]<" + noun + "> "
+	verb("get"+object+"<key>", "Show the value of a key of a "+noun, cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
-			p, err := a.profile(ctx, args[0])
+			keys, _, err := read(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return a.value(p.Config[args[1]])
+			return a.value(keys[args[1]])
 		})
-	verb("set [<remote>:]<profile> <key>=<value>...", "Set keys of a profile", cobra.MinimumNArgs(2),
+	verb("set"+object+"<key>=<value>...", "Set keys of a "+noun, cobra.MinimumNArgs(2),
 		func(ctx context.Context, args []string) error {
-			p, err := a.profile(ctx, args[0])
+			keys, save, err := read(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -198,19 +216,17 @@ func (a *app) profileKeyVerbs(verb addVerb) {
 			if err != nil {
 				return err
 			}
-			for k, v := range change {
-				p.Config[k] = v
-			}
-			return p.save(ctx)
+			maps.Copy(keys, change)
+			return save(ctx)
 		})
-	verb("unset [<remote>:]<profile> <key>", "Unset a key of a profile", cobra.ExactArgs(2),
+	verb("unset"+object+"<key>", "Unset a key of a "+noun, cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
-			p, err := a.profile(ctx, args[0])
+			keys, save, err := read(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			delete(p.Config, args[1])
-			return p.save(ctx)
+			delete(keys, args[1])
+			return save(ctx)
 		})
 }
 
