@@ -67,6 +67,19 @@ func TestKillStuck(t *testing.T) {
 	end(t, b)
 }
 
+// TestKillHungMonitor has a monitor that doesn't notice that its init ended: after Kill
+// it isn't waited for as long as after an end that may be a reboot.
+func TestKillHungMonitor(t *testing.T) {
+	b, err := Start(t.Context(), spec(t, busybox(t, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.monitor.signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	end(t, b) // in less than hangTime
+}
+
 // TestForeignProcess puts a process of the host into a cgroup of the container. When
 // that ends, its end is told all the same.
 func TestForeignProcess(t *testing.T) {

@@ -81,6 +81,7 @@ type Box struct {
 	mu      sync.Mutex
 	init    process
 	monitor *process // nil: it died and left the container alone
+	killed  bool
 }
 
 // state is what a box remembers on disk, for the next daemon.
@@ -214,9 +215,13 @@ const (
 // An Event is something that happened to a container.
 type Event struct{ Kind EventKind }
 
-// hangTime is how long a monitor may go on when its container has ended: then it
-// starts no next one any more.
-const hangTime = 30 * time.Second
+// How long a monitor may go on when its container has ended: then it starts no next
+// one any more. One that was about to set up the next, after a reboot, when that was
+// killed sometimes waits for it for ever.
+const (
+	hangTime   = 30 * time.Second
+	killedTime = 3 * time.Second // after Kill
+)
 
 // Next waits for what happens next. After Stopped nothing happens. The error is
 // that of ctx.
@@ -228,7 +233,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 		return Event{}, err
 	}
 	// Its monitor either ends as well or starts the next init.
-	for hangs := time.Now().Add(hangTime); monitor != nil; {
+	for ended := time.Now(); monitor != nil; {
 		if pid := findInit(monitor.PID); pid != 0 && pid != init.PID {
 			next, err := openProcess(identify(pid))
 			if err == nil {
@@ -241,7 +246,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 		if ctx.Err() != nil {
 			return Event{}, ctx.Err()
 		}
-		if time.Now().After(hangs) {
+		if time.Since(ended) > b.monitorTime() {
 			_ = monitor.signal(unix.SIGKILL)
 			break
 		}
@@ -250,6 +255,15 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 	// host into, is in the way of the next Start, which says so.
 	_ = clean(b.dir, b.state.ID)
 	return Event{Stopped}, nil
+}
+
+func (b *Box) monitorTime() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.killed {
+		return killedTime
+	}
+	return hangTime
 }
 
 func (b *Box) replaceInit(next process) error {
@@ -289,6 +303,7 @@ const killTime = 10 * time.Second
 // which does.
 func (b *Box) Kill(ctx context.Context) error {
 	b.mu.Lock()
+	b.killed = true
 	init, err := b.init.dup() // whoever waits for its end closes the box then
 	b.mu.Unlock()
 	if err != nil {
