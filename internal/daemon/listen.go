@@ -180,8 +180,10 @@ func parseAddresses(s string) ([]string, error) {
 // isHost reports whether a word is an address of the Internet protocol or may be the
 // name of a host; "" stands for every address of this one.
 func isHost(word string) bool {
-	if _, err := netip.ParseAddr(word); err == nil {
+	if ip, err := netip.ParseAddr(word); err == nil && ip.Zone() == "" {
 		return true
+	} else if err == nil {
+		word = ip.Zone() // which may be anything else
 	}
 	return !strings.ContainsFunc(word, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._", r)

@@ -42,7 +42,8 @@ func FuzzRevoked(f *testing.F) {
 // FuzzAddresses reads core.https_address: what is taken can be listened on as it is
 // written, and means the same when it is read again.
 func FuzzAddresses(f *testing.F) {
-	for _, s := range []string{":8443", "127.0.0.1", "[::]:1,::1", "a:b:c", "localhost:https, 10.0.0.1:", "[", "%", ","} {
+	for _, s := range []string{":8443", "127.0.0.1", "[::]:1,::1", "a:b:c", "localhost:https, 10.0.0.1:", "[", "%", ",",
+		"[fe80::1%eth0]:1", "::%["} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
