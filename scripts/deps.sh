@@ -58,6 +58,7 @@ if [ "$1" = test ]; then
 	want xfsprogs mkfs.xfs
 	want acl setfacl
 	want libcap2-bin setcap
+	want uidmap newuidmap
 	want lxd-client lxc
 	want lxd lxd
 	want nginx-light nginx

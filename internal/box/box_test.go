@@ -267,6 +267,16 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
+// TestNoSubuid starts one where subuid(5) gives root no ids, and newuidmap is installed.
+func TestNoSubuid(t *testing.T) {
+	script := `for f in /etc/subuid /etc/subgid; do mount --bind /dev/null $f || exit; done
+exec "$0" -test.run '^TestUnprivileged$'`
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, os.Args[0])
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("PASS")) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestPoweroffAndReboot(t *testing.T) {
 	b := start(t, spec(t, busybox(t, "")))
 	before := b.InitPID()

@@ -309,7 +309,9 @@ func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.F
 	defer tell.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{name}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	// Without PATH liblxc finds no newuidmap, which would want subuid(5) to give root
+	// what root may map anyway.
+	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = append([]*os.File{ask, tell}, files...)
 	for i, f := range stdio {
