@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 				"KILN_DIR": one, "DIR1": one, "DIR2": two, "KILN_CONF": filepath.Join(e.WorkDir, "conf"),
 				"XDG_CACHE_HOME": filepath.Join(e.WorkDir, "cache"),
 				"LXD_DIR":        one, "LXD_CONF": filepath.Join(e.WorkDir, "lxc-conf"), "HOME": e.WorkDir, "IMAGES": images,
-				"NO_COLOR": "1", "REPO": repo, "GOCACHE": gocache, "GOMODCACHE": gomodcache,
+				"NO_COLOR": "1", "REPO": repo, "GORACE": os.Getenv("GORACE"), "GOCACHE": gocache, "GOMODCACHE": gomodcache,
 			} {
 				e.Setenv(key, value)
 			}
