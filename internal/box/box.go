@@ -32,14 +32,6 @@ func Version() string { return C.LXC_VERSION }
 // of users and of groups.
 type IDMap struct{ Container, Host, Size uint32 }
 
-// A Mount binds a file or directory of the host into the container.
-type Mount struct {
-	Name           string // in errors
-	Source, Target string // absolute, of the host and of the container
-	ReadOnly       bool
-	Optional       bool // no error when the source is absent
-}
-
 // CPUs says which processors a container may use: a number of them, or a list
 // as in cpuset(7). The zero value is all.
 type CPUs struct {
@@ -90,9 +82,14 @@ type state struct {
 	Halt       int // signal that asks init to stop
 	Privileged bool
 	RootUID    uint32 // of the container's root on the host
+	Mounts     []staged
 	Init       identity
 	Monitor    identity
 }
+
+// staged is a mount that the container was started with, and that it has again after a
+// reboot. Its number is its place in the list.
+type staged struct{ Name, Target string }
 
 // The files in a box's directory.
 const (
@@ -199,6 +196,16 @@ func (b *Box) InitPID() int {
 	defer b.mu.Unlock()
 	return b.init.PID
 }
+
+// Life names the time since the container was started or rebooted last.
+func (b *Box) Life() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return fmt.Sprintf("%d-%d", b.state.Init.PID, b.state.Init.Start)
+}
+
+// Privileged reports whether the container's ids are the host's.
+func (b *Box) Privileged() bool { return b.state.Privileged }
 
 // ConsoleLog is the path of what the container wrote on its console.
 func (b *Box) ConsoleLog() string { return filepath.Join(b.dir, consoleFile) }

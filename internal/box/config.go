@@ -35,7 +35,7 @@ func escape(path string) string {
 	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(path)
 }
 
-func writeConfig(s Spec, halt int) error {
+func writeConfig(s Spec, kinds string, halt int) error {
 	var c config
 	c.set("lxc.log.file", "%s", filepath.Join(s.Dir, logFile))
 	c.set("lxc.log.level", "warn")
@@ -55,7 +55,7 @@ func writeConfig(s Spec, halt int) error {
 	c.set("lxc.console.rotate", "1")
 	c.nics(s.Nics)
 	c.identity(s)
-	c.mounts(s)
+	c.mounts(s, kinds)
 	if err := c.cgroups(s); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func apparmorOn() bool {
 	return err == nil
 }
 
-func (c *config) mounts(s Spec) {
+func (c *config) mounts(s Spec, kinds string) {
 	c.set("lxc.autodev", "1")
 	proc, sys := "proc:rw", "sys:rw"
 	if len(s.IDMap) == 0 {
@@ -140,11 +140,8 @@ func (c *config) mounts(s Spec) {
 	for i, m := range s.Mounts {
 		staged := filepath.Join(mountsDir, strconv.Itoa(i))
 		options := "rbind,create=dir"
-		if fi, err := os.Stat(m.Source); err == nil && !fi.IsDir() {
+		if kinds[i] == 'f' {
 			options = "bind,create=file"
-		}
-		if m.ReadOnly {
-			options += ",ro"
 		}
 		c.entry(staged, m.Target, "none", options)
 	}

@@ -1,12 +1,13 @@
-// Two small programs inside the kiln binary. Both are C from start to end: the
-// constructor below runs before the Go runtime starts and never returns when
-// the binary was started as one of them, so a container's monitor is a few
-// hundred kilobytes of touched memory, and nothing forks from a process that has
-// many threads.
+// Small programs inside the kiln binary, in C from start to end: the constructor
+// below runs before the Go runtime starts and never returns when the binary was
+// started as one of them, so a container's monitor is a few hundred kilobytes of
+// touched memory, and nothing forks from a process that has many threads.
 //
 //   kiln-monitor: mounts a root filesystem in a mount namespace of its own and
 //   starts a container; liblxc's daemon, which stays, is its grandchild.
 //   kiln-attach: runs one command in a container and waits for it.
+//   kiln-mount (mount.c): mounts something in a container that runs, or unmounts it.
+//   kiln-cgroup: writes a setting of a container's cgroup by way of its monitor.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -26,14 +27,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef MOVE_MOUNT_F_EMPTY_PATH
-#define MOVE_MOUNT_F_EMPTY_PATH 0x00000004
-#endif
+#include "helper.h"
 
-// The descriptors that both programs are started with.
-enum { REQUEST = 3, STATUS = 4, ROOTFS = 5, MOUNTS = 6 };
-
-static void say(const char *format, ...)
+void say(const char *format, ...)
 {
 	char line[1024];
 	va_list args;
@@ -47,9 +43,10 @@ static void say(const char *format, ...)
 }
 
 // A request is NUL-terminated strings, read to the end.
-static char *request, *next, *end;
+char *next, *end;
+static char *request;
 
-static bool read_request(void)
+bool read_request(void)
 {
 	size_t used = 0, size = 65536;
 	request = malloc(size);
@@ -71,7 +68,7 @@ static bool read_request(void)
 	return used > 0 && end[-1] == 0;
 }
 
-static char *field(void)
+char *field(void)
 {
 	if (next >= end)
 		return NULL;
@@ -99,7 +96,7 @@ static struct lxc_container *container(void)
 	return NULL;
 }
 
-static bool attach_tree(int fd, const char *target)
+bool attach_tree(int fd, const char *target)
 {
 	bool ok = syscall(SYS_move_mount, fd, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) == 0;
 	close(fd);
@@ -109,7 +106,7 @@ static bool attach_tree(int fd, const char *target)
 // The host's files that are bound into the container are mounted where the
 // container's root can reach them, under numbers. kinds has a letter for each:
 // 'd' for a directory, 'f' for a file.
-static bool stage_mounts(const char *dir, const char *kinds)
+bool stage_mounts(const char *dir, const char *kinds)
 {
 	char path[64];
 
@@ -264,6 +261,25 @@ static int attach(void)
 	return 0;
 }
 
+// set_cgroup has the monitor of a container change a setting: of cgroup v2 it has the
+// program that says which devices may be used.
+static int set_cgroup(void)
+{
+	struct lxc_container *c;
+
+	if (!read_request() || !(c = container())) {
+		say("error loading the configuration\n");
+		return 1;
+	}
+	char *key = field(), *value = field();
+	if (!value || !c->set_cgroup_item(c, key, value)) {
+		say("error setting %s of the cgroup\n", key ? key : "nothing");
+		return 1;
+	}
+	say("ok\n");
+	return 0;
+}
+
 __attribute__((constructor)) static void become(int argc, char **argv)
 {
 	if (argc != 1)
@@ -272,4 +288,8 @@ __attribute__((constructor)) static void become(int argc, char **argv)
 		_exit(monitor());
 	if (strcmp(argv[0], "kiln-attach") == 0)
 		_exit(attach());
+	if (strcmp(argv[0], "kiln-mount") == 0)
+		_exit(change_mount());
+	if (strcmp(argv[0], "kiln-cgroup") == 0)
+		_exit(set_cgroup());
 }

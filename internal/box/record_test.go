@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 )
 
@@ -29,7 +30,7 @@ func TestRecordLost(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if next.state != b.state {
+		if !reflect.DeepEqual(next.state, b.state) {
 			t.Errorf("%s: %+v, want %+v", name, next.state, b.state)
 		}
 		if code, out := run(t, next, sh("hostname")); code != 0 || out != "guest\n" {

@@ -43,7 +43,7 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	if len(s.IDMap) > 0 {
 		b.state.RootUID = s.IDMap[0].Host
 	}
-	files, kinds, err := openMounts(&s)
+	files, kinds, err := openMounts(ctx, &s)
 	defer func() {
 		for _, f := range files {
 			f.Close()
@@ -52,7 +52,10 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeConfig(s, b.state.Halt); err != nil {
+	for _, m := range s.Mounts {
+		b.state.Mounts = append(b.state.Mounts, staged{m.Name, m.Target})
+	}
+	if err := writeConfig(s, kinds, b.state.Halt); err != nil {
 		return nil, err
 	}
 	// Written before there is anything to find, so that whoever finds the
@@ -159,51 +162,27 @@ func tail(path string, from int64, most int) []string {
 // escapes are the sequences of ECMA-48 that terminals act on.
 var escapes = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\-_])")
 
-// what names a mount in errors.
-func (m Mount) what() string {
-	if m.Name == "" {
-		return "mount on " + m.Target
-	}
-	return m.Name
-}
-
-// openMounts opens what is bound into the container, with the mounts below it.
-// What is optional and absent is dropped from s. kinds is as kiln-monitor wants.
-func openMounts(s *Spec) (files []*os.File, kinds string, err error) {
+// openMounts opens what is mounted in the container. What is optional and absent is
+// dropped from s. kinds is as kiln-monitor wants.
+func openMounts(ctx context.Context, s *Spec) (files []*os.File, kinds string, err error) {
 	var present []Mount
 	for _, m := range s.Mounts {
-		fi, err := os.Stat(m.Source)
-		if err != nil && m.Optional {
+		t, err := m.open(ctx)
+		if m.Optional && errors.Is(err, kiln.NotFound) {
 			continue
 		}
 		if err != nil {
-			return files, "", kiln.Errorf(kiln.NotFound, "%s: source: %w; make it, name another, or say that it may be "+
-				"missing: optional=true", m.what(), err)
+			return files, "", err
 		}
-		if IsBlockDevice(fi) {
-			return files, "", kiln.Errorf(kiln.Unsupported, "%s: source %s is a block device; mount it on this host "+
-				"and use the directory as the source", m.what(), m.Source)
-		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-		if err != nil {
-			return files, "", fmt.Errorf("%s: mount %s: %w", m.what(), m.Source, err)
-		}
-		files = append(files, os.NewFile(uintptr(fd), m.Source))
-		if fi.IsDir() {
-			kinds += "d"
-		} else {
-			kinds += "f"
+		files = append(files, t.File)
+		kinds += t.kind
+		if m.Target, err = resolve(s.Rootfs, m.Target); err != nil {
+			return files, "", kiln.Errorf(kiln.Conflict, "%s: path in the instance: %w", m.what(), err)
 		}
 		present = append(present, m)
 	}
 	s.Mounts = present
 	return files, kinds, nil
-}
-
-// IsBlockDevice reports whether a file is one, which can't be bound as a directory
-// or file that a container may read.
-func IsBlockDevice(fi os.FileInfo) bool {
-	return fi.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice
 }
 
 // launch runs kiln-monitor, which leaves liblxc's daemon behind.

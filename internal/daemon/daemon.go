@@ -104,6 +104,9 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.wg.Go(d.networks.watch)
 	d.wg.Go(func() {
 		d.networks.start(d.ctx)
+		if err := d.instances.MendDevices(d.ctx); err != nil {
+			d.cfg.Log.Warn("give instances that run their devices", "err", err)
+		}
 		if err := d.instances.Autostart(d.ctx); err != nil {
 			d.cfg.Log.Error("start instances with the daemon", "err", err)
 		}

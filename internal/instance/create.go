@@ -3,10 +3,6 @@ package instance
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"maps"
-	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -67,22 +63,6 @@ func (s *Set) Check(ctx context.Context, c Config) error {
 	}
 	_, devices := expand(c, used)
 	return checkSources(devices)
-}
-
-// checkSources makes sure that what disks show of this host is there. The error is
-// Invalid.
-func checkSources(devices map[string]map[string]string) error {
-	for _, name := range slices.Sorted(maps.Keys(devices)) {
-		d := devices[name]
-		if d["type"] != "disk" || d["source"] == "" || kiln.IsTrue(d["optional"]) {
-			continue
-		}
-		if _, err := os.Lstat(d["source"]); errors.Is(err, fs.ErrNotExist) {
-			return kiln.Errorf(kiln.Invalid, "Device %q: there is no %s on this host; make it, or say that the disk may be "+
-				"missing: optional=true", name, d["source"])
-		}
-	}
-	return nil
 }
 
 // Create makes an instance of files. What it says of profiles is checked once more with

@@ -35,7 +35,7 @@ func HostAccess(options map[string]string, devices map[string]map[string]string)
 		d := devices[name]
 		switch {
 		case d["type"] == "none", d["type"] == "nic" && d["network"] != "" && d["parent"] == "",
-			d["type"] == "disk" && d["source"] == "":
+			d["type"] == "disk" && !fromHost(d):
 		case d["type"] == "nic":
 			list = append(list, fmt.Sprintf("device %q: the host's interface %s", name, d["parent"]))
 		case d["type"] == "disk":

@@ -39,8 +39,26 @@ type Resolver struct {
 // nicName is what an interface in an instance can be called.
 var nicName = regexp.MustCompile(`^[a-zA-Z0-9][-_.a-zA-Z0-9]{0,14}$`)
 
-// checkNic says whether a device can be an interface of any instance.
-func checkNic(d map[string]string) error {
+// nicDevice is an interface of the network.
+type nicDevice struct{}
+
+func (nicDevice) start(_ context.Context, in *guest, spec *box.Spec) (later bool, err error) {
+	if n, ok := in.nics[in.device]; ok {
+		spec.Nics = append(spec.Nics, n)
+	}
+	return false, nil
+}
+
+func (nicDevice) add(context.Context, *guest) error {
+	return kiln.Errorf(kiln.Conflict, "a nic can't be added while the instance runs; stop it first; nothing was changed")
+}
+
+func (nicDevice) remove(context.Context, *guest) error {
+	return kiln.Errorf(kiln.Conflict, "a nic can't be changed while the instance runs; stop it first; nothing was changed")
+}
+
+// check says whether a device can be an interface of any instance.
+func (nicDevice) check(d map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(d)) {
 		switch key {
 		case "type", "nictype", "network", "parent", "name", "hwaddr", "mtu", "host_name", "ipv4.address", "ipv6.address":
@@ -124,14 +142,16 @@ func (s *Set) checkNetworks(ctx context.Context, devices map[string]map[string]s
 	return nil
 }
 
-// connect gives the interfaces of an instance that starts, and the first resolver on
-// them. Where the host can't have networks it starts without.
-func (s *Set) connect(ctx context.Context, i Instance) (list []box.Nic, first Resolver, err error) {
+// connect gives the interfaces of an instance that starts, by device, and the first
+// resolver on them. Where the host can't have networks it starts without.
+func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic, first Resolver, err error) {
+	nics = map[string]box.Nic{}
 	if s.Networks == nil {
 		return nil, first, nil
 	}
 	used, keep := map[string]bool{}, map[string]bool{}
 	var devices []string
+	gateway := false
 	for _, device := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
 		if d := i.ExpandedDevices[device]; d["type"] == "nic" {
 			devices = append(devices, device)
@@ -157,15 +177,16 @@ func (s *Set) connect(ctx context.Context, i Instance) (list []box.Nic, first Re
 				n.Name, used[name] = name, true
 			}
 		}
-		if n.Gateway.IsValid() && slices.ContainsFunc(list, func(o box.Nic) bool { return o.Gateway.IsValid() }) {
+		if n.Gateway.IsValid() && gateway {
 			n.Gateway = netip.Addr{} // there is one way out, by the first
 		}
+		gateway = gateway || n.Gateway.IsValid()
 		if !first.Address.IsValid() {
 			first = r
 		}
-		list = append(list, n)
+		nics[device] = n
 	}
-	return list, first, nil
+	return nics, first, nil
 }
 
 // resolverFile is what tells programs whom to ask for names.

@@ -3,8 +3,6 @@ package instance
 import (
 	"fmt"
 	"maps"
-	"os"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -183,96 +181,4 @@ func parseAllowance(v string) (quota, period int64, err error) {
 		return 0, 0, fmt.Errorf("%q: the first must be at least 1ms, the second from 1ms to 1000ms", v)
 	}
 	return quota * 1000, period * 1000, nil
-}
-
-// CheckDevices says whether devices can be an instance's or a profile's. The
-// errors are Invalid, and Unsupported for types that LXD knows and kiln doesn't.
-func CheckDevices(devices map[string]map[string]string) error {
-	for _, name := range slices.Sorted(maps.Keys(devices)) {
-		if name == "" || strings.ContainsFunc(name, unicode.IsControl) {
-			return kiln.Errorf(kiln.Invalid, "%q can't name a device: a name has characters, and no control characters", name)
-		}
-		for k, v := range devices[name] {
-			if strings.ContainsFunc(k+v, unicode.IsControl) {
-				return kiln.Errorf(kiln.Invalid, "Device %q: %q=%q has control characters; leave them out", name, k, v)
-			}
-		}
-		if err := checkDevice(devices[name]); err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func checkDevice(d map[string]string) error {
-	switch t := d["type"]; t {
-	case "none":
-		return nil
-	case "disk":
-		return checkDisk(d)
-	case "nic":
-		return checkNic(d)
-	case "":
-		return kiln.Errorf(kiln.Invalid, "the type is missing")
-	case "unix-char", "unix-block", "gpu", "usb", "infiniband", "proxy", "tpm", "pci", "unix-hotplug":
-		return kiln.Errorf(kiln.Unsupported, "devices of type %q are not supported by this version of kiln; it has disk, "+
-			"nic and none", t)
-	default:
-		return kiln.Errorf(kiln.Invalid, "%q is not a type of device", t)
-	}
-}
-
-func checkDisk(d map[string]string) error {
-	for key := range d {
-		switch key {
-		case "type", "path", "pool", "source", "readonly", "optional":
-		case "size", "size.state", "limits.read", "limits.write", "limits.max", "shift", "propagation", "recursive",
-			"raw.mount.options", "required", "boot.priority":
-			return kiln.Errorf(kiln.Unsupported, "%q is not supported for disks by this version of kiln; leave it out", key)
-		default:
-			return kiln.Errorf(kiln.Invalid, "a disk has no %q%s", key, kiln.DidYouMean(key, []string{"path", "pool",
-				"source", "readonly", "optional"}))
-		}
-	}
-	if d["path"] == "" {
-		return kiln.Errorf(kiln.Invalid, "path= is missing: where the disk is in the instance; \"/\" is the root disk")
-	}
-	if !path.IsAbs(d["path"]) || path.Clean(d["path"]) != d["path"] || strings.ContainsAny(d["path"], "\n\x00") {
-		return kiln.Errorf(kiln.Invalid, "path %q is not a clean absolute path", d["path"])
-	}
-	for _, key := range []string{"readonly", "optional"} {
-		if err := checkBool(d[key]); err != nil {
-			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
-		}
-	}
-	if d["path"] == "/" {
-		switch {
-		case d["pool"] != "" && d["pool"] != "default":
-			return kiln.Errorf(kiln.NotFound, "no storage pool %q; kiln has the one called \"default\"", d["pool"])
-		case d["source"] != "":
-			return kiln.Errorf(kiln.Invalid, "the root disk takes no source")
-		}
-		return nil
-	}
-	if !path.IsAbs(d["source"]) || strings.ContainsAny(d["source"], "\n\x00") {
-		return kiln.Errorf(kiln.Invalid, "source %q is not an absolute path of this host", d["source"])
-	}
-	// Elsewhere a look could wait for a server; a start says it then.
-	if strings.HasPrefix(path.Clean(d["source"]), "/dev/") {
-		if fi, err := os.Stat(d["source"]); err == nil && box.IsBlockDevice(fi) {
-			return kiln.Errorf(kiln.Unsupported, "source %q is a block device; mount it on this host and use the directory as "+
-				"the source", d["source"])
-		}
-	}
-	return nil
-}
-
-// hasRoot reports whether one of the devices is the root disk.
-func hasRoot(devices map[string]map[string]string) bool {
-	for _, d := range devices {
-		if d["type"] == "disk" && d["path"] == "/" {
-			return true
-		}
-	}
-	return false
 }

@@ -100,19 +100,33 @@ func (s *Set) runnable(i Instance) error {
 	return nil
 }
 
-func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume, nics []box.Nic) (*box.Box, error) {
+func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume, nics map[string]box.Nic) (*box.Box, error) {
 	spec, err := s.spec(i)
 	if err != nil {
 		return nil, err
 	}
-	spec.Nics = nics
+	now, later, err := s.startDevices(ctx, i, nics, &spec)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.newPlugs(i, now)
+	if err != nil {
+		return nil, err
+	}
 	rootfs, err := vol.Mount(ctx, volumeIDs(spec.IDMap))
 	if err != nil {
 		return nil, err
 	}
 	defer rootfs.Close()
 	spec.Rootfs = rootfs
-	return box.Start(ctx, spec)
+	b, err := box.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.addLater(ctx, i, b, list, later); err != nil {
+		return nil, errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
+	}
+	return b, nil
 }
 
 func volumeIDs(ids []box.IDMap) []volume.IDMap {
@@ -140,15 +154,6 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 	}
 	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {
 		spec.Config = strings.Split(raw, "\n")
-	}
-	for _, name := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
-		d := i.ExpandedDevices[name]
-		if d["type"] == "disk" && d["path"] != "/" {
-			spec.Mounts = append(spec.Mounts, box.Mount{
-				Name: fmt.Sprintf("device %q", name), Source: d["source"], Target: d["path"],
-				ReadOnly: kiln.IsTrue(d["readonly"]), Optional: kiln.IsTrue(d["optional"]),
-			})
-		}
 	}
 	var err error
 	spec.Limits, err = limits(c)
@@ -215,6 +220,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 			continue
 		}
 		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
+		s.endDevices(ctx, name, l)
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.

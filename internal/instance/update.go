@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -14,7 +13,7 @@ import (
 
 // Update replaces what a user may change by what change makes of it; nobody else
 // changes it meanwhile. Keys that kiln keeps for itself, volatile.*, stay as they are.
-// Limits hold at once; the warnings say what takes effect later.
+// Limits hold at once, and devices come and go at once; the warnings say what takes effect later.
 // Errors: NotFound, Denied, Invalid, Conflict when the instance runs and can't have the change
 // then, and change's.
 func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Config, error)) (warnings []string,
@@ -55,18 +54,21 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err := checkSources(changedDevices(i.ExpandedDevices, next.ExpandedDevices)); err != nil {
 		return nil, err
 	}
-	if i.Status != Stopped {
-		if d := changedDisk(i.ExpandedDevices, next.ExpandedDevices); d != "" {
-			return nil, kiln.Errorf(kiln.Conflict, "device %q of instance %q can't be changed while it runs; stop it first; "+
-				"nothing was changed", d, name)
-		}
+	undo := func() error { return nil }
+	if l := s.running(db.Instance{Config: i.Options}); l != nil {
 		warnings = atNextStart(i.ExpandedConfig, next.ExpandedConfig)
+		var said []string
+		said, undo, err = s.replug(ctx, next, l, next.ExpandedDevices, changedNames(i.ExpandedDevices, next.ExpandedDevices))
+		if err != nil {
+			return nil, err
+		}
+		warnings = append(warnings, said...)
 	}
 	if err := s.relimit(i, next); err != nil {
-		return nil, err
+		return nil, errors.Join(err, undo())
 	}
 	if err := s.saveConfig(ctx, i, c); err != nil {
-		return nil, errors.Join(err, s.relimit(next, i))
+		return nil, errors.Join(err, s.relimit(next, i), undo())
 	}
 	s.notify(ctx, Change{Name: name, Action: "updated"})
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
@@ -140,19 +142,6 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 	return l.box.SetLimits(want)
 }
 
-// changedDisk gives the name of a device that isn't the same in both, the root disk
-// aside: it has nothing that a running instance would notice. "": there is none.
-func changedDisk(now, next map[string]map[string]string) string {
-	both := maps.Clone(now)
-	maps.Copy(both, next)
-	for _, name := range slices.Sorted(maps.Keys(both)) {
-		if both[name]["path"] != "/" && !maps.Equal(now[name], next[name]) {
-			return name
-		}
-	}
-	return ""
-}
-
 // atNextStart says which changes of a configuration a running instance doesn't see.
 func atNextStart(now, next map[string]string) []string {
 	var warnings []string
@@ -164,7 +153,8 @@ func atNextStart(now, next map[string]string) []string {
 	return warnings
 }
 
-// ProfileChanged gives the running instances that use a profile their new limits.
+// ProfileChanged gives the running instances that use a profile their new limits and
+// devices.
 // before is what the profile was. The warnings say what holds later, or not at all.
 func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []string, err error) {
 	list, err := s.List(ctx)
@@ -195,8 +185,8 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 			warnings = append(warnings, fmt.Sprintf("the profile was changed, but: %v", err))
 		}
 		later := atNextStart(was.ExpandedConfig, i.ExpandedConfig)
-		if d := changedDisk(was.ExpandedDevices, i.ExpandedDevices); d != "" {
-			later = append(later, fmt.Sprintf("device %q changes at the next start of the instance", d))
+		if names := changedNames(was.ExpandedDevices, i.ExpandedDevices); len(names) > 0 {
+			later = append(later, s.followProfile(ctx, i.Name, names)...)
 		}
 		for _, w := range later {
 			warnings = append(warnings, fmt.Sprintf("instance %q: %s", i.Name, w))

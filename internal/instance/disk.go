@@ -1,0 +1,240 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+)
+
+// diskDevice is the root disk, a file or directory of this host, or memory.
+type diskDevice struct{}
+
+// memorySource is the source of a disk that is in memory.
+const memorySource = "tmpfs:"
+
+// fromHost reports whether a device shows files of this host.
+func fromHost(d map[string]string) bool {
+	return d["type"] == "disk" && d["source"] != "" && d["source"] != memorySource
+}
+
+// mayBeMissing reports whether an instance starts without a device of which this host
+// has nothing.
+func mayBeMissing(d map[string]string) bool {
+	return kiln.IsTrue(d["optional"]) || d["required"] != "" && !kiln.IsTrue(d["required"])
+}
+
+func (diskDevice) check(d map[string]string) error {
+	unlimited := "kiln doesn't bound the traffic of a disk"
+	if err := checkKeys("disk", d, []string{"path", "pool", "source", "readonly", "optional", "required", "recursive",
+		"shift", "size", "raw.mount.options"}, map[string]string{
+		"limits.read": unlimited, "limits.write": unlimited, "limits.max": unlimited, "size.state": "", "boot.priority": "",
+		"io.cache": "", "io.bus": "", "io.threads": "", "ceph.cluster_name": "", "ceph.user_name": "", "wwn": "",
+		"propagation": "what is mounted on either side is never seen on the other",
+		"initial.uid": "", "initial.gid": "", "initial.mode": "",
+	}); err != nil {
+		return err
+	}
+	if d["path"] == "" {
+		return kiln.Errorf(kiln.Invalid, "path= is missing: where the disk is in the instance; \"/\" is the root disk")
+	}
+	if !path.IsAbs(d["path"]) || path.Clean(d["path"]) != d["path"] {
+		return kiln.Errorf(kiln.Invalid, "path %q is not a clean absolute path", d["path"])
+	}
+	for _, key := range []string{"readonly", "optional", "required", "recursive", "shift"} {
+		if err := checkBool(d[key]); err != nil {
+			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+		}
+	}
+	if d["optional"] != "" && d["required"] != "" && kiln.IsTrue(d["optional"]) == kiln.IsTrue(d["required"]) {
+		return kiln.Errorf(kiln.Invalid, "optional=%s contradicts required=%s; leave out optional", d["optional"],
+			d["required"])
+	}
+	if _, err := mountFlags(d["raw.mount.options"]); err != nil {
+		return err
+	}
+	if isRoot(d) {
+		return checkRoot(d)
+	}
+	return checkSource(d)
+}
+
+func checkRoot(d map[string]string) error {
+	if d["pool"] != "" && d["pool"] != "default" {
+		return kiln.Errorf(kiln.NotFound, "no storage pool %q; kiln has the one called \"default\"", d["pool"])
+	}
+	for _, key := range []string{"source", "shift", "recursive", "raw.mount.options", "optional", "required"} {
+		if d[key] != "" {
+			return kiln.Errorf(kiln.Invalid, "the root disk takes no %s", key)
+		}
+	}
+	if d["size"] != "" {
+		return kiln.Errorf(kiln.Unsupported, "\"size\" is not supported: kiln doesn't bound what a root disk takes; "+
+			"leave it out")
+	}
+	return nil
+}
+
+func checkSource(d map[string]string) error {
+	source := d["source"]
+	switch {
+	case d["pool"] != "":
+		return kiln.Errorf(kiln.Unsupported, "pool: kiln has no volumes for disks other than the root; take a directory of "+
+			"this host as the source")
+	case source == memorySource && d["size"] != "":
+		if n, err := kiln.ParseSize(d["size"]); err != nil || n <= 0 {
+			return kiln.Errorf(kiln.Invalid, "size %q is not a size of more than nothing, such as 64MiB", d["size"])
+		}
+		return nil
+	case source == memorySource:
+		return nil
+	case d["size"] != "":
+		return kiln.Errorf(kiln.Unsupported, "\"size\" is not supported: the files are this host's, and kiln doesn't bound "+
+			"what they take; it is for source=%s", memorySource)
+	case !path.IsAbs(source):
+		return kiln.Errorf(kiln.Invalid, "source %q is neither an absolute path of this host nor %s", source, memorySource)
+	}
+	// Elsewhere a look could wait for a server; a start says it then.
+	if strings.HasPrefix(path.Clean(source), "/dev/") {
+		if fi, err := os.Stat(source); err == nil && fi.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice {
+			return kiln.Errorf(kiln.Unsupported, "source %q is a block device; mount it on this host and use the directory as "+
+				"the source", source)
+		}
+	}
+	return nil
+}
+
+// mountFlags reads raw.mount.options: those of mount(8) that are of a mount, and not of
+// the file system that is mounted.
+func mountFlags(options string) (flags int, err error) {
+	known := map[string]int{
+		"rw": 0, "ro": unix.MOUNT_ATTR_RDONLY, "suid": 0, "nosuid": unix.MOUNT_ATTR_NOSUID, "dev": 0,
+		"nodev": unix.MOUNT_ATTR_NODEV, "exec": 0, "noexec": unix.MOUNT_ATTR_NOEXEC, "relatime": 0, "atime": 0,
+		"noatime": unix.MOUNT_ATTR_NOATIME, "nodiratime": unix.MOUNT_ATTR_NODIRATIME,
+		"strictatime": unix.MOUNT_ATTR_STRICTATIME, "nosymfollow": unix.MOUNT_ATTR_NOSYMFOLLOW,
+	}
+	if options == "" {
+		return 0, nil
+	}
+	for o := range strings.SplitSeq(options, ",") {
+		flag, ok := known[o]
+		if !ok {
+			return 0, kiln.Errorf(kiln.Invalid, "raw.mount.options: %q isn't an option that a directory of this host can be "+
+				"seen with; those are %s", o, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		flags |= flag
+	}
+	if flags&unix.MOUNT_ATTR_NOATIME != 0 && flags&unix.MOUNT_ATTR_STRICTATIME != 0 {
+		return 0, kiln.Errorf(kiln.Invalid, "raw.mount.options: noatime contradicts strictatime")
+	}
+	return flags, nil
+}
+
+// mount is what a box is given for a disk.
+func (diskDevice) mount(ctx context.Context, in *guest) (box.Mount, error) {
+	d := in.keys
+	m := box.Mount{Name: "device " + strconv.Quote(in.device), Source: d["source"], Target: d["path"],
+		ReadOnly: kiln.IsTrue(d["readonly"]), Optional: mayBeMissing(d), Recursive: kiln.IsTrue(d["recursive"])}
+	var err error
+	if m.Flags, err = mountFlags(d["raw.mount.options"]); err != nil {
+		return m, err
+	}
+	ids := in.ids()
+	if d["source"] == memorySource {
+		m.Memory = &box.Memory{}
+		if len(ids) > 0 {
+			m.Memory.Owner = ids[0].Host
+		}
+		if d["size"] != "" {
+			m.Memory.Bytes, err = kiln.ParseSize(d["size"])
+		}
+		return m, err
+	}
+	if kiln.IsTrue(d["shift"]) && ids != nil {
+		m.IDs, err = in.set.pool.UserNS(ctx, volumeIDs(ids))
+	}
+	return m, err
+}
+
+// ids are those of the instance, as it was started; nil: the host's.
+func (g *guest) ids() []box.IDMap {
+	privileged := kiln.IsTrue(g.ExpandedConfig["security.privileged"])
+	if g.live != nil {
+		privileged = g.live.box.Privileged()
+	}
+	if privileged {
+		return nil
+	}
+	return g.set.ids
+}
+
+func (t diskDevice) start(ctx context.Context, in *guest, spec *box.Spec) (later bool, err error) {
+	m, err := t.mount(ctx, in)
+	spec.Mounts = append(spec.Mounts, m)
+	return false, err
+}
+
+// mountNote is the id of a mount.
+const mountNote = "mount"
+
+func (t diskDevice) add(ctx context.Context, in *guest) error {
+	m, err := t.mount(ctx, in)
+	if err != nil {
+		return err
+	}
+	return in.attach(ctx, m)
+}
+
+// attach mounts something in the instance. What may be missing is said to be.
+func (g *guest) attach(ctx context.Context, m box.Mount) error {
+	m.Name = "it" // errors name the device
+	id, err := g.live.box.Attach(ctx, m)
+	if m.Optional && errors.Is(err, kiln.NotFound) {
+		g.say("there is no %s on this host now; it is looked for again when the instance starts", m.Source)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	g.note(mountNote, strconv.FormatUint(id, 10))
+	return nil
+}
+
+func (diskDevice) remove(ctx context.Context, in *guest) error { return in.detach(ctx) }
+
+// detach unmounts what attach mounted, or the start of the instance.
+func (g *guest) detach(ctx context.Context) error {
+	id, _ := strconv.ParseUint(g.notes[mountNote], 10, 64)
+	busy, err := g.live.box.Detach(ctx, "device "+strconv.Quote(g.device), id)
+	if busy {
+		g.say("processes of the instance still have files of %s open; they keep them until they close them",
+			g.keys["path"])
+	}
+	return err
+}
+
+// checkSources makes sure that what disks show of this host is there. The error is
+// Invalid.
+func checkSources(devices map[string]map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		d := devices[name]
+		if !fromHost(d) || mayBeMissing(d) {
+			continue
+		}
+		if _, err := os.Lstat(d["source"]); errors.Is(err, fs.ErrNotExist) {
+			return kiln.Errorf(kiln.Invalid, "Device %q: there is no %s on this host; make it, or say that the disk may be "+
+				"missing: optional=true", name, d["source"])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,278 @@
+package instance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+)
+
+// plugs say which devices an instance that runs has, in a file beside its box. What is
+// there is written before it is there, and what is gone after it is gone: when the daemon
+// dies in between, the next one makes the instance as its row says.
+type plugs struct {
+	path string
+
+	Life  string             `json:"life"`  // of the box; "": it is being started
+	Start map[string]plugged `json:"start"` // those it was started with, which a reboot brings back
+	Now   map[string]plugged `json:"now"`
+}
+
+// plugged is a device that is there.
+type plugged struct {
+	Device map[string]string `json:"device"`
+	Notes  map[string]string `json:"notes,omitempty"`
+}
+
+const plugsFile = "devices.json"
+
+// plugTime is how long the devices of one instance may take to follow a change that
+// isn't the instance's own.
+const plugTime = 30 * time.Second
+
+func (s *Set) plugsPath(i Instance) string {
+	return filepath.Join(s.boxDir(db.Instance{Config: i.Options}), plugsFile)
+}
+
+// newPlugs begins the list of an instance that is being started.
+func (s *Set) newPlugs(i Instance, start map[string]plugged) (*plugs, error) {
+	p := &plugs{path: s.plugsPath(i), Start: start, Now: maps.Clone(start)}
+	return p, errors.Join(os.MkdirAll(filepath.Dir(p.path), 0o700), p.save())
+}
+
+// plugs gives the devices that an instance has. One that rebooted has those of its start.
+func (s *Set) plugs(i Instance, l *live) *plugs {
+	p := &plugs{path: s.plugsPath(i)}
+	b, err := os.ReadFile(p.path)
+	if err != nil || json.Unmarshal(b, p) != nil || p.Start == nil {
+		// A kiln that didn't write it changed no devices.
+		p.Start = map[string]plugged{}
+		for name, d := range i.ExpandedDevices {
+			if !isRoot(d) {
+				p.Start[name] = plugged{Device: d}
+			}
+		}
+		p.Life = ""
+	}
+	if life := l.box.Life(); p.Life != life || p.Now == nil {
+		p.Life, p.Now = life, maps.Clone(p.Start)
+	}
+	return p
+}
+
+// save isn't synced: after a power cut nothing of it is true.
+func (p *plugs) save() error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	temp := p.path + ".new"
+	return errors.Join(os.WriteFile(temp, b, 0o600), os.Rename(temp, p.path))
+}
+
+// plug gives an instance a device.
+func (s *Set) plug(ctx context.Context, i Instance, l *live, p *plugs, name string, d map[string]string) (said []string,
+	err error) {
+	t, ok := deviceTypes()[d["type"]]
+	if !ok {
+		return nil, checkDevice(d)
+	}
+	p.Now[name] = plugged{Device: d}
+	if err := p.save(); err != nil {
+		return nil, err
+	}
+	in := &guest{Instance: i, set: s, live: l, device: name, keys: d, others: p.Now}
+	if err := t.add(ctx, in); err != nil {
+		delete(p.Now, name)
+		return nil, kiln.Errorf(kiln.KindOf(err), "device %q of instance %q: %w", name, i.Name, errors.Join(err, p.save()))
+	}
+	p.Now[name] = plugged{Device: d, Notes: in.notes}
+	return in.said, p.save()
+}
+
+// unplug takes a device from an instance.
+func (s *Set) unplug(ctx context.Context, i Instance, l *live, p *plugs, name string) (said []string, err error) {
+	has := p.Now[name]
+	if t, ok := deviceTypes()[has.Device["type"]]; ok {
+		in := &guest{Instance: i, set: s, live: l, device: name, keys: has.Device, notes: has.Notes, others: p.Now}
+		if err := t.remove(ctx, in); err != nil {
+			return nil, kiln.Errorf(kiln.KindOf(err), "device %q of instance %q: %w", name, i.Name, err)
+		}
+		said = in.said
+	}
+	delete(p.Now, name)
+	return said, p.save()
+}
+
+// replug gives an instance that runs some of its devices, by name, as they are to be.
+// When that fails it has again what it had. Nothing happens to a device that is as it
+// should be. undo makes it as it was.
+func (s *Set) replug(ctx context.Context, i Instance, l *live, want map[string]map[string]string, names []string) (
+	said []string, undo func() error, err error) {
+	p := s.plugs(i, l)
+	had := maps.Clone(p.Now)
+	undo = func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), plugTime)
+		defer cancel()
+		var errs []error
+		for _, name := range names { // those that came, before those that were in their place
+			if now, ok := p.Now[name]; ok && !maps.Equal(now.Device, had[name].Device) {
+				_, err := s.unplug(ctx, i, l, p, name)
+				errs = append(errs, err)
+			}
+		}
+		for _, name := range names {
+			if _, ok := p.Now[name]; !ok && had[name].Device != nil {
+				_, err := s.plug(ctx, i, l, p, name, had[name].Device)
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	}
+	step := func(f func(string) ([]string, error), name string) bool {
+		var more []string
+		more, err = f(name)
+		said = append(said, more...)
+		return err == nil
+	}
+	for _, name := range names {
+		if now, ok := p.Now[name]; ok && (!maps.Equal(now.Device, want[name]) || isRoot(want[name])) &&
+			!step(func(n string) ([]string, error) { return s.unplug(ctx, i, l, p, n) }, name) {
+			return nil, nil, errors.Join(err, undo())
+		}
+	}
+	for _, name := range names {
+		d, wanted := want[name]
+		if _, ok := p.Now[name]; !ok && wanted && !isRoot(d) &&
+			!step(func(n string) ([]string, error) { return s.plug(ctx, i, l, p, n, d) }, name) {
+			return nil, nil, errors.Join(err, undo())
+		}
+	}
+	return said, undo, nil
+}
+
+// changedNames are those of the devices that aren't the same in both.
+func changedNames(now, next map[string]map[string]string) []string {
+	both := maps.Clone(now)
+	maps.Copy(both, next)
+	maps.DeleteFunc(both, func(name string, _ map[string]string) bool { return maps.Equal(now[name], next[name]) })
+	return slices.Sorted(maps.Keys(both))
+}
+
+// mend gives an instance that runs all devices that it should have, one after the other:
+// one that can't be had is told, and keeps no other.
+func (s *Set) mend(ctx context.Context, name string, l *live) []error {
+	ctx, cancel := context.WithTimeoutCause(ctx, plugTime, kiln.Errorf(kiln.Timeout, "other work on it, or its devices, "+
+		"took more than %v", plugTime))
+	defer cancel()
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return []error{err}
+	}
+	defer unlock()
+	i, err := s.Get(ctx, name)
+	if err != nil || s.running(db.Instance{Config: i.Options}) != l {
+		return nil // gone, or begun anew
+	}
+	p := s.plugs(i, l)
+	var errs []error
+	for _, device := range slices.Sorted(maps.Keys(p.Now)) {
+		want := i.ExpandedDevices[device]
+		if maps.Equal(p.Now[device].Device, want) && !isRoot(want) {
+			continue
+		}
+		_, err := s.unplug(ctx, i, l, p, device)
+		errs = append(errs, err)
+	}
+	for _, device := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
+		d := i.ExpandedDevices[device]
+		if _, there := p.Now[device]; there || isRoot(d) {
+			continue
+		}
+		_, err := s.plug(ctx, i, l, p, device, d)
+		errs = append(errs, err)
+	}
+	return append(errs, p.save())
+}
+
+// MendDevices gives the instances that run the devices that they should have: the last
+// daemon may have died while it changed some, or they rebooted when there was none.
+func (s *Set) MendDevices(ctx context.Context) error {
+	list, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range list {
+		if l := s.running(db.Instance{Config: i.Options}); l != nil {
+			errs = append(errs, s.mend(ctx, i.Name, l)...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// followProfile gives an instance that runs the devices that a profile has other than
+// before. What couldn't be is told.
+func (s *Set) followProfile(ctx context.Context, name string, names []string) []string {
+	ctx, cancel := context.WithTimeoutCause(ctx, plugTime, kiln.Errorf(kiln.Timeout, "other work on it took more than %v",
+		plugTime))
+	defer cancel()
+	var said []string
+	var i Instance
+	unlock, err := s.lock(ctx, name)
+	if err == nil {
+		defer unlock()
+		i, err = s.Get(ctx, name)
+	}
+	if l := s.running(db.Instance{Config: i.Options}); err == nil && l != nil {
+		said, _, err = s.replug(ctx, i, l, i.ExpandedDevices, names)
+	}
+	if err != nil {
+		said = append(said, fmt.Sprintf("its devices change at its next start: %v", err))
+	}
+	return said
+}
+
+// addLater gives an instance that was just started the devices that can't be there before
+// it runs.
+func (s *Set) addLater(ctx context.Context, i Instance, b *box.Box, p *plugs, later map[string]plugged) error {
+	p.Life = b.Life()
+	for _, name := range slices.Sorted(maps.Keys(later)) {
+		said, err := s.plug(ctx, i, &live{box: b}, p, name, later[name].Device)
+		if err != nil {
+			return err
+		}
+		for _, what := range said {
+			s.warn("start instance "+strconv.Quote(i.Name), errors.New(what))
+		}
+	}
+	return p.save()
+}
+
+// endDevices ends what devices of an instance that has ended have on this host.
+func (s *Set) endDevices(ctx context.Context, name string, l *live) {
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return
+	}
+	for device, has := range s.plugs(i, l).Now {
+		t, ok := deviceTypes()[has.Device["type"]].(outliving)
+		if !ok {
+			continue
+		}
+		in := &guest{Instance: i, set: s, live: l, device: device, keys: has.Device, notes: has.Notes}
+		if err := t.ended(ctx, in); err != nil {
+			s.warn("end the device "+strconv.Quote(device)+" of instance "+strconv.Quote(name), err)
+		}
+	}
+}
