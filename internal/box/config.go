@@ -47,6 +47,7 @@ func writeConfig(s Spec, kinds string, halt int) error {
 	c.set("lxc.arch", "%s", s.Arch)
 	c.set("lxc.signal.halt", "%d", halt)
 	c.set("lxc.signal.reboot", "SIGINT")
+	c.set("lxc.monitor.signal.pdeath", "0") // an instance outlives its monitor
 	c.set("lxc.tty.max", "0")
 	c.set("lxc.pty.max", "1024")
 	c.set("lxc.console.logfile", "%s", filepath.Join(s.Dir, consoleFile))
