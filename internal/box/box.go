@@ -207,6 +207,9 @@ func (b *Box) Life() string {
 // Privileged reports whether the container's ids are the host's.
 func (b *Box) Privileged() bool { return b.state.Privileged }
 
+// RootUID gives the id on the host of the container's root.
+func (b *Box) RootUID() uint32 { return b.state.RootUID }
+
 // ConsoleLog is the path of what the container wrote on its console.
 func (b *Box) ConsoleLog() string { return filepath.Join(b.dir, consoleFile) }
 

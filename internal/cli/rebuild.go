@@ -155,7 +155,7 @@ func (a *app) rebuild(ctx context.Context, word, image string, post api.Instance
 			return err
 		}
 	}
-	running := i.Status == "Running" || i.Status == "Frozen"
+	running := i.Status == "Running" || i.Status == "Ready" || i.Status == "Frozen"
 	if running && !post.Force {
 		return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
 	}

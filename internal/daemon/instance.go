@@ -23,6 +23,10 @@ func (d *Daemon) Instance(ctx context.Context, name string) (instance.Instance, 
 	return d.instances.Get(ctx, name)
 }
 
+// SendImagesToInstances says what instances are answered that may have images of this
+// server.
+func (d *Daemon) SendImagesToInstances(f instance.SendImage) { d.instances.SetSendImage(f) }
+
 // InstanceState looks into an instance. The error is NotFound.
 func (d *Daemon) InstanceState(ctx context.Context, name string) (instance.State, error) {
 	return d.instances.State(ctx, name)
@@ -52,7 +56,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 	if err != nil {
 		return nil, err
 	}
-	if i.Status == instance.Running || i.Status == instance.Frozen {
+	if i.Status.Runs() {
 		return nil, kiln.Errorf(kiln.Conflict, "Instance is running: stop %q first, or delete it with --force", name)
 	}
 	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {

@@ -138,8 +138,8 @@ func (d *Daemon) warnUnread(ctx context.Context, o *op.Operation, name string) {
 		d.cfg.Log.Warn("look for templates of cloud-init", "instance", name, "err", err)
 	}
 	if len(keys) > 0 {
-		d.warn(o, fmt.Sprintf("nothing in the image of %q reads %s: it has no templates for cloud-init (NoCloud); use an "+
-			"image of the variant cloud", name, strings.Join(keys, ", ")))
+		d.warn(o, fmt.Sprintf("nothing in the image of %q reads %s: it has neither templates for cloud-init nor cloud-init; "+
+			"use an image of the variant cloud", name, strings.Join(keys, ", ")))
 	}
 }
 

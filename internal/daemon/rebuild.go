@@ -32,7 +32,7 @@ func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source, for
 
 // checkRebuild says what rebuild would, as far as that is known without another server.
 func (d *Daemon) checkRebuild(ctx context.Context, i instance.Instance, s Source, force bool) error {
-	runs := i.Status == instance.Running || i.Status == instance.Frozen
+	runs := i.Status.Runs()
 	switch {
 	case !runs && i.Status != instance.Stopped:
 		return kiln.Errorf(kiln.Conflict, "instance %q can't be rebuilt: %s", i.Name, i.Problem)

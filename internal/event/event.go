@@ -19,6 +19,7 @@ type Event struct {
 type Hub struct {
 	mu        sync.Mutex
 	listeners map[*Listener]struct{}
+	closed    bool
 }
 
 // NewHub makes a hub without listeners.
@@ -44,11 +45,24 @@ func (h *Hub) Listen(types ...string) *Listener {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.listeners[l] = struct{}{}
+	if h.closed {
+		h.drop(l)
+	}
 	return l
 }
 
-// Events is closed after Close, and when the listener was too slow: a listener
-// that missed something must know.
+// Close drops every listener, and those who come after: nothing happens any more.
+func (h *Hub) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for l := range h.listeners {
+		h.drop(l)
+	}
+}
+
+// Events is closed after Close, also the hub's, and when the listener was too slow: a
+// listener that missed something must know.
 func (l *Listener) Events() <-chan Event { return l.c }
 
 // Close stops listening.

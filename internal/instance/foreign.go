@@ -14,8 +14,7 @@ var noEffect = []string{
 	"cluster.evacuate", "limits.cpu.nodes", "limits.cpu.priority",
 	"limits.disk.priority", "limits.hugepages.", "limits.kernel.", "limits.memory.enforce", "limits.memory.hugepages",
 	"limits.memory.swap", "limits.memory.swap.priority", "limits.network.priority", "linux.kernel_modules",
-	"linux.kernel_modules.load", "migration.", "security.devlxd", "security.devlxd.images", "security.guestapi",
-	"security.guestapi.images", "security.syscalls.intercept.",
+	"linux.kernel_modules.load", "migration.", "security.syscalls.intercept.",
 }
 
 // refused are keys of those manuals whose users rely on what they do: taking them

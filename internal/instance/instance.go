@@ -23,7 +23,11 @@ const (
 	Running Status = 103
 	Frozen  Status = 110
 	Broken  Status = 112 // its files are not as they should be
+	Ready   Status = 113 // it runs, and says that it has begun its work
 )
+
+// Runs reports whether there are processes of the instance.
+func (s Status) Runs() bool { return s == Running || s == Ready || s == Frozen }
 
 func (s Status) String() string {
 	switch s {
@@ -33,6 +37,8 @@ func (s Status) String() string {
 		return "Running"
 	case Frozen:
 		return "Frozen"
+	case Ready:
+		return "Ready"
 	}
 	return "Error"
 }
@@ -97,6 +103,9 @@ const restartKey = "volatile.restart"
 
 // powerKey remembers over a shutdown of the host that an instance was running.
 const powerKey = "volatile.last_state.power"
+
+// readyKey says that an instance which runs has said that it is ready.
+const readyKey = "volatile.last_state.ready"
 
 // expand lays an instance's own configuration over that of its profiles, the
 // later ones over the earlier.

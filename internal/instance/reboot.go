@@ -16,5 +16,8 @@ func (s *Set) rebooted(name string, l *live) {
 			}
 		}
 	})
+	if err := s.setReady(s.ctx, name, false); err != nil && s.ctx.Err() == nil {
+		s.warn("instance "+strconv.Quote(name)+" isn't ready after its reboot", err)
+	}
 	s.notify(s.ctx, Change{Name: name, Action: "restarted"})
 }

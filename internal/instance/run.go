@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/event"
+	"github.com/kiln-containers/kiln/internal/guestapi"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -60,9 +61,13 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err := s.applyTemplates(ctx, i, vol); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
 	}
+	g, err := s.openGuest(i)
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "guest API of instance %q: %w", name, err)
+	}
 	b, err := s.startBox(ctx, i, vol, nics)
 	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "start instance %q: %w", name, err)
+		return kiln.Errorf(kiln.KindOf(err), "start instance %q: %w", name, errors.Join(err, closeGuest(g)))
 	}
 	now := time.Now().UTC()
 	err = s.edit(ctx, name, func(r *db.Instance) {
@@ -71,11 +76,12 @@ func (s *Set) start(ctx context.Context, name string) error {
 		delete(r.Config, powerKey)
 		delete(r.Config, restartKey)
 		delete(r.Config, crashKey)
+		delete(r.Config, readyKey)
 	})
 	if err != nil {
-		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
+		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close(), closeGuest(g))
 	}
-	s.follow(name, i.Options[UUIDKey], b)
+	s.follow(name, i.Options[UUIDKey], b, g)
 	s.notify(ctx, Change{Name: name, Action: "started"})
 	return nil
 }
@@ -148,6 +154,7 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		IDMap:    s.ids,
 		Nesting:  kiln.IsTrue(c["security.nesting"]),
 		Env:      environment(c),
+		Mounts:   s.guestMounts(i),
 	}
 	if kiln.IsTrue(c["security.privileged"]) {
 		spec.IDMap = nil
@@ -195,12 +202,14 @@ func environment(config map[string]string) map[string]string {
 }
 
 // follow remembers that an instance runs and waits for its end.
-func (s *Set) follow(name, uuid string, b *box.Box) {
+func (s *Set) follow(name, uuid string, b *box.Box, g *guestapi.Server) *live {
 	l := &live{box: b, gone: make(chan struct{})}
+	l.guest.server = g
 	s.mu.Lock()
 	s.live[uuid] = l
 	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(name, uuid, l) })
+	return l
 }
 
 func (s *Set) watch(name, uuid string, l *live) {
@@ -222,6 +231,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
 		s.endDevices(ctx, name, l)
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
+		_ = l.guest.close()
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
 		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
@@ -243,7 +253,10 @@ func (s *Set) watch(name, uuid string, l *live) {
 // ended writes down that an instance doesn't run any more. An ephemeral one
 // goes with it.
 func (s *Set) ended(ctx context.Context, name, action string) error {
-	if err := s.edit(ctx, name, func(r *db.Instance) { r.Running = false }); err != nil {
+	if err := s.edit(ctx, name, func(r *db.Instance) {
+		r.Running = false
+		delete(r.Config, readyKey)
+	}); err != nil {
 		return err
 	}
 	s.notify(ctx, Change{Name: name, Action: action})

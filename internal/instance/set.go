@@ -51,6 +51,8 @@ type Set struct {
 	names  keyLock
 	files  keyLock // of served
 
+	sendImage atomic.Pointer[SendImage]
+
 	suspended atomic.Bool // the host goes down: nothing starts by itself any more
 
 	mu      sync.Mutex
@@ -68,6 +70,7 @@ type live struct {
 	stop     atomic.Pointer[event.Requestor] // who has asked for its end
 	stopping atomic.Int32                    // how many are waiting for its end
 	console  atomic.Pointer[Attachment]      // who is attached to its console
+	guest    guestServer                     // answers it about itself
 	gone     chan struct{}                   // closed when its end is written down
 }
 
@@ -93,8 +96,12 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 	if err != nil {
 		return nil, err
 	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range rows {
-		if err := s.adopt(ctx, r); err != nil {
+		if err := s.adopt(ctx, r, profiles); err != nil {
 			warn("take over instance "+strconv.Quote(r.Name), err)
 		}
 	}
@@ -106,14 +113,21 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 }
 
 // adopt takes over the box of an instance that a former daemon started.
-func (s *Set) adopt(ctx context.Context, r db.Instance) error {
+func (s *Set) adopt(ctx context.Context, r db.Instance, profiles map[string]Profile) error {
 	b, err := box.Open(s.boxDir(r))
 	switch {
 	case err == nil:
 		if err := s.letGo(ctx, r, b); err != nil {
 			return errors.Join(err, b.Close())
 		}
-		s.follow(r.Name, r.Config[UUIDKey], b)
+		l := s.follow(r.Name, r.Config[UUIDKey], b, nil)
+		i, err := s.complete(r, profiles)
+		if err == nil {
+			err = s.setGuest(l, i)
+		}
+		if err != nil {
+			s.warn("guest API of instance "+strconv.Quote(r.Name), err)
+		}
 		if !r.Running {
 			return s.edit(ctx, r.Name, func(r *db.Instance) { r.Running = true })
 		}
@@ -177,7 +191,7 @@ func (s *Set) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.live {
-		errs = append(errs, l.box.Close())
+		errs = append(errs, l.guest.close(), l.box.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -268,8 +282,11 @@ func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, er
 	i.ExpandedConfig, i.ExpandedDevices = expand(i.Config, used)
 	if l := s.running(r); l != nil {
 		i.Status = Running
-		if l.paused() {
+		switch {
+		case l.paused():
 			i.Status = Frozen
+		case kiln.IsTrue(r.Config[readyKey]):
+			i.Status = Ready
 		}
 	}
 	if why := i.Options[crashKey]; why != "" && i.Problem == "" {

@@ -70,6 +70,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err := s.saveConfig(ctx, i, c); err != nil {
 		return nil, errors.Join(err, s.relimit(next, i), undo())
 	}
+	s.guestChanged(i, next)
 	s.notify(ctx, Change{Name: name, Action: "updated"})
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
 }
@@ -93,6 +94,7 @@ func (s *Set) saveConfig(ctx context.Context, i Instance, c Config) error {
 		}
 		for k, v := range c.Options {
 			switch {
+			case k == readyKey: // it may have changed by itself since somebody looked
 			case strings.HasPrefix(k, volatilePrefix):
 				if has, ok := i.Options[k]; v != has && (ok || v != "") {
 					return kiln.Errorf(kiln.Invalid, "%q can't be changed: kiln keeps it for itself", k)
@@ -184,6 +186,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 		if err := s.relimit(was, i); err != nil {
 			warnings = append(warnings, fmt.Sprintf("the profile was changed, but: %v", err))
 		}
+		s.guestChanged(was, i)
 		later := atNextStart(was.ExpandedConfig, i.ExpandedConfig)
 		if names := changedNames(was.ExpandedDevices, i.ExpandedDevices); len(names) > 0 {
 			later = append(later, s.followProfile(ctx, i.Name, names)...)

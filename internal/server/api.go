@@ -19,7 +19,7 @@ var extensions = []string{
 	"container_edit_metadata", "console", "console_force",
 	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "network_leases",
 	"network_state", "network_types", "instance_nic_network", "profile_usedby",
-	"entity_description",
+	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
 	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
 	"images_push_relay", "image_force_refresh",

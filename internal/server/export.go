@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,10 @@ func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
+	return s.sendImage(w, r, img)
+}
+
+func (s *Server) sendImage(w http.ResponseWriter, r *http.Request, img kiln.Image) (any, error) {
 	if len(img.Files) == 1 {
 		return s.sendFile(w, r, img, img.Files[0])
 	}
@@ -38,6 +43,21 @@ func (s *Server) exportImage(w http.ResponseWriter, r *http.Request) (any, error
 		}
 	}
 	return handled{}, form.Close()
+}
+
+// sendImageToInstance answers an instance that may have images: the public ones, and what
+// this server has only as a cache of others.
+func (s *Server) sendImageToInstance(w http.ResponseWriter, r *http.Request, fingerprint string) {
+	err := kiln.Errorf(kiln.NotFound, "Image not found")
+	if fp, perr := kiln.ParseFingerprint(fingerprint); perr == nil {
+		img, gerr := s.d.Images.Get(r.Context(), fp)
+		if gerr = cmp.Or(gerr, img.Whole(), img.Present()); gerr == nil && (img.Public || img.Cached) {
+			_, err = s.sendImage(w, r, img)
+		}
+	}
+	if err != nil {
+		s.answerError(w, r, err)
+	}
 }
 
 // sendFile sends one file of an image, or what is asked for of it.

@@ -60,6 +60,7 @@ type Server struct {
 func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 	s := &Server{d: d, log: log, mux: http.NewServeMux(), aliases: http.NewServeMux(), shutdown: shutdown}
 	d.WatchClients(s.reconsider)
+	d.SendImagesToInstances(s.sendImageToInstance)
 	for _, to := range s.routes() {
 		mux := s.mux
 		if strings.HasPrefix(to.path, aliasPath) {
