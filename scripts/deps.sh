@@ -62,6 +62,7 @@ if [ "$1" = test ]; then
 	want lxd-client lxc
 	want lxd lxd
 	want nginx-light nginx
+	want iptables iptables-legacy-restore
 	want xdelta3 xdelta3
 	want curl curl
 fi

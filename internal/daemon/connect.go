@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,11 +12,14 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/network"
+	"github.com/kiln-containers/kiln/internal/op"
 )
 
 // networks connect instances, for package instance.
@@ -24,11 +28,14 @@ type networks struct {
 	served network.Directory
 	stale  chan struct{} // an instance has another name, or is gone
 
-	mu sync.Mutex // held while bridges and what is served are changed
+	mu       sync.Mutex        // held while bridges and what is served are changed
+	told     bool              // that this host can't have networks
+	unpassed map[string]string // by network, what was logged of firewalls that can't be told
 }
 
 func newNetworks(d *Daemon, dir string) *networks {
-	return &networks{d: d, served: network.Directory{Path: dir, Version: d.cfg.Version}, stale: make(chan struct{}, 1)}
+	return &networks{d: d, served: network.Directory{Path: dir, Version: d.cfg.Version}, stale: make(chan struct{}, 1),
+		unpassed: map[string]string{}}
 }
 
 // Check says whether an interface can be connected to a network. Errors: NotFound, Invalid.
@@ -90,6 +97,7 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 	defer n.mu.Unlock()
 	on, err := n.up(ctx, d["network"])
 	if err != nil {
+		n.tellOnce(ctx, err)
 		return nic, instance.Resolver{}, err
 	}
 	lease, err := n.lease(ctx, on, db.Lease{Instance: i.Name, Device: device, MAC: nic.MAC}, d)
@@ -114,6 +122,14 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 		r.Address = on.IPv4.Addr()
 	}
 	return nic, r, nil
+}
+
+// tellOnce tells whoever starts the first instance that this host can't have networks.
+func (n *networks) tellOnce(ctx context.Context, err error) {
+	if o := op.Of(ctx); o != nil && errors.Is(err, kiln.Unsupported) && !n.told {
+		n.told = true
+		o.Set("warning", fmt.Sprintf("%v; instances start without their interfaces", err))
+	}
 }
 
 // lease gives an interface the addresses that it has already, as long as they are of the
@@ -230,7 +246,21 @@ func (n *networks) up(ctx context.Context, name string) (network.Network, error)
 			return plan, err
 		}
 	}
+	n.pass(plan)
 	return plan, n.serve(ctx, plan)
+}
+
+// pass has the other firewalls of this host let the packets of a network through. Where
+// one can't be told, the instances run all the same.
+func (n *networks) pass(plan network.Network) {
+	said := ""
+	if err := plan.PassFirewalls(); err != nil {
+		said = err.Error()
+	}
+	if said != "" && n.unpassed[plan.Name] != said {
+		n.d.cfg.Log.Warn("firewall", "network", plan.Name, "err", said)
+	}
+	n.unpassed[plan.Name] = said
 }
 
 // dnsPort gives the port that the names of a network are asked at; 0: it isn't known yet.
@@ -376,6 +406,23 @@ func (n *networks) follow() {
 // watch keeps netd running, until the daemon ends.
 func (n *networks) watch() {
 	n.served.Watch(n.d.ctx, func(err error) { n.d.cfg.Log.Warn("start "+network.Program, "err", err) })
+}
+
+// besideFirewalls puts the rules in other firewalls again when those were loaded anew, until
+// the daemon ends.
+func (n *networks) besideFirewalls() {
+	err := network.WatchFirewalls(n.d.ctx, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, s := range n.served.Networks() {
+			if s.Owns(n.d.cfg.Dir) {
+				n.pass(s)
+			}
+		}
+	})
+	if err != nil && !errors.Is(err, unix.EPERM) { // who may not watch can't have networks either
+		n.d.cfg.Log.Warn("rules that other programs remove from firewalls are not put again", "err", err)
+	}
 }
 
 // heard tells the networks what became of an instance.

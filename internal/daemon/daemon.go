@@ -102,6 +102,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.wg.Go(d.networks.follow)
 	d.wg.Go(d.networks.watch)
+	d.wg.Go(d.networks.besideFirewalls)
 	d.wg.Go(func() {
 		d.networks.start(d.ctx)
 		if err := d.instances.MendDevices(d.ctx); err != nil {

@@ -3,7 +3,9 @@ package daemon
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,5 +133,51 @@ func TestNetworkComesBack(t *testing.T) {
 	}
 	if now := d.plan(row); now.IPv4 != before.IPv4 || now.IPv6 != before.IPv6 {
 		t.Errorf("the subnets were %v and %v, and are %v and %v", before.IPv4, before.IPv6, now.IPv4, now.IPv6)
+	}
+}
+
+// TestFirewallLoadedAnew: rules that another firewall needs are there as soon as it is, and
+// go with the network.
+func TestFirewallLoadedAnew(t *testing.T) {
+	const rules = `table ip fw {
+	chain DOCKER-USER { }
+	chain forward { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
+}`
+	nft := func(input string, args ...string) string {
+		cmd := exec.Command("nft", args...)
+		cmd.Stdin = strings.NewReader(input)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft: %v: %s", err, out)
+		}
+		return string(out)
+	}
+	d := fresh(t)
+	d.networks.mu.Lock()
+	n, err := d.networks.up(t.Context(), defaultNetwork)
+	d.networks.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.networks.served.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	defer nft("", "delete", "table", "ip", "fw")
+	for range 2 {
+		nft(rules, "-f", "-")
+		for begin := time.Now(); !strings.Contains(nft("", "list", "chain", "ip", "fw", "DOCKER-USER"), n.Bridge); {
+			if time.Sleep(10 * time.Millisecond); time.Since(begin) > time.Minute {
+				t.Fatal("the firewall lets nothing through")
+			}
+		}
+		nft("", "flush", "chain", "ip", "fw", "DOCKER-USER")
+	}
+	if err := d.networks.down(t.Context(), defaultNetwork); err != nil {
+		t.Error(err)
+	}
+	if list := nft("", "list", "table", "ip", "fw"); strings.Contains(list, n.Bridge) {
+		t.Errorf("left: %s", list)
 	}
 }

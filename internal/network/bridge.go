@@ -206,7 +206,7 @@ func (n Network) forward() error {
 
 // Down removes the bridge and its rules. What isn't there is no error.
 func (n Network) Down(owner string) error {
-	err := n.removeFirewall()
+	err := errors.Join(n.removeFirewall(), n.leaveFirewalls())
 	link, lerr := netlink.LinkByName(n.Bridge)
 	if lerr != nil || link.Attrs().Alias != n.label(owner) {
 		return err

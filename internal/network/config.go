@@ -22,15 +22,17 @@ const (
 func keys() map[string]func(string) error {
 	boolean := func(v string) error { _, err := kiln.ParseBool(v); return err }
 	return map[string]func(string) error{
-		IPv4Key:       func(v string) error { return checkAddress(v, true) },
-		IPv6Key:       func(v string) error { return checkAddress(v, false) },
-		"ipv4.nat":    boolean,
-		"ipv6.nat":    boolean,
-		"ipv4.dhcp":   boolean,
-		"dns.domain":  checkDomain,
-		"dns.mode":    checkMode,
-		"bridge.mtu":  checkMTU,
-		"raw.dnsmasq": func(string) error { return fmt.Errorf("kiln doesn't use dnsmasq") },
+		IPv4Key:         func(v string) error { return checkAddress(v, true) },
+		IPv6Key:         func(v string) error { return checkAddress(v, false) },
+		"ipv4.nat":      boolean,
+		"ipv6.nat":      boolean,
+		"ipv4.firewall": boolean,
+		"ipv6.firewall": boolean,
+		"ipv4.dhcp":     boolean,
+		"dns.domain":    checkDomain,
+		"dns.mode":      checkMode,
+		"bridge.mtu":    checkMTU,
+		"raw.dnsmasq":   func(string) error { return fmt.Errorf("kiln doesn't use dnsmasq") },
 	}
 }
 
@@ -127,7 +129,8 @@ func CheckName(name string) error {
 // valid yet.
 func Plan(name string, config map[string]string) Network {
 	n := Network{Name: name, Domain: "kiln", DHCP: isOn(config["ipv4.dhcp"]), DNS: config["dns.mode"] != "none",
-		NAT4: isOn(config["ipv4.nat"]), NAT6: isOn(config["ipv6.nat"]), DNSPort: dnsPort}
+		NAT4: isOn(config["ipv4.nat"]), NAT6: isOn(config["ipv6.nat"]),
+		Firewall4: isOn(config["ipv4.firewall"]), Firewall6: isOn(config["ipv6.firewall"]), DNSPort: dnsPort}
 	if d := config["dns.domain"]; d != "" {
 		n.Domain = d
 	}

@@ -96,12 +96,10 @@ func masquerade(p netip.Prefix) []expr.Any {
 
 // toDNS leads what instances send to port 53 of the bridge to the port that netd has.
 func (n Network) toDNS(protocol byte) []expr.Any {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, n.Bridge)
 	host := netip.PrefixFrom(n.IPv4.Addr(), 32)
 	rule := append(family(host.Addr()),
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: interfaceData(n.Bridge)},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}})
 	rule = append(rule, address(false, expr.CmpOpEq, host)...)

@@ -22,12 +22,14 @@ type Network struct {
 	MTU    int    // bytes; 0: the kernel's choice
 	// The addresses of the bridge, with the length of its subnets. Not valid: it has none.
 	IPv4, IPv6 netip.Prefix
-	NAT4, NAT6 bool   // what goes out has the host's address
-	DHCP       bool   // of IPv4
-	DNS        bool   // the names of instances are answered
-	Domain     string // that names of instances are below
-	DNSPort    int    // that netd answers at; another than 53 where that one is taken
-	Hosts      []Host
+	NAT4, NAT6 bool // what goes out has the host's address
+	// other firewalls of the host are told to let packets of that version of IP pass
+	Firewall4, Firewall6 bool
+	DHCP                 bool   // of IPv4
+	DNS                  bool   // the names of instances are answered
+	Domain               string // that names of instances are below
+	DNSPort              int    // that netd answers at; another than 53 where that one is taken
+	Hosts                []Host
 }
 
 // A Host is an interface of an instance on a network.

@@ -147,9 +147,17 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 		defer t.wg.Done()
 		defer cancel()
 		defer stop()
-		op.finish(f(ctx, op))
+		op.finish(f(context.WithValue(ctx, operationKey{}, op), op))
 	}()
 	return op
+}
+
+type operationKey struct{}
+
+// Of gives the operation that ctx is of; nil: it is of none.
+func Of(ctx context.Context) *Operation {
+	o, _ := ctx.Value(operationKey{}).(*Operation)
+	return o
 }
 
 // Get finds an operation. The error is NotFound.
