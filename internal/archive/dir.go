@@ -25,9 +25,12 @@ const maxQueued = 4096
 
 // DirWriter unpacks a tree into a directory, with owners as they are in the
 // entries. Nothing outside of the directory is touched, whatever the entries
-// say: every path is opened beneath it and without following symlinks. Device
-// nodes are left out: a container gets its own.
+// say: every path is opened beneath it and without following symlinks.
 type DirWriter struct {
+	// Devices makes device nodes, in a tree that is only mounted where they don't work.
+	// Else they are left out: a container gets its own.
+	Devices bool
+
 	root    int
 	dirs    map[string]int       // open directories, by path
 	order   []string             // of dirs, oldest first
@@ -143,9 +146,25 @@ func (w *DirWriter) add(e *Entry, r io.Reader) error {
 			return err
 		}
 	default:
-		return nil // a device
+		if !w.Devices {
+			return nil
+		}
+		if err := makeDevice(dir, base, e); err != nil {
+			return err
+		}
 	}
 	return attributes(dir, base, e)
+}
+
+func makeDevice(dir int, base string, e *Entry) error {
+	mode := uint32(unix.S_IFCHR)
+	if e.Type == BlockDevice {
+		mode = unix.S_IFBLK
+	}
+	if e.Major >= 1<<12 || e.Minor >= 1<<20 {
+		return kiln.Errorf(kiln.Invalid, "%d:%d is no device", e.Major, e.Minor)
+	}
+	return unix.Mknodat(dir, base, mode|0o600, int(unix.Mkdev(e.Major, e.Minor)))
 }
 
 // remove makes room for an entry that the archive has a second time: a directory goes

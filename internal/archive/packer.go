@@ -58,8 +58,14 @@ func (p *Packer) AddFile(name string, content []byte, modified time.Time) error 
 }
 
 // AddTree writes a directory and all that is in it, as the entry of a name. Sockets
-// are left out, since tar has none. Symlinks are not followed.
+// are left out, since tar has none. Symlinks are not followed. No file is a hard link to
+// one of another tree.
 func (p *Packer) AddTree(ctx context.Context, dir *os.File, name string) error {
+	clear(p.links) // another mount may have the numbers of the last one
+	return p.addDir(ctx, dir, name)
+}
+
+func (p *Packer) addDir(ctx context.Context, dir *os.File, name string) error {
 	if len(name) >= unix.PathMax {
 		return kiln.Errorf(kiln.Unsupported, "pack %.100q…: the path is %d bytes long; archives have paths of up to %d: "+
 			"remove the directory", name, len(name), unix.PathMax-1)
@@ -111,7 +117,7 @@ func (p *Packer) add(ctx context.Context, parent *os.File, base, name string) er
 			return err
 		}
 		defer d.Close()
-		return p.AddTree(ctx, d, name)
+		return p.addDir(ctx, d, name)
 	}
 	if err := p.addFile(parent, base, name, &st); err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ type Limits struct {
 	Bytes   int64 // sum of the sizes of the files, holes included
 	Room    int64 // free space, in bytes: sum of what is in the files without the holes
 	Entries int64 // their names, targets and extended attributes have entryBytes each, on average
+	Xattrs  int   // bytes of the extended attributes of a file; zero means MaxXattrs
 }
 
 // entryBytes bounds what has to be remembered of the entries of an archive.
@@ -358,8 +360,8 @@ func (w *walker) count(e *Entry) error {
 		w.names += int64(len(key) + len(value))
 		attrs += (4 + len(key) + len(value) + 3) &^ 3
 	}
-	if attrs > MaxXattrs {
-		return bad(e.Path, "its extended attributes take %d bytes; a file may have %d", attrs, MaxXattrs)
+	if most := cmp.Or(w.lim.Xattrs, MaxXattrs); attrs > most {
+		return bad(e.Path, "its extended attributes take %d bytes; a file may have %d", attrs, most)
 	}
 	if w.lim.Entries > 0 && w.names > entryBytes*w.lim.Entries {
 		return kiln.Errorf(kiln.TooLarge, "the archive has more than %s of names, link targets and extended attributes "+
