@@ -1,0 +1,60 @@
+// Package backup reads and writes backups of instances as LXD has them: one tarball with
+// an index and whole trees, of the instance and of its snapshots. It keeps them, too, in
+// a directory.
+//
+// The package doesn't know what is in an instance, where its trees are, or who may have
+// a backup. What it reads is treated as hostile.
+package backup
+
+import (
+	"path"
+	"strings"
+)
+
+// Where things are in a backup, as LXD 5.0 writes it:
+//
+//	backup/index.yaml             what is in it, and the configuration of all that
+//	backup/snapshots/<name>/…     of each snapshot, oldest first
+//	backup/container/…            of the instance itself
+//
+// and in each of the last two rootfs/, metadata.yaml, templates/ and backup.yaml, which
+// says of the instance again what the index does. The index comes first: it also says
+// which ids the owners of the files are, see idMap.
+const (
+	indexPath     = "backup/index.yaml"
+	instanceDir   = "backup/container"
+	snapshotsDir  = "backup/snapshots"
+	customDir     = "backup/volume"
+	machineDir    = "backup/virtual-machine"
+	rootDir       = "rootfs"
+	metadataFile  = "metadata.yaml"
+	templatesDir  = "templates"
+	instanceState = "backup.yaml"
+)
+
+// A place is where an entry of a backup belongs.
+type place struct {
+	snapshot string // "": the instance itself
+	rest     string // below its directory; "." is that
+}
+
+// placeOf gives the place of an entry; ok is false for what belongs to no tree.
+func placeOf(name string) (p place, ok bool) {
+	if rest, ok := below(name, instanceDir); ok {
+		return place{"", rest}, true
+	}
+	rest, ok := below(name, snapshotsDir)
+	if !ok || rest == "." {
+		return place{}, false
+	}
+	snap, rest, _ := strings.Cut(rest, "/")
+	return place{snap, path.Clean(rest)}, true
+}
+
+// below gives the rest of a clean path that is a directory or in it.
+func below(name, dir string) (rest string, ok bool) {
+	if name == dir {
+		return ".", true
+	}
+	return strings.CutPrefix(name, dir+"/")
+}

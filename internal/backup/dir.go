@@ -1,0 +1,254 @@
+package backup
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
+)
+
+// A Dir keeps backups, of whom a UUID names:
+//
+//	<uuid>/<name>/backup        the tarball
+//	<uuid>/<name>/backup.json   what is said of it
+//	.new-…                      what isn't whole yet
+//
+// Each appears whole or not at all, so a directory is all that tells of one.
+type Dir struct{ dir string }
+
+// A Stored is a backup that is kept.
+type Stored struct {
+	Name         string    `json:"-"`
+	CreatedAt    time.Time `json:"created_at"`
+	ExpiresAt    time.Time `json:"expires_at"` // zero: never
+	InstanceOnly bool      `json:"instance_only"`
+	Size         int64     `json:"-"` // bytes
+}
+
+const (
+	tarball  = "backup"
+	about    = "backup.json"
+	unwhole  = ".new-"
+	maxAbout = 64 << 10
+)
+
+// OpenDir opens a directory, which it makes, and removes what wasn't finished.
+func OpenDir(dir string) (*Dir, error) {
+	if err := disk.OwnDir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), unwhole) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return &Dir{dir}, err
+}
+
+// place is where a backup is. The error is NotFound for what can't be one.
+func (d *Dir) place(of, name string) (string, error) {
+	if uuid.Validate(of) != nil || kiln.CheckSnapshotName(name) != nil {
+		return "", notThere(name)
+	}
+	return filepath.Join(d.dir, of, name), nil
+}
+
+func notThere(name string) error { return kiln.Errorf(kiln.NotFound, "no backup %q", name) }
+
+// Create keeps a backup that fill writes. It is on the disk when Create returns.
+// Errors: Conflict when there is one of this name, and fill's.
+func (d *Dir) Create(of string, b Stored, fill func(io.Writer) error) error {
+	final, err := d.place(of, b.Name)
+	if err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(d.dir, unwhole)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp) // it isn't there any more if it has its name
+	if err := disk.Write(filepath.Join(temp, tarball), 0o600, fill); err != nil {
+		return err
+	}
+	text, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	if err := disk.WriteBytes(filepath.Join(temp, about), 0o600, text); err != nil {
+		return err
+	}
+	if err := disk.MkdirAll(filepath.Dir(final), 0o700); err != nil {
+		return err
+	}
+	return taken(b.Name, disk.RenameNew(temp, final))
+}
+
+func taken(name string, err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return kiln.Errorf(kiln.Conflict, "Backup %q already exists", name)
+	}
+	return err
+}
+
+// List gives the backups of somebody, oldest first. One that can't be read is left out.
+func (d *Dir) List(of string) ([]Stored, error) {
+	entries, err := os.ReadDir(filepath.Join(d.dir, of))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var list []Stored
+	for _, e := range entries {
+		if b, err := d.Get(of, e.Name()); err == nil {
+			list = append(list, b)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Stored) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return list, nil
+}
+
+// All gives the backups of everybody.
+func (d *Dir) All() (map[string][]Stored, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]Stored{}
+	for _, e := range entries {
+		if uuid.Validate(e.Name()) != nil {
+			continue
+		}
+		if all[e.Name()], err = d.List(e.Name()); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// Get gives one backup. The error is NotFound.
+func (d *Dir) Get(of, name string) (Stored, error) {
+	b := Stored{Name: name}
+	dir, err := d.place(of, name)
+	if err != nil {
+		return b, err
+	}
+	fi, err := os.Stat(filepath.Join(dir, tarball))
+	if err != nil {
+		return b, notThere(name)
+	}
+	b.Size, b.CreatedAt = fi.Size(), fi.ModTime()
+	text, err := readBounded(filepath.Join(dir, about), maxAbout)
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	if err != nil { // it is as good as its tarball; only when it goes isn't known
+		return Stored{Name: name, Size: fi.Size(), CreatedAt: fi.ModTime()}, nil
+	}
+	return b, nil
+}
+
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// Open opens the tarball. The error is NotFound.
+func (d *Dir) Open(of, name string) (*os.File, error) {
+	dir, err := d.place(of, name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(dir, tarball))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, notThere(name)
+	}
+	return f, err
+}
+
+// Rename gives a backup another name. Errors: NotFound, Conflict.
+func (d *Dir) Rename(of, from, to string) error {
+	a, err := d.place(of, from)
+	if err != nil {
+		return err
+	}
+	b, err := d.place(of, to)
+	if err != nil {
+		return err
+	}
+	err = disk.RenameNew(a, b)
+	if errors.Is(err, fs.ErrNotExist) {
+		return notThere(from)
+	}
+	return taken(to, err)
+}
+
+// Delete removes a backup. Who is reading it reads on. The error is NotFound.
+func (d *Dir) Delete(of, name string) error {
+	dir, err := d.place(of, name)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return notThere(name)
+	}
+	return d.discard(dir)
+}
+
+// DeleteAll removes the backups of somebody; none is no error.
+func (d *Dir) DeleteAll(of string) error {
+	if uuid.Validate(of) != nil {
+		return nil // who can't have any
+	}
+	return d.discard(filepath.Join(d.dir, of))
+}
+
+// discard moves a directory out of sight before it is removed.
+func (d *Dir) discard(dir string) error {
+	temp, err := os.MkdirTemp(d.dir, unwhole)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp) // what is left goes with the next OpenDir
+	err = os.Rename(dir, filepath.Join(temp, "it"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Sweep removes what has expired, and the backups of those whom known doesn't have if
+// they are older than some time: a copy of the database that is brought back may know
+// them.
+func (d *Dir) Sweep(now time.Time, known map[string]bool, keep time.Duration) error {
+	all, err := d.All()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for of, list := range all {
+		for _, b := range list {
+			expired := !b.ExpiresAt.IsZero() && !b.ExpiresAt.After(now)
+			if expired || !known[of] && now.Sub(b.CreatedAt) > keep {
+				if err := d.Delete(of, b.Name); !errors.Is(err, kiln.NotFound) {
+					errs = append(errs, err)
+				}
+			}
+		}
+		_ = os.Remove(filepath.Join(d.dir, of)) // it stays unless it is empty
+	}
+	return errors.Join(errs...)
+}

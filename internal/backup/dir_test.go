@@ -1,0 +1,109 @@
+package backup_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/backup"
+)
+
+func TestDir(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "exports")
+	d, err := backup.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := uuid.NewString(), uuid.NewString()
+	begin := time.Unix(1e9, 0).UTC()
+	text := func(s string) func(io.Writer) error {
+		return func(w io.Writer) error { _, err := io.WriteString(w, s); return err }
+	}
+	names := func(of string) (list []string) {
+		t.Helper()
+		all, err := d.List(of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range all {
+			list = append(list, b.Name)
+		}
+		return list
+	}
+	same := func(of string, want ...string) {
+		t.Helper()
+		if got := names(of); !slices.Equal(got, want) {
+			t.Errorf("backups %q, want %q", got, want)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(err error, k kiln.Kind) {
+		t.Helper()
+		if !errors.Is(err, k) {
+			t.Errorf("error %v, want %s", err, k)
+		}
+	}
+
+	must(d.Create(a, backup.Stored{Name: "later", CreatedAt: begin.Add(time.Hour), ExpiresAt: begin.Add(2 * time.Hour)},
+		text("one")))
+	must(d.Create(a, backup.Stored{Name: "first", CreatedAt: begin, InstanceOnly: true}, text("three")))
+	must(d.Create(b, backup.Stored{Name: "first", CreatedAt: begin}, text("x")))
+	is(d.Create(a, backup.Stored{Name: "first"}, text("y")), kiln.Conflict)
+	broken := errors.New("broken")
+	if err := d.Create(a, backup.Stored{Name: "half"}, func(w io.Writer) error {
+		return errors.Join(text("half")(w), broken)
+	}); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	same(a, "first", "later")
+	if got, err := d.Get(a, "first"); err != nil || got.Size != 5 || !got.InstanceOnly || !got.CreatedAt.Equal(begin) {
+		t.Errorf("%+v %v", got, err)
+	}
+	for _, name := range []string{"none", "..", "a/b", ""} {
+		_, err := d.Open(a, name)
+		is(err, kiln.NotFound)
+		is(d.Delete(a, name), kiln.NotFound)
+	}
+	is(d.Delete("..", "exports"), kiln.NotFound)
+	is(d.Rename(a, "later", "first"), kiln.Conflict)
+	is(d.Rename(a, "none", "other"), kiln.NotFound)
+	must(d.Rename(a, "later", "last"))
+	same(a, "first", "last")
+
+	// Who died in the middle leaves nothing that is seen.
+	must(os.MkdirAll(filepath.Join(root, ".new-1", "it"), 0o700))
+	d, err = backup.OpenDir(root)
+	must(err)
+	if _, err := os.Stat(filepath.Join(root, ".new-1")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("what wasn't finished stays")
+	}
+
+	// What has expired goes; and what nobody knows, after a while.
+	week := 7 * 24 * time.Hour
+	must(d.Sweep(begin.Add(90*time.Minute), map[string]bool{a: true}, week))
+	same(a, "first", "last")
+	must(d.Sweep(begin.Add(2*time.Hour), map[string]bool{a: true}, week))
+	same(a, "first")
+	same(b, "first")
+	must(d.Sweep(begin.Add(2*week), map[string]bool{a: true}, week))
+	same(a, "first")
+	same(b)
+	must(d.DeleteAll(a))
+	must(d.DeleteAll(a))
+	all, err := d.All()
+	if len(all) != 0 || err != nil {
+		t.Errorf("%v %v", all, err)
+	}
+}

@@ -1,0 +1,261 @@
+package backup
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// maxIndex bounds index.yaml, in bytes: LXD has some three thousand for each snapshot.
+const maxIndex = 16 << 20
+
+// maxSnapshots bounds the snapshots of one instance.
+const maxSnapshots = 10_000
+
+// The index, with the keys of LXD 5.0. What it says of a pool, of profiles and of
+// volumes is for LXD; kiln has its own.
+type (
+	index struct {
+		Name            string   `yaml:"name"`
+		Backend         string   `yaml:"backend"`
+		Pool            string   `yaml:"pool"`
+		Snapshots       []string `yaml:"snapshots,omitempty"`
+		Optimized       bool     `yaml:"optimized"`
+		OptimizedHeader bool     `yaml:"optimized_header"`
+		Type            string   `yaml:"type,omitempty"`
+		Config          *config  `yaml:"config,omitempty"`
+	}
+	config struct {
+		Container       *state           `yaml:"container,omitempty"`
+		Instance        *state           `yaml:"instance,omitempty"` // the name of later versions
+		Snapshots       []*snapshotState `yaml:"snapshots,omitempty"`
+		Pool            *pool            `yaml:"pool,omitempty"`
+		Volume          *volume          `yaml:"volume,omitempty"`
+		VolumeSnapshots []*volume        `yaml:"volume_snapshots,omitempty"`
+	}
+	common struct {
+		Name            string                       `yaml:"name"`
+		Architecture    string                       `yaml:"architecture"`
+		Config          map[string]string            `yaml:"config"`
+		Devices         map[string]map[string]string `yaml:"devices"`
+		Ephemeral       bool                         `yaml:"ephemeral"`
+		Profiles        []string                     `yaml:"profiles"`
+		Stateful        bool                         `yaml:"stateful"`
+		CreatedAt       time.Time                    `yaml:"created_at"`
+		LastUsedAt      time.Time                    `yaml:"last_used_at"`
+		ExpandedConfig  map[string]string            `yaml:"expanded_config"`
+		ExpandedDevices map[string]map[string]string `yaml:"expanded_devices"`
+	}
+	state struct {
+		common      `yaml:",inline"`
+		Description string `yaml:"description"`
+		Status      string `yaml:"status"`
+		StatusCode  int    `yaml:"status_code"`
+		Location    string `yaml:"location"`
+		Type        string `yaml:"type"`
+		Project     string `yaml:"project"`
+	}
+	snapshotState struct {
+		common    `yaml:",inline"`
+		ExpiresAt time.Time `yaml:"expires_at"`
+		Size      int64     `yaml:"size"`
+	}
+	pool struct {
+		Config      map[string]string `yaml:"config"`
+		Description string            `yaml:"description"`
+		Name        string            `yaml:"name"`
+		Driver      string            `yaml:"driver"`
+		UsedBy      []string          `yaml:"used_by"`
+		Status      string            `yaml:"status"`
+		Locations   []string          `yaml:"locations"`
+	}
+	volume struct {
+		Config      map[string]string `yaml:"config"`
+		Description string            `yaml:"description"`
+		Name        string            `yaml:"name"`
+		Type        string            `yaml:"type,omitempty"`
+		ContentType string            `yaml:"content_type"`
+		CreatedAt   time.Time         `yaml:"created_at"`
+		ExpiresAt   *time.Time        `yaml:"expires_at,omitempty"` // of a snapshot
+	}
+)
+
+// The keys of a configuration that say something about files and not about this host.
+const (
+	baseKey    = "volatile.base_image"
+	triggerKey = "volatile.apply_template"
+	idmapKey   = "volatile.last_state.idmap"
+)
+
+// encode gives index.yaml and backup.yaml of an instance. expanded gives a configuration
+// with that of its profiles.
+func encode(t kiln.Transfer, expanded Expand) (idx, inst []byte, err error) {
+	c := &config{
+		Container: &state{common: commonOf(t.InstanceState, expanded), Description: t.Description, Status: "Stopped",
+			StatusCode: 102, Location: "none", Type: "container", Project: "default"},
+		Pool: &pool{Config: map[string]string{}, Name: "default", Driver: "dir", UsedBy: []string{}, Status: "Created",
+			Locations: []string{"none"}},
+		Volume: &volume{Config: map[string]string{}, Name: t.Name, Type: "container", ContentType: "filesystem"},
+	}
+	i := index{Name: t.Name, Backend: "dir", Pool: "default", Type: "container", Config: c}
+	for _, s := range t.Snapshots {
+		i.Snapshots = append(i.Snapshots, s.Name)
+		c.Snapshots = append(c.Snapshots, &snapshotState{common: commonOf(s, expanded), ExpiresAt: s.ExpiresAt, Size: -1})
+		c.VolumeSnapshots = append(c.VolumeSnapshots, &volume{Config: map[string]string{}, Name: s.Name,
+			ContentType: "filesystem", CreatedAt: s.CreatedAt, ExpiresAt: &s.ExpiresAt})
+	}
+	if inst, err = yaml.Marshal(c); err != nil {
+		return nil, nil, err
+	}
+	idx, err = yaml.Marshal(i)
+	return idx, inst, err
+}
+
+// Expand gives a configuration with that of profiles.
+type Expand func(s kiln.InstanceState) (config map[string]string, devices map[string]map[string]string)
+
+func commonOf(s kiln.InstanceState, expanded Expand) common {
+	options := map[string]string{idmapKey: "[]"} // the owners are as the instance sees them
+	for k, v := range s.Config {
+		options[k] = v
+	}
+	if !s.Base.IsZero() {
+		options[baseKey] = s.Base.String()
+	}
+	if s.Trigger != "" {
+		options[triggerKey] = s.Trigger
+	}
+	c := common{Name: s.Name, Architecture: s.Architecture, Config: options, Devices: s.Devices, Ephemeral: s.Ephemeral,
+		Profiles: s.Profiles, CreatedAt: s.CreatedAt, LastUsedAt: s.LastUsedAt}
+	s.Config = options
+	c.ExpandedConfig, c.ExpandedDevices = expanded(s)
+	return c
+}
+
+// contents are what an index says: what the backup is of, and the owners of each tree,
+// by the name of the snapshot, "" for the instance.
+type contents struct {
+	kiln.Transfer
+	owners map[string]idMap
+}
+
+// parseIndex reads an index. Errors: Invalid, Unsupported.
+func parseIndex(b []byte) (contents, error) {
+	t := contents{owners: map[string]idMap{}}
+	var i index
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(&i); err != nil {
+		return t, kiln.Errorf(kiln.Invalid, "%s can't be read: %w", indexPath, err)
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return t, kiln.Errorf(kiln.Invalid, "%s has more than one document", indexPath)
+	}
+	switch {
+	case i.Type == "custom":
+		return t, kiln.Errorf(kiln.Unsupported, "this is the backup of a storage volume, not of an instance")
+	case i.Type == "virtual-machine":
+		return t, kiln.Errorf(kiln.Unsupported, "this is the backup of a virtual machine; kiln runs system containers")
+	case i.Type != "" && i.Type != "container":
+		return t, kiln.Errorf(kiln.Unsupported, "this is the backup of a %.100q; kiln knows those of containers", i.Type)
+	case i.Optimized:
+		return t, kiln.Errorf(kiln.Unsupported, "the backup is in the format of the storage driver %.100q, which only that "+
+			"can read; make it again without --optimized-storage", i.Backend)
+	case i.Config == nil || i.Config.Container == nil && i.Config.Instance == nil:
+		return t, kiln.Errorf(kiln.Unsupported, "%s doesn't have the configuration of the instance: an LXD before 4.0 wrote "+
+			"it; import the backup there, with a newer version, and export the instance again", indexPath)
+	}
+	c := i.Config.Container
+	if c == nil {
+		c = i.Config.Instance
+	}
+	var err error
+	if t.InstanceState, err = stateOf(&c.common, i.Name); err != nil {
+		return t, err
+	}
+	if t.owners[""], err = parseIDMap(c.Config[idmapKey]); err != nil {
+		return t, err
+	}
+	t.Description = c.Description
+	return t, t.addSnapshots(i)
+}
+
+// addSnapshots takes those that the index names, which are the ones whose files are there.
+func (t *contents) addSnapshots(i index) error {
+	if len(i.Snapshots) > maxSnapshots || len(i.Config.Snapshots) > maxSnapshots {
+		return kiln.Errorf(kiln.Invalid, "%s has more than %d snapshots", indexPath, maxSnapshots)
+	}
+	named := map[string]bool{}
+	for _, name := range i.Snapshots {
+		if err := kiln.CheckSnapshotName(name); err != nil {
+			return err
+		}
+		if named[name] {
+			return kiln.Errorf(kiln.Invalid, "%s has the snapshot %q twice", indexPath, name)
+		}
+		named[name] = true
+	}
+	for _, s := range i.Config.Snapshots {
+		if s == nil {
+			continue
+		}
+		name := s.Name[strings.LastIndexByte(s.Name, '/')+1:] // "c1/snap0" of older versions
+		if !named[name] {
+			continue
+		}
+		delete(named, name)
+		m, err := stateOf(&s.common, name)
+		if err != nil {
+			return err
+		}
+		if t.owners[name], err = parseIDMap(s.Config[idmapKey]); err != nil {
+			return kiln.Errorf(kiln.Invalid, "snapshot %q: %w", name, err)
+		}
+		m.ExpiresAt = s.ExpiresAt
+		t.Snapshots = append(t.Snapshots, m)
+	}
+	for name := range named {
+		return kiln.Errorf(kiln.Invalid, "%s doesn't have the configuration of the snapshot %q", indexPath, name)
+	}
+	slices.SortStableFunc(t.Snapshots, func(a, b kiln.InstanceState) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return nil
+}
+
+// stateOf reads what is said of an instance or a snapshot. What was only true of the host
+// that it was on is left out: keys of "volatile." and the pool of its root disk.
+func stateOf(c *common, name string) (kiln.InstanceState, error) {
+	s := kiln.InstanceState{Name: name, Ephemeral: c.Ephemeral, Profiles: c.Profiles, Config: map[string]string{},
+		Devices: map[string]map[string]string{}, CreatedAt: c.CreatedAt}
+	var err error
+	if s.Architecture, err = kiln.ParseArch(c.Architecture); err != nil {
+		return s, err
+	}
+	if c.LastUsedAt.Unix() > 0 {
+		s.LastUsedAt = c.LastUsedAt
+	}
+	for k, v := range c.Config {
+		switch {
+		case k == baseKey:
+			if s.Base, err = kiln.ParseFingerprint(v); err != nil {
+				s.Base = kiln.Fingerprint{} // of a server that counts in another way
+			}
+		case k == triggerKey && v == "create":
+			s.Trigger = v
+		case !strings.HasPrefix(k, "volatile."):
+			s.Config[k] = v
+		}
+	}
+	for n, d := range c.Devices {
+		if d["type"] == "disk" && d["path"] == "/" && d["pool"] != "" {
+			d["pool"] = "default"
+		}
+		s.Devices[n] = d
+	}
+	return s, nil
+}
