@@ -25,7 +25,7 @@ type InstanceFull struct {
 	Instance  `yaml:",inline"`
 	State     *InstanceState     `json:"state" yaml:"state"`
 	Snapshots []InstanceSnapshot `json:"snapshots" yaml:"snapshots"`
-	Backups   []any              `json:"backups" yaml:"backups"`
+	Backups   []InstanceBackup   `json:"backups" yaml:"backups"`
 }
 
 // InstancePut is what a user may change of an instance.

@@ -33,6 +33,10 @@ kiln copy c1 srv:                                        # to another server
 kiln copy srv:c1 back                                    # to the default remote`,
 		"kiln move": `kiln move c1 web                                         # rename
 kiln move web srv:                                       # to another server`,
+		"kiln export": `kiln export c1                                           # c1.tar.gz, with its snapshots
+kiln export c1 - --instance-only --compression none | ssh host kiln import -`,
+		"kiln import": `kiln import c1.tar.gz
+kiln import srv: c1.tar.gz c2 -c security.syscalls.intercept.mknod=`,
 		"kiln snapshot": `kiln snapshot c1                                         # named by the server
 kiln snapshot c1 before-upgrade --expires 30d
 kiln snapshot list c1

@@ -55,7 +55,8 @@ func (a *app) root() *cobra.Command {
 	group(groupInstances, "Instances:", a.createCmd("launch"), a.createCmd("init"), a.listCmd(), a.infoCmd(), a.execCmd(),
 		a.fileCmd(), a.consoleCmd(), a.actionCmd("start", "start"), a.actionCmd("stop", "stop"),
 		a.actionCmd("restart", "restart"), a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(),
-		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
+		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.exportCmd(), a.importCmd(),
+		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
 		a.profileCmd(), a.networkCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
 	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd())
@@ -75,8 +76,6 @@ func (a *app) absentCmds() []*cobra.Command {
 		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
 		"warning": "kiln keeps no list of warnings; what happens is told by: kiln monitor",
 		"shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
-		"export":  "exporting instances is not supported by this version of kiln; make an image: kiln publish",
-		"import":  "importing instances is not supported by this version of kiln; for images: kiln image import",
 	} {
 		all = append(all, &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
 			RunE: func(*cobra.Command, []string) error { return kiln.Errorf(kiln.Unsupported, "%s", text) }})

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -58,6 +59,7 @@ type Daemon struct {
 	pool      *volume.Pool
 	instances *instance.Set
 	networks  *networks
+	backups   *backup.Dir // of instances
 
 	remotes     *remote.Opener
 	flights     flights
@@ -159,6 +161,10 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.instances.Networks = d.networks
+	if d.backups, err = backup.OpenDir(filepath.Join(d.cfg.Dir, exportsDir)); err != nil {
+		return err
+	}
+	d.instances.Removed = d.backups.DeleteAll
 	if err := d.dropTrees(ctx); err != nil {
 		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
 	}

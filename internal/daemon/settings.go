@@ -38,6 +38,7 @@ const (
 	cacheExpiry    = "images.remote_cache_expiry"
 	keepVersions   = "images.keep_versions"
 	allowHTTP      = "images.allow_http"
+	backupFormat   = "backups.compression_algorithm"
 	proxyHTTP      = "core.proxy_http"
 	proxyHTTPS     = "core.proxy_https"
 	proxyIgnore    = "core.proxy_ignore_hosts"
@@ -60,6 +61,7 @@ func settings() map[string]setting {
 		updateInterval:                 {"6", upTo(maxHours)},
 		keepVersions:                   {"1", checkNumber},
 		allowHTTP:                      {"false", checkBool},
+		backupFormat:                   {"gzip", checkBackupFormat},
 		"images.compression_algorithm": {"zstd", checkCompression},
 		defaultArchKey:                 {"", checkArch},
 		mountSquashfs:                  {"auto", oneOf("auto", "always", "never")},
@@ -190,8 +192,8 @@ func checkSettings(change map[string]string) error {
 			continue // what a damaged row may have
 		case !ok:
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key],
-				cmp.Or(kiln.DidYouMean(key, slices.Collect(maps.Keys(known))), "; the keys of a server begin with core. or "+
-					"images.; for a key of an instance, name the instance before it"))
+				cmp.Or(kiln.DidYouMean(key, slices.Collect(maps.Keys(known))), "; the keys of a server begin with core., "+
+					"images. or backups.; for a key of an instance, name the instance before it"))
 		case change[key] == "":
 			continue
 		}

@@ -126,6 +126,9 @@ func (d *Daemon) everyMinute() {
 		now = time.Now()
 		d.keepSnapshots(last, now)
 		last = now
+		if err := d.sweepBackups(d.ctx, now); err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Error("delete expired backups of instances", "err", err)
+		}
 		if err := d.backUpChanges(d.ctx); err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Error("copy the database", "err", err)
 		}

@@ -221,7 +221,18 @@ func (d *Daemon) receiveFiles(ctx context.Context, o *op.Operation, a *arrival, 
 			return err
 		}
 	}
-	return d.instances.Receive(ctx, files, a.Transfer, receiver, asParts)
+	for i := range a.Snapshots {
+		// In its files are still the name and such of the other.
+		if s := &a.Snapshots[i]; s.Trigger != "create" {
+			s.Trigger = "copy"
+		}
+	}
+	return d.instances.Receive(ctx, files, a.Transfer, receiver, func(s kiln.Stack) kiln.Stack {
+		if slices.Contains(asParts, s.Base) {
+			return volume.WithoutImage(s)
+		}
+		return s
+	})
 }
 
 // neededParts gives the parts to ask for, and the images that are among them.

@@ -18,6 +18,7 @@ type New struct {
 	Architecture string
 	Base         kiln.Fingerprint // zero: made from nothing
 	Trigger      string           // of the templates to apply at the first start
+	CreatedAt    time.Time        // zero: now
 	Config
 }
 
@@ -89,9 +90,12 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	if n.Trigger != "" {
 		options[templateKey] = n.Trigger
 	}
+	if n.CreatedAt.IsZero() {
+		n.CreatedAt = time.Now().UTC()
+	}
 	err := s.db.CreateInstance(ctx, db.Instance{
 		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
-		Ephemeral: n.Ephemeral, CreatedAt: time.Now().UTC(), Config: options, Devices: n.Devices,
+		Ephemeral: n.Ephemeral, CreatedAt: n.CreatedAt, Config: options, Devices: n.Devices,
 		Profiles: n.Profiles, Base: n.Base,
 	}, f.snapshots...)
 	if errors.Is(err, kiln.Conflict) {

@@ -36,6 +36,9 @@ type Change struct {
 type Set struct {
 	// Networks connects interfaces; it is set before anything is started.
 	Networks Networks
+	// Removed is told the UUID of an instance that was deleted, whose backups go with it;
+	// it may be nil, and is set before anything is started.
+	Removed func(uuid string) error
 
 	db     *db.DB
 	pool   *volume.Pool
@@ -215,6 +218,16 @@ func (s *Set) List(ctx context.Context) ([]Instance, error) {
 		list = append(list, i)
 	}
 	return list, nil
+}
+
+// UUIDs gives what names the files of every instance.
+func (s *Set) UUIDs(ctx context.Context) (map[string]bool, error) {
+	rows, err := s.db.Instances(ctx)
+	all := make(map[string]bool, len(rows))
+	for _, r := range rows {
+		all[r.Config[UUIDKey]] = true
+	}
+	return all, err
 }
 
 // Get gives one instance. The error is NotFound.
@@ -430,6 +443,9 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	err = s.pool.DeleteSnapshots(ctx, filesOf(snapshots)...)
 	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away
 		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)))
+		if s.Removed != nil {
+			err = errors.Join(err, s.Removed(uuid))
+		}
 	}
 	return err
 }

@@ -175,15 +175,11 @@ func missing(names []string, profiles map[string]Profile, who string) error {
 }
 
 // Receive makes the files of a new instance, and of its snapshots, of what came from
-// another server. Some images came as parts.
+// another server or out of a backup. stack gives what a tree stands on here, when that
+// isn't what it stood on there. A trigger is that of the templates which a snapshot's
+// first start is to apply.
 func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver *volume.Receiver,
-	asParts []kiln.Fingerprint) error {
-	stack := func(m kiln.InstanceState) kiln.Stack {
-		if slices.Contains(asParts, m.Base) {
-			return volume.WithoutImage(m.Stack)
-		}
-		return m.Stack
-	}
+	stack func(kiln.Stack) kiln.Stack) error {
 	stacks := map[string]kiln.Stack{}
 	for _, m := range t.Snapshots {
 		r := db.Snapshot{
@@ -198,13 +194,11 @@ func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver 
 		if !m.Base.IsZero() {
 			r.Config[BaseKey] = m.Base.String()
 		}
-		// In its files are still the name and such of the other.
-		r.Config[templateKey] = "copy"
-		if m.Trigger == "create" {
+		if m.Trigger != "" {
 			r.Config[templateKey] = m.Trigger
 		}
 		to.snapshots = append(to.snapshots, r)
-		stacks[r.Files] = stack(m)
+		stacks[r.Files] = stack(m.Stack)
 	}
-	return receiver.Commit(ctx, to.UUID, stack(t.InstanceState), stacks)
+	return receiver.Commit(ctx, to.UUID, stack(t.Stack), stacks)
 }

@@ -27,6 +27,8 @@ var extensions = []string{
 	"snapshot_disk_usage", "container_only_migration",
 	"directory_manipulation", "file_append", "file_delete", "file_symlinks", "file_get_symlink", "instance_sftp",
 	"instances_files_modify_permissions",
+	"container_backup", "backup_compression", "backup_compression_algorithm", "container_backup_override_pool",
+	"backup_override_name", "kiln_instance_backup",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
 	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history",
 	"kiln_alias_rollback", "kiln_publish_machine_id",
@@ -47,14 +49,6 @@ func (s *Server) notYet(w http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 func (s *Server) emptyList(w http.ResponseWriter, r *http.Request) (any, error) {
-	return []string{}, nil
-}
-
-// emptyOf is the list of something that instances don't have yet.
-func (s *Server) emptyOf(w http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := s.d.Instance(r.Context(), r.PathValue("name")); err != nil {
-		return nil, err
-	}
 	return []string{}, nil
 }
 

@@ -1,18 +1,23 @@
 package server
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +149,25 @@ func TestRestrictedRoundabout(t *testing.T) {
 			t.Errorf("%s %s %s: %s", c[0], c[1], c[2], answer)
 		}
 	}
+	for _, has := range []string{"container: {config: {security.privileged: 'true'}, ", "snapshots: [{name: s, " +
+		"config: {raw.lxc: lxc.hook.pre-start=/bin/id}, architecture: x86_64}], container: {",
+		"container: {profiles: [priv], ", "container: {devices: {d: {type: disk, source: /, path: /mnt}}, "} {
+		index := "name: x\nsnapshots: [s]\nconfig: {" + has + "architecture: x86_64}}\n"
+		if !strings.Contains(has, "snapshots") {
+			index = strings.Replace(index, "snapshots: [s]\n", "", 1)
+		}
+		if w := p.askBackup(guest, index, `{"source":{"host_access":true}}`); !strings.Contains(w, "restricted client") {
+			t.Errorf("a backup with %s: %s", has, w)
+		}
+	}
+	plain := "name: fine\nconfig: {container: {architecture: x86_64, profiles: [default]}}\n"
+	if w := p.askBackup(guest, plain, `{"config":{"security.privileged":"true"}}`); !strings.Contains(w, "restricted client") {
+		t.Errorf("a backup and a privilege: %s", w)
+	}
+	if w := p.askBackup(guest, plain, ""); !strings.Contains(w, `"Success"`) {
+		t.Errorf("a backup: %s", w)
+	}
+
 	// The rest is theirs to do, also where somebody else gave an instance access.
 	for _, c := range [][3]string{
 		{"PATCH", "/1.0/instances/plain", `{"profiles":["default","tame"]}`},
@@ -156,6 +180,33 @@ func TestRestrictedRoundabout(t *testing.T) {
 			t.Errorf("%s %s %s: %s", c[0], c[1], c[2], answer)
 		}
 	}
+}
+
+// askBackup has a client make an instance of a backup with an index, and waits.
+func (p *peer) askBackup(cert *x509.Certificate, index, header string) string {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	_ = w.WriteHeader(&tar.Header{Name: "backup/index.yaml", Mode: 0o644, Size: int64(len(index))})
+	_, _ = io.WriteString(w, index)
+	dirs := []string{"backup/container/rootfs/"}
+	if strings.Contains(index, "snapshots") {
+		dirs = append(dirs, "backup/snapshots/s/rootfs/")
+	}
+	for _, dir := range dirs {
+		_ = w.WriteHeader(&tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755})
+	}
+	_ = w.Close()
+	r := httptest.NewRequest(http.MethodPost, "/1.0/instances", &b)
+	r.Header.Set("Content-Type", "application/octet-stream")
+	r.Header.Set(api.InstanceHeader, header)
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+	answer := httptest.NewRecorder()
+	p.s.ServeHTTP(answer, r)
+	var a api.Response
+	if err := json.Unmarshal(answer.Body.Bytes(), &a); err == nil && a.Operation != "" {
+		answer = p.ask(cert, "GET", a.Operation+"/wait", "")
+	}
+	return answer.Body.String()
 }
 
 // TestRestrictedOperations shows a restricted client its own operations and no others,

@@ -4,10 +4,12 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/filter"
@@ -57,8 +59,12 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 		return nil, err
 	}
 	var snapshots map[string][]instance.Snapshot
+	var backups map[string][]backup.Stored
 	if recursion(r) > 1 {
 		if snapshots, err = s.d.AllSnapshots(r.Context()); err != nil {
+			return nil, err
+		}
+		if backups, err = s.d.AllBackups(); err != nil {
 			return nil, err
 		}
 	}
@@ -74,7 +80,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 		case 1:
 			objects = append(objects, o)
 		default:
-			one, err := s.fullInstance(r, o, snapshots[i.Name])
+			one, err := s.fullInstance(r, o, snapshots[i.Name], backups[i.Options[instance.UUIDKey]])
 			if kiln.KindOf(err) == kiln.NotFound {
 				continue // deleted meanwhile
 			}
@@ -93,11 +99,12 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 	return full, nil
 }
 
-func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot) (api.InstanceFull,
-	error) {
+func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot,
+	backups []backup.Stored) (api.InstanceFull, error) {
 	state, err := s.d.InstanceState(r.Context(), o.Name)
 	st := wireState(state)
-	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots), Backups: []any{}}, err
+	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots),
+		Backups: wireBackups(backups)}, err
 }
 
 func wireState(st instance.State) api.InstanceState {
@@ -126,13 +133,20 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 		if err != nil {
 			return nil, err
 		}
-		full, err := s.fullInstance(r, o, snapshots)
+		backups, err := s.d.Backups(r.Context(), i.Name)
+		if err != nil {
+			return nil, err
+		}
+		full, err := s.fullInstance(r, o, snapshots, backups)
 		return tagged{full, instancePut(i)}, err
 	}
 	return tagged{o, instancePut(i)}, nil
 }
 
 func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, error) {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
+		return s.postBackupFile(w, r)
+	}
 	var post api.InstancesPost
 	if err := readJSON(r, &post); err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
@@ -64,6 +65,35 @@ func (l *Receiver) Add(ctx context.Context, id string, r io.Reader) error {
 	l.parts[id] = dir
 	return nil
 }
+
+// Tree begins a part that comes as entries of an archive, and not as Export writes it.
+// The error is Invalid.
+func (l *Receiver) Tree(id string) (archive.TreeWriter, error) {
+	if l.parts[id] != "" {
+		return nil, kiln.Errorf(kiln.Invalid, "the part %q came already", id)
+	}
+	dir := filepath.Join(l.dir, uuid.NewString())
+	tree := filepath.Join(dir, "upper")
+	if err := os.MkdirAll(tree, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(tree, 0o755); err != nil { // until its own entry comes
+		return nil, err
+	}
+	l.parts[id] = dir
+	w, err := archive.NewDirWriter(tree, treeWriters)
+	if err != nil {
+		return nil, err
+	}
+	w.Devices = true // no layer is mounted so that they work
+	return w, nil
+}
+
+// treeWriters is how many small files of a tree are written at a time.
+const treeWriters = 4
+
+// Room is how many bytes may be written yet.
+func (l *Receiver) Room() int64 { return l.left }
 
 // Commit makes a volume on a stack, and snapshots by their names. The trees of their
 // images must be here. When it fails, what it made is for the caller to delete.

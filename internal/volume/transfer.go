@@ -26,7 +26,7 @@ const (
 func (s *Snapshot) Stack() kiln.Stack {
 	stack := kiln.Stack{Base: s.Base(), Layers: slices.Clone(s.Layers)}
 	if _, err := os.Stat(filepath.Join(s.pool.snapshotDir(s.name), "meta")); err == nil {
-		stack.Meta = metaPart + s.name
+		stack.Meta = MetaPart(s.name)
 	}
 	return stack
 }
@@ -126,6 +126,9 @@ func (p *Pool) export(ctx context.Context, part string, w io.Writer) error {
 	}
 	return pack(ctx, p.layerTree(part), w)
 }
+
+// MetaPart names the part with the metadata of a snapshot.
+func MetaPart(name string) string { return metaPart + name }
 
 // isMeta reports whether a part is metadata.
 func isMeta(part string) bool {
