@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -38,7 +39,9 @@ type document struct {
 	busy   chan struct{} // has room while nobody fetches it: others wait for that
 	state  documentState
 	loaded bool
-	parsed any // nil: not yet
+	parsed any          // nil: not yet
+	bytes  atomic.Int64 // of what was parsed
+	used   time.Time    // when it was last asked for; of Indexes.mu
 }
 
 // documentState is what is kept beside a document.
@@ -82,10 +85,13 @@ func (x *Indexes) entry(url string) *document {
 	if x.entries == nil {
 		x.entries = map[string]*document{}
 	}
-	if x.entries[url] == nil {
-		x.entries[url] = &document{busy: make(chan struct{}, 1)}
+	d := x.entries[url]
+	if d == nil {
+		d = &document{busy: make(chan struct{}, 1)}
+		x.entries[url] = d
 	}
-	return x.entries[url]
+	d.used = time.Now()
+	return d
 }
 
 func (x *Indexes) path(url string) string {
@@ -111,6 +117,7 @@ type get struct {
 // does, with a warning.
 func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	d := x.entry(g.urls[0])
+	defer x.trim()
 	select {
 	case d.busy <- struct{}{}:
 	case <-ctx.Done():
@@ -146,6 +153,9 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	defer f.Close()
 	if d.parsed, err = g.parse(f); err != nil {
 		return nil, errors.Join(unreadable(g.urls[0], err), d.forget(path))
+	}
+	if fi, err := f.Stat(); err == nil {
+		d.bytes.Store(fi.Size())
 	}
 	return d.parsed, nil
 }
@@ -227,12 +237,14 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 	switch resp.StatusCode {
 	case http.StatusNotModified:
 	case http.StatusOK:
-		parsed, err := x.keep(path, hearing{resp.Body, heard}, g)
+		parsed, n, err := x.keep(path, hearing{resp.Body, heard}, g)
 		if err != nil {
 			err = why(ctx, err)
 			return unreadable(url, err)
 		}
 		d.parsed = parsed
+		d.bytes.Store(n)
+		defer x.sweep(mostStored)
 	case http.StatusNotFound, http.StatusGone:
 		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", url, resp.Status)
 	default:
@@ -276,31 +288,34 @@ func (h hearing) Read(b []byte) (int, error) {
 // indexTime is how long one answer may take.
 const indexTime = 5 * time.Minute
 
+// halfMade is what the names of documents begin with that are on their way.
+const halfMade = ".new-"
+
 // keep makes a document appear whole, if it is one: what can't be read doesn't take
-// the place of what could. It gives what parse makes of it.
-func (x *Indexes) keep(path string, r io.Reader, g get) (any, error) {
+// the place of what could. It gives what parse makes of it, and its bytes.
+func (x *Indexes) keep(path string, r io.Reader, g get) (any, int64, error) {
 	if err := os.MkdirAll(x.Dir, 0o700); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	f, err := os.CreateTemp(x.Dir, ".new-")
+	f, err := os.CreateTemp(x.Dir, halfMade)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer os.Remove(f.Name()) // gone if it has its name
 	defer f.Close()
 	n, err := io.Copy(f, io.LimitReader(r, g.limit+1))
 	if err != nil {
-		return nil, fetch.Explain(err)
+		return nil, 0, fetch.Explain(err)
 	}
 	if n > g.limit {
-		return nil, kiln.Errorf(kiln.TooLarge, "the document is larger than %s", kiln.FormatSize(g.limit))
+		return nil, 0, kiln.Errorf(kiln.TooLarge, "the document is larger than %s", kiln.FormatSize(g.limit))
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	parsed, err := g.parse(f)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return parsed, os.Rename(f.Name(), path)
+	return parsed, n, os.Rename(f.Name(), path)
 }

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,5 +65,53 @@ func TestMaxAgeIsForgotten(t *testing.T) {
 		if _, err := x.get(t.Context(), g); err != nil || asked.Load() != want {
 			t.Errorf("get %d: %v; asked %d times, want %d", n+1, err, asked.Load(), want)
 		}
+	}
+}
+
+// TestManyServers: who may name servers can't have the documents of all of them kept.
+func TestManyServers(t *testing.T) {
+	const size = 8 << 20
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, size))
+	}))
+	defer s.Close()
+	x := &Indexes{Dir: t.TempDir(), TTL: time.Hour}
+	ask := func(url string) {
+		t.Helper()
+		g := get{http: s.Client(), urls: []string{url}, limit: size, stall: time.Minute,
+			parse: func(r io.Reader) (any, error) { return io.ReadAll(r) }}
+		if got, err := x.get(t.Context(), g); err != nil || len(got.([]byte)) != size {
+			t.Fatalf("%T, %v", got, err)
+		}
+	}
+	const many = mostStored/size + 6
+	for n := range many {
+		ask(s.URL + "/" + strconv.Itoa(n))
+	}
+	ask(s.URL + "/0") // the first ones are forgotten, and asked for again
+	var parsed, stored int64
+	for _, d := range x.entries {
+		if d.parsed != nil {
+			parsed += size
+		}
+	}
+	x.sweep(3 * size)
+	files, err := filepath.Glob(filepath.Join(x.Dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		if fi, err := os.Stat(path); err == nil {
+			stored += fi.Size()
+		}
+	}
+	if parsed == 0 || parsed > mostParsed || stored < 3*size || stored > 3*size+10_000 {
+		t.Errorf("%d bytes are in memory, %d in the directory", parsed, stored)
+	}
+	for n := range 2 * mostDocuments {
+		x.entry(s.URL + "/none/" + strconv.Itoa(n))
+	}
+	if x.trim(); len(x.entries) > mostDocuments {
+		t.Errorf("%d documents are known", len(x.entries))
 	}
 }
