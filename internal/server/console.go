@@ -122,7 +122,7 @@ func controlConsole(ctx context.Context, a *instance.Attachment, x *session) {
 	}
 	ping(x.ctx, c.Conn)
 	for {
-		_, b, err := c.Read(x.ctx)
+		b, err := readMessage(x.ctx, c.Conn)
 		if err != nil {
 			return
 		}

@@ -58,7 +58,7 @@ func TestCounted(t *testing.T) {
 func TestDrainedIsFree(t *testing.T) {
 	c, b := connection(t)
 	r := httptest.NewRequestWithContext(withConn(t.Context(), c), http.MethodPost, "/1.0/images", strings.NewReader("x"))
-	if err := drained(r, io.ErrUnexpectedEOF); err != io.ErrUnexpectedEOF {
+	if err := drained(httptest.NewRecorder(), r, io.ErrUnexpectedEOF); err != io.ErrUnexpectedEOF {
 		t.Error(err)
 	}
 	if !c.count(1<<20) || b.now() != 0 {

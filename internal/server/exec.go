@@ -240,7 +240,7 @@ func (x *session) control(ctx context.Context, p *box.Process) {
 	}
 	ping(x.ctx, c.Conn)
 	for {
-		_, b, err := c.Read(x.ctx)
+		b, err := readMessage(x.ctx, c.Conn)
 		if err != nil {
 			// A client that says goodbye has nothing more to control; one
 			// that is gone without a word wants its command no more.
@@ -428,18 +428,30 @@ func waitOr(wg *sync.WaitGroup, d time.Duration, then func()) {
 // which it tells; then it reads on until the connection is closed.
 func receive(ctx context.Context, c conn, w io.Writer, end func()) {
 	defer end()
+	buf := make([]byte, 32<<10)
 	for {
-		kind, b, err := c.Read(ctx)
+		kind, r, err := c.Reader(ctx)
 		if err != nil {
 			return
 		}
-		if kind == websocket.MessageText && len(b) == 0 {
+		n := 0
+		for err == nil {
+			var k int
+			k, err = r.Read(buf)
+			n += k
+			if k == 0 {
+				continue
+			}
+			if _, werr := w.Write(buf[:k]); werr != nil {
+				w = io.Discard // the command doesn't read any more
+			}
+		}
+		if !errors.Is(err, io.EOF) {
+			return
+		}
+		if kind == websocket.MessageText && n == 0 {
 			end()
 			w = io.Discard
-			continue
-		}
-		if _, err := w.Write(b); err != nil {
-			w = io.Discard // the command doesn't read any more
 		}
 	}
 }

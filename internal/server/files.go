@@ -229,15 +229,15 @@ func (s *Server) postFile(w http.ResponseWriter, r *http.Request) (any, error) {
 	streamed(r)
 	name, err := filePath(r)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	spec, keep, err := parseFileSpec(r)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	t, err := s.d.InstanceFiles(r.Context(), r.PathValue("name"))
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	defer t.Close()
 	switch spec.kind {
@@ -252,7 +252,7 @@ func (s *Server) postFile(w http.ResponseWriter, r *http.Request) (any, error) {
 		err = t.Write(name, requestBody{r.Body}, spec.Attributes, keep, spec.add)
 	}
 	if err != nil {
-		return nil, drained(r, ofInstance(r, err))
+		return nil, drained(w, r, ofInstance(r, err))
 	}
 	s.d.FileTransferred(r.Context(), r.PathValue("name"), name, "pushed")
 	return nil, nil

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -164,9 +165,26 @@ func accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
 	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: r.TLS == nil,
 		CompressionMode: websocket.CompressionDisabled})
 	if err == nil {
-		c.SetReadLimit(-1)
+		c.SetReadLimit(-1) // messages are read in pieces, or by readMessage
 	}
 	return c, err
+}
+
+// maxMessage is how large a message of control may be, in bytes.
+const maxMessage = 64 << 10
+
+// readMessage reads a whole message. One that is too large ends the connection.
+func readMessage(ctx context.Context, c *websocket.Conn) ([]byte, error) {
+	_, r, err := c.Reader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
+	if err == nil && len(b) > maxMessage {
+		err = kiln.Errorf(kiln.TooLarge, "a message of more than %d bytes", maxMessage)
+		_ = c.Close(websocket.StatusMessageTooBig, err.Error())
+	}
+	return b, err
 }
 
 // ping pings at once and from then on, until ctx ends. Somebody must read the

@@ -159,15 +159,22 @@ func (s *Server) getDirect(w http.ResponseWriter, r *http.Request) (any, error) 
 	return handled{}, nil
 }
 
-func (s *Server) direct(r *http.Request) (kiln.Image, error) {
+// architecturesOf are those that a client says that it runs, each once.
+func architecturesOf(r *http.Request) []string {
 	var archs []string
 	for _, family := range []string{"Kiln", "LXD", "Incus"} {
 		for word := range strings.SplitSeq(r.Header.Get(family+"-Server-Architectures"), ",") {
-			if arch, err := kiln.ParseArch(strings.TrimSpace(word)); err == nil {
+			arch, err := kiln.ParseArch(strings.TrimSpace(word))
+			if err == nil && !slices.Contains(archs, arch) {
 				archs = append(archs, arch)
 			}
 		}
 	}
+	return archs
+}
+
+func (s *Server) direct(r *http.Request) (kiln.Image, error) {
+	archs := architecturesOf(r)
 	name := r.PathValue("name")
 	candidates := []string{name}
 	for _, arch := range archs {

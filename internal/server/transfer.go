@@ -93,17 +93,17 @@ func (s *Server) receiveInstance(w http.ResponseWriter, r *http.Request) (any, e
 	}
 	a, err := arrivalOf(form)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	t, err := client.ParseTransfer(a.Transfer)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	o := s.d.ReceiveInstance(r.Context(), daemon.CreateSpec{
 		Name: a.Name, Start: a.Start, Config: config(a.InstancePut), Source: source(a.Source),
 	}, t, func(_ context.Context, id string) (io.ReadCloser, error) { return nextPart(form, id) })
 	if final := o.Snapshot(); final.Err != nil {
-		_ = drained(r, nil)
+		_ = drained(w, r, nil)
 	}
 	return o, nil
 }

@@ -31,7 +31,7 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 	}
 	spec, err := importSpec(r)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	word := header(r, "secret")
 	if word != "" || !callerOf(r).trusted {
@@ -46,11 +46,11 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 	}
 	upload, err := newUpload(r, spec.Filename)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	o := s.d.ImportImage(r.Context(), spec, upload)
 	if final := o.Snapshot(); final.Err != nil {
-		_ = drained(r, nil)
+		_ = drained(w, r, nil)
 	}
 	return o, nil
 }
@@ -183,17 +183,15 @@ func names(v, key string) ([]string, error) {
 	return q[key], nil
 }
 
+// drainTime is how long the rest of an upload that failed is read.
+const drainTime = 10 * time.Second
+
 // drained reads the rest of an upload that failed, for a while: a client that is
 // still sending would see a broken connection in the place of the answer.
-func drained(r *http.Request, err error) error {
+func drained(w http.ResponseWriter, r *http.Request, err error) error {
 	streamed(r)
-	end := time.Now().Add(10 * time.Second)
-	buf := make([]byte, 32<<10)
-	for time.Now().Before(end) {
-		if _, rerr := r.Body.Read(buf); rerr != nil {
-			break
-		}
-	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+	_, _ = io.Copy(io.Discard, r.Body)
 	return err
 }
 
