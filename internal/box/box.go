@@ -83,6 +83,7 @@ type state struct {
 	Privileged bool
 	RootUID    uint32 // of the container's root on the host
 	Mounts     []staged
+	Pairs      []string // the host's ends of the interfaces it was started with
 	Init       identity
 	Monitor    identity
 }
@@ -202,6 +203,33 @@ func (b *Box) Life() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return fmt.Sprintf("%d-%d", b.state.Init.PID, b.state.Init.Start)
+}
+
+// Begun waits until the container is set up and its init runs: after a reboot that is a
+// moment later than there is a process. The error is that of ctx, or Conflict when it ended.
+func (b *Box) Begun(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		init, monitor := b.init.PID, 0
+		if b.monitor != nil {
+			monitor = b.monitor.PID
+		}
+		b.mu.Unlock()
+		// Until then it is a copy of its monitor.
+		is, err := os.Stat(fmt.Sprintf("/proc/%d/exe", init))
+		was, merr := os.Stat(fmt.Sprintf("/proc/%d/exe", monitor))
+		switch {
+		case err != nil:
+			return kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
+		case merr != nil || !os.SameFile(is, was):
+			return nil
+		}
+		select {
+		case <-time.After(initPoll):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Privileged reports whether the container's ids are the host's.

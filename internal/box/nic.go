@@ -5,14 +5,24 @@ import (
 	"net/netip"
 )
 
-// A Nic is an interface that a container starts with: one end of a pair, whose other
-// end is a port of a bridge of the host. Its addresses are there before the first
-// process runs, at a reboot from inside as well.
+// A NicKind says what an interface of a container is to the host.
+type NicKind string
+
+// The kinds of interfaces.
+const (
+	Pair     NicKind = ""         // one end of a pair, whose other end is the host's
+	MACVLAN  NicKind = "macvlan"  // an address of its own on an interface of the host
+	Physical NicKind = "physical" // an interface that the host hasn't any more
+)
+
+// A Nic is an interface of a container. One that it starts with has its addresses before
+// the first process runs, at a reboot from inside as well.
 type Nic struct {
-	Name       string // inside
-	Bridge     string // of the host
-	HostName   string // of the other end
-	MAC        string
+	Kind       NicKind
+	Name       string       // inside
+	Parent     string       // interface of the host; of a pair, the bridge that the host's end is a port of, if any
+	HostName   string       // of the host's end of a pair
+	MAC        string       // "": what the kernel chooses
 	MTU        int          // bytes; 0: the bridge's
 	IPv4, IPv6 netip.Prefix // not valid: none
 	Gateway    netip.Addr   // of IPv4; not valid: none
@@ -24,12 +34,24 @@ func (c *config) nics(list []Nic) {
 	c.set("lxc.net.0.flags", "up")
 	for i, n := range list {
 		set := func(key, value string) { c.set(fmt.Sprintf("lxc.net.%d.%s", i+1, key), "%s", value) }
-		set("type", "veth")
+		switch n.Kind {
+		case Pair:
+			set("type", "veth")
+			set("veth.pair", n.HostName)
+		case MACVLAN:
+			set("type", "macvlan")
+			set("macvlan.mode", "bridge")
+		case Physical:
+			set("type", "phys")
+		}
 		set("flags", "up")
-		set("link", n.Bridge)
+		if n.Parent != "" {
+			set("link", n.Parent)
+		}
 		set("name", n.Name)
-		set("veth.pair", n.HostName)
-		set("hwaddr", n.MAC)
+		if n.MAC != "" {
+			set("hwaddr", n.MAC)
+		}
 		if n.MTU > 0 {
 			set("mtu", fmt.Sprint(n.MTU))
 		}

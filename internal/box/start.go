@@ -55,6 +55,11 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	for _, m := range s.Mounts {
 		b.state.Mounts = append(b.state.Mounts, staged{m.Name, m.Target})
 	}
+	for _, n := range s.Nics {
+		if n.Kind == Pair {
+			b.state.Pairs = append(b.state.Pairs, n.HostName)
+		}
+	}
 	if err := writeConfig(s, kinds, b.state.Halt); err != nil {
 		return nil, err
 	}

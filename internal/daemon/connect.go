@@ -80,15 +80,23 @@ func checkFixed(plan network.Network, config, d map[string]string) error {
 func (n *networks) Connect(ctx context.Context, i instance.Instance, device string, d map[string]string) (box.Nic,
 	instance.Resolver, error) {
 	uuid := i.Options[instance.UUIDKey]
+	kind := instance.NicKind(d)
+	if kind != box.Pair {
+		nic, err := apart(kind, uuid, device, d)
+		return nic, instance.Resolver{}, err
+	}
 	nic := box.Nic{HostName: cmp.Or(d["host_name"], network.HostName(uuid, device)),
 		MAC: network.MAC(uuid, device).String()}
 	if mac, err := net.ParseMAC(d["hwaddr"]); err == nil {
 		nic.MAC = mac.String()
 	}
 	nic.MTU, _ = strconv.Atoi(d["mtu"])
+	if d["nictype"] == "p2p" {
+		return nic, instance.Resolver{}, nil
+	}
 	if d["network"] == "" {
-		nic.Bridge = d["parent"]
-		return nic, instance.Resolver{}, network.IsBridge(nic.Bridge)
+		nic.Parent = d["parent"]
+		return nic, instance.Resolver{}, network.IsBridge(nic.Parent)
 	}
 	if err := n.Check(ctx, d); err != nil {
 		return nic, instance.Resolver{}, err
@@ -107,7 +115,7 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 	if err := n.serve(ctx, on); err != nil {
 		return nic, instance.Resolver{}, err
 	}
-	nic.Bridge = on.Bridge
+	nic.Parent = on.Bridge
 	if lease.IPv4.IsValid() {
 		nic.IPv4, nic.Gateway = netip.PrefixFrom(lease.IPv4, on.IPv4.Bits()), on.IPv4.Addr()
 	}
@@ -130,6 +138,24 @@ func (n *networks) tellOnce(ctx context.Context, err error) {
 		n.told = true
 		o.Set("warning", fmt.Sprintf("%v; instances start without their interfaces", err))
 	}
+}
+
+// apart gives an interface that goes past the bridges.
+func apart(kind box.NicKind, uuid, device string, d map[string]string) (box.Nic, error) {
+	nic := box.Nic{Kind: kind, Parent: d["parent"]}
+	nic.MTU, _ = strconv.Atoi(d["mtu"])
+	if kind == box.MACVLAN {
+		nic.MAC = cmp.Or(d["hwaddr"], network.MAC(uuid, device).String())
+	}
+	parent, err := network.Look(nic.Parent)
+	if err != nil {
+		return nic, err
+	}
+	if parent.Kind == "loopback" || kind == box.Physical && parent.Kind == "bridge" {
+		return nic, kiln.Errorf(kiln.Invalid, "the interface %q of this host is a %s, and can't be the parent of a nic of "+
+			"type %s", nic.Parent, parent.Kind, kind)
+	}
+	return nic, nil
 }
 
 // lease gives an interface the addresses that it has already, as long as they are of the

@@ -36,6 +36,8 @@ func HostAccess(options map[string]string, devices map[string]map[string]string)
 		switch {
 		case d["type"] == "none", d["type"] == "nic" && d["network"] != "" && d["parent"] == "",
 			d["type"] == "disk" && !fromHost(d):
+		case d["type"] == "nic" && d["parent"] == "":
+			list = append(list, fmt.Sprintf("device %q: an interface of the host", name))
 		case d["type"] == "nic":
 			list = append(list, fmt.Sprintf("device %q: the host's interface %s", name, d["parent"]))
 		case d["type"] == "disk":

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,9 +13,11 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/network"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -42,51 +45,174 @@ var nicName = regexp.MustCompile(`^[a-zA-Z0-9][-_.a-zA-Z0-9]{0,14}$`)
 // nicDevice is an interface of the network.
 type nicDevice struct{}
 
+// What is noted of an interface.
+const (
+	nicNameNote = "name" // inside
+	nicHostNote = "host_name"
+	nicMACNote  = "hwaddr"
+)
+
+func (g *guest) noteNic(n box.Nic) {
+	g.note(nicNameNote, n.Name)
+	g.note(nicHostNote, n.HostName)
+	g.note(nicMACNote, n.MAC)
+}
+
 func (nicDevice) start(_ context.Context, in *guest, spec *box.Spec) (later bool, err error) {
 	if n, ok := in.nics[in.device]; ok {
+		in.noteNic(n)
 		spec.Nics = append(spec.Nics, n)
 	}
 	return false, nil
 }
 
-func (nicDevice) add(context.Context, *guest) error {
-	return kiln.Errorf(kiln.Conflict, "a nic can't be added while the instance runs; stop it first; nothing was changed")
+func (nicDevice) add(ctx context.Context, in *guest) error {
+	n, _, err := in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
+	if err != nil {
+		return err
+	}
+	if n.Name, err = in.nicName(); err != nil {
+		return err
+	}
+	in.noteNic(n)
+	if err := in.live.box.AddNic(n); err != nil {
+		return errors.Join(err, in.forgetNic(ctx))
+	}
+	return nil
 }
 
-func (nicDevice) remove(context.Context, *guest) error {
-	return kiln.Errorf(kiln.Conflict, "a nic can't be changed while the instance runs; stop it first; nothing was changed")
+// ethernet are the names that interfaces get, one after the other.
+var ethernet = regexp.MustCompile(`^eth[0-9]{1,3}$`)
+
+// nameInside gives the name that an interface is to have in an instance, "" for the next
+// one that is free: whether others come or go, eth1 stays eth1.
+func nameInside(device string, all map[string]map[string]string) string {
+	d := all[device]
+	if d["type"] != "nic" || d["name"] != "" || !ethernet.MatchString(device) {
+		return d["name"]
+	}
+	for _, other := range all {
+		if other["type"] == "nic" && other["name"] == device {
+			return ""
+		}
+	}
+	return device
+}
+
+// nicName gives the name that an interface gets in an instance that runs.
+func (g *guest) nicName() (string, error) {
+	used := map[string]bool{}
+	there, err := g.live.box.Network()
+	if err != nil {
+		return "", err
+	}
+	for _, n := range there {
+		used[n.Name] = true
+	}
+	for device := range g.ExpandedDevices {
+		if device != g.device {
+			used[nameInside(device, g.ExpandedDevices)] = true
+		}
+	}
+	if name := nameInside(g.device, g.ExpandedDevices); name != "" {
+		if used[name] {
+			return "", kiln.Errorf(kiln.Conflict, "the instance has an interface %q already; take another name", name)
+		}
+		return name, nil
+	}
+	for k := 0; ; k++ {
+		if name := fmt.Sprintf("eth%d", k); !used[name] {
+			return name, nil
+		}
+	}
+}
+
+func (nicDevice) remove(ctx context.Context, in *guest) error {
+	n := box.Nic{Kind: NicKind(in.keys), Name: cmp.Or(in.notes[nicNameNote], in.keys["name"], in.device),
+		MAC: in.notes[nicMACNote], Parent: in.keys["parent"], HostName: cmp.Or(in.notes[nicHostNote], in.keys["host_name"],
+			network.HostName(in.Options[UUIDKey], in.device))}
+	return errors.Join(in.live.box.RemoveNic(n), in.forgetNic(ctx))
+}
+
+// forgetNic gives up the addresses of an interface.
+func (g *guest) forgetNic(ctx context.Context) error {
+	keep := map[string]bool{}
+	for device, has := range g.others {
+		keep[device] = device != g.device && has.Device["type"] == "nic"
+	}
+	return g.set.Networks.Forget(ctx, g.Name, keep)
+}
+
+// NicKind gives what an interface is to the host.
+func NicKind(d map[string]string) box.NicKind {
+	switch t := d["nictype"]; t {
+	case "macvlan", "physical":
+		return box.NicKind(t)
+	}
+	return box.Pair
+}
+
+// nicKeys are the keys of a type of nic, besides nictype and name.
+func nicKeys(nictype string) []string {
+	switch nictype {
+	case "macvlan":
+		return []string{"parent", "hwaddr", "mtu"}
+	case "physical":
+		return []string{"parent"}
+	case "p2p":
+		return []string{"host_name", "hwaddr", "mtu"}
+	}
+	return []string{"network", "parent", "host_name", "hwaddr", "mtu", "ipv4.address", "ipv6.address"}
 }
 
 // check says whether a device can be an interface of any instance.
 func (nicDevice) check(d map[string]string) error {
-	for _, key := range slices.Sorted(maps.Keys(d)) {
-		switch key {
-		case "type", "nictype", "network", "parent", "name", "hwaddr", "mtu", "host_name", "ipv4.address", "ipv6.address":
-		case "boot.priority", "ipv4.routes", "ipv6.routes", "ipv4.routes.external", "ipv6.routes.external", "queue.tx.length",
-			"limits.egress", "limits.ingress", "limits.max", "limits.priority", "maas.subnet.ipv4", "maas.subnet.ipv6",
-			"security.mac_filtering", "security.ipv4_filtering", "security.ipv6_filtering", "security.port_isolation", "vlan",
-			"vlan.tagged", "gvrp", "mode", "acceleration", "security.acls":
-			return kiln.Errorf(kiln.Unsupported, "the key %q of a nic is not supported by this version of kiln; leave it out",
-				key)
-		default:
-			return kiln.Errorf(kiln.Invalid, "a nic has no %q", key)
-		}
+	t := d["nictype"]
+	switch t {
+	case "", "bridged", "macvlan", "p2p", "physical":
+	case "ipvlan", "sriov", "ovn", "routed":
+		return kiln.Errorf(kiln.Unsupported, "nics of type %q are not supported by this version of kiln; it has bridged, "+
+			"macvlan, p2p and physical", t)
+	default:
+		return kiln.Errorf(kiln.Invalid, "%q is not a type of nic; there are bridged, macvlan, p2p and physical", t)
 	}
-	switch t := d["nictype"]; {
-	case t != "" && t != "bridged" && slices.Contains([]string{"macvlan", "ipvlan", "p2p", "physical", "sriov", "ovn",
-		"routed"}, t):
-		return kiln.Errorf(kiln.Unsupported, "nics of type %q are not supported by this version of kiln; it has bridged", t)
-	case t != "" && t != "bridged":
-		return kiln.Errorf(kiln.Invalid, "%q is not a type of nic; there is bridged", t)
+	known := append(nicKeys(t), "nictype", "name")
+	if err := checkKeys(strings.TrimSpace("nic "+t), d, known, foreignNicKeys(t)); err != nil {
+		return err
+	}
+	switch {
 	case d["network"] != "" && (d["parent"] != "" || t != ""):
-		return kiln.Errorf(kiln.Invalid, "a nic has a network, or the nictype bridged and a parent, not both")
-	case d["network"] == "" && d["parent"] == "":
+		return kiln.Errorf(kiln.Invalid, "a nic has a network, or a nictype and a parent, not both")
+	case t == "p2p":
+	case d["network"] == "" && d["parent"] == "" && (t == "" || t == "bridged"):
 		return kiln.Errorf(kiln.Invalid, "a nic needs a network (see: kiln network list), or the nictype bridged and a "+
 			"bridge of the host as its parent")
+	case d["network"] == "" && d["parent"] == "":
+		return kiln.Errorf(kiln.Invalid, "a nic of type %s needs an interface of this host: parent=", t)
 	case d["network"] == "" && t == "":
-		return kiln.Errorf(kiln.Invalid, "a nic with a parent needs nictype=bridged")
+		return kiln.Errorf(kiln.Invalid, "a nic with a parent needs a nictype, such as bridged")
 	}
 	return checkNicValues(d)
+}
+
+// foreignNicKeys are those of LXD's manual that kiln doesn't have, with the reason.
+func foreignNicKeys(nictype string) map[string]string {
+	keys := map[string]string{}
+	for _, key := range []string{
+		"acceleration", "boot.priority", "gvrp", "host_name", "hwaddr", "ipv4.address", "ipv4.gateway",
+		"ipv4.routes", "ipv4.routes.external", "ipv6.address", "ipv6.gateway", "ipv6.routes",
+		"ipv6.routes.external", "limits.egress", "limits.ingress", "limits.max", "limits.priority",
+		"maas.subnet.ipv4", "maas.subnet.ipv6", "mode", "mtu", "network", "parent", "queue.tx.length",
+		"security.acls", "security.ipv4_filtering", "security.ipv6_filtering", "security.mac_filtering",
+		"security.port_isolation", "vlan", "vlan.tagged",
+	} {
+		keys[key] = ""
+	}
+	if nictype == "physical" {
+		why := "the interface is given back as it is"
+		keys["hwaddr"], keys["mtu"] = why, why
+	}
+	return keys
 }
 
 func checkNicValues(d map[string]string) error {
@@ -128,10 +254,11 @@ func (s *Set) checkNetworks(ctx context.Context, devices map[string]map[string]s
 		if d["type"] != "nic" {
 			continue
 		}
-		if other := names[d["name"]]; other != "" && d["name"] != "" {
-			return kiln.Errorf(kiln.Invalid, "the devices %q and %q have the same name inside, %q", other, device, d["name"])
+		name := nameInside(device, devices)
+		if other := names[name]; other != "" && name != "" {
+			return kiln.Errorf(kiln.Invalid, "the devices %q and %q have the same name inside, %q", other, device, name)
 		}
-		names[d["name"]] = device
+		names[name] = device
 		if s.Networks == nil {
 			continue
 		}
@@ -155,7 +282,7 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 	for _, device := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
 		if d := i.ExpandedDevices[device]; d["type"] == "nic" {
 			devices = append(devices, device)
-			used[d["name"]], keep[device] = true, true
+			used[nameInside(device, i.ExpandedDevices)], keep[device] = true, true
 		}
 	}
 	if err := s.Networks.Forget(ctx, i.Name, keep); err != nil {
@@ -171,7 +298,7 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 		if err != nil {
 			return nil, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
 		}
-		n.Name = d["name"]
+		n.Name = nameInside(device, i.ExpandedDevices)
 		for k := 0; n.Name == ""; k++ {
 			if name := fmt.Sprintf("eth%d", k); !used[name] {
 				n.Name, used[name] = name, true

@@ -184,6 +184,9 @@ func (s *Set) mend(ctx context.Context, name string, l *live) []error {
 	if err != nil || s.running(db.Instance{Config: i.Options}) != l {
 		return nil // gone, or begun anew
 	}
+	if err := l.box.Begun(ctx); err != nil {
+		return []error{err}
+	}
 	p := s.plugs(i, l)
 	var errs []error
 	for _, device := range slices.Sorted(maps.Keys(p.Now)) {
