@@ -90,14 +90,14 @@ func (s *Server) exportBackup(w http.ResponseWriter, r *http.Request) (any, erro
 func (s *Server) postBackupFile(w http.ResponseWriter, r *http.Request) (any, error) {
 	spec, err := restoreSpec(r)
 	if err != nil {
-		return nil, drained(r, err)
+		return nil, drained(w, r, err)
 	}
 	streamed(r)
 	// It takes its time, whoever sends it.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	o := s.d.RestoreBackup(r.Context(), spec, r.Body)
 	if final := o.Snapshot(); final.Err != nil {
-		_ = drained(r, nil)
+		_ = drained(w, r, nil)
 	}
 	return o, nil
 }
