@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/google/uuid"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/backup"
@@ -51,6 +53,7 @@ type Daemon struct {
 	Events *event.Hub
 
 	cfg       Config
+	id        string // of this run
 	cert      tls.Certificate
 	noTLS     error // why the daemon can't be reached over the network; nil: it can be
 	lock      *os.File
@@ -90,7 +93,7 @@ type Daemon struct {
 // when it isn't there. Nobody else may use the directory meanwhile: that is a
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, Events: event.NewHub(), woken: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, id: uuid.NewString(), Events: event.NewHub(), woken: make(chan struct{}, 1)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.Ops = op.NewTable(func(s op.Snapshot) {

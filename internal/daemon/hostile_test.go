@@ -184,12 +184,12 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 		o, err := d.AddMirror(t.Context(), m)
 		wait(t, o, err)
 	}
-	img, err := d.PullThrough(t.Context(), "app", false)
+	img, err := d.PullThrough(t.Context(), "app", Asker{})
 	if err != nil || img.Fingerprint != there || !img.Public {
 		t.Errorf("%v, %v", img.Fingerprint, err)
 	}
 	for _, name := range []string{"known", fp.String(), "internal", "nothing"} {
-		if img, err := d.PullThrough(t.Context(), name, false); !errors.Is(err, kiln.NotFound) {
+		if img, err := d.PullThrough(t.Context(), name, Asker{}); !errors.Is(err, kiln.NotFound) {
 			t.Errorf("%s: %v, %v", name, img.Fingerprint, err)
 		}
 	}
@@ -199,7 +199,7 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	if a, err := d.Images.Alias(t.Context(), "app"); err != nil || a.Target != fp {
 		t.Errorf("the alias here points to %v, %v", a.Target, err)
 	}
-	if img, err := d.PullThrough(t.Context(), "internal", true); err != nil || img.Public {
+	if img, err := d.PullThrough(t.Context(), "internal", Asker{Trusted: true}); err != nil || img.Public {
 		t.Errorf("a trusted client: %v, %v", img.Fingerprint, err)
 	}
 }
@@ -213,7 +213,7 @@ func TestPullThroughBounds(t *testing.T) {
 	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: r, PullThrough: true, Public: true})
 	wait(t, o, err)
 	for i := range 200 {
-		_, err := d.PullThrough(t.Context(), strings.Repeat("x", 1+i%100), false)
+		_, err := d.PullThrough(t.Context(), strings.Repeat("x", 1+i%100), Asker{})
 		if !errors.Is(err, kiln.NotFound) {
 			t.Fatal(err)
 		}

@@ -260,12 +260,28 @@ func passes(img kiln.Image, filters []string) bool {
 	return true
 }
 
+// An Asker is who wants an image that isn't here.
+type Asker struct {
+	Trusted bool
+	// Via are the daemons that were asked before this one and look for it themselves:
+	// servers may mirror one another.
+	Via []string
+}
+
+// mostVia is how many daemons one question goes through.
+const mostVia = 8
+
 // PullThrough fetches an image that somebody asked for and that isn't here, from the
 // first mirror that does so and has it. An untrusted caller gets nothing that isn't
-// public there and here. Errors: NotFound where no mirror has it, Network where one
-// that may have it doesn't answer, Busy when too many ask.
-func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (kiln.Image, error) {
+// public there and here, and isn't told which mirrors there are. Errors: NotFound where
+// no mirror has it, Network where one that may have it doesn't answer, Busy when too
+// many ask.
+func (d *Daemon) PullThrough(ctx context.Context, name string, by Asker) (kiln.Image, error) {
 	missing := kiln.Errorf(kiln.NotFound, "Image not found")
+	if len(by.Via) >= mostVia || slices.Contains(by.Via, d.id) {
+		return kiln.Image{}, missing // who asked first gets it from another mirror, or from none
+	}
+	trusted := by.Trusted
 	list, err := d.Mirrors(ctx)
 	if err != nil {
 		return kiln.Image{}, err
@@ -283,7 +299,7 @@ func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (ki
 	defer done()
 	var failed error
 	for _, m := range list {
-		img, err := d.pullThrough(ctx, m, name)
+		img, err := d.pullThrough(ctx, m, name, append(slices.Clone(by.Via), d.id))
 		if err == nil && (trusted || img.Public) {
 			return img, nil
 		}
@@ -291,7 +307,12 @@ func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (ki
 			failed = errors.Join(failed, fmt.Errorf("mirror %s: %w", m.Name, err))
 		}
 	}
-	if failed != nil {
+	switch {
+	case failed != nil && !trusted:
+		d.cfg.Log.Debug("an image that somebody asked for may be on a mirror", "image", name, "err", failed)
+		return kiln.Image{}, kiln.Errorf(kiln.KindOf(failed), "Image not found here, and a mirror that may have it can't be "+
+			"asked; try again later")
+	case failed != nil:
 		return kiln.Image{}, failed
 	}
 	d.asked.lack(name, trusted)
@@ -300,8 +321,8 @@ func (d *Daemon) PullThrough(ctx context.Context, name string, trusted bool) (ki
 
 // pullThrough fetches an image from one mirror. The error is NotFound when it isn't
 // public there, or is here: then it is for the store to tell who may see it.
-func (d *Daemon) pullThrough(ctx context.Context, m Mirror, name string) (kiln.Image, error) {
-	src, err := d.remotes.Open(m.Remote, remote.Access{})
+func (d *Daemon) pullThrough(ctx context.Context, m Mirror, name string, via []string) (kiln.Image, error) {
+	src, err := d.remotes.Open(m.Remote, remote.Access{Via: via})
 	if err != nil {
 		return kiln.Image{}, err
 	}

@@ -63,6 +63,7 @@ func (o *Opener) dialTime() time.Duration { return min(dialTime, o.stall()) }
 type Access struct {
 	Secret   string // of a private image
 	Project  string
+	Via      []string                         // daemons that look for the same, so that servers that ask one another stop
 	Fresh    bool                             // ask the server, whatever is known of it
 	Progress func(server string, done int64)  // bytes
 	Moved    func(n int64)                    // bytes that came in the place of a larger file
@@ -80,6 +81,11 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(a.Via) > 0 {
+		told := *hc
+		told.Transport = via{hc.Transport, strings.Join(a.Via, ",")}
+		hc = &told
+	}
 	f := &fetch.Client{HTTP: hc, Header: http.Header{"User-Agent": {o.UserAgent}}, Stall: o.stall(),
 		Pause: o.stall() / 120, Speeds: &o.speeds}
 	switch r.Protocol {
@@ -96,6 +102,22 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	}
 	return nil, kiln.Errorf(kiln.Invalid, "Unsupported protocol: %s; there are kiln, lxd, incus and simplestreams",
 		r.Protocol)
+}
+
+// ViaHeader names the daemons that look for what is asked for, separated by commas.
+const ViaHeader = "X-Kiln-Via"
+
+// via says in each request who looks for the same.
+type via struct {
+	http.RoundTripper
+	daemons string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (v via) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set(ViaHeader, v.daemons)
+	return v.RoundTripper.RoundTrip(r)
 }
 
 // HTTP gives what talks to a remote. Remotes that are reached in the same way share

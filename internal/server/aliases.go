@@ -53,7 +53,7 @@ func (s *Server) alias(r *http.Request) (kiln.Alias, error) {
 	if !errors.Is(err, kiln.NotFound) || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return a, err
 	}
-	img, perr := s.d.PullThrough(ctx, name, callerOf(r).trusted)
+	img, perr := s.d.PullThrough(ctx, name, asker(r))
 	if errors.Is(perr, kiln.NotFound) {
 		return a, err
 	}

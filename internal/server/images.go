@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/filter"
+	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -104,7 +107,7 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	if callerOf(r).trusted {
 		img, err := s.d.Images.ByPrefix(ctx, name)
 		if errors.Is(err, kiln.NotFound) && r.Method == http.MethodGet {
-			return s.d.PullThrough(ctx, name, true)
+			return s.d.PullThrough(ctx, name, asker(r))
 		}
 		return img, err
 	}
@@ -121,9 +124,18 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	}
 	img, err := s.d.Images.PublicByPrefix(ctx, name)
 	if errors.Is(err, kiln.NotFound) {
-		return s.d.PullThrough(ctx, name, false)
+		return s.d.PullThrough(ctx, name, asker(r))
 	}
 	return img, err
+}
+
+// asker says who wants an image that may be on a mirror.
+func asker(r *http.Request) daemon.Asker {
+	by := daemon.Asker{Trusted: callerOf(r).trusted}
+	if v := r.Header.Get(remote.ViaHeader); v != "" {
+		by.Via = strings.SplitN(v, ",", 64)
+	}
+	return by
 }
 
 // usableImage is image for what needs more of it than its name. The error is Integrity
