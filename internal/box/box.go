@@ -45,6 +45,18 @@ type Limits struct {
 	CPUs                CPUs
 	CPUQuota, CPUPeriod int64 // microseconds of processor time per period
 	Processes           int64
+	CPUShare            int  // of busy processors, in percent of what others have; 0: 100
+	MemorySoft          bool // more than MemoryBytes while the host has enough
+	NoSwap              bool // cgroup v1 has that only beside MemoryBytes, not soft
+}
+
+// check refuses what this host can't bound. The error is Unsupported.
+func (l Limits) check() error {
+	if l.NoSwap && onV1("memory") && (l.MemoryBytes == 0 || l.MemorySoft) {
+		return kiln.Errorf(kiln.Unsupported, "this host has cgroup v1, which can keep memory from being swapped only "+
+			"beside a hard limit of memory: set limits.memory")
+	}
+	return nil
 }
 
 // A Spec says what container to start.
@@ -61,6 +73,7 @@ type Spec struct {
 	Mounts   []Mount
 	Nics     []Nic
 	Limits   Limits
+	Seccomp  string   // the policy of system calls, in liblxc's format; "": kiln's
 	Config   []string // lines of lxc.container.conf(5), last
 }
 
@@ -82,6 +95,7 @@ type state struct {
 	Halt       int // signal that asks init to stop
 	Privileged bool
 	RootUID    uint32 // of the container's root on the host
+	Seccomp    string `json:",omitempty"` // its own policy
 	Mounts     []staged
 	Pairs      []string // the host's ends of the interfaces it was started with
 	Init       identity
@@ -140,10 +154,12 @@ func Open(dir string) (*Box, error) {
 		err := kiln.Errorf(kiln.NotFound, "container %s doesn't run", b.state.ID)
 		return nil, errors.Join(err, b.Close(), clean(dir, b.state.ID))
 	}
-	// Commands get the policy that this kiln has, whatever became of the file.
+	// Commands get the policy that this kiln has, or the container's own, whatever became
+	// of the file.
 	path := filepath.Join(dir, seccompFile)
-	if has, err := os.ReadFile(path); err != nil || !bytes.Equal(has, seccompPolicy) {
-		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, seccompPolicy, 0o600)); err != nil {
+	policy := []byte(orElse(b.state.Seccomp, seccompPolicy))
+	if has, err := os.ReadFile(path); err != nil || !bytes.Equal(has, policy) {
+		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, policy, 0o600)); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
 	}

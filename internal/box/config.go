@@ -17,7 +17,13 @@ import (
 // for the native and the compatible ABIs, in liblxc's version 2 format.
 //
 //go:embed seccomp.conf
-var seccompPolicy []byte
+var seccompPolicy string
+
+// DefaultPolicy gives the policy of containers that have no other. More lines may follow.
+func DefaultPolicy() string { return seccompPolicy }
+
+// NoPolicy begins one that refuses nothing but to unmount what liblxc has mounted.
+const NoPolicy = "2\ndenylist\nreject_force_umount\n"
 
 // A config is lines of lxc.container.conf(5).
 type config struct{ strings.Builder }
@@ -69,7 +75,8 @@ func writeConfig(s Spec, kinds string, halt int) error {
 	for _, line := range s.Config {
 		c.WriteString(line + "\n")
 	}
-	if err := os.WriteFile(filepath.Join(s.Dir, seccompFile), seccompPolicy, 0o600); err != nil {
+	policy := []byte(orElse(s.Seccomp, seccompPolicy))
+	if err := os.WriteFile(filepath.Join(s.Dir, seccompFile), policy, 0o600); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(s.Dir, configFile), []byte(c.String()), 0o600)
@@ -156,6 +163,18 @@ var devices = []string{
 	"c 10:229 rwm", "c 10:200 rwm", // fuse net/tun
 }
 
+// weight is the container's share of busy processors, in the numbers of the host's cgroups.
+func (l Limits) weight() string {
+	usual, least := 100, 1
+	if onV1("cpu") {
+		usual, least = 1024, 2
+	}
+	if l.CPUShare == 0 {
+		return fmt.Sprint(usual)
+	}
+	return fmt.Sprint(max(least, usual*l.CPUShare/100))
+}
+
 // cgroups puts the container below kiln's own cgroups: the limits are set on a
 // cgroup above the one that is the root of what the container sees.
 func (c *config) cgroups(s Spec) error {
@@ -175,8 +194,23 @@ func (c *config) cgroups(s Spec) error {
 		limit("devices", "devices.allow", "devices.allow", d)
 	}
 	l := s.Limits
-	if l.MemoryBytes > 0 {
-		limit("memory", "memory.limit_in_bytes", "memory.max", fmt.Sprint(l.MemoryBytes))
+	if err := l.check(); err != nil {
+		return err
+	}
+	switch bytes := fmt.Sprint(l.MemoryBytes); {
+	case l.MemoryBytes > 0 && l.MemorySoft:
+		limit("memory", "memory.soft_limit_in_bytes", "memory.high", bytes)
+	case l.MemoryBytes > 0:
+		limit("memory", "memory.limit_in_bytes", "memory.max", bytes)
+	}
+	switch {
+	case l.NoSwap && onV1("memory"):
+		c.set("lxc.cgroup.memory.memsw.limit_in_bytes", "%d", l.MemoryBytes)
+	case l.NoSwap:
+		c.set("lxc.cgroup2.memory.swap.max", "0")
+	}
+	if l.CPUShare > 0 {
+		limit("cpu", "cpu.shares", "cpu.weight", l.weight())
 	}
 	if l.Processes > 0 {
 		limit("pids", "pids.max", "pids.max", fmt.Sprint(l.Processes))

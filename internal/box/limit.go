@@ -17,6 +17,9 @@ import (
 // zero is lifted. Errors: Conflict when it takes more than that at this moment,
 // Unsupported when this host doesn't count what is to be bounded.
 func (b *Box) SetLimits(l Limits) error {
+	if err := l.check(); err != nil {
+		return err
+	}
 	id := b.state.ID
 	set := func(controller, v1, v2, value string, bound bool) error {
 		file := v2
@@ -25,18 +28,33 @@ func (b *Box) SetLimits(l Limits) error {
 		}
 		return writeLimit(filepath.Join(controllerDir(controller, id), file), value, bound)
 	}
-	memory, processes := "max", "max"
+	none := "max"
 	if onV1("memory") {
-		memory = "-1"
+		none = "-1"
 	}
-	if l.MemoryBytes > 0 {
-		memory = fmt.Sprint(l.MemoryBytes)
+	memory, soft, swap, processes := none, none, none, "max"
+	switch bytes := fmt.Sprint(l.MemoryBytes); {
+	case l.MemoryBytes > 0 && l.MemorySoft:
+		soft = bytes
+	case l.MemoryBytes > 0:
+		memory = bytes
+	}
+	switch {
+	case l.NoSwap && onV1("memory"):
+		swap = memory // of both together
+	case l.NoSwap:
+		swap = "0"
 	}
 	if l.Processes > 0 {
 		processes = fmt.Sprint(l.Processes)
 	}
 	return errors.Join(
-		set("memory", "memory.limit_in_bytes", "memory.max", memory, l.MemoryBytes > 0),
+		// Lifted in between: in v1 it can't be less than the limit of memory.
+		set("memory", "memory.memsw.limit_in_bytes", "memory.swap.max", none, false),
+		set("memory", "memory.limit_in_bytes", "memory.max", memory, memory != none),
+		set("memory", "memory.soft_limit_in_bytes", "memory.high", soft, soft != none),
+		set("memory", "memory.memsw.limit_in_bytes", "memory.swap.max", swap, swap != none),
+		set("cpu", "cpu.shares", "cpu.weight", l.weight(), l.CPUShare > 0),
 		set("pids", "pids.max", "pids.max", processes, l.Processes > 0),
 		b.setAllowance(l.CPUQuota, l.CPUPeriod),
 		b.setCPUs(l.CPUs),

@@ -39,7 +39,8 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	if err := clean(s.Dir, s.ID); err != nil {
 		return nil, err
 	}
-	b := &Box{dir: s.Dir, state: state{ID: s.ID, Halt: haltSignal(s.Rootfs), Privileged: len(s.IDMap) == 0}}
+	b := &Box{dir: s.Dir, state: state{ID: s.ID, Seccomp: s.Seccomp, Halt: haltSignal(s.Rootfs),
+		Privileged: len(s.IDMap) == 0}}
 	if len(s.IDMap) > 0 {
 		b.state.RootUID = s.IDMap[0].Host
 	}

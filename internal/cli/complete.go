@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/place"
 )
 
@@ -257,12 +259,35 @@ func serverKeys() []string {
 	}
 }
 
-// instanceKeys are the keys of instances and profiles that have a fixed name.
+// instanceKeys are the keys of instances and profiles that have an effect and a fixed name.
 func instanceKeys() []string {
-	return []string{
-		"boot.autostart", "boot.autostart.delay", "boot.autostart.priority", "boot.host_shutdown_timeout",
-		"limits.cpu", "limits.cpu.allowance", "limits.memory", "limits.processes", "raw.lxc",
-		"security.nesting", "security.privileged",
-		"snapshots.expiry", "snapshots.pattern", "snapshots.schedule", "snapshots.schedule.stopped",
+	var names []string
+	for _, k := range instance.Keys() {
+		if k.How < instance.Ignored && !strings.HasSuffix(k.Name, ".") {
+			names = append(names, k.Name)
+		}
 	}
+	return names
+}
+
+// keysHelp lists the keys of instances and profiles, for the help of what sets them.
+func keysHelp() string {
+	var b strings.Builder
+	b.WriteString("Keys of instances and profiles:\n")
+	ignored := 0
+	for _, k := range instance.Keys() {
+		if k.How < instance.Ignored && k.Name != "image." && k.Name != "volatile." {
+			name := k.Name
+			if strings.HasSuffix(name, ".") {
+				name += "*"
+			}
+			fmt.Fprintf(&b, "  %-31s %s\n", name, k.Help)
+		}
+		if k.How == instance.Ignored {
+			ignored++
+		}
+	}
+	fmt.Fprintf(&b, "%d others, of LXD and Incus, are taken with a warning and change nothing; the rest is refused with "+
+		"the reason.", ignored)
+	return b.String()
 }

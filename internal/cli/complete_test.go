@@ -61,7 +61,7 @@ func TestCompletion(t *testing.T) {
 		"restore c1 '":                   "before",
 		"snapshot delete c1 '":           "before",
 		"copy c1 b":                      "b:",
-		"config get c1 limits.m":         "limits.memory",
+		"config get c1 limits.p":         "limits.processes",
 		"config get core.https":          "core.https_address",
 		"config set c1 boot.autostart.d": "boot.autostart.delay",
 		"config unset images.keep":       "images.keep_versions",

@@ -152,6 +152,9 @@ func describeAll(root *cobra.Command) {
 			c.Example = "  " + strings.ReplaceAll(text, "\n", "\n  ")
 		}
 		c.Long = trailing.ReplaceAllString(text.WrapSoft(orElse(c.Long, c.Short), helpWidth), "")
+		if c.CommandPath() == "kiln config set" {
+			c.Long += "\n\n" + keysHelp()
+		}
 		for _, sub := range c.Commands() {
 			each(sub)
 		}

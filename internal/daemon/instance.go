@@ -59,6 +59,9 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 	if i.Status.Runs() {
 		return nil, kiln.Errorf(kiln.Conflict, "Instance is running: stop %q first, or delete it with --force", name)
 	}
+	if err := d.instances.Deletable(ctx, name); err != nil {
+		return nil, err
+	}
 	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {
 		return d.leavingTrees(ctx, name, func() error { return d.instances.Delete(ctx, name) })
 	})

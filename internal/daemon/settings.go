@@ -174,6 +174,45 @@ func (d *Daemon) moveTo(ctx context.Context, check func(set map[string]string) e
 	return func() error { return d.listenOn(before) }, nil
 }
 
+// foreignSetting says why kiln doesn't have a setting of LXD's and Incus's manuals; "":
+// it is none of them.
+func foreignSetting(key string) string {
+	for prefix, reason := range map[string]string{
+		"acme.":                         "kiln asks nobody for certificates; put yours at server.crt and server.key",
+		"backups.compression_algorithm": "say it with each backup: --compression",
+		"candid.":                       "clients are known by their certificates only",
+		"cluster.":                      "kiln has no clusters",
+		"core.bgp_":                     "kiln announces no routes",
+		"core.debug_address":            "kiln serves no profiles of itself",
+		"core.dns_address":              "names of instances are answered on their own networks only",
+		"core.metrics_":                 "metrics, where there are any, are at core.https_address",
+		"core.remote_address":           "use core.https_address",
+		"core.storage_":                 "kiln shares no pools",
+		"core.syslog_socket":            "kiln reads no log of others",
+		"instances.lxcfs.":              "kiln uses no lxcfs",
+		"instances.migration.":          "kiln doesn't move instances that run",
+		"instances.nic.host_name":       "kiln names interfaces of the host by itself; a nic can have host_name",
+		"instances.placement.":          "kiln has no clusters",
+		"linstor.":                      "kiln has one pool, on files",
+		"logging.":                      "the log is the daemon's standard error",
+		"loki.":                         "the log is the daemon's standard error",
+		"maas.":                         "kiln doesn't know of MAAS",
+		"network.":                      "kiln has bridged networks",
+		"oidc.":                         "clients are known by their certificates only",
+		"openfga.":                      "clients are known by their certificates only",
+		"authorization.":                "clients are known by their certificates only",
+		"rbac.":                         "clients are known by their certificates only",
+		"storage.":                      "images and backups are in $KILN_DIR",
+		"images.cache_volume":           "images are in $KILN_DIR",
+		"volatile.":                     "kiln keeps it for itself",
+	} {
+		if strings.HasPrefix(key, prefix) {
+			return reason
+		}
+	}
+	return ""
+}
+
 // checkSettings says which of some keys can't be set, or not to its value.
 // Errors: Invalid, Unsupported.
 func checkSettings(change map[string]string) error {
@@ -184,6 +223,8 @@ func checkSettings(change map[string]string) error {
 		}
 		s, ok := known[key]
 		switch {
+		case !ok && change[key] != "" && foreignSetting(key) != "":
+			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': %s", key, change[key], foreignSetting(key))
 		case !ok && strings.HasPrefix(key, "core.https_"):
 			hint := kiln.DidYouMean(key, slices.Collect(maps.Keys(known)))
 			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting%s", key,

@@ -1,6 +1,11 @@
 package daemon
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/kiln-containers/kiln"
+)
 
 // TestLongTimes refuses times that would wrap around when they are calculated with.
 func TestLongTimes(t *testing.T) {
@@ -11,6 +16,20 @@ func TestLongTimes(t *testing.T) {
 			if err := known[key].check(value); (err == nil) != ok {
 				t.Errorf("%s=%s: %v", key, value, err)
 			}
+		}
+	}
+}
+
+// TestForeignSettings refuses what the peers have with the reason, and takes nothing.
+func TestForeignSettings(t *testing.T) {
+	for key, word := range map[string]string{"cluster.https_address": "no clusters", "oidc.issuer": "certificates",
+		"core.metrics_address": "core.https_address", "storage.images_volume": "KILN_DIR"} {
+		err := checkSettings(map[string]string{key: "x"})
+		if kiln.KindOf(err) != kiln.Unsupported || !strings.Contains(err.Error(), word) {
+			t.Errorf("%s: %v", key, err)
+		}
+		if err := checkSettings(map[string]string{key: ""}); err != nil {
+			t.Errorf("unset %s: %v", key, err)
 		}
 	}
 }

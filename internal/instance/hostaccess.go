@@ -13,7 +13,8 @@ import (
 
 // hostKeys begin the keys that are of the host whatever their value is.
 func hostKeys() []string {
-	return []string{"raw.", "linux.kernel_modules", "limits.kernel.", "security.idmap.", "security.syscalls."}
+	return []string{"raw.", "linux.kernel_modules", "linux.sysctl.", "limits.kernel.",
+		"security.idmap.", "security.syscalls."}
 }
 
 // HostAccess tells which parts of a configuration let whoever is root in the instance

@@ -46,8 +46,19 @@ func TestCheckOptions(t *testing.T) {
 		"raw.lxc": {"lxc.init.cmd = /bin/sh\n# x\n\nlxc.cap.drop=\nlxc.cgroup.memory.high = 1": true, "lxc.bogus = 1": false,
 			"hello world": false, "init = x": false},
 		"linux.kernel_modules": {"ip_tables": true},
-		"limits.kernel.nofile": {"1000": true},
-		"nonsense":             {"x": false},
+		"limits.kernel.nofile": {"1000": true, "1000:2000": true, "1:unlimited": true, "unlimited": true, "2:1": false,
+			"x": false, "-1": false, "1:2:3": false},
+		"limits.kernel.nofiles":            {"1": false},
+		"linux.sysctl.net.ipv4.ip_forward": {"1": true, "1\nlxc.hook.x = y": false},
+		"linux.sysctl.a = b":               {"1": false},
+		"linux.sysctl...":                  {"1": false},
+		"limits.cpu.priority":              {"0": true, "10": true, "11": false, "x": false},
+		"limits.memory.enforce":            {"soft": true, "hard": true, "firm": false},
+		"boot.host_shutdown_action":        {"stop": true, "force-stop": true, "stateful-stop": false},
+		"security.syscalls.deny": {"mount": true, "mount errno 1\n# why\n[x86_64]\nkexec_load": true, "": true, "\n": false,
+			"mount; x": false, "2\nallowlist": true, "mount errno": false},
+		"security.protection.delete": {"true": true, "x": false},
+		"nonsense":                   {"x": false},
 	} {
 		for value, ok := range values {
 			err := CheckOptions(map[string]string{key: value})
@@ -61,16 +72,79 @@ func TestCheckOptions(t *testing.T) {
 // TestForeignOptions takes what LXD's users have in their profiles, and says so, or
 // refuses it as what it is.
 func TestForeignOptions(t *testing.T) {
-	for key, kind := range map[string]kiln.Kind{"security.syscalls.intercept.mknod": "", "limits.memory.swap": "",
-		"raw.idmap": kiln.Unsupported, "security.protection.delete": kiln.Unsupported,
-		"security.syscalls.deny": kiln.Unsupported, "limits.kernels": kiln.Invalid} {
-		config := map[string]string{key: "true"}
-		if err := CheckOptions(config); kind != "" && kiln.KindOf(err) != kind || kind == "" && err != nil {
+	for key, kind := range map[string]kiln.Kind{"security.syscalls.intercept.mknod": "", "limits.memory.swap.priority": "",
+		"migration.stateful": "", "security.secureboot": "", "raw.idmap": kiln.Unsupported,
+		"security.idmap.isolated": kiln.Unsupported, "cloud-init.ssh-keys.me": kiln.Unsupported,
+		"limits.kernels": kiln.Invalid, "security.syscalls.": kiln.Invalid} {
+		config := map[string]string{key: "1"}
+		err := CheckOptions(config)
+		if kind != "" && kiln.KindOf(err) != kind || kind == "" && err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), key) {
 			t.Errorf("%s: %v", key, err)
 		}
 		if w := NoEffect(config); (len(w) == 1 && strings.Contains(w[0], key)) != (kind == "") {
 			t.Errorf("%s: %q", key, w)
 		}
+	}
+}
+
+// TestKeys has each key once, and says of each what it does.
+func TestKeys(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range Keys() {
+		if seen[k.Name] || k.Help == "" || k.part != nil && !strings.HasSuffix(k.Name, ".") {
+			t.Errorf("%+v", k)
+		}
+		seen[k.Name] = true
+	}
+	for _, w := range atNextStart(map[string]string{"security.nesting": "true", "limits.cpu": "1"},
+		map[string]string{"linux.sysctl.net.ipv4.ip_forward": "1", "limits.cpu": "2"}) {
+		key, _, _ := strings.Cut(w, " ")
+		if k, ok := find(Keys(), key); !ok || k.How != AtStart {
+			t.Error(w)
+		}
+	}
+}
+
+// TestPublishedProfiles loads what the installers of MicroK8s and Juju bring.
+func TestPublishedProfiles(t *testing.T) {
+	modules := "ip_vs,ip_vs_rr,ip_vs_wrr,ip_vs_sh,ip_tables,ip6_tables,netlink_diag,nf_nat,overlay,br_netfilter"
+	for name, config := range map[string]map[string]string{
+		"microk8s": {"boot.autostart": "true", "linux.kernel_modules": modules, "security.nesting": "true",
+			"security.privileged": "true", "raw.lxc": "lxc.apparmor.profile=unconfined\n" +
+				"lxc.mount.auto=proc:rw sys:rw cgroup:rw\nlxc.cgroup.devices.allow=a\nlxc.cap.drop=\n"},
+		"juju": {"boot.autostart": "true", "security.nesting": "true", "security.privileged": "true",
+			"linux.kernel_modules": "openvswitch,nbd,ip_tables,ip6_tables", "user.network-config": "disabled",
+			"raw.lxc": "lxc.apparmor.profile=unconfined\nlxc.mount.auto=proc:rw sys:rw\nlxc.cap.drop=\n"},
+	} {
+		if err := CheckOptions(config); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := CheckDevices(map[string]map[string]string{
+		"aadisable":  {"type": "disk", "path": "/sys/module/nf_conntrack/parameters/hashsize", "source": "/sys/module/x"},
+		"aadisable3": {"type": "disk", "path": "/sys/fs/bpf", "source": "/sys/fs/bpf"},
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	if p := policy(map[string]string{"security.syscalls.deny_default": "true"}); p != "" {
+		t.Errorf("the usual one: %q", p)
+	}
+	deny := policy(map[string]string{"security.syscalls.deny": "mount\nchmod errno 2"})
+	if !strings.HasPrefix(deny, box.DefaultPolicy()) || !strings.HasSuffix(deny, "[all]\nmount errno 1\nchmod errno 2\n") {
+		t.Errorf("more is refused: %q", deny)
+	}
+	if p := policy(map[string]string{"security.syscalls.deny_default": "false"}); strings.Contains(p, "kexec_load") || p == "" {
+		t.Errorf("nothing is refused: %q", p)
+	}
+	both := map[string]string{"security.syscalls.allow": "read", "security.syscalls.deny": "write"}
+	if err := checkPolicy(both); !errors.Is(err, kiln.Invalid) {
+		t.Errorf("a list of each: %v", err)
 	}
 }
 

@@ -2,87 +2,14 @@ package instance
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 )
-
-// An option says what values a configuration key takes.
-type option struct {
-	check func(value string) error
-}
-
-// options are the keys that instances and profiles know, besides the families
-// of freePrefixes.
-func options() map[string]option {
-	boolean := option{checkBool}
-	number := option{checkNumber}
-	return map[string]option{
-		"boot.autorestart":           boolean,
-		"boot.autostart":             boolean,
-		"boot.autostart.delay":       number,
-		"boot.autostart.priority":    number,
-		"boot.host_shutdown_timeout": number,
-		"boot.stop.priority":         number,
-		"limits.cpu":                 {func(v string) error { _, err := parseCPUs(v); return err }},
-		"limits.cpu.allowance":       {func(v string) error { _, _, err := parseAllowance(v); return err }},
-		"limits.memory":              {func(v string) error { _, err := parseMemory(v); return err }},
-		"limits.processes":           number,
-		"raw.lxc":                    {box.CheckConfig},
-		"security.devlxd":            boolean,
-		"security.devlxd.images":     boolean,
-		"security.guestapi":          boolean,
-		"security.guestapi.images":   boolean,
-		"security.nesting":           boolean,
-		"security.privileged":        boolean,
-		"snapshots.expiry":           {func(v string) error { _, err := kiln.ParseExpiry(v, time.Time{}); return err }},
-		"snapshots.pattern":          {checkPattern},
-		"snapshots.schedule":         {checkSchedule},
-		"snapshots.schedule.stopped": boolean,
-	}
-}
-
-// freePrefixes are the families of keys whose rest is the user's.
-var freePrefixes = []string{"user.", "image.", "environment.", "cloud-init.", "volatile."}
-
-// CheckOptions says whether a configuration can be an instance's or a
-// profile's. The error is Invalid and names the key.
-func CheckOptions(config map[string]string) error {
-	known := options()
-	for _, key := range slices.Sorted(maps.Keys(config)) {
-		if err := checkKey(key, config[key]); err != nil {
-			return err
-		}
-		if slices.ContainsFunc(freePrefixes, func(p string) bool { return strings.HasPrefix(key, p) && len(key) > len(p) }) {
-			continue
-		}
-		o, ok := known[key]
-		if !ok && foreign(key, noEffect) {
-			continue
-		}
-		if !ok && foreign(key, refused) && config[key] != "" {
-			return kiln.Errorf(kiln.Unsupported, "%q is not supported by this version of kiln; leave it out", key)
-		}
-		if !ok {
-			return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q%s", key,
-				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
-		}
-		if config[key] == "" {
-			continue // unset
-		}
-		if err := o.check(config[key]); err != nil {
-			return kiln.Errorf(kiln.Invalid, "Invalid value for %q: %w", key, err)
-		}
-	}
-	return nil
-}
 
 // checkKey refuses what no key or value can have: what is in a configuration gets into
 // files that are read line by line, and into the environment of programs. The error is

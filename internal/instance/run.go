@@ -94,7 +94,13 @@ func (s *Set) runnable(i Instance) error {
 	}
 	privileged := kiln.IsTrue(i.ExpandedConfig["security.privileged"])
 	nesting := kiln.IsTrue(i.ExpandedConfig["security.nesting"])
+	if err := checkPolicy(i.ExpandedConfig); err != nil {
+		return err
+	}
 	switch {
+	case kiln.IsTrue(i.ExpandedConfig["security.protection.start"]):
+		return kiln.Errorf(kiln.Conflict, "the instance %q is protected from being started; see: kiln config show %[1]s "+
+			"--expanded; allow it with: kiln config set %[1]s security.protection.start=false", i.Name)
 	case i.ExpandedConfig["image.requirements.cgroup"] == "v1":
 		return kiln.Errorf(kiln.Unsupported, "the image of instance %q needs cgroup v1; kiln's instances see cgroup v2",
 			i.Name)
@@ -155,12 +161,14 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		Nesting:  kiln.IsTrue(c["security.nesting"]),
 		Env:      environment(c),
 		Mounts:   s.guestMounts(i),
+		Seccomp:  policy(c),
 	}
 	if kiln.IsTrue(c["security.privileged"]) {
 		spec.IDMap = nil
 	}
+	spec.Config = kernelConfig(c)
 	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {
-		spec.Config = strings.Split(raw, "\n")
+		spec.Config = append(spec.Config, strings.Split(raw, "\n")...)
 	}
 	var err error
 	spec.Limits, err = limits(c)
@@ -185,6 +193,11 @@ func limits(c map[string]string) (box.Limits, error) {
 		quota, period, err := parseAllowance(v)
 		l.CPUQuota, l.CPUPeriod, errs = quota, period, append(errs, err)
 	}
+	if v := c["limits.cpu.priority"]; v != "" {
+		l.CPUShare = (number(v) + 1) * 100 / 11
+	}
+	l.MemorySoft = c["limits.memory.enforce"] == "soft"
+	l.NoSwap = !isTrueOr(c["limits.memory.swap"], true)
 	if v := c["limits.processes"]; v != "" {
 		l.Processes = int64(number(v))
 	}
@@ -453,6 +466,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 		timeout = time.Duration(number(v)) * time.Second
 		force = timeout == 0
 	}
+	force = force || i.ExpandedConfig["boot.host_shutdown_action"] == "force-stop"
 	err := s.Stop(ctx, i.Name, timeout, force)
 	if kiln.KindOf(err) == kiln.Timeout {
 		err = s.Stop(ctx, i.Name, 0, true)

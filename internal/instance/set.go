@@ -425,7 +425,21 @@ func (s *Set) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.Deletable(ctx, name); err != nil {
+		return err
+	}
 	return s.remove(ctx, r)
+}
+
+// Deletable says whether an instance is protected from being deleted. Errors: NotFound,
+// Conflict.
+func (s *Set) Deletable(ctx context.Context, name string) error {
+	i, err := s.Get(ctx, name)
+	if err != nil || !kiln.IsTrue(i.ExpandedConfig["security.protection.delete"]) {
+		return err
+	}
+	return kiln.Errorf(kiln.Conflict, "Instance is protected from being deleted: allow it with: kiln config set %s "+
+		"security.protection.delete=false", name)
 }
 
 // remove deletes the row first: files without a row are garbage, a row without

@@ -144,17 +144,6 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 	return l.box.SetLimits(want)
 }
 
-// atNextStart says which changes of a configuration a running instance doesn't see.
-func atNextStart(now, next map[string]string) []string {
-	var warnings []string
-	for _, key := range []string{"raw.lxc", "security.nesting", "security.privileged"} {
-		if now[key] != next[key] {
-			warnings = append(warnings, fmt.Sprintf("%s takes effect at the next start of the instance", key))
-		}
-	}
-	return warnings
-}
-
 // ProfileChanged gives the running instances that use a profile their new limits and
 // devices.
 // before is what the profile was. The warnings say what holds later, or not at all.
