@@ -46,6 +46,7 @@ var ladder = map[string]int{
 	"internal/volume/volumetest": 4,
 	"internal/remote":            3,
 	"internal/files":             3,
+	"internal/hardware":          2,
 	"internal/guestapi":          3,
 	"internal/store":             3,
 	"internal/instance":          4,

@@ -58,12 +58,16 @@ func (a *app) infoCmd() *cobra.Command {
 	c := &cobra.Command{Use: "info [[<remote>:]<instance>]", Short: "Show details of an instance or of a server",
 		Args: cobra.MaximumNArgs(1)}
 	log := c.Flags().Bool("show-log", false, "also show the log of its last start")
+	resources := c.Flags().Bool("resources", false, "of a server: show what its host is made of")
 	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 || strings.HasSuffix(args[0], ":") {
 			at, _, err := a.Server(args)
 			if err != nil {
 				return err
+			}
+			if *resources {
+				return a.resources(c.Context(), at, *form)
 			}
 			var s api.Server
 			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
@@ -74,6 +78,10 @@ func (a *app) infoCmd() *cobra.Command {
 			}
 			_, err = a.object(*form, s)
 			return err
+		}
+		if *resources {
+			return usageError{fmt.Errorf("--resources is of a server; instances take the resources of theirs: kiln info " +
+				"--resources")}
 		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {

@@ -12,9 +12,11 @@ func TestSizeOptions(t *testing.T) {
 	type m = map[string]string
 	for size, want := range map[string]m{
 		"": nil, "c2-m4": {"limits.cpu": "2", "limits.memory": "4096MiB"}, "c1": {"limits.cpu": "1"},
-		"m0.5":    {"limits.memory": "512MiB"},
-		"c0.5-m1": {"limits.cpu": "1", "limits.cpu.allowance": "50%", "limits.memory": "1024MiB"},
-		"c1.5":    {"limits.cpu": "2", "limits.cpu.allowance": "150%"},
+		"m0.5":     {"limits.memory": "512MiB"},
+		"c0.5-m1":  {"limits.cpu": "1", "limits.cpu.allowance": "50%", "limits.memory": "1024MiB"},
+		"t2.micro": {"limits.cpu": "1", "limits.memory": "1024MiB"}, "aws:r5.large": {"limits.cpu": "2",
+			"limits.memory": "16384MiB"},
+		"c1.5": {"limits.cpu": "2", "limits.cpu.allowance": "150%"},
 	} {
 		got, err := SizeOptions(size)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -25,7 +27,7 @@ func TestSizeOptions(t *testing.T) {
 		}
 	}
 	for size, kind := range map[string]kiln.Kind{
-		"t2.micro": kiln.Unsupported, "aws:t2.micro": kiln.Unsupported, "c": kiln.Unsupported, "-": kiln.Unsupported,
+		"t2.mega": kiln.Unsupported, "azure:A5": kiln.Unsupported, "c": kiln.Unsupported, "-": kiln.Unsupported,
 		"c1m1": kiln.Unsupported, "-m1": kiln.Unsupported, "c1-": kiln.Unsupported, "m1-c1": kiln.Unsupported,
 		"c0": kiln.Invalid, "m0": kiln.Invalid, "c0.001-m1": kiln.Invalid, "c-1": kiln.Unsupported,
 	} {

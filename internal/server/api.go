@@ -6,6 +6,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/hardware"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -19,7 +20,7 @@ var extensions = []string{
 	"container_edit_metadata", "console", "console_force",
 	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "network_leases",
 	"network_state", "network_types", "instance_nic_network", "profile_usedby",
-	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state",
+	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state", "resources", "resources_v2",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
 	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
 	"images_push_relay", "image_force_refresh",
@@ -80,6 +81,11 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 			StorageDrivers: []api.StorageDriverInfo{{Name: "overlay", Version: "1"}},
 		},
 	}, config}, nil
+}
+
+// getResources tells what the host is made of.
+func (s *Server) getResources(w http.ResponseWriter, r *http.Request) (any, error) {
+	return hardware.Host.Read(s.d.Environment().HostArch), nil
 }
 
 func (s *Server) postShutdown(w http.ResponseWriter, r *http.Request) (any, error) {

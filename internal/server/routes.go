@@ -42,6 +42,7 @@ func (s *Server) routes() []route {
 		{path: "/1.0", untrusted: only(get), admin: only(put, patch), get: s.getServer, put: s.putServer,
 			patch: s.patchServer},
 		{path: "/1.0/events", get: s.events},
+		{path: "/1.0/resources", admin: only(get), get: s.getResources},
 
 		{path: "/1.0/images", untrusted: only(get, post), get: s.getImages, post: s.postImages},
 		{path: "/1.0/images/{name}", untrusted: only(get), get: s.getImage, put: s.putImage, patch: s.patchImage,

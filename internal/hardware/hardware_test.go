@@ -1,0 +1,109 @@
+package hardware
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln/api"
+)
+
+// machine makes a root of files and symbolic links, which begin with "->".
+func machine(t *testing.T, files map[string]string) Root {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if len(text) > 2 && text[:2] == "->" {
+			err = os.Symlink(text[2:], path)
+		} else {
+			err = os.WriteFile(path, []byte(text+"\n"), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Root(dir)
+}
+
+func TestRead(t *testing.T) {
+	files := map[string]string{
+		"proc/cpuinfo": "processor : 0\nvendor_id : Maker\nmodel name : Fast One\nflags : fpu hypervisor lm",
+		"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 400 kB\nHugePages_Total: 4\nHugePages_Free: 1\nHugepagesize: 2 kB",
+		"sys/devices/system/node/node0/meminfo": "Node 0 MemTotal: 1000 kB\nNode 0 MemUsed: 500 kB\n" +
+			"Node 0 HugePages_Total: 4\nNode 0 HugePages_Free: 1",
+		"sys/devices/system/cpu/isolated":          "2-3",
+		"sys/devices/system/cpu/cpuidle/x":         "",
+		"sys/class/dmi/id/sys_vendor":              "Acme",
+		"sys/devices/pci/0000:00:03.0/vendor":      "0x1af4",
+		"sys/devices/pci/0000:00:03.0/device":      "0x1000",
+		"sys/devices/pci/0000:00:03.0/numa_node":   "-1",
+		"sys/devices/pci/0000:00:03.0/driver":      "->/drivers/fastnet",
+		"sys/devices/pci/0000:00:04.0/virtio1/x":   "",
+		"sys/class/net/eth0/device":                "->../../../devices/pci/0000:00:03.0",
+		"sys/class/net/eth0/address":               "02:00:00:00:00:01",
+		"sys/class/net/eth0/type":                  "1",
+		"sys/class/net/eth0/carrier":               "1",
+		"sys/class/net/eth0/speed":                 "-1",
+		"sys/class/net/br0/address":                "02:00:00:00:00:02",
+		"sys/block/vda/device":                     "->../../devices/pci/0000:00:04.0/virtio1",
+		"sys/block/vda/dev":                        "253:0",
+		"sys/block/vda/size":                       "2048",
+		"sys/block/vda/queue/logical_block_size":   "512",
+		"sys/block/vda/vda1/partition":             "1",
+		"sys/block/vda/vda1/size":                  "1024",
+		"sys/block/vda/vda1/dev":                   "253:1",
+		"sys/block/loop0/size":                     "8",
+		"sys/devices/system/cpu/cpu0/cache/i/size": "32K",
+	}
+	// Two cores with two threads each, numbered as kernels do.
+	for id, core := range map[string]string{"0": "0", "1": "1", "2": "0", "3": "1"} {
+		files["sys/devices/system/cpu/cpu"+id+"/topology/core_id"] = core
+		files["sys/devices/system/cpu/cpu"+id+"/topology/physical_package_id"] = "0"
+		files["sys/devices/system/cpu/cpu"+id+"/node0/x"] = ""
+	}
+	files["sys/devices/system/cpu/cpu3/online"] = "0"
+	thread := func(id int64, n uint64) api.ResourcesCPUThread {
+		return api.ResourcesCPUThread{ID: id, Thread: n, Online: id != 3, Isolated: id >= 2}
+	}
+	want := api.Resources{
+		CPU: api.ResourcesCPU{Architecture: "x86_64", Total: 4, Sockets: []api.ResourcesCPUSocket{{Name: "Fast One",
+			Vendor: "Maker", Cache: []api.ResourcesCPUCache{{Size: 32 << 10}}, Cores: []api.ResourcesCPUCore{
+				{Core: 0, Threads: []api.ResourcesCPUThread{thread(0, 0), thread(2, 1)}},
+				{Core: 1, Threads: []api.ResourcesCPUThread{thread(1, 0), thread(3, 1)}}}}}},
+		Memory: api.ResourcesMemory{Total: 1000 << 10, Used: 600 << 10, HugepagesSize: 2 << 10, HugepagesTotal: 8 << 10,
+			HugepagesUsed: 6 << 10, Nodes: []api.ResourcesMemoryNode{{Total: 1000 << 10, Used: 500 << 10,
+				HugepagesTotal: 8 << 10, HugepagesUsed: 6 << 10}}},
+		GPU: api.ResourcesGPU{Cards: []api.ResourcesGPUCard{}},
+		Network: api.ResourcesNetwork{Total: 1, Cards: []api.ResourcesNetworkCard{{
+			ResourcesDevice: api.ResourcesDevice{Driver: "fastnet", PCIAddress: "0000:00:03.0", VendorID: "1af4",
+				ProductID: "1000"},
+			Ports: []api.ResourcesNetworkPort{{ID: "eth0", Address: "02:00:00:00:00:01", Protocol: "ethernet",
+				LinkDetected: true}}}}},
+		Storage: api.ResourcesStorage{Total: 2, Disks: []api.ResourcesDisk{{ID: "vda", Device: "253:0", Size: 1 << 20,
+			BlockSize: 512, PCIAddress: "0000:00:04.0",
+			Partitions: []api.ResourcesPartition{{ID: "vda1", Device: "253:1", Size: 512 << 10, Partition: 1}}}}},
+		System: api.ResourcesSystem{Vendor: "Acme", Type: "virtual-machine"},
+	}
+	if diff := cmp.Diff(want, machine(t, files).Read("x86_64")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestHost compares with what else knows of this host.
+func TestHost(t *testing.T) {
+	r := Host.Read("x86_64")
+	if r.CPU.Total < uint64(runtime.NumCPU()) || len(r.CPU.Sockets) == 0 || r.Memory.Used >= r.Memory.Total {
+		t.Errorf("%+v %+v", r.CPU, r.Memory)
+	}
+	if empty := Root(t.TempDir()).Read("x86_64"); empty.CPU.Total != 0 || empty.Memory.Total != 0 {
+		t.Errorf("a host without anything: %+v", empty)
+	}
+}
