@@ -28,8 +28,9 @@ type Lost struct {
 
 // adminCmd is for what is done to the files of a daemon while none runs.
 func (a *app) adminCmd() *cobra.Command {
-	c := &cobra.Command{Use: "admin", Short: "Repair the files of a daemon that doesn't run", Args: cobra.NoArgs,
-		Long: "Repair the files of a daemon that doesn't run. They are looked for in $KILN_DIR, or where --dir says."}
+	c := &cobra.Command{Use: "admin", Short: "Set up a server, and repair the files of one that doesn't run",
+		Args: cobra.NoArgs, Long: "Set up a server that runs (init), and repair the files of a daemon that doesn't run. " +
+			"They are looked for in $KILN_DIR, or where --dir says."}
 	dir := c.PersistentFlags().String("dir", client.Dir(), "the daemon's directory")
 	restore := &cobra.Command{Use: "restore-database [<file>]", Args: cobra.MaximumNArgs(1),
 		Short: "Bring back a copy of the database",
@@ -48,7 +49,7 @@ func (a *app) adminCmd() *cobra.Command {
 		a.say("The database in %s is %s now", *dir, used)
 		return nil
 	}
-	c.AddCommand(restore, a.recoverCmd(dir), a.lostCmd(dir))
+	c.AddCommand(a.initCmd(), restore, a.recoverCmd(dir), a.lostCmd(dir))
 	return c
 }
 

@@ -54,6 +54,9 @@ kiln config show c1 | sed s/1GiB/2GiB/ | kiln config edit c1`,
 		"kiln config device add": `kiln config device add c1 data disk source=/srv/data path=/data`,
 		"kiln config trust add": `kiln config trust add --name laptop                       # shows a join token for it
 kiln config trust add laptop.crt --name laptop`,
+		"kiln admin init": `kiln admin init --preseed < preseed.yaml
+kiln admin init --dump > preseed.yaml
+kiln admin init --auto --network-address "::"`,
 		"kiln profile assign": `kiln profile assign c1 default,web`,
 		"kiln image list": `kiln image list debian
 kiln image list images: debian architecture=amd64

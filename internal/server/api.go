@@ -83,6 +83,9 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 	}, config}, nil
 }
 
+// getReady is answered by a daemon that has begun its work, as every one that answers has.
+func (s *Server) getReady(w http.ResponseWriter, r *http.Request) (any, error) { return nil, nil }
+
 // getResources tells what the host is made of.
 func (s *Server) getResources(w http.ResponseWriter, r *http.Request) (any, error) {
 	return hardware.Host.Read(s.d.Environment().HostArch), nil

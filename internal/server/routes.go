@@ -113,6 +113,7 @@ func (s *Server) routes() []route {
 		{path: "/1.0/certificates/{fingerprint}", admin: only(get, put, patch, del), get: s.getCertificate,
 			put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
 		{path: "/1.0/warnings", get: s.emptyList},
+		{path: "/internal/ready", get: s.getReady},
 		// What image servers without an API have.
 		{path: "/streams/v1/{file}", untrusted: only(get), get: s.getStreams},
 		{path: "/streams/files/{name...}", untrusted: only(get), get: s.getStreamsFile},
