@@ -54,6 +54,8 @@ kiln config show c1 | sed s/1GiB/2GiB/ | kiln config edit c1`,
 		"kiln config device add": `kiln config device add c1 data disk source=/srv/data path=/data`,
 		"kiln config trust add": `kiln config trust add --name laptop                       # shows a join token for it
 kiln config trust add laptop.crt --name laptop`,
+		"kiln top": `kiln top
+kiln top srv: --interval 10 --format csv`,
 		"kiln admin init": `kiln admin init --preseed < preseed.yaml
 kiln admin init --dump > preseed.yaml
 kiln admin init --auto --network-address "::"`,

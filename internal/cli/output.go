@@ -203,9 +203,18 @@ func customColumn[T any](word string, custom func(kind, key string) func(T) stri
 	return c, nil
 }
 
-// show writes a list in a format. For programs the values are exact; for people they
-// are safe to show.
+// show writes a list in a format, by the first column. For programs the values are exact;
+// for people they are safe to show.
 func show[T any](a *app, format string, columns []column[T], list []T) error {
+	return write(a, format, columns, list, compareRows)
+}
+
+// showInOrder is show for a list that has an order.
+func showInOrder[T any](a *app, format string, columns []column[T], list []T) error {
+	return write(a, format, columns, list, func(_, _ []string) int { return 0 })
+}
+
+func write[T any](a *app, format string, columns []column[T], list []T, compare func(a, b []string) int) error {
 	format, options, _ := strings.Cut(format, ",")
 	header := format != "csv" && options != "noheader" || options == "header"
 	if list == nil {
@@ -227,7 +236,7 @@ func show[T any](a *app, format string, columns []column[T], list []T) error {
 		}
 		rows = append(rows, row)
 	}
-	slices.SortStableFunc(rows, compareRows)
+	slices.SortStableFunc(rows, compare)
 	if exact {
 		out := csv.NewWriter(a.data())
 		if header {

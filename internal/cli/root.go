@@ -52,8 +52,8 @@ func (a *app) root() *cobra.Command {
 		}
 		root.AddCommand(commands...)
 	}
-	group(groupInstances, "Instances:", a.createCmd("launch"), a.createCmd("init"), a.listCmd(), a.infoCmd(), a.execCmd(),
-		a.fileCmd(), a.consoleCmd(), a.actionCmd("start", "start"), a.actionCmd("stop", "stop"),
+	group(groupInstances, "Instances:", a.createCmd("launch"), a.createCmd("init"), a.listCmd(), a.infoCmd(), a.topCmd(),
+		a.execCmd(), a.fileCmd(), a.consoleCmd(), a.actionCmd("start", "start"), a.actionCmd("stop", "stop"),
 		a.actionCmd("restart", "restart"), a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(),
 		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.exportCmd(), a.importCmd(),
 		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
