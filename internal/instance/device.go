@@ -74,8 +74,11 @@ func typeNames() string {
 }
 
 // CheckDevices says whether devices can be an instance's or a profile's. The
-// errors are Invalid, and Unsupported for types that LXD knows and kiln doesn't.
+// errors are Invalid, TooLarge, and Unsupported for types that LXD knows and kiln doesn't.
 func CheckDevices(devices map[string]map[string]string) error {
+	if err := checkDeviceBounds(devices); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		if name == "" || len(name) > 64 || strings.ContainsFunc(name, unicode.IsControl) {
 			return kiln.Errorf(kiln.Invalid, "%q can't name a device: a name has 1 to 64 characters, and no control characters",

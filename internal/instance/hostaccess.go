@@ -93,6 +93,12 @@ func (s *Set) checkAccess(ctx context.Context, who string, want, has Config) err
 	if kiln.IsTrue(options["security.nesting"]) {
 		list = append(list, "security.nesting") // which widens what of the kernel is in reach
 	}
+	for _, key := range holdKeys() {
+		if options[key] != "" {
+			return kiln.Errorf(kiln.Denied, "not authorized: a restricted client can't have other instances wait for one: "+
+				"leave %s out", key)
+		}
+	}
 	if len(list) == 0 {
 		return nil
 	}

@@ -39,11 +39,11 @@ func Keys() []Key {
 	return []Key{
 		{"boot.autorestart", "start again after an end that nobody asked for", Works, boolean, nil},
 		{"boot.autostart", "start with the daemon; unset: if it ran when the host went down", Works, boolean, nil},
-		{"boot.autostart.delay", "seconds until the next instance starts", Works, number, nil},
+		{"boot.autostart.delay", "seconds until the next instance starts, at most 3600", Works, number, nil},
 		{"boot.autostart.priority", "higher ones start first", Works, number, nil},
 		{"boot.debug_edk2", machine, Ignored, nil, nil},
 		{"boot.host_shutdown_action", "stop or force-stop, when the host goes down", Works, checkShutdown, nil},
-		{"boot.host_shutdown_timeout", "seconds to stop in when the host goes down", Works, number, nil},
+		{"boot.host_shutdown_timeout", "seconds to stop in when the host goes down, at most 3600", Works, number, nil},
 		{"boot.mode", machine, Ignored, nil, nil},
 		{"boot.stop.priority", "higher ones stop first when the host goes down", Works, number, nil},
 		{"cloud-init.ssh-keys.", "kiln adds no keys to cloud-init's data; use cloud-init.user-data", Refused, nil, nil},
@@ -148,8 +148,12 @@ func find(keys []Key, word string) (Key, bool) {
 }
 
 // CheckOptions says whether a configuration can be an instance's or a
-// profile's. Errors: Invalid and, for what is refused, Unsupported; they name the key.
+// profile's. Errors: TooLarge, Invalid and, for what is refused, Unsupported; the last two
+// name the key.
 func CheckOptions(config map[string]string) error {
+	if err := checkOptionBounds(config); err != nil {
+		return err
+	}
 	keys := Keys()
 	for _, word := range slices.Sorted(maps.Keys(config)) {
 		value := config[word]

@@ -463,7 +463,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 	}
 	timeout, force := StopTimeout, false
 	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
-		timeout = time.Duration(number(v)) * time.Second
+		timeout = hold(v)
 		force = timeout == 0
 	}
 	force = force || i.ExpandedConfig["boot.host_shutdown_action"] == "force-stop"
@@ -506,7 +506,7 @@ func (s *Set) Autostart(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
 		}
 		select {
-		case <-time.After(time.Duration(number(i.ExpandedConfig["boot.autostart.delay"])) * time.Second):
+		case <-time.After(hold(i.ExpandedConfig["boot.autostart.delay"])):
 		case <-ctx.Done():
 			return errors.Join(append(errs, ctx.Err())...)
 		}
