@@ -100,6 +100,7 @@ type state struct {
 	Pairs      []string // the host's ends of the interfaces it was started with
 	Init       identity
 	Monitor    identity
+	Dir        fileID // of the box; zero: written before there was this field
 }
 
 // staged is a mount that the container was started with, and that it has again after a
@@ -131,14 +132,20 @@ const mountsDir = runDir + "/mounts"
 // Open takes over a container that a former daemon started. The directory has the
 // container's ID for its name. One whose record can't be read is found by its cgroups.
 // The error is NotFound when it doesn't run any more; what it left behind is removed then.
+// So it is, but nothing is removed, in a copy of the directory of one that runs.
 func Open(dir string) (*Box, error) {
 	b := &Box{dir: dir}
 	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if foreign(dir, data) {
+		err := kiln.Errorf(kiln.NotFound, "the container of which %s is a copy isn't this one", dir)
+		return nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, stateFile)))
+	}
 	if err != nil || json.Unmarshal(data, &b.state) != nil || b.state.ID == "" {
 		if b.state = find(filepath.Base(dir)); b.state.ID == "" {
 			err := kiln.Errorf(kiln.NotFound, "no container in %s", dir)
 			return nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, stateFile)), clean(dir, filepath.Base(dir)))
 		}
+		b.state.Dir = idOf(dir)
 		if err := errors.Join(os.RemoveAll(filepath.Join(dir, stateFile)), b.save()); err != nil {
 			return nil, err
 		}

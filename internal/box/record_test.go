@@ -3,9 +3,12 @@ package box
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"testing"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // TestRecordLost has the record of a container that runs damaged in every way: who opens
@@ -40,4 +43,49 @@ func TestRecordLost(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestCopiedDirectory: the container is the original's, and who opens a copy of its box
+// neither has it nor ends it. A box that was moved is the same one.
+func TestCopiedDirectory(t *testing.T) {
+	s := spec(t, busybox(t, ""))
+	b, err := Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	for _, lost := range []bool{false, true} {
+		dir := filepath.Join(t.TempDir(), s.ID)
+		if out, err := exec.Command("cp", "-a", s.Dir, dir).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if lost {
+			if err := os.Remove(filepath.Join(dir, stateFile)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c, err := Open(dir); !errors.Is(err, kiln.NotFound) {
+			t.Errorf("a copy, its record lost: %v: %+v, %v", lost, c, err)
+		}
+		two := s
+		two.Dir = dir
+		if _, err := Start(t.Context(), two); !errors.Is(err, kiln.Conflict) {
+			t.Errorf("start of a copy: %v", err)
+		}
+	}
+	moved := filepath.Join(filepath.Dir(s.Dir), s.ID)
+	if err := os.Rename(s.Dir, moved); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(moved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(again.Close(), os.Remove(filepath.Join(moved, stateFile))); err != nil {
+		t.Fatal(err)
+	}
+	if again, err = Open(moved); err != nil { // found by its cgroups
+		t.Fatal(err)
+	}
+	end(t, again)
 }

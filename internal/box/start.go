@@ -34,13 +34,14 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 		return nil, err
 	}
 	if pids := inside(s.ID); len(pids) > 0 {
-		return nil, kiln.Errorf(kiln.Conflict, "container %s runs already", s.ID)
+		return nil, kiln.Errorf(kiln.Conflict, "container %s runs already, with files that aren't in %s, as when these were "+
+			"copied while it ran; stop that one first", s.ID, s.Dir)
 	}
 	if err := clean(s.Dir, s.ID); err != nil {
 		return nil, err
 	}
 	b := &Box{dir: s.Dir, state: state{ID: s.ID, Seccomp: s.Seccomp, Halt: haltSignal(s.Rootfs),
-		Privileged: len(s.IDMap) == 0}}
+		Privileged: len(s.IDMap) == 0, Dir: idOf(s.Dir)}}
 	if len(s.IDMap) > 0 {
 		b.state.RootUID = s.IDMap[0].Host
 	}
