@@ -474,3 +474,36 @@ func TestRequirements(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigurationBounds: no configuration grows without end, and none has others wait for
+// ever.
+func TestConfigurationBounds(t *testing.T) {
+	many, devices := map[string]string{}, map[string]map[string]string{}
+	for n := range mostOptions + 1 {
+		many["user."+strconv.Itoa(n)] = "x"
+	}
+	for n := range mostDevices + 1 {
+		devices[strconv.Itoa(n)] = map[string]string{"type": "none"}
+	}
+	for what, err := range map[string]error{
+		"keys":    CheckOptions(many),
+		"text":    CheckOptions(map[string]string{"user.a": strings.Repeat("x", mostText)}),
+		"devices": CheckDevices(devices),
+		"device": CheckDevices(map[string]map[string]string{"a": {"type": "disk", "path": "/a",
+			"source": "/" + strings.Repeat("x", mostText)}}),
+	} {
+		if !errors.Is(err, kiln.TooLarge) {
+			t.Errorf("%s: %.200v", what, err)
+		}
+	}
+	for _, key := range holdKeys() {
+		for v, ok := range map[string]bool{"3600": true, "3601": false, "2147483647": false} {
+			if err := CheckOptions(map[string]string{key: v}); (err == nil) != ok {
+				t.Errorf("%s=%s: %v", key, v, err)
+			}
+		}
+	}
+	if hold("2147483647") != mostHold || hold("5") != 5*time.Second {
+		t.Error("what is in the database is kept longer")
+	}
+}

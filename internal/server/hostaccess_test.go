@@ -75,6 +75,12 @@ func TestRestrictedHost(t *testing.T) {
 			}
 		}
 	}
+	for _, key := range []string{"boot.autostart.delay", "boot.host_shutdown_timeout"} {
+		body := `{"name":"x","source":{"type":"none"},"config":{"` + key + `":"5"}}`
+		if w := p.ask(guest, "POST", "/1.0/instances", body); w.Code != http.StatusForbidden {
+			t.Errorf("%s: %d %s", key, w.Code, w.Body)
+		}
+	}
 	for _, method := range []string{"PUT", "PATCH", "POST", "DELETE"} {
 		body := `{"config":{"raw.lxc":"x"},"name":"other"}`
 		if w := p.ask(guest, method, "/1.0/profiles/default", body); w.Code != http.StatusForbidden {
