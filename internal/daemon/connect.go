@@ -26,16 +26,23 @@ import (
 type networks struct {
 	d      *Daemon
 	served network.Directory
+	owner  string        // what marks the interfaces that are this daemon's
 	stale  chan struct{} // an instance has another name, or is gone
 
 	mu       sync.Mutex        // held while bridges and what is served are changed
 	told     bool              // that this host can't have networks
+	resting  bool              // the host goes down; bridges without instances go with the daemon
 	unpassed map[string]string // by network, what was logged of firewalls that can't be told
 }
 
 func newNetworks(d *Daemon, dir string) *networks {
-	return &networks{d: d, served: network.Directory{Path: dir, Version: d.cfg.Version}, stale: make(chan struct{}, 1),
+	n := &networks{d: d, served: network.Directory{Path: dir, Version: d.cfg.Version}, stale: make(chan struct{}, 1),
 		unpassed: map[string]string{}}
+	var err error
+	if n.owner, err = n.served.Owner(d.cfg.Dir); err != nil {
+		d.cfg.Log.Warn("mark what is this daemon's of the host's interfaces", "err", err)
+	}
+	return n
 }
 
 // Check says whether an interface can be connected to a network. Errors: NotFound, Invalid.
@@ -247,8 +254,11 @@ func (n *networks) up(ctx context.Context, name string) (network.Network, error)
 	}
 	plan := n.d.plan(row)
 	bridge := row.Bridge
-	if !plan.Owns(n.d.cfg.Dir) { // it was never needed, or the host was started anew
-		if bridge, err = plan.FreeInterface(n.d.cfg.Dir); err != nil {
+	if !plan.Owns(n.owner) { // it was never needed, or the host was started anew
+		if bridge, err = plan.FreeInterface(n.owner); err != nil {
+			return plan, err
+		}
+		if err := plan.CheckUnused(bridge); err != nil {
 			return plan, err
 		}
 	}
@@ -261,14 +271,14 @@ func (n *networks) up(ctx context.Context, name string) (network.Network, error)
 	if plan.DNSPort, err = n.dnsPort(plan); err != nil {
 		return plan, err
 	}
-	if err := plan.Up(n.d.cfg.Dir); err != nil {
+	if err := plan.Up(n.owner); err != nil {
 		return plan, err
 	}
 	if plan.DNSPort == 0 { // now that the bridge has its address, it can be tried
 		if plan.DNSPort, err = network.FreeDNSPort(plan.IPv4.Addr()); err != nil {
 			return plan, kiln.Errorf(kiln.Conflict, "network %q: no port for DNS: %w", name, err)
 		}
-		if err := plan.Up(n.d.cfg.Dir); err != nil {
+		if err := plan.Up(n.owner); err != nil {
 			return plan, err
 		}
 	}
@@ -296,7 +306,7 @@ func (n *networks) dnsPort(plan network.Network) (int, error) {
 	}
 	for _, s := range n.served.Networks() {
 		if s.Name == plan.Name && s.IPv4 == plan.IPv4 && s.Bridge == plan.Bridge && s.DNS && n.served.Running() &&
-			plan.Owns(n.d.cfg.Dir) {
+			plan.Owns(n.owner) {
 			return s.DNSPort, nil
 		}
 	}
@@ -311,6 +321,15 @@ func (n *networks) settle(ctx context.Context, name, bridge string) (row db.Netw
 	}
 	err = n.d.db.EditNetwork(ctx, name, func(r *db.Network) error {
 		r.Bridge = bridge
+		if plan := n.d.plan(*r); plan.Owns(n.owner) { // the instances on it know these addresses
+			four, six := network.AddressesOf(bridge)
+			if r.Config[network.IPv4Key] == "auto" && four.IsValid() {
+				r.Config[network.IPv4Key] = four.String()
+			}
+			if r.Config[network.IPv6Key] == "auto" && six.IsValid() {
+				r.Config[network.IPv6Key] = six.String()
+			}
+		}
 		if r.Config[network.IPv4Key] == "auto" {
 			p, err := network.FreeSubnet(used, network.Seed())
 			if err != nil {
@@ -380,7 +399,7 @@ func (n *networks) down(ctx context.Context, name string) error {
 	}
 	err = n.served.Remove(name)
 	if row.Bridge != "" {
-		err = errors.Join(err, n.d.plan(row).Down(n.d.cfg.Dir))
+		err = errors.Join(err, n.d.plan(row).Down(n.owner))
 	}
 	return err
 }
@@ -405,10 +424,39 @@ func (n *networks) start(ctx context.Context) {
 		if r.Bridge == "" {
 			continue
 		}
-		if _, err := n.up(ctx, r.Name); err != nil {
+		plan, err := n.up(ctx, r.Name)
+		if err != nil {
 			n.d.cfg.Log.Error("start network", "network", r.Name, "err", err)
+			continue
+		}
+		if err := plan.CheckUnused(plan.Bridge); err != nil { // by what came while instances ran
+			n.d.cfg.Log.Warn("what is sent to instances may go elsewhere", "err", err)
 		}
 	}
+}
+
+// rest takes down the bridges that nothing is connected to, with what serves them. They
+// come back with the next daemon.
+func (n *networks) rest(ctx context.Context) error {
+	rows, err := n.d.db.Networks(ctx)
+	errs := []error{err}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	used := false
+	for _, r := range rows {
+		plan := n.d.plan(r)
+		switch {
+		case r.Bridge == "" || !plan.Owns(n.owner):
+		case network.HasPorts(r.Bridge):
+			used = true
+		default:
+			errs = append(errs, plan.Down(n.owner))
+		}
+	}
+	if !used {
+		errs = append(errs, n.served.Stop())
+	}
+	return errors.Join(errs...)
 }
 
 // follow keeps what is served up to date, until the daemon ends.
@@ -441,7 +489,7 @@ func (n *networks) besideFirewalls() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		for _, s := range n.served.Networks() {
-			if s.Owns(n.d.cfg.Dir) {
+			if s.Owns(n.owner) {
 				n.pass(s)
 			}
 		}

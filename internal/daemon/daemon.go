@@ -257,6 +257,9 @@ func (d *Daemon) Close() error {
 	if d.instances != nil {
 		errs = append(errs, d.saveRecords(context.Background())) // of what was finished last
 		errs = append(errs, d.instances.Close())
+		if d.networks.resting {
+			errs = append(errs, d.networks.rest(context.Background()))
+		}
 	}
 	if d.pool != nil {
 		errs = append(errs, d.pool.Close())
@@ -271,9 +274,16 @@ func (d *Daemon) Close() error {
 }
 
 // Shutdown stops the instances, because the host goes down. The next daemon
-// starts the ones that ran.
+// starts the ones that ran. Bridges that none is connected to any more go with the
+// daemon.
 func (d *Daemon) Shutdown(ctx context.Context) error {
-	return d.instances.Suspend(ctx)
+	if err := d.instances.Suspend(ctx); err != nil {
+		return err
+	}
+	d.networks.mu.Lock()
+	d.networks.resting = true
+	d.networks.mu.Unlock()
+	return nil
 }
 
 // limits bounds what an archive may unpack to: the settings, and what is free.

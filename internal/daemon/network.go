@@ -47,7 +47,7 @@ func (d *Daemon) Networks(ctx context.Context) ([]Network, error) {
 	for _, r := range rows {
 		list = append(list, withNetworkUsers(Network{Network: r, Managed: true, Kind: "bridge"}, instances, profiles))
 		ours[r.Name] = true
-		if d.plan(r).Owns(d.cfg.Dir) {
+		if d.plan(r).Owns(d.networks.owner) {
 			ours[r.Bridge] = true
 		}
 	}
@@ -147,6 +147,15 @@ func newNetwork(config map[string]string) map[string]string {
 	return out
 }
 
+// checkInterface refuses a name for a network that is that of an interface of this host,
+// unless that is of a network whose row is lost. The error is Conflict.
+func (d *Daemon) checkInterface(name string) error {
+	if _, err := network.Look(name); err != nil || (network.Network{Name: name, Bridge: name}).Owns(d.networks.owner) {
+		return nil
+	}
+	return kiln.Errorf(kiln.Conflict, "this host has an interface %q already; take another name for the network", name)
+}
+
 // CreateNetwork makes a network and its bridge. Errors: Invalid, Conflict, Unsupported.
 func (d *Daemon) CreateNetwork(ctx context.Context, n db.Network, kind string) error {
 	if kind != "" && kind != "bridge" {
@@ -160,8 +169,8 @@ func (d *Daemon) CreateNetwork(ctx context.Context, n db.Network, kind string) e
 	if _, err := d.db.Network(ctx, n.Name); err == nil {
 		return kiln.Errorf(kiln.Conflict, "network %q already exists", n.Name)
 	}
-	if _, err := network.Look(n.Name); err == nil {
-		return kiln.Errorf(kiln.Conflict, "this host has an interface %q already; take another name for the network", n.Name)
+	if err := d.checkInterface(n.Name); err != nil {
+		return err
 	}
 	n.Config, n.Bridge = newNetwork(n.Config), ""
 	d.networks.mu.Lock()
@@ -257,8 +266,8 @@ func (d *Daemon) RenameNetwork(ctx context.Context, from, to string) error {
 	if u := n.users(); u != "" {
 		return kiln.Errorf(kiln.Conflict, "network %q is in use by: %s; take it from them first", from, u)
 	}
-	if _, err := network.Look(to); err == nil {
-		return kiln.Errorf(kiln.Conflict, "this host has an interface %q already; take another name for the network", to)
+	if err := d.checkInterface(to); err != nil {
+		return err
 	}
 	d.networks.mu.Lock()
 	defer d.networks.mu.Unlock()
@@ -267,7 +276,7 @@ func (d *Daemon) RenameNetwork(ctx context.Context, from, to string) error {
 	}
 	if n.Bridge != "" {
 		old := d.plan(n.Network)
-		err := errors.Join(old.Down(d.cfg.Dir), d.networks.served.Remove(from))
+		err := errors.Join(old.Down(d.networks.owner), d.networks.served.Remove(from))
 		err = errors.Join(err, d.db.EditNetwork(ctx, to, func(r *db.Network) error { r.Bridge = ""; return nil }))
 		if err == nil {
 			_, err = d.networks.up(ctx, to)
@@ -307,7 +316,7 @@ func (d *Daemon) NetworkState(ctx context.Context, name string) (network.Interfa
 	if err != nil {
 		return network.Interface{}, err
 	}
-	if n.Managed && !d.plan(n.Network).Owns(d.cfg.Dir) { // it wasn't needed yet
+	if n.Managed && !d.plan(n.Network).Owns(d.networks.owner) { // it wasn't needed yet
 		return network.Interface{Kind: "bridge"}, nil
 	}
 	return network.Look(cmp.Or(n.Bridge, n.Name))

@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/network"
 )
 
 // TestNetworksAreNew: a daemon of before there were networks gets none unasked, and its
@@ -109,7 +110,7 @@ func TestNetworkComesBack(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(d.networks.served.Stop(), before.Down(dir)); err != nil {
+	if err := errors.Join(d.networks.served.Stop(), before.Down(d.networks.owner)); err != nil {
 		t.Fatal(err)
 	}
 	d = open(t, dir)
@@ -124,7 +125,7 @@ func TestNetworkComesBack(t *testing.T) {
 		if row, err = d.db.Network(t.Context(), defaultNetwork); err != nil {
 			t.Fatal(err)
 		}
-		if d.plan(row).Owns(dir) && d.networks.served.Running() {
+		if d.plan(row).Owns(d.networks.owner) && d.networks.served.Running() {
 			break
 		}
 		if time.Since(begin) > time.Minute {
@@ -179,5 +180,71 @@ func TestFirewallLoadedAnew(t *testing.T) {
 	}
 	if list := nft("", "list", "table", "ip", "fw"); strings.Contains(list, n.Bridge) {
 		t.Errorf("left: %s", list)
+	}
+}
+
+// TestNetworkMoves: a daemon whose directory was moved goes on with its bridge, a copy of
+// the directory has nothing of it and says what is in the way, and a host that goes down
+// keeps no bridge without instances.
+func TestNetworkMoves(t *testing.T) {
+	up := func(d *Daemon) (network.Network, error) {
+		d.networks.mu.Lock()
+		defer d.networks.mu.Unlock()
+		return d.networks.up(t.Context(), defaultNetwork)
+	}
+	from, to, third := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b"), filepath.Join(t.TempDir(), "c")
+	d := open(t, from)
+	before, err := up(d)
+	if err := errors.Join(err, d.Close(), os.Rename(from, to)); err != nil {
+		t.Fatal(err)
+	}
+	end(t, open(t, to))
+	if err := os.CopyFS(third, os.DirFS(to)); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, to)
+	if now, err := up(d); err != nil || now.Bridge != before.Bridge || now.IPv4 != before.IPv4 {
+		t.Errorf("moved, the network was %+v, and is %+v, %v", before, now, err)
+	}
+	other := open(t, third)
+	defer end(t, other)
+	if now, err := up(other); !errors.Is(err, kiln.Conflict) || !strings.Contains(err.Error(), before.Bridge) {
+		t.Errorf("the network of a copy is %+v, %v", now, err)
+	}
+	if err := errors.Join(d.Shutdown(t.Context()), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := network.Look(before.Bridge); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("the bridge is there: %v", err)
+	}
+	if d.networks.served.Running() {
+		t.Error("it is served")
+	}
+	if out, err := exec.Command("nft", "list", "tables").CombinedOutput(); err != nil ||
+		strings.Contains(string(out), "kiln_"+before.Bridge) {
+		t.Errorf("rules are left: %s, %v", out, err)
+	}
+}
+
+// TestNetworkMarkBefore: bridges of a daemon that marked them by its path are its own
+// still, and an address that a restored database doesn't know stays.
+func TestNetworkMarkBefore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	old := network.Plan(defaultNetwork, map[string]string{"ipv4.address": "10.97.3.1/24", "ipv6.address": "fd42:9::1/64"})
+	var err error
+	if old.Bridge, err = old.FreeInterface(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Up(dir); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, dir)
+	defer end(t, d)
+	d.networks.mu.Lock()
+	now, uerr := d.networks.up(t.Context(), defaultNetwork)
+	err = errors.Join(uerr, d.networks.down(t.Context(), defaultNetwork), d.networks.served.Stop())
+	d.networks.mu.Unlock()
+	if err != nil || now.Bridge != old.Bridge || now.IPv4 != old.IPv4 || now.IPv6 != old.IPv6 {
+		t.Errorf("the network was %+v, and is %+v, %v", old, now, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,7 +22,8 @@ import (
 // its own, which router advertisements are sent from.
 const routerAddr = "fe80::1/64"
 
-// label marks an interface of this host as a network's.
+// label marks an interface of this host as a network's; that without a name begins the
+// labels of all of an owner's.
 func (n Network) label(owner string) string { return "kiln " + owner + " " + n.Name }
 
 // Owns reports whether an interface of this host is the network's of one owner.
@@ -30,9 +32,18 @@ func (n Network) Owns(owner string) bool {
 	return err == nil && link.Attrs().Alias == n.label(owner)
 }
 
-// FreeInterface gives the name of an interface that doesn't exist, or is the network's:
-// its own name, or one like it.
+// FreeInterface gives the name of the interface that is the network's, or else one that
+// doesn't exist: the network's own name, or one like it.
 func (n Network) FreeInterface(owner string) (string, error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return "", err
+	}
+	for _, l := range all {
+		if l.Attrs().Alias == n.label(owner) {
+			return l.Attrs().Name, nil
+		}
+	}
 	base := strings.TrimRight(n.Name, "0123456789")
 	for i := range 1000 {
 		try := n
@@ -41,7 +52,7 @@ func (n Network) FreeInterface(owner string) (string, error) {
 		}
 		_, err := netlink.LinkByName(try.Bridge)
 		var none netlink.LinkNotFoundError
-		if errors.As(err, &none) || err == nil && try.Owns(owner) {
+		if errors.As(err, &none) {
 			return try.Bridge, nil
 		}
 		if err != nil {
@@ -212,6 +223,39 @@ func (n Network) Down(owner string) error {
 		return err
 	}
 	return errors.Join(err, netlink.LinkDel(link))
+}
+
+// HasPorts reports whether anything is connected to a bridge.
+func HasPorts(bridge string) bool {
+	link, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return false
+	}
+	all, err := netlink.LinkList()
+	return err != nil || slices.ContainsFunc(all, func(l netlink.Link) bool {
+		return l.Attrs().MasterIndex == link.Attrs().Index
+	})
+}
+
+// AddressesOf gives the addresses of a bridge that a network can have: the first of each
+// version of IP that isn't for the link only. Not valid: it has none.
+func AddressesOf(bridge string) (four, six netip.Prefix) {
+	i, err := Look(bridge)
+	if err != nil {
+		return four, six
+	}
+	for _, a := range i.Addresses {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		bits, _ := a.Mask.Size()
+		switch p := netip.PrefixFrom(ip.Unmap(), bits); {
+		case p.Addr().IsLinkLocalUnicast():
+		case p.Addr().Is4() && !four.IsValid():
+			four = p
+		case p.Addr().Is6() && !six.IsValid():
+			six = p
+		}
+	}
+	return four, six
 }
 
 // IsBridge says whether an interface of this host is a bridge. Errors: NotFound, Invalid.

@@ -48,6 +48,32 @@ func InUse() ([]netip.Prefix, error) {
 	return used, nil
 }
 
+// CheckUnused says whether another interface of this host than the network's bridge has
+// an address in its IPv4 subnet: packets would go there. The error is Conflict.
+func (n Network) CheckUnused(bridge string) error {
+	if !n.IPv4.IsValid() {
+		return nil
+	}
+	all, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.IPNet.String())
+		if err != nil || !p.Overlaps(n.IPv4) || IsWide(p) {
+			continue
+		}
+		i, err := net.InterfaceByIndex(a.LinkIndex)
+		if err != nil || i.Name == bridge { // it is gone again
+			continue
+		}
+		return kiln.Errorf(kiln.Conflict, "the subnet %s of network %q is also that of the interface %s (%s) of this "+
+			"host; take it from there, or give the network another one: kiln network set %s ipv4.address=<address>/<bits>",
+			n.IPv4.Masked(), n.Name, i.Name, p, n.Name)
+	}
+	return nil
+}
+
 // FreeSubnet gives the bridge's address in a /24 that overlaps none of those in use:
 // of 10.0.0.0/8 if there is one, else of the other ranges for private use. A seed
 // makes it likely that two hosts take different ones. Where routes cover all of the
