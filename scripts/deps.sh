@@ -61,6 +61,7 @@ if [ "$1" = test ]; then
 	want uidmap newuidmap
 	want lxd-client lxc
 	want lxd lxd
+	want python3-pylxd /usr/lib/python3/dist-packages/pylxd
 	want nginx-light nginx
 	want iptables iptables-legacy-restore
 	want xdelta3 xdelta3
