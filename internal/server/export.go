@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
@@ -38,7 +39,11 @@ func (s *Server) sendImage(w http.ResponseWriter, r *http.Request, img kiln.Imag
 	for i, file := range img.Files {
 		if err := s.exportPart(r.Context(), form, img, i); err != nil {
 			// The answer has begun: all that is left is to break it off.
-			s.log.Error("export an image", "image", img.Fingerprint, "file", file.Role, "err", err)
+			level := slog.LevelError
+			if r.Context().Err() != nil {
+				level = slog.LevelDebug // the client went away
+			}
+			s.log.Log(r.Context(), level, "export an image", "image", img.Fingerprint, "file", file.Role, "err", err)
 			panic(http.ErrAbortHandler)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -40,7 +41,9 @@ func (s *Server) getNetworks(w http.ResponseWriter, r *http.Request) (any, error
 	}
 	networks := []api.Network{}
 	for _, n := range all {
-		networks = append(networks, wireNetwork(n))
+		if n.Managed || !callerOf(r).restricted {
+			networks = append(networks, wireNetwork(n))
+		}
 	}
 	return list(r, networks, func(n api.Network) string { return "/1.0/networks/" + n.Name })
 }
@@ -55,8 +58,18 @@ func (s *Server) postNetworks(w http.ResponseWriter, r *http.Request) (any, erro
 	return created("/1.0/networks/" + segment(post.Name)), err
 }
 
-func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) (any, error) {
+// network finds the network of a request. The interfaces of the host are nothing for a
+// restricted client.
+func (s *Server) network(r *http.Request) (daemon.Network, error) {
 	n, err := s.d.Network(r.Context(), r.PathValue("name"))
+	if err == nil && !n.Managed && callerOf(r).restricted {
+		return daemon.Network{}, kiln.Errorf(kiln.NotFound, "Network not found")
+	}
+	return n, err
+}
+
+func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) (any, error) {
+	n, err := s.network(r)
 	return tagged{wireNetwork(n), networkPut(n.Network)}, err
 }
 
@@ -125,7 +138,11 @@ func (s *Server) getNetworkLeases(w http.ResponseWriter, r *http.Request) (any, 
 }
 
 func (s *Server) getNetworkState(w http.ResponseWriter, r *http.Request) (any, error) {
-	i, err := s.d.NetworkState(r.Context(), r.PathValue("name"))
+	n, err := s.network(r)
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.d.NetworkState(r.Context(), n.Name)
 	if err != nil {
 		return nil, err
 	}

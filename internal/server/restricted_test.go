@@ -30,6 +30,23 @@ func (p *peer) guest(t *testing.T) *x509.Certificate {
 	return cert
 }
 
+// TestRestrictedSeesNoHost: the host's interfaces, and where its images come from, are
+// nothing for restricted clients.
+func TestRestrictedSeesNoHost(t *testing.T) {
+	p := start(t)
+	guest := p.guest(t)
+	for path, code := range map[string]int{"/1.0/kiln/mirrors": http.StatusForbidden, "/1.0/networks/lo": http.StatusNotFound,
+		"/1.0/networks/lo/state": http.StatusNotFound,
+		"/1.0/resources":         http.StatusForbidden} {
+		if w := p.ask(guest, "GET", path, ""); w.Code != code {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := p.ask(guest, "GET", "/1.0/networks", ""); w.Code != http.StatusOK || strings.Contains(w.Body.String(), "/lo") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // TestRestrictedStaysOffTheHost tries every way to reach the host that configuration gives.
 func TestRestrictedStaysOffTheHost(t *testing.T) {
 	p := start(t)

@@ -62,7 +62,7 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/images/{name}/files/{hash}", untrusted: only(get), get: s.getImageFile},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/index", untrusted: only(get), get: s.getFileIndex},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/patch/{base}", untrusted: only(get), get: s.getPatch},
-		{path: "/1.0/kiln/mirrors", admin: only(post), get: s.getMirrors, post: s.postMirrors},
+		{path: "/1.0/kiln/mirrors", admin: only(get, post), get: s.getMirrors, post: s.postMirrors},
 		{path: "/1.0/kiln/mirrors/{name}", admin: only(del, post), post: s.runMirror, del: s.deleteMirror},
 		{path: "/1.0/kiln/instances", post: s.receiveInstance},
 		{path: "/1.0/kiln/instances/{name}/share", post: s.shareInstance},
