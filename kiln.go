@@ -16,6 +16,7 @@ import (
 // An Image is what is known of one image. The zero Fingerprint means that its
 // bytes were not read yet.
 type Image struct {
+	Project      string // of the store that has it; "": it isn't in one
 	Fingerprint  Fingerprint
 	Type         string // "container"
 	Architecture string // canonical name, see ParseArch

@@ -34,6 +34,19 @@ func NoImage(name string, aliases []string) error {
 	return Errorf(NotFound, "no image %q%s", name, hint)
 }
 
+// CheckProjectName says whether name may be a project's: letters, digits, hyphens and dots
+// within, at most 63, so that it can be a part of a host's name and of a path. The error is
+// Invalid.
+func CheckProjectName(name string) error {
+	if !projectName.MatchString(name) || strings.Contains(name, "..") {
+		return Errorf(Invalid, "%q can't be a project's name; it has up to 63 of a-z A-Z 0-9 - and ., and begins and ends "+
+			"with a letter or a digit", name)
+	}
+	return nil
+}
+
+var projectName = regexp.MustCompile(`^[a-zA-Z0-9]([-.a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$`)
+
 // MaxAliasLen is the longest alias accepted, in bytes (the limit of Incus).
 const MaxAliasLen = 64
 

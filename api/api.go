@@ -131,6 +131,7 @@ type StorageDriverInfo struct {
 
 // A Profile is configuration that instances share.
 type Profile struct {
+	Project     string                       `json:"project,omitempty" yaml:"-"`
 	Name        string                       `json:"name" yaml:"name"`
 	Description string                       `json:"description" yaml:"description"`
 	Config      map[string]string            `json:"config" yaml:"config"`
@@ -157,7 +158,30 @@ type Rename struct {
 	Migration bool   `json:"migration,omitempty"`
 }
 
-// A Project groups things. kiln has the one called "default".
+// ProjectPut is what can be changed of a project.
+type ProjectPut struct {
+	Description string            `json:"description" yaml:"description"`
+	Config      map[string]string `json:"config" yaml:"config"`
+}
+
+// ProjectsPost makes a project.
+type ProjectsPost struct {
+	Name string `json:"name" yaml:"name"`
+	ProjectPut
+}
+
+// A ProjectState is how much of its limits a project uses, by the names of resources.
+type ProjectState struct {
+	Resources map[string]ProjectResource `json:"resources" yaml:"resources"`
+}
+
+// A ProjectResource is how much of something a project has. The wire has no tags.
+type ProjectResource struct {
+	Limit int64 // -1: none
+	Usage int64
+}
+
+// A Project groups instances, and the images and profiles that it doesn't share.
 type Project struct {
 	Name        string            `json:"name" yaml:"name"`
 	Description string            `json:"description" yaml:"description"`

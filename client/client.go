@@ -32,6 +32,7 @@ type Client struct {
 	where   string // for people
 	local   bool   // behind a socket
 	project string
+	all     bool   // requests are about all projects
 	secret  string // of a private image
 }
 
@@ -75,7 +76,10 @@ func (c *Client) URL(path string) string {
 // query adds what the client's requests have in common.
 func (c *Client) query(more url.Values) url.Values {
 	q := url.Values{}
-	if c.project != "" {
+	switch {
+	case c.all:
+		q.Set("all-projects", "true")
+	case c.project != "":
 		q.Set("project", c.project)
 	}
 	if c.secret != "" {
@@ -91,6 +95,16 @@ func (c *Client) query(more url.Values) url.Values {
 func (c *Client) WithProject(project string) *Client {
 	copied := *c
 	copied.project = project
+	return &copied
+}
+
+// Project is the project that requests name; "": none.
+func (c *Client) Project() string { return c.project }
+
+// AllProjects gives a client whose requests are about all projects: only lists can be.
+func (c *Client) AllProjects() *Client {
+	copied := *c
+	copied.all = true
 	return &copied
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/network"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // networks connect instances, for package instance.
@@ -115,7 +116,7 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 		n.tellOnce(ctx, err)
 		return nic, instance.Resolver{}, err
 	}
-	lease, err := n.lease(ctx, on, db.Lease{Instance: i.Name, Device: device, MAC: nic.MAC}, d)
+	lease, err := n.lease(ctx, on, db.Lease{Project: i.Project, Instance: i.Name, Device: device, MAC: nic.MAC}, d)
 	if err != nil {
 		return nic, instance.Resolver{}, err
 	}
@@ -133,6 +134,9 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 		nic.MTU = on.MTU
 	}
 	r := instance.Resolver{Domain: on.Domain}
+	if i.Project != project.Default {
+		r.Domain = i.Project + "." + on.Domain + " " + on.Domain // its own neighbours first
+	}
 	if on.DNS {
 		r.Address = on.IPv4.Addr()
 	}
@@ -175,7 +179,7 @@ func (n *networks) lease(ctx context.Context, on network.Network, l db.Lease, d 
 	want := l
 	var others []db.Lease
 	for _, o := range all {
-		if o.Instance == l.Instance && o.Device == l.Device {
+		if o.Project == l.Project && o.Instance == l.Instance && o.Device == l.Device {
 			want.IPv4, want.IPv6 = o.IPv4, o.IPv6
 		} else {
 			others = append(others, o)
@@ -378,6 +382,15 @@ func (n *networks) checkFree(ctx context.Context, r db.Network, now netip.Prefix
 	return err
 }
 
+// HostName is what an instance is called on a network: those that aren't of the default
+// project by their project, too, as instances of another one have the same names.
+func HostName(l db.Lease) string {
+	if l.Project == project.Default {
+		return l.Instance
+	}
+	return l.Instance + "." + l.Project
+}
+
 // serve has netd serve a network to the instances that have addresses on it.
 func (n *networks) serve(ctx context.Context, plan network.Network) error {
 	leases, err := n.d.db.Leases(ctx, plan.Name)
@@ -386,7 +399,7 @@ func (n *networks) serve(ctx context.Context, plan network.Network) error {
 	}
 	plan.Hosts = nil
 	for _, l := range leases {
-		plan.Hosts = append(plan.Hosts, network.Host{Name: l.Instance, MAC: l.MAC, IPv4: l.IPv4, IPv6: l.IPv6})
+		plan.Hosts = append(plan.Hosts, network.Host{Name: HostName(l), MAC: l.MAC, IPv4: l.IPv4, IPv6: l.IPv6})
 	}
 	return n.served.Set(plan)
 }

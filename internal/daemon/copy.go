@@ -11,7 +11,11 @@ import (
 
 // copyInstance makes an instance of another one that is here, or of a snapshot.
 func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateSpec) (err error) {
-	from, err := d.copied(ctx, spec.Source.Instance)
+	source, err := d.copiedFrom(ctx, spec.Source)
+	if err != nil {
+		return err
+	}
+	from, err := d.copied(source, spec.Source.Instance)
 	if err != nil {
 		return err
 	}
@@ -21,7 +25,7 @@ func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateS
 	}
 	files := d.instances.NewFiles()
 	defer func() { err = errors.Join(err, files.Close()) }()
-	if err := d.instances.CopyFiles(ctx, spec.Source.Instance, files, !spec.Source.Only); err != nil {
+	if err := d.instances.CopyFiles(source, spec.Source.Instance, files, !spec.Source.Only); err != nil {
 		return err
 	}
 	if err := d.instances.Create(ctx, n, files); err != nil || !spec.Start {
@@ -32,11 +36,24 @@ func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateS
 
 // checkCopy says what copyInstance would, before any work.
 func (d *Daemon) checkCopy(ctx context.Context, spec CreateSpec) error {
-	from, err := d.copied(ctx, spec.Source.Instance)
+	source, err := d.copiedFrom(ctx, spec.Source)
+	if err != nil {
+		return err
+	}
+	from, err := d.copied(source, spec.Source.Instance)
 	if err != nil {
 		return err
 	}
 	return d.instances.Check(ctx, planCopy(spec, from).Config)
+}
+
+// copiedFrom gives a context that is about the project that has what is copied. The error is
+// NotFound.
+func (d *Daemon) copiedFrom(ctx context.Context, s Source) (context.Context, error) {
+	if s.Project == "" {
+		return ctx, nil
+	}
+	return d.In(ctx, s.Project)
 }
 
 // copied gives what is copied: an instance as it is, or as it was at a snapshot. The

@@ -31,6 +31,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -225,15 +226,8 @@ func checkDir(dir string) error {
 
 // firstStart makes what every daemon has, so that nobody has to be asked.
 func (d *Daemon) firstStart(ctx context.Context) error {
-	err := d.db.CreateProfile(ctx, db.Profile{
-		Name:        defaultProfile,
-		Description: "Default kiln profile",
-		Config:      map[string]string{},
-		Devices: map[string]map[string]string{
-			"root": {"type": "disk", "path": "/", "pool": "default"},
-			"eth0": {"type": "nic", "name": "eth0", "network": defaultNetwork},
-		},
-	})
+	ctx = project.InDefault(ctx)
+	err := d.db.CreateProfile(ctx, firstProfile("Default kiln profile"))
 	if errors.Is(err, kiln.Conflict) {
 		return nil // a daemon of before there were networks stays as it is
 	}
@@ -245,6 +239,26 @@ func (d *Daemon) firstStart(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// In has ctx be about a project. The error is NotFound.
+func (d *Daemon) In(ctx context.Context, name string) (context.Context, error) {
+	p, err := d.db.Scope(ctx, name)
+	return project.In(ctx, p), err
+}
+
+// firstProfile is the profile that every project begins with: with it, an instance has a
+// root filesystem and a network.
+func firstProfile(description string) db.Profile {
+	return db.Profile{
+		Name:        defaultProfile,
+		Description: description,
+		Config:      map[string]string{},
+		Devices: map[string]map[string]string{
+			"root": {"type": "disk", "path": "/", "pool": "default"},
+			"eth0": {"type": "nic", "name": "eth0", "network": defaultNetwork},
+		},
+	}
 }
 
 // Close ends the daemon. Instances keep running.

@@ -260,7 +260,7 @@ func names(t *testing.T, d *Daemon) map[string][]string {
 		all["instance"] = append(all["instance"], i.Name)
 	}
 	snapshots, err4 := d.AllSnapshots(ctx)
-	for _, s := range snapshots["good"] {
+	for _, s := range snapshots[db.Name{Project: "default", Name: "good"}] {
 		all["snapshot"] = append(all["snapshot"], s.Name)
 	}
 	slices.Sort(all["snapshot"]) // a damaged time has its own order

@@ -7,12 +7,14 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A Lifecycle is the metadata of the events that tell what became of a thing.
 type Lifecycle struct {
 	Action    string // "image-created"
 	Source    string // URL of the thing
+	Project   string // that it is in; "": in none
 	Context   map[string]any
 	Requestor *event.Requestor // nil: the daemon did it unasked
 }
@@ -22,7 +24,7 @@ func (d *Daemon) tell(ctx context.Context, action, source string, details map[st
 	if strings.HasPrefix(action, "image-") {
 		d.generation.Add(1)
 	}
-	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Context: details,
+	d.Events.Send("lifecycle", Lifecycle{Action: action, Source: source, Project: project.Name(ctx), Context: details,
 		Requestor: event.RequestorOf(ctx)})
 }
 

@@ -38,10 +38,11 @@ func TestSecretsOpenOneImage(t *testing.T) {
 		{push, c, false, true}, {push, a, false, false}, {push, b, false, false}, {push, kiln.Fingerprint{}, false, false},
 		{"", a, false, false}, {"", c, false, false},
 	} {
-		if got := d.Shared(x.secret, x.fp); got != x.shared {
+		if _, got := d.Shared(t.Context(), x.secret, x.fp); got != x.shared {
 			t.Errorf("%.4q opens %s: %v", x.secret, x.fp.Short(), got)
 		}
-		if _, err := d.Expected(x.secret, x.fp); (err == nil) != x.awaits || err != nil && !errors.Is(err, kiln.Denied) {
+		_, _, err := d.Expected(t.Context(), x.secret, x.fp)
+		if (err == nil) != x.awaits || err != nil && !errors.Is(err, kiln.Denied) {
 			t.Errorf("%.4q brings %s: %v", x.secret, x.fp.Short(), err)
 		}
 	}

@@ -220,6 +220,12 @@ func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string) error {
 	return d.instances.DeleteTemplate(ctx, name, file)
 }
 
+// DoneWith gives an operation that is over, on things of a kind.
+func (d *Daemon) DoneWith(ctx context.Context, title, kind string, urls ...string) *op.Operation {
+	return d.Ops.Start(ctx, title, op.Options{Resources: map[string][]string{kind: urls}},
+		func(context.Context, *op.Operation) error { return nil })
+}
+
 // Done gives an operation that is over, for work on an instance that was done at
 // once where clients expect to wait.
 func (d *Daemon) Done(ctx context.Context, title, name string, metadata map[string]any) *op.Operation {

@@ -73,10 +73,10 @@ func lostFiles(dir string) ([]Lost, error) {
 		return nil, err
 	}
 	about := map[kiln.Fingerprint]string{}
-	for _, fp := range records {
-		if r, err := images.Record(fp); err == nil { // else nothing is known
+	for _, i := range records {
+		if r, err := images.Record(i); err == nil { // else nothing is known
 			for _, f := range r.Image.Files {
-				about[f.Hash] = fmt.Sprintf("%s file of image %s", f.Role, fp.Short())
+				about[f.Hash] = fmt.Sprintf("%s file of image %s", f.Role, i.Fingerprint.Short())
 			}
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"testing"
 
 	"github.com/kiln-containers/kiln/internal/network/nettest"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // TestMain keeps the networks of daemons from those of the host.
 func TestMain(m *testing.M) {
+	project.Assume(project.Alone(project.Default))
 	nettest.Isolate()
 	os.Exit(m.Run())
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
@@ -71,6 +73,7 @@ func whole(m Mirror) error {
 }
 
 func (d *Daemon) startMirror(ctx context.Context, m Mirror) *op.Operation {
+	ctx = project.InDefault(ctx) // which has what is mirrored
 	options := op.Options{MayCancel: true}
 	return d.Ops.Start(ctx, "Mirroring "+m.Name, options, func(ctx context.Context, o *op.Operation) error {
 		err := d.runMirror(ctx, o, m)
@@ -278,6 +281,9 @@ const mostVia = 8
 // many ask.
 func (d *Daemon) PullThrough(ctx context.Context, name string, by Asker) (kiln.Image, error) {
 	missing := kiln.Errorf(kiln.NotFound, "Image not found")
+	if in, err := project.One(ctx, project.Images); err != nil || in != project.Default {
+		return kiln.Image{}, cmp.Or(err, missing) // mirrors are for the images of the default project
+	}
 	if len(by.Via) >= mostVia || slices.Contains(by.Via, d.id) {
 		return kiln.Image{}, missing // who asked first gets it from another mirror, or from none
 	}

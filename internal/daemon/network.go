@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/network"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // defaultNetwork is the network that a new daemon has: its bridge is made when the first
@@ -24,8 +25,8 @@ const defaultNetwork = "kilnbr0"
 type Network struct {
 	db.Network
 	Managed             bool
-	Kind                string   // "bridge", "physical", "loopback", …
-	Instances, Profiles []string // that use it
+	Kind                string    // "bridge", "physical", "loopback", …
+	Instances, Profiles []db.Name // that use it
 }
 
 // Networks gives every network and every interface of this host, by name.
@@ -34,6 +35,7 @@ func (d *Daemon) Networks(ctx context.Context) ([]Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx = project.InAll(ctx) // they are the default project's, and all use them
 	instances, err := d.instances.List(ctx)
 	if err != nil {
 		return nil, err
@@ -96,12 +98,12 @@ func withNetworkUsers(n Network, instances []instance.Instance, profiles []db.Pr
 	}
 	for _, i := range instances {
 		if uses(i.ExpandedDevices) {
-			n.Instances = append(n.Instances, i.Name)
+			n.Instances = append(n.Instances, db.Name{Project: i.Project, Name: i.Name})
 		}
 	}
 	for _, p := range profiles {
 		if uses(p.Devices) {
-			n.Profiles = append(n.Profiles, p.Name)
+			n.Profiles = append(n.Profiles, db.Name{Project: p.Project, Name: p.Name})
 		}
 	}
 	return n
@@ -111,10 +113,10 @@ func withNetworkUsers(n Network, instances []instance.Instance, profiles []db.Pr
 func (n Network) users() string {
 	var all []string
 	for _, i := range n.Instances {
-		all = append(all, "instance "+i)
+		all = append(all, "instance "+i.String())
 	}
 	for _, p := range n.Profiles {
-		all = append(all, "profile "+p)
+		all = append(all, "profile "+p.String())
 	}
 	return strings.Join(all, ", ")
 }
@@ -244,7 +246,12 @@ func (d *Daemon) checkRunning(ctx context.Context, n Network, before, next db.Ne
 			continue
 		}
 		for _, name := range n.Instances {
-			if i, err := d.instances.Get(ctx, name); err == nil && i.Status != instance.Stopped && i.Status != instance.Broken {
+			in, err := d.In(ctx, name.Project)
+			if err != nil {
+				return err
+			}
+			i, err := d.instances.Get(in, name.Name)
+			if err == nil && i.Status != instance.Stopped && i.Status != instance.Broken {
 				return kiln.Errorf(kiln.Conflict, "%s of network %q can't be changed while instance %q runs on it; stop it first; "+
 					"nothing was changed", key, n.Name, name)
 			}

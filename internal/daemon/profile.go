@@ -10,15 +10,16 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // defaultProfile is the profile that always exists.
 const defaultProfile = "default"
 
-// A Profile is a profile and the names of the instances that use it.
+// A Profile is a profile and the instances that use it, of whatever project.
 type Profile struct {
 	db.Profile
-	UsedBy []string
+	UsedBy []db.Name
 }
 
 // Profiles gives every profile, by name.
@@ -27,7 +28,7 @@ func (d *Daemon) Profiles(ctx context.Context) ([]Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	instances, err := d.instances.List(ctx)
+	instances, err := d.instances.List(project.InAll(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -44,15 +45,15 @@ func (d *Daemon) Profile(ctx context.Context, name string) (Profile, error) {
 	if err != nil {
 		return Profile{}, err
 	}
-	instances, err := d.instances.List(ctx)
+	instances, err := d.instances.List(project.InAll(ctx))
 	return withUsers(r, instances), err
 }
 
 func withUsers(r db.Profile, instances []instance.Instance) Profile {
-	p := Profile{Profile: r, UsedBy: []string{}}
+	p := Profile{Profile: r, UsedBy: []db.Name{}}
 	for _, i := range instances {
-		if i.Uses(r.Name) {
-			p.UsedBy = append(p.UsedBy, i.Name)
+		if i.Uses(r) {
+			p.UsedBy = append(p.UsedBy, db.Name{Project: i.Project, Name: i.Name})
 		}
 	}
 	return p
@@ -171,13 +172,6 @@ func (d *Daemon) RenameProfile(ctx context.Context, from, to string) error {
 func (d *Daemon) DeleteProfile(ctx context.Context, name string) error {
 	if name == defaultProfile {
 		return kiln.Errorf(kiln.Invalid, "The profile \"default\" can't be deleted")
-	}
-	p, err := d.Profile(ctx, name)
-	if err != nil {
-		return err
-	}
-	if len(p.UsedBy) > 0 {
-		return kiln.Errorf(kiln.Conflict, "Profile '%s' is in use by: %v", name, p.UsedBy)
 	}
 	if err := d.db.DeleteProfile(ctx, name); err != nil {
 		return err

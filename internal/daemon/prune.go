@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -61,7 +62,7 @@ func (d *Daemon) prune(ctx context.Context, fp kiln.Fingerprint, all bool) (bool
 // madeFrom tells which images instances were made from. Of an instance whose row doesn't
 // say, its volume does; if neither can be read, it may be any image.
 func (d *Daemon) madeFrom(ctx context.Context) (used func(kiln.Fingerprint) bool, err error) {
-	rows, err := d.db.Instances(ctx)
+	rows, err := d.db.Instances(project.InAll(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/fetch"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 )
@@ -111,7 +112,7 @@ func (d *Daemon) EstimateImage(ctx context.Context, spec PullSpec) (kiln.Image, 
 	}
 	list := e.Estimate()
 	for i, f := range list {
-		if part := d.blobs.Partial(f.File.Hash); f.Moves == f.File.Size && part > 0 {
+		if part := d.partial(ctx, f.File.Hash); f.Moves == f.File.Size && part > 0 {
 			list[i].Moves, list[i].How = f.Moves-part, "the rest of a download that broke off"
 		}
 	}
@@ -204,6 +205,14 @@ type bringOptions struct {
 	mend  bool // has an image whose files are damaged here fetched again
 }
 
+// partial tells how much of a file is here that a download goes on with, see store.Put.
+func (d *Daemon) partial(ctx context.Context, hash kiln.Fingerprint) int64 {
+	if in, err := project.One(ctx, project.Images); err != nil || in != project.Default {
+		return 0
+	}
+	return d.blobs.Partial(hash)
+}
+
 // bring has an image that find gave in the store, as one that nobody asked to keep.
 // One that is here isn't moved; one that others wait for comes once for all.
 func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
@@ -234,7 +243,12 @@ func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img 
 	if options.proof {
 		key = spec.Remote.Server + " " + key // what another server brings proves nothing of this one
 	}
-	life := event.WithRequestor(d.ctx, event.RequestorOf(ctx))
+	in, err := project.One(ctx, project.Images)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	key = in + " " + key // who waits wants it in their project
+	life := event.WithRequestor(project.Like(d.ctx, ctx), event.RequestorOf(ctx))
 	got, err := d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
 		report func(string, int64)) (kiln.Image, error) {
 		warn := func(text string) { d.warn(o, text) }

@@ -23,7 +23,7 @@ func (d *Daemon) ExpectImage(ctx context.Context, spec ImportSpec) (*op.Operatio
 	for _, a := range spec.Aliases {
 		aliases = append(aliases, map[string]string{"name": a.Name, "description": a.Description})
 	}
-	return d.startSecret(ctx, "Image upload token", imageGrant{spec.Fingerprint, &spec}, map[string]any{
+	return d.startSecret(ctx, "Image upload token", imageGrant{image: spec.Fingerprint, push: &spec}, map[string]any{
 		"aliases": aliases, "public": spec.Public, "properties": spec.Properties, "expires_at": spec.ExpiresAt,
 	})
 }

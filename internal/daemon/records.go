@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
@@ -26,8 +25,8 @@ type stale struct {
 
 	mu        sync.Mutex
 	all       bool
-	instances map[string]bool
-	images    map[kiln.Fingerprint]bool
+	instances map[db.Name]bool
+	images    map[db.Image]bool
 }
 
 // note takes down what a transaction has changed. Names of profiles are in instances,
@@ -37,7 +36,7 @@ func (s *stale) note(c db.Changes) {
 	defer s.mu.Unlock()
 	s.all = s.all || c.Profiles
 	if s.instances == nil {
-		s.instances, s.images = map[string]bool{}, map[kiln.Fingerprint]bool{}
+		s.instances, s.images = map[db.Name]bool{}, map[db.Image]bool{}
 	}
 	maps.Copy(s.instances, c.Instances)
 	maps.Copy(s.images, c.Images)
@@ -50,7 +49,7 @@ func (s *stale) note(c db.Changes) {
 }
 
 // take gives what is noted, and forgets it.
-func (s *stale) take() (instances []string, images []kiln.Fingerprint, all bool) {
+func (s *stale) take() (instances []db.Name, images []db.Image, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	instances, images = slices.Collect(maps.Keys(s.instances)), slices.Collect(maps.Keys(s.images))

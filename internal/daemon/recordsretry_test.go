@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 )
 
 // TestRecordsAreTriedAgain: what could not be written is written the next time, though
@@ -27,7 +27,8 @@ func TestRecordsAreTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// With notes of its own, so that who writes beside it has nothing to do with that.
-	own := &Daemon{Images: d.Images, instances: d.instances, stale: stale{images: map[kiln.Fingerprint]bool{fp: true}}}
+	own := &Daemon{Images: d.Images, instances: d.instances, stale: stale{images: map[db.Image]bool{
+		{Project: "default", Fingerprint: fp}: true}}}
 	if err := own.saveRecords(t.Context()); err == nil {
 		t.Error("a record is written into a file")
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -45,6 +46,7 @@ type recoverer struct {
 // and what can't be placed is put away for good. No daemon may run there.
 // Errors: NotFound where no daemon ever was, Conflict when one runs.
 func Recover(ctx context.Context, cfg Config) (Recovery, error) {
+	ctx = project.InAll(ctx)
 	v := &recoverer{Daemon: &Daemon{cfg: cfg}}
 	lock, err := lockThere(ctx, cfg.Dir)
 	if err != nil {
@@ -95,6 +97,20 @@ func (v *recoverer) database(ctx context.Context) error {
 		"trusted clients; trust them again: kiln config trust add",
 		"mirrors; add them again: kiln mirror add")
 	return setDatabaseAside(v.cfg.Dir)
+}
+
+// inProject has ctx be about a project that a record names, which is made if it isn't there.
+func (v *recoverer) inProject(ctx context.Context, name string) (context.Context, error) {
+	_, err := v.db.Project(ctx, name)
+	if errors.Is(err, kiln.NotFound) {
+		v.remark("the project %q was lost; it is there again, with its own images and profiles and without what else it "+
+			"was configured with: kiln project edit %s", name, name)
+		err = v.db.CreateProject(ctx, db.Project{Name: name, Config: newProject(nil)}, projectProfile(name))
+	}
+	if err != nil {
+		return ctx, err
+	}
+	return v.In(ctx, name)
 }
 
 func (v *recoverer) remark(format string, args ...any) {

@@ -25,7 +25,7 @@ type state struct {
 	Images    []kiln.Image
 	History   []store.Version
 	Instances []instance.Instance
-	Snapshots map[string][]instance.Snapshot
+	Snapshots map[db.Name][]instance.Snapshot
 	Profiles  []db.Profile
 }
 

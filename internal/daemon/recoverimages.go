@@ -6,8 +6,11 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"slices"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 )
@@ -80,17 +83,37 @@ func (v *recoverer) remarkMissing(ctx context.Context) error {
 
 // adoptImages makes the rows of images that have records and files.
 func (v *recoverer) adoptImages(ctx context.Context) error {
-	fps, err := v.images.Records()
+	all, err := v.images.Records()
 	if err != nil {
 		return err
 	}
+	of := map[string][]db.Image{}
+	for _, i := range all {
+		of[i.Project] = append(of[i.Project], i)
+	}
+	for name, list := range of {
+		in, err := v.inProject(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := v.adoptFrom(project.In(in, project.Alone(name)), list); err != nil {
+			return err
+		}
+	}
+	slices.Sort(v.r.Aliases)
+	return nil
+}
+
+// adoptFrom is adoptImages for the records of one project.
+func (v *recoverer) adoptFrom(ctx context.Context, all []db.Image) error {
 	var list []store.Record
-	for _, fp := range fps {
+	for _, i := range all {
+		fp := i.Fingerprint
 		img, err := v.images.Get(ctx, fp)
 		if err == nil && img.Damage == "" && !v.overrule {
 			continue
 		}
-		r, err := v.images.Record(fp)
+		r, err := v.images.Record(i)
 		if err != nil {
 			v.remark("what was known of image %s is lost: %v", fp.Short(), err)
 			continue
@@ -102,7 +125,8 @@ func (v *recoverer) adoptImages(ctx context.Context) error {
 			v.remark("image %s can't be brought back: not all of its files are there as they were", fp.Short())
 		}
 	}
-	v.r.Aliases, err = v.images.Adopt(ctx, list)
+	adopted, err := v.images.Adopt(ctx, list)
+	v.r.Aliases = append(v.r.Aliases, adopted...)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, kiln.NoSpace) { // one by one, then
 		good := list[:0]
 		for _, r := range list {
@@ -148,7 +172,7 @@ func (v *recoverer) takeImage(ctx context.Context, want kiln.Fingerprint, files 
 	if err != nil {
 		return err
 	}
-	got, err := v.images.Put(ctx, img, s)
+	got, err := v.images.Put(project.InDefault(ctx), img, s)
 	if err := errors.Join(err, s.Close()); err != nil {
 		return err
 	}
@@ -208,8 +232,8 @@ func (v *recoverer) knownImages() (map[kiln.Fingerprint]bool, error) {
 	if err := errors.Join(err, terr); err != nil {
 		return nil, err
 	}
-	for _, fp := range records {
-		known[fp] = true
+	for _, i := range records {
+		known[i.Fingerprint] = true
 	}
 	for _, t := range trees {
 		known[t.Fingerprint] = true

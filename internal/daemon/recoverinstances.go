@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // recoverInstances makes rows of the volumes that none names, or whose rows are older
@@ -83,7 +85,7 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 	for _, row := range rows {
 		uuid := row.Config[instance.UUIDKey]
 		if _, ok := records[uuid]; ok && v.overrule {
-			if err := v.db.DeleteInstance(ctx, row.Name); err != nil {
+			if err := v.db.DeleteInstance(project.In(ctx, project.Alone(row.Project)), row.Name); err != nil {
 				return nil, err
 			}
 			continue
@@ -105,8 +107,12 @@ func (v *recoverer) recoverProfiles(ctx context.Context, records map[string]inst
 		if _, ok := rows[uuid]; ok {
 			continue
 		}
+		in, err := v.inProject(ctx, records[uuid].Instance.Project)
+		if err != nil {
+			return err
+		}
 		for _, p := range records[uuid].Profiles {
-			if err := v.recoverProfile(ctx, p); err != nil {
+			if err := v.recoverProfile(in, p); err != nil {
 				return err
 			}
 		}
@@ -128,7 +134,7 @@ func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
 	case has.Damage != "":
 		v.remark("profile %q is damaged: %s", p.Name, has.Damage)
 		return nil
-	case !v.overrule || slices.Contains(v.r.Profiles, p.Name) || sameProfile(has, p):
+	case !v.overrule || slices.Contains(v.r.Profiles, v.called(ctx, p.Name)) || sameProfile(has, p):
 		return nil
 	default:
 		err = v.db.EditProfile(ctx, p.Name, func(row *db.Profile) error {
@@ -137,9 +143,17 @@ func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
 		})
 	}
 	if err == nil {
-		v.r.Profiles = append(v.r.Profiles, p.Name)
+		v.r.Profiles = append(v.r.Profiles, v.called(ctx, p.Name))
 	}
 	return err
+}
+
+// called is what a thing is called for people: with its project, if that isn't the default one.
+func (v *recoverer) called(ctx context.Context, name string) string {
+	if in := project.Name(ctx); in != project.Default {
+		return name + " (project " + in + ")"
+	}
+	return name
 }
 
 func sameProfile(a, b db.Profile) bool {
@@ -158,7 +172,15 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 	rows map[string]db.Instance) error {
 	record, recorded := records[uuid]
 	if row, ok := rows[uuid]; ok {
-		return v.attach(ctx, row.Name, record.Snapshots)
+		in, err := v.In(ctx, row.Project)
+		if err != nil {
+			return err
+		}
+		return v.attach(in, row.Name, record.Snapshots)
+	}
+	ctx, err := v.inProject(ctx, cmp.Or(record.Instance.Project, project.Default))
+	if err != nil {
+		return err
 	}
 	vol, err := v.pool.Get(uuid)
 	if err != nil {
@@ -192,7 +214,7 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 		v.remark("the name %q is that of another instance; this one is called %s now: kiln rename %s NAME", name, row.Name,
 			row.Name)
 	}
-	v.r.Instances = append(v.r.Instances, row.Name)
+	v.r.Instances = append(v.r.Instances, v.called(ctx, row.Name))
 	if !recorded {
 		v.remark("the name and configuration of instance %s are not known: %v; see what it is, and then: kiln rename %s NAME",
 			row.Name, v.unrecorded[uuid], row.Name)
@@ -246,7 +268,7 @@ func (v *recoverer) attach(ctx context.Context, name string, list []db.Snapshot)
 			return err
 		}
 		v.attached[s.Files] = true
-		v.r.Snapshots = append(v.r.Snapshots, name+"/"+s.Name)
+		v.r.Snapshots = append(v.r.Snapshots, v.called(ctx, name+"/"+s.Name))
 	}
 	return nil
 }

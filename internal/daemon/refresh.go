@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -168,7 +169,7 @@ func (d *Daemon) hours(key string) (time.Duration, error) {
 // updateImages refreshes what is marked for it. Each is an operation of its own, so
 // that people see and can stop it; one that fails is for the next time.
 func (d *Daemon) updateImages() {
-	list, err := d.Images.List(d.ctx, store.Query{})
+	list, err := d.Images.List(project.InAll(d.ctx), store.Query{})
 	if err != nil {
 		d.cfg.Log.Error("look for images to update", "err", err)
 		return
@@ -177,7 +178,11 @@ func (d *Daemon) updateImages() {
 		if !img.AutoUpdate || img.Origin == nil || img.Damage != "" || d.ctx.Err() != nil {
 			continue
 		}
-		s := d.RefreshImage(d.ctx, img.Fingerprint).Wait(d.ctx)
+		ctx, err := d.In(d.ctx, img.Project)
+		if err != nil {
+			continue // deleted meanwhile
+		}
+		s := d.RefreshImage(ctx, img.Fingerprint).Wait(ctx)
 		if s.Err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Warn("update an image", "image", img.Fingerprint, "alias", img.Origin.Alias, "server", img.Origin.Server,
 				"err", s.Err)
@@ -192,7 +197,7 @@ const partialLife = 7 * 24 * time.Hour
 // expire deletes cached images that nobody used for long, and what is left of
 // downloads.
 func (d *Daemon) expire() {
-	list, err := d.Images.List(d.ctx, store.Query{})
+	list, err := d.Images.List(project.InAll(d.ctx), store.Query{})
 	if err != nil {
 		d.cfg.Log.Error("look for images that expired", "err", err)
 		return
@@ -201,7 +206,7 @@ func (d *Daemon) expire() {
 		end, err := d.expiry(d.ctx, img)
 		if err == nil && !end.IsZero() && time.Now().After(end) {
 			var gone bool
-			gone, err = d.clear(d.ctx, img.Fingerprint, func(now kiln.Image) bool {
+			gone, err = d.clear(project.In(d.ctx, project.Alone(img.Project)), img.Fingerprint, func(now kiln.Image) bool {
 				return now.Cached && len(now.Aliases) == 0 && now.LastUsedAt.Equal(img.LastUsedAt)
 			})
 			if gone {

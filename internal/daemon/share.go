@@ -14,11 +14,13 @@ import (
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A share is an instance that somebody who isn't trusted may copy.
 type share struct {
 	*instance.Share
+	in   project.Project
 	name string        // of the instance
 	done chan struct{} // the copy is made
 	gone chan struct{} // closed before the files may go
@@ -50,7 +52,11 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		if err := d.shareImages(ctx, kept); err != nil {
 			return errors.Join(err, kept.Close())
 		}
-		g, err := d.shares.Add(&share{kept, of, make(chan struct{}, 1), make(chan struct{})})
+		in, err := project.Of(ctx)
+		if err != nil {
+			return errors.Join(err, kept.Close())
+		}
+		g, err := d.shares.Add(&share{kept, in, of, make(chan struct{}, 1), make(chan struct{})})
 		if err != nil {
 			return errors.Join(err, kept.Close())
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 )
@@ -17,8 +18,8 @@ func (d *Daemon) Snapshots(ctx context.Context, instance string) ([]instance.Sna
 	return d.instances.Snapshots(ctx, instance)
 }
 
-// AllSnapshots gives the snapshots of every instance, by its name.
-func (d *Daemon) AllSnapshots(ctx context.Context) (map[string][]instance.Snapshot, error) {
+// AllSnapshots gives the snapshots of every instance of the projects that ctx is about.
+func (d *Daemon) AllSnapshots(ctx context.Context) (map[db.Name][]instance.Snapshot, error) {
 	return d.instances.AllSnapshots(ctx)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/remote"
@@ -240,11 +241,9 @@ func (d *Daemon) neededParts(ctx context.Context, a *arrival) (needed []kiln.Par
 	err error) {
 	skip := map[string]bool{}
 	for _, fp := range bases(a.Transfer) {
-		has := d.pool.HasImage(fp)
-		if !has {
-			if has, err = d.Images.Has(ctx, fp); err != nil {
-				return nil, nil, err
-			}
+		has, err := d.mayStandOn(ctx, fp)
+		if err != nil {
+			return nil, nil, err
 		}
 		switch {
 		case has, a.spec.Source.Remote.Server != "" && slices.Contains(a.Images, fp):
@@ -273,14 +272,33 @@ func (a *arrival) has(ids []string) bool {
 	})
 }
 
+// mayStandOn reports whether a project has what an instance on an image needs: the image, or
+// another instance on its tree. That the pool has the tree isn't enough: it may be of
+// another project's image, which naming it doesn't give to anybody.
+func (d *Daemon) mayStandOn(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
+	if has, err := d.Images.Has(ctx, fp); has || err != nil || !d.pool.HasImage(fp) {
+		return has, err
+	}
+	rows, err := d.db.Instances(ctx)
+	if err != nil {
+		return false, err
+	}
+	snapshots, err := d.db.AllSnapshots(ctx)
+	// What rows say of it came with the instance, from whomever: what the files stand on counts.
+	return slices.ContainsFunc(rows, func(i db.Instance) bool {
+		v, err := d.pool.Get(i.Config[instance.UUIDKey])
+		return err == nil && v.Base() == fp
+	}) || slices.ContainsFunc(snapshots, func(s db.Snapshot) bool {
+		tree, err := d.pool.GetSnapshot(s.Files)
+		return err == nil && tree.Base() == fp
+	}), err
+}
+
 // bringImage makes sure that an image's tree is here: the image is fetched from where
 // the instance is, if need be, and kept as one that nobody asked for.
 func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp kiln.Fingerprint) error {
-	if d.pool.HasImage(fp) {
-		return nil
-	}
-	has, err := d.Images.Has(ctx, fp)
-	if err != nil {
+	has, err := d.mayStandOn(ctx, fp)
+	if err != nil || has && d.pool.HasImage(fp) {
 		return err
 	}
 	if !has {

@@ -8,6 +8,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -68,6 +69,7 @@ func (d *Daemon) fillImage(ctx context.Context, fp kiln.Fingerprint) error {
 
 // refill tells the pool how to make the tree of an image again.
 func (d *Daemon) refill(ctx context.Context, fp kiln.Fingerprint) (volume.Content, error) {
+	ctx = project.InAll(ctx) // trees are the same in each
 	img, err := d.Images.Get(ctx, fp)
 	if err == nil {
 		err = img.Whole()
@@ -83,7 +85,7 @@ func (d *Daemon) dropTree(fp kiln.Fingerprint) error {
 	if fp.IsZero() {
 		return nil
 	}
-	if has, err := d.Images.Has(d.ctx, fp); has || err != nil {
+	if has, err := d.Images.Has(project.InAll(d.ctx), fp); has || err != nil {
 		return err
 	}
 	if err := d.pool.RemoveImage(fp); !errors.Is(err, kiln.Conflict) && !errors.Is(err, kiln.NotFound) {
@@ -122,7 +124,7 @@ func (d *Daemon) leavingTrees(ctx context.Context, name string, work func() erro
 func (d *Daemon) dropTrees(ctx context.Context) error {
 	var lookup error
 	err := d.pool.Sweep(func(fp kiln.Fingerprint) bool {
-		has, err := d.Images.Has(ctx, fp)
+		has, err := d.Images.Has(project.InAll(ctx), fp)
 		lookup = errors.Join(lookup, err)
 		return has || err != nil
 	})

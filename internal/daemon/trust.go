@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -412,6 +413,7 @@ func (g *throttle) right(from string) {
 
 // An imageGrant lets somebody who isn't trusted have one private image, or bring one.
 type imageGrant struct {
+	in    project.Project // whose it is, or will be
 	image kiln.Fingerprint
 	push  *ImportSpec // what becomes of an image that is brought; nil: one is fetched
 }
@@ -441,6 +443,10 @@ func (d *Daemon) ShareImage(ctx context.Context, fp kiln.Fingerprint) (*op.Opera
 // startSecret makes the operation that shows a secret in its metadata and ends with it.
 func (d *Daemon) startSecret(ctx context.Context, title string, value imageGrant,
 	meta map[string]any) (*op.Operation, error) {
+	var err error
+	if value.in, err = project.Of(ctx); err != nil {
+		return nil, err
+	}
 	g, err := d.imageGrants.Add(value)
 	if err != nil {
 		return nil, err
@@ -456,18 +462,25 @@ func (d *Daemon) startSecret(ctx context.Context, title string, value imageGrant
 }
 
 // Shared reports whether a secret opens a private image: its own, or that of an
-// instance which stands on it.
-func (d *Daemon) Shared(secret string, fp kiln.Fingerprint) bool {
+// instance which stands on it. The context that it gives is about the image's project.
+func (d *Daemon) Shared(ctx context.Context, secret string, fp kiln.Fingerprint) (context.Context, bool) {
+	if g := d.useImage(secret, fp, false); g != nil {
+		return project.In(ctx, g.Value.in), true
+	}
 	ofInstance := func(x *share) bool { return slices.Contains(x.Images, fp) }
-	return d.useImage(secret, fp, false) != nil || d.shares.Use(secret, ofInstance) != nil
+	if g := d.shares.Use(secret, ofInstance); g != nil {
+		return project.In(ctx, g.Value.in), true
+	}
+	return ctx, false
 }
 
-// Expected tells what becomes of an image that somebody brings with a secret. The
-// error is Denied.
-func (d *Daemon) Expected(secret string, fp kiln.Fingerprint) (ImportSpec, error) {
+// Expected tells what becomes of an image that somebody brings with a secret, and gives a
+// context that is about its project. The error is Denied.
+func (d *Daemon) Expected(ctx context.Context, secret string, fp kiln.Fingerprint) (context.Context, ImportSpec,
+	error) {
 	g := d.useImage(secret, fp, true)
 	if g == nil {
-		return ImportSpec{}, kiln.Errorf(kiln.Denied, "not authorized")
+		return ctx, ImportSpec{}, kiln.Errorf(kiln.Denied, "not authorized")
 	}
-	return *g.Value.push, nil
+	return project.In(ctx, g.Value.in), *g.Value.push, nil
 }

@@ -16,7 +16,7 @@ type ImageUsage struct {
 	Tree    int64    // its unpacked tree
 	Common  int64    // of that, with the trees of other images
 	Kind    string   // of the tree
-	UsedBy  []string // names of instances
+	UsedBy  []string // names of instances of the same project
 }
 
 // StoreUsage is what images cost together, in bytes.
@@ -28,7 +28,8 @@ type StoreUsage struct {
 	Free   int64
 }
 
-// ImageUsage tells what the images cost and what is left.
+// ImageUsage tells what the images of a project, and those of its instances, cost and what is
+// left.
 func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 	stored, err := d.Images.Usage(ctx)
 	if err != nil {
@@ -46,7 +47,6 @@ func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 	u := StoreUsage{Stored: stored.Stored, Shared: stored.Shared, Free: stored.Free}
 	for _, t := range trees {
 		byImage[t.Fingerprint] = t
-		u.Trees += t.Bytes
 	}
 	users := map[kiln.Fingerprint][]string{}
 	for _, i := range instances {
@@ -55,12 +55,17 @@ func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 	for _, s := range stored.Images {
 		t := byImage[s.Image.Fingerprint]
 		delete(byImage, s.Image.Fingerprint)
+		u.Trees += t.Bytes
 		u.Images = append(u.Images, ImageUsage{
 			Image: s.Image, InStore: true, Stored: s.Stored, Shared: s.Shared,
 			Tree: t.Bytes, Common: t.Shared, Kind: t.Kind, UsedBy: users[s.Image.Fingerprint],
 		})
 	}
 	for fp, t := range byImage {
+		if len(users[fp]) == 0 {
+			continue // another project's
+		}
+		u.Trees += t.Bytes
 		u.Images = append(u.Images, ImageUsage{Image: kiln.Image{Fingerprint: fp}, Tree: t.Bytes, Common: t.Shared,
 			Kind: t.Kind, UsedBy: users[fp]})
 	}

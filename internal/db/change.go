@@ -6,50 +6,74 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // Changes names what a transaction has written rows of, so that copies of them can be
 // brought up to date.
 type Changes struct {
-	Instances map[string]bool           // by name, with their snapshots; also names that they had
-	Images    map[kiln.Fingerprint]bool // with their aliases, and when these began to point to them
-	Profiles  bool                      // any of them
+	Instances map[Name]bool  // with their snapshots; also names that they had
+	Images    map[Image]bool // with their aliases, and when these began to point to them
+	Profiles  bool           // any of them
+}
+
+// A Name is that of an instance or a profile, within its project.
+type Name struct{ Project, Name string }
+
+// String is the name, with the project if that isn't the default one.
+func (n Name) String() string {
+	if n.Project == project.Default {
+		return n.Name
+	}
+	return n.Name + " (project " + n.Project + ")"
+}
+
+// An Image is one of a project: others may have one with the same fingerprint.
+type Image struct {
+	Project     string
+	Fingerprint kiln.Fingerprint
 }
 
 // OnChange has f told after each transaction what it changed. When an image was used is
 // not worth telling. f may not block; it is set before others use the database.
 func (d *DB) OnChange(f func(Changes)) { d.changed = f }
 
-func (tx *Tx) instanceChanged(names ...string) {
+func (tx *Tx) instanceChanged(ctx context.Context, names ...string) {
 	if tx.changes.Instances == nil {
-		tx.changes.Instances = map[string]bool{}
+		tx.changes.Instances = map[Name]bool{}
 	}
 	for _, n := range names {
-		tx.changes.Instances[n] = true
+		tx.changes.Instances[Name{project.Name(ctx), n}] = true
 	}
 }
 
-func (tx *Tx) imageChanged(list ...kiln.Fingerprint) {
+func (tx *Tx) imageChanged(ctx context.Context, list ...kiln.Fingerprint) {
 	if tx.changes.Images == nil {
-		tx.changes.Images = map[kiln.Fingerprint]bool{}
+		tx.changes.Images = map[Image]bool{}
 	}
+	in, _ := project.One(ctx, project.Images) // without one, nothing can be changed
 	for _, fp := range list {
-		tx.changes.Images[fp] = true
+		tx.changes.Images[Image{in, fp}] = true
 	}
 }
 
 // aliasChanged is imageChanged for all that some aliases point, or pointed, to.
 func (tx *Tx) aliasChanged(ctx context.Context, names ...string) error {
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
-		err := each(ctx, tx.tx, `SELECT i.fingerprint FROM images i JOIN image_aliases a ON a.image_id = i.id WHERE a.name = ?
-			UNION SELECT fingerprint FROM alias_history WHERE name = ?`, []any{name, name}, func(rows *sql.Rows) error {
-			var fp kiln.Fingerprint
-			err := rows.Scan(noted{"fingerprint", hashColumn{&fp}, new(string)})
-			if !fp.IsZero() {
-				tx.imageChanged(fp)
-			}
-			return err
-		})
+		err := each(ctx, tx.tx, `SELECT i.fingerprint FROM images i JOIN image_aliases a ON a.image_id = i.id
+			WHERE a.project_id = ? AND a.name = ? UNION SELECT fingerprint FROM alias_history WHERE project_id = ? AND name = ?`,
+			[]any{in, name, in, name}, func(rows *sql.Rows) error {
+				var fp kiln.Fingerprint
+				err := rows.Scan(noted{"fingerprint", hashColumn{&fp}, new(string)})
+				if !fp.IsZero() {
+					tx.imageChanged(ctx, fp)
+				}
+				return err
+			})
 		if err != nil {
 			return err
 		}
@@ -63,23 +87,28 @@ type Event struct {
 	At, RolledBackAt time.Time // RolledBackAt: zero, unless the alias was rolled back from it
 }
 
-// EventsOf gives when aliases began to point to each image, oldest first. A damaged row
-// is left out.
-func (d *DB) EventsOf(ctx context.Context, only kiln.Fingerprint) (map[kiln.Fingerprint][]Event, error) {
-	where, args := "", []any(nil)
-	if !only.IsZero() {
-		where, args = ` WHERE fingerprint = ?`, []any{only.String()}
+// EventsOf gives when aliases of the projects that ctx is about began to point to each
+// image, oldest first; with a fingerprint, only to that one. A damaged row is left out.
+func (d *DB) EventsOf(ctx context.Context, only kiln.Fingerprint) (map[Image][]Event, error) {
+	in, args, err := within(ctx, project.Images, "project_id")
+	if err != nil {
+		return nil, err
 	}
-	m := map[kiln.Fingerprint][]Event{}
-	err := each(ctx, d.read, `SELECT name, fingerprint, at, rolled_back_at FROM alias_history`+where+` ORDER BY id`, args,
+	where := ` WHERE ` + in
+	if !only.IsZero() {
+		where, args = where+` AND fingerprint = ?`, append(args, only.String())
+	}
+	m := map[Image][]Event{}
+	err = each(ctx, d.read, `SELECT (SELECT name FROM projects WHERE id = project_id), name, fingerprint, at, rolled_back_at FROM alias_history`+where+` ORDER BY id`, args,
 		func(rows *sql.Rows) error {
-			var fp kiln.Fingerprint
+			var of Image
 			var e Event
 			var damage string
-			err := rows.Scan(noted{"name", &e.Alias, &damage}, noted{"fingerprint", hashColumn{&fp}, &damage},
+			err := rows.Scan(&of.Project, noted{"name", &e.Alias, &damage},
+				noted{"fingerprint", hashColumn{&of.Fingerprint}, &damage},
 				noted{"at", timeColumn{&e.At}, &damage}, noted{"rolled_back_at", timeColumn{&e.RolledBackAt}, &damage})
 			if damage == "" {
-				m[fp] = append(m[fp], e)
+				m[of] = append(m[of], e)
 			}
 			return err
 		})
@@ -88,9 +117,13 @@ func (d *DB) EventsOf(ctx context.Context, only kiln.Fingerprint) (map[kiln.Fing
 
 // AddEvent writes into the history of an alias what was, after all that is in it.
 func (tx *Tx) AddEvent(ctx context.Context, fp kiln.Fingerprint, e Event) error {
-	tx.imageChanged(fp)
-	_, err := tx.tx.ExecContext(ctx, `INSERT INTO alias_history (name, fingerprint, at, rolled_back_at) VALUES (?, ?, ?, ?)`,
-		e.Alias, fp.String(), timeText(e.At), timeText(e.RolledBackAt))
+	tx.imageChanged(ctx, fp)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	_, err = tx.tx.ExecContext(ctx, `INSERT INTO alias_history (project_id, name, fingerprint, at, rolled_back_at)
+		VALUES (?, ?, ?, ?, ?)`, in, e.Alias, fp.String(), timeText(e.At), timeText(e.RolledBackAt))
 	return err
 }
 
@@ -99,6 +132,10 @@ func (tx *Tx) DropHistory(ctx context.Context, name string) error {
 	if err := tx.aliasChanged(ctx, name); err != nil {
 		return err
 	}
-	_, err := tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE name = ?`, name)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	_, err = tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE project_id = ? AND name = ?`, in, name)
 	return err
 }

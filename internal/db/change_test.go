@@ -1,7 +1,6 @@
 package db
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -58,9 +57,12 @@ func TestChanges(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
 		}
-		list := slices.Collect(maps.Keys(got.Instances))
+		var list []string
+		for i := range got.Instances {
+			list = append(list, i.Name)
+		}
 		for fp := range got.Images {
-			list = append(list, fp.Short())
+			list = append(list, fp.Fingerprint.Short())
 		}
 		if got.Profiles {
 			list = append(list, "profiles")

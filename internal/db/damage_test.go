@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // TestDamageIsNamed: a text that is none, and a number that can't be, are the damage of
@@ -62,7 +63,7 @@ func TestDamagedEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		var names []string
-		for _, e := range events[fp] {
+		for _, e := range events[Image{project.Default, fp}] {
 			names = append(names, e.Alias)
 		}
 		if want := []string{"0/a", "0/b", "good", "other", "last"}; !slices.Equal(names, want) {

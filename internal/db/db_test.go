@@ -31,7 +31,7 @@ func TestInstances(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	d := open(t, path)
 	want := Instance{
-		Name: "c1", Type: "container", Architecture: "x86_64", Description: "d", Ephemeral: true,
+		Project: "default", Name: "c1", Type: "container", Architecture: "x86_64", Description: "d", Ephemeral: true,
 		CreatedAt: time.Unix(1, 5).UTC(), Base: kiln.Fingerprint{7},
 		Config: map[string]string{"a": "1"}, Devices: map[string]map[string]string{"root": {"path": "/"}},
 		Profiles: []string{"b", "a"},

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
-// An ImageQuery narrows a list of images down. The zero value is all of them.
+// An ImageQuery narrows a list of images down. The zero value is all of the projects that
+// ctx is about.
 type ImageQuery struct {
 	Fingerprint kiln.Fingerprint  // this one
 	Prefix      string            // hexadecimal digits that the fingerprint begins with
@@ -24,13 +26,16 @@ type ImageQuery struct {
 	Files       bool              // fill in Files too
 }
 
-const imageColumns = `id, fingerprint, type, architecture, size, filename, public, auto_update, cached, created_at, expires_at, last_used_at, uploaded_at, properties, profiles,
+const imageColumns = `id, (SELECT name FROM projects WHERE id = project_id), fingerprint, type, architecture, size, filename, public, auto_update, cached, created_at, expires_at, last_used_at, uploaded_at, properties, profiles,
 	origin, own_properties, replaced_by, replaced_at`
 
 // where gives the condition of a query on the table images.
-func (q ImageQuery) where() (string, []any) {
-	var terms []string
-	var args []any
+func (q ImageQuery) where(ctx context.Context) (string, []any, error) {
+	in, args, err := within(ctx, project.Images, "project_id")
+	if err != nil {
+		return "", nil, err
+	}
+	terms := []string{in}
 	if id, ok := standInFor(q.Fingerprint); ok {
 		terms, args = append(terms, `id = ?`), append(args, id)
 	} else if !q.Fingerprint.IsZero() {
@@ -54,16 +59,13 @@ func (q ImageQuery) where() (string, []any) {
 		terms = append(terms, `public`)
 	}
 	if q.Public || q.Standing {
-		terms = append(terms, `(id IN (SELECT image_id FROM image_aliases) OR fingerprint NOT IN (`+withdrawn+`))`)
+		terms = append(terms, `(id IN (SELECT image_id FROM image_aliases) OR (project_id, fingerprint) NOT IN (`+withdrawn+`))`)
 	}
 	for key, value := range q.Properties {
 		terms = append(terms, `id IN (SELECT image_id FROM image_properties WHERE key = ? AND value = ?)`)
 		args = append(args, key, strings.ToLower(value))
 	}
-	if len(terms) == 0 {
-		return "", nil
-	}
-	return ` WHERE ` + strings.Join(terms, ` AND `), args
+	return ` WHERE ` + strings.Join(terms, ` AND `), args, nil
 }
 
 // Images gives the images that a query asks for, in the order they were added, in
@@ -83,10 +85,13 @@ func (tx *Tx) Images(ctx context.Context, q ImageQuery) ([]kiln.Image, error) {
 }
 
 func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error) {
-	where, args := q.where()
+	where, args, err := q.where(ctx)
+	if err != nil {
+		return nil, err
+	}
 	list := []kiln.Image{}
 	at := map[int64]int{}
-	err := each(ctx, db, `SELECT `+imageColumns+` FROM images`+where+` ORDER BY id`, args, func(rows *sql.Rows) error {
+	err = each(ctx, db, `SELECT `+imageColumns+` FROM images`+where+` ORDER BY id`, args, func(rows *sql.Rows) error {
 		id, i, err := scanImage(rows)
 		if err == nil && q.fits(i) {
 			at[id] = len(list)
@@ -97,10 +102,7 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 	if err != nil || len(list) == 0 {
 		return list, err
 	}
-	some := ""
-	if where != "" {
-		some = ` WHERE image_id IN (SELECT id FROM images` + where + `)`
-	}
+	some := ` WHERE image_id IN (SELECT id FROM images` + where + `)`
 	err = each(ctx, db, `SELECT image_id, name, description FROM image_aliases`+some+` ORDER BY name`, args,
 		func(rows *sql.Rows) error {
 			var id int64
@@ -140,7 +142,7 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 
 // scanImage reads a row of imageColumns, and the number of the row.
 func scanImage(rows *sql.Rows) (id int64, i kiln.Image, err error) {
-	err = rows.Scan(&id, noted{"fingerprint", hashColumn{&i.Fingerprint}, &i.Damage},
+	err = rows.Scan(&id, &i.Project, noted{"fingerprint", hashColumn{&i.Fingerprint}, &i.Damage},
 		noted{"type", instanceType(&i.Type), &i.Damage},
 		noted{"architecture", &i.Architecture, &i.Damage},
 		noted{"size", countColumn[int64]{&i.Size}, &i.Damage},
@@ -184,14 +186,18 @@ func (c roleColumn) Scan(src any) error { return scanColumn((*string)(c.r), src)
 // CreateImage adds an image with its files and properties, not its aliases. The
 // error is Conflict when it is there.
 func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
-	tx.imageChanged(i.Fingerprint)
+	tx.imageChanged(ctx, i.Fingerprint)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
 	// A statement that fails would end the transaction in PostgreSQL.
 	var id int64
-	err := tx.tx.QueryRowContext(ctx, `INSERT INTO images (fingerprint, type, architecture, size, filename, public, auto_update, cached,
+	err = tx.tx.QueryRowContext(ctx, `INSERT INTO images (project_id, fingerprint, type, architecture, size, filename, public, auto_update, cached,
 		created_at, expires_at, last_used_at, uploaded_at, properties, profiles, origin, origin_key, own_properties)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (project_id, fingerprint) DO NOTHING RETURNING id`,
-		i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
+		in, i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
 		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
 		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin),
 		toJSON(orEmpty(i.Own))).Scan(&id)
@@ -208,17 +214,16 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 			return err
 		}
 	}
-	return tx.setProperties(ctx, i)
+	return tx.setProperties(ctx, id, i)
 }
 
-func (tx *Tx) setProperties(ctx context.Context, i kiln.Image) error {
-	const image = `(SELECT id FROM images WHERE fingerprint = ?)`
-	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_properties WHERE image_id = `+image, i.Fingerprint.String()); err != nil {
+func (tx *Tx) setProperties(ctx context.Context, id int64, i kiln.Image) error {
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_properties WHERE image_id = ?`, id); err != nil {
 		return err
 	}
 	for key, value := range i.Properties {
-		if _, err := tx.tx.ExecContext(ctx, `INSERT INTO image_properties (image_id, key, value) VALUES (`+image+`, ?, ?)`,
-			i.Fingerprint.String(), key, strings.ToLower(value)); err != nil {
+		if _, err := tx.tx.ExecContext(ctx, `INSERT INTO image_properties (image_id, key, value) VALUES (?, ?, ?)`,
+			id, key, strings.ToLower(value)); err != nil {
 			return err
 		}
 	}
@@ -231,17 +236,23 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 	if err := i.Whole(); err != nil {
 		return err
 	}
-	tx.imageChanged(i.Fingerprint)
-	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ?,
-		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ? WHERE fingerprint = ?`,
+	tx.imageChanged(ctx, i.Fingerprint)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	var id int64
+	err = tx.tx.QueryRowContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ?,
+		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ?
+		WHERE project_id = ? AND fingerprint = ? RETURNING id`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
 		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)),
 		originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own)), hashText(i.ReplacedBy), timeText(i.ReplacedAt),
-		i.Fingerprint.String())
-	if err := changed(r, err, "Image", i.Fingerprint.String()); err != nil {
-		return err
+		in, i.Fingerprint.String()).Scan(&id)
+	if err != nil {
+		return found(err, "Image", i.Fingerprint.String())
 	}
-	return tx.setProperties(ctx, i)
+	return tx.setProperties(ctx, id, i)
 }
 
 func originText(o *kiln.Origin) string {
@@ -260,10 +271,14 @@ func originKey(o *kiln.Origin) string {
 
 // MoveAliases points the aliases of one image to another. The error is NotFound.
 func (tx *Tx) MoveAliases(ctx context.Context, from, to kiln.Fingerprint) error {
-	tx.imageChanged(from, to)
+	tx.imageChanged(ctx, from, to)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	const image = `(SELECT id FROM images WHERE project_id = ? AND fingerprint = ?)`
 	var names []string
-	err := each(ctx, tx.tx,
-		`SELECT name FROM image_aliases WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, []any{from.String()},
+	err = each(ctx, tx.tx, `SELECT name FROM image_aliases WHERE image_id = `+image, []any{in, from.String()},
 		func(rows *sql.Rows) error {
 			var name string
 			err := rows.Scan(&name)
@@ -276,32 +291,45 @@ func (tx *Tx) MoveAliases(ctx context.Context, from, to kiln.Fingerprint) error 
 	if err != nil {
 		return err
 	}
-	_, err = tx.tx.ExecContext(ctx, `UPDATE image_aliases SET image_id = (SELECT id FROM images WHERE fingerprint = ?)
-		WHERE image_id = (SELECT id FROM images WHERE fingerprint = ?)`, to.String(), from.String())
+	_, err = tx.tx.ExecContext(ctx, `UPDATE image_aliases SET image_id = `+image+` WHERE image_id = `+image, in, to.String(),
+		in, from.String())
 	return err
 }
 
 // TouchImage sets when an image was used. The error is NotFound.
 func (tx *Tx) TouchImage(ctx context.Context, fp kiln.Fingerprint, t time.Time) error {
-	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET last_used_at = ? WHERE fingerprint = ?`, timeText(t), fp.String())
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	r, err := tx.tx.ExecContext(ctx, `UPDATE images SET last_used_at = ? WHERE project_id = ? AND fingerprint = ?`,
+		timeText(t), in, fp.String())
 	return changed(r, err, "Image", fp.String())
 }
 
 // DeleteImage removes an image with its aliases. The error is NotFound.
 func (tx *Tx) DeleteImage(ctx context.Context, fp kiln.Fingerprint) error {
-	tx.imageChanged(fp)
+	tx.imageChanged(ctx, fp)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
 	if id, ok := standInFor(fp); ok {
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE id = ?`, id)
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE project_id = ? AND id = ?`, in, id)
 		return changed(r, err, "Image", fp.String())
 	}
-	r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE fingerprint = ?`, fp.String())
+	r, err := tx.tx.ExecContext(ctx, `DELETE FROM images WHERE project_id = ? AND fingerprint = ?`, in, fp.String())
 	return changed(r, err, "Image", fp.String())
 }
 
-// Aliases gives every alias, by name.
+// Aliases gives the aliases of the projects that ctx is about, by name.
 func (d *DB) Aliases(ctx context.Context) ([]kiln.Alias, error) {
 	list := []kiln.Alias{}
-	err := each(ctx, d.read, aliasQuery+` ORDER BY a.name`, nil, func(rows *sql.Rows) error {
+	in, args, err := within(ctx, project.Images, "a.project_id")
+	if err != nil {
+		return nil, err
+	}
+	err = each(ctx, d.read, aliasQuery+` WHERE `+in+` ORDER BY a.name, a.project_id`, args, func(rows *sql.Rows) error {
 		a, err := scanAlias(rows)
 		list = append(list, a)
 		return err
@@ -344,7 +372,11 @@ func (tx *Tx) Alias(ctx context.Context, name string) (kiln.Alias, error) {
 }
 
 func alias(ctx context.Context, q queryer, name, and string) (kiln.Alias, error) {
-	a, err := scanAlias(q.QueryRowContext(ctx, aliasQuery+` WHERE a.name = ?`+and, name))
+	in, err := projectID(ctx, q, project.Images)
+	if err != nil {
+		return kiln.Alias{Name: name}, err
+	}
+	a, err := scanAlias(q.QueryRowContext(ctx, aliasQuery+` WHERE a.project_id = ? AND a.name = ?`+and, in, name))
 	if err != nil {
 		return kiln.Alias{Name: name}, found(err, "Image alias", name)
 	}
@@ -357,13 +389,18 @@ func (tx *Tx) SetAlias(ctx context.Context, a kiln.Alias) error {
 	if err := tx.aliasChanged(ctx, a.Name); err != nil {
 		return err
 	}
-	tx.imageChanged(a.Target)
-	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, a.Name); err != nil {
+	tx.imageChanged(ctx, a.Target)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
 		return err
 	}
-	r, err := tx.tx.ExecContext(ctx,
-		`INSERT INTO image_aliases (name, description, image_id) SELECT ?, ?, id FROM images WHERE fingerprint = ?`,
-		a.Name, a.Description, a.Target.String())
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE project_id = ? AND name = ?`, in,
+		a.Name); err != nil {
+		return err
+	}
+	r, err := tx.tx.ExecContext(ctx, `INSERT INTO image_aliases (project_id, name, description, image_id)
+		SELECT project_id, ?, ?, id FROM images WHERE project_id = ? AND fingerprint = ?`, a.Name, a.Description, in,
+		a.Target.String())
 	if err := changed(r, err, "Image", a.Target.String()); err != nil {
 		return err
 	}
@@ -375,7 +412,11 @@ func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
 	if err := tx.aliasChanged(ctx, from, to); err != nil {
 		return err
 	}
-	r, err := tx.tx.ExecContext(ctx, `UPDATE image_aliases SET name = ? WHERE name = ?`, to, from)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	r, err := tx.tx.ExecContext(ctx, `UPDATE image_aliases SET name = ? WHERE project_id = ? AND name = ?`, to, in, from)
 	if err != nil {
 		return conflict(err, "Alias", to)
 	}
@@ -383,10 +424,11 @@ func (tx *Tx) RenameAlias(ctx context.Context, from, to string) error {
 		return err
 	}
 	// The new name may have had a history of its own.
-	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE name = ?`, to); err != nil {
+	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM alias_history WHERE project_id = ? AND name = ?`, in,
+		to); err != nil {
 		return err
 	}
-	_, err = tx.tx.ExecContext(ctx, `UPDATE alias_history SET name = ? WHERE name = ?`, to, from)
+	_, err = tx.tx.ExecContext(ctx, `UPDATE alias_history SET name = ? WHERE project_id = ? AND name = ?`, to, in, from)
 	return err
 }
 
@@ -395,11 +437,15 @@ func (tx *Tx) DeleteAlias(ctx context.Context, name string) error {
 	if err := tx.aliasChanged(ctx, name); err != nil {
 		return err
 	}
-	r, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE name = ?`, name)
+	in, err := projectID(ctx, tx.tx, project.Images)
+	if err != nil {
+		return err
+	}
+	r, err := tx.tx.ExecContext(ctx, `DELETE FROM image_aliases WHERE project_id = ? AND name = ?`, in, name)
 	return changed(r, err, "Image alias", name) // its history stays: clients move aliases by making them anew
 }
 
-// Blobs gives how many images each blob belongs to. Under the zero fingerprint is how
+// Blobs gives how many images, of whatever project, each blob belongs to. Under the zero fingerprint is how
 // many rows don't say which blob they are of: with one such row, no blob is garbage for
 // certain.
 func (d *DB) Blobs(ctx context.Context) (map[kiln.Fingerprint]int, error) {

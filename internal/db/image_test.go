@@ -64,7 +64,7 @@ func TestImageIsKeptWhole(t *testing.T) {
 		t.Error(err)
 	}
 	// The zero image has no times, and nothing is nil that was not.
-	none := kiln.Image{Fingerprint: kiln.Fingerprint{9}}
+	none := kiln.Image{Project: "default", Fingerprint: kiln.Fingerprint{9}}
 	if err := d.Tx(t.Context(), func(tx *Tx) error { return tx.CreateImage(t.Context(), none) }); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,10 @@ func TestPlans(t *testing.T) {
 		"prefix":      {Prefix: "ab", Public: true},
 		"properties":  {Properties: map[string]string{"os": "debian", "release": "12"}},
 	} {
-		where, args := q.where()
+		where, args, err := q.where(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, query := range []string{
 			`SELECT id FROM images` + where,
 			`SELECT name FROM image_aliases WHERE image_id IN (SELECT id FROM images` + where + `)`,

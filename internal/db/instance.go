@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // An Instance is a row of instances.
 type Instance struct {
+	Project                               string // its name
 	Name, Type, Architecture, Description string
 	Ephemeral, Running                    bool
 	CreatedAt, LastUsedAt                 time.Time
@@ -24,10 +26,13 @@ type Instance struct {
 // instanceColumns are those that Instance.values writes.
 const instanceColumns = `name, type, architecture, description, ephemeral, running, created_at, last_used_at, base, config, devices`
 
-// scan reads the number of a row, and its instanceColumns.
+// instanceSelect are all that scan reads.
+const instanceSelect = `SELECT id, (SELECT name FROM projects WHERE id = project_id), ` + instanceColumns + ` FROM instances`
+
+// scan reads what instanceSelect gives.
 func (i *Instance) scan(row interface{ Scan(...any) error }, id *int64) error {
 	i.Damage = ""
-	return row.Scan(id, noted{"name", &i.Name, &i.Damage},
+	return row.Scan(id, &i.Project, noted{"name", &i.Name, &i.Damage},
 		noted{"type", instanceType(&i.Type), &i.Damage},
 		noted{"architecture", &i.Architecture, &i.Damage},
 		noted{"description", &i.Description, &i.Damage},
@@ -60,15 +65,20 @@ func orNone(list []string) []string {
 	return list
 }
 
-// Instances gives every instance, by name.
+// Instances gives the instances of the projects that ctx is about, by name.
 func (d *DB) Instances(ctx context.Context) ([]Instance, error) {
 	var list []Instance
-	err := d.view(ctx, func(v queryer) error {
-		used, err := profilesOf(ctx, v, instancesProfiles, ``)
+	in, args, err := within(ctx, project.Instances, "project_id")
+	if err != nil {
+		return nil, err
+	}
+	err = d.view(ctx, func(v queryer) error {
+		used, err := profilesOf(ctx, v, instancesProfiles,
+			`WHERE o.instance_id IN (SELECT id FROM instances WHERE `+in+`)`, args...)
 		if err != nil {
 			return err
 		}
-		return each(ctx, v, `SELECT id, `+instanceColumns+` FROM instances ORDER BY name`, nil, func(rows *sql.Rows) error {
+		return each(ctx, v, instanceSelect+` WHERE `+in+` ORDER BY name, project_id`, args, func(rows *sql.Rows) error {
 			var i Instance
 			var id int64
 			err := i.scan(rows, &id)
@@ -91,7 +101,11 @@ func (d *DB) Instance(ctx context.Context, name string) (i Instance, err error) 
 
 // getInstance also gives the number of the row.
 func getInstance(ctx context.Context, q queryer, name string) (i Instance, id int64, err error) {
-	err = i.scan(q.QueryRowContext(ctx, `SELECT id, `+instanceColumns+` FROM instances WHERE name = ?`, name), &id)
+	in, err := projectID(ctx, q, project.Instances)
+	if err != nil {
+		return i, 0, err
+	}
+	err = i.scan(q.QueryRowContext(ctx, instanceSelect+` WHERE project_id = ? AND name = ?`, in, name), &id)
 	if err != nil {
 		return i, id, found(err, "Instance", name)
 	}
@@ -104,10 +118,14 @@ func getInstance(ctx context.Context, q queryer, name string) (i Instance, id in
 // name is taken, Invalid when one of its profiles isn't there.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.instanceChanged(i.Name)
+		tx.instanceChanged(ctx, i.Name)
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
 		var id int64
-		err := tx.tx.QueryRowContext(ctx, `INSERT INTO instances (`+instanceColumns+`) VALUES
-			(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`, i.values()...).Scan(&id)
+		err = tx.tx.QueryRowContext(ctx, `INSERT INTO instances (project_id, `+instanceColumns+`) VALUES
+			(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`, append([]any{in}, i.values()...)...).Scan(&id)
 		if err != nil {
 			return conflict(err, "Instance", i.Name)
 		}
@@ -135,7 +153,7 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		if i.Damage != "" { // what can't be read would be overwritten
 			return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
 		}
-		tx.instanceChanged(name)
+		tx.instanceChanged(ctx, name)
 		before := slices.Clone(i.Profiles)
 		if err := f(&i); err != nil {
 			return err
@@ -155,8 +173,12 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 // RenameInstance changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.instanceChanged(from, to)
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE name = ?`, to, from)
+		tx.instanceChanged(ctx, from, to)
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
+		r, err := tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE project_id = ? AND name = ?`, to, in, from)
 		if err != nil {
 			return conflict(err, "Instance", to)
 		}
@@ -167,8 +189,12 @@ func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 // DeleteInstance removes a row. The error is NotFound.
 func (d *DB) DeleteInstance(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.instanceChanged(name)
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instances WHERE name = ?`, name)
+		tx.instanceChanged(ctx, name)
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instances WHERE project_id = ? AND name = ?`, in, name)
 		return changed(r, err, "Instance", name)
 	})
 }

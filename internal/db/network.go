@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A Network is a row of networks.
@@ -27,6 +28,7 @@ func (n *Network) scan(row interface{ Scan(...any) error }) error {
 
 // A Lease is a row of network_leases: the addresses of an instance's interface.
 type Lease struct {
+	Project               string // of the instance
 	Instance, Device, MAC string
 	IPv4, IPv6            netip.Addr // not valid: none
 }
@@ -110,30 +112,35 @@ func (d *DB) Leases(ctx context.Context, network string) ([]Lease, error) {
 
 func leases(ctx context.Context, q queryer, network string) ([]Lease, error) {
 	var list []Lease
-	err := each(ctx, q, `SELECT i.name, l.device, l.mac, l.address, l.address6 FROM network_leases l
+	err := each(ctx, q, `SELECT p.name, i.name, l.device, l.mac, l.address, l.address6 FROM network_leases l
 		JOIN networks n ON n.id = l.network_id JOIN instances i ON i.id = l.instance_id
-		WHERE n.name = ? ORDER BY i.name, l.device`, []any{network}, func(rows *sql.Rows) error {
+		JOIN projects p ON p.id = i.project_id WHERE n.name = ? ORDER BY i.name, p.id, l.device`, []any{network}, func(rows *sql.Rows) error {
 		var l Lease
-		err := rows.Scan(&l.Instance, &l.Device, &l.MAC, addrColumn{&l.IPv4}, addrColumn{&l.IPv6})
+		err := rows.Scan(&l.Project, &l.Instance, &l.Device, &l.MAC, addrColumn{&l.IPv4}, addrColumn{&l.IPv6})
 		list = append(list, l)
 		return err
 	})
 	return list, err
 }
 
-// SetLease gives an interface of an instance the addresses that choose makes of all
+// SetLease gives an interface of an instance of ctx's project the addresses that choose makes of all
 // leases of the network and its former ones, in one transaction. Errors: NotFound,
 // Conflict when the IPv4 address is another's, those of choose.
 func (d *DB) SetLease(ctx context.Context, network string, l Lease, choose func(all []Lease, l *Lease) error) (Lease,
 	error) {
 	err := d.Tx(ctx, func(tx *Tx) error {
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
+		l.Project = project.Name(ctx)
 		all, err := leases(ctx, tx.tx, network)
 		if err != nil {
 			return err
 		}
 		var others []Lease
 		for _, o := range all {
-			if o.Instance == l.Instance && o.Device == l.Device {
+			if o.Project == l.Project && o.Instance == l.Instance && o.Device == l.Device {
 				l.IPv4, l.IPv6 = o.IPv4, o.IPv6
 			} else {
 				others = append(others, o)
@@ -143,13 +150,14 @@ func (d *DB) SetLease(ctx context.Context, network string, l Lease, choose func(
 			return err
 		}
 		_, err = tx.tx.ExecContext(ctx, `DELETE FROM network_leases WHERE device = ? AND
-			instance_id = (SELECT id FROM instances WHERE name = ?)`, l.Device, l.Instance)
+			instance_id = (SELECT id FROM instances WHERE project_id = ? AND name = ?)`, l.Device, in, l.Instance)
 		if err != nil {
 			return err
 		}
 		r, err := tx.tx.ExecContext(ctx, `INSERT INTO network_leases (instance_id, device, network_id, mac, address, address6)
-			SELECT i.id, ?, n.id, ?, ?, ? FROM instances i JOIN networks n ON n.project_id = i.project_id
-			WHERE i.name = ? AND n.name = ?`, l.Device, l.MAC, addrText(l.IPv4), addrText(l.IPv6), l.Instance, network)
+			SELECT i.id, ?, n.id, ?, ?, ? FROM instances i, networks n
+			WHERE i.project_id = ? AND i.name = ? AND n.name = ?`, l.Device, l.MAC, addrText(l.IPv4), addrText(l.IPv6), in,
+			l.Instance, network)
 		return changed(r, err, "Network", network)
 	})
 	return l, err
@@ -159,8 +167,12 @@ func (d *DB) SetLease(ctx context.Context, network string, l Lease, choose func(
 // whether there were any.
 func (d *DB) KeepLeases(ctx context.Context, instance string, devices map[string]bool) (removed bool, err error) {
 	var drop []string
+	in, err := projectID(ctx, d.read, project.Instances)
+	if err != nil {
+		return false, err
+	}
 	err = each(ctx, d.read, `SELECT l.device FROM network_leases l JOIN instances i ON i.id = l.instance_id
-		WHERE i.name = ?`, []any{instance}, func(rows *sql.Rows) error {
+		WHERE i.project_id = ? AND i.name = ?`, []any{in, instance}, func(rows *sql.Rows) error {
 		var device string
 		err := rows.Scan(&device)
 		if !devices[device] {
@@ -174,7 +186,7 @@ func (d *DB) KeepLeases(ctx context.Context, instance string, devices map[string
 	return true, d.Tx(ctx, func(tx *Tx) error {
 		for _, device := range drop {
 			if _, err := tx.tx.ExecContext(ctx, `DELETE FROM network_leases WHERE device = ? AND
-				instance_id = (SELECT id FROM instances WHERE name = ?)`, device, instance); err != nil {
+				instance_id = (SELECT id FROM instances WHERE project_id = ? AND name = ?)`, device, in, instance); err != nil {
 				return err
 			}
 		}

@@ -214,7 +214,7 @@ func testImage(n int) kiln.Image {
 	fp := kiln.Fingerprint{0xa0, byte(n)}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 67_000, time.UTC)
 	return kiln.Image{
-		Fingerprint: fp, Type: "container", Architecture: "aarch64", Size: 1 << 40, Filename: "a b.tar.xz", Public: n%2 == 0,
+		Project: "default", Fingerprint: fp, Type: "container", Architecture: "aarch64", Size: 1 << 40, Filename: "a b.tar.xz", Public: n%2 == 0,
 		AutoUpdate: true, Cached: true,
 		CreatedAt: at, ExpiresAt: at.AddDate(1000, 0, 0), LastUsedAt: at.Add(1), UploadedAt: at.Add(2),
 		Properties: map[string]string{"os": "Debian", "n": fmt.Sprint(n), "quote'\"": "ä\n"}, Profiles: []string{"b", "a"},

@@ -7,29 +7,35 @@ import (
 	"slices"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A Profile is a row of profiles: configuration that instances share.
 type Profile struct {
+	Project           string // its name
 	Name, Description string
 	Config            map[string]string
 	Devices           map[string]map[string]string
 	Damage            string // what of the row can't be read; "": nothing
 }
 
-const profileColumns = `name, description, config, devices`
+const profileColumns = `(SELECT name FROM projects WHERE id = project_id), name, description, config, devices`
 
 func (p *Profile) scan(row interface{ Scan(...any) error }) error {
-	return row.Scan(noted{"name", &p.Name, &p.Damage},
+	return row.Scan(&p.Project, noted{"name", &p.Name, &p.Damage},
 		noted{"description", &p.Description, &p.Damage},
 		noted{"config", jsonColumn{&p.Config}, &p.Damage},
 		noted{"devices", jsonColumn{&p.Devices}, &p.Damage})
 }
 
-// Profiles gives every profile, by name.
+// Profiles gives the profiles of the projects that ctx is about, by name.
 func (d *DB) Profiles(ctx context.Context) ([]Profile, error) {
 	var list []Profile
-	err := each(ctx, d.read, `SELECT `+profileColumns+` FROM profiles ORDER BY name`, nil,
+	in, args, err := within(ctx, project.Profiles, "project_id")
+	if err != nil {
+		return nil, err
+	}
+	err = each(ctx, d.read, `SELECT `+profileColumns+` FROM profiles WHERE `+in+` ORDER BY name, project_id`, args,
 		func(rows *sql.Rows) error {
 			var p Profile
 			err := p.scan(rows)
@@ -46,7 +52,12 @@ func (d *DB) Profile(ctx context.Context, name string) (Profile, error) {
 
 func getProfile(ctx context.Context, q queryer, name string) (Profile, error) {
 	var p Profile
-	err := p.scan(q.QueryRowContext(ctx, `SELECT `+profileColumns+` FROM profiles WHERE name = ?`, name))
+	in, err := projectID(ctx, q, project.Profiles)
+	if err != nil {
+		return p, err
+	}
+	err = p.scan(q.QueryRowContext(ctx, `SELECT `+profileColumns+` FROM profiles WHERE project_id = ? AND name = ?`, in,
+		name))
 	return p, found(err, "Profile", name)
 }
 
@@ -54,10 +65,18 @@ func getProfile(ctx context.Context, q queryer, name string) (Profile, error) {
 func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.changes.Profiles = true
-		_, err := tx.tx.ExecContext(ctx, `INSERT INTO profiles (name, description, config, devices) VALUES (?, ?, ?, ?)`,
-			p.Name, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)))
-		return conflict(err, "Profile", p.Name)
+		in, err := projectID(ctx, tx.tx, project.Profiles)
+		if err != nil {
+			return err
+		}
+		return createProfile(ctx, tx, in, p)
 	})
+}
+
+func createProfile(ctx context.Context, tx *Tx, in int64, p Profile) error {
+	_, err := tx.tx.ExecContext(ctx, `INSERT INTO profiles (project_id, name, description, config, devices)
+		VALUES (?, ?, ?, ?, ?)`, in, p.Name, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)))
+	return conflict(err, "Profile", p.Name)
 }
 
 // EditProfile reads a row, lets f change all but its name, and writes it back, in one
@@ -76,8 +95,12 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 		if err := f(&p); err != nil {
 			return err
 		}
-		_, err = tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ? WHERE name = ?`,
-			p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), name)
+		in, err := projectID(ctx, tx.tx, project.Profiles)
+		if err != nil {
+			return err
+		}
+		_, err = tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ?
+			WHERE project_id = ? AND name = ?`, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), in, name)
 		return err
 	})
 }
@@ -87,14 +110,18 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.changes.Profiles = true
-		r, err := tx.tx.ExecContext(ctx, `UPDATE profiles SET name = ? WHERE name = ?`, to, from)
+		in, err := projectID(ctx, tx.tx, project.Profiles)
+		if err != nil {
+			return err
+		}
+		r, err := tx.tx.ExecContext(ctx, `UPDATE profiles SET name = ? WHERE project_id = ? AND name = ?`, to, in, from)
 		if err != nil {
 			return conflict(err, "Profile", to)
 		}
 		if err := changed(r, err, "Profile", from); err != nil {
 			return err
 		}
-		return replaceProfile(ctx, tx, from, to)
+		return replaceProfile(ctx, tx, in, from, to)
 	})
 }
 
@@ -103,25 +130,31 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.changes.Profiles = true
-		var used []string
-		err := each(ctx, tx.tx, `SELECT DISTINCT i.name FROM instances_profiles o JOIN instances i ON i.id = o.instance_id
-			JOIN profiles p ON p.id = o.profile_id WHERE p.name = ? ORDER BY i.name`, []any{name}, func(rows *sql.Rows) error {
-			var instance string
-			err := rows.Scan(&instance)
-			used = append(used, instance)
+		in, err := projectID(ctx, tx.tx, project.Profiles)
+		if err != nil {
 			return err
-		})
+		}
+		var used []string
+		err = each(ctx, tx.tx, `SELECT DISTINCT i.name, j.name FROM instances_profiles o
+			JOIN instances i ON i.id = o.instance_id JOIN projects j ON j.id = i.project_id
+			JOIN profiles p ON p.id = o.profile_id WHERE p.project_id = ? AND p.name = ? ORDER BY i.name, j.name`,
+			[]any{in, name}, func(rows *sql.Rows) error {
+				var i Name
+				err := rows.Scan(&i.Name, &i.Project)
+				used = append(used, i.String())
+				return err
+			})
 		if err != nil {
 			return err
 		}
 		if len(used) > 0 {
 			return kiln.Errorf(kiln.Conflict, "Profile '%s' is in use by: %v", name, used)
 		}
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM profiles WHERE name = ?`, name)
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM profiles WHERE project_id = ? AND name = ?`, in, name)
 		if err := changed(r, err, "Profile", name); err != nil {
 			return err
 		}
-		return replaceProfile(ctx, tx, name, "")
+		return replaceProfile(ctx, tx, in, name, "")
 	})
 }
 
@@ -157,9 +190,13 @@ func setProfiles(ctx context.Context, tx *Tx, u users, id int64, names []string)
 	if _, err := tx.tx.ExecContext(ctx, `DELETE FROM `+u.table+` WHERE `+u.owner+` = ?`, id); err != nil {
 		return err
 	}
+	in, err := projectID(ctx, tx.tx, project.Profiles)
+	if err != nil {
+		return err
+	}
 	for position, name := range names {
 		r, err := tx.tx.ExecContext(ctx, `INSERT INTO `+u.table+` (`+u.owner+`, position, profile_id)
-			SELECT ?, ?, id FROM profiles WHERE name = ?`, id, position, name)
+			SELECT ?, ?, id FROM profiles WHERE project_id = ? AND name = ?`, id, position, in, name)
 		if err := changed(r, err, "Profile", name); errors.Is(err, kiln.NotFound) && u.lasting {
 			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist; see: kiln profile list", name)
 		} else if err != nil && !errors.Is(err, kiln.NotFound) {
@@ -169,10 +206,10 @@ func setProfiles(ctx context.Context, tx *Tx, u users, id int64, names []string)
 	return nil
 }
 
-// replaceProfile puts another name, or none, into the lists of images.
-func replaceProfile(ctx context.Context, tx *Tx, from, to string) error {
+// replaceProfile puts another name, or none, into the lists of a project's images.
+func replaceProfile(ctx context.Context, tx *Tx, in int64, from, to string) error {
 	lists := map[int64][]string{}
-	err := each(ctx, tx.tx, `SELECT id, profiles FROM images`, nil, func(rows *sql.Rows) error {
+	err := each(ctx, tx.tx, `SELECT id, profiles FROM images WHERE project_id = ?`, []any{in}, func(rows *sql.Rows) error {
 		var id int64
 		var list []string
 		err := rows.Scan(&id, noted{"profiles", jsonColumn{&list}, new(string)}) // a damaged one stays as it is

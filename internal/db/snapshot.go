@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A Snapshot is a row of instance_snapshots: an instance as it was at one moment.
 type Snapshot struct {
+	Project                          string // of the instance
 	Instance, Name, Files            string // Files names the files in the pool
 	CreatedAt, ExpiresAt, LastUsedAt time.Time
 	Architecture, Description        string
@@ -24,19 +26,19 @@ type Snapshot struct {
 }
 
 // snapshotColumns are those of a snapshot s and its instance i.
-const snapshotColumns = `s.id, i.name, s.name, s.files, s.created_at, s.expires_at, s.last_used_at, s.architecture,
+const snapshotColumns = `s.id, (SELECT name FROM projects WHERE id = i.project_id), i.name, s.name, s.files, s.created_at, s.expires_at, s.last_used_at, s.architecture,
 	s.description, s.ephemeral, s.base, s.config, s.devices`
 
 // snapshotTables are where they are.
 const snapshotTables = `instance_snapshots s JOIN instances i ON i.id = s.instance_id`
 
-// ofInstance finds the snapshots of an instance by its name.
-const ofInstance = `instance_id = (SELECT id FROM instances WHERE name = ?)`
+// ofInstance finds the snapshots of an instance by the id of its project and its name.
+const ofInstance = `instance_id = (SELECT id FROM instances WHERE project_id = ? AND name = ?)`
 
 // scan reads the number of a row and the rest of snapshotColumns.
 func (s *Snapshot) scan(row interface{ Scan(...any) error }, id *int64) error {
 	s.Damage = ""
-	return row.Scan(id, &s.Instance,
+	return row.Scan(id, &s.Project, &s.Instance,
 		noted{"name", &s.Name, &s.Damage},
 		noted{"files", &s.Files, &s.Damage},
 		noted{"created_at", timeColumn{&s.CreatedAt}, &s.Damage},
@@ -52,12 +54,21 @@ func (s *Snapshot) scan(row interface{ Scan(...any) error }, id *int64) error {
 
 // Snapshots gives the snapshots of an instance, oldest first.
 func (d *DB) Snapshots(ctx context.Context, instance string) ([]Snapshot, error) {
-	return d.snapshots(ctx, `WHERE i.name = ? ORDER BY s.created_at, s.name`, instance)
+	in, err := projectID(ctx, d.read, project.Instances)
+	if err != nil {
+		return nil, err
+	}
+	return d.snapshots(ctx, `WHERE i.project_id = ? AND i.name = ? ORDER BY s.created_at, s.name`, in, instance)
 }
 
-// AllSnapshots gives the snapshots of every instance, oldest first.
+// AllSnapshots gives the snapshots of every instance of the projects that ctx is about,
+// oldest first.
 func (d *DB) AllSnapshots(ctx context.Context) ([]Snapshot, error) {
-	return d.snapshots(ctx, `ORDER BY i.name, s.created_at, s.name`)
+	in, args, err := within(ctx, project.Instances, "i.project_id")
+	if err != nil {
+		return nil, err
+	}
+	return d.snapshots(ctx, `WHERE `+in+` ORDER BY i.name, i.project_id, s.created_at, s.name`, args...)
 }
 
 func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapshot, error) {
@@ -102,9 +113,13 @@ func (s *Snapshot) Whole() error {
 
 func getSnapshot(ctx context.Context, q queryer, instance, name string) (Snapshot, error) {
 	var s Snapshot
+	in, err := projectID(ctx, q, project.Instances)
+	if err != nil {
+		return s, err
+	}
 	var id int64
-	err := s.scan(q.QueryRowContext(ctx,
-		`SELECT `+snapshotColumns+` FROM `+snapshotTables+` WHERE i.name = ? AND s.name = ?`, instance, name), &id)
+	err = s.scan(q.QueryRowContext(ctx, `SELECT `+snapshotColumns+` FROM `+snapshotTables+
+		` WHERE i.project_id = ? AND i.name = ? AND s.name = ?`, in, instance, name), &id)
 	if err != nil {
 		return s, found(err, "Snapshot", instance+"/"+name)
 	}
@@ -116,7 +131,11 @@ func getSnapshot(ctx context.Context, q queryer, instance, name string) (Snapsho
 // ExpiredSnapshots gives the snapshots whose time is over. Of a damaged one nobody can
 // tell.
 func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, error) {
-	list, err := d.snapshots(ctx, `WHERE s.expires_at <> '' ORDER BY s.expires_at`)
+	in, args, err := within(ctx, project.Instances, "i.project_id")
+	if err != nil {
+		return nil, err
+	}
+	list, err := d.snapshots(ctx, `WHERE s.expires_at <> '' AND `+in+` ORDER BY s.expires_at`, args...)
 	return slices.DeleteFunc(list, func(s Snapshot) bool { return s.Damage != "" || s.ExpiresAt.After(now) }), err
 }
 
@@ -127,14 +146,18 @@ func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
 }
 
 func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
-	tx.instanceChanged(s.Instance)
+	tx.instanceChanged(ctx, s.Instance)
+	in, err := projectID(ctx, tx.tx, project.Instances)
+	if err != nil {
+		return err
+	}
 	var id int64
-	err := tx.tx.QueryRowContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
+	err = tx.tx.QueryRowContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
 		last_used_at, architecture, description, ephemeral, base, config, devices)
-		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE name = ? RETURNING id`,
+		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE project_id = ? AND name = ? RETURNING id`,
 		s.Name, s.Files, timeText(s.CreatedAt), zonedText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
 		s.Description, s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)),
-		s.Instance).Scan(&id)
+		in, s.Instance).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return found(err, "Instance", s.Instance)
 	}
@@ -149,7 +172,7 @@ func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	change func(time.Time) (time.Time, error)) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.instanceChanged(instance)
+		tx.instanceChanged(ctx, instance)
 		s, err := getSnapshot(ctx, tx.tx, instance, name)
 		if err == nil {
 			err = s.Whole()
@@ -161,8 +184,12 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 		if err != nil {
 			return err
 		}
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE `+ofInstance+` AND name = ?`,
-			zonedText(at), instance, name)
+			zonedText(at), in, instance, name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})
 }
@@ -170,9 +197,13 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // RenameSnapshot changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.instanceChanged(instance)
+		tx.instanceChanged(ctx, instance)
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
 		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE `+ofInstance+` AND name = ?`, to,
-			instance, from)
+			in, instance, from)
 		if err != nil {
 			return conflict(err, "Snapshot", instance+"/"+to)
 		}
@@ -183,8 +214,13 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 // DeleteSnapshot removes a row. The error is NotFound.
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.instanceChanged(instance)
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`, instance, name)
+		tx.instanceChanged(ctx, instance)
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
+		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`, in, instance,
+			name)
 		return changed(r, err, "Snapshot", instance+"/"+name)
 	})
 }

@@ -16,6 +16,7 @@ func TestSnapshots(t *testing.T) {
 	ctx := t.Context()
 	now := time.Date(2024, 1, 2, 3, 4, 5, 6, time.UTC)
 	s0 := Snapshot{
+		Project:  "default",
 		Instance: "c1", Name: "s0", Files: "f0", CreatedAt: now, ExpiresAt: now.Add(time.Hour), LastUsedAt: now,
 		Architecture: "x86_64",
 		Description:  "text", Ephemeral: true, Base: kiln.Fingerprint{1}, Config: map[string]string{"a": "b"},

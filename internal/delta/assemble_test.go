@@ -9,8 +9,9 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"github.com/kiln-containers/kiln"
 	"pgregory.net/rapid"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // server fetches from a file.

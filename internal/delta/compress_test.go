@@ -15,9 +15,10 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
+
+	"github.com/kiln-containers/kiln"
 )
 
 func decode(t testing.TB, b []byte) []byte {

@@ -12,9 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
-	"pgregory.net/rapid"
 )
 
 // small cuts even little tars into several frames.

@@ -11,8 +11,9 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"github.com/kiln-containers/kiln"
 	"pgregory.net/rapid"
+
+	"github.com/kiln-containers/kiln"
 )
 
 func patchOf(t testing.TB, base, target []byte) []byte {

@@ -42,32 +42,32 @@ func (s *Set) forgetCrashes(uuid string) {
 }
 
 // giveUp writes down that an instance doesn't begin again by itself.
-func (s *Set) giveUp(name string, last error) {
+func (s *Set) giveUp(ctx context.Context, name string, last error) {
 	why := fmt.Sprintf("it ended or rebooted %d times in a row within %v of its start, last at %s", mostShort, shortLife,
 		time.Now().UTC().Format(time.RFC3339))
 	if last != nil {
 		why += ": " + last.Error()
 	}
-	err := s.edit(s.ctx, name, func(r *db.Instance) { r.Config[crashKey] = why })
+	err := s.edit(ctx, name, func(r *db.Instance) { r.Config[crashKey] = why })
 	s.warn("instance "+strconv.Quote(name)+" isn't started again", errors.Join(errors.New(why), err))
-	s.notify(s.ctx, Change{Name: name, Action: "crash-loop"})
+	s.notify(ctx, Change{Name: name, Action: "crash-loop"})
 }
 
 // beginAgain starts an instance that ended without anybody having asked, where its
 // configuration wants that. lived is how long it ran.
-func (s *Set) beginAgain(name, uuid string, lived time.Duration) {
+func (s *Set) beginAgain(ctx context.Context, name, uuid string, lived time.Duration) {
 	var last error
-	for s.ctx.Err() == nil && !s.suspended.Load() {
-		i, err := s.Get(s.ctx, name)
+	for ctx.Err() == nil && !s.suspended.Load() {
+		i, err := s.Get(ctx, name)
 		if err != nil || i.Options[UUIDKey] != uuid || i.Options[crashKey] != "" || i.Status != Stopped ||
 			!kiln.IsTrue(i.ExpandedConfig["boot.autorestart"]) {
 			return
 		}
 		if !s.mayGoOn(uuid, lived) {
-			s.giveUp(name, last)
+			s.giveUp(ctx, name, last)
 			return
 		}
-		if last = s.startLocked(s.ctx, name); last == nil {
+		if last = s.startLocked(ctx, name); last == nil {
 			return
 		}
 		lived = 0

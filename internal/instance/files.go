@@ -120,7 +120,7 @@ func (s *Set) joinFiles(ctx context.Context, uuid string, l *live) (*files.Helpe
 func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, filesTime, errors.New("time is up"))
 	defer cancel()
-	unlock, err := s.names.lock(waiting, name)
+	unlock, err := s.names.lock(waiting, key(ctx, name))
 	if err != nil && ctx.Err() == nil {
 		return nil, kiln.Errorf(kiln.Busy, "other work on it has been going on for %v; try again when that is done, see: "+
 			"kiln operation list", filesTime)
@@ -184,7 +184,7 @@ func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error)
 // lock waits for the turn to work on an instance. Nobody has its files open then, unless
 // it runs.
 func (s *Set) lock(ctx context.Context, name string) (unlock func(), err error) {
-	unlock, err = s.names.lock(ctx, name)
+	unlock, err = s.names.lock(ctx, key(ctx, name))
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func (s *Set) openGuest(i Instance) (*guestapi.Server, error) {
 	if err = errors.Join(err, os.Chmod(dir, 0o755)); err != nil || !hasGuest(i.ExpandedConfig) {
 		return nil, err
 	}
-	return guestapi.Listen(dir, root, asked{s, i.Name, i.Options[UUIDKey]})
+	return guestapi.Listen(dir, root, asked{s, i.Project, i.Name, i.Options[UUIDKey]})
 }
 
 func closeGuest(g *guestapi.Server) error {
@@ -121,7 +121,7 @@ func (s *Set) setGuest(l *live, i Instance) error {
 		if _, err := os.Stat(dir); err != nil {
 			return nil // it was started by a kiln without guest API
 		}
-		g, err := guestapi.Listen(dir, root, asked{s, i.Name, i.Options[UUIDKey]})
+		g, err := guestapi.Listen(dir, root, asked{s, i.Project, i.Name, i.Options[UUIDKey]})
 		l.guest.server = g
 		return err
 	case !wanted:
@@ -146,13 +146,13 @@ func (s *Set) guestChanged(now, next Instance) {
 
 // asked is an instance that asks about itself.
 type asked struct {
-	set        *Set
-	name, uuid string
+	set                 *Set
+	project, name, uuid string
 }
 
 // About implements guestapi.Instance.
 func (a asked) About(ctx context.Context) (guestapi.About, error) {
-	i, err := a.set.Get(ctx, a.name)
+	i, _, err := a.get(ctx)
 	if err == nil && i.Options[UUIDKey] != a.uuid {
 		err = kiln.Errorf(kiln.NotFound, "instance %q is another one now", a.name)
 	}
@@ -182,9 +182,19 @@ func cloudID(i Instance) string {
 	return uuid.NewSHA1(space, []byte(strings.Join(text, "\x00"))).String()
 }
 
+// get gives the instance, and a context that is about its project.
+func (a asked) get(ctx context.Context) (Instance, context.Context, error) {
+	ctx, err := a.set.in(ctx, a.project)
+	if err != nil {
+		return Instance{}, ctx, err
+	}
+	i, err := a.set.Get(ctx, a.name)
+	return i, ctx, err
+}
+
 // SetReady implements guestapi.Instance.
 func (a asked) SetReady(ctx context.Context, ready bool) error {
-	i, err := a.set.Get(ctx, a.name)
+	i, ctx, err := a.get(ctx)
 	if err != nil || i.Options[UUIDKey] != a.uuid {
 		return err
 	}
@@ -198,7 +208,12 @@ func (a asked) SendImage(w http.ResponseWriter, r *http.Request, fingerprint str
 		http.Error(w, "try again later", http.StatusServiceUnavailable)
 		return
 	}
-	(*send)(w, r, fingerprint)
+	ctx, err := a.set.in(r.Context(), a.project)
+	if err != nil {
+		http.Error(w, "try again later", http.StatusServiceUnavailable)
+		return
+	}
+	(*send)(w, r.WithContext(ctx), fingerprint)
 }
 
 // setReady writes down whether an instance that runs is ready, unless it is written.

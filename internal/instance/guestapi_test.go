@@ -60,7 +60,7 @@ func TestReady(t *testing.T) {
 	create(t, s, p, "a", Config{})
 	told = nil
 	for _, ready := range []bool{false, true, true, false} {
-		if err := (asked{s, "a", "uuid-a"}).SetReady(t.Context(), ready); err != nil {
+		if err := (asked{s, "default", "a", "uuid-a"}).SetReady(t.Context(), ready); err != nil {
 			t.Fatal(err)
 		}
 		i, err := s.Get(t.Context(), "a")
@@ -71,7 +71,7 @@ func TestReady(t *testing.T) {
 	if len(told) != 1 || told[0] != "ready" {
 		t.Errorf("told %v", told)
 	}
-	before := asked{s, "a", "uuid-of-another"}
+	before := asked{s, "default", "a", "uuid-of-another"}
 	if err := before.SetReady(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ package instance
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -45,6 +46,8 @@ func (s Status) String() string {
 
 // An Instance is what is known of one instance at one moment.
 type Instance struct {
+	Project      string
+	ProfilesOf   string // the project whose profiles it has: its own, or the default one
 	Name         string
 	Type         string // "container"
 	Architecture string // canonical
@@ -71,13 +74,8 @@ type Config struct {
 type Profile = db.Profile
 
 // Uses reports whether the instance's configuration includes a profile.
-func (i *Instance) Uses(profile string) bool {
-	for _, p := range i.Profiles {
-		if p == profile {
-			return true
-		}
-	}
-	return false
+func (i *Instance) Uses(p Profile) bool {
+	return i.ProfilesOf == p.Project && slices.Contains(i.Profiles, p.Name)
 }
 
 // UUIDKey is the option that names an instance's volume and box. It is set once
@@ -128,7 +126,7 @@ func expand(c Config, profiles []Profile) (map[string]string, map[string]map[str
 
 func fromRow(r db.Instance) Instance {
 	return Instance{
-		Name: r.Name, Type: r.Type, Architecture: r.Architecture,
+		Project: r.Project, Name: r.Name, Type: r.Type, Architecture: r.Architecture,
 		CreatedAt: r.CreatedAt, LastUsedAt: r.LastUsedAt, Base: r.Base, Status: Stopped,
 		Config: Config{
 			Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles,

@@ -5,7 +5,11 @@ import (
 	"sync"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
+
+// key tells instances of the same name in different projects apart.
+func key(ctx context.Context, name string) string { return project.Name(ctx) + "/" + name }
 
 // A keyLock lets one caller at a time work on the thing of a name.
 type keyLock struct {

@@ -32,9 +32,9 @@ func (s *Set) claim(ctx context.Context, name string) (release func(), err error
 		return nil, err
 	}
 	s.mu.Lock()
-	taken := s.claimed[name]
+	taken := s.claimed[key(ctx, name)]
 	if !taken {
-		s.claimed[name] = true
+		s.claimed[key(ctx, name)] = true
 	}
 	s.mu.Unlock()
 	if taken {
@@ -43,7 +43,7 @@ func (s *Set) claim(ctx context.Context, name string) (release func(), err error
 	release = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.claimed, name)
+		delete(s.claimed, key(ctx, name))
 	}
 	_, err = s.db.Instance(ctx, name)
 	if errors.Is(err, kiln.NotFound) {

@@ -36,7 +36,7 @@ type Networks interface {
 // A Resolver answers the names of instances, and others.
 type Resolver struct {
 	Address netip.Addr // not valid: there is none
-	Domain  string     // of the instances
+	Domain  string     // of the instances; of several, the first first, with spaces between
 }
 
 // nicName is what an interface in an instance can be called.

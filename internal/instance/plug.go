@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // plugs say which devices an instance that runs has, in a file beside its box. What is
@@ -211,14 +212,19 @@ func (s *Set) mend(ctx context.Context, name string, l *live) []error {
 // MendDevices gives the instances that run the devices that they should have: the last
 // daemon may have died while it changed some, or they rebooted when there was none.
 func (s *Set) MendDevices(ctx context.Context) error {
-	list, err := s.List(ctx)
+	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, i := range list {
 		if l := s.running(db.Instance{Config: i.Options}); l != nil {
-			errs = append(errs, s.mend(ctx, i.Name, l)...)
+			in, err := s.in(ctx, i.Project)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			errs = append(errs, s.mend(in, i.Name, l)...)
 		}
 	}
 	return errors.Join(errs...)

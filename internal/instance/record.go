@@ -2,6 +2,7 @@ package instance
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"io"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -24,7 +26,8 @@ type Record struct {
 // out: starting one doesn't write its record.
 type (
 	recordFile struct {
-		Version int `json:"version"`
+		Version int    `json:"version"`
+		Project string `json:"project,omitempty"` // "": the default one
 		recordState
 		Type      string           `json:"type,omitempty"`
 		Snapshots []recordSnapshot `json:"snapshots,omitempty"`
@@ -61,10 +64,13 @@ const recordVersion = 1
 // Encode gives a record as bytes: the same ones for the same record.
 func (r Record) Encode() ([]byte, error) {
 	i := r.Instance
-	f := recordFile{Version: recordVersion, Type: i.Type, recordState: recordState{
+	f := recordFile{Version: recordVersion, Project: i.Project, Type: i.Type, recordState: recordState{
 		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral,
 		CreatedAt: i.CreatedAt, Base: i.Base, Config: i.Config, Devices: i.Devices, Profiles: i.Profiles,
 	}}
+	if f.Project == project.Default {
+		f.Project = ""
+	}
 	for _, s := range r.Snapshots {
 		f.Snapshots = append(f.Snapshots, recordSnapshot{Files: s.Files, ExpiresAt: s.ExpiresAt, LastUsedAt: s.LastUsedAt,
 			recordState: recordState{
@@ -99,8 +105,13 @@ func ParseRecord(b []byte) (Record, error) {
 	if err := f.check(kiln.CheckInstanceName); err != nil {
 		return Record{}, err
 	}
+	f.Project = cmp.Or(f.Project, project.Default)
+	if err := kiln.CheckProjectName(f.Project); err != nil {
+		return Record{}, kiln.Errorf(kiln.Integrity, "the record names a project that can't be: %w", err)
+	}
 	r := Record{Instance: db.Instance{
-		Name: f.Name, Type: f.Type, Architecture: f.Architecture, Description: f.Description, Ephemeral: f.Ephemeral,
+		Project: f.Project, Name: f.Name, Type: f.Type, Architecture: f.Architecture, Description: f.Description,
+		Ephemeral: f.Ephemeral,
 		CreatedAt: f.CreatedAt, Base: f.Base, Config: f.Config, Devices: f.Devices, Profiles: f.Profiles,
 	}}
 	seen := map[string]bool{}

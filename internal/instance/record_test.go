@@ -16,7 +16,7 @@ func testRecord() Record {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	root := map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}}
 	return Record{
-		Instance: db.Instance{Name: "c1", Type: "container", Architecture: "x86_64", Description: "web", Ephemeral: true,
+		Instance: db.Instance{Project: "default", Name: "c1", Type: "container", Architecture: "x86_64", Description: "web", Ephemeral: true,
 			CreatedAt: at, Base: kiln.Fingerprint{1}, Config: map[string]string{UUIDKey: "u", "user.x": "1"}, Devices: root,
 			Profiles: []string{"default", "web"}},
 		Snapshots: []db.Snapshot{{Name: "s0", Files: "f0", CreatedAt: at, ExpiresAt: at.AddDate(0, 0, 1), LastUsedAt: at,
@@ -93,7 +93,7 @@ func TestSaveRecords(t *testing.T) {
 	if err := p.SetNote("uuid-a", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SaveRecords(t.Context(), "b", "nothing"); err != nil {
+	if err := s.SaveRecords(t.Context(), db.Name{Project: "default", Name: "b"}, db.Name{Project: "none", Name: "nothing"}); err != nil {
 		t.Fatal(err)
 	}
 	read()

@@ -8,29 +8,32 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // SaveRecords writes the records of some instances beside their volumes where they
-// aren't as the rows say; without names, of all. The row is the truth and the record a
+// aren't as the rows say; without names, of every project. The row is the truth and the record a
 // copy of it: one that can't be written is told, and keeps nobody from anything. A
 // record of a row that is damaged stays as it is, as it is the better copy.
-func (s *Set) SaveRecords(ctx context.Context, names ...string) error {
-	profiles, err := s.profiles(ctx)
+func (s *Set) SaveRecords(ctx context.Context, names ...db.Name) error {
+	ctx = project.InAll(ctx)
+	profiles, err := s.profilesOf(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	save := func(row db.Instance, snapshots []db.Snapshot) {
-		if err := s.saveRecord(row, snapshots, profiles); err != nil {
+		if err := s.saveRecord(row, snapshots, profiles(row.Project).list); err != nil {
 			errs = append(errs, fmt.Errorf("write the record of instance %q: %w", row.Name, err))
 		}
 	}
 	for _, name := range names {
-		row, err := s.db.Instance(ctx, name)
+		in := project.In(ctx, project.Alone(name.Project))
+		row, err := s.db.Instance(in, name.Name)
 		if errors.Is(err, kiln.NotFound) {
 			continue // deleted or renamed meanwhile
 		}
-		snapshots, serr := s.db.Snapshots(ctx, name)
+		snapshots, serr := s.db.Snapshots(in, name.Name)
 		if err := errors.Join(err, serr); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
@@ -44,12 +47,13 @@ func (s *Set) SaveRecords(ctx context.Context, names ...string) error {
 	if err := errors.Join(err, serr); err != nil {
 		return err
 	}
-	of := map[string][]db.Snapshot{}
+	of := map[db.Name][]db.Snapshot{}
 	for _, snap := range all {
-		of[snap.Instance] = append(of[snap.Instance], snap)
+		name := db.Name{Project: snap.Project, Name: snap.Instance}
+		of[name] = append(of[name], snap)
 	}
 	for _, row := range rows {
-		save(row, of[row.Name])
+		save(row, of[db.Name{Project: row.Project, Name: row.Name}])
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

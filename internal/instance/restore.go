@@ -87,6 +87,10 @@ func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap d
 func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
 	for _, r := range rows {
 		if name := r.Config[restoreKey]; name != "" {
+			ctx, err := s.in(ctx, r.Project)
+			if err != nil {
+				continue
+			}
 			snap := db.Snapshot{Instance: r.Name, Name: name}
 			if row, err := s.db.Snapshot(ctx, r.Name, name); err == nil {
 				snap = row

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/guestapi"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -81,7 +82,7 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err != nil {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close(), closeGuest(g))
 	}
-	s.follow(name, i.Options[UUIDKey], b, g)
+	s.follow(ctx, name, i.Options[UUIDKey], b, g)
 	s.notify(ctx, Change{Name: name, Action: "started"})
 	return nil
 }
@@ -215,39 +216,41 @@ func environment(config map[string]string) map[string]string {
 }
 
 // follow remembers that an instance runs and waits for its end.
-func (s *Set) follow(name, uuid string, b *box.Box, g *guestapi.Server) *live {
+func (s *Set) follow(ctx context.Context, name, uuid string, b *box.Box, g *guestapi.Server) *live {
 	l := &live{box: b, gone: make(chan struct{})}
 	l.guest.server = g
 	s.mu.Lock()
 	s.live[uuid] = l
 	s.mu.Unlock()
-	s.wg.Go(func() { s.watch(name, uuid, l) })
+	life := project.Like(s.ctx, ctx)
+	s.wg.Go(func() { s.watch(life, name, uuid, l) })
 	return l
 }
 
-func (s *Set) watch(name, uuid string, l *live) {
+// watch waits for the end of an instance; life is of the daemon, and about its project.
+func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 	for begun := time.Now(); ; {
-		e, err := l.box.Next(s.ctx)
+		e, err := l.box.Next(life)
 		if err != nil {
 			return // the daemon ends; the instance goes on
 		}
 		if e.Kind == box.Rebooted {
 			s.endFiles(uuid, name, "rebooted")
 			if s.mayGoOn(uuid, time.Since(begun)) {
-				s.rebooted(name, l)
+				s.rebooted(life, name, l)
 			} else {
-				s.giveUp(name, l.box.Abort(s.ctx))
+				s.giveUp(life, name, l.box.Abort(life))
 			}
 			begun = time.Now()
 			continue
 		}
-		ctx, asked := event.WithRequestor(s.ctx, l.stop.Load()), l.stopping.Load() > 0
+		ctx, asked := event.WithRequestor(life, l.stop.Load()), l.stopping.Load() > 0
 		s.endDevices(ctx, name, l)
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
 		_ = l.guest.close()
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
-		if err := s.ended(ctx, name, "stopped"); err != nil && s.ctx.Err() == nil {
+		if err := s.ended(ctx, name, "stopped"); err != nil && life.Err() == nil {
 			s.warn("write down the end of instance "+strconv.Quote(name), err)
 		}
 		_ = l.box.Close()
@@ -257,7 +260,7 @@ func (s *Set) watch(name, uuid string, l *live) {
 		s.endFiles(uuid, name, "stopped") // of somebody who came last
 		close(l.gone)
 		if !asked {
-			s.beginAgain(name, uuid, time.Since(begun))
+			s.beginAgain(life, name, uuid, time.Since(begun))
 		}
 		return
 	}
@@ -419,7 +422,7 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 // stop in its time is killed.
 func (s *Set) Suspend(ctx context.Context) error {
 	s.suspended.Store(true)
-	list, err := s.List(ctx)
+	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
@@ -456,6 +459,10 @@ func (s *Set) suspendAll(ctx context.Context, list []Instance) error {
 }
 
 func (s *Set) suspend(ctx context.Context, i Instance) error {
+	ctx, err := s.in(ctx, i.Project)
+	if err != nil {
+		return err
+	}
 	if !i.Ephemeral {
 		if err := s.edit(ctx, i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" }); err != nil {
 			return err
@@ -467,7 +474,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 		force = timeout == 0
 	}
 	force = force || i.ExpandedConfig["boot.host_shutdown_action"] == "force-stop"
-	err := s.Stop(ctx, i.Name, timeout, force)
+	err = s.Stop(ctx, i.Name, timeout, force)
 	if kiln.KindOf(err) == kiln.Timeout {
 		err = s.Stop(ctx, i.Name, 0, true)
 	}
@@ -482,7 +489,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 // begun is finished. Higher priorities go first,
 // each is followed by its delay, and one that fails doesn't keep the others.
 func (s *Set) Autostart(ctx context.Context) error {
-	list, err := s.List(ctx)
+	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
@@ -502,7 +509,11 @@ func (s *Set) Autostart(ctx context.Context) error {
 		if i.Options[restartKey] != "" {
 			start = s.finishRestart
 		}
-		if err := start(ctx, i.Name); err != nil {
+		in, err := s.in(ctx, i.Project)
+		if err == nil {
+			err = start(in, i.Name)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
 		}
 		select {

@@ -13,6 +13,7 @@ import (
 	"github.com/adhocore/gronx"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/template"
 )
 
@@ -159,7 +160,7 @@ func nextName(pattern string, taken []string) string {
 // SnapshotDue makes the snapshots whose times lie after from and not after to. One
 // that fails doesn't keep the others.
 func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
-	list, err := s.List(ctx)
+	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
@@ -172,7 +173,10 @@ func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 		}
 		due, err := sched.due(from, to)
 		if due && (i.Status != Stopped || kiln.IsTrue(i.ExpandedConfig["snapshots.schedule.stopped"])) {
-			err = s.autoSnapshot(ctx, i.Name)
+			var in context.Context
+			if in, err = s.in(ctx, i.Project); err == nil {
+				err = s.autoSnapshot(in, i.Name)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("scheduled snapshot of instance %q: %w", i.Name, err))
@@ -214,14 +218,17 @@ func (s *Set) snapshotAtStart(ctx context.Context, i Instance) error {
 // ExpireSnapshots deletes the snapshots whose time is over, and gives the images
 // that they were of.
 func (s *Set) ExpireSnapshots(ctx context.Context, now time.Time) ([]kiln.Fingerprint, error) {
-	rows, err := s.db.ExpiredSnapshots(ctx, now)
+	rows, err := s.db.ExpiredSnapshots(project.InAll(ctx), now)
 	if err != nil {
 		return nil, err
 	}
 	var images []kiln.Fingerprint
 	var errs []error
 	for _, r := range rows {
-		err := s.DeleteSnapshot(ctx, r.Instance, r.Name)
+		in, err := s.in(ctx, r.Project)
+		if err == nil {
+			err = s.DeleteSnapshot(in, r.Instance, r.Name)
+		}
 		if errors.Is(err, kiln.NotFound) {
 			continue // somebody was faster
 		}

@@ -21,13 +21,14 @@ import (
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/files"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // A Change is something that happened to an instance, also without anybody
 // having asked: "started", "stopped", "restarted", "deleted", …
 type Change struct {
-	Name     string
+	Name     string // within the project that the context is about
 	Action   string
 	Snapshot string // it happened to this one, "snapshot-created", "snapshot-deleted", …
 }
@@ -62,7 +63,7 @@ type Set struct {
 	live    map[string]*live         // what runs, by the instance's UUID
 	served  map[string]*files.Helper // whose files are in use, by the instance's UUID
 	still   map[string]bool          // whose files must not change now, by UUID
-	claimed map[string]bool          // names of instances that are being made
+	claimed map[string]bool          // keys of instances that are being made
 	short   map[string]int           // lives in a row that ended within seconds, by UUID
 }
 
@@ -95,16 +96,16 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	rows, err := d.Instances(ctx)
+	rows, err := d.Instances(project.InAll(ctx))
 	if err != nil {
 		return nil, err
 	}
-	profiles, err := s.profiles(ctx)
+	profiles, err := s.profilesOf(project.InAll(ctx))
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range rows {
-		if err := s.adopt(ctx, r, profiles); err != nil {
+		if err := s.adopt(ctx, r, profiles(r.Project)); err != nil {
 			warn("take over instance "+strconv.Quote(r.Name), err)
 		}
 	}
@@ -116,14 +117,18 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 }
 
 // adopt takes over the box of an instance that a former daemon started.
-func (s *Set) adopt(ctx context.Context, r db.Instance, profiles map[string]Profile) error {
+func (s *Set) adopt(ctx context.Context, r db.Instance, profiles profiles) error {
+	ctx, err := s.in(ctx, r.Project)
+	if err != nil {
+		return err
+	}
 	b, err := box.Open(s.boxDir(r))
 	switch {
 	case err == nil:
 		if err := s.letGo(ctx, r, b); err != nil {
 			return errors.Join(err, b.Close())
 		}
-		l := s.follow(r.Name, r.Config[UUIDKey], b, nil)
+		l := s.follow(ctx, r.Name, r.Config[UUIDKey], b, nil)
 		i, err := s.complete(r, profiles)
 		if err == nil {
 			err = s.setGuest(l, i)
@@ -199,19 +204,25 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// List gives every instance, by name.
+// in has ctx be about a project, for work that nobody asked for.
+func (s *Set) in(ctx context.Context, name string) (context.Context, error) {
+	p, err := s.db.Scope(ctx, name)
+	return project.In(ctx, p), err
+}
+
+// List gives the instances of the projects that ctx is about, by name.
 func (s *Set) List(ctx context.Context) ([]Instance, error) {
 	rows, err := s.db.Instances(ctx)
 	if err != nil {
 		return nil, err
 	}
-	profiles, err := s.profiles(ctx)
+	profiles, err := s.profilesOf(ctx)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]Instance, 0, len(rows))
 	for _, r := range rows {
-		i, err := s.complete(r, profiles)
+		i, err := s.complete(r, profiles(r.Project))
 		if err != nil {
 			return nil, err
 		}
@@ -220,9 +231,9 @@ func (s *Set) List(ctx context.Context) ([]Instance, error) {
 	return list, nil
 }
 
-// UUIDs gives what names the files of every instance.
+// UUIDs gives what names the files of every instance, of whatever project.
 func (s *Set) UUIDs(ctx context.Context) (map[string]bool, error) {
-	rows, err := s.db.Instances(ctx)
+	rows, err := s.db.Instances(project.InAll(ctx))
 	all := make(map[string]bool, len(rows))
 	for _, r := range rows {
 		all[r.Config[UUIDKey]] = true
@@ -236,13 +247,44 @@ func (s *Set) Get(ctx context.Context, name string) (Instance, error) {
 	if err != nil {
 		return Instance{}, err
 	}
-	profiles, err := s.profiles(ctx)
+	profiles, err := s.profilesOf(ctx)
 	if err != nil {
 		return Instance{}, err
 	}
-	return s.complete(r, profiles)
+	return s.complete(r, profiles(r.Project))
 }
 
+// profiles are those that instances of a project can have.
+type profiles struct {
+	of   string // whose they are
+	list map[string]Profile
+}
+
+// profilesOf gives the profiles for the instances of each project that ctx is about.
+func (s *Set) profilesOf(ctx context.Context) (func(name string) profiles, error) {
+	if p, err := project.Of(ctx); err == nil {
+		list, err := s.profiles(ctx)
+		return func(string) profiles { return profiles{p.Profiles, list} }, err
+	}
+	scopes, err := s.db.Scopes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.db.Profiles(project.InAll(ctx))
+	all := map[string]map[string]Profile{}
+	for _, p := range rows {
+		if all[p.Project] == nil {
+			all[p.Project] = map[string]Profile{}
+		}
+		all[p.Project][p.Name] = p
+	}
+	return func(name string) profiles {
+		of := scopes[name].Profiles
+		return profiles{of, all[of]}
+	}, err
+}
+
+// profiles gives those of the one project that ctx is about.
 func (s *Set) profiles(ctx context.Context) (map[string]Profile, error) {
 	list, err := s.db.Profiles(ctx)
 	if err != nil {
@@ -272,20 +314,21 @@ func pick(names []string, profiles map[string]Profile) ([]Profile, error) {
 	return list, nil
 }
 
-func (s *Set) complete(r db.Instance, profiles map[string]Profile) (Instance, error) {
+func (s *Set) complete(r db.Instance, profiles profiles) (Instance, error) {
 	i := fromRow(r)
+	i.ProfilesOf = profiles.of
 	i.Problem = r.Damage
 	if r.Config[UUIDKey] == "" && i.Problem == "" {
 		i.Problem = "its configuration doesn't say which files it has (" + UUIDKey + ")"
 	}
 	var used []Profile
 	for _, name := range r.Profiles {
-		if p, ok := profiles[name]; ok {
+		if p, ok := profiles.list[name]; ok {
 			used = append(used, p)
 		} else if i.Problem == "" {
 			i.Problem = fmt.Sprintf("its profile %q doesn't exist", name)
 		}
-		if p := profiles[name]; p.Damage != "" && i.Problem == "" {
+		if p := profiles.list[name]; p.Damage != "" && i.Problem == "" {
 			i.Problem = fmt.Sprintf("its profile %q can't be used: %s", name, p.Damage)
 		}
 	}

@@ -14,11 +14,13 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // A Snapshot is an instance as it was at one moment.
 type Snapshot struct {
+	Project         string
 	Instance, Name  string
 	CreatedAt       time.Time
 	ExpiresAt       time.Time // zero: never
@@ -51,16 +53,17 @@ func (s *Set) Snapshots(ctx context.Context, name string) ([]Snapshot, error) {
 	return s.completeSnapshots(ctx, rows)
 }
 
-// AllSnapshots gives the snapshots of every instance, by its name.
-func (s *Set) AllSnapshots(ctx context.Context) (map[string][]Snapshot, error) {
+// AllSnapshots gives the snapshots of every instance of the projects that ctx is about.
+func (s *Set) AllSnapshots(ctx context.Context) (map[db.Name][]Snapshot, error) {
 	rows, err := s.db.AllSnapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
 	list, err := s.completeSnapshots(ctx, rows)
-	all := map[string][]Snapshot{}
+	all := map[db.Name][]Snapshot{}
 	for _, snap := range list {
-		all[snap.Instance] = append(all[snap.Instance], snap)
+		of := db.Name{Project: snap.Project, Name: snap.Instance}
+		all[of] = append(all[of], snap)
 	}
 	return all, err
 }
@@ -109,21 +112,22 @@ func (s *Set) wholeSnapshot(ctx context.Context, instance, name string) (db.Snap
 }
 
 func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snapshot, error) {
-	profiles, err := s.profiles(ctx)
+	profiles, err := s.profilesOf(ctx)
 	if err != nil {
 		return nil, err
 	}
 	list := []Snapshot{}
 	for _, r := range rows {
 		snap := Snapshot{
-			Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt,
+			Project: r.Project, Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt,
+			LastUsedAt:   r.LastUsedAt,
 			Architecture: r.Architecture, Base: r.Base, Damage: r.Damage,
 			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config,
 				Devices: r.Devices},
 		}
 		var used []Profile // but for those that are gone since
 		for _, name := range r.Profiles {
-			if p, ok := profiles[name]; ok {
+			if p, ok := profiles(r.Project).list[name]; ok {
 				used = append(used, p)
 			}
 		}
@@ -258,7 +262,7 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 
 // sweepSnapshots removes the files of snapshots that no row names.
 func (s *Set) sweepSnapshots(ctx context.Context) error {
-	rows, err := s.db.AllSnapshots(ctx)
+	rows, err := s.db.AllSnapshots(project.InAll(ctx))
 	if err != nil {
 		return err
 	}

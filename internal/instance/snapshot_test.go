@@ -192,7 +192,8 @@ func TestSnapshotDue(t *testing.T) {
 		}
 	}
 	all, err := s.AllSnapshots(ctx)
-	if err != nil || len(all) != 1 || len(all["a"]) != 2 || all["a"][1].Name != "auto1" {
+	a := all[db.Name{Project: "default", Name: "a"}]
+	if err != nil || len(all) != 1 || len(a) != 2 || a[1].Name != "auto1" {
 		t.Errorf("%+v, %v", all, err)
 	}
 }

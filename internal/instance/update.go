@@ -9,6 +9,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // Update replaces what a user may change by what change makes of it; nobody else
@@ -148,7 +149,7 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 // devices.
 // before is what the profile was. The warnings say what holds later, or not at all.
 func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []string, err error) {
-	list, err := s.List(ctx)
+	list, err := s.List(project.InAll(ctx)) // others may have the default project's profiles
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +164,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 	}
 	profiles[before.Name] = before
 	for _, i := range list {
-		if i.Status == Stopped || !i.Uses(before.Name) {
+		if i.Status == Stopped || !i.Uses(before) {
 			continue
 		}
 		used, err := pick(i.Profiles, profiles)
@@ -178,7 +179,11 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 		s.guestChanged(was, i)
 		later := atNextStart(was.ExpandedConfig, i.ExpandedConfig)
 		if names := changedNames(was.ExpandedDevices, i.ExpandedDevices); len(names) > 0 {
-			later = append(later, s.followProfile(ctx, i.Name, names)...)
+			in, err := s.in(ctx, i.Project)
+			if err != nil {
+				return warnings, err
+			}
+			later = append(later, s.followProfile(in, i.Name, names)...)
 		}
 		for _, w := range later {
 			warnings = append(warnings, fmt.Sprintf("instance %q: %s", i.Name, w))

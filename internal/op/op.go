@@ -1,5 +1,5 @@
 // Package op runs work in the background under an ID that can be waited for,
-// watched and cancelled. It knows nothing of HTTP, nor of what the work does.
+// watched and cancelled. It notes in which project that is, and knows nothing of HTTP, nor of what the work does.
 package op
 
 import (
@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A Class tells clients what an operation offers besides its end.
@@ -51,6 +52,7 @@ type Snapshot struct {
 	Resources   map[string][]string // "images": {"/1.0/images/<fp>"}
 	Metadata    map[string]any
 	MayCancel   bool
+	Project     string // in which it works; "": in none
 	Owner       string // who may see it besides the administrators, see SetOwner
 	Err         error  // why the status is Failure or Cancelled
 }
@@ -123,7 +125,8 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 	now := time.Now().UTC()
 	op := &Operation{table: t, cancel: cancel, done: make(chan struct{}), snap: Snapshot{
 		ID: uuid.NewString(), Class: o.Class, Description: description, CreatedAt: now, UpdatedAt: now,
-		Status: Pending, Resources: o.Resources, Metadata: maps.Clone(o.Metadata), MayCancel: o.MayCancel,
+		Status: Pending, Project: project.Name(ctx), Resources: o.Resources, Metadata: maps.Clone(o.Metadata),
+		MayCancel: o.MayCancel,
 	}}
 	t.mu.Lock()
 	t.ops[op.snap.ID] = op

@@ -4,6 +4,7 @@
 package place
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -39,11 +40,12 @@ func (p Place) At(name string) Place { return Place{p.Client, p.Remote, name} }
 // A Resolver finds out what words mean. Its exported fields are set before it is
 // used.
 type Resolver struct {
-	Project    string            // "": the remote's own
-	ForceLocal bool              // no remote named means the local daemon
-	Version    string            // of kiln, for servers that want to know
-	Stall      time.Duration     // how long servers may keep it waiting; 0: as long as usual
-	Warn       func(text string) // hears that something works, but not as it should
+	Project     string            // "": the remote's own
+	AllProjects bool              // requests are about all projects, which lists can be
+	ForceLocal  bool              // no remote named means the local daemon
+	Version     string            // of kiln, for servers that want to know
+	Stall       time.Duration     // how long servers may keep it waiting; 0: as long as usual
+	Warn        func(text string) // hears that something works, but not as it should
 	// Stale lets what image servers have be as it was a few minutes ago. Else they are
 	// asked each time whether it changed.
 	Stale bool
@@ -166,7 +168,7 @@ func (r *Resolver) SnapshotOf(words []string) (at Place, instance, snap string, 
 
 // Local gives a client of the daemon on this host.
 func (r *Resolver) Local() *client.Client {
-	return client.Unix(client.Socket()).WithProject(r.Project)
+	return r.about(client.Unix(client.Socket()), "")
 }
 
 // Connect gives a client of a remote. Nothing is sent yet. Errors: NotFound;
@@ -186,9 +188,9 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 	case c.Unix():
 		socket := strings.TrimPrefix(strings.TrimPrefix(c.Addr, "unix:"), "//")
 		if socket == "" {
-			return r.Local(), nil
+			return r.about(client.Unix(client.Socket()), c.Project), nil
 		}
-		return client.Unix(socket).WithProject(r.Project), nil
+		return r.about(client.Unix(socket), c.Project), nil
 	}
 	o, where, err := r.opener(name)
 	if err != nil {
@@ -199,12 +201,20 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 		return nil, err
 	}
 	r.patiently(hc)
-	project := r.Project
-	if project == "" && c.Project != "default" {
-		project = c.Project
-	}
 	r.asked = name
-	return client.HTTPS(c.Addr, hc).WithProject(project), nil
+	return r.about(client.HTTPS(c.Addr, hc), c.Project), nil
+}
+
+// about has a client's requests be about the project that was asked for, or that of its
+// remote. The default one goes without saying.
+func (r *Resolver) about(c *client.Client, own string) *client.Client {
+	if r.AllProjects {
+		return c.AllProjects()
+	}
+	if project := cmp.Or(r.Project, own); project != "default" {
+		return c.WithProject(project)
+	}
+	return c
 }
 
 // Explain says more about an error of a server that only says that somebody may not do

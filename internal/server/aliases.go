@@ -6,6 +6,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 func aliasEntry(a kiln.Alias) api.ImageAliasesEntry {
@@ -22,7 +23,9 @@ func (s *Server) getAliases(w http.ResponseWriter, r *http.Request) (any, error)
 	for _, a := range all {
 		entries = append(entries, aliasEntry(a))
 	}
-	return list(r, entries, func(a api.ImageAliasesEntry) string { return "/1.0/images/aliases/" + segment(a.Name) })
+	return list(r, entries, func(a api.ImageAliasesEntry) string {
+		return inURL("/1.0/images/aliases/"+segment(a.Name), project.Name(r.Context()))
+	})
 }
 
 func (s *Server) postAliases(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -7,6 +7,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/hardware"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -22,6 +23,7 @@ var extensions = []string{
 	"network_state", "network_types", "instance_nic_network", "profile_usedby",
 	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state", "resources", "resources_v2",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
+	"project_usage",
 	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
 	"images_push_relay", "image_force_refresh",
 	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",
@@ -75,7 +77,7 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 			Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
 			Kernel: e.Kernel, KernelArchitecture: e.HostArch, KernelVersion: e.KernelVersion,
 			KernelFeatures: map[string]string{}, LXCFeatures: map[string]string{}, OSName: e.OSName, OSVersion: e.OSVersion,
-			Project: defaultProject, Server: "kiln", ServerEventMode: "full-mesh", ServerName: e.Hostname,
+			Project: project.Name(r.Context()), Server: "kiln", ServerEventMode: "full-mesh", ServerName: e.Hostname,
 			ServerPID:     os.Getpid(),
 			ServerVersion: e.Version, Storage: "overlay", StorageVersion: "1",
 			StorageDrivers: []api.StorageDriverInfo{{Name: "overlay", Version: "1"}},

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +16,8 @@ import (
 // A caller is who sent a request.
 type caller struct {
 	trusted     bool
-	restricted  bool // may not change what concerns the whole server
+	restricted  bool     // may not change what concerns the whole server, nor see other projects than its own
+	projects    []string // of a restricted caller
 	name        string
 	fingerprint string // of its certificate; "": none
 	protocol    string // "unix" or "tls"
@@ -49,17 +49,21 @@ func (s *Server) identify(r *http.Request) *http.Request {
 	if c.restricted {
 		ctx = instance.Restricted(ctx)
 	}
-	return r.WithContext(context.WithValue(ctx, callerKey{}, c))
+	return r.WithContext(withCaller(ctx, c))
+}
+
+func withCaller(ctx context.Context, c caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
 }
 
 // whose tells who shows a certificate.
 func (s *Server) whose(ctx context.Context, cert *x509.Certificate) caller {
 	client, ok := s.d.Trusted(ctx, cert)
-	if client.Restricted && !slices.Contains(client.Projects, defaultProject) {
+	if client.Restricted && len(client.Projects) == 0 {
 		ok = false
 	}
 	return caller{protocol: "tls", cert: cert, trusted: ok, name: client.Name, restricted: client.Restricted,
-		fingerprint: client.Fingerprint}
+		projects: client.Projects, fingerprint: client.Fingerprint}
 }
 
 func host(address string) string {
@@ -91,6 +95,10 @@ func (s *Server) guard(to route, method string, h handler) handler {
 		case !c.trusted:
 			// An untrusted client doesn't get to hold a connection with a slow request.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.stall()))
+		}
+		r, err := s.inProject(r, to, method)
+		if err != nil {
+			return nil, err
 		}
 		return h(w, r)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 func wireBackup(b backup.Stored) api.InstanceBackup {
@@ -31,7 +32,7 @@ func (s *Server) getBackups(w http.ResponseWriter, r *http.Request) (any, error)
 		return nil, err
 	}
 	return list(r, wireBackups(all), func(b api.InstanceBackup) string {
-		return "/1.0/instances/" + name + "/backups/" + segment(b.Name)
+		return inURL("/1.0/instances/"+name+"/backups/"+segment(b.Name), project.Name(r.Context()))
 	})
 }
 

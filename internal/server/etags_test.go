@@ -74,7 +74,7 @@ func TestDamageIsTold(t *testing.T) {
 		"image's alias": img.Aliases[0].Description,
 		"alias":         aliasEntry(kiln.Alias{Damage: why}).Description,
 		"snapshot":      wireSnapshot(instance.Snapshot{Damage: why}).Description,
-		"profile":       profile(daemon.Profile{Profile: db.Profile{Damage: why}}).Description,
+		"profile":       profile(daemon.Profile{Profile: db.Profile{Damage: why}}, caller{}).Description,
 		"certificate":   certificate(daemon.Client{Damage: why}).Description,
 	} {
 		if !strings.HasPrefix(text, "damaged: ") || !strings.Contains(text, why) {

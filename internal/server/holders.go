@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -50,7 +51,8 @@ func (h *holders) list() map[*counted]caller {
 
 // mayMoreThan reports whether a caller may do what another may not.
 func (c caller) mayMoreThan(other caller) bool {
-	return c.trusted && !other.trusted || c.trusted && !c.restricted && other.restricted
+	return c.trusted && (!other.trusted || !c.restricted && other.restricted ||
+		c.restricted && slices.ContainsFunc(c.projects, func(p string) bool { return !other.mayUse(p) }))
 }
 
 // hold remembers the connection of a client that is trusted.

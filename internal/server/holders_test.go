@@ -227,7 +227,7 @@ func TestRestrictedSeeNoCommands(t *testing.T) {
 	all := listenTo(t, as(t, friend), address)
 	for _, by := range []string{trust.Fingerprint(friend.Leaf), trust.Fingerprint(guest.Leaf)} {
 		p.d.Events.Send("lifecycle", daemon.Lifecycle{Action: "instance-exec", Source: "/1.0/instances/c",
-			Context: map[string]any{"command": []string{"login"}}, Requestor: &event.Requestor{Protocol: "tls", Username: by}})
+			Project: "default", Context: map[string]any{"command": []string{"login"}}, Requestor: &event.Requestor{Protocol: "tls", Username: by}})
 	}
 	for c, want := range map[*websocket.Conn][]bool{theirs: {false, true}, all: {true, true}} {
 		for i, sees := range want {

@@ -33,7 +33,7 @@ func image(img kiln.Image) api.Image {
 		ImagePut: imagePut(img), Aliases: aliases, Architecture: img.Architecture, Cached: img.Cached, Filename: img.Filename,
 		Fingerprint: img.Fingerprint.String(), Size: img.Size, Type: img.Type, CreatedAt: img.CreatedAt,
 		LastUsedAt: img.LastUsedAt,
-		UploadedAt: img.UploadedAt, Project: defaultProject, Locations: []string{"none"},
+		UploadedAt: img.UploadedAt, Project: img.Project, Locations: []string{"none"},
 		UpdateSource: updateSource(img.Origin),
 		ReplacedBy:   fingerprintText(img.ReplacedBy),
 	}
@@ -88,7 +88,7 @@ func (s *Server) getImages(w http.ResponseWriter, r *http.Request) (any, error) 
 		switch {
 		case !f.Empty() && !f.Match(imageFields(img)):
 		case recursion(r) == 0:
-			urls = append(urls, "/1.0/images/"+img.Fingerprint.String())
+			urls = append(urls, inURL("/1.0/images/"+img.Fingerprint.String(), img.Project))
 		default:
 			images = append(images, image(img))
 		}
@@ -114,12 +114,14 @@ func (s *Server) image(r *http.Request) (kiln.Image, error) {
 	if word := r.URL.Query().Get("secret"); word != "" {
 		// The secret is looked at first: how long the answer takes tells nothing of
 		// private images to who has none. Whoever has one knows the whole fingerprint.
-		if fp, err := kiln.ParseFingerprint(name); err == nil && s.d.Shared(word, fp) {
-			img, err := s.d.Images.Get(ctx, fp)
-			if err == nil && img.Missing != "" {
-				err = kiln.Errorf(kiln.NotFound, "Image not found")
+		if fp, err := kiln.ParseFingerprint(name); err == nil {
+			if in, ok := s.d.Shared(ctx, word, fp); ok {
+				img, err := s.d.Images.Get(in, fp)
+				if err == nil && img.Missing != "" {
+					err = kiln.Errorf(kiln.NotFound, "Image not found")
+				}
+				return img, err
 			}
-			return img, err
 		}
 	}
 	img, err := s.d.Images.PublicByPrefix(ctx, name)

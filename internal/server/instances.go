@@ -12,9 +12,11 @@ import (
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/filter"
 	"github.com/kiln-containers/kiln/internal/format"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/template"
 )
 
@@ -32,7 +34,7 @@ func wireInstance(i instance.Instance) api.Instance {
 		Name:            i.Name, Status: i.Status.String(), StatusCode: int(i.Status), LastUsedAt: lastUsed(i.LastUsedAt),
 		Problem:  i.Problem,
 		Location: "none",
-		Type:     i.Type, Project: defaultProject,
+		Type:     i.Type, Project: i.Project,
 	}
 }
 
@@ -58,7 +60,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	var snapshots map[string][]instance.Snapshot
+	var snapshots map[db.Name][]instance.Snapshot
 	var backups map[string][]backup.Stored
 	if recursion(r) > 1 {
 		if snapshots, err = s.d.AllSnapshots(r.Context()); err != nil {
@@ -76,11 +78,12 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 		}
 		switch recursion(r) {
 		case 0:
-			urls = append(urls, "/1.0/instances/"+i.Name)
+			urls = append(urls, inURL("/1.0/instances/"+i.Name, i.Project))
 		case 1:
 			objects = append(objects, o)
 		default:
-			one, err := s.fullInstance(r, o, snapshots[i.Name], backups[i.Options[instance.UUIDKey]])
+			of := db.Name{Project: i.Project, Name: i.Name}
+			one, err := s.fullInstance(r, o, snapshots[of], backups[i.Options[instance.UUIDKey]])
 			if kiln.KindOf(err) == kiln.NotFound {
 				continue // deleted meanwhile
 			}
@@ -101,7 +104,11 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 
 func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot,
 	backups []backup.Stored) (api.InstanceFull, error) {
-	state, err := s.d.InstanceState(r.Context(), o.Name)
+	ctx, err := s.d.In(r.Context(), o.Project)
+	if err != nil {
+		return api.InstanceFull{Instance: o}, err
+	}
+	state, err := s.d.InstanceState(ctx, o.Name)
 	st := wireState(state)
 	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots),
 		Backups: wireBackups(backups)}, err
@@ -154,6 +161,9 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 	src := post.Source
 	if src.Server == "" && src.Mode == "pull" && src.Type == "image" {
 		return nil, kiln.Errorf(kiln.Invalid, "the source says to pull the image, but not from which server")
+	}
+	if src.Type == "copy" && src.Server == "" && src.Project != "" && !callerOf(r).mayUse(src.Project) {
+		return nil, noProject(src.Project)
 	}
 	size, err := instance.SizeOptions(post.InstanceType)
 	if err != nil {
@@ -300,7 +310,7 @@ func (s *Server) getLogs(w http.ResponseWriter, r *http.Request) (any, error) {
 	files, err := s.d.InstanceLogs(r.Context(), name)
 	urls := []string{}
 	for _, f := range files {
-		urls = append(urls, "/1.0/instances/"+name+"/logs/"+f)
+		urls = append(urls, inURL("/1.0/instances/"+name+"/logs/"+f, project.Name(r.Context())))
 	}
 	return urls, err
 }

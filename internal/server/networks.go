@@ -12,13 +12,17 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
-func wireNetwork(n daemon.Network) api.Network {
+func wireNetwork(n daemon.Network, to caller) api.Network {
 	used := []string{}
 	for _, i := range n.Instances {
-		used = append(used, "/1.0/instances/"+i)
+		if to.mayUse(i.Project) {
+			used = append(used, inURL("/1.0/instances/"+i.Name, i.Project))
+		}
 	}
 	for _, p := range n.Profiles {
-		used = append(used, "/1.0/profiles/"+p)
+		if to.mayUse(p.Project) {
+			used = append(used, inURL("/1.0/profiles/"+segment(p.Name), p.Project))
+		}
 	}
 	out := api.Network{Name: n.Name, Type: n.Kind, Managed: n.Managed, UsedBy: used, Locations: []string{"none"},
 		NetworkPut: networkPut(n.Network)}
@@ -42,7 +46,7 @@ func (s *Server) getNetworks(w http.ResponseWriter, r *http.Request) (any, error
 	networks := []api.Network{}
 	for _, n := range all {
 		if n.Managed || !callerOf(r).restricted {
-			networks = append(networks, wireNetwork(n))
+			networks = append(networks, wireNetwork(n, callerOf(r)))
 		}
 	}
 	return list(r, networks, func(n api.Network) string { return "/1.0/networks/" + n.Name })
@@ -70,7 +74,7 @@ func (s *Server) network(r *http.Request) (daemon.Network, error) {
 
 func (s *Server) getNetwork(w http.ResponseWriter, r *http.Request) (any, error) {
 	n, err := s.network(r)
-	return tagged{wireNetwork(n), networkPut(n.Network)}, err
+	return tagged{wireNetwork(n, callerOf(r)), networkPut(n.Network)}, err
 }
 
 func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -127,10 +131,13 @@ func (s *Server) getNetworkLeases(w http.ResponseWriter, r *http.Request) (any, 
 	}
 	list := []api.NetworkLease{}
 	for _, l := range leases {
+		if !callerOf(r).mayUse(l.Project) {
+			continue
+		}
 		for _, a := range []netip.Addr{l.IPv4, l.IPv6} {
 			if a.IsValid() {
-				list = append(list, api.NetworkLease{Hostname: l.Instance, Hwaddr: l.MAC, Address: a.String(), Type: "dynamic",
-					Location: "none"})
+				list = append(list, api.NetworkLease{Hostname: daemon.HostName(l), Hwaddr: l.MAC, Address: a.String(),
+					Type: "dynamic", Location: "none"})
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -54,7 +56,7 @@ func operation(s op.Snapshot) api.Operation {
 func (s *Server) getOperations(w http.ResponseWriter, r *http.Request) (any, error) {
 	urls, objects := map[string][]string{}, map[string][]api.Operation{}
 	for _, snap := range s.d.Ops.List() {
-		if !callerOf(r).maySee(snap) {
+		if !callerOf(r).maySee(snap) || !about(r.Context(), cmp.Or(snap.Project, project.Default)) {
 			continue
 		}
 		key := strings.ToLower(statusText(snap.Status))
@@ -146,7 +148,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 		case <-ctx.Done():
 			return handled{}, nil
 		case e, ok := <-l.Events():
-			if snap, of := e.Metadata.(op.Snapshot); ok && of && !callerOf(r).maySee(snap) {
+			if ok && !hears(r, e) {
 				continue
 			}
 			if !ok { // too slow
@@ -211,6 +213,26 @@ func (c caller) maySeeDetails(l daemon.Lifecycle) bool {
 		l.Requestor.Username == c.fingerprint
 }
 
+// projectOf tells in which project something happened; "": in none.
+func projectOf(e event.Event) string {
+	switch m := e.Metadata.(type) {
+	case op.Snapshot:
+		return m.Project
+	case daemon.Lifecycle:
+		return m.Project
+	}
+	return ""
+}
+
+// hears reports whether who listens by a request is told of an event.
+func hears(r *http.Request, e event.Event) bool {
+	if snap, ok := e.Metadata.(op.Snapshot); ok && !callerOf(r).maySee(snap) {
+		return false
+	}
+	name := projectOf(e)
+	return about(r.Context(), name) || name == "" && !callerOf(r).restricted
+}
+
 // send tells a listener of an event.
 func send(ctx context.Context, c *websocket.Conn, to caller, e event.Event) error {
 	var metadata any
@@ -232,6 +254,7 @@ func send(ctx context.Context, c *websocket.Conn, to caller, e event.Event) erro
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	return c.Write(ctx, websocket.MessageText, encode(api.Event{
-		Type: e.Type, Timestamp: e.Time, Metadata: encode(metadata), Location: "none", Project: defaultProject,
+		Type: e.Type, Timestamp: e.Time, Metadata: encode(metadata), Location: "none",
+		Project: cmp.Or(projectOf(e), project.Default),
 	}))
 }

@@ -9,12 +9,15 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
-func profile(p daemon.Profile) api.Profile {
+func profile(p daemon.Profile, to caller) api.Profile {
 	used := []string{}
-	for _, n := range p.UsedBy {
-		used = append(used, "/1.0/instances/"+n)
+	for _, i := range p.UsedBy {
+		if to.mayUse(i.Project) {
+			used = append(used, inURL("/1.0/instances/"+i.Name, i.Project))
+		}
 	}
-	return api.Profile{Name: p.Name, Description: described(p.Description, p.Damage), Config: orEmpty(p.Config),
+	return api.Profile{Project: p.Project, Name: p.Name, Description: described(p.Description, p.Damage),
+		Config:  orEmpty(p.Config),
 		Devices: orEmpty(p.Devices), UsedBy: used}
 }
 
@@ -25,9 +28,9 @@ func (s *Server) getProfiles(w http.ResponseWriter, r *http.Request) (any, error
 	}
 	profiles := []api.Profile{}
 	for _, p := range all {
-		profiles = append(profiles, profile(p))
+		profiles = append(profiles, profile(p, callerOf(r)))
 	}
-	return list(r, profiles, func(p api.Profile) string { return "/1.0/profiles/" + p.Name })
+	return list(r, profiles, func(p api.Profile) string { return inURL("/1.0/profiles/"+segment(p.Name), p.Project) })
 }
 
 func (s *Server) postProfiles(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -47,7 +50,7 @@ func profilePut(p db.Profile) api.ProfilePut {
 
 func (s *Server) getProfile(w http.ResponseWriter, r *http.Request) (any, error) {
 	p, err := s.d.Profile(r.Context(), r.PathValue("name"))
-	return tagged{profile(p), profilePut(p.Profile)}, err
+	return tagged{profile(p, callerOf(r)), profilePut(p.Profile)}, err
 }
 
 func (s *Server) putProfile(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -7,11 +7,11 @@ import (
 	"testing"
 
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
-// TestRestrictedToOtherProjects: whoever may only use projects that aren't the one there is
-// is as good as untrusted.
+// TestRestrictedToOtherProjects: whoever may use no project is as good as untrusted.
 func TestRestrictedToOtherProjects(t *testing.T) {
 	p := start(t)
 	for name, c := range map[string]struct {
@@ -19,8 +19,8 @@ func TestRestrictedToOtherProjects(t *testing.T) {
 		trusted, restricted bool
 	}{
 		"all":     {daemon.Client{}, true, false},
-		"default": {daemon.Client{Restricted: true, Projects: []string{defaultProject}}, true, true},
-		"other":   {daemon.Client{Restricted: true, Projects: []string{"other"}}, false, true},
+		"default": {daemon.Client{Restricted: true, Projects: []string{project.Default}}, true, true},
+		"other":   {daemon.Client{Restricted: true, Projects: []string{"other"}}, true, true},
 		"none":    {daemon.Client{Restricted: true}, false, true},
 	} {
 		cert, err := trust.Ensure(t.TempDir(), "client", trust.Client)

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-const defaultProject = "default"
-
 // A route is a path: what may be done there, and by whom. Trusted clients may do
 // everything, restricted ones among them, where it doesn't say otherwise.
 type route struct {
 	path      string
 	untrusted []string // methods that anybody may call; what they get is for the handler to decide
 	admin     []string // methods for clients that aren't restricted: they concern the whole server
+	server    bool     // it is about the whole server, whatever project is named
+	several   bool     // it can be about all projects at once
 
 	get, put, patch, post, del handler
 }
@@ -38,13 +38,13 @@ func only(methods ...string) []string { return methods }
 func (s *Server) routes() []route {
 	const get, put, patch, post, del = http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodPost, http.MethodDelete
 	return []route{
-		{path: "/", untrusted: only(get), get: s.root},
+		{path: "/", server: true, untrusted: only(get), get: s.root},
 		{path: "/1.0", untrusted: only(get), admin: only(put, patch), get: s.getServer, put: s.putServer,
 			patch: s.patchServer},
-		{path: "/1.0/events", get: s.events},
-		{path: "/1.0/resources", admin: only(get), get: s.getResources},
+		{path: "/1.0/events", several: true, get: s.events},
+		{path: "/1.0/resources", server: true, admin: only(get), get: s.getResources},
 
-		{path: "/1.0/images", untrusted: only(get, post), get: s.getImages, post: s.postImages},
+		{path: "/1.0/images", several: true, untrusted: only(get, post), get: s.getImages, post: s.postImages},
 		{path: "/1.0/images/{name}", untrusted: only(get), get: s.getImage, put: s.putImage, patch: s.patchImage,
 			del: s.deleteImage},
 		{path: "/1.0/images/{name}/export", untrusted: only(get), get: s.exportImage, post: s.pushImage},
@@ -62,14 +62,16 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/images/{name}/files/{hash}", untrusted: only(get), get: s.getImageFile},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/index", untrusted: only(get), get: s.getFileIndex},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/patch/{base}", untrusted: only(get), get: s.getPatch},
-		{path: "/1.0/kiln/mirrors", admin: only(get, post), get: s.getMirrors, post: s.postMirrors},
-		{path: "/1.0/kiln/mirrors/{name}", admin: only(del, post), post: s.runMirror, del: s.deleteMirror},
+		{path: "/1.0/kiln/mirrors", server: true, admin: only(get, post), get: s.getMirrors, post: s.postMirrors},
+		{path: "/1.0/kiln/mirrors/{name}", server: true, admin: only(del, post), post: s.runMirror, del: s.deleteMirror},
 		{path: "/1.0/kiln/instances", post: s.receiveInstance},
 		{path: "/1.0/kiln/instances/{name}/share", post: s.shareInstance},
-		{path: "/1.0/kiln/instances/{name}/transfer", untrusted: only(get, del), get: s.getTransfer, del: s.endTransfer},
-		{path: "/1.0/kiln/instances/{name}/transfer/layers/{id}", untrusted: only(get), get: s.getTransferPart},
-		{path: "/1.0/kiln/shutdown", admin: only(post), post: s.postShutdown},
-		{path: "/1.0/instances", get: s.getInstances, post: s.postInstances},
+		{path: "/1.0/kiln/instances/{name}/transfer", server: true, untrusted: only(get, del), get: s.getTransfer,
+			del: s.endTransfer},
+		{path: "/1.0/kiln/instances/{name}/transfer/layers/{id}", server: true, untrusted: only(get),
+			get: s.getTransferPart},
+		{path: "/1.0/kiln/shutdown", server: true, admin: only(post), post: s.postShutdown},
+		{path: "/1.0/instances", several: true, get: s.getInstances, post: s.postInstances},
 		{path: "/1.0/instances/{name}", get: s.getInstance, put: s.putInstance, patch: s.patchInstance, post: s.postInstance,
 			del: s.deleteInstance},
 		{path: "/1.0/instances/{name}/state", get: s.getState, put: s.putState},
@@ -90,34 +92,36 @@ func (s *Server) routes() []route {
 		{path: "/1.0/instances/{name}/metadata/templates", get: s.getTemplates, post: s.postTemplate, put: s.postTemplate,
 			del: s.deleteTemplate},
 
-		{path: "/1.0/operations", get: s.getOperations},
-		{path: "/1.0/operations/{id}", get: s.getOperation, del: s.deleteOperation},
-		{path: "/1.0/operations/{id}/wait", untrusted: only(get), get: s.waitOperation},
-		{path: "/1.0/operations/{id}/websocket", untrusted: only(get), get: s.connect},
+		{path: "/1.0/operations", several: true, get: s.getOperations},
+		{path: "/1.0/operations/{id}", server: true, get: s.getOperation, del: s.deleteOperation},
+		{path: "/1.0/operations/{id}/wait", server: true, untrusted: only(get), get: s.waitOperation},
+		{path: "/1.0/operations/{id}/websocket", server: true, untrusted: only(get), get: s.connect},
 
-		{path: "/1.0/profiles", admin: only(post), get: s.getProfiles, post: s.postProfiles},
+		{path: "/1.0/profiles", several: true, admin: only(post), get: s.getProfiles, post: s.postProfiles},
 		{path: "/1.0/profiles/{name}", admin: only(put, patch, post, del), get: s.getProfile, put: s.putProfile,
 			patch: s.patchProfile, post: s.postProfile, del: s.deleteProfile},
-		{path: "/1.0/projects", get: s.getProjects, post: s.notYet},
-		{path: "/1.0/projects/{name}", get: s.getProject},
-		{path: "/1.0/networks", admin: only(post), get: s.getNetworks, post: s.postNetworks},
-		{path: "/1.0/networks/{name}", admin: only(put, patch, post, del), get: s.getNetwork, put: s.putNetwork,
+		{path: "/1.0/projects", server: true, admin: only(post), get: s.getProjects, post: s.postProjects},
+		{path: "/1.0/projects/{name}", server: true, admin: only(put, patch, post, del), get: s.getProject, put: s.putProject,
+			patch: s.patchProject, post: s.postProject, del: s.deleteProject},
+		{path: "/1.0/projects/{name}/state", server: true, get: s.getProjectState},
+		{path: "/1.0/networks", server: true, admin: only(post), get: s.getNetworks, post: s.postNetworks},
+		{path: "/1.0/networks/{name}", server: true, admin: only(put, patch, post, del), get: s.getNetwork, put: s.putNetwork,
 			patch: s.patchNetwork, post: s.postNetwork, del: s.deleteNetwork},
-		{path: "/1.0/networks/{name}/state", get: s.getNetworkState},
-		{path: "/1.0/networks/{name}/leases", get: s.getNetworkLeases},
-		{path: "/1.0/storage-pools", get: s.getPools, post: s.notYet},
-		{path: "/1.0/storage-pools/{name}", get: s.getPool},
-		{path: "/1.0/storage-pools/{name}/resources", get: s.getPoolResources},
-		{path: "/1.0/certificates", untrusted: only(post), admin: only(get, post), get: s.getCertificates,
+		{path: "/1.0/networks/{name}/state", server: true, get: s.getNetworkState},
+		{path: "/1.0/networks/{name}/leases", server: true, get: s.getNetworkLeases},
+		{path: "/1.0/storage-pools", server: true, get: s.getPools, post: s.notYet},
+		{path: "/1.0/storage-pools/{name}", server: true, get: s.getPool},
+		{path: "/1.0/storage-pools/{name}/resources", server: true, get: s.getPoolResources},
+		{path: "/1.0/certificates", server: true, untrusted: only(post), admin: only(get, post), get: s.getCertificates,
 			post: s.postCertificates},
-		{path: "/1.0/certificates/{fingerprint}", admin: only(get, put, patch, del), get: s.getCertificate,
+		{path: "/1.0/certificates/{fingerprint}", server: true, admin: only(get, put, patch, del), get: s.getCertificate,
 			put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
-		{path: "/1.0/warnings", get: s.emptyList},
-		{path: "/internal/ready", get: s.getReady},
+		{path: "/1.0/warnings", server: true, get: s.emptyList},
+		{path: "/internal/ready", server: true, get: s.getReady},
 		// What image servers without an API have.
-		{path: "/streams/v1/{file}", untrusted: only(get), get: s.getStreams},
-		{path: "/streams/files/{name...}", untrusted: only(get), get: s.getStreamsFile},
-		{path: "/lxd/{name...}", untrusted: only(get), get: s.getDirect},
-		{path: "/i/{name...}", untrusted: only(get), get: s.getDirect},
+		{path: "/streams/v1/{file}", server: true, untrusted: only(get), get: s.getStreams},
+		{path: "/streams/files/{name...}", server: true, untrusted: only(get), get: s.getStreamsFile},
+		{path: "/lxd/{name...}", server: true, untrusted: only(get), get: s.getDirect},
+		{path: "/i/{name...}", server: true, untrusted: only(get), get: s.getDirect},
 	}
 }

@@ -140,10 +140,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, r, err)
 		return
 	}
-	if p := r.URL.Query().Get("project"); p != "" && p != defaultProject {
-		s.answerError(w, r, kiln.Errorf(kiln.NotFound, "Project not found: %q; kiln has the one called \"default\"", p))
-		return
-	}
 	if strings.HasPrefix(r.URL.Path, aliasPath) {
 		s.aliases.ServeHTTP(w, r)
 		return

@@ -39,7 +39,7 @@ func (s *Server) getSnapshots(w http.ResponseWriter, r *http.Request) (any, erro
 	}
 	urls := []string{}
 	for _, snap := range list {
-		urls = append(urls, "/1.0/instances/"+name+"/snapshots/"+segment(snap.Name))
+		urls = append(urls, inURL("/1.0/instances/"+name+"/snapshots/"+segment(snap.Name), snap.Project))
 	}
 	return urls, nil
 }

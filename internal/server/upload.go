@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime/multipart"
@@ -36,9 +37,11 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 	word := header(r, "secret")
 	if word != "" || !callerOf(r).trusted {
 		fp := spec.Fingerprint
-		if spec, err = s.d.Expected(word, fp); err != nil {
+		var ctx context.Context
+		if ctx, spec, err = s.d.Expected(r.Context(), word, fp); err != nil {
 			return nil, err
 		}
+		r = r.WithContext(ctx)
 		spec.Filename, spec.Secret = header(r, "filename"), word
 		streamed(r)
 		// An image takes its time, whoever sends it.

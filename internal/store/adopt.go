@@ -10,7 +10,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
-// Adopt makes rows of records, in one transaction: images with their aliases and the
+// Adopt makes rows of records of one project, that of ctx, in one transaction: images with their aliases and the
 // history of these. What rows there are of the same images and aliases is replaced. Of
 // two images that claim an alias, the one that it pointed to last has it. It gives the
 // aliases that exist then. The blobs aren't looked at.

@@ -10,7 +10,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
-// Aliases gives every alias, by name.
+// Aliases gives the aliases of the projects that ctx is about, by name.
 func (s *Store) Aliases(ctx context.Context) ([]kiln.Alias, error) { return s.db.Aliases(ctx) }
 
 // Alias gives one alias. "name@1" is where the alias name pointed before it pointed

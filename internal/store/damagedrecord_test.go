@@ -16,7 +16,7 @@ func TestDamagedRecordStays(t *testing.T) {
 	if err := s.saveRecord(r); err != nil {
 		t.Fatal(err)
 	}
-	path := s.recordPath(r.Image.Fingerprint)
+	path := s.recordPath(r.of())
 	before, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

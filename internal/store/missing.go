@@ -9,6 +9,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // missing are the images that have a file that isn't there, or isn't as it was. It is
@@ -51,7 +52,7 @@ func (s *Store) marked(list []kiln.Image, public bool) []kiln.Image {
 
 // miss notes that a file is not there, or not as it was: of every image that has it.
 func (s *Store) miss(ctx context.Context, hash kiln.Fingerprint, what string) error {
-	images, err := s.db.Images(ctx, db.ImageQuery{File: hash, Files: true})
+	images, err := s.db.Images(project.InAll(ctx), db.ImageQuery{File: hash, Files: true})
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func (m *missing) forget(fp kiln.Fingerprint) {
 // findMissing looks which files of images are not among those that are there. One that
 // was put away, by a daemon whose database didn't name it, is brought back.
 func (s *Store) findMissing(ctx context.Context, here map[kiln.Fingerprint]bool) error {
-	images, err := s.db.Images(ctx, db.ImageQuery{Files: true})
+	images, err := s.db.Images(project.InAll(ctx), db.ImageQuery{Files: true})
 	var noted []kiln.Fingerprint
 	for _, img := range images {
 		for _, f := range img.Files {

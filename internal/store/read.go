@@ -10,6 +10,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A skipper is a stream that can begin its current file later than at its start.
@@ -113,6 +114,13 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 func (p *putter) writer(f kiln.File, in io.Reader) (*blob.Writer, error) {
 	s, ok := in.(skipper)
 	if !ok || f.Hash.IsZero() || !s.CanSkip() {
+		return p.store.blobs.Create(f.Size)
+	}
+	// Whoever goes on with what another project was given a part of has not shown that they
+	// have the file.
+	if in, err := project.One(p.ctx, project.Images); err != nil {
+		return nil, err
+	} else if in != project.Default {
 		return p.store.blobs.Create(f.Size)
 	}
 	w, err := p.store.blobs.Resume(f.Hash, f.Size)

@@ -8,12 +8,14 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A lookup is what an image is asked for by.
 type lookup struct {
-	prefix string
-	public bool
+	project string
+	prefix  string
+	public  bool
 }
 
 // recent remembers the images that were looked up since the rows changed last: a
@@ -69,6 +71,11 @@ func (s *Store) byPrefix(ctx context.Context, l lookup) (kiln.Image, error) {
 	if !kiln.IsPrefix(l.prefix) {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
 	}
+	in, err := project.One(ctx, project.Images)
+	if err != nil {
+		return kiln.Image{}, err
+	}
+	l.project = in
 	version := s.Version()
 	if img, ok := s.recent.get(l, version); ok {
 		return img, nil

@@ -116,12 +116,12 @@ func TestRecentAtOnce(t *testing.T) {
 func TestRecentIsBounded(t *testing.T) {
 	r := &recent{}
 	for i := range 3 * mostRecent {
-		r.add(lookup{strconv.Itoa(i), true}, 1, kiln.Image{Profiles: []string{"default"}})
+		r.add(lookup{prefix: strconv.Itoa(i), public: true}, 1, kiln.Image{Profiles: []string{"default"}})
 	}
 	if len(r.images) > mostRecent {
 		t.Errorf("%d images are remembered", len(r.images))
 	}
-	last := lookup{strconv.Itoa(3*mostRecent - 1), true}
+	last := lookup{prefix: strconv.Itoa(3*mostRecent - 1), public: true}
 	if img, ok := r.get(last, 1); !ok || !slices.Equal(img.Profiles, []string{"default"}) {
 		t.Error("the last is forgotten")
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A Record is all that rows say of an image: what is kept in a file of its own, so that
@@ -28,6 +30,7 @@ type Record struct {
 // one doesn't write its record.
 type recordFile struct {
 	Version      int               `json:"version"`
+	Project      string            `json:"project,omitempty"` // "": the default one
 	Fingerprint  kiln.Fingerprint  `json:"fingerprint"`
 	Type         string            `json:"type"`
 	Architecture string            `json:"architecture"`
@@ -78,10 +81,13 @@ const (
 func (r Record) Encode() ([]byte, error) {
 	i := r.Image
 	f := recordFile{
-		Version: recordVersion, Fingerprint: i.Fingerprint, Type: i.Type, Architecture: i.Architecture,
+		Version: recordVersion, Project: i.Project, Fingerprint: i.Fingerprint, Type: i.Type, Architecture: i.Architecture,
 		Filename: i.Filename, Properties: i.Properties, Own: i.Own, Profiles: i.Profiles, Public: i.Public,
 		AutoUpdate: i.AutoUpdate, Cached: i.Cached, CreatedAt: i.CreatedAt, ExpiresAt: i.ExpiresAt,
 		UploadedAt: i.UploadedAt, ReplacedAt: i.ReplacedAt, ReplacedBy: i.ReplacedBy, Origin: i.Origin,
+	}
+	if f.Project == project.Default {
+		f.Project = ""
 	}
 	for _, file := range i.Files {
 		f.Files = append(f.Files, recordBlob{file.Role, file.Hash, file.Size, file.Name, file.Ext})
@@ -110,8 +116,12 @@ func ParseRecord(b []byte) (Record, error) {
 		return Record{}, kiln.Errorf(kiln.Integrity, "the record has no fingerprint, is of a %q, or has %d files", f.Type,
 			len(f.Files))
 	}
+	f.Project = cmp.Or(f.Project, project.Default)
+	if err := kiln.CheckProjectName(f.Project); err != nil {
+		return Record{}, kiln.Errorf(kiln.Integrity, "the record names a project that can't be: %w", err)
+	}
 	r := Record{Image: kiln.Image{
-		Fingerprint: f.Fingerprint, Type: f.Type, Architecture: f.Architecture, Filename: f.Filename,
+		Project: f.Project, Fingerprint: f.Fingerprint, Type: f.Type, Architecture: f.Architecture, Filename: f.Filename,
 		Properties: f.Properties, Own: f.Own, Profiles: f.Profiles, Public: f.Public, AutoUpdate: f.AutoUpdate,
 		Cached: f.Cached, CreatedAt: f.CreatedAt, ExpiresAt: f.ExpiresAt, UploadedAt: f.UploadedAt,
 		ReplacedAt: f.ReplacedAt, ReplacedBy: f.ReplacedBy, Origin: f.Origin,
@@ -142,20 +152,30 @@ func ParseRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
-func (s *Store) recordPath(fp kiln.Fingerprint) string {
-	return filepath.Join(s.opts.Records, fp.String()+".json")
+// recordPath is where the record of an image is: <fingerprint>.json, or for one that isn't
+// of the default project <fingerprint>.<project>.json.
+func (s *Store) recordPath(i db.Image) string {
+	name := i.Fingerprint.String()
+	if i.Project != project.Default {
+		name += "." + i.Project
+	}
+	return filepath.Join(s.opts.Records, name+".json")
 }
 
 // Records gives the images that have a record.
-func (s *Store) Records() ([]kiln.Fingerprint, error) {
+func (s *Store) Records() ([]db.Image, error) {
 	entries, err := os.ReadDir(s.opts.Records)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var list []kiln.Fingerprint
+	var list []db.Image
 	for _, e := range entries {
-		if fp, err := kiln.ParseFingerprint(strings.TrimSuffix(e.Name(), ".json")); err == nil {
-			list = append(list, fp)
+		word, in, other := strings.Cut(strings.TrimSuffix(e.Name(), ".json"), ".")
+		if !other {
+			in = project.Default
+		}
+		if fp, err := kiln.ParseFingerprint(word); err == nil && kiln.CheckProjectName(in) == nil {
+			list = append(list, db.Image{Project: in, Fingerprint: fp})
 		}
 	}
 	return list, err
@@ -163,52 +183,60 @@ func (s *Store) Records() ([]kiln.Fingerprint, error) {
 
 // Record gives the record of an image. Errors: Integrity, Unsupported, TooLarge,
 // fs.ErrNotExist.
-func (s *Store) Record(fp kiln.Fingerprint) (Record, error) {
-	b, err := disk.ReadSealed(s.recordPath(fp), maxRecord)
+func (s *Store) Record(i db.Image) (Record, error) {
+	b, err := disk.ReadSealed(s.recordPath(i), maxRecord)
 	if err != nil {
 		return Record{}, err
 	}
 	r, err := ParseRecord(b)
-	if err == nil && r.Image.Fingerprint != fp {
-		err = kiln.Errorf(kiln.Integrity, "the record is of image %s", r.Image.Fingerprint.Short())
+	if err == nil && r.of() != i {
+		err = kiln.Errorf(kiln.Integrity, "the record is of image %s of project %q", r.Image.Fingerprint.Short(),
+			r.Image.Project)
 	}
 	return r, err
 }
 
+// of names the image that a record is of.
+func (r Record) of() db.Image {
+	return db.Image{Project: r.Image.Project, Fingerprint: r.Image.Fingerprint}
+}
+
 // SaveRecords writes the records of some images where they aren't as the rows say, and
-// removes those of images that were deleted; without fingerprints it writes all. The
+// removes those of images that were deleted; without any it writes those of every project. The
 // row is the truth and the record a copy of it: one that can't be written is told, and
 // keeps nobody from anything. A record of a row that is damaged stays as it is, as it
 // is the better copy.
-func (s *Store) SaveRecords(ctx context.Context, list ...kiln.Fingerprint) error {
+func (s *Store) SaveRecords(ctx context.Context, list ...db.Image) error {
 	if s.opts.Records == "" {
 		return nil
 	}
 	var errs []error
-	for _, fp := range list {
-		img, err := s.Get(ctx, fp)
+	for _, i := range list {
+		ctx := project.In(ctx, project.Alone(i.Project))
+		img, err := s.Get(ctx, i.Fingerprint)
 		if errors.Is(err, kiln.NotFound) {
-			if err := os.Remove(s.recordPath(fp)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(s.recordPath(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
 			continue
 		}
-		events, everr := s.db.EventsOf(ctx, fp)
+		events, everr := s.db.EventsOf(ctx, i.Fingerprint)
 		if err := errors.Join(err, everr); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		errs = append(errs, s.saveRecord(Record{img, events[fp]}))
+		errs = append(errs, s.saveRecord(Record{img, events[i]}))
 	}
 	if len(list) > 0 {
 		return errors.Join(errs...)
 	}
+	ctx = project.InAll(ctx)
 	events, err := s.db.EventsOf(ctx, kiln.Fingerprint{})
 	if err != nil {
 		return err
 	}
 	images, err := s.db.Images(ctx, db.ImageQuery{Files: true})
 	for _, img := range images {
-		errs = append(errs, s.saveRecord(Record{img, events[img.Fingerprint]}))
+		errs = append(errs, s.saveRecord(Record{img, events[db.Image{Project: img.Project, Fingerprint: img.Fingerprint}]}))
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -228,11 +256,11 @@ func (s *Store) saveRecord(r Record) error {
 	}
 	b, err := r.Encode()
 	if err == nil {
-		has, rerr := disk.ReadSealed(s.recordPath(r.Image.Fingerprint), maxRecord)
+		has, rerr := disk.ReadSealed(s.recordPath(r.of()), maxRecord)
 		if rerr == nil && bytes.Equal(bytes.TrimSpace(has), b) {
 			return nil
 		}
-		err = disk.WriteSealed(s.recordPath(r.Image.Fingerprint), 0o600, b)
+		err = disk.WriteSealed(s.recordPath(r.of()), 0o600, b)
 	}
 	if err != nil {
 		return fmt.Errorf("write the record of image %s: %w", r.Image.Fingerprint.Short(), err)

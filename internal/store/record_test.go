@@ -18,7 +18,7 @@ import (
 func testRecord(n byte, alias string, at time.Time) Record {
 	fp := kiln.Fingerprint{n}
 	return Record{
-		Image: kiln.Image{Fingerprint: fp, Type: "container", Architecture: "x86_64", Size: 3, Filename: "x",
+		Image: kiln.Image{Project: "default", Fingerprint: fp, Type: "container", Architecture: "x86_64", Size: 3, Filename: "x",
 			Properties: map[string]string{"os": "debian"}, Own: map[string]string{"os": "debian"}, Profiles: []string{"default"},
 			Public: true, Cached: true, CreatedAt: at, UploadedAt: at, ReplacedBy: kiln.Fingerprint{9}, ReplacedAt: at,
 			Origin: &kiln.Origin{Alias: "d", Remote: kiln.Remote{Server: "https://x", Protocol: "lxd"}},
@@ -71,7 +71,7 @@ func TestAdopt(t *testing.T) {
 	}
 	var saved []Record
 	for _, r := range list {
-		r, err := s.Record(r.Image.Fingerprint)
+		r, err := s.Record(r.of())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,20 +102,20 @@ func TestAdopt(t *testing.T) {
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Error(diff)
 	}
-	fp := list[0].Image.Fingerprint
+	fp, of := list[0].Image.Fingerprint, list[0].of()
 	if err := s.db.Tx(t.Context(), func(tx *db.Tx) error { return tx.DeleteImage(t.Context(), fp) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SaveRecords(t.Context(), fp); err != nil {
+	if err := s.SaveRecords(t.Context(), of); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Record(fp); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Record(of); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("of a deleted image: %v", err)
 	}
-	if err := os.Rename(s.recordPath(list[1].Image.Fingerprint), s.recordPath(fp)); err != nil {
+	if err := os.Rename(s.recordPath(list[1].of()), s.recordPath(of)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Record(fp); !errors.Is(err, kiln.Integrity) {
+	if _, err := s.Record(of); !errors.Is(err, kiln.Integrity) {
 		t.Errorf("of another image: %v", err)
 	}
 }

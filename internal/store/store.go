@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // Options are what a store is told besides where its bytes and rows are.
@@ -90,7 +91,8 @@ type Query struct {
 	Files      bool              // fill in Files too
 }
 
-// List gives images with their aliases, in the order they came.
+// List gives the images of the projects that ctx is about, with their aliases, in the order
+// they came.
 func (s *Store) List(ctx context.Context, q Query) ([]kiln.Image, error) {
 	list, err := s.db.Images(ctx, db.ImageQuery{Public: q.Public, Standing: q.Standing, Properties: q.Properties,
 		Origin: q.Origin, File: q.File, Files: q.Files})
@@ -125,13 +127,13 @@ func imageOf(ctx context.Context, rows interface {
 // ByPrefix gives the image whose fingerprint begins with some digits.
 // Errors: NotFound, Ambiguous.
 func (s *Store) ByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
-	return s.byPrefix(ctx, lookup{strings.ToLower(prefix), false})
+	return s.byPrefix(ctx, lookup{prefix: strings.ToLower(prefix)})
 }
 
 // PublicByPrefix is ByPrefix among the public images: the others might as well not
 // be there, by what it answers and by what it takes.
 func (s *Store) PublicByPrefix(ctx context.Context, prefix string) (kiln.Image, error) {
-	return s.byPrefix(ctx, lookup{strings.ToLower(prefix), true})
+	return s.byPrefix(ctx, lookup{prefix: strings.ToLower(prefix), public: true})
 }
 
 // Find gives the image that a name means: an alias, or the beginning of a
@@ -328,7 +330,9 @@ func (s *Store) DeleteIf(ctx context.Context, fp kiln.Fingerprint, unwanted func
 	if err != nil || !gone {
 		return false, err
 	}
-	s.missing.forget(fp)
+	if others, err := s.db.Images(project.InAll(ctx), db.ImageQuery{Fingerprint: fp}); err == nil && len(others) == 0 {
+		s.missing.forget(fp)
+	}
 	return true, s.dropUnused(ctx, files)
 }
 
@@ -399,15 +403,17 @@ type ImageUsage struct {
 	Shared int64 // of them, in files that other images have too
 }
 
-// Usage tells what the images cost.
+// Usage tells what the images of the projects that ctx is about cost.
 func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	list, err := s.db.Images(ctx, db.ImageQuery{Files: true})
 	if err != nil {
 		return Usage{}, err
 	}
-	used, err := s.db.Blobs(ctx)
-	if err != nil {
-		return Usage{}, err
+	used := map[kiln.Fingerprint]int{} // not by what other projects have: nobody is told of that
+	for _, img := range list {
+		for _, f := range img.Files {
+			used[f.Hash]++
+		}
 	}
 	var u Usage
 	seen := map[kiln.Fingerprint]bool{}

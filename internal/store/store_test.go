@@ -23,10 +23,12 @@ import (
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // TestMain runs a child that imports until it is killed.
 func TestMain(m *testing.M) {
+	project.Assume(project.Alone(project.Default))
 	if dir := os.Getenv("KILN_STORE_CHILD"); dir != "" {
 		s, _, err := openDir(context.Background(), dir)
 		if err != nil {

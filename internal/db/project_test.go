@@ -1,0 +1,127 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
+)
+
+// TestProjects has the same names in two projects and finds each in its own, and nothing by a
+// name where several are meant.
+func TestProjects(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := errors.Join(d.CreateProfile(t.Context(), Profile{Name: "default"}),
+		d.CreateProject(t.Context(), Project{Name: "a", Config: map[string]string{"features.images": "true",
+			"features.profiles": "true"}}, Profile{Name: "default"}),
+		d.CreateProject(t.Context(), Project{Name: "b"})); err != nil { // which shares the default one's
+		t.Fatal(err)
+	}
+	fp := kiln.Fingerprint{1}
+	in := map[string]context.Context{}
+	for _, name := range []string{"default", "a", "b"} {
+		p, err := d.Scope(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := project.In(t.Context(), p)
+		in[name] = ctx
+		if err := d.CreateInstance(ctx, Instance{Name: "c", Description: name, Profiles: []string{"default"}},
+			Snapshot{Name: "s", Files: name}); err != nil {
+			t.Fatal(err)
+		}
+		if name == "b" {
+			continue
+		}
+		if err := d.Tx(ctx, func(tx *Tx) error {
+			return errors.Join(tx.CreateImage(ctx, kiln.Image{Fingerprint: fp, Filename: name}),
+				tx.SetAlias(ctx, kiln.Alias{Name: "x", Description: name, Target: fp}))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, images := range map[string]string{"default": "default", "a": "a", "b": "default"} {
+		ctx := in[name]
+		i, err := d.Instance(ctx, "c")
+		s, serr := d.Snapshot(ctx, "c", "s")
+		list, ierr := d.Images(ctx, ImageQuery{Fingerprint: fp})
+		alias, aerr := d.Alias(ctx, "x")
+		if err := errors.Join(err, serr, ierr, aerr); err != nil || i.Description != name || s.Files != name ||
+			len(list) != 1 || list[0].Filename != images || alias.Description != images {
+			t.Errorf("%s: %+v %+v %+v %+v, %v", name, i, s, list, alias, err)
+		}
+	}
+	for what, ctx := range map[string]context.Context{"all": project.InAll(t.Context()),
+		"some": project.Among(t.Context(), []string{"a"})} {
+		_, err := d.Instance(ctx, "c")
+		if errs := []error{err, d.DeleteInstance(ctx, "c"), d.RenameInstance(ctx, "c", "d"),
+			d.CreateInstance(ctx, Instance{Name: "d"}), d.Tx(ctx, func(tx *Tx) error { return tx.DeleteImage(ctx, fp) }),
+			d.Tx(ctx, func(tx *Tx) error { return tx.DeleteAlias(ctx, "x") }), d.DeleteProfile(ctx, "default"),
+			d.DeleteSnapshot(ctx, "c", "s")}; slices.Contains(errs, nil) {
+			t.Errorf("one thing in %s projects: %v", what, errs)
+		}
+	}
+	for _, c := range []struct {
+		ctx  context.Context
+		want []string
+	}{{project.InAll(t.Context()), []string{"default", "a", "b"}}, {in["b"], []string{"b"}},
+		{project.Among(t.Context(), []string{"a", "b", "none"}), []string{"a", "b"}},
+		{project.Among(t.Context(), nil), nil}} {
+		list, err := d.Instances(c.ctx)
+		var got []string
+		for _, i := range list {
+			got = append(got, i.Project)
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%v, %v; want %v", got, err, c.want)
+		}
+	}
+	if err := d.DeleteProfile(in["b"], "default"); !errors.Is(err, kiln.Conflict) { // b's, too
+		t.Error(err)
+	}
+	if err := errors.Join(d.DeleteInstance(in["a"], "c"),
+		d.Tx(in["a"], func(tx *Tx) error { return tx.DeleteImage(in["a"], fp) })); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Alias(in["default"], "x"); err != nil {
+		t.Errorf("the alias of another project is gone: %v", err)
+	}
+}
+
+// TestDeleteProject takes the project from certificates, so that one of the same name gives
+// its clients nothing; a project that has something stays, by the database itself.
+func TestDeleteProject(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	for _, name := range []string{"a", "b"} {
+		if err := d.CreateProject(t.Context(), Project{Name: name}, Profile{Name: "default"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(d.CreateCertificate(t.Context(), Certificate{Fingerprint: "f", Type: ClientCertificate,
+		Restricted: true, Projects: []string{"a", "b"}}),
+		d.CreateInstance(project.In(t.Context(), project.New("b", nil)), Instance{Name: "c"})); err != nil {
+		t.Fatal(err)
+	}
+	var told Contents
+	allowed := func(has Contents) error { told = has; return nil }
+	if err := d.DeleteProject(t.Context(), "b", allowed); err == nil || !slices.Equal(told.Instances, []string{"c"}) {
+		t.Errorf("%v, having been told of %+v", err, told)
+	}
+	if err := errors.Join(d.RenameProject(t.Context(), "a", "x", allowed), d.DeleteProject(t.Context(), "x", allowed),
+		d.RenameProject(t.Context(), "b", "y", allowed)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := d.Certificates(t.Context())
+	if diff := cmp.Diff([]string{"y"}, list[0].Projects); diff != "" || err != nil {
+		t.Errorf("%s, %v", diff, err)
+	}
+	if err := d.DeleteProject(t.Context(), "x", allowed); !errors.Is(err, kiln.NotFound) {
+		t.Error(err)
+	}
+}
