@@ -12,6 +12,11 @@ kiln launch debian c2 < config.yaml                      # a configuration in YA
 kiln list srv: web status=running
 kiln list -c ns,user.role:ROLE,devices:root.size:DISK
 kiln list --format json`,
+		"kiln project": `kiln project create web
+kiln project create ci -c features.images=false          # uses the default project's images
+kiln launch debian c1 --project web                      # one command in a project
+kiln project switch web                                  # all that follow
+kiln list --all-projects`,
 		"kiln exec": `kiln exec c1 -- bash
 kiln exec c1 --user www-data --cwd /var/www -- ls -l
 kiln exec c1 -T -- tar -c -C / etc > etc.tar`,

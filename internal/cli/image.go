@@ -133,7 +133,11 @@ func (a *app) imageListCmd() *cobra.Command {
 	columns := columnsFlag(c, "lfpdatsu", imageColumns(), "; user.KEY or properties:KEY[:TITLE[:WIDTH]]: a property")
 	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
 	form := formatFlag(c)
+	a.allProjectsFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
+		if a.AllProjects && !c.Flags().Changed("columns") {
+			*columns = "e" + *columns
+		}
 		cols, err := choose(imageColumns(), *columns, imageProperty)
 		if err != nil {
 			return err

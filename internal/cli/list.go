@@ -23,7 +23,11 @@ func (a *app) listCmd() *cobra.Command {
 	letters := columnsFlag(c, "ns46tS", instanceColumns(), "; KEY, config:KEY or devices:DEVICE.KEY[:TITLE[:WIDTH]]: a "+
 		"configuration key")
 	form := formatFlag(c)
+	a.allProjectsFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
+		if a.AllProjects && !c.Flags().Changed("columns") {
+			*letters = "e" + *letters
+		}
 		columns, err := choose(instanceColumns(), *letters, instanceKey)
 		if err != nil {
 			return err

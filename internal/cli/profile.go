@@ -66,6 +66,7 @@ func (a *app) profileCmd() *cobra.Command {
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles",
 		Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(list)
+	a.allProjectsFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -75,11 +76,16 @@ func (a *app) profileCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a, *form, []column[api.Profile]{
+		columns := []column[api.Profile]{
 			col('n', "NAME", func(p api.Profile) string { return p.Name }),
 			col('d', "DESCRIPTION", func(p api.Profile) string { return p.Description }),
 			col('u', "USED BY", func(p api.Profile) string { return fmt.Sprint(len(p.UsedBy)) }),
-		}, all)
+		}
+		if a.AllProjects {
+			columns = append([]column[api.Profile]{col('e', "PROJECT", func(p api.Profile) string { return p.Project })},
+				columns...)
+		}
+		return show(a, *form, columns, all)
 	}
 	c.AddCommand(list, a.deviceCmd("profile", a.profileHolder))
 	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {

@@ -57,7 +57,7 @@ func (a *app) root() *cobra.Command {
 		a.actionCmd("restart", "restart"), a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(),
 		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.exportCmd(), a.importCmd(),
 		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
-		a.profileCmd(), a.networkCmd())
+		a.profileCmd(), a.networkCmd(), a.projectCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
 	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd())
 	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
@@ -71,7 +71,6 @@ func (a *app) root() *cobra.Command {
 func (a *app) absentCmds() []*cobra.Command {
 	var all []*cobra.Command
 	for name, text := range map[string]string{
-		"project": "kiln has one project, \"default\"; keep separate things on separate servers",
 		"storage": "kiln has one storage pool, \"default\", in its data directory; see: kiln image df",
 		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
 		"warning": "kiln keeps no list of warnings; what happens is told by: kiln monitor",

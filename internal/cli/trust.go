@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -111,9 +112,6 @@ func validity(c api.Certificate) (from, until time.Time) {
 	return cert.NotBefore, cert.NotAfter
 }
 
-// defaultProject is the project that a restricted client gets if none is named.
-const defaultProject = "default"
-
 func (a *app) trustAddCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "add [<remote>:] [<certificate>]", Short: "Add a trusted client, by its certificate or with a join token",
@@ -121,7 +119,7 @@ func (a *app) trustAddCmd() *cobra.Command {
 	}
 	name := c.Flags().String("name", "", "name of the client")
 	restricted := c.Flags().Bool("restricted", false, "limit the client to some projects")
-	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client (default: "+defaultProject+")")
+	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client (default: "+project.Default+")")
 	description := c.Flags().String("description", "", "description")
 	typ := choiceFlag(c, "type", "", "client", "what the client may do: everything, or only read metrics, which kiln "+
 		"doesn't serve yet", "client", "metrics")
@@ -134,8 +132,8 @@ func (a *app) trustAddCmd() *cobra.Command {
 			Restricted: *restricted || len(*projects) > 0, Projects: *projects, Description: *description}}
 		if post.Restricted && len(post.Projects) == 0 {
 			// With none, the client could do nothing, and its join token would be used up.
-			post.Projects = []string{defaultProject}
-			a.remark("No --projects given: the client is limited to the project %s", defaultProject)
+			post.Projects = []string{project.Default}
+			a.remark("No --projects given: the client is limited to the project %s", project.Default)
 		}
 		if len(args) == 0 {
 			return a.issueToken(c, at, post)
