@@ -150,6 +150,10 @@ func cause(err error) error {
 
 // Raw sends a request and gives the answer as it comes. The caller closes its body.
 func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
+	// A name that is empty would make it a request for something else.
+	if path, _, _ := strings.Cut(r.Path, "?"); path != "/" && strings.Contains(path+"/", "//") {
+		return nil, kiln.Errorf(kiln.Invalid, "a name is missing: %s needs one after each slash", path)
+	}
 	body, ok := r.Body.(io.Reader)
 	if r.Body != nil && !ok {
 		b, err := json.Marshal(r.Body)

@@ -113,7 +113,7 @@ func (a *app) planCopy(ctx context.Context, from, to, project string, aliases ..
 	if job.server, err = trustedServer(ctx, job.to); err != nil {
 		return nil, err
 	}
-	job.remote, job.typed = r.SplitImage(from)
+	job.remote, job.typed = r.Split(from)
 	if job.remote == job.to.Remote {
 		name := "<alias>"
 		if len(aliases) > 0 {

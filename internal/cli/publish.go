@@ -55,6 +55,9 @@ func (a *app) publishCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if at.Name == "" {
+			return usageError{kiln.Errorf(kiln.Invalid, "%q names no instance; write its name after the colon", args[0])}
+		}
 		to, words := at, args[1:]
 		if len(words) > 0 && strings.HasSuffix(words[0], ":") && !strings.Contains(words[0], "=") {
 			if to, err = a.At(words[0]); err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -35,6 +36,21 @@ func TestMistakes(t *testing.T) {
 	s.fails("config set c1 snapshots.pattern '{{ nope'", 2, "snapshots.pattern")
 	s.ok("config set c1 snapshots.pattern '{{ creation_date|date:\"2006-01-02\" }}'")
 	s.fails("image alias create local::x one", 2, "begins with a colon")
+	s.image("7", "--alias default")
+	for _, verb := range []string{"image delete ''", "image delete local:", "image info ''", "image show local:",
+		"image set-property '' a b", "image unset-property local: a", "image export local:", "image alias delete ''",
+		"image alias rename '' x", "image history ''", "image refresh ''",
+		"delete ''", "delete local:", "info ''", "start ''", "stop local:", "restart ''", "pause ''", "rename '' x", "rebuild '' one",
+		"restore '' x", "snapshot ''", "publish '' --alias x", "copy '' x", "move '' x", "exec '' -- true", "console ''",
+		"config show ''", "config set '' user.a b", "config device list ''", "config metadata show ''",
+		"config template list ''", "profile delete ''", "profile show ''", "profile rename '' x", "network delete ''",
+		"network show ''", "file delete ''", "config trust remove ''", "operation delete ''", "export ''"} {
+		if _, err, code := s.run(verb); code == 0 || strings.Contains(err, "understood") || strings.Contains(err, "possible on") {
+			t.Errorf("%s: exit %d, %s", verb, code, err)
+		}
+	}
+	s.ok("image info default")
+	s.ok("info c1")
 	s.fails("config set foo.bar 1", 2, "foo.bar", "name the instance")
 	s.fails("image info one@2", 3, `no image "one@2"`, "kiln image history one")
 	s.fails("init one@2 c9", 3, `no image "one@2"`, "kiln image history one")

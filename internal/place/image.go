@@ -11,25 +11,21 @@ import (
 	"github.com/kiln-containers/kiln/client"
 )
 
-// defaultImage is the alias that is meant where none is named, as with lxc.
+// defaultImage is the alias that an instance is made from where none is named, as with lxc.
 const defaultImage = "default"
 
-// Image is At for a word that means an image, where no name means "default".
+// Image is At for a word that means an image. The error is Invalid where it names none.
 func (r *Resolver) Image(word string) (Place, error) {
 	at, err := r.At(word)
-	if at.Name == "" {
-		at.Name = defaultImage
+	if err == nil && at.Name == "" {
+		err = unnamedImage(at.Word())
 	}
 	return at, err
 }
 
-// SplitImage is Split for a word that means an image.
-func (c *Config) SplitImage(word string) (remote, name string) {
-	remote, name = c.Split(word)
-	if name == "" {
-		name = defaultImage
-	}
-	return remote, name
+func unnamedImage(word string) error {
+	return kiln.Errorf(kiln.Invalid, "Image identifier missing: %q names no image; write an alias or the beginning of a "+
+		"fingerprint after the colon", word)
 }
 
 // OnlyImages reports whether a word is about a server that only has images.
@@ -49,7 +45,10 @@ func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kil
 	if err != nil {
 		return nil, kiln.Image{}, err
 	}
-	remote, name := c.SplitImage(word)
+	remote, name := c.Split(word)
+	if name == "" {
+		return nil, kiln.Image{}, unnamedImage(remote + ":")
+	}
 	src, err := r.Source(remote)
 	if err != nil {
 		return nil, kiln.Image{}, err
@@ -215,7 +214,10 @@ func (r *Resolver) InstanceSource(ctx context.Context, word string, to Place, of
 	if err != nil {
 		return api.InstanceSource{}, err
 	}
-	remote, name := c.SplitImage(word)
+	remote, name := c.Split(word)
+	if name == "" {
+		name = defaultImage
+	}
 	if remote == to.Remote {
 		return api.InstanceSource{Type: "image", Alias: name}, nil
 	}

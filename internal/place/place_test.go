@@ -154,18 +154,23 @@ func TestSameServer(t *testing.T) {
 	}
 }
 
-func TestSplitImage(t *testing.T) {
-	c, err := resolver(t, twoServers).Config()
+// TestUnnamedImage: a script whose variable is empty doesn't mean some image.
+func TestUnnamedImage(t *testing.T) {
+	r := resolver(t, twoServers)
+	for _, word := range []string{"", ":", "other:"} {
+		if at, err := r.Image(word); !errors.Is(err, kiln.Invalid) {
+			t.Errorf("%q is %q, %v", word, at.Word(), err)
+		}
+		if _, img, err := r.FindImage(t.Context(), word); !errors.Is(err, kiln.Invalid) {
+			t.Errorf("%q is %v, %v", word, img.Fingerprint, err)
+		}
+	}
+	at, err := r.At("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for word, want := range map[string]string{
-		"": "srv default", "x": "srv x", "pub:": "pub default", "images:debian/12": "images debian/12", ":": "srv default",
-	} {
-		remote, name := c.SplitImage(word)
-		if got := remote + " " + name; got != want {
-			t.Errorf("%q is %q, want %q", word, got, want)
-		}
+	if src, err := r.InstanceSource(t.Context(), "", at, false); err != nil || src.Alias != defaultImage {
+		t.Errorf("an instance is made from %q, %v", src.Alias, err)
 	}
 }
 
