@@ -140,6 +140,10 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 	}
 	if !cameFrom(img, spec.Remote) {
 		given.Origin = nil
+		if spec.AutoUpdate && img.Origin != nil {
+			d.warn(o, fmt.Sprintf("image %s was here already, from %s, and goes on being updated from there; to have it "+
+				"updated from %s, delete it first", img.Fingerprint.Short(), img.Origin.Server, spec.Remote.Server))
+		}
 	}
 	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
 		return img, err

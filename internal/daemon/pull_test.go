@@ -233,3 +233,34 @@ func TestForeignImage(t *testing.T) {
 	o, err = d.PullImage(t.Context(), PullSpec{Remote: r, Name: "bb", IsAlias: true})
 	wait(t, o, err)
 }
+
+// TestCopiedAgain: an image that is here goes on being updated from where it came from,
+// whoever else has it, and whoever asks for more is told.
+func TestCopiedAgain(t *testing.T) {
+	d := fresh(t)
+	b := formattest.Tiny(t, "both")
+	fp := kiln.Fingerprint(sha256.Sum256(b))
+	var servers []kiln.Remote
+	for range 2 {
+		u := &upstream{bytes: map[string][]byte{}}
+		u.add(fp, b, true, "x")
+		servers = append(servers, u.serve(t))
+	}
+	spec := PullSpec{Remote: servers[0], Name: "x", IsAlias: true, ImportSpec: ImportSpec{AutoUpdate: true}}
+	o, err := d.PullImage(t.Context(), spec)
+	wait(t, o, err)
+	for _, given := range []ImportSpec{{Aliases: aliases("one")}, {Aliases: aliases("two"), AutoUpdate: true},
+		{Aliases: aliases("three"), Public: true}} {
+		spec.Remote, spec.ImportSpec = servers[1], given
+		o, err := d.PullImage(t.Context(), spec)
+		wait(t, o, err)
+		now, err := d.Images.Get(t.Context(), fp)
+		if err != nil || now.Origin == nil || now.Origin.Server != servers[0].Server {
+			t.Errorf("%+v, %v", now.Origin, err)
+		}
+		warning, _ := o.Snapshot().Metadata["warning"].(string)
+		if strings.Contains(warning, servers[0].Server) != given.AutoUpdate {
+			t.Errorf("%+v: %q", given, warning)
+		}
+	}
+}

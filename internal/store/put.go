@@ -245,14 +245,19 @@ func (p *putter) applyTo(tx *db.Tx, given kiln.Image) error {
 
 // laidOver is an image that is here with what somebody says who brings it again.
 func laidOver(img, given kiln.Image) kiln.Image {
-	maps.Copy(img.Properties, given.Properties)
+	for k, v := range given.Properties {
+		if _, has := img.Properties[k]; !has {
+			img.Properties[k] = v
+		}
+	}
 	maps.Copy(img.Properties, given.Own)
 	maps.Copy(img.Own, given.Own)
 	dropEmpty(img.Properties)
 	img.Public = img.Public || given.Public
 	img.AutoUpdate = img.AutoUpdate || given.AutoUpdate
 	img.Cached = img.Cached && given.Cached
-	if given.Origin != nil {
+	// Where it is updated from is not changed by somebody who finds it elsewhere as well.
+	if given.Origin != nil && (img.Origin == nil || img.Origin.Server == given.Origin.Server) {
 		img.Origin = given.Origin
 	}
 	return img
