@@ -36,7 +36,8 @@ func (a *app) publishCmd() *cobra.Command {
 	f := c.Flags()
 	f.StringArrayVar(&p.aliases, "alias", nil, "alias of the image (repeatable)")
 	f.BoolVar(&p.public, "public", false, "make the image public: untrusted clients may use it")
-	f.StringVar(&p.expire, "expire", "", "when it is deleted: after a time (30d) or at one (2030-01-31, RFC 3339)")
+	f.StringVar(&p.expire, "expire", "", "when it is out of date, for people to see: "+
+		"after a time (30d) or at one (2030-01-31, RFC 3339); nothing deletes it then")
 	f.StringVar(&p.compression, "compression", "", "none, gzip, zstd, xz, bzip2, lz4, or squashfs, which can't hold "+
 		"POSIX ACLs; with options, as in \"gzip -9 --rsyncable\" or \"xz -9e\" (default: the server's "+
 		"images.compression_algorithm, zstd)")

@@ -50,6 +50,8 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	s.ok("image info default")
+	s.fails("profile device remove default root", 4, "c1", "kiln config device override c1")
+	s.ok("profile device list default")
 	s.ok("info c1")
 	s.fails("config set foo.bar 1", 2, "foo.bar", "name the instance")
 	s.fails("image info one@2", 3, `no image "one@2"`, "kiln image history one")

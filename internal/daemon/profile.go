@@ -92,7 +92,7 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 		}
 		next.Name, next.Config = name, withoutEmpty(next.Config)
 		*p = next
-		return cmp.Or(checkProfile(next), d.checkNics(ctx, next))
+		return cmp.Or(checkProfile(next), d.checkNics(ctx, next), d.instances.CheckProfile(ctx, before, next))
 	})
 	if err != nil {
 		return nil, err

@@ -402,8 +402,8 @@ func (s *Set) check(ctx context.Context, c Config) error {
 	}
 	_, devices := expand(c, used)
 	if !hasRoot(devices) {
-		return kiln.Errorf(kiln.Invalid, "Failed getting root disk: No root device could be found; use a profile with one "+
-			"(the profile \"default\" has it) or add: -d root,type=disk,path=/,pool=default")
+		return kiln.Errorf(kiln.Invalid, "Failed getting root disk: No root device could be found; use a profile with one, "+
+			"as \"default\" has at first, or add: -d root,type=disk,path=/,pool=default")
 	}
 	return s.checkNetworks(ctx, devices)
 }

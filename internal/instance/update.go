@@ -145,6 +145,45 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 	return l.box.SetLimits(want)
 }
 
+// CheckProfile refuses a change of a profile that takes instances the root disk that they
+// have by it: nothing could be changed of them any more. The error is Conflict.
+func (s *Set) CheckProfile(ctx context.Context, before, next Profile) error {
+	if !hasRoot(before.Devices) || hasRoot(next.Devices) {
+		return nil
+	}
+	list, err := s.List(project.InAll(ctx))
+	if err != nil {
+		return err
+	}
+	profiles, err := s.profiles(ctx)
+	if err != nil {
+		return err
+	}
+	profiles[before.Name] = next
+	var lack []string
+	for _, i := range list {
+		if !i.Uses(before) || !hasRoot(i.ExpandedDevices) {
+			continue
+		}
+		used, err := pick(i.Profiles, profiles)
+		if err != nil {
+			continue // shown as broken
+		}
+		if _, devices := expand(i.Config, used); !hasRoot(devices) {
+			lack = append(lack, i.Name)
+		}
+	}
+	if len(lack) == 0 {
+		return nil
+	}
+	who := strings.Join(lack[:min(len(lack), 5)], ", ")
+	if more := len(lack) - 5; more > 0 {
+		who += fmt.Sprintf(" and %d more", more)
+	}
+	return kiln.Errorf(kiln.Conflict, "the root disk of these instances comes from the profile %q: %s; give each its own "+
+		"first: kiln config device override %s <device>", before.Name, who, lack[0])
+}
+
 // ProfileChanged gives the running instances that use a profile their new limits and
 // devices.
 // before is what the profile was. The warnings say what holds later, or not at all.
