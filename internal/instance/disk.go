@@ -168,14 +168,10 @@ func (diskDevice) mount(ctx context.Context, in *guest) (box.Mount, error) {
 
 // ids are those of the instance, as it was started; nil: the host's.
 func (g *guest) ids() []box.IDMap {
-	privileged := kiln.IsTrue(g.ExpandedConfig["security.privileged"])
 	if g.live != nil {
-		privileged = g.live.box.Privileged()
+		return g.set.idsOfRunning(g.Instance, g.live.box)
 	}
-	if privileged {
-		return nil
-	}
-	return g.set.ids
+	return g.set.idsOf(g.Instance)
 }
 
 func (t diskDevice) start(ctx context.Context, in *guest, spec *box.Spec) (later bool, err error) {

@@ -163,10 +163,7 @@ func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error)
 	if err != nil {
 		return nil, err
 	}
-	ids := s.ids
-	if kiln.IsTrue(i.ExpandedConfig["security.privileged"]) {
-		ids = nil
-	}
+	ids := s.idsOf(i)
 	tree, err := vol.Mount(ctx, volumeIDs(ids))
 	if err != nil {
 		return nil, err

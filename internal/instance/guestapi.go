@@ -62,8 +62,8 @@ func (s *Set) guestMounts(i Instance) []box.Mount {
 // finds it; nil when it may not ask.
 func (s *Set) openGuest(i Instance) (*guestapi.Server, error) {
 	var root uint32
-	if !kiln.IsTrue(i.ExpandedConfig["security.privileged"]) {
-		root = s.ids[0].Host
+	if ids := s.idsOf(i); len(ids) > 0 {
+		root = ids[0].Host
 	}
 	dir := s.guestDir(i.Options[UUIDKey])
 	err := os.MkdirAll(filepath.Dir(dir), 0o700)

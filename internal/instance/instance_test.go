@@ -74,7 +74,7 @@ func TestCheckOptions(t *testing.T) {
 func TestForeignOptions(t *testing.T) {
 	for key, kind := range map[string]kiln.Kind{"security.syscalls.intercept.mknod": "", "limits.memory.swap.priority": "",
 		"migration.stateful": "", "security.secureboot": "", "raw.idmap": kiln.Unsupported,
-		"security.idmap.isolated": kiln.Unsupported, "cloud-init.ssh-keys.me": kiln.Unsupported,
+		"security.sev.policy.es": kiln.Unsupported, "cloud-init.ssh-keys.me": kiln.Unsupported,
 		"limits.kernels": kiln.Invalid, "security.syscalls.": kiln.Invalid} {
 		config := map[string]string{key: "1"}
 		err := CheckOptions(config)

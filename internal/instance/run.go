@@ -62,6 +62,9 @@ func (s *Set) start(ctx context.Context, name string) error {
 	if err := s.applyTemplates(ctx, i, vol); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
 	}
+	if i, err = s.assignIDs(ctx, i); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "ids of instance %q: %w", name, err)
+	}
 	g, err := s.openGuest(i)
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "guest API of instance %q: %w", name, err)
@@ -158,14 +161,11 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		Hostname: i.Name,
 		Dir:      s.boxDir(db.Instance{Config: i.Options}),
 		Arch:     i.Architecture,
-		IDMap:    s.ids,
+		IDMap:    s.idsOf(i),
 		Nesting:  kiln.IsTrue(c["security.nesting"]),
 		Env:      environment(c),
 		Mounts:   s.guestMounts(i),
 		Seccomp:  policy(c),
-	}
-	if kiln.IsTrue(c["security.privileged"]) {
-		spec.IDMap = nil
 	}
 	spec.Config = kernelConfig(c)
 	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {

@@ -56,6 +56,7 @@ type Set struct {
 	files  keyLock // of served
 
 	sendImage atomic.Pointer[SendImage]
+	idRanges  sync.Mutex // held while ids are chosen and written down
 
 	suspended atomic.Bool // the host goes down: nothing starts by itself any more
 
