@@ -39,7 +39,7 @@ func (r *Reader) crawls(n int, waited time.Duration) error {
 	r.crawl = crawl{}
 	if speed < least {
 		return kiln.Errorf(kiln.Timeout, "fetch %s: it comes too slowly, %.0f bytes a second in the last %v; what is here "+
-			"is kept for the next attempt", r.file.URLs[0], speed, window)
+			"is kept for the next attempt", Shown(r.file.URLs[0]), speed, window)
 	}
 	return nil
 }

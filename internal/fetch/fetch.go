@@ -199,13 +199,13 @@ func (r *Reader) connect() (*body, error) {
 	if err == nil && b.length >= 0 && b.length < r.file.Size {
 		b.Close()
 		return nil, &refusal{b.url, kiln.Errorf(kiln.Network, "%s: the file there is shorter than it should be: "+
-			"%d bytes, not %d", b.url, b.length, r.file.Size)}
+			"%d bytes, not %d", Shown(b.url), b.length, r.file.Size)}
 	}
 	return b, err
 }
 
 func (r *Reader) lost() error {
-	return kiln.Errorf(kiln.NotFound, "%s isn't there", r.file.URLs[0])
+	return kiln.Errorf(kiln.NotFound, "%s isn't there", Shown(r.file.URLs[0]))
 }
 
 // recover decides whether to try again after an error, and waits before that.
@@ -243,7 +243,7 @@ func (r *Reader) recover(err error) error {
 	}
 	if r.tries++; r.tries >= most {
 		return kiln.Errorf(kiln.Network, "fetch %s: %w; given up after %d attempts, what is here is kept for the next",
-			r.file.URLs[0], err, r.tries)
+			Shown(r.file.URLs[0]), err, r.tries)
 	}
 	if moved || r.tries < len(r.file.URLs) {
 		return nil // it went well until now; or another server first
@@ -337,7 +337,7 @@ func (c *Client) get(ctx context.Context, url string, offset, length int64) (*bo
 func (c *Client) request(ctx context.Context, url string, offset, length int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, &refusal{url, kiln.Errorf(kiln.Invalid, "%w", err)}
+		return nil, &refusal{url, kiln.Errorf(kiln.Invalid, "%w", About(url, err))}
 	}
 	for k, v := range c.Header {
 		req.Header[k] = v
@@ -355,9 +355,9 @@ func (c *Client) request(ctx context.Context, url string, offset, length int64) 
 			return nil, &refusal{url, circle.err}
 		}
 		if permanent(err) {
-			return nil, &refusal{url, Explain(err)}
+			return nil, &refusal{url, Explain(About(url, err))}
 		}
-		return nil, kiln.Errorf(kiln.Network, "%w", err)
+		return nil, kiln.Errorf(kiln.Network, "%w", About(url, err))
 	}
 	if err := answer(resp, url); err != nil {
 		resp.Body.Close()
@@ -365,6 +365,9 @@ func (c *Client) request(ctx context.Context, url string, offset, length int64) 
 	}
 	return resp, nil
 }
+
+// About is an error of a request for a URL, with that as it may be shown.
+func About(url string, err error) error { return fmt.Errorf("%s: %w", Shown(url), Cause(err)) }
 
 // Explain gives an error of a request its kind: Network, unless it has one.
 func Explain(err error) error {
@@ -392,14 +395,14 @@ func permanent(err error) bool {
 
 // answer sorts statuses: nil to go on, a refusal, or an error that can pass.
 func answer(resp *http.Response, url string) error {
-	text := fmt.Sprintf("%s: %s", url, resp.Status)
+	text := fmt.Sprintf("%s: %s", Shown(url), resp.Status)
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK, code == http.StatusPartialContent:
 		return nil
 	case code == http.StatusNotFound, code == http.StatusGone:
 		return &refusal{url, kiln.Errorf(kiln.NotFound, "%s", text)}
 	case code == http.StatusRequestedRangeNotSatisfiable:
-		return &refusal{url, kiln.Errorf(kiln.Network, "%s: the file there is shorter than it should be", url)}
+		return &refusal{url, kiln.Errorf(kiln.Network, "%s: the file there is shorter than it should be", Shown(url))}
 	case code == http.StatusForbidden, code == http.StatusUnauthorized:
 		return &refusal{url, kiln.Errorf(kiln.Denied, "%s", text)}
 	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
@@ -414,7 +417,7 @@ func (b *body) begin(resp *http.Response, offset int64) error {
 		from, whole, ok := contentRange(resp.Header.Get("Content-Range"))
 		if !ok || from != offset {
 			return &refusal{b.url, kiln.Errorf(kiln.Network, "%s: the server sent %q where bytes from %d on were asked for",
-				b.url, resp.Header.Get("Content-Range"), offset)}
+				Shown(b.url), resp.Header.Get("Content-Range"), offset)}
 		}
 		b.length, b.ranges = whole, true
 		return nil
@@ -423,7 +426,7 @@ func (b *body) begin(resp *http.Response, offset int64) error {
 	b.ranges = resp.Header.Get("Accept-Ranges") == "bytes"
 	// It doesn't do ranges: what is here already comes once more.
 	if _, err := io.CopyN(io.Discard, b, offset); err != nil {
-		return kiln.Errorf(kiln.Network, "%s: %w", b.url, err)
+		return kiln.Errorf(kiln.Network, "%s: %w", Shown(b.url), err)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func (d *direct) Find(ctx context.Context, name string) (kiln.Image, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, name, nil)
 	if err != nil {
-		return kiln.Image{}, kiln.Errorf(kiln.Invalid, "%w", err)
+		return kiln.Image{}, kiln.Errorf(kiln.Invalid, "%w", fetch.About(name, err))
 	}
 	req.Header.Set("User-Agent", d.o.UserAgent)
 	for _, f := range families {
@@ -39,14 +39,11 @@ func (d *direct) Find(ctx context.Context, name string) (kiln.Image, error) {
 	}
 	resp, err := d.http.Do(req)
 	if err != nil {
-		if kiln.KindOf(err) == kiln.Internal {
-			err = kiln.Errorf(kiln.Network, "%w", err)
-		}
-		return kiln.Image{}, err
+		return kiln.Image{}, fetch.Explain(fetch.About(name, err))
 	}
 	resp.Body.Close()
 	if resp.StatusCode == http.StatusNotFound {
-		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "there is no image at %s: %s", name, resp.Status)
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "there is no image at %s: %s", fetch.Shown(name), resp.Status)
 	}
 	return d.answer(name, resp)
 }
@@ -81,7 +78,7 @@ func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {
 	// The hash came from the URL itself, so plain http can't change the image.
 	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 		return kiln.Image{}, kiln.Errorf(kiln.Network, "%s says that the image is at %s, which is neither https nor http",
-			name, u.Redacted())
+			name, fetch.Shown(u.String()))
 	}
 	file := kiln.File{Role: kiln.Unified, Name: baseName(u), Size: -1, Hash: fp}
 	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()}},

@@ -137,7 +137,7 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 				return nil, err
 			}
 			if g.warn != nil {
-				g.warn(fmt.Sprintf("%s doesn't answer (%v); using its index of %s", g.urls[0], err,
+				g.warn(fmt.Sprintf("%s doesn't answer (%v); using its index of %s", fetch.Shown(g.urls[0]), err,
 					d.state.Fetched.UTC().Format("2006/01/02 15:04 MST")))
 			}
 		}
@@ -167,7 +167,7 @@ func unreadable(url string, err error) error {
 	if kind == kiln.Invalid {
 		kind = kiln.Network
 	}
-	return kiln.Errorf(kind, "%s: %w", url, err)
+	return kiln.Errorf(kind, "%s: %w", fetch.Shown(url), err)
 }
 
 // forget makes the next request ask for the whole document.
@@ -219,7 +219,7 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return kiln.Errorf(kiln.Invalid, "%w", err)
+		return kiln.Errorf(kiln.Invalid, "%w", fetch.About(url, err))
 	}
 	req.Header.Set("User-Agent", g.agent)
 	if _, err := os.Stat(path); err == nil && url == g.urls[0] {
@@ -231,7 +231,7 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 	}
 	resp, err := g.http.Do(req)
 	if err != nil {
-		return why(ctx, err)
+		return why(ctx, fetch.About(url, err))
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
@@ -246,9 +246,9 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		d.bytes.Store(n)
 		defer x.sweep(mostStored)
 	case http.StatusNotFound, http.StatusGone:
-		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", url, resp.Status)
+		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", fetch.Shown(url), resp.Status)
 	default:
-		return kiln.Errorf(kiln.Network, "%s: %s", url, resp.Status)
+		return kiln.Errorf(kiln.Network, "%s: %s", fetch.Shown(url), resp.Status)
 	}
 	d.state.Fetched = time.Now()
 	if age := maxAge(resp.Header); age != nil || resp.StatusCode == http.StatusOK {
