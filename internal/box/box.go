@@ -129,6 +129,30 @@ const rootfsDir = runDir + "/rootfs"
 // mountsDir is the same for what is bound into the container.
 const mountsDir = runDir + "/mounts"
 
+// linksDir has a symbolic link to the directory of each box, which is how liblxc knows it:
+// the monitor of a container that reboots, and commands that begin, find it when it was
+// moved meanwhile.
+const linksDir = runDir + "/boxes"
+
+func linkTo(id string) string { return filepath.Join(linksDir, id) }
+
+// setLink leads to where a box is now.
+func setLink(id, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	link := linkTo(id)
+	if to, err := os.Readlink(link); err == nil && to == dir {
+		return nil
+	}
+	next := link + ".new"
+	if err := errors.Join(os.MkdirAll(linksDir, 0o700), os.RemoveAll(next), os.Symlink(dir, next)); err != nil {
+		return err
+	}
+	return os.Rename(next, link)
+}
+
 // Open takes over a container that a former daemon started. The directory has the
 // container's ID for its name. One whose record can't be read is found by its cgroups.
 // The error is NotFound when it doesn't run any more; what it left behind is removed then.
@@ -160,6 +184,9 @@ func Open(dir string) (*Box, error) {
 	if err != nil {
 		err := kiln.Errorf(kiln.NotFound, "container %s doesn't run", b.state.ID)
 		return nil, errors.Join(err, b.Close(), clean(dir, b.state.ID))
+	}
+	if err := setLink(b.state.ID, dir); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
 	// Commands get the policy that this kiln has, or the container's own, whatever became
 	// of the file.

@@ -2,6 +2,7 @@ package box
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -43,7 +44,7 @@ func escape(path string) string {
 
 func writeConfig(s Spec, kinds string, halt int) error {
 	var c config
-	c.set("lxc.log.file", "%s", filepath.Join(s.Dir, logFile))
+	c.set("lxc.log.file", "%s", filepath.Join(linkTo(s.ID), logFile))
 	c.set("lxc.log.level", "warn")
 	c.set("lxc.uts.name", "%s", s.Hostname)
 	c.set("lxc.rootfs.path", "dir:%s", rootfsDir)
@@ -56,7 +57,7 @@ func writeConfig(s Spec, kinds string, halt int) error {
 	c.set("lxc.monitor.signal.pdeath", "0") // an instance outlives its monitor
 	c.set("lxc.tty.max", "0")
 	c.set("lxc.pty.max", "1024")
-	c.set("lxc.console.logfile", "%s", filepath.Join(s.Dir, consoleFile))
+	c.set("lxc.console.logfile", "%s", filepath.Join(linkTo(s.ID), consoleFile))
 	c.set("lxc.console.buffer.size", "128kB")
 	c.set("lxc.console.size", "1MB")
 	c.set("lxc.console.rotate", "1")
@@ -79,7 +80,7 @@ func writeConfig(s Spec, kinds string, halt int) error {
 	if err := os.WriteFile(filepath.Join(s.Dir, seccompFile), policy, 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.Dir, configFile), []byte(c.String()), 0o600)
+	return errors.Join(os.WriteFile(filepath.Join(s.Dir, configFile), []byte(c.String()), 0o600), setLink(s.ID, s.Dir))
 }
 
 // identity sets who the container is to the host and what it may not do.
@@ -95,7 +96,7 @@ func (c *config) identity(s Spec) {
 		// anyway, and a unit of systemd fails where libkmod isn't installed.
 		c.set("lxc.cap.drop", "sys_module")
 	}
-	c.set("lxc.seccomp.profile", "%s", filepath.Join(s.Dir, seccompFile))
+	c.set("lxc.seccomp.profile", "%s", filepath.Join(linkTo(s.ID), seccompFile))
 	if apparmorOn() {
 		c.set("lxc.apparmor.profile", "generated")
 		if s.Nesting {

@@ -81,6 +81,13 @@ func TestCopiedDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if code, out := run(t, again, sh("hostname")); code != 0 || out != "guest\n" {
+		t.Errorf("in a box that was moved: %d %q", code, out)
+	}
+	run(t, again, sh("reboot -f & sleep 10"))
+	if e, err := again.Next(t.Context()); err != nil || e.Kind != Rebooted {
+		t.Errorf("a reboot in a box that was moved: %v, %v", e, err)
+	}
 	if err := errors.Join(again.Close(), os.Remove(filepath.Join(moved, stateFile))); err != nil {
 		t.Fatal(err)
 	}
