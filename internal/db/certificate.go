@@ -94,7 +94,7 @@ func (d *DB) EditCertificate(ctx context.Context, fingerprint string, f func(*Ce
 
 // DeleteCertificate removes a client. The error is NotFound.
 func (d *DB) DeleteCertificate(ctx context.Context, fingerprint string) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM certificates WHERE fingerprint = ?`, fingerprint)
 		return changed(r, err, "Certificate", fingerprint)
 	})

@@ -19,6 +19,7 @@ import (
 
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -36,7 +37,7 @@ type DB struct {
 	changed func(Changes) // nil: nobody wants to know
 
 	dir     string
-	reserve *disk.Reserve // used by the writer only
+	reserve *disk.Reserve
 }
 
 // reserved is how many bytes are kept for transactions on a full disk.
@@ -49,8 +50,16 @@ const readers = 4
 // date. Committed transactions survive a loss of power. The error is Unsupported
 // when a newer kiln has had the database.
 func Open(ctx context.Context, path string) (*DB, error) {
-	dir, reserve := filepath.Dir(path), disk.NewReserve(path+"-reserve", reserved)
-	_ = reserve.Update(dir) // without it, a full disk is told by what comes next
+	reserve := disk.NewReserve(path+"-reserve", reserved)
+	_ = reserve.Keep(filepath.Dir(path)) // without it, a full disk is told by what comes next
+	d, err := openWith(ctx, path, reserve)
+	for errors.Is(err, kiln.NoSpace) && reserve.Give() {
+		d, err = openWith(ctx, path, reserve)
+	}
+	return d, err
+}
+
+func openWith(ctx context.Context, path string, reserve *disk.Reserve) (*DB, error) {
 	if err := private(path); err != nil {
 		return nil, err
 	}
@@ -68,7 +77,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, errors.Join(err, write.Close())
 	}
 	read.SetMaxOpenConns(readers)
-	d := &DB{write: write, read: read, dir: dir, reserve: reserve}
+	d := &DB{write: write, read: read, dir: filepath.Dir(path), reserve: reserve}
 	err = d.check(ctx)
 	if err == nil {
 		err = d.migrate(ctx)
@@ -204,15 +213,31 @@ type Tx struct {
 	changes Changes
 }
 
+type freeingKey struct{}
+
+// Freeing marks the work of who makes room, such as a deletion, or ends something: on a
+// full disk its transactions have what is reserved for them.
+func Freeing(ctx context.Context) context.Context { return context.WithValue(ctx, freeingKey{}, true) }
+
 // Tx runs f in a transaction, which is committed when f returns nil. f sees and
-// changes rows through the Tx only. Errors: those of f, NoSpace.
+// changes rows through the Tx only. On a full disk f is run again if ctx is Freeing's.
+// Errors: those of f, NoSpace.
 func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
+	err := d.once(ctx, f)
+	// Somebody else may take what is given away, and there are several pieces.
+	for ctx.Value(freeingKey{}) != nil && errors.Is(err, kiln.NoSpace) && d.reserve.Give() {
+		err = d.once(ctx, f)
+	}
+	return err
+}
+
+func (d *DB) once(ctx context.Context, f func(*Tx) error) error {
 	tx, err := d.write.BeginTx(ctx, nil)
 	if err != nil {
 		return known(err)
 	}
 	defer tx.Rollback()
-	_ = d.reserve.Update(d.dir) // an optimisation of what a full disk still allows
+	_ = d.reserve.Keep(d.dir) // without it, a full disk is told by what comes next
 	t := &Tx{tx: tx}
 	err = f(t)
 	if err == nil {
@@ -238,10 +263,11 @@ func known(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	switch e.Code {
-	case sqlite3.ErrFull:
-		return kiln.Errorf(kiln.NoSpace, "write to the database: %w", err)
-	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
+	switch {
+	case e.Code == sqlite3.ErrFull, e.SystemErrno == unix.ENOSPC:
+		return kiln.Errorf(kiln.NoSpace, "write to the database: %w; make room: kiln image prune, kiln delete, or kiln file "+
+			"delete in an instance", err)
+	case e.Code == sqlite3.ErrCorrupt, e.Code == sqlite3.ErrNotADB:
 		return kiln.Errorf(kiln.Integrity, "the database is damaged: %w; %s", err, remedy)
 	}
 	return err

@@ -188,7 +188,7 @@ func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 
 // DeleteInstance removes a row. The error is NotFound.
 func (d *DB) DeleteInstance(ctx context.Context, name string) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		tx.instanceChanged(ctx, name)
 		in, err := projectID(ctx, tx.tx, project.Instances)
 		if err != nil {

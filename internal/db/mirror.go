@@ -64,7 +64,7 @@ func (d *DB) FinishMirror(ctx context.Context, name string, at time.Time, proble
 
 // DeleteMirror removes a mirror; its images stay. The error is NotFound.
 func (d *DB) DeleteMirror(ctx context.Context, name string) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM mirrors WHERE name = ?`, name)
 		return changed(r, err, "Mirror", name)
 	})

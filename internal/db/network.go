@@ -99,7 +99,7 @@ func (d *DB) RenameNetwork(ctx context.Context, from, to string) error {
 
 // DeleteNetwork removes a row and its leases. The error is NotFound.
 func (d *DB) DeleteNetwork(ctx context.Context, name string) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM networks WHERE name = ?`, name)
 		return changed(r, err, "Network", name)
 	})

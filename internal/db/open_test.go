@@ -281,8 +281,16 @@ func TestDeleteOnFullDisk(t *testing.T) {
 	d.Close() // the log is gone, so that a transaction needs room
 	fill("a")
 	d = open(t, path)
+	held := fileSize(path + "-reserve")
+	var err error
+	for n := 0; err == nil; n++ { // what makes no room doesn't get any
+		err = setConfig(t.Context(), d, map[string]string{"a": strings.Repeat("x", 100_000+n)})
+	}
+	if !errors.Is(err, kiln.NoSpace) || held == 0 || fileSize(path+"-reserve") != held {
+		t.Fatalf("%v; %d bytes are reserved, of %d", err, fileSize(path+"-reserve"), held)
+	}
 	for n := range 300 {
-		if err := d.Tx(t.Context(), func(tx *Tx) error {
+		if err := d.Tx(Freeing(t.Context()), func(tx *Tx) error {
 			return tx.DeleteImage(t.Context(), kiln.Fingerprint{byte(n), byte(n >> 8), 1})
 		}); err != nil {
 			t.Fatalf("deletion %d: %v", n, err)

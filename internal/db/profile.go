@@ -128,7 +128,7 @@ func (d *DB) RenameProfile(ctx context.Context, from, to string) error {
 // DeleteProfile removes a row, and the profile from images and snapshots. Errors:
 // NotFound, Conflict when an instance has it.
 func (d *DB) DeleteProfile(ctx context.Context, name string) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		tx.changes.Profiles = true
 		in, err := projectID(ctx, tx.tx, project.Profiles)
 		if err != nil {

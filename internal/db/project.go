@@ -177,7 +177,7 @@ func (d *DB) RenameProject(ctx context.Context, from, to string, f func(Contents
 // its profiles and the history of its aliases. Certificates don't name it any more.
 // Errors: NotFound, those of f.
 func (d *DB) DeleteProject(ctx context.Context, name string, f func(Contents) error) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		id, err := projectRow(ctx, tx.tx, name)
 		if err != nil {
 			return err

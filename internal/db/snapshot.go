@@ -213,7 +213,7 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 
 // DeleteSnapshot removes a row. The error is NotFound.
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	return d.Tx(ctx, func(tx *Tx) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		tx.instanceChanged(ctx, instance)
 		in, err := projectID(ctx, tx.tx, project.Instances)
 		if err != nil {

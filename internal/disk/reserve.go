@@ -2,20 +2,20 @@ package disk
 
 import (
 	"errors"
-	"io/fs"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // A Reserve is room that is kept on a file system, for what must go on when it is
 // full: nothing could be deleted otherwise, because that is written down first.
-// It may not be used by several goroutines at once.
 type Reserve struct {
 	path string
 	most int64
-	size int64 // while it is held
-	held bool
+
+	mu   sync.Mutex
+	size int64 // what is held, in bytes
 }
 
 // leastReserve is room for a transaction, in bytes.
@@ -26,30 +26,43 @@ const leastReserve = 1 << 20
 func NewReserve(path string, most int64) *Reserve {
 	r := &Reserve{path: path, most: most}
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err == nil && st.Blocks*512 >= min(leastReserve, most) {
-		r.size, r.held = st.Blocks*512, true
+	if err := unix.Stat(path, &st); err == nil {
+		r.size = st.Blocks * 512
 	}
 	return r
 }
 
-// Update gives the room away when less than a quarter of it is free beside it, and
-// takes it again when twice as much is.
-func (r *Reserve) Update(dir string) error {
+// Keep takes the room, or what was given away of it, when twice as much is free.
+func (r *Reserve) Keep(dir string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	free := int64(st.Bavail) * st.Bsize
-	switch want := min(r.most, max(int64(st.Blocks)*st.Bsize/16, leastReserve)); {
-	case r.held && free < r.size/4:
-		r.held = false
-		return r.release()
-	case !r.held && free >= 2*want:
-		// Where that can't be done, it is not tried each time.
-		r.held, r.size = true, want
-		return r.take()
+	want := min(r.most, max(int64(st.Blocks)*st.Bsize/16, leastReserve))
+	if r.size >= want || int64(st.Bavail)*st.Bsize < 2*want {
+		return nil
 	}
-	return nil
+	r.size = want // where that can't be done, it is not tried each time
+	return r.take()
+}
+
+// Give gives a piece of the room away, to whoever comes first. It reports false when there
+// is none left.
+func (r *Reserve) Give() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.size == 0 {
+		return false
+	}
+	left := max(0, r.size-leastReserve)
+	if os.Truncate(r.path, left) != nil {
+		r.size = 0
+		return false
+	}
+	r.size = left
+	return true
 }
 
 func (r *Reserve) take() error {
@@ -62,13 +75,4 @@ func (r *Reserve) take() error {
 		return errors.Join(err, f.Truncate(0), f.Close())
 	}
 	return f.Close()
-}
-
-// release needs no room for itself.
-func (r *Reserve) release() error {
-	err := os.Truncate(r.path, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -32,7 +32,7 @@ func TestReserveOfSmallDisk(t *testing.T) {
 		return st.Blocks * 512
 	}
 	r := disk.NewReserve(path, 16<<20)
-	if err := r.Update(dir); err != nil {
+	if err := r.Keep(dir); err != nil {
 		t.Fatal(err)
 	}
 	held := blocks()
@@ -51,13 +51,20 @@ func TestReserveOfSmallDisk(t *testing.T) {
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatal(err)
 	}
-	if err := r.Update(dir); err != nil || blocks() != 0 {
+	if err := r.Keep(dir); err != nil || blocks() != held {
 		t.Errorf("on a full disk %d bytes are kept, %v", blocks(), err)
+	}
+	given := 0
+	for r.Give() {
+		given++
+	}
+	if blocks() != 0 || given < 3 || given > 4 {
+		t.Errorf("given away in %d pieces; %d bytes are kept", given, blocks())
 	}
 	if err := f.Truncate(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Update(dir); err != nil || blocks() != held {
+	if err := r.Keep(dir); err != nil || blocks() != held {
 		t.Errorf("with room again %d bytes are kept, %v", blocks(), err)
 	}
 }

@@ -24,10 +24,10 @@ func allocated(t *testing.T, path string) int64 {
 func TestReserveIsTriedOnce(t *testing.T) {
 	path := t.TempDir() // no file
 	r := disk.NewReserve(path, 16<<10)
-	if err := r.Update(filepath.Dir(path)); err == nil {
+	if err := r.Keep(filepath.Dir(path)); err == nil {
 		t.Error("a directory is a reserve")
 	}
-	if err := r.Update(filepath.Dir(path)); err != nil {
+	if err := r.Keep(filepath.Dir(path)); err != nil {
 		t.Errorf("once more: %v", err)
 	}
 }
@@ -40,7 +40,7 @@ func TestReserveTooSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	const most = 4 << 20
-	if err := disk.NewReserve(path, most).Update(dir); err != nil || allocated(t, path) < most {
+	if err := disk.NewReserve(path, most).Keep(dir); err != nil || allocated(t, path) < most {
 		t.Errorf("%d bytes, %v", allocated(t, path), err)
 	}
 }
@@ -60,7 +60,7 @@ func TestReserveLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := disk.NewReserve(path, 4<<20).Update(dir); err == nil || allocated(t, path) != 0 {
+	if err := disk.NewReserve(path, 4<<20).Keep(dir); err == nil || allocated(t, path) != 0 {
 		t.Errorf("%d bytes are kept, %v", allocated(t, path), err)
 	}
 }

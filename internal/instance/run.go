@@ -269,7 +269,7 @@ func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 // ended writes down that an instance doesn't run any more. An ephemeral one
 // goes with it.
 func (s *Set) ended(ctx context.Context, name, action string) error {
-	if err := s.edit(ctx, name, func(r *db.Instance) {
+	if err := s.edit(db.Freeing(ctx), name, func(r *db.Instance) {
 		r.Running = false
 		delete(r.Config, readyKey)
 	}); err != nil {
@@ -464,7 +464,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 		return err
 	}
 	if !i.Ephemeral {
-		if err := s.edit(ctx, i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" }); err != nil {
+		if err := s.edit(db.Freeing(ctx), i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" }); err != nil {
 			return err
 		}
 	}

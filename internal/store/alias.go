@@ -184,7 +184,7 @@ func (s *Store) RenameAlias(ctx context.Context, from, to string) error {
 
 // DeleteAlias removes an alias; the image stays. The error is NotFound.
 func (s *Store) DeleteAlias(ctx context.Context, name string) error {
-	return s.db.Tx(ctx, func(tx *db.Tx) error { return tx.DeleteAlias(ctx, name) })
+	return s.db.Tx(db.Freeing(ctx), func(tx *db.Tx) error { return tx.DeleteAlias(ctx, name) })
 }
 
 // Taken says which of some aliases point to other images: that is a Conflict.

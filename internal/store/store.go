@@ -316,7 +316,7 @@ func (s *Store) Delete(ctx context.Context, fp kiln.Fingerprint) error {
 func (s *Store) DeleteIf(ctx context.Context, fp kiln.Fingerprint, unwanted func(kiln.Image) bool) (gone bool,
 	err error) {
 	var files []kiln.File
-	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+	err = s.db.Tx(db.Freeing(ctx), func(tx *db.Tx) error {
 		img, err := imageOf(ctx, tx, fp, true)
 		if errors.Is(err, kiln.NotFound) || err == nil && !unwanted(img) {
 			return nil
