@@ -9,6 +9,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // The options in which an isolated instance keeps its range of the host's ids.
@@ -59,13 +60,13 @@ func (s *Set) assignIDs(ctx context.Context, i Instance) (Instance, error) {
 	}
 	s.idRanges.Lock()
 	defer s.idRanges.Unlock()
-	rows, err := s.db.Instances(ctx)
+	rows, err := s.db.Instances(project.InAll(ctx))
 	if err != nil {
 		return i, err
 	}
 	var taken []box.IDMap
 	for _, r := range rows {
-		if m, ok := idRange(r.Config); ok && r.Name != i.Name {
+		if m, ok := idRange(r.Config); ok && r.Config[UUIDKey] != i.Options[UUIDKey] {
 			taken = append(taken, m)
 		}
 	}

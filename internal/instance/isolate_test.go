@@ -2,10 +2,13 @@ package instance
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 func TestFreeRange(t *testing.T) {
@@ -39,9 +42,18 @@ func TestFreeRange(t *testing.T) {
 	}
 }
 
-// TestAssignIDs keeps the ids of isolated instances apart, and those that each has.
+// TestAssignIDs keeps the ids of isolated instances apart, also of those of other
+// projects with the same name, and those that each has.
 func TestAssignIDs(t *testing.T) {
-	s, _, p := set(t)
+	s, d, p := set(t)
+	if err := d.CreateProject(t.Context(), db.Project{Name: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CreateInstance(project.In(t.Context(), project.New("other", nil)), db.Instance{Name: "a",
+		Type: "container", Config: map[string]string{UUIDKey: "uuid-other-a", idSizeKey: fmt.Sprint(fewestIDs),
+			idBaseKey: fmt.Sprint(s.ids[0].Host + fewestIDs)}}); err != nil {
+		t.Fatal(err)
+	}
 	isolated := Config{Options: map[string]string{"security.idmap.isolated": "true"}}
 	create(t, s, p, "a", isolated)
 	create(t, s, p, "b", isolated)
@@ -63,7 +75,7 @@ func TestAssignIDs(t *testing.T) {
 			first[name] = ids[0].Host
 		}
 	}
-	if first["a"] == first["b"] || first["a"] < s.ids[0].Host+fewestIDs || first["c"] != s.ids[0].Host {
+	if first["a"] == first["b"] || first["a"] < s.ids[0].Host+2*fewestIDs || first["c"] != s.ids[0].Host {
 		t.Errorf("%v", first)
 	}
 }
