@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/cli"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/network"
+	"github.com/kiln-containers/kiln/internal/proxy"
 )
 
 // What the build sets.
@@ -20,11 +21,13 @@ var (
 )
 
 func main() {
-	if os.Args[0] == network.Program {
-		if err := network.Main(); err != nil {
-			log.Fatal(err)
+	for program, main := range map[string]func() error{network.Program: network.Main, proxy.Program: proxy.Main} {
+		if os.Args[0] == program {
+			if err := main(); err != nil {
+				log.Fatal(err)
+			}
+			return
 		}
-		return
 	}
 	wait, _ := time.ParseDuration(stall) // "" is the usual
 	io := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}

@@ -3,9 +3,11 @@ package box
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,4 +203,26 @@ func statusField(pid int, name string) []string {
 		}
 	}
 	return nil
+}
+
+// Peek holds on to the init of the container whose box is in a directory, also of one that
+// rebooted since, and changes nothing there. It is for processes beside the daemon, which
+// has the Box. The error is NotFound when no container runs.
+func Peek(dir string) (init *os.File, pid int, err error) {
+	var st state
+	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if err != nil || json.Unmarshal(data, &st) != nil {
+		return nil, 0, kiln.Errorf(kiln.NotFound, "no container in %s", dir)
+	}
+	if m, err := openProcess(st.Monitor); err == nil {
+		defer m.Close()
+		if pid := findInit(m.PID); pid != 0 {
+			st.Init = identify(pid)
+		}
+	}
+	p, err := openProcess(st.Init)
+	if err != nil {
+		return nil, 0, kiln.Errorf(kiln.NotFound, "container %s doesn't run", st.ID)
+	}
+	return os.NewFile(uintptr(p.fd), "pidfd"), p.PID, nil
 }

@@ -56,7 +56,15 @@ kiln config set core.https_address "[::]:8443"           # of the server
 kiln config set srv: images.keep_versions=2`,
 		"kiln config edit": `kiln config edit c1
 kiln config show c1 | sed s/1GiB/2GiB/ | kiln config edit c1`,
-		"kiln config device add": `kiln config device add c1 data disk source=/srv/data path=/data`,
+		"kiln config device add": `kiln config device add c1 data disk source=/srv/data path=/data
+kiln config device add c1 web proxy listen=tcp:0.0.0.0:80 connect=tcp:127.0.0.1:80
+kiln config device add c1 db proxy bind=instance listen=unix:/run/db.sock connect=unix:/run/postgresql/db.sock`,
+		"kiln network explain": `kiln network explain c1
+kiln network explain c1 --format json`,
+		"kiln network forward create": `kiln network forward create kilnbr0 192.0.2.1
+kiln network forward create kilnbr0 192.0.2.1 target_address=10.8.0.5`,
+		"kiln network forward port add": `kiln network forward port add kilnbr0 192.0.2.1 tcp 80,443 10.8.0.5
+kiln network forward port add kilnbr0 192.0.2.1 udp 5000-5010 10.8.0.5 6000-6010`,
 		"kiln config trust add": `kiln config trust add --name laptop                       # shows a join token for it
 kiln config trust add laptop.crt --name laptop`,
 		"kiln top": `kiln top

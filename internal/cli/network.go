@@ -50,7 +50,7 @@ func (a *app) networkCmd() *cobra.Command {
 			return f(c.Context(), args)
 		}})
 	}
-	c.AddCommand(a.networkListCmd(), a.networkCreateCmd(), a.leasesCmd())
+	c.AddCommand(a.networkListCmd(), a.networkCreateCmd(), a.leasesCmd(), a.forwardCmd(), a.explainCmd())
 	a.networkVerbs(verb)
 	a.networkKeyVerbs(verb)
 	a.networkUseVerbs(verb)

@@ -272,6 +272,7 @@ func (n *networks) up(ctx context.Context, name string) (network.Network, error)
 		}
 		plan = n.d.plan(row)
 	}
+	plan.Forwards = n.forwardsOf(row)
 	if plan.DNSPort, err = n.dnsPort(plan); err != nil {
 		return plan, err
 	}

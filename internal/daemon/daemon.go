@@ -32,6 +32,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
+	"github.com/kiln-containers/kiln/internal/proxy"
 	"github.com/kiln-containers/kiln/internal/remote"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -64,6 +65,7 @@ type Daemon struct {
 	instances *instance.Set
 	networks  *networks
 	backups   *backup.Dir // of instances
+	proxies   *proxies
 
 	remotes     *remote.Opener
 	flights     flights
@@ -108,8 +110,10 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d.wg.Go(d.networks.follow)
 	d.wg.Go(d.networks.watch)
+	d.wg.Go(d.proxies.watch)
 	d.wg.Go(d.networks.besideFirewalls)
 	d.wg.Go(func() {
+		d.proxies.start()
 		d.networks.start(d.ctx)
 		if err := d.instances.MendDevices(d.ctx); err != nil {
 			d.cfg.Log.Warn("give instances that run their devices", "err", err)
@@ -159,16 +163,17 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.pool.Refill = d.refill
 	d.networks = newNetworks(d, filepath.Join(d.cfg.Dir, "networks"))
+	d.proxies = &proxies{d: d, carried: proxy.Directory{Path: filepath.Join(d.cfg.Dir, "proxies"), Version: d.cfg.Version}}
 	d.instances, err = instance.Open(ctx, d.db, d.pool, filepath.Join(d.cfg.Dir, "boxes"), HostArch(), d.instanceChanged,
 		func(what string, err error) { d.cfg.Log.Warn(what, "err", err) })
 	if err != nil {
 		return err
 	}
-	d.instances.Networks = d.networks
 	if d.backups, err = backup.OpenDir(filepath.Join(d.cfg.Dir, exportsDir)); err != nil {
 		return err
 	}
 	d.instances.Removed = d.backups.DeleteAll
+	d.instances.Networks, d.instances.Proxies = d.networks, d.proxies
 	if err := d.dropTrees(ctx); err != nil {
 		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
 	}

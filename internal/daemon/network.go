@@ -212,6 +212,7 @@ func (d *Daemon) UpdateNetwork(ctx context.Context, name string, change func(db.
 			return err
 		}
 		next.Name, next.Bridge, next.Config = name, before.Bridge, newNetwork(next.Config)
+		next.Forwards = before.Forwards
 		*r = next
 		return d.checkRunning(ctx, n, before, next)
 	})

@@ -13,17 +13,35 @@ import (
 type Network struct {
 	Name, Description string
 	Config            map[string]string
-	Bridge            string // the interface of this host; "" until it was needed first
-	Damage            string // what of the row can't be read; "": nothing
+	Bridge            string             // the interface of this host; "" until it was needed first
+	Forwards          map[string]Forward // by the address that is listened at
+	Damage            string             // what of the row can't be read; "": nothing
 }
 
-const networkColumns = `name, description, config, bridge`
+// A Forward is what is led to instances of what is sent to one address.
+type Forward struct {
+	Description string            `json:"description,omitempty"`
+	Config      map[string]string `json:"config,omitempty"`
+	Ports       []ForwardPort     `json:"ports,omitempty"`
+}
+
+// A ForwardPort leads ports to one instance.
+type ForwardPort struct {
+	Description string `json:"description,omitempty"`
+	Protocol    string `json:"protocol"`
+	Listen      string `json:"listen"` // a list of ports
+	Address     string `json:"address"`
+	Target      string `json:"target,omitempty"` // a list of ports; "": the same
+}
+
+const networkColumns = `name, description, config, bridge, forwards`
 
 func (n *Network) scan(row interface{ Scan(...any) error }) error {
 	return row.Scan(noted{"name", &n.Name, &n.Damage},
 		noted{"description", &n.Description, &n.Damage},
 		noted{"config", jsonColumn{&n.Config}, &n.Damage},
-		noted{"bridge", &n.Bridge, &n.Damage})
+		noted{"bridge", &n.Bridge, &n.Damage},
+		noted{"forwards", jsonColumn{&n.Forwards}, &n.Damage})
 }
 
 // A Lease is a row of network_leases: the addresses of an instance's interface.
@@ -59,8 +77,8 @@ func getNetwork(ctx context.Context, q queryer, name string) (Network, error) {
 // CreateNetwork adds a row. The error is Conflict when the name is taken.
 func (d *DB) CreateNetwork(ctx context.Context, n Network) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.tx.ExecContext(ctx, `INSERT INTO networks (`+networkColumns+`) VALUES (?, ?, ?, ?)`,
-			n.Name, n.Description, toJSON(orEmpty(n.Config)), n.Bridge)
+		_, err := tx.tx.ExecContext(ctx, `INSERT INTO networks (`+networkColumns+`) VALUES (?, ?, ?, ?, ?)`,
+			n.Name, n.Description, toJSON(orEmpty(n.Config)), n.Bridge, toJSON(orEmpty(n.Forwards)))
 		return conflict(err, "Network", n.Name)
 	})
 }
@@ -80,8 +98,8 @@ func (d *DB) EditNetwork(ctx context.Context, name string, f func(*Network) erro
 		if err := f(&n); err != nil {
 			return err
 		}
-		_, err = tx.tx.ExecContext(ctx, `UPDATE networks SET description = ?, config = ?, bridge = ? WHERE name = ?`,
-			n.Description, toJSON(orEmpty(n.Config)), n.Bridge, name)
+		_, err = tx.tx.ExecContext(ctx, `UPDATE networks SET description = ?, config = ?, bridge = ?, forwards = ? WHERE name = ?`,
+			n.Description, toJSON(orEmpty(n.Config)), n.Bridge, toJSON(orEmpty(n.Forwards)), name)
 		return err
 	})
 }

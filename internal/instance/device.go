@@ -60,7 +60,7 @@ func (g *guest) say(format string, args ...any) {
 }
 
 func deviceTypes() map[string]deviceType {
-	return map[string]deviceType{"disk": diskDevice{}, "nic": nicDevice{}}
+	return map[string]deviceType{"disk": diskDevice{}, "nic": nicDevice{}, "proxy": proxyDevice{}}
 }
 
 // foreignTypes are those of LXD's and Incus's manuals that kiln doesn't have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -101,4 +102,15 @@ func hostMemory() int64 {
 		return 0
 	}
 	return int64(info.Totalram) * int64(info.Unit)
+}
+
+// Init gives a pidfd of the first process of an instance. Errors: NotFound, Conflict when it
+// doesn't run.
+func (s *Set) Init(ctx context.Context, name string) (*os.File, error) {
+	l, err := s.get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	init, _, err := l.box.InitProcess()
+	return init, err
 }

@@ -40,6 +40,8 @@ type Set struct {
 	// Removed is told the UUID of an instance that was deleted, whose backups go with it;
 	// it may be nil, and is set before anything is started.
 	Removed func(uuid string) error
+	// Proxies carry connections; they are set before anything is started.
+	Proxies Proxies
 
 	db     *db.DB
 	pool   *volume.Pool

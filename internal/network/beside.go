@@ -194,23 +194,27 @@ func (n Network) leaveFirewalls() error {
 func (n Network) passFirewalls(openings func(hook string, six bool) []opening) error {
 	sets, err := n.foreignSets()
 	for _, s := range sets {
-		wanted := func(hook string) (list []opening) {
-			if s.four {
-				list = append(list, openings(hook, false)...)
-			}
-			if s.six {
-				list = append(list, openings(hook, true)...)
-			}
-			slices.SortFunc(list, func(a, b opening) int { return strings.Compare(a.comment, b.comment) })
-			// One for both versions of IP is one rule.
-			return slices.CompactFunc(list, func(a, b opening) bool { return a.comment == b.comment })
-		}
-		if ferr := fit(s, n.commentPrefix(), wanted); ferr != nil {
+		if ferr := n.fitSet(s, openings); ferr != nil {
 			err = errors.Join(err, fmt.Errorf("network %q: let its packets pass the firewall %s of this host: %w", n.Name,
 				s.name, ferr))
 		}
 	}
 	return err
+}
+
+// fitSet brings the rules of the network in one rule set to what they have to be.
+func (n Network) fitSet(s foreignSet, openings func(hook string, six bool) []opening) error {
+	return fit(s, n.commentPrefix(), func(hook string) (list []opening) {
+		if s.four {
+			list = append(list, openings(hook, false)...)
+		}
+		if s.six {
+			list = append(list, openings(hook, true)...)
+		}
+		slices.SortFunc(list, func(a, b opening) int { return strings.Compare(a.comment, b.comment) })
+		// One for both versions of IP is one rule.
+		return slices.CompactFunc(list, func(a, b opening) bool { return a.comment == b.comment })
+	})
 }
 
 // A foreignSet is a rule set of another program.

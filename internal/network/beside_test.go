@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -275,4 +276,41 @@ func TestWatchFirewalls(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// serve takes connections in a namespace, and says whose they are.
+func serve(t *testing.T, space *os.File, at string) <-chan string {
+	sees := make(chan string, 16)
+	inside(t, space, func() error {
+		l, err := net.Listen("tcp", at)
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+			go func() {
+				for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+					host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+					sees <- host
+					c.Close()
+				}
+			}()
+		}
+		return err
+	})
+	return sees
+}
+
+// dialFrom connects from a namespace; nil: the host.
+func dialFrom(space *os.File, to string) error {
+	dial := func() error {
+		c, err := (&net.Dialer{Timeout: time.Minute, FallbackDelay: -1}).Dial("tcp", to)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	if space == nil {
+		return dial()
+	}
+	return tryInside(space, dial)
 }

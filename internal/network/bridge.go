@@ -105,7 +105,25 @@ func (n Network) up(owner string) error {
 	if err := n.forward(); err != nil {
 		return err
 	}
+	if len(n.Forwards) > 0 {
+		hairpins(bridge)
+	}
 	return n.firewall()
+}
+
+// hairpins has the ports of a bridge take back what they sent: where the firewall sees what
+// is bridged (bridge-nf-call-iptables), an instance reaches itself by an address of the host
+// only so. One that goes meanwhile needs none.
+func hairpins(bridge netlink.Link) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return
+	}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == bridge.Attrs().Index {
+			_ = netlink.LinkSetHairpin(l, true)
+		}
+	}
 }
 
 // link makes the bridge if it isn't there.

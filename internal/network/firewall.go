@@ -34,13 +34,35 @@ func (n Network) firewall() error {
 	if n.NAT6 && n.IPv6.IsValid() {
 		c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: masquerade(n.IPv6.Masked())})
 	}
-	if n.DNSPort != 0 && n.DNSPort != dnsPort && n.IPv4.IsValid() {
-		pre := c.AddChain(&nftables.Chain{Name: "prerouting", Table: t, Type: nftables.ChainTypeNAT,
-			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	toDNS := n.DNSPort != 0 && n.DNSPort != dnsPort && n.IPv4.IsValid()
+	if !toDNS && len(n.Forwards) == 0 {
+		return flush(c, n)
+	}
+	pre := c.AddChain(&nftables.Chain{Name: "prerouting", Table: t, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	if toDNS {
 		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 			c.AddRule(&nftables.Rule{Table: t, Chain: pre, Exprs: n.toDNS(protocol)})
 		}
 	}
+	if len(n.Forwards) > 0 {
+		out := c.AddChain(&nftables.Chain{Name: "output", Table: t, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+		for _, ch := range []*nftables.Chain{pre, out} {
+			for _, exprs := range n.forwardRules() {
+				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs})
+			}
+		}
+		for _, p := range []netip.Prefix{n.IPv4, n.IPv6} {
+			if p.IsValid() {
+				c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: hairpin(p.Masked())})
+			}
+		}
+	}
+	return flush(c, n)
+}
+
+func flush(c *nftables.Conn, n Network) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write the rules of %s (nftables): %w", n.Bridge, err)
 	}

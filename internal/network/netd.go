@@ -1,67 +1,26 @@
 package network
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"reflect"
 	"slices"
 	"sync/atomic"
-	"syscall"
-	"time"
-)
 
-// The descriptors that netd is started with.
-const (
-	dirFD  = 3
-	lockFD = 4
+	"github.com/kiln-containers/kiln/internal/sibling"
 )
 
 // Main is netd: it serves the networks of its directory until it gets SIGTERM, or the
 // directory is gone.
 func Main() error {
-	log.SetFlags(log.LstdFlags | log.LUTC)
-	syscall.CloseOnExec(dirFD)
-	syscall.CloseOnExec(lockFD)
-	lock := os.NewFile(lockFD, lockFile) // held until the end
-	defer lock.Close()
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dirFD))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	// It does nothing to a process that doesn't wait for it yet.
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, syscall.SIGWINCH)
 	d := daemon{served: map[string]*served{}}
 	defer d.close()
-	for ctx.Err() == nil {
-		d.update(readNetworks(root.FS()))
-		select {
-		case <-ctx.Done():
-		case <-again:
-		case <-time.After(2 * time.Second): // also what could not be served a moment ago
-			if fi, err := root.Stat("."); err != nil || gone(fi) {
-				return nil
-			}
-		}
-	}
-	return nil
-}
-
-// gone reports whether a directory was removed.
-func gone(fi os.FileInfo) bool {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && st.Nlink == 0
+	return sibling.Serve(func(root *os.Root) { d.update(readNetworks(root.FS())) })
 }
 
 // daemon is what netd serves at a time, by the names of networks.

@@ -30,6 +30,7 @@ type Network struct {
 	Domain               string // that names of instances are below
 	DNSPort              int    // that netd answers at; another than 53 where that one is taken
 	Hosts                []Host
+	Forwards             []Forward `json:"-"` // netd has nothing to do with them
 }
 
 // A Host is an interface of an instance on a network.

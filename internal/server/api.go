@@ -20,7 +20,9 @@ var extensions = []string{
 	"container_exec_recording", "container_exec_user_group_cwd", "container_exec_signal_handling",
 	"container_edit_metadata", "console", "console_force",
 	"container_last_used_at", "container_copy_project", "api_filtering", "storage", "network", "network_leases",
-	"network_state", "network_types", "instance_nic_network", "profile_usedby",
+	"network_state", "network_forward", "network_types", "instance_nic_network", "profile_usedby",
+	"proxy", "proxy_udp", "proxy_unix", "proxy_tcp_udp_multi_port_handling", "proxy_nat", "proxy_priv_drop",
+	"proxy_unix_dac_properties", "proxy_haproxy_protocol",
 	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state", "resources", "resources_v2",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
 	"project_usage",
@@ -37,7 +39,7 @@ var extensions = []string{
 	"kiln_alias_rollback", "kiln_publish_machine_id",
 	"kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish",
 	"kiln_image_estimate",
-	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force",
+	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force", "kiln_network_explain",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -55,7 +55,8 @@ func (p *peer) friend(t *testing.T) *x509.Certificate {
 // examples fill in the wildcards of patterns.
 var examples = strings.NewReplacer("{name...}", "x/y", "{name}", "x", "{hash}", strings.Repeat("a", 64), "{base}",
 	strings.Repeat("b", 64),
-	"{id}", "x", "{fingerprint}", "x", "{file}", "x", "{snap}", "x", "{other}", "x", "{backup}", "x")
+	"{id}", "x", "{fingerprint}", "x", "{file}", "x", "{snap}", "x", "{other}", "x", "{backup}", "x",
+	"{address}", "192.0.2.1")
 
 // TestUntrustedMayDoLittle asks every route as an untrusted client: only those that say so
 // answer, and every one that is added is shut until it says so.

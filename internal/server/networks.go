@@ -185,3 +185,16 @@ func wireAddress(a net.IPNet) api.InstanceStateNetworkAddress {
 	}
 	return out
 }
+
+func (s *Server) explainNetwork(w http.ResponseWriter, r *http.Request) (any, error) {
+	found, err := s.d.ExplainNetwork(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	list := []api.NetworkFinding{}
+	for _, f := range found {
+		list = append(list, api.NetworkFinding{Device: f.Device, Check: f.Check, Broken: f.Broken, Detail: f.Detail,
+			Cure: f.Cure})
+	}
+	return list, nil
+}

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kiln-containers/kiln/internal/network/nettest"
+	"github.com/kiln-containers/kiln/internal/network/netspace"
 )
 
 // CacheDir is where what is slow to make is kept between runs of tests and
@@ -67,7 +67,7 @@ func makeDebian(path string, include []string) error {
 	part := path + ".part"
 	// A host may have no other sources than those in deb822's format, which mmdebstrap
 	// reads itself when it is told the suite.
-	args := nettest.HostArgs("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "--include="+packages, suite,
+	args := netspace.HostArgs("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "--include="+packages, suite,
 		part)
 	cmd := exec.Command(args[0], args[1:]...)
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -15,32 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln/internal/network"
+	"github.com/kiln-containers/kiln/internal/network/netspace"
+	"github.com/kiln-containers/kiln/internal/proxy"
 )
-
-// HostArgs gives the command line that runs a program in the network of the host, for
-// what tests have to fetch.
-func HostArgs(args ...string) []string {
-	if os.Getenv(isolated) == "" {
-		return args
-	}
-	return append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", os.Getppid())}, args...)
-}
-
-// isolated says that the binary has moved.
-const isolated = "KILN_TEST_NETWORK"
 
 // Isolate is called first in TestMain. It starts the binary anew in namespaces of its
 // own, unless it is there already, or is one of those commands that tests run.
 func Isolate(commands ...string) {
-	if os.Args[0] == network.Program {
+	switch os.Args[0] {
+	case network.Program:
 		exit(network.Main())
+	case proxy.Program:
+		exit(proxy.Main())
 	}
 	for _, c := range commands {
 		if filepath.Base(os.Args[0]) == c {
 			return
 		}
 	}
-	if os.Getenv(isolated) != "" {
+	if os.Getenv(netspace.Isolated) != "" {
 		if err := loopback(); err != nil {
 			exit(err)
 		}
@@ -73,7 +66,7 @@ func move() error {
 	if err := ownSys(); err != nil {
 		return err
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), isolated+"=1"))
+	return syscall.Exec(self, os.Args, append(os.Environ(), netspace.Isolated+"=1"))
 }
 
 // ownSys mounts a /sys that shows the interfaces of the namespace, with the control
