@@ -59,6 +59,9 @@ func (s *Server) inProject(r *http.Request, to route, method string) (*http.Requ
 		return r.WithContext(project.Among(ctx, c.projects)), nil
 	case all:
 		return r.WithContext(project.InAll(ctx)), nil
+	case cmp.Or(name, project.Default) == project.Default && !c.mayUse(project.Default) && method == http.MethodGet &&
+		to.open(method) && isOfImages(to.path): // it may have what everybody may
+		return r.WithContext(project.InDefault(withCaller(ctx, caller{protocol: c.protocol, address: c.address}))), nil
 	case name == "" && !c.mayUse(project.Default) && to.path == "/1.0":
 		name = c.projects[0] // whoever adds a remote doesn't know yet which there are
 	case name == "" && !c.mayUse(project.Default):
