@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -136,6 +137,12 @@ func (d *Daemon) UpdateProject(ctx context.Context, name string, change func(db.
 				return err
 			}
 		}
+		for _, key := range db.CountLimits() {
+			if most, err := strconv.Atoi(next.Config[key]); err == nil && most < len(has.Instances) {
+				return kiln.Errorf(kiln.Conflict, "%s can't be %d: project %q has %d instances", key, most, name,
+					len(has.Instances))
+			}
+		}
 		*p = next
 		return nil
 	})
@@ -235,8 +242,18 @@ func checkProject(p db.Project) error {
 			}
 			continue
 		}
+		if slices.Contains(db.CountLimits(), key) {
+			if err := checkNumber(value); err != nil {
+				return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+			}
+			continue
+		}
+		if strings.HasPrefix(key, "limits.") || strings.HasPrefix(key, "restricted") {
+			return kiln.Errorf(kiln.Unsupported, "%s isn't supported by this version of kiln, which would not hold to it; "+
+				"projects have %s", key, strings.Join(db.CountLimits(), " and "))
+		}
 		return kiln.Errorf(kiln.Invalid, "unknown key %q of a project%s", key, kiln.DidYouMean(key,
-			slices.Collect(maps.Keys(features))))
+			append(slices.Collect(maps.Keys(features)), db.CountLimits()...)))
 	}
 	return nil
 }
@@ -248,13 +265,19 @@ type Usage struct {
 }
 
 // ProjectUsage tells what a project has of each resource that can be limited: instances and
-// containers by number, memory and disk in bytes, cpu and processes by number, as they are
-// promised to instances by their limits. The error is NotFound.
+// containers, by number. The error is NotFound.
 func (d *Daemon) ProjectUsage(ctx context.Context, name string) (map[string]Usage, error) {
 	p, err := d.Project(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	n := int64(len(p.Instances))
-	return map[string]Usage{"instances": {-1, n}, "containers": {-1, n}}, nil
+	usage := map[string]Usage{}
+	for _, key := range db.CountLimits() {
+		u := Usage{Limit: -1, Used: int64(len(p.Instances))}
+		if most, err := strconv.ParseInt(p.Config[key], 10, 64); err == nil {
+			u.Limit = most
+		}
+		usage[strings.TrimPrefix(key, "limits.")] = u
+	}
+	return usage, nil
 }

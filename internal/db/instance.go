@@ -115,7 +115,7 @@ func getInstance(ctx context.Context, q queryer, name string) (i Instance, id in
 }
 
 // CreateInstance adds a row, with those of its snapshots. Errors: Conflict when the
-// name is taken, Invalid when one of its profiles isn't there.
+// name is taken, Denied when the project has as many instances as it may, Invalid when one of its profiles isn't there.
 func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.instanceChanged(ctx, i.Name)
@@ -128,6 +128,9 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 			(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`, append([]any{in}, i.values()...)...).Scan(&id)
 		if err != nil {
 			return conflict(err, "Instance", i.Name)
+		}
+		if err := checkCount(ctx, tx, in); err != nil {
+			return err
 		}
 		if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
 			return err

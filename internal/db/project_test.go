@@ -94,6 +94,25 @@ func TestProjects(t *testing.T) {
 	}
 }
 
+// TestCountLimit refuses one instance more than a project may have, and no one of another.
+func TestCountLimit(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := d.CreateProject(t.Context(), Project{Name: "a", Config: map[string]string{"limits.instances": "1"}}); err != nil {
+		t.Fatal(err)
+	}
+	a := project.In(t.Context(), project.New("a", nil))
+	if err := errors.Join(d.CreateInstance(a, Instance{Name: "1"}), d.CreateInstance(t.Context(), Instance{Name: "1"}),
+		d.CreateInstance(t.Context(), Instance{Name: "2"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CreateInstance(a, Instance{Name: "2"}); !errors.Is(err, kiln.Denied) {
+		t.Error(err)
+	}
+	if list, err := d.Instances(a); len(list) != 1 || err != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
 // TestDeleteProject takes the project from certificates, so that one of the same name gives
 // its clients nothing; a project that has something stays, by the database itself.
 func TestDeleteProject(t *testing.T) {
