@@ -79,3 +79,23 @@ func TestAssignIDs(t *testing.T) {
 		t.Errorf("%v", first)
 	}
 }
+
+// TestAssignIDsInProjects keeps them apart from those of another project's instance of the
+// same name.
+func TestAssignIDsInProjects(t *testing.T) {
+	s, d, p := set(t)
+	create(t, s, p, "a", Config{Options: map[string]string{"security.idmap.isolated": "true"}})
+	first := s.ids[0].Host + fewestIDs
+	if err := errors.Join(d.CreateProject(t.Context(), db.Project{Name: "p"}),
+		d.CreateInstance(project.In(t.Context(), project.New("p", nil)), db.Instance{Name: "a", Config: map[string]string{
+			UUIDKey: "other", idBaseKey: fmt.Sprint(first), idSizeKey: fmt.Sprint(fewestIDs)}})); err != nil {
+		t.Fatal(err)
+	}
+	i, err := s.Get(t.Context(), "a")
+	if err == nil {
+		i, err = s.assignIDs(t.Context(), i)
+	}
+	if ids := s.idsOf(i); err != nil || ids[0].Host < first+fewestIDs {
+		t.Errorf("%+v, %v; another one has %d ids from %d on", ids, err, fewestIDs, first)
+	}
+}
