@@ -252,16 +252,20 @@ func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img 
 		return kiln.Image{}, err
 	}
 	key = in + " " + key // who waits wants it in their project
-	life := event.WithRequestor(project.Like(d.ctx, ctx), event.RequestorOf(ctx))
+	life, joined := event.WithRequestor(project.Like(d.ctx, ctx), event.RequestorOf(ctx)), true
 	got, err := d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
 		report func(string, int64)) (kiln.Image, error) {
+		joined = false
 		warn := func(text string) { d.warn(o, text) }
 		return d.download(ctx, spec, img, download{options.replaces, again, report, warn})
 	})
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
 	}
-	return got, nil
+	if joined && !options.replaces.IsZero() { // somebody else's download didn't do that
+		err = d.Images.Replace(ctx, options.replaces, got.Fingerprint)
+	}
+	return got, err
 }
 
 // cameFrom reports whether the bytes of an image came from a server.

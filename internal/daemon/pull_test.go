@@ -14,11 +14,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -261,6 +263,80 @@ func TestCopiedAgain(t *testing.T) {
 		warning, _ := o.Snapshot().Metadata["warning"].(string)
 		if strings.Contains(warning, servers[0].Server) != given.AutoUpdate {
 			t.Errorf("%+v: %q", given, warning)
+		}
+	}
+}
+
+// TestRefreshAtOnce: two images whose aliases come to mean one new version at their server
+// are both replaced by it, also when they are refreshed at once.
+func TestRefreshAtOnce(t *testing.T) {
+	images := map[string][]byte{}
+	for _, name := range []string{"one", "two", "three"} {
+		images[name] = formattest.Tiny(t, name)
+	}
+	product := func(alias, version, name string) string {
+		return fmt.Sprintf(`%q:{"arch":%q,"aliases":%q,"os":"Tiny","versions":{%q:{"items":{"i":{"ftype":"lxd_combined.tar.gz",`+
+			`"path":%q,"size":%d,"sha256":"%x"}}}}}`, name, HostArch(), alias, version, name, len(images[name]),
+			sha256.Sum256(images[name]))
+	}
+	var newer atomic.Bool
+	asked, release := make(chan struct{}, 10), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/streams/v1/index.json":
+			io.WriteString(w, `{"format":"index:1.0","index":{"i":{"datatype":"image-downloads","path":"l.json",`+
+				`"products":["a"]}}}`)
+		case "/l.json":
+			w.Header().Set("Cache-Control", "no-cache")
+			list := product("a", "20260201", "one") + "," + product("b", "20260201", "two")
+			if newer.Load() {
+				list = product("a,b", "20260301", "three")
+			}
+			fmt.Fprintf(w, `{"format":"products:1.0","products":{%s}}`, list)
+		default:
+			if r.URL.Path == "/three" {
+				asked <- struct{}{}
+				<-release
+			}
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(images[r.URL.Path[1:]]))
+		}
+	}))
+	defer s.Close()
+	d := fresh(t)
+	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	where := kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}
+	for _, name := range []string{"a", "b"} {
+		o, err := d.PullImage(t.Context(), PullSpec{Remote: where, Name: name, IsAlias: true,
+			ImportSpec: ImportSpec{Aliases: aliases("my-" + name), AutoUpdate: true}})
+		wait(t, o, err)
+	}
+	newer.Store(true)
+	refresh := func(name string) *op.Operation {
+		img, err := d.Images.Find(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.RefreshImage(t.Context(), img.Fingerprint)
+	}
+	first := refresh("my-a")
+	<-asked
+	second := refresh("my-b")
+	for joined := false; !joined; time.Sleep(time.Millisecond) {
+		d.flights.mu.Lock()
+		for _, f := range d.flights.flying {
+			joined = joined || f.waiting == 2
+		}
+		d.flights.mu.Unlock()
+	}
+	close(release)
+	wait(t, first, nil)
+	wait(t, second, nil)
+	for _, name := range []string{"my-a", "my-b"} {
+		img, err := d.Images.Find(t.Context(), name)
+		if want := kiln.Fingerprint(sha256.Sum256(images["three"])); err != nil || img.Fingerprint != want {
+			t.Errorf("%s is %v, %v", name, img.Fingerprint, err)
 		}
 	}
 }

@@ -25,9 +25,6 @@ func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Oper
 		if err == nil {
 			o.Set("fingerprint", now.String())
 		}
-		if err == nil {
-			o.Set("fingerprint", now.String())
-		}
 		return err
 	})
 }
