@@ -71,6 +71,7 @@ type Spec struct {
 	Nesting  bool              // containers in the container
 	Env      map[string]string // of init
 	Mounts   []Mount
+	Devices  []Device // that it may use besides those that every container has
 	Nics     []Nic
 	Limits   Limits
 	Seccomp  string   // the policy of system calls, in liblxc's format; "": kiln's

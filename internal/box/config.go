@@ -194,6 +194,9 @@ func (c *config) cgroups(s Spec) error {
 	for _, d := range devices {
 		limit("devices", "devices.allow", "devices.allow", d)
 	}
+	for _, d := range s.Devices {
+		limit("devices", "devices.allow", "devices.allow", d.String())
+	}
 	l := s.Limits
 	if err := l.check(); err != nil {
 		return err

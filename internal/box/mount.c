@@ -170,13 +170,16 @@ static int attach(bool mapped)
 	return 0;
 }
 
-// detach unmounts what is at a path of the container, if that is the mount with an id.
+// detach unmounts what is at a path of the container, if that is the mount with an id. An
+// empty file that was only there to be mounted on goes, too, if that is asked for.
 static int detach(void)
 {
-	char *want = field(), *path = field(), *name, shown[512];
+	char *want = field(), *path = field(), *tidy = field(), *name, shown[512];
+	bool busy = false;
+	struct stat st;
 	uint64_t id;
 
-	if (!path || !(name = strrchr(path, '/')))
+	if (!tidy || !(name = strrchr(path, '/')))
 		return fail("reading the request", "");
 	snprintf(shown, sizeof shown, "%s", path);
 	*name++ = 0;
@@ -193,13 +196,14 @@ static int detach(void)
 		errno = EBUSY;
 		return fail("something else is mounted over ", shown);
 	}
-	if (umount2(name, UMOUNT_NOFOLLOW) == 0) {
-		say("ok\n");
-		return 0;
+	if (umount2(name, UMOUNT_NOFOLLOW) < 0) {
+		busy = true;
+		if (errno != EBUSY || umount2(name, UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
+			return fail("unmounting ", shown);
 	}
-	if (errno != EBUSY || umount2(name, UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
-		return fail("unmounting ", shown);
-	say("busy\n");
+	if (tidy[0] == '1' && fstatat(AT_FDCWD, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
+		unlinkat(AT_FDCWD, name, 0);
+	say(busy ? "busy\n" : "ok\n");
 	return 0;
 }
 

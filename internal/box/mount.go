@@ -42,8 +42,9 @@ func (b *Box) Attach(ctx context.Context, m Mount) (id uint64, err error) {
 
 // Detach unmounts what Attach or, with id 0, Start mounted for a name. One that the
 // container has unmounted itself is as good. busy: processes of the container still have
-// something of it open. Errors: Conflict when something else is mounted over it, Timeout.
-func (b *Box) Detach(ctx context.Context, name string, id uint64) (busy bool, err error) {
+// something of it open. tidy: what is left is an empty file that nobody needs, and goes.
+// Errors: Conflict when something else is mounted over it, Timeout.
+func (b *Box) Detach(ctx context.Context, name string, id uint64, tidy bool) (busy bool, err error) {
 	number := -1
 	for i, s := range b.state.Mounts {
 		if s.Name == name {
@@ -68,7 +69,11 @@ func (b *Box) Detach(ctx context.Context, name string, id uint64) (busy bool, er
 	if path == "" {
 		return false, nil
 	}
-	answer, err := b.changeMounts(ctx, nil, "detach", strconv.FormatUint(id, 10), path)
+	left := "0"
+	if tidy {
+		left = "1"
+	}
+	answer, err := b.changeMounts(ctx, nil, "detach", strconv.FormatUint(id, 10), path, left)
 	if err != nil {
 		return false, kiln.Errorf(kiln.KindOf(err), "%s: %w", name, err)
 	}

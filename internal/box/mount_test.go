@@ -3,6 +3,7 @@ package box
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,6 +35,40 @@ func userNS(t *testing.T) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+// TestDevices lets a container use a device that it can't otherwise.
+func TestDevices(t *testing.T) {
+	tree := busybox(t, "")
+	filepath.WalkDir(tree, func(p string, _ fs.DirEntry, _ error) error { return os.Lchown(p, 0, 0) })
+	s := spec(t, tree)
+	s.IDMap, s.Devices = nil, []Device{{Major: 10, Minor: 235}}
+	b := start(t, s)
+	can := func(node string, want int) {
+		t.Helper()
+		if code, out := run(t, b, sh(": </tmp/"+node)); code != want {
+			t.Errorf("%s: %d %q", node, code, out)
+		}
+	}
+	run(t, b, sh("mknod /tmp/control c 10 237; mknod /tmp/autofs c 10 235"))
+	d := Device{Major: 10, Minor: 237}
+	can("autofs", 0)
+	can("control", 1)
+	if err := b.AllowDevice(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	can("control", 0)
+	if again, err := ParseDevice(d.String()); err != nil || again != d {
+		t.Errorf("%v, %v", again, err)
+	}
+	for _, d := range []Device{d, {Major: 1, Minor: 3}} {
+		if err := b.DenyDevice(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	can("control", 1)
+	run(t, b, sh("mknod /tmp/null c 1 3"))
+	can("null", 0) // which all containers have
 }
 
 // TestAttach mounts things in a container that runs, and takes them away.
@@ -71,7 +106,7 @@ func TestAttach(t *testing.T) {
 	}
 	detach := func(name string, id uint64, busy bool) {
 		t.Helper()
-		if was, err := b.Detach(t.Context(), name, id); err != nil || was != busy {
+		if was, err := b.Detach(t.Context(), name, id, name == "one"); err != nil || was != busy {
 			t.Errorf("detach %s: busy %v, %v", name, was, err)
 		}
 	}
@@ -124,13 +159,13 @@ func TestAttach(t *testing.T) {
 	inside("sleep 1000 < /a/new/place/file > /dev/null 2>&1 &", 0)
 	detach("ro", ro, true)
 	inside("mount -t tmpfs none '/srv/real/x y'", 0)
-	if _, err := b.Detach(t.Context(), "rw", rw); !errors.Is(err, kiln.Conflict) || !strings.Contains(err.Error(), "over") {
+	if _, err := b.Detach(t.Context(), "rw", rw, false); !errors.Is(err, kiln.Conflict) || !strings.Contains(err.Error(), "over") {
 		t.Error(err)
 	}
 	inside("umount '/srv/real/x y'", 0)
 	detach("rw", rw, true) // with what is below
 	detach("first", 0, false)
-	inside("test ! -e /first/file && test ! -e /etc/one/file && test ! -e /a/new/place/file", 0)
+	inside("test ! -e /first/file && test ! -e /etc/one && test ! -e /a/new/place/file", 0)
 	if out, _ := os.ReadFile("/proc/" + strconv.Itoa(b.InitPID()) + "/mountinfo"); strings.Contains(string(out), "/first") {
 		t.Errorf("%s", out)
 	}

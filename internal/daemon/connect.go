@@ -104,7 +104,10 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 	}
 	if d["network"] == "" {
 		nic.Parent = d["parent"]
-		return nic, instance.Resolver{}, network.IsBridge(nic.Parent)
+		if err := network.IsBridge(nic.Parent); err != nil {
+			return nic, instance.Resolver{}, err
+		}
+		return nic, instance.Resolver{}, bound(nic, db.Lease{}, d)
 	}
 	if err := n.Check(ctx, d); err != nil {
 		return nic, instance.Resolver{}, err
@@ -121,6 +124,9 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 		return nic, instance.Resolver{}, err
 	}
 	if err := n.serve(ctx, on); err != nil {
+		return nic, instance.Resolver{}, err
+	}
+	if err := bound(nic, lease, d); err != nil {
 		return nic, instance.Resolver{}, err
 	}
 	nic.Parent = on.Bridge
@@ -142,6 +148,28 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 	}
 	return nic, r, nil
 }
+
+// bound has the bounds of an interface hold, or none where there are none.
+func bound(nic box.Nic, lease db.Lease, d map[string]string) error {
+	f, needMAC, bounded, err := instance.Bounds(d)
+	if err != nil {
+		return err
+	}
+	if !bounded {
+		_ = network.RemoveFilter(nic.HostName) // of a daemon that died; a host that knows no filters has none
+		return nil
+	}
+	f.Port, f.IPv4, f.IPv6 = nic.HostName, lease.IPv4, lease.IPv6
+	if needMAC {
+		if f.MAC, err = net.ParseMAC(nic.MAC); err != nil {
+			return err
+		}
+	}
+	return f.Set()
+}
+
+// Disconnect removes the bounds of an interface that is gone.
+func (n *networks) Disconnect(host string) error { return network.RemoveFilter(host) }
 
 // tellOnce tells whoever starts the first instance that this host can't have networks.
 func (n *networks) tellOnce(ctx context.Context, err error) {

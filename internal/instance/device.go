@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -33,6 +34,13 @@ type outliving interface {
 	ended(ctx context.Context, in *guest) error
 }
 
+// A changeable device can be changed while it is there.
+type changeable interface {
+	// change makes a device that was with other keys as it is to be now; not done: it has to
+	// be removed and added.
+	change(ctx context.Context, in *guest, was map[string]string) (done bool, err error)
+}
+
 // A guest is a device in the instance that it is of.
 type guest struct {
 	Instance
@@ -54,17 +62,21 @@ func (g *guest) note(key, value string) {
 	g.notes[key] = value
 }
 
+// mountName names what is mounted for a device.
+func (g *guest) mountName() string { return "device " + strconv.Quote(g.device) }
+
 // say tells whoever makes a change of more than success.
 func (g *guest) say(format string, args ...any) {
 	g.said = append(g.said, fmt.Sprintf("device %q: %s", g.device, fmt.Sprintf(format, args...)))
 }
 
 func deviceTypes() map[string]deviceType {
-	return map[string]deviceType{"disk": diskDevice{}, "nic": nicDevice{}, "proxy": proxyDevice{}}
+	return map[string]deviceType{"disk": diskDevice{}, "nic": nicDevice{}, "proxy": proxyDevice{},
+		"unix-block": unixDevice{block: true}, "unix-char": unixDevice{}}
 }
 
 // foreignTypes are those of LXD's and Incus's manuals that kiln doesn't have.
-var foreignTypes = []string{"unix-char", "unix-block", "gpu", "usb", "infiniband", "proxy", "tpm", "pci",
+var foreignTypes = []string{"gpu", "usb", "infiniband", "tpm", "pci",
 	"unix-hotplug"}
 
 // typeNames are what a device can be, for errors.

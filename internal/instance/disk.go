@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -143,7 +144,7 @@ func mountFlags(options string) (flags int, err error) {
 // mount is what a box is given for a disk.
 func (diskDevice) mount(ctx context.Context, in *guest) (box.Mount, error) {
 	d := in.keys
-	m := box.Mount{Name: "device " + strconv.Quote(in.device), Source: d["source"], Target: d["path"],
+	m := box.Mount{Name: in.mountName(), Source: d["source"], Target: d["path"],
 		ReadOnly: kiln.IsTrue(d["readonly"]), Optional: mayBeMissing(d), Recursive: kiln.IsTrue(d["recursive"])}
 	var err error
 	if m.Flags, err = mountFlags(d["raw.mount.options"]); err != nil {
@@ -206,15 +207,15 @@ func (g *guest) attach(ctx context.Context, m box.Mount) error {
 	return nil
 }
 
-func (diskDevice) remove(ctx context.Context, in *guest) error { return in.detach(ctx) }
+func (diskDevice) remove(ctx context.Context, in *guest) error { return in.detach(ctx, false) }
 
 // detach unmounts what attach mounted, or the start of the instance.
-func (g *guest) detach(ctx context.Context) error {
+func (g *guest) detach(ctx context.Context, tidy bool) error {
 	id, _ := strconv.ParseUint(g.notes[mountNote], 10, 64)
-	busy, err := g.live.box.Detach(ctx, "device "+strconv.Quote(g.device), id)
+	busy, err := g.live.box.Detach(ctx, g.mountName(), id, tidy)
 	if busy {
-		g.say("processes of the instance still have files of %s open; they keep them until they close them",
-			g.keys["path"])
+		g.say("processes of the instance still have %s open, or files of it; they keep them until they close them",
+			cmp.Or(g.keys["path"], g.keys["source"]))
 	}
 	return err
 }

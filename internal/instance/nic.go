@@ -29,6 +29,9 @@ type Networks interface {
 	// there, and gives it its addresses. A Resolver is given where names can be asked for.
 	// Errors: those of Check, Conflict, Unsupported when this host can't have networks.
 	Connect(ctx context.Context, i Instance, device string, d map[string]string) (box.Nic, Resolver, error)
+	// Disconnect ends what Connect made that doesn't end with an interface: it gets the
+	// name of the host's end. Nothing is as good.
+	Disconnect(host string) error
 	// Forget gives up the addresses of other devices of an instance than these.
 	Forget(ctx context.Context, instance string, but map[string]bool) error
 }
@@ -76,7 +79,7 @@ func (nicDevice) add(ctx context.Context, in *guest) error {
 	}
 	in.noteNic(n)
 	if err := in.live.box.AddNic(n); err != nil {
-		return errors.Join(err, in.forgetNic(ctx))
+		return errors.Join(err, in.unbound(), in.forgetNic(ctx))
 	}
 	return nil
 }
@@ -131,7 +134,7 @@ func (nicDevice) remove(ctx context.Context, in *guest) error {
 	n := box.Nic{Kind: NicKind(in.keys), Name: cmp.Or(in.notes[nicNameNote], in.keys["name"], in.device),
 		MAC: in.notes[nicMACNote], Parent: in.keys["parent"], HostName: cmp.Or(in.notes[nicHostNote], in.keys["host_name"],
 			network.HostName(in.Options[UUIDKey], in.device))}
-	return errors.Join(in.live.box.RemoveNic(n), in.forgetNic(ctx))
+	return errors.Join(in.live.box.RemoveNic(n), in.unbound(), in.forgetNic(ctx))
 }
 
 // forgetNic gives up the addresses of an interface.
@@ -162,7 +165,75 @@ func nicKeys(nictype string) []string {
 	case "p2p":
 		return []string{"host_name", "hwaddr", "mtu"}
 	}
-	return []string{"network", "parent", "host_name", "hwaddr", "mtu", "ipv4.address", "ipv6.address"}
+	return []string{"network", "parent", "host_name", "hwaddr", "mtu", "ipv4.address", "ipv6.address", limitIn,
+		limitOut, limitBoth, checkMAC, checkIPv4, checkIPv6}
+}
+
+// The keys of what an interface may send, and how much.
+const (
+	limitIn, limitOut, limitBoth   = "limits.ingress", "limits.egress", "limits.max"
+	checkMAC, checkIPv4, checkIPv6 = "security.mac_filtering", "security.ipv4_filtering", "security.ipv6_filtering"
+)
+
+// Bounds gives what an interface may send, and how much, but for the addresses. ok: it is
+// bounded at all.
+func Bounds(d map[string]string) (f network.Filter, needMAC, ok bool, err error) {
+	f.CheckIPv4, f.CheckIPv6 = kiln.IsTrue(d[checkIPv4]), kiln.IsTrue(d[checkIPv6])
+	needMAC = kiln.IsTrue(d[checkMAC]) || f.CheckIPv4 || f.CheckIPv6
+	var errs [2]error
+	if v := cmp.Or(d[limitBoth], d[limitIn]); v != "" {
+		f.Ingress, errs[0] = network.ParseRate(v)
+	}
+	if v := cmp.Or(d[limitBoth], d[limitOut]); v != "" {
+		f.Egress, errs[1] = network.ParseRate(v)
+	}
+	return f, needMAC, needMAC || f.Ingress > 0 || f.Egress > 0, cmp.Or(errs[0], errs[1])
+}
+
+// checkBounds says whether the keys of bounds can be.
+func checkBounds(d map[string]string) error {
+	for _, key := range []string{checkMAC, checkIPv4, checkIPv6} {
+		if err := checkBool(d[key]); err != nil {
+			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+		}
+	}
+	if d[limitBoth] != "" && (d[limitIn] != "" || d[limitOut] != "") {
+		return kiln.Errorf(kiln.Invalid, "%s is for both ways; leave out %s and %s", limitBoth, limitIn, limitOut)
+	}
+	f, _, _, err := Bounds(d)
+	if err != nil {
+		return kiln.Errorf(kiln.Invalid, "limits: %w", err)
+	}
+	if (f.CheckIPv4 || f.CheckIPv6) && d["network"] == "" {
+		return kiln.Errorf(kiln.Invalid, "%s and %s need a network of kiln's, which knows the addresses", checkIPv4,
+			checkIPv6)
+	}
+	return nil
+}
+
+// ended removes what holds for a port that is gone.
+func (nicDevice) ended(_ context.Context, in *guest) error { return in.unbound() }
+
+func (g *guest) unbound() error {
+	if _, _, ok, _ := Bounds(g.keys); !ok || g.notes[nicHostNote] == "" {
+		return nil
+	}
+	return g.set.Networks.Disconnect(g.notes[nicHostNote])
+}
+
+// change has other bounds hold for an interface that stays.
+func (nicDevice) change(ctx context.Context, in *guest, was map[string]string) (done bool, err error) {
+	bound := func(key, _ string) bool {
+		return slices.Contains([]string{limitIn, limitOut, limitBoth, checkMAC, checkIPv4, checkIPv6}, key)
+	}
+	now, before := maps.Clone(in.keys), maps.Clone(was)
+	maps.DeleteFunc(now, bound)
+	maps.DeleteFunc(before, bound)
+	if !maps.Equal(now, before) {
+		return false, nil
+	}
+	_, _, err = in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
+	return true, err
 }
 
 // check says whether a device can be an interface of any instance.
@@ -191,6 +262,9 @@ func (nicDevice) check(d map[string]string) error {
 		return kiln.Errorf(kiln.Invalid, "a nic of type %s needs an interface of this host: parent=", t)
 	case d["network"] == "" && t == "":
 		return kiln.Errorf(kiln.Invalid, "a nic with a parent needs a nictype, such as bridged")
+	}
+	if err := checkBounds(d); err != nil {
+		return err
 	}
 	return checkNicValues(d)
 }

@@ -115,6 +115,26 @@ func (s *Set) unplug(ctx context.Context, i Instance, l *live, p *plugs, name st
 	return said, p.save()
 }
 
+// change makes a device what it is to be without taking it away, where that can be done.
+func (s *Set) change(ctx context.Context, i Instance, l *live, p *plugs, name string, d map[string]string) (done bool,
+	err error) {
+	has, there := p.Now[name]
+	t, ok := deviceTypes()[d["type"]].(changeable)
+	if !there || !ok || has.Device["type"] != d["type"] || maps.Equal(has.Device, d) {
+		return false, nil
+	}
+	in := &guest{Instance: i, set: s, live: l, device: name, keys: d, notes: has.Notes, others: p.Now}
+	done, err = t.change(ctx, in, has.Device)
+	if err != nil {
+		return false, kiln.Errorf(kiln.KindOf(err), "device %q of instance %q: %w", name, i.Name, err)
+	}
+	if !done {
+		return false, nil
+	}
+	p.Now[name] = plugged{Device: d, Notes: in.notes}
+	return true, p.save()
+}
+
 // replug gives an instance that runs some of its devices, by name, as they are to be.
 // When that fails it has again what it had. Nothing happens to a device that is as it
 // should be. undo makes it as it was.
@@ -145,6 +165,11 @@ func (s *Set) replug(ctx context.Context, i Instance, l *live, want map[string]m
 		more, err = f(name)
 		said = append(said, more...)
 		return err == nil
+	}
+	for _, name := range names {
+		if _, err := s.change(ctx, i, l, p, name, want[name]); err != nil {
+			return nil, nil, errors.Join(err, undo())
+		}
 	}
 	for _, name := range names {
 		if now, ok := p.Now[name]; ok && (!maps.Equal(now.Device, want[name]) || isRoot(want[name])) &&
@@ -193,6 +218,10 @@ func (s *Set) mend(ctx context.Context, name string, l *live) []error {
 	for _, device := range slices.Sorted(maps.Keys(p.Now)) {
 		want := i.ExpandedDevices[device]
 		if maps.Equal(p.Now[device].Device, want) && !isRoot(want) {
+			continue
+		}
+		if done, err := s.change(ctx, i, l, p, device, want); done || err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		_, err := s.unplug(ctx, i, l, p, device)
