@@ -14,9 +14,9 @@ import (
 
 // Recovery is what "admin recover" tells of.
 type Recovery struct {
-	Backup                                          string // the copy of the database that it began with
-	Images, Aliases, Instances, Snapshots, Profiles []string
-	Remarks, Left, Gone                             []string
+	Backup                                                    string // the copy of the database that it began with
+	Images, Aliases, Instances, Snapshots, Profiles, Networks []string
+	Remarks, Left, Gone                                       []string
 }
 
 // Lost is one line of "admin lost".
@@ -57,9 +57,9 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 	c := &cobra.Command{Use: "recover", Args: cobra.NoArgs,
 		Short: "Rebuild the database from the files of images and instances",
 		Long: "Make rows of what is on the disk and in no row. What kiln writes beside the files gives images their " +
-			"aliases and instances their names, configuration, profiles and snapshots again. A missing or damaged " +
-			"database is replaced by its newest copy that is whole. What can't be placed stays on the disk; see: kiln admin " +
-			"lost. The exit code is 1 then.",
+			"aliases, instances their names, configuration, profiles and snapshots, and networks their addresses again. A " +
+			"missing or damaged database is replaced by its newest copy that is whole. What can't be placed stays on the " +
+			"disk; see: kiln admin lost. The exit code is 1 then.",
 		Example: "  kiln admin recover"}
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		r, err := a.deps.Recover(c.Context(), *dir)
@@ -73,7 +73,7 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 			what string
 			list []string
 		}{{"image", r.Images}, {"alias", r.Aliases}, {"profile", r.Profiles}, {"instance", r.Instances},
-			{"snapshot", r.Snapshots}} {
+			{"snapshot", r.Snapshots}, {"network", r.Networks}} {
 			for _, name := range part.list {
 				a.print("%s %s", part.what, name)
 			}
@@ -90,9 +90,9 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 		if err != nil {
 			a.remark("Not finished; run it again when what is wrong is fixed")
 		}
-		a.say("Brought back: %s, %s, %s, %s, %s", count(len(r.Images), "image"),
+		a.say("Brought back: %s, %s, %s, %s, %s, %s", count(len(r.Images), "image"),
 			count(len(r.Aliases), "alias"), count(len(r.Profiles), "profile"), count(len(r.Instances), "instance"),
-			count(len(r.Snapshots), "snapshot"))
+			count(len(r.Snapshots), "snapshot"), count(len(r.Networks), "network"))
 		if err == nil && len(r.Left) > 0 {
 			err = fmt.Errorf("not all could be placed: %s; what is left stays on the disk, see: kiln admin lost",
 				count(len(r.Left), "thing"))

@@ -25,6 +25,7 @@ type stale struct {
 
 	mu        sync.Mutex
 	all       bool
+	networks  bool
 	instances map[db.Name]bool
 	images    map[db.Image]bool
 }
@@ -34,13 +35,13 @@ type stale struct {
 func (s *stale) note(c db.Changes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all = s.all || c.Profiles
+	s.all, s.networks = s.all || c.Profiles, s.networks || c.Networks
 	if s.instances == nil {
 		s.instances, s.images = map[db.Name]bool{}, map[db.Image]bool{}
 	}
 	maps.Copy(s.instances, c.Instances)
 	maps.Copy(s.images, c.Images)
-	if s.all || len(s.instances)+len(s.images) > 0 {
+	if s.all || s.networks || len(s.instances)+len(s.images) > 0 {
 		select {
 		case s.woken <- struct{}{}:
 		default:
@@ -49,14 +50,15 @@ func (s *stale) note(c db.Changes) {
 }
 
 // take gives what is noted, and forgets it.
-func (s *stale) take() (instances []db.Name, images []db.Image, all bool) {
+func (s *stale) take() (instances []db.Name, images []db.Image, networks, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	instances, images = slices.Collect(maps.Keys(s.instances)), slices.Collect(maps.Keys(s.images))
-	all, s.all = s.all, false
+	networks, all = s.networks || s.all, s.all
+	s.networks, s.all = false, false
 	clear(s.instances)
 	clear(s.images)
-	return instances, images, all
+	return instances, images, networks, all
 }
 
 // keepRecords has the records of instances and images follow their rows, beside whoever
@@ -82,8 +84,11 @@ func (d *Daemon) keepRecords() {
 
 // saveRecords writes the records that may be stale.
 func (d *Daemon) saveRecords(ctx context.Context) error {
-	instances, images, all := d.stale.take()
+	instances, images, networks, all := d.stale.take()
 	var errs []error
+	if networks {
+		errs = append(errs, d.saveNetworks(ctx))
+	}
 	if len(images) > 0 { // also those that were deleted
 		errs = append(errs, d.Images.SaveRecords(ctx, images...))
 	}

@@ -27,7 +27,7 @@ func TestRecordsAreTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// With notes of its own, so that who writes beside it has nothing to do with that.
-	own := &Daemon{Images: d.Images, instances: d.instances, stale: stale{images: map[db.Image]bool{
+	own := &Daemon{cfg: d.cfg, db: d.db, Images: d.Images, instances: d.instances, stale: stale{images: map[db.Image]bool{
 		{Project: "default", Fingerprint: fp}: true}}}
 	if err := own.saveRecords(t.Context()); err == nil {
 		t.Error("a record is written into a file")

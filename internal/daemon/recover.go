@@ -23,6 +23,7 @@ type Recovery struct {
 	Instances []string // names of instances that have rows again
 	Snapshots []string // "instance/snapshot" that are attached again
 	Profiles  []string // that were made or became what they were
+	Networks  []string // of the same kind
 	Remarks   []string // what isn't as it was, or may not be
 	Left      []string // what could not be placed, and stays in lost/
 	Gone      []string // what only the database had, and how to set it again
@@ -63,6 +64,9 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	if err := v.firstStart(ctx); err != nil {
 		return v.r, err
 	}
+	if err := v.recoverNetworks(ctx); err != nil {
+		return v.r, err
+	}
 	if v.pool, err = volume.Open(filepath.Join(cfg.Dir, "volumes")); err != nil {
 		return v.r, err
 	}
@@ -86,8 +90,9 @@ func (v *recoverer) database(ctx context.Context) error {
 	v.overrule = true
 	v.r.Backup, err = restoreDatabase(ctx, v.cfg.Dir, "")
 	if err == nil {
-		v.r.Gone = append(v.r.Gone, fmt.Sprintf("settings, trusted clients and mirrors are those of the copy %s; compare: "+
-			"kiln config show, kiln config trust list, kiln mirror list", filepath.Base(v.r.Backup)))
+		v.r.Gone = append(v.r.Gone, fmt.Sprintf("settings, trusted clients, mirrors, and profiles that no instance uses are "+
+			"those of the copy %s; compare: kiln config show, kiln config trust list, kiln mirror list, kiln profile list",
+			filepath.Base(v.r.Backup)))
 		return nil
 	}
 	if !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Integrity) {
@@ -95,7 +100,9 @@ func (v *recoverer) database(ctx context.Context) error {
 	}
 	v.r.Gone = append(v.r.Gone, "settings of the server; set them again: kiln config set KEY VALUE",
 		"trusted clients; trust them again: kiln config trust add",
-		"mirrors; add them again: kiln mirror add")
+		"mirrors; add them again: kiln mirror add",
+		"profiles that no instance uses; create them again: kiln profile create",
+		"rollbacks from images that are not here any more; an update may bring those back")
 	return setDatabaseAside(v.cfg.Dir)
 }
 

@@ -27,17 +27,19 @@ type state struct {
 	Instances []instance.Instance
 	Snapshots map[db.Name][]instance.Snapshot
 	Profiles  []db.Profile
+	Networks  []db.Network
 }
 
 func stateOf(t *testing.T, d *Daemon) (s state) {
 	t.Helper()
 	ctx := t.Context()
-	var err [5]error
+	var err [6]error
 	s.Images, err[0] = d.Images.List(ctx, store.Query{Files: true})
 	s.History, err[1] = d.Images.History(ctx, "split")
 	s.Instances, err[2] = d.Instances(ctx)
 	s.Snapshots, err[3] = d.instances.AllSnapshots(ctx)
 	s.Profiles, err[4] = d.db.Profiles(ctx)
+	s.Networks, err[5] = d.db.Networks(ctx)
 	if err := errors.Join(err[:]...); err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +95,13 @@ func populated(t *testing.T) (dir string, before state) {
 		d.instances.RenameSnapshot(ctx, "a", "s1", "s2")); err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(d.db.CreateNetwork(ctx, db.Network{Name: "lab", Config: map[string]string{
+		"ipv4.address": "10.98.1.1/24"}}), d.db.EditNetwork(ctx, defaultNetwork, func(n *db.Network) error {
+		n.Config["ipv4.address"], n.Description = "10.98.2.1/24", "x"
+		return nil
+	})); err != nil {
+		t.Fatal(err)
+	}
 	before = stateOf(t, d)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
@@ -106,11 +115,12 @@ func TestRecoverAll(t *testing.T) {
 	loseDatabase(t, dir)
 	cfg := Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"}
 	r, err := Recover(t.Context(), cfg)
-	if err != nil || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 3 {
+	if err != nil || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 5 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if got := []int{len(r.Images), len(r.Aliases), len(r.Instances), len(r.Snapshots), len(r.Profiles)}; !cmp.Equal(got,
-		[]int{2, 3, 2, 2, 2}) {
+	if got := []int{len(r.Images), len(r.Aliases), len(r.Instances), len(r.Snapshots),
+		len(r.Profiles), len(r.Networks)}; !cmp.Equal(got,
+		[]int{2, 3, 2, 2, 2, 2}) {
 		t.Errorf("%d: %+v", got, r)
 	}
 	if r, err := Recover(t.Context(), cfg); err != nil || len(r.Images)+len(r.Instances)+len(r.Snapshots)+len(r.Profiles)+
@@ -136,7 +146,8 @@ func TestRecoverOlderCopy(t *testing.T) {
 	wait(t, o, err)
 	if err := errors.Join(d.instances.Rename(t.Context(), "a", "z"), d.instances.Rename(t.Context(), "c", "a"),
 		d.instances.DeleteSnapshot(t.Context(), "z", "s0"), d.db.RenameProfile(t.Context(), "web", "net"),
-		d.Images.RenameAlias(t.Context(), "uni", "one")); err != nil {
+		d.Images.RenameAlias(t.Context(), "uni", "one"),
+		d.db.EditNetwork(t.Context(), "lab", func(n *db.Network) error { n.Description = "new"; return nil })); err != nil {
 		t.Fatal(err)
 	}
 	before := stateOf(t, d)

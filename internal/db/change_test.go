@@ -33,6 +33,10 @@ func TestChanges(t *testing.T) {
 		{"make a profile", "profiles", func() error { return d.CreateProfile(ctx, Profile{Name: "p"}) }},
 		{"edit it", "profiles", func() error { return d.EditProfile(ctx, "p", func(*Profile) error { return nil }) }},
 		{"rename it", "profiles", func() error { return d.RenameProfile(ctx, "p", "q") }},
+		{"make a network", "networks", func() error { return d.CreateNetwork(ctx, Network{Name: "n"}) }},
+		{"edit it", "networks", func() error { return d.EditNetwork(ctx, "n", func(*Network) error { return nil }) }},
+		{"rename it", "networks", func() error { return d.RenameNetwork(ctx, "n", "m") }},
+		{"delete it", "networks", func() error { return d.DeleteNetwork(ctx, "m") }},
 		{"make an instance", "c1", func() error { return d.CreateInstance(ctx, Instance{Name: "c1"}) }},
 		{"edit it", "c1", func() error { return d.EditInstance(ctx, "c1", func(*Instance) error { return nil }) }},
 		{"rename it", "c1 c2", func() error { return d.RenameInstance(ctx, "c1", "c2") }},
@@ -66,6 +70,9 @@ func TestChanges(t *testing.T) {
 		}
 		if got.Profiles {
 			list = append(list, "profiles")
+		}
+		if got.Networks {
+			list = append(list, "networks")
 		}
 		slices.Sort(list)
 		if text := strings.Join(list, " "); text != step.want {

@@ -77,6 +77,7 @@ func getNetwork(ctx context.Context, q queryer, name string) (Network, error) {
 // CreateNetwork adds a row. The error is Conflict when the name is taken.
 func (d *DB) CreateNetwork(ctx context.Context, n Network) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Networks = true
 		_, err := tx.tx.ExecContext(ctx, `INSERT INTO networks (`+networkColumns+`) VALUES (?, ?, ?, ?, ?)`,
 			n.Name, n.Description, toJSON(orEmpty(n.Config)), n.Bridge, toJSON(orEmpty(n.Forwards)))
 		return conflict(err, "Network", n.Name)
@@ -87,6 +88,7 @@ func (d *DB) CreateNetwork(ctx context.Context, n Network) error {
 // transaction. Errors: NotFound, Integrity when the row is damaged, those of f.
 func (d *DB) EditNetwork(ctx context.Context, name string, f func(*Network) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Networks = true
 		n, err := getNetwork(ctx, tx.tx, name)
 		if err != nil {
 			return err
@@ -107,6 +109,7 @@ func (d *DB) EditNetwork(ctx context.Context, name string, f func(*Network) erro
 // RenameNetwork changes a name. Errors: NotFound, Conflict.
 func (d *DB) RenameNetwork(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Networks = true
 		r, err := tx.tx.ExecContext(ctx, `UPDATE networks SET name = ? WHERE name = ?`, to, from)
 		if err != nil {
 			return conflict(err, "Network", to)
@@ -118,6 +121,7 @@ func (d *DB) RenameNetwork(ctx context.Context, from, to string) error {
 // DeleteNetwork removes a row and its leases. The error is NotFound.
 func (d *DB) DeleteNetwork(ctx context.Context, name string) error {
 	return d.Tx(Freeing(ctx), func(tx *Tx) error {
+		tx.changes.Networks = true
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM networks WHERE name = ?`, name)
 		return changed(r, err, "Network", name)
 	})
