@@ -30,12 +30,21 @@ func (c *Client) Transfer(ctx context.Context, instance string) (api.InstanceTra
 	defer resp.Body.Close()
 	a, err := c.envelope(resp)
 	if err != nil {
-		return t, err
+		return t, c.notShared(instance, err)
 	}
 	if err := json.Unmarshal(a.Metadata, &t); err != nil {
 		return t, kiln.Errorf(kiln.Network, "the answer can't be understood: %w", err)
 	}
 	return t, nil
+}
+
+// notShared says whose refusal it is that a secret isn't known any more.
+func (c *Client) notShared(instance string, err error) error {
+	if kiln.KindOf(err) != kiln.Denied {
+		return err
+	}
+	return kiln.Errorf(kiln.Denied, "%s doesn't share instance %q for this copy any more, as when it was started again "+
+		"meanwhile; copy it once more", c.where, instance)
 }
 
 // EndTransfer tells the server that the copy is made.
@@ -52,7 +61,7 @@ func (c *Client) TransferPart(ctx context.Context, instance, id string) (io.Read
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		if _, err := c.envelope(resp); err != nil {
-			return nil, err
+			return nil, c.notShared(instance, err)
 		}
 		return nil, kiln.Errorf(kiln.Network, "%s answers %q in the place of a part", c.where, resp.Status)
 	}
