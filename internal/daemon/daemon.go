@@ -158,7 +158,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.remotes = d.opener()
 	d.deltas.dir = filepath.Join(d.cfg.Dir, "deltas")
-	if d.pool, err = volume.Open(filepath.Join(d.cfg.Dir, "volumes")); err != nil {
+	if d.pool, err = volume.OpenFor(filepath.Join(d.cfg.Dir, "volumes"), d.owned); err != nil {
 		return err
 	}
 	d.pool.Refill = d.refill

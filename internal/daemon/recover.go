@@ -67,7 +67,10 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	if err := v.recoverNetworks(ctx); err != nil {
 		return v.r, err
 	}
-	if v.pool, err = volume.Open(filepath.Join(cfg.Dir, "volumes")); err != nil {
+	v.pool, err = volume.OpenFor(filepath.Join(cfg.Dir, "volumes"), func() (volumes, snapshots []string, err error) {
+		return nil, nil, errors.New("rows are being recovered") // so nothing is swept
+	})
+	if err != nil {
 		return v.r, err
 	}
 	defer v.pool.Close()

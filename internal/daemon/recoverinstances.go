@@ -46,6 +46,10 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 	v.attached = map[string]bool{}
 	for _, s := range snapshots {
 		v.attached[s.Files] = true
+		if _, err := v.pool.GetSnapshot(s.Files); err != nil {
+			v.remark("snapshot %s/%s is in the database, but can't be used: %v; if nothing brings its files back: "+
+				"kiln delete %s/%s", s.Instance, s.Name, err, s.Instance, s.Name)
+		}
 	}
 	if err := v.recoverProfiles(ctx, records, rows); err != nil {
 		return err
@@ -90,9 +94,14 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 			}
 			continue
 		}
-		if _, err := v.pool.Get(uuid); errors.Is(err, kiln.NotFound) {
+		_, err := v.pool.Get(uuid)
+		switch {
+		case errors.Is(err, kiln.NotFound):
 			v.remark("instance %q is in the database, but has no files; if it was deleted since: kiln delete %s", row.Name,
 				row.Name)
+		case err != nil:
+			v.remark("instance %q is in the database, but can't be used: %v; if nothing brings that back: kiln delete %s",
+				row.Name, err, row.Name)
 		}
 		keep[uuid] = row
 	}

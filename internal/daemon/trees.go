@@ -8,6 +8,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/format"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -129,4 +130,28 @@ func (d *Daemon) dropTrees(ctx context.Context) error {
 		return has || err != nil
 	})
 	return errors.Join(lookup, err)
+}
+
+// owned tells the pool which volumes and snapshots have rows. The error is Integrity when
+// a row doesn't say which are its.
+func (d *Daemon) owned() (volumes, snapshots []string, err error) {
+	ctx := project.InAll(context.Background()) // a sweep of what was deleted is not given up
+	rows, err := d.db.Instances(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, row := range rows {
+		uuid := row.Config[instance.UUIDKey]
+		if uuid == "" && row.Damage != "" {
+			return nil, nil, kiln.Errorf(kiln.Integrity, "instance %q: %s", row.Name, row.Damage)
+		}
+		if uuid != "" {
+			volumes = append(volumes, uuid)
+		}
+	}
+	all, err := d.db.AllSnapshots(ctx)
+	for _, s := range all {
+		snapshots = append(snapshots, s.Files)
+	}
+	return volumes, snapshots, err
 }

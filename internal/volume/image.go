@@ -368,7 +368,7 @@ func (p *Pool) users() (map[kiln.Fingerprint][]string, error) {
 }
 
 // RemoveImage removes the tree of an image. Errors: NotFound, Conflict when a
-// volume or a snapshot needs it.
+// volume or a snapshot needs it, or one whose record is lost or damaged may.
 func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 	p.removing.Lock()
 	defer p.removing.Unlock()
@@ -376,6 +376,9 @@ func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 		return kiln.Errorf(kiln.Conflict, "the tree of image %s is about to be used", fp.Short())
 	}
 	users, err := p.users()
+	if errors.Is(err, kiln.Integrity) {
+		return kiln.Errorf(kiln.Conflict, "the tree of image %s may be used: %v", fp.Short(), err)
+	}
 	if err != nil {
 		return err
 	}

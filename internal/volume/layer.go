@@ -42,20 +42,36 @@ func (p *Pool) volumeRecord(name string) (record, error) {
 	return readRecord(filepath.Join(p.volumeDir(name), volumeFile), "volume", name)
 }
 
-// readRecord reads a record. Errors: NotFound, Integrity.
+// readRecord reads a record. One that doesn't say which image it stands on, such as
+// "null", is no record: a volume of no image says that. A snapshot has a layer at least.
+// Errors: NotFound when there is nothing of that name; Integrity, also when its
+// directory is there and the record isn't.
 func readRecord(path, what, name string) (record, error) {
 	var r record
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Dir(path)); err == nil {
+			return r, kiln.Errorf(kiln.Integrity, "%s %q: its record %s is lost", what, name, path)
+		}
 		return r, kiln.Errorf(kiln.NotFound, "no %s %q", what, name)
 	}
 	if err != nil { // such as a directory in its place, or a disk that doesn't read
 		return r, kiln.Errorf(kiln.Integrity, "%s %q: its record can't be read: %w", what, name, err)
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
+	var f struct {
+		Base   *kiln.Fingerprint `json:"base"`
+		Layers []string          `json:"layers"`
+	}
+	if err := json.Unmarshal(b, &f); err != nil {
 		return r, kiln.Errorf(kiln.Integrity, "%s %q: read %s: %w", what, name, path, err)
 	}
-	return r, nil
+	if f.Base == nil {
+		return r, kiln.Errorf(kiln.Integrity, "%s %q: %s doesn't say what it stands on", what, name, path)
+	}
+	if filepath.Base(path) == snapshotFile && len(f.Layers) == 0 {
+		return r, kiln.Errorf(kiln.Integrity, "%s %q: %s names no layers", what, name, path)
+	}
+	return record{*f.Base, f.Layers}, nil
 }
 
 // A Pause holds still what uses a volume. The function it gives lets it go on.
@@ -243,7 +259,8 @@ func (p *Pool) named() (map[string]bool, error) {
 }
 
 // records calls f with the record of every volume and every snapshot, also of those
-// in lost/. The error is Integrity when some can't be read; f has heard of the others.
+// in lost/. The error is Integrity when some can't be read, or are lost of volumes and
+// snapshots that the pool's owner has; f has heard of the others.
 func (p *Pool) records(f func(name string, r record)) error {
 	var damaged error
 	for _, dir := range []string{"volumes", "snapshots", "lost"} {
@@ -263,7 +280,38 @@ func (p *Pool) records(f func(name string, r record)) error {
 			}
 		}
 	}
-	return damaged
+	return errors.Join(damaged, p.missing())
+}
+
+// missing tells of a volume or a snapshot that the pool's owner has and the pool hasn't,
+// as when a disk wasn't mounted: what it stands on isn't known. The error is Integrity.
+func (p *Pool) missing() error {
+	if p.owned == nil {
+		return nil
+	}
+	volumes, snapshots, err := p.owned()
+	if err != nil {
+		return kiln.Errorf(kiln.Integrity, "what the pool is to have isn't known: %w", err)
+	}
+	lost, err := p.Lost()
+	if err != nil {
+		return err
+	}
+	away := map[string]bool{}
+	for _, l := range lost {
+		away[l.Name] = true
+	}
+	for _, dirs := range []struct {
+		names []string
+		dir   func(string) string
+	}{{volumes, p.volumeDir}, {snapshots, p.snapshotDir}} {
+		for _, name := range dirs.names {
+			if _, err := os.Lstat(dirs.dir(name)); err != nil && !away[name] {
+				return kiln.Errorf(kiln.Integrity, "%s is lost", dirs.dir(name))
+			}
+		}
+	}
+	return nil
 }
 
 // recordFile is the name of the record of an entry of a directory of the pool.

@@ -88,7 +88,7 @@ func (p *Pool) dropNoteLocked(name string) error {
 }
 
 // sweepNotes removes the notes of volumes that were neither there nor put away for a
-// while.
+// while, and that the pool's owner hasn't.
 func (p *Pool) sweepNotes() error {
 	p.noting.Lock() // nothing is put away, or brought back, between the looks
 	defer p.noting.Unlock()
@@ -100,12 +100,18 @@ func (p *Pool) sweepNotes() error {
 	if err != nil {
 		return err
 	}
+	var owned []string
+	if p.owned != nil {
+		if owned, _, err = p.owned(); err != nil {
+			return err
+		}
+	}
 	var errs []error
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), ".json")
 		fi, err := e.Info()
 		if err != nil || time.Since(fi.ModTime()) < LostTime || checkName(name) != nil ||
-			slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
+			slices.Contains(owned, name) || slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
 			continue
 		}
 		errs = append(errs, p.dropNoteLocked(name))

@@ -49,6 +49,7 @@ type Pool struct {
 	// when somebody needs it; nil: it can't be. It is set before the pool is used.
 	Refill func(ctx context.Context, fp kiln.Fingerprint) (Content, error)
 
+	owned Owned
 	dir   string
 	ns    *namespace
 	erofs bool
@@ -82,9 +83,18 @@ type fill struct {
 // temporary are the names of what is being made or removed.
 var temporary = regexp.MustCompile(`^(new|old|squashfs)-`)
 
-// Open opens a pool and removes what was being made or removed when its last
-// owner died.
-func Open(dir string) (*Pool, error) {
+// Owned gives the volumes and snapshots that the owner of a pool has. It may be called
+// at any time, also by what the owner calls: who makes one names it here after that, and
+// who deletes one before.
+type Owned func() (volumes, snapshots []string, err error)
+
+// Open is OpenFor an owner that only has what is in the pool.
+func Open(dir string) (*Pool, error) { return OpenFor(dir, nil) }
+
+// OpenFor opens a pool and removes what was being made or removed when its last
+// owner died. As long as the files of something that the owner has are missing, or
+// owned fails, no layer and no tree of an image is removed.
+func OpenFor(dir string, owned Owned) (*Pool, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -102,7 +112,7 @@ func Open(dir string) (*Pool, error) {
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
 	}
 	p := &Pool{
-		dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}),
+		owned: owned, dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}),
 		filling: map[kiln.Fingerprint]*fill{}, pinned: map[kiln.Fingerprint]int{}, merged: map[string]mergedLayer{},
 		sizes: map[string]int64{},
 	}
