@@ -1,6 +1,7 @@
 package box
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -71,7 +73,7 @@ func (b *Box) AddNic(n Nic) error {
 	attrs.Namespace = netlink.NsFd(int(ns.Fd()))
 	switch n.Kind {
 	case Pair:
-		err = n.addPair(attrs)
+		err = n.addPair(attrs, ownAlias(b.state.ID))
 	case MACVLAN:
 		err = netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE})
 	case Physical:
@@ -88,6 +90,32 @@ func (b *Box) AddNic(n Nic) error {
 		return errors.Join(fmt.Errorf("set the interface %s up: %w", n.Name, err), b.RemoveNic(n))
 	}
 	return nil
+}
+
+// ownAlias marks the host's end of a pair that a container got while it ran: liblxc doesn't
+// remove it with the container.
+func ownAlias(id string) string { return "kiln " + id }
+
+// pairTime is how long the kernel may take to remove the pairs of a container that ended.
+const pairTime = 2 * time.Second
+
+// clearPairs removes what is left of a container's interfaces when it is started again: a
+// pair goes only some time after the namespace that the other end was in.
+func clearPairs(ctx context.Context, s Spec) {
+	end := time.Now().Add(pairTime)
+	for _, n := range s.Nics {
+		for n.Kind == Pair && ctx.Err() == nil && time.Now().Before(end) {
+			link, err := netlink.LinkByName(n.HostName)
+			if err != nil || link.Type() != "veth" {
+				break // it is gone, or another's: liblxc says so
+			}
+			if alias := link.Attrs().Alias; alias == standIn || alias == ownAlias(s.ID) {
+				_ = netlink.LinkDel(link)
+				continue
+			}
+			time.Sleep(initPoll)
+		}
+	}
 }
 
 // standIn is the alias of what has the name of an interface that was taken away.
@@ -110,8 +138,9 @@ func (n Nic) standIn() error {
 	return netlink.LinkSetAlias(link, standIn)
 }
 
-// addPair makes a pair, with one end in the container and the other on the bridge.
-func (n Nic) addPair(inside netlink.LinkAttrs) error {
+// addPair makes a pair, with one end in the container and the other, which has the alias,
+// on the bridge.
+func (n Nic) addPair(inside netlink.LinkAttrs, alias string) error {
 	if link, err := netlink.LinkByName(n.HostName); err == nil && link.Attrs().Alias == standIn {
 		if err := netlink.LinkDel(link); err != nil {
 			return err
@@ -126,7 +155,14 @@ func (n Nic) addPair(inside netlink.LinkAttrs) error {
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName, pair.PeerHardwareAddr, pair.PeerMTU = n.Name, inside.HardwareAddr, uint32(n.MTU)
 	pair.PeerNamespace = inside.Namespace
-	return netlink.LinkAdd(pair)
+	if err := netlink.LinkAdd(pair); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(n.HostName)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetAlias(link, alias)
 }
 
 // move gives an interface of the host away.

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -88,6 +89,8 @@ func TestCopiedDirectory(t *testing.T) {
 	if e, err := again.Next(t.Context()); err != nil || e.Kind != Rebooted {
 		t.Errorf("a reboot in a box that was moved: %v, %v", e, err)
 	}
+	eventually(t, "init runs its table",
+		func() bool { _, out := run(t, again, sh("ps")); return strings.Contains(out, "sleep 100000") })
 	if err := errors.Join(again.Close(), os.Remove(filepath.Join(moved, stateFile))); err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,7 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 			b.state.Pairs = append(b.state.Pairs, n.HostName)
 		}
 	}
+	clearPairs(ctx, s)
 	if err := writeConfig(s, kinds, b.state.Halt); err != nil {
 		return nil, err
 	}
