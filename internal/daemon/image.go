@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -35,9 +36,8 @@ func (d *Daemon) DeleteImage(ctx context.Context, fp kiln.Fingerprint) *op.Opera
 }
 
 func (d *Daemon) deleteImage(ctx context.Context, fp kiln.Fingerprint) error {
-	// Instances may need the tree after what it was made from is gone.
-	if err := d.pool.Settle(fp); err != nil {
-		return err
+	if err := d.pool.Detach(ctx, fp); err != nil {
+		return fmt.Errorf("instances need image %s: %w", fp.Short(), err)
 	}
 	if err := d.Images.Delete(ctx, fp); err != nil {
 		return err
@@ -58,18 +58,18 @@ func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Opera
 	})
 }
 
-// verifyTree looks at what instances of an image read. A tree that is damaged goes out
-// of use: the next start makes it again from the image, which is good.
+// verifyTree looks at what instances of an image read. A tree that is damaged is made
+// again from the image, which is good.
 func (d *Daemon) verifyTree(ctx context.Context, fp kiln.Fingerprint) error {
-	err := d.pool.VerifyTree(ctx, fp)
-	if !errors.Is(err, kiln.Integrity) {
+	damage, err := d.pool.RepairTree(ctx, fp)
+	if damage == nil {
 		return err
 	}
-	if derr := d.pool.DropTree(fp); derr != nil {
-		return errors.Join(err, derr)
+	d.cfg.Log.Error("a tree of an image was damaged", "image", fp, "damage", damage, "err", err)
+	if err != nil {
+		return kiln.Errorf(kiln.Integrity, "%w", err) // it says what was damaged as well
 	}
-	d.cfg.Log.Error("a tree of an image was damaged", "image", fp, "err", err)
-	text := "; it is made again from the image when an instance starts"
+	text := "; it was made again from the image"
 	list, lerr := d.instances.List(ctx)
 	var running []string
 	for _, i := range list {
@@ -80,7 +80,8 @@ func (d *Daemon) verifyTree(ctx context.Context, fp kiln.Fingerprint) error {
 	if len(running) > 0 {
 		text += ", so restart those that read it now: " + strings.Join(running, ", ")
 	}
-	return errors.Join(kiln.Errorf(kiln.Integrity, "%w%s", err, text), lerr)
+	text += "; the damaged one is kept for a while: kiln admin lost"
+	return errors.Join(kiln.Errorf(kiln.Integrity, "%w%s", damage, text), lerr)
 }
 
 // CreateAlias gives an image one more name. No image is deleted by that, however many

@@ -19,7 +19,7 @@ import (
 // A Lost is something on the disk that no row names.
 type Lost struct {
 	Name   string // for DropLost
-	Kind   string // "volume", "snapshot" or "file"
+	Kind   string // "volume", "snapshot", "tree" or "file"
 	About  string // what is known of it; "": nothing
 	Size   int64  // bytes that it takes by itself
 	Since  time.Time
@@ -43,8 +43,11 @@ func ListLost(ctx context.Context, dir string) ([]Lost, error) {
 	about := instance.RecordedIn(filepath.Join(dir, "volumes"))
 	for _, t := range trees {
 		l := Lost{Name: t.Entry, Kind: "volume", About: about[t.Name], Since: t.At}
-		if t.Snapshot {
+		switch {
+		case t.Snapshot:
 			l.Kind = "snapshot"
+		case t.Tree:
+			l.Kind, l.About = "tree", "of image "+t.Name[:min(12, len(t.Name))]+", made again since"
 		}
 		if !t.Kept {
 			l.GoesAt = t.At.Add(volume.LostTime)

@@ -102,7 +102,7 @@ func unneeded(img kiln.Image, all bool) string {
 // moment: it may be gone, have a name by now, or become an instance. It reports whether
 // it did.
 func (d *Daemon) clear(ctx context.Context, fp kiln.Fingerprint, unwanted func(kiln.Image) bool) (bool, error) {
-	if err := d.pool.Settle(fp); err != nil {
+	if err := d.pool.Detach(ctx, fp); err != nil {
 		return false, err
 	}
 	gone, err := d.Images.DeleteIf(ctx, fp, func(img kiln.Image) bool {

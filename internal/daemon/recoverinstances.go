@@ -70,6 +70,9 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 func (v *recoverer) findLost() error {
 	lost, err := v.pool.Lost()
 	for _, l := range lost {
+		if l.Tree {
+			continue // a better one was made
+		}
 		if err := v.pool.Find(l); err != nil {
 			v.left("%s: %v", l.Entry, err)
 		}

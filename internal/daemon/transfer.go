@@ -203,13 +203,11 @@ func (d *Daemon) receiveFiles(ctx context.Context, o *op.Operation, a *arrival, 
 		return err
 	}
 	defer receiver.Close()
-	var images []kiln.Fingerprint
-	for _, fp := range bases(a.Transfer) {
-		if !slices.Contains(asParts, fp) {
-			images = append(images, fp)
-			if err := d.bringImage(ctx, o, a, fp); err != nil {
-				return err
-			}
+	images := slices.DeleteFunc(bases(a.Transfer), func(fp kiln.Fingerprint) bool { return slices.Contains(asParts, fp) })
+	defer d.pool.Pin(images...)()
+	for _, fp := range images {
+		if err := d.bringImage(ctx, o, a, fp); err != nil {
+			return err
 		}
 	}
 	for n, p := range needed {

@@ -86,13 +86,23 @@ func (d *Daemon) dropTree(fp kiln.Fingerprint) error {
 	if fp.IsZero() {
 		return nil
 	}
-	if has, err := d.Images.Has(project.InAll(d.ctx), fp); has || err != nil {
+	if known, err := d.known(d.ctx, fp); known || err != nil {
 		return err
 	}
 	if err := d.pool.RemoveImage(fp); !errors.Is(err, kiln.Conflict) && !errors.Is(err, kiln.NotFound) {
 		return err
 	}
 	return nil
+}
+
+// known reports whether there is an image. The files of one may be somewhere else now, and
+// its tree all that is here of it.
+func (d *Daemon) known(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
+	_, err := d.Images.Get(project.InAll(ctx), fp)
+	if errors.Is(err, kiln.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // leavingTrees does what may leave images without an instance, and removes the trees of
@@ -120,14 +130,14 @@ func (d *Daemon) leavingTrees(ctx context.Context, name string, work func() erro
 	return errors.Join(errs...)
 }
 
-// dropTrees removes what the pool made of images that neither the store nor an
-// instance has.
+// dropTrees removes what the pool made of images that are neither in the store nor an
+// instance's.
 func (d *Daemon) dropTrees(ctx context.Context) error {
 	var lookup error
 	err := d.pool.Sweep(func(fp kiln.Fingerprint) bool {
-		has, err := d.Images.Has(project.InAll(ctx), fp)
+		known, err := d.known(ctx, fp)
 		lookup = errors.Join(lookup, err)
-		return has || err != nil
+		return known || err != nil
 	})
 	return errors.Join(lookup, err)
 }

@@ -61,7 +61,8 @@ func metaDigest(dir string) (string, error) {
 }
 
 // verifyMeta compares the metadata of an image's tree with what they were when it was
-// made. A tree that doesn't say so isn't known to be damaged. The error is Integrity.
+// made. A tree that doesn't say so isn't known to be damaged. The error is Integrity, or
+// another when they can't be read now.
 func (p *Pool) verifyMeta(fp kiln.Fingerprint) error {
 	dir := p.imageDir(fp)
 	want, err := os.ReadFile(filepath.Join(dir, metaDigestFile))
@@ -72,13 +73,15 @@ func (p *Pool) verifyMeta(fp kiln.Fingerprint) error {
 	if err == nil {
 		got, err = metaDigest(dir)
 	}
-	if err == nil && got != strings.TrimSpace(string(want)) {
+	switch {
+	case err == nil && got == strings.TrimSpace(string(want)):
+		return nil
+	case err == nil:
 		err = fmt.Errorf("its SHA-256 is %s", got)
+	case !lasting(err):
+		return fmt.Errorf("read the metadata of the tree of image %s: %w", fp.Short(), err)
 	}
-	if err != nil {
-		return kiln.Errorf(kiln.Integrity, "the metadata of the tree of image %s are damaged: %w", fp.Short(), err)
-	}
-	return nil
+	return kiln.Errorf(kiln.Integrity, "the metadata of the tree of image %s are damaged: %w", fp.Short(), err)
 }
 
 // treeFile gives the file that is the tree of an image; "" for one that is a directory.
@@ -90,24 +93,27 @@ func (p *Pool) treeFile(fp kiln.Fingerprint) (string, error) {
 	return filepath.Join(p.imageDir(fp), "rootfs."+r.Kind), nil
 }
 
-func (p *Pool) writeDigest(fp kiln.Fingerprint) error {
-	file, err := p.treeFile(fp)
-	if errors.Is(err, kiln.NotFound) || file == "" {
-		return nil
+// writeDigest notes the digest of the tree that is in a directory.
+func writeDigest(dir string) error {
+	var f *os.File
+	for _, kind := range []string{kindErofs, kindSquashfs} {
+		var err error
+		if f, err = os.Open(filepath.Join(dir, "rootfs."+kind)); err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return err
+	if f == nil {
+		return nil // a directory
 	}
 	defer f.Close()
 	sum, err := digest(context.Background(), f)
 	if err != nil {
 		return err
 	}
-	return disk.WriteBytes(filepath.Join(p.imageDir(fp), digestFile), 0o600, []byte(sum))
+	return disk.WriteBytes(filepath.Join(dir, digestFile), 0o600, []byte(sum))
 }
 
 func digest(ctx context.Context, f io.Reader) (string, error) {
@@ -134,6 +140,11 @@ func (p *Pool) VerifyTree(ctx context.Context, fp kiln.Fingerprint) error {
 	if err := p.verifyMeta(fp); err != nil {
 		return err
 	}
+	return p.verifyFile(ctx, fp)
+}
+
+// verifyFile is VerifyTree without the metadata.
+func (p *Pool) verifyFile(ctx context.Context, fp kiln.Fingerprint) error {
 	file, err := p.treeFile(fp)
 	if errors.Is(err, kiln.NotFound) || file == "" {
 		return nil
@@ -169,16 +180,4 @@ func (p *Pool) VerifyTree(ctx context.Context, fp kiln.Fingerprint) error {
 		return kiln.Errorf(kiln.Integrity, "the tree of image %s is damaged: its SHA-256 is %s", fp.Short(), got)
 	}
 	return nil
-}
-
-// DropTree puts the tree of an image out of use, whoever uses it: what runs goes on with
-// it, and what starts from now on has it made again by Refill. One that isn't there is
-// no error.
-func (p *Pool) DropTree(fp kiln.Fingerprint) error {
-	p.removing.Lock()
-	defer p.removing.Unlock()
-	if err := p.ns.forget(fp.String()); err != nil {
-		return fmt.Errorf("unmount the tree of image %s: %w", fp.Short(), err)
-	}
-	return p.discard(p.imageDir(fp))
 }

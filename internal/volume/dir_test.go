@@ -73,7 +73,18 @@ func TestTreeOfAnotherBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if list, err := p.Images(); len(list) != 0 || err != nil {
-		t.Errorf("it is still trusted: %v, %v", list, err)
+	if p.HasImage(fp) {
+		t.Error("it is still trusted")
+	}
+	if err := p.Settle(fp); err != nil || p.HasImage(fp) {
+		t.Errorf("it is settled, %v", err)
+	}
+	// Who deletes the image that it was made from leaves the volume a tree.
+	p.Refill = func(ctx context.Context, _ kiln.Fingerprint) (Content, error) { return content(ctx) }
+	if err := p.Detach(t.Context(), fp); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(p.imageDir(fp) + "/" + unsynced); !os.IsNotExist(err) || !p.HasImage(fp) {
+		t.Errorf("what it was made from goes before it is on the disk: %v", err)
 	}
 }

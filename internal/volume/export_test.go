@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"os"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -34,3 +35,22 @@ func (p *Pool) Share(ctx context.Context, fp kiln.Fingerprint) error { return p.
 
 // SweepLayers removes the layers that nobody needs, as whoever deletes a volume does.
 func (p *Pool) SweepLayers() error { return p.sweepLayers() }
+
+// Unmount has the next mount of a volume mount the tree of its image.
+func (p *Pool) Unmount(fp kiln.Fingerprint) error {
+	return p.ns.forget(fp.String(), func() error { return nil })
+}
+
+// LeaveNamespace has setns(2) fail with EINVAL until the function is called that it gives.
+func (p *Pool) LeaveNamespace() (back func(), err error) {
+	none, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	was := p.ns.fd
+	p.ns.fd = none
+	return func() {
+		p.ns.fd = was
+		none.Close()
+	}, nil
+}

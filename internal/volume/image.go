@@ -40,15 +40,27 @@ func (p *Pool) imageDir(fp kiln.Fingerprint) string {
 	return filepath.Join(p.dir, "images", fp.String())
 }
 
+// imageRecord tells what the tree of an image is. The error is NotFound when there is
+// none that can be used, and something else when that can't be told now.
 func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
 	var r imageRecord
 	b, err := os.ReadFile(filepath.Join(p.imageDir(fp), "image.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return r, kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
-	}
-	if err != nil || json.Unmarshal(b, &r) != nil || r.Kind == "" {
+	case err != nil && !lasting(err):
+		return r, fmt.Errorf("look at the tree of image %s: %w", fp.Short(), err)
+	case err != nil || json.Unmarshal(b, &r) != nil || r.Kind == "":
 		// It says what the tree is, which can be made again.
 		return r, kiln.Errorf(kiln.NotFound, "the tree of image %s has no readable image.json", fp.Short())
+	}
+	switch boot, err := os.ReadFile(filepath.Join(p.imageDir(fp), unsynced)); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil && !lasting(err):
+		return r, fmt.Errorf("look at the tree of image %s: %w", fp.Short(), err)
+	case err != nil || string(boot) != p.boot:
+		return imageRecord{}, kiln.Errorf(kiln.NotFound, "the tree of image %s was on its way to the disk when the host "+
+			"crashed", fp.Short())
 	}
 	return r, nil
 }
@@ -59,37 +71,49 @@ func (p *Pool) hasImage(fp kiln.Fingerprint) error {
 	if _, err := p.imageRecord(fp); err != nil {
 		return err
 	}
-	if err := p.verifyMeta(fp); err != nil {
-		return kiln.Errorf(kiln.NotFound, "%w", err)
-	}
-	return nil
-}
-
-// ensure makes the tree of an image again if it is lost. The error is NotFound when
-// it can't be.
-func (p *Pool) ensure(ctx context.Context, fp kiln.Fingerprint) error {
-	if fp.IsZero() {
-		return nil
-	}
-	state := p.hasImage(fp)
-	if !errors.Is(state, kiln.NotFound) {
-		return state
-	}
-	if p.Refill == nil {
-		return nil // whoever needs it says so
-	}
-	err := p.fill(ctx, fp, func(ctx context.Context) (Content, error) { return p.Refill(ctx, fp) })
-	if errors.Is(err, kiln.NotFound) {
-		return kiln.Errorf(kiln.Integrity, "%w, and the image that it could be made of is lost; import or copy that again",
-			state)
+	err := p.verifyMeta(fp)
+	if errors.Is(err, kiln.Integrity) {
+		err = kiln.Errorf(kiln.NotFound, "%w", err)
 	}
 	return err
 }
 
-// fill makes the tree of an image unless it is there.
-func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content, error)) error {
+// ensure makes the tree of an image again if it is lost, as renew does.
+func (p *Pool) ensure(ctx context.Context, fp kiln.Fingerprint) error {
+	return p.renew(ctx, fp, func() error { return p.hasImage(fp) })
+}
+
+// renew makes the tree of an image again when state says NotFound of it, and puts the
+// old one away once there is another. If that fails nothing changes. The error is
+// Integrity when it never can be done.
+func (p *Pool) renew(ctx context.Context, fp kiln.Fingerprint, state func() error) error {
+	if fp.IsZero() {
+		return nil
+	}
+	was := state()
+	if !errors.Is(was, kiln.NotFound) {
+		return was
+	}
+	if p.Refill == nil {
+		return nil // whoever needs it says so
+	}
+	err := p.fill(ctx, fp, state, func(ctx context.Context) (Content, error) { return p.Refill(ctx, fp) })
+	switch {
+	case errors.Is(err, kiln.NotFound):
+		return kiln.Errorf(kiln.Integrity, "%w, and the image that it could be made of is lost; import or copy that again. "+
+			"What is left stays in %s", was, p.imageDir(fp))
+	case err != nil:
+		return kiln.Errorf(kiln.KindOf(err), "%v; it can't be made again, so what is left stays in %s: %w", was,
+			p.imageDir(fp), err)
+	}
+	return nil
+}
+
+// fill makes the tree of an image when state says NotFound of it.
+func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, state func() error,
+	content func(context.Context) (Content, error)) error {
 	for {
-		if err := p.hasImage(fp); !errors.Is(err, kiln.NotFound) {
+		if err := state(); !errors.Is(err, kiln.NotFound) {
 			return err
 		}
 		p.mu.Lock()
@@ -101,7 +125,7 @@ func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(conte
 		}
 		p.mu.Unlock()
 		if mine {
-			f.err = p.makeImage(ctx, fp, content)
+			f.err = p.makeImage(ctx, fp, state, content)
 			p.mu.Lock()
 			delete(p.filling, fp)
 			p.mu.Unlock()
@@ -120,26 +144,101 @@ func (p *Pool) fill(ctx context.Context, fp kiln.Fingerprint, content func(conte
 	}
 }
 
-func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content,
-	error)) error {
-	if p.hasImage(fp) == nil {
-		return nil // made between the look and the lock
+func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, state func() error,
+	content func(context.Context) (Content, error)) error {
+	if err := state(); !errors.Is(err, kiln.NotFound) {
+		return err // made between the look and the lock
 	}
 	c, err := content(ctx)
 	if err != nil {
 		return err
 	}
-	dir := p.imageDir(fp)
-	// What is there isn't known to be a tree.
-	if err := errors.Join(p.ns.forget(fp.String()), p.discard(dir)); err != nil {
-		return err
-	}
-	err = p.appear(dir, func(temp string) error { return p.writeImage(ctx, temp, fp, c) })
+	temp, err := p.prepare(func(temp string) error { return p.writeImage(ctx, temp, fp, c) })
 	if err != nil {
 		return err
 	}
+	if err := p.place(fp, temp); err != nil {
+		return errors.Join(err, removeTree(temp))
+	}
 	p.settleLater(fp)
 	return nil
+}
+
+// place gives a new tree of an image its name. What has that is put away in the same
+// step, whatever it is: it may be all that is left of something.
+func (p *Pool) place(fp kiln.Fingerprint, temp string) error {
+	dir := p.imageDir(fp)
+	if _, err := os.Lstat(dir); err == nil {
+		// A tree that a crash takes away must not be in the place of one that stays.
+		if err := p.settle(temp); err != nil {
+			return err
+		}
+	}
+	p.removing.Lock()
+	defer p.removing.Unlock()
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return p.ns.forget(fp.String(), func() error { return disk.RenameNew(temp, dir) })
+	}
+	// First where the old one shall be; then they change places. A crash between the two
+	// leaves one too many.
+	lost, err := p.putAway(lostTree, fp.String(), temp)
+	if err != nil {
+		return err
+	}
+	err = p.ns.forget(fp.String(), func() error { return disk.Exchange(lost, dir) })
+	if err != nil {
+		return errors.Join(fmt.Errorf("replace the tree of image %s: %w", fp.Short(), err), p.discard(lost))
+	}
+	return nil
+}
+
+// RepairTree is VerifyTree that makes a damaged tree again, by Refill: what runs goes on
+// with the old one, what starts from now on has the new one. It gives what was wrong. If
+// the tree can't be made again it stays as it is, and the error says why.
+func (p *Pool) RepairTree(ctx context.Context, fp kiln.Fingerprint) (damage, err error) {
+	dir := p.imageDir(fp)
+	was, err := lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	damage = p.VerifyTree(ctx, fp)
+	if !errors.Is(damage, kiln.Integrity) {
+		return nil, damage
+	}
+	return damage, p.renew(ctx, fp, func() error {
+		now, err := lstat(dir)
+		switch {
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return err
+		case err == nil && now.Ino != was.Ino:
+			return nil // somebody has made it
+		}
+		return kiln.Errorf(kiln.NotFound, "%w", damage)
+	})
+}
+
+// Detach makes sure that what stands on an image doesn't need what its tree is made from
+// any more: the tree is there, if it can be, and on stable storage. None that nobody
+// stands on is no error.
+func (p *Pool) Detach(ctx context.Context, fp kiln.Fingerprint) error {
+	if err := p.hasImage(fp); errors.Is(err, kiln.NotFound) {
+		users, err := p.users()
+		if err != nil && !errors.Is(err, kiln.Integrity) {
+			return err
+		}
+		if len(users[fp]) > 0 {
+			// Of an image that is damaged itself nothing can be made, however long one keeps it.
+			if err := p.ensure(ctx, fp); err != nil && !errors.Is(err, kiln.Integrity) {
+				return err
+			}
+		}
+	} else if err != nil {
+		return err
+	}
+	return p.Settle(fp)
 }
 
 // settleDelay leaves the disk to whoever waits for an instance of the new tree.
@@ -164,12 +263,22 @@ func (p *Pool) settleLater(fp kiln.Fingerprint) {
 func (p *Pool) Settle(fp kiln.Fingerprint) error {
 	p.settling.Lock()
 	defer p.settling.Unlock()
-	dir := p.imageDir(fp)
+	switch _, err := p.imageRecord(fp); {
+	case errors.Is(err, kiln.NotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return p.settle(p.imageDir(fp))
+}
+
+// settle is Settle for a tree that was made since the host started, in a directory.
+func (p *Pool) settle(dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, unsynced)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	// Read from memory, in which it is as it was written.
-	if err := p.writeDigest(fp); err != nil {
+	if err := writeDigest(dir); err != nil {
 		return err
 	}
 	if err := disk.SyncSystem(dir); err != nil {
@@ -182,11 +291,7 @@ func (p *Pool) Settle(fp kiln.Fingerprint) error {
 }
 
 func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, c Content) error {
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, unsynced), []byte(boot), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, unsynced), []byte(p.boot), 0o600); err != nil {
 		return err
 	}
 	metaDir := filepath.Join(dir, "meta")
@@ -301,32 +406,26 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// dropUnsynced removes trees that a crash of the host caught on their way to the
-// disk. They are made again when somebody needs them.
-func (p *Pool) dropUnsynced() error {
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
+// settleUnsynced goes on with trees that the last owner of the pool didn't settle. Those
+// that a crash of the host caught on their way to the disk are made again when somebody
+// needs them.
+func (p *Pool) settleUnsynced() error {
 	marks, err := filepath.Glob(filepath.Join(p.dir, "images", "*", unsynced))
 	if err != nil {
 		return err
 	}
-	var failed error
 	for _, m := range marks {
-		if b, err := os.ReadFile(m); err != nil || string(b) != boot {
-			failed = errors.Join(failed, p.discard(filepath.Dir(m)))
-		} else if fp, err := kiln.ParseFingerprint(filepath.Base(filepath.Dir(m))); err == nil {
+		if fp, err := kiln.ParseFingerprint(filepath.Base(filepath.Dir(m))); err == nil {
 			p.settleLater(fp)
 		}
 	}
-	return failed
+	return nil
 }
 
 // ImageInfo is what a pool has of one image.
 type ImageInfo struct {
 	Fingerprint kiln.Fingerprint
-	Kind        string   // "erofs", "squashfs" or "dir"
+	Kind        string   // "erofs", "squashfs" or "dir"; "" when it can't be told, or used
 	Bytes       int64    // on disk
 	Shared      int64    // of them, with the trees of other images
 	Users       []string // names of volumes and snapshots
@@ -348,11 +447,8 @@ func (p *Pool) Images() ([]ImageInfo, error) {
 		if err != nil {
 			continue // not ours
 		}
-		r, err := p.imageRecord(fp)
-		if err != nil && !errors.Is(err, kiln.NotFound) {
-			return nil, err
-		}
-		// What can't be counted of one leaves the others in the list.
+		// What can't be told of one leaves the others in the list.
+		r, _ := p.imageRecord(fp)
 		size, _ := usage(context.Background(), p.imageDir(fp))
 		shared, _ := p.sharedBytes(fp)
 		list = append(list, ImageInfo{fp, r.Kind, size, shared, users[fp]})
@@ -372,6 +468,8 @@ func (p *Pool) users() (map[kiln.Fingerprint][]string, error) {
 func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 	p.removing.Lock()
 	defer p.removing.Unlock()
+	p.stacks.Lock()
+	defer p.stacks.Unlock()
 	if p.pinned[fp] > 0 {
 		return kiln.Errorf(kiln.Conflict, "the tree of image %s is about to be used", fp.Short())
 	}
@@ -389,10 +487,7 @@ func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 	if _, err := os.Stat(p.imageDir(fp)); err != nil {
 		return kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
 	}
-	if err := p.ns.forget(fp.String()); err != nil {
-		return fmt.Errorf("unmount the tree of image %s: %w", fp.Short(), err)
-	}
-	return p.discard(p.imageDir(fp))
+	return p.ns.forget(fp.String(), func() error { return p.discard(p.imageDir(fp)) })
 }
 
 // Sweep removes the trees that no volume needs and keep doesn't want.

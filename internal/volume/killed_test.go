@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 		fmt.Println("child failed:", landChild(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv("KILN_FEW_FILES_CHILD"); dir != "" {
+		if err := fewFiles(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv("KILN_VOLUME_CHILD"); dir != "" {
 		fmt.Println("child failed:", child(dir))
 		os.Exit(1)

@@ -14,14 +14,16 @@ import (
 )
 
 // LostTime is how long the files of volumes and snapshots that nobody knew of are
-// kept in lost/, for who finds out that they were somebody's.
+// kept in lost/, for who finds out that they were somebody's, and damaged trees of images
+// that were made again.
 const LostTime = 7 * 24 * time.Hour
 
-// lost/<time>.<kind>.<name>/ is what volumes/<name>/ or snapshots/<name>/ was. The
-// layers and trees that it stands on are kept with it.
+// lost/<time>.<kind>.<name>/ is what volumes/<name>/, snapshots/<name>/ or images/<name>/
+// was. The layers and trees that a volume or a snapshot stands on are kept with it.
 const (
 	lostVolume   = "volume"
 	lostSnapshot = "snapshot"
+	lostTree     = "tree"
 	lostFormat   = "20060102T150405.000"
 )
 
@@ -41,14 +43,20 @@ func (p *Pool) lose(kind, name, dir string) error {
 	defer p.stacks.RUnlock()
 	p.noting.Lock() // so that its note has its volume in one place or the other
 	defer p.noting.Unlock()
+	_, err := p.putAway(kind, name, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// putAway moves a directory to lost/ and gives its path there.
+func (p *Pool) putAway(kind, name, dir string) (string, error) {
 	for at := time.Now().UTC(); ; at = at.Add(time.Millisecond) {
-		entry := strings.Join([]string{at.Format(lostFormat), kind, name}, ".")
-		err := disk.RenameNew(dir, filepath.Join(p.dir, "lost", entry))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil
-		case !errors.Is(err, fs.ErrExist): // one of the same name was put away in this millisecond
-			return err
+		to := filepath.Join(p.dir, "lost", strings.Join([]string{at.Format(lostFormat), kind, name}, "."))
+		err := disk.RenameNew(dir, to)
+		if !errors.Is(err, fs.ErrExist) { // one of the same name was put away in this millisecond
+			return to, err
 		}
 	}
 }
@@ -78,11 +86,13 @@ func (p *Pool) keep(kind, name, dir string) error {
 	return p.lose(kind, name, dir)
 }
 
-// A Lost is a volume or a snapshot that was put away.
+// A Lost is what was put away: a volume or a snapshot that nobody knew of, or the tree of
+// an image that was replaced.
 type Lost struct {
 	Entry    string // names it for Find and in lost/
 	Name     string // it had
 	Snapshot bool
+	Tree     bool
 	At       time.Time
 	Kept     bool // it stays; else SweepLost removes it some day
 }
@@ -104,26 +114,29 @@ func ListLost(dir string) ([]Lost, error) {
 			continue // not ours
 		}
 		at, err := time.Parse(lostFormat, fields[0]+"."+fields[1])
-		if err == nil && (fields[2] == lostVolume || fields[2] == lostSnapshot) {
+		if kind := fields[2]; err == nil && (kind == lostVolume || kind == lostSnapshot || kind == lostTree) {
 			_, kept := os.Stat(filepath.Join(dir, "lost", e.Name(), keepMark))
-			list = append(list, Lost{e.Name(), fields[3], fields[2] == lostSnapshot, at, kept == nil})
+			list = append(list, Lost{e.Name(), fields[3], kind == lostSnapshot, kind == lostTree, at, kept == nil})
 		}
 	}
 	return list, nil
 }
 
-// Find brings back a volume or a snapshot that was put away, under the name it had.
-// The error is Conflict when that is taken.
+// Find brings back what was put away, under the name it had. The error is Conflict when
+// that is taken.
 func (p *Pool) Find(l Lost) error {
 	dir := p.volumeDir(l.Name)
-	if l.Snapshot {
+	switch {
+	case l.Snapshot:
 		dir = p.snapshotDir(l.Name)
+	case l.Tree:
+		dir = filepath.Join(p.dir, "images", l.Name)
 	}
 	p.noting.Lock()
 	err := disk.RenameNew(filepath.Join(p.dir, "lost", l.Entry), dir)
 	p.noting.Unlock()
 	if errors.Is(err, fs.ErrExist) {
-		err = kiln.Errorf(kiln.Conflict, "volume %q already exists", l.Name)
+		err = kiln.Errorf(kiln.Conflict, "%s already exists", dir)
 	}
 	if err != nil {
 		return err

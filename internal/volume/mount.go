@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,21 +95,29 @@ func (n *namespace) Close() error {
 	return errors.Join(errs...)
 }
 
-// forget unmounts the tree of an image.
-func (n *namespace) forget(name string) error {
+// forget unmounts the tree of an image, and calls then before anybody can mount it again.
+func (n *namespace) forget(name string, then func() error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.bases[name] {
-		return nil
+	if n.bases[name] {
+		err := n.run(func() error {
+			if err := unix.Unmount("base/"+name, unix.MNT_DETACH); err != nil {
+				return err
+			}
+			delete(n.bases, name)
+			_ = os.Remove("base/" + name) // the next mount takes it as it is
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("unmount the tree of an image: %w", err)
+		}
 	}
-	delete(n.bases, name)
-	return n.run(func() error {
-		return errors.Join(unix.Unmount("base/"+name, unix.MNT_DETACH), os.Remove("base/"+name))
-	})
+	return then()
 }
 
 // base mounts a file with the tree of an image, once: all volumes of it share the
-// kernel's cache. It is there as base/<name> then.
+// kernel's cache. It is there as base/<name> then. The error is errDamaged when what is
+// in the file is to blame.
 func (n *namespace) base(name, fstype, file string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -120,7 +130,7 @@ func (n *namespace) base(name, fstype, file string) error {
 			return err
 		}
 		defer unix.Close(fd)
-		if err := os.Mkdir("base/"+name, 0o700); err != nil {
+		if err := os.Mkdir("base/"+name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		return unix.MoveMount(fd, "", unix.AT_FDCWD, "base/"+name, unix.MOVE_MOUNT_F_EMPTY_PATH)
@@ -132,9 +142,12 @@ func (n *namespace) base(name, fstype, file string) error {
 	return nil
 }
 
+// errDamaged says of a tree that it isn't what was made, whatever the moment.
+var errDamaged = errors.New("the tree of the image is damaged")
+
 // mountFile mounts a file system that is in a file: by itself where the kernel
 // can (EROFS from Linux 6.12 on), else through a loop device that goes with the
-// mount.
+// mount. The error is errDamaged when the file is to blame.
 func mountFile(fstype, file string) (int, error) {
 	if fstype == kindErofs {
 		if fd, err := fsMount(fstype, map[string]string{"source": file},
@@ -142,12 +155,29 @@ func mountFile(fstype, file string) (int, error) {
 			return fd, nil
 		}
 	}
+	if _, err := os.Stat(file); lasting(err) {
+		return -1, fmt.Errorf("%w: %w", errDamaged, err)
+	}
 	loop, err := attachLoop(file)
 	if err != nil {
 		return -1, err
 	}
 	defer loop.Close()
-	return fsMount(fstype, map[string]string{"source": loop.Name()}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true)
+	fd, err := fsMount(fstype, map[string]string{"source": loop.Name()}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV,
+		true)
+	// A superblock that isn't one, or whose checksum is wrong.
+	if errors.Is(err, unix.EINVAL) || lasting(err) {
+		err = fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return fd, err
+}
+
+// lasting reports whether something can't be read because of what is on the disk: it will
+// be so the next time. All else may be over in a moment, such as a lack of descriptors, of
+// memory or of room, or a disk that doesn't answer.
+func lasting(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.EUCLEAN, unix.EBADMSG},
+		func(no error) bool { return errors.Is(err, no) })
 }
 
 // fsMount makes a mount that isn't attached anywhere.

@@ -84,10 +84,11 @@ func TestSweptNotesOfNothing(t *testing.T) {
 	}
 }
 
-// TestDroppedTreeIsUnmounted: who starts after the tree of an image was dropped sees the
-// new one, and who runs on the old one goes on.
-func TestDroppedTreeIsUnmounted(t *testing.T) {
-	p := openPool(t, t.TempDir())
+// TestRepairedTreeIsUnmounted: who starts after the tree of an image was made again sees
+// the new one, and who runs on the old one goes on.
+func TestRepairedTreeIsUnmounted(t *testing.T) {
+	dir := t.TempDir()
+	p := openPool(t, dir)
 	content := volumetest.Content(new(atomic.Int32))
 	v, err := p.Clone(t.Context(), "v", volumetest.Image, content)
 	if err != nil {
@@ -99,9 +100,6 @@ func TestDroppedTreeIsUnmounted(t *testing.T) {
 	}
 	root, end := volumetest.Mount(t, v, false)
 	defer end()
-	if err := p.DropTree(volumetest.Image); err != nil {
-		t.Fatal(err)
-	}
 	p.Refill = func(context.Context, kiln.Fingerprint) (volume.Content, error) {
 		return volume.Content{Unpack: func(_ context.Context, rootfs, meta archive.TreeWriter) error {
 			err := meta.Add(&archive.Entry{Path: "metadata.yaml", Type: archive.Regular, Mode: 0o644, Size: 2},
@@ -111,6 +109,15 @@ func TestDroppedTreeIsUnmounted(t *testing.T) {
 			}
 			return err
 		}}, nil
+	}
+	if err := os.WriteFile(filepath.Join(dir, "images", volumetest.Image.String(), "meta", "x"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if damage, err := p.RepairTree(t.Context(), volumetest.Image); err != nil || !errors.Is(damage, kiln.Integrity) {
+		t.Fatal(damage, err)
+	}
+	if damage, err := p.RepairTree(t.Context(), volumetest.Image); err != nil || damage != nil {
+		t.Error(damage, err)
 	}
 	again, done := volumetest.Mount(t, w, false)
 	defer done()

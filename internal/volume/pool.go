@@ -42,7 +42,7 @@ type Content struct {
 //	snapshots/<name>/         snapshot.json, and meta/ if the volume had it
 //	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
 //	notes/<name>.json         what the owner of a volume wants to find beside it
-//	lost/<time>.<kind>.<name> volumes and snapshots that nobody knew of
+//	lost/<time>.<kind>.<name> volumes and snapshots that nobody knew of, and trees that were replaced
 //	tmp/                      what isn't whole yet, or is being removed
 type Pool struct {
 	// Refill says how to make the tree of an image again that is lost or damaged,
@@ -53,6 +53,7 @@ type Pool struct {
 	dir   string
 	ns    *namespace
 	erofs bool
+	boot  string // names the time since the kernel started
 
 	closing  chan struct{}
 	wg       sync.WaitGroup
@@ -64,8 +65,8 @@ type Pool struct {
 	removing sync.Mutex               // held while the tree of an image is removed
 	pinned   map[kiln.Fingerprint]int // trees that somebody is about to use
 
-	// stacks is held for reading from the look at one record that names layers
-	// until the next that does is written, so that a sweep sees all or none.
+	// stacks is held for reading from the look at one record that names layers and a
+	// tree until the next that does is written, so that a sweep sees all or none.
 	stacks sync.RWMutex
 
 	mu      sync.Mutex
@@ -107,12 +108,16 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
 	ns, err := newNamespace(filepath.Join(dir, "mnt"))
 	if err != nil {
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
 	}
 	p := &Pool{
-		owned: owned, dir: dir, ns: ns, erofs: hasErofs(), closing: make(chan struct{}),
+		owned: owned, dir: dir, ns: ns, erofs: hasErofs(), boot: boot, closing: make(chan struct{}),
 		filling: map[kiln.Fingerprint]*fill{}, pinned: map[kiln.Fingerprint]int{}, merged: map[string]mergedLayer{},
 		sizes: map[string]int64{},
 	}
@@ -124,7 +129,7 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 			_ = removeTree(filepath.Join(dir, "tmp", t.Name())) // the next Open tries again
 		}
 	})
-	return p, errors.Join(p.dropUnsynced(), p.openLayers())
+	return p, errors.Join(p.settleUnsynced(), p.openLayers())
 }
 
 // hasErofs reports whether the kernel can mount EROFS, after trying to load it.
@@ -200,24 +205,28 @@ func (p *Pool) List() ([]string, error) {
 // Conflict when the name is taken, or is content's.
 func (p *Pool) Clone(ctx context.Context, name string, fp kiln.Fingerprint,
 	content func(context.Context) (Content, error)) (*Volume, error) {
-	defer p.pin(fp)()
-	if err := p.fill(ctx, fp, content); err != nil {
+	defer p.Pin(fp)()
+	if err := p.Fill(ctx, fp, content); err != nil {
 		return nil, err
 	}
 	return p.create(name, record{Base: fp}, "", "")
 }
 
-// pin keeps the tree of an image, which may not be there yet, from being removed until
-// the function is called that it gives: for who is about to name it in a record.
-func (p *Pool) pin(fp kiln.Fingerprint) (release func()) {
+// Pin keeps the trees of images, which may not be there yet, from being removed until
+// the function is called that it gives: for who is about to name them in a record.
+func (p *Pool) Pin(list ...kiln.Fingerprint) (release func()) {
 	p.removing.Lock()
 	defer p.removing.Unlock()
-	p.pinned[fp]++
+	for _, fp := range list {
+		p.pinned[fp]++
+	}
 	return func() {
 		p.removing.Lock()
 		defer p.removing.Unlock()
-		if p.pinned[fp]--; p.pinned[fp] == 0 {
-			delete(p.pinned, fp)
+		for _, fp := range list {
+			if p.pinned[fp]--; p.pinned[fp] == 0 {
+				delete(p.pinned, fp)
+			}
 		}
 	}
 }

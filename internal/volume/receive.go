@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -95,8 +97,9 @@ const treeWriters = 4
 // Room is how many bytes may be written yet.
 func (l *Receiver) Room() int64 { return l.left }
 
-// Commit makes a volume on a stack, and snapshots by their names. The trees of their
-// images must be here. When it fails, what it made is for the caller to delete.
+// Commit makes a volume on a stack, and snapshots by their names. When it fails, what it
+// made is for the caller to delete. The error is NotFound when the tree of an image isn't
+// here; Pin keeps it.
 func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, snapshots map[string]kiln.Stack) error {
 	p := l.pool
 	for _, s := range snapshots {
@@ -116,6 +119,14 @@ func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, sn
 	// A sweep sees the layers and what they are for, or neither.
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
+	for _, s := range append(slices.Collect(maps.Values(snapshots)), top) {
+		if s.Base.IsZero() {
+			continue
+		}
+		if _, err := p.imageRecord(s.Base); err != nil {
+			return fmt.Errorf("what the instance stands on isn't here any more: %w", err)
+		}
+	}
 	for id, dir := range l.parts {
 		if isMeta(id) {
 			continue

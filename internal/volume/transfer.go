@@ -86,7 +86,7 @@ func (p *Pool) HasImage(fp kiln.Fingerprint) bool {
 
 // Fill makes the tree of an image unless it is there, as Clone does.
 func (p *Pool) Fill(ctx context.Context, fp kiln.Fingerprint, content func(context.Context) (Content, error)) error {
-	return p.fill(ctx, fp, content)
+	return p.fill(ctx, fp, func() error { return p.hasImage(fp) }, content)
 }
 
 // Export writes a part as tar. It must be one of a snapshot that nobody deletes

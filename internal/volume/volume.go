@@ -33,8 +33,8 @@ func (v *Volume) Mount(ctx context.Context, ids []IDMap) (*os.File, error) {
 }
 
 // Ready makes sure that the volume can be mounted: its image's tree is made again if it
-// is lost, or if the kernel doesn't take it. What was opened of the image's metadata
-// before may be gone after that. The error is Integrity.
+// is lost or damaged. What was opened of the image's metadata before may be another's
+// after that. The error is Integrity.
 func (v *Volume) Ready(ctx context.Context) error {
 	r, err := v.pool.volumeRecord(v.name)
 	if err != nil {
@@ -69,18 +69,51 @@ func (p *Pool) goodLowers(ctx context.Context, r record) (list []string, index b
 		}
 	}
 	list, index, err = p.lowers(r)
-	if !errors.Is(err, errUnmountable) || p.Refill == nil {
+	if !errors.Is(err, errUnmountable) {
 		return list, index, err
 	}
 	// Such as one whose beginning a disk has damaged.
-	if err := errors.Join(p.DropTree(r.Base), p.ensure(ctx, r.Base)); err != nil {
+	if err := p.renew(ctx, r.Base, func() error { return p.mountable(ctx, r.Base) }); err != nil {
 		return nil, false, err
 	}
 	return p.lowers(r)
 }
 
-// errUnmountable says that the kernel doesn't take the tree of an image.
+// errUnmountable says that the tree of an image wasn't mounted.
 var errUnmountable = errors.New("the tree of the image can't be mounted")
+
+// mountable mounts the tree of an image. The error is NotFound when the tree is lost, or
+// when it can't be mounted because it is damaged.
+func (p *Pool) mountable(ctx context.Context, fp kiln.Fingerprint) error {
+	image, err := p.imageRecord(fp)
+	if err == nil {
+		err = p.mountBase(fp, image)
+	}
+	if err == nil || errors.Is(err, kiln.NotFound) {
+		return err
+	}
+	if !errors.Is(err, errDamaged) {
+		damage := p.verifyFile(ctx, fp)
+		if !errors.Is(damage, kiln.Integrity) { // it is what was made, as far as one knows
+			return fmt.Errorf("%w; try again, and if it stays so: kiln image verify %s", err, fp.Short())
+		}
+		err = errors.Join(err, damage)
+	}
+	return kiln.Errorf(kiln.NotFound, "%w", err)
+}
+
+// mountBase mounts the tree of an image in the pool's namespace. The error is
+// errUnmountable, and errDamaged if the tree is to blame.
+func (p *Pool) mountBase(fp kiln.Fingerprint, image imageRecord) error {
+	if image.Kind == kindDir {
+		return nil
+	}
+	file := filepath.Join(p.imageDir(fp), "rootfs."+image.Kind)
+	if err := p.ns.base(fp.String(), image.Kind, file); err != nil {
+		return fmt.Errorf("%w: %w", errUnmountable, err)
+	}
+	return nil
+}
 
 // lowers gives the read-only layers of a stack, top first, and whether overlayfs
 // can index them.
@@ -92,18 +125,17 @@ func (p *Pool) lowers(r record) (list []string, index bool, err error) {
 		return list, true, nil
 	}
 	image, err := p.imageRecord(r.Base)
-	if errors.Is(err, kiln.NotFound) {
-		return nil, false, kiln.Errorf(kiln.Integrity, "the tree of image %s, which the volume stands on, is lost: %s",
-			r.Base.Short(), p.imageDir(r.Base))
+	if err == nil {
+		err = p.mountBase(r.Base, image)
+	}
+	if errors.Is(err, kiln.NotFound) || errors.Is(err, errDamaged) {
+		err = kiln.Errorf(kiln.Integrity, "what the volume stands on is lost: %w: %s", err, p.imageDir(r.Base))
 	}
 	if err != nil {
 		return nil, false, err
 	}
 	lower := filepath.Join(p.imageDir(r.Base), "rootfs")
 	if image.Kind != kindDir {
-		if err := p.ns.base(r.Base.String(), image.Kind, lower+"."+image.Kind); err != nil {
-			return nil, false, kiln.Errorf(kiln.Integrity, "%w: %w", errUnmountable, err)
-		}
 		lower = filepath.Join("base", r.Base.String(), image.Subdir)
 	}
 	// overlayfs can't index a lower layer that is a squashfs.
