@@ -151,6 +151,12 @@ func setLink(id, dir string) error {
 	if err := errors.Join(os.MkdirAll(linksDir, 0o700), os.RemoveAll(next), os.Symlink(dir, next)); err != nil {
 		return err
 	}
+	// A monitor that finds no link any more, as one that ends last, makes a directory.
+	if fi, err := os.Lstat(link); err == nil && fi.IsDir() {
+		if err := os.RemoveAll(link); err != nil {
+			return err
+		}
+	}
 	return os.Rename(next, link)
 }
 

@@ -120,7 +120,7 @@ func clean(dir, id string) error {
 	}
 	removeTops()
 	removeLock(id)
-	_ = os.Remove(linkTo(id)) // what is left of it leads nowhere
+	_ = os.RemoveAll(linkTo(id)) // what is left of it leads nowhere
 	if err := os.Remove(filepath.Join(dir, stateFile)); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}

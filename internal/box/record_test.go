@@ -99,3 +99,14 @@ func TestCopiedDirectory(t *testing.T) {
 	}
 	end(t, again)
 }
+
+// TestLinkInTheWay: what a monitor made in the place of the link doesn't keep a container
+// from being started.
+func TestLinkInTheWay(t *testing.T) {
+	s := spec(t, busybox(t, ""))
+	link := linkTo(s.ID)
+	if err := errors.Join(os.MkdirAll(link, 0o700), os.WriteFile(link+"/lxc.log", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	start(t, s)
+}
