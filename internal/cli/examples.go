@@ -96,6 +96,8 @@ kiln remote add streams https://images.example --protocol simplestreams`,
 kiln remote import ~/backup/lxc`,
 		"kiln mirror add": `kiln mirror add images debian architecture=amd64
 kiln mirror add images --pull-through`,
+		"kiln warning list": `kiln warning list
+kiln warning list --all -c teSlm                         # with what was said`,
 		"kiln query": `kiln query /1.0/images?recursion=1
 kiln query -X PATCH -d '{"config":{"user.x":"y"}}' --wait /1.0/instances/c1`,
 		"kiln monitor": `kiln monitor --type lifecycle --format json`,

@@ -59,7 +59,8 @@ func (a *app) root() *cobra.Command {
 		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
 		a.profileCmd(), a.networkCmd(), a.projectCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
-	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.monitorCmd(), a.queryCmd())
+	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.warningCmd(),
+		a.monitorCmd(), a.queryCmd())
 	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
 	root.AddCommand(a.absentCmds()...)
 	a.prepare(root)
@@ -73,7 +74,6 @@ func (a *app) absentCmds() []*cobra.Command {
 	for name, text := range map[string]string{
 		"storage": "kiln has one storage pool, \"default\", in its data directory; see: kiln image df",
 		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
-		"warning": "kiln keeps no list of warnings; what happens is told by: kiln monitor",
 		"shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
 	} {
 		all = append(all, &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,

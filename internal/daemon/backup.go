@@ -109,7 +109,8 @@ func (d *Daemon) backUpChanges(ctx context.Context) error {
 
 // copyDatabase makes a copy of the database with a name, unless there is one, and removes
 // what copies are too many: of days, and of times of a day.
-func (d *Daemon) copyDatabase(ctx context.Context, name string) error {
+func (d *Daemon) copyDatabase(ctx context.Context, name string) (err error) {
+	defer func() { d.outcome(copyFailed, db.Subject{}, err) }()
 	dir := filepath.Join(d.cfg.Dir, backupsDir)
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err

@@ -115,6 +115,7 @@ func (n *networks) Connect(ctx context.Context, i instance.Instance, device stri
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	on, err := n.up(ctx, d["network"])
+	n.d.outcome(networkFailed, db.Subject{Network: d["network"]}, err)
 	if err != nil {
 		n.tellOnce(ctx, err)
 		return nic, instance.Resolver{}, err
@@ -467,6 +468,7 @@ func (n *networks) start(ctx context.Context) {
 			continue
 		}
 		plan, err := n.up(ctx, r.Name)
+		n.d.outcome(networkFailed, db.Subject{Network: r.Name}, err)
 		if err != nil {
 			n.d.cfg.Log.Error("start network", "network", r.Name, "err", err)
 			continue

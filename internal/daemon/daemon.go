@@ -174,6 +174,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.instances.Removed = d.backups.DeleteAll
 	d.instances.Networks, d.instances.Proxies = d.networks, d.proxies
+	d.instances.Failed = d.instanceFailed
 	if err := d.dropTrees(ctx); err != nil {
 		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
 	}

@@ -38,6 +38,7 @@ func (d *Daemon) instanceChanged(ctx context.Context, c instance.Change) {
 		url = snapshotURL(c.Name, c.Snapshot)
 	}
 	d.networks.heard(c.Action)
+	d.instanceWorks(ctx, c)
 	d.tell(ctx, "instance-"+c.Action, url, nil)
 }
 

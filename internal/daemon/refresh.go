@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
@@ -180,6 +181,7 @@ func (d *Daemon) updateImages() {
 			continue // deleted meanwhile
 		}
 		s := d.RefreshImage(ctx, img.Fingerprint).Wait(ctx)
+		d.outcome(updateFailed, db.Subject{Image: db.Image{Project: img.Project, Fingerprint: img.Fingerprint}}, s.Err)
 		if s.Err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Warn("update an image", "image", img.Fingerprint, "alias", img.Origin.Alias, "server", img.Origin.Server,
 				"err", s.Err)
@@ -222,6 +224,9 @@ func (d *Daemon) expire() {
 	}
 	if err := d.backUp(d.ctx); err != nil && d.ctx.Err() == nil {
 		d.cfg.Log.Error("copy the database", "err", err)
+	}
+	if err := d.db.DropWarnings(d.ctx, time.Now().Add(-resolvedLife)); err != nil && d.ctx.Err() == nil {
+		d.cfg.Log.Error("remove warnings that were resolved", "err", err)
 	}
 	if err := d.deltas.sweep(func(fp kiln.Fingerprint) bool {
 		_, err := d.blobs.Stat(fp)

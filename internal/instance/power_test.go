@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,14 +36,19 @@ func TestAutostartOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var got []string
+	var got, failed []string
+	s.Failed = func(what Unasked, i Instance, err error) {
+		if what == StartWithDaemon && err != nil {
+			failed = append(failed, i.Name)
+		}
+	}
 	for line := range strings.Lines(s.Autostart(t.Context()).Error()) {
 		_, rest, _ := strings.Cut(line, `start instance "`)
 		name, _, _ := strings.Cut(rest, `"`)
 		got = append(got, name)
 	}
-	if want := "b-high g-restart a-low c-none d-ran"; strings.Join(got, " ") != want {
-		t.Errorf("%q, want %q", got, want)
+	if want := "b-high g-restart a-low c-none d-ran"; strings.Join(got, " ") != want || !slices.Equal(failed, got) {
+		t.Errorf("%q, failed %q, want %q", got, failed, want)
 	}
 }
 

@@ -514,6 +514,7 @@ func (s *Set) Autostart(ctx context.Context) error {
 			err = start(in, i.Name)
 		}
 		if err != nil {
+			s.failed(StartWithDaemon, i, err)
 			errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
 		}
 		select {

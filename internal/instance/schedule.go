@@ -177,6 +177,9 @@ func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 			if in, err = s.in(ctx, i.Project); err == nil {
 				err = s.autoSnapshot(in, i.Name)
 			}
+			if err != nil {
+				s.failed(ScheduledSnapshot, i, err)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("scheduled snapshot of instance %q: %w", i.Name, err))

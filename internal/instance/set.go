@@ -33,6 +33,15 @@ type Change struct {
 	Snapshot string // it happened to this one, "snapshot-created", "snapshot-deleted", …
 }
 
+// Unasked is what a Set does with an instance without being asked at that moment.
+type Unasked int
+
+// What is done unasked: starts with the daemon, and snapshots of a schedule.
+const (
+	StartWithDaemon Unasked = iota
+	ScheduledSnapshot
+)
+
 // A Set holds the instances of one daemon.
 type Set struct {
 	// Networks connects interfaces; it is set before anything is started.
@@ -40,6 +49,9 @@ type Set struct {
 	// Removed is told the UUID of an instance that was deleted, whose backups go with it;
 	// it may be nil, and is set before anything is started.
 	Removed func(uuid string) error
+	// Failed is told what went wrong of what is done unasked; it may be nil, and is set
+	// before anything is started.
+	Failed func(what Unasked, i Instance, err error)
 	// Proxies carry connections; they are set before anything is started.
 	Proxies Proxies
 
@@ -211,6 +223,12 @@ func (s *Set) Close() error {
 func (s *Set) in(ctx context.Context, name string) (context.Context, error) {
 	p, err := s.db.Scope(ctx, name)
 	return project.In(ctx, p), err
+}
+
+func (s *Set) failed(what Unasked, i Instance, err error) {
+	if s.Failed != nil {
+		s.Failed(what, i, err)
+	}
 }
 
 // List gives the instances of the projects that ctx is about, by name.

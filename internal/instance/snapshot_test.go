@@ -196,6 +196,19 @@ func TestSnapshotDue(t *testing.T) {
 	if err != nil || len(all) != 1 || len(a) != 2 || a[1].Name != "auto1" {
 		t.Errorf("%+v, %v", all, err)
 	}
+
+	var failed []string
+	s.Failed = func(what Unasked, i Instance, err error) {
+		if what == ScheduledSnapshot && err != nil {
+			failed = append(failed, i.Name)
+		}
+	}
+	if err := s.edit(ctx, "a", func(r *db.Instance) { r.Config["snapshots.pattern"] = "a/b" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SnapshotDue(ctx, from, from.Add(time.Minute)); err == nil || fmt.Sprint(failed) != "[a]" {
+		t.Errorf("%v, failed: %v", err, failed)
+	}
 }
 
 func TestCopyFiles(t *testing.T) {

@@ -120,7 +120,9 @@ func (s *Server) routes() []route {
 			post: s.postCertificates},
 		{path: "/1.0/certificates/{fingerprint}", server: true, admin: only(get, put, patch, del), get: s.getCertificate,
 			put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
-		{path: "/1.0/warnings", server: true, get: s.emptyList},
+		{path: "/1.0/warnings", server: true, admin: only(get), get: s.getWarnings},
+		{path: "/1.0/warnings/{id}", server: true, admin: only(get, put, patch, del), get: s.getWarning, put: s.putWarning,
+			patch: s.putWarning, del: s.deleteWarning},
 		{path: "/internal/ready", server: true, get: s.getReady},
 		// What image servers without an API have.
 		{path: "/streams/v1/{file}", server: true, untrusted: only(get), get: s.getStreams},
