@@ -1,6 +1,7 @@
 package db
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -19,6 +20,11 @@ func TestRollBack(t *testing.T) {
 	}
 	for n, img := range list {
 		fps[n] = img.Fingerprint
+		for _, a := range img.Aliases {
+			if err := d.Tx(ctx, func(tx *Tx) error { return tx.DeleteAlias(ctx, a.Name) }); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	point := func(n, back int) {
 		t.Helper()
@@ -33,7 +39,7 @@ func TestRollBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	check := func(step, want string, current int, away string) {
+	check := func(step, want string, current int, away, withdrawn string) {
 		t.Helper()
 		got, err := d.History(ctx, "web")
 		if text := historyText(got, fps); err != nil || text != want {
@@ -43,32 +49,50 @@ func TestRollBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := ""
+		standing, err := d.Images(ctx, ImageQuery{Standing: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, without := "", ""
 		for n, fp := range fps {
 			if slices.Contains(from, fp) {
 				text += string(rune('0' + n))
 			}
+			if !slices.ContainsFunc(standing, func(img kiln.Image) bool { return img.Fingerprint == fp }) {
+				without += string(rune('0' + n))
+			}
 		}
-		if text != away {
-			t.Errorf("%s: rolled back from %q, want %q", step, text, away)
+		if text != away || without != withdrawn {
+			t.Errorf("%s: rolled back from %q, want %q; withdrawn are %q, want %q", step, text, away, without, withdrawn)
 		}
 	}
 	point(0, 0)
 	point(1, 0)
 	point(2, 0)
 	point(2, 0)
-	check("published", "2 1 0 ", 2, "")
+	check("published", "2 1 0 ", 2, "", "")
 	point(1, 1)
-	check("back", "(2)1 0 ", 1, "2")
+	check("back", "(2)1 0 ", 1, "2", "2")
 	point(0, 1)
-	check("back twice", "(2)(1)0 ", 0, "12")
+	check("back twice", "(2)(1)0 ", 0, "12", "12")
 	point(3, 0)
-	check("forward", "3 (2)(1)0 ", 3, "")
+	check("forward", "3 (2)(1)0 ", 3, "", "12")
 	point(2, 0)
-	check("taken up again", "2 3 (2)(1)0 ", 2, "")
+	check("taken up again", "2 3 (2)(1)0 ", 2, "", "1")
 	point(0, 2)
-	check("two at once", "(2)(3)(2)(1)0 ", 0, "123")
-	if from, err := d.RolledBackFrom(ctx, fps[4]); len(from) > 0 || err != nil {
+	check("two at once", "(2)(3)(2)(1)0 ", 0, "123", "123")
+	point(4, 0)
+	point(0, 0)
+	point(4, 1)
+	check("from what it pointed to long before", "(0)4 (2)(3)(2)(1)0 ", 4, "0", "0123")
+	if err := d.Tx(ctx, func(tx *Tx) error { // where another alias pointed is nothing to this one
+		return errors.Join(tx.SetAlias(ctx, kiln.Alias{Name: "other", Target: fps[1]}),
+			tx.SetAlias(ctx, kiln.Alias{Name: "other", Target: fps[4]}))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	check("beside another alias", "(0)4 (2)(3)(2)(1)0 ", 4, "0", "0123")
+	if from, err := d.RolledBackFrom(ctx, fps[0]); len(from) > 0 || err != nil {
 		t.Errorf("an image without an alias was rolled back: %v %v", from, err)
 	}
 }

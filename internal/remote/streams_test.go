@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/simplestreams"
 )
 
 // openStreams gives the images of a simplestreams server over plain http.
@@ -156,6 +157,33 @@ func TestMissingProducts(t *testing.T) {
 		o.Indexes = &Indexes{Dir: t.TempDir(), TTL: 0}
 		if _, err := src.Find(t.Context(), "one"); err == nil || !strings.Contains(err.Error(), "a.json") {
 			t.Errorf("no list at all: %v", err)
+		}
+	}
+}
+
+// TestTooManyLists has a server with more images in two lists than one may have.
+func TestTooManyLists(t *testing.T) {
+	var list strings.Builder
+	list.WriteString(`{"format":"products:1.0","products":{"p":{"arch":"amd64","versions":{`)
+	for i := range simplestreams.MaxImages/2 + 1 {
+		if i > 0 {
+			list.WriteString(",")
+		}
+		fmt.Fprintf(&list, `"20260201_%d":{"items":{"i":{"ftype":"lxd_combined.tar.gz","path":"x","sha256":%q}}}`, i,
+			strings.Repeat("a", 64))
+	}
+	list.WriteString(`}}}}`)
+	for two, kind := range map[string]error{"": nil, `,"b":{"datatype":"image-downloads","path":"b.json","products":["b"]}`: kiln.TooLarge} {
+		src := openStreams(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/streams/v1/index.json" {
+				io.WriteString(w, `{"format":"index:1.0","index":{"a":{"datatype":"image-downloads","path":"a.json","products":["a"]}`+
+					two+`}}`)
+				return
+			}
+			io.WriteString(w, list.String())
+		}))
+		if _, err := src.(lister).List(t.Context()); !errors.Is(err, kind) {
+			t.Errorf("%q: %v", two, err)
 		}
 	}
 }

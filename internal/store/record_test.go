@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,9 @@ func TestAdopt(t *testing.T) {
 	s.opts.Records = filepath.Join(t.TempDir(), "images")
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	list := []Record{testRecord(1, "web", at), testRecord(2, "web", at.Add(time.Hour)), testRecord(3, "db", at)}
-	aliases, err := s.Adopt(t.Context(), list)
+	mixed := slices.Clone(list) // the order of records means nothing
+	slices.Reverse(mixed)
+	aliases, err := s.Adopt(t.Context(), mixed)
 	if err != nil || strings.Join(aliases, " ") != "db web" {
 		t.Fatal(aliases, err)
 	}
@@ -85,6 +88,8 @@ func TestAdopt(t *testing.T) {
 		at.Add(time.Hour)) {
 		t.Errorf("%+v, %v", history, err)
 	}
+	slices.Reverse(saved)
+	start := time.Now()
 	before, err := s.List(t.Context(), Query{Files: true})
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +101,18 @@ func TestAdopt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if again, err := s.History(t.Context(), "web"); !cmp.Equal(again, history) || err != nil {
+		t.Errorf("%+v, then %+v, %v", history, again, err)
+	}
+	slices.Reverse(before)
+	slices.Reverse(after)
 	for i := range before {
+		if after[i].LastUsedAt.Before(start) { // else the cached ones would go at once
+			t.Errorf("%s was used at %s", after[i].Fingerprint.Short(), after[i].LastUsedAt)
+		}
+		if after[i].ReplacedBy != list[i].Image.ReplacedBy {
+			t.Errorf("%s was replaced by %s", after[i].Fingerprint.Short(), after[i].ReplacedBy.Short())
+		}
 		before[i].LastUsedAt, after[i].LastUsedAt = time.Time{}, time.Time{}
 	}
 	if diff := cmp.Diff(before, after); diff != "" {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -321,7 +322,8 @@ func TestLostFileIsMended(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	os.Remove(s.blobs.Path(img.Files[0].Hash))
+	path := s.blobs.Path(img.Files[0].Hash)
+	os.Remove(path)
 	if err := s.Verify(t.Context(), img.Fingerprint); !errors.Is(err, kiln.Integrity) {
 		t.Errorf("lost: %v", err)
 	}
@@ -331,6 +333,104 @@ func TestLostFileIsMended(t *testing.T) {
 	s.Put(t.Context(), kiln.Image{}, files(b))
 	if err := s.Verify(t.Context(), img.Fingerprint); err != nil {
 		t.Errorf("mended: %v", err)
+	}
+	// Who brings the file back beside the daemon has the image again by verifying it.
+	bad := append([]byte("x"), b[1:]...)
+	for _, content := range [][]byte{bad, b} {
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, content, 0o400)); err != nil {
+			t.Fatal(err)
+		}
+		err := s.Verify(t.Context(), img.Fingerprint)
+		if got := get(t, s, img.Fingerprint); (err == nil) != (got.Missing == "") || (err == nil) != bytes.Equal(content, b) {
+			t.Errorf("damaged or brought back: %q, %v", got.Missing, err)
+		}
+	}
+}
+
+// TestUnneededFiles deletes an image, and opens the store again, with and without damage
+// in the row of another image that has one of the files: nobody knows then which it has.
+func TestUnneededFiles(t *testing.T) {
+	meta, rootfs := formattest.Split(t)
+	other := formattest.Tar(t, formattest.File{Name: "metadata.yaml", Body: "architecture: amd64\ncreation_date: 7\n"})
+	for _, damaged := range []bool{false, true} {
+		dir := t.TempDir()
+		s := open(t, dir)
+		one, err := s.Put(t.Context(), kiln.Image{}, files(meta, rootfs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		two, err := s.Put(t.Context(), kiln.Image{}, files(other, rootfs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stray, err := s.blobs.Put(strings.NewReader("stray"), kiln.Fingerprint{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if damaged {
+			damage(t, dir, `UPDATE image_files SET hash = 'x' WHERE position = 1 AND image_id = 2`)
+		}
+		if err := s.Delete(t.Context(), one.Fingerprint); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir)
+		for what, c := range map[string]struct {
+			fp   kiln.Fingerprint
+			here bool
+		}{
+			"of the deleted image": {one.Files[0].Hash, damaged},
+			"of both":              {one.Files[1].Hash, true},
+			"of the other":         {two.Files[0].Hash, true},
+			"of none":              {stray, damaged},
+		} {
+			if _, err := s.blobs.Stat(c.fp); (err == nil) != c.here {
+				t.Errorf("damaged %v: the file %s: %v", damaged, what, err)
+			}
+		}
+	}
+}
+
+// damage changes rows behind the back of a store.
+func damage(t *testing.T, dir, statement string) {
+	t.Helper()
+	rows, err := sql.Open("sqlite3", filepath.Join(dir, "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	if r, err := rows.Exec(statement); err != nil {
+		t.Fatal(err)
+	} else if n, err := r.RowsAffected(); n == 0 || err != nil {
+		t.Fatalf("%s: nothing to change, %v", statement, err)
+	}
+}
+
+// TestFilesComeBack opens a store whose database, at the last start, was one without some
+// image: its files are brought back from where that start put them. One that isn't there
+// either is noted.
+func TestFilesComeBack(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	back, err := s.Put(t.Context(), kiln.Image{}, files(formattest.Tiny(t, "back")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, err := s.Put(t.Context(), kiln.Image{}, files(formattest.Tiny(t, "gone")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.blobs.Sweep(func(kiln.Fingerprint) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.blobs.DropLost(gone.Fingerprint); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if err := s.Verify(t.Context(), back.Fingerprint); err != nil {
+		t.Error(err)
+	}
+	if b, g := get(t, s, back.Fingerprint), get(t, s, gone.Fingerprint); b.Missing != "" || g.Missing == "" {
+		t.Errorf("missing: %q, %q", b.Missing, g.Missing)
 	}
 }
 

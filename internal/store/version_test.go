@@ -126,6 +126,17 @@ func TestRollBackHandsUpdatesBack(t *testing.T) {
 		errors.Join(err, lerr) != nil {
 		t.Errorf("%+v, %v, %v, %v", four, list, err, lerr)
 	}
+	// The version that loses its only alias leaves the updates to the one before.
+	if _, to, err := s.RollBack(ctx, "web", 1); err != nil || to.Fingerprint != one {
+		t.Fatal(to, err)
+	}
+	if was, now := get(t, s, four.Fingerprint), get(t, s, one); was.AutoUpdate || was.ReplacedBy != one || !now.AutoUpdate ||
+		!now.ReplacedBy.IsZero() {
+		t.Errorf("%+v, %+v", was, now)
+	}
+	if four, err = s.With(PutOptions{Replaces: one}).Put(ctx, kiln.Image{}, files(formattest.Tiny(t, "5"))); err != nil {
+		t.Fatal(err)
+	}
 	// What was deleted can't be gone back to.
 	if err := s.Delete(ctx, one); err != nil {
 		t.Fatal(err)
