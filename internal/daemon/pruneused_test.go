@@ -75,6 +75,17 @@ func TestHeldImagesStay(t *testing.T) {
 	}
 	has(true, old, now)
 	release()
+	// Nor does one go that has a name, or is of the newest few.
+	name := kiln.Alias{Name: "named", Target: old}
+	if err := errors.Join(d.CreateAlias(t.Context(), name), d.dropVersionsBut(t.Context(), now, 0)); err != nil {
+		t.Error(err)
+	}
+	has(true, old)
+	if err := errors.Join(d.Images.DeleteAlias(t.Context(), name.Name),
+		d.dropVersionsBut(t.Context(), now, 1)); err != nil {
+		t.Error(err)
+	}
+	has(true, old)
 	if err := d.dropVersionsBut(t.Context(), now, 0); err != nil {
 		t.Error(err)
 	}

@@ -168,6 +168,17 @@ func TestRecoverLooksOnly(t *testing.T) {
 	if len(aside(t, dir)) > 0 {
 		t.Errorf("aside: %v", aside(t, dir))
 	}
+	// And a copy that nobody can read may be the newest all the same.
+	if err := errors.Join(os.Remove(path), os.RemoveAll(filepath.Join(dir, backupsDir)),
+		os.MkdirAll(filepath.Join(dir, backupsDir, "kiln-20260102.db"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Recover(t.Context(), cfg); err == nil {
+		t.Errorf("it recovers without a look at the copy: %+v", r)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is a database: %v", err)
+	}
 }
 
 // TestNoDatabaseWithVolumes has nothing in a directory without a database but one thing

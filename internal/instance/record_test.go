@@ -99,6 +99,36 @@ func TestSaveRecords(t *testing.T) {
 	read()
 }
 
+// TestDamagedRecordStays: what damaged rows say doesn't take the place of what the record
+// of the instance says from before.
+func TestDamagedRecordStays(t *testing.T) {
+	s, _, p := set(t)
+	create(t, s, p, "a", Config{})
+	r := testRecord()
+	r.Instance.Config[UUIDKey] = "uuid-a"
+	damage := map[string]func(*db.Instance, *db.Snapshot, *Profile){
+		"nothing":            func(*db.Instance, *db.Snapshot, *Profile) {},
+		"instance":           func(i *db.Instance, _ *db.Snapshot, _ *Profile) { i.Damage = "x" },
+		"snapshot":           func(_ *db.Instance, s *db.Snapshot, _ *Profile) { s.Damage = "x" },
+		"snapshot's profile": func(_ *db.Instance, _ *db.Snapshot, p *Profile) { p.Damage = "x" },
+	}
+	for what, harm := range damage {
+		if err := p.SetNote("uuid-a", []byte("before")); err != nil {
+			t.Fatal(err)
+		}
+		i, snap, web := r.Instance, r.Snapshots[0], r.Profiles[0]
+		i.Profiles, snap.Profiles = nil, []string{"web"}
+		harm(&i, &snap, &web)
+		if err := s.saveRecord(i, []db.Snapshot{snap}, map[string]Profile{"web": web}); err != nil {
+			t.Error(err)
+		}
+		b, err := p.Note("uuid-a")
+		if stays := strings.TrimSpace(string(b)) == "before"; err != nil || stays != (what != "nothing") {
+			t.Errorf("%s is damaged: the record stays: %v, %v", what, stays, err)
+		}
+	}
+}
+
 func FuzzParseRecord(f *testing.F) {
 	b, err := testRecord().Encode()
 	if err != nil {

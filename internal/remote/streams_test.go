@@ -173,11 +173,11 @@ func TestTooManyLists(t *testing.T) {
 			strings.Repeat("a", 64))
 	}
 	list.WriteString(`}}}}`)
-	for two, kind := range map[string]error{"": nil, `,"b":{"datatype":"image-downloads","path":"b.json","products":["b"]}`: kiln.TooLarge} {
+	const entry = `"datatype":"image-downloads","products":["p"]}`
+	for two, kind := range map[string]error{"": nil, `,"b":{"path":"b.json",` + entry: kiln.TooLarge} {
 		src := openStreams(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/streams/v1/index.json" {
-				io.WriteString(w, `{"format":"index:1.0","index":{"a":{"datatype":"image-downloads","path":"a.json","products":["a"]}`+
-					two+`}}`)
+				io.WriteString(w, `{"format":"index:1.0","index":{"a":{"path":"a.json",`+entry+two+`}}`)
 				return
 			}
 			io.WriteString(w, list.String())

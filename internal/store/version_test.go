@@ -130,8 +130,8 @@ func TestRollBackHandsUpdatesBack(t *testing.T) {
 	if _, to, err := s.RollBack(ctx, "web", 1); err != nil || to.Fingerprint != one {
 		t.Fatal(to, err)
 	}
-	if was, now := get(t, s, four.Fingerprint), get(t, s, one); was.AutoUpdate || was.ReplacedBy != one || !now.AutoUpdate ||
-		!now.ReplacedBy.IsZero() {
+	if was, now := get(t, s, four.Fingerprint), get(t, s, one); was.AutoUpdate || was.ReplacedBy != one ||
+		!now.AutoUpdate || !now.ReplacedBy.IsZero() {
 		t.Errorf("%+v, %+v", was, now)
 	}
 	if four, err = s.With(PutOptions{Replaces: one}).Put(ctx, kiln.Image{}, files(formattest.Tiny(t, "5"))); err != nil {
