@@ -156,6 +156,10 @@ type ProfilesPost struct {
 type Rename struct {
 	Name      string `json:"name"`
 	Migration bool   `json:"migration,omitempty"`
+	// Of an instance: the project it moves to, on the same server, and which of that one's
+	// profiles it has; null: those of the same names (API extension instance_project_move).
+	Project  string   `json:"project,omitempty"`
+	Profiles []string `json:"profiles,omitzero"`
 }
 
 // ProjectPut is what can be changed of a project.

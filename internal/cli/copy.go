@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -48,7 +50,7 @@ type copyFlags struct {
 	only, noProfiles, ephemeral, refresh bool
 	hostAccess                           bool
 	config, devices, profiles            []string
-	pool                                 string
+	pool, project                        string
 	mode                                 *string
 }
 
@@ -62,6 +64,7 @@ func newCopyFlags(c *cobra.Command) *copyFlags {
 	f.BoolVar(&o.hostAccess, "host-access", false,
 		"between servers: keep privileges, raw configuration and disks of the host, too")
 	f.BoolVarP(&o.ephemeral, "ephemeral", "e", false, "delete the copy when it stops")
+	f.StringVar(&o.project, "target-project", "", "project on the target")
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	f.BoolVar(&o.refresh, "refresh", false, "bring a copy up to date")
 	f.Bool("stateless", false, "without the memory, which kiln never copies")
@@ -83,6 +86,18 @@ func (o *copyFlags) check() error {
 	return nil
 }
 
+// into gives the place where the copy goes: in another project, it has its old name unless
+// another one is given.
+func (o *copyFlags) into(from, to place.Place) place.Place {
+	if o.project == "" {
+		return to
+	}
+	name, _, _ := strings.Cut(from.Name, "/")
+	to = to.At(cmp.Or(to.Name, name))
+	to.Client = to.WithProject(o.project)
+	return to
+}
+
 // request is what the target is told of a copy.
 func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.InstancesPost, error) {
 	post := api.InstancesPost{Name: to.Name, Source: api.InstanceSource{Type: "copy", Source: from.Name,
@@ -96,14 +111,20 @@ func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.Inst
 				"%s of the target; to want that, say so: --host-access", name, from.Remote, post.Devices[name]["source"])
 		}
 	}
-	switch {
-	case o.noProfiles:
-		post.Profiles = []string{}
-	case len(o.profiles) > 0:
-		post.Profiles = o.profiles
+	if o.project != "" && from.Remote == to.Remote {
+		post.Source.Project = cmp.Or(from.Project(), "default")
 	}
+	post.Profiles = o.chosenProfiles()
 	post.Ephemeral = o.ephemeral
 	return post, nil
+}
+
+// chosenProfiles gives the profiles that were asked for; nil: those of what is copied.
+func (o *copyFlags) chosenProfiles() []string {
+	if o.noProfiles {
+		return []string{}
+	}
+	return o.profiles
 }
 
 func (a *app) copyCmd() *cobra.Command {
@@ -123,6 +144,7 @@ func (a *app) copyCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		to = o.into(from, to)
 		if from.Remote != to.Remote {
 			return a.copyAcross(c.Context(), from, to, o)
 		}
@@ -141,32 +163,46 @@ func (a *app) copyCmd() *cobra.Command {
 
 func (a *app) moveCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "move [<remote>:]<instance>[/<snapshot>] [<remote>:]<new-name>", Aliases: []string{"mv"},
-		Short: "Rename an instance, or move it to another server", Args: cobra.ExactArgs(2),
-		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server: it is copied " +
-			"there, and then deleted here. It must be stopped.",
+		Use: "move [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]", Aliases: []string{"mv"},
+		Short: "Rename an instance, or move it to another server or project", Args: cobra.RangeArgs(1, 2),
+		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server, where it is " +
+			"copied to and then deleted here, or to another project. It must be stopped.",
 	}
 	o := newCopyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := o.check(); err != nil {
 			return err
 		}
+		if len(args) == 1 && o.project == "" {
+			return usageError{errors.New("say where to: a new name, a server as in srv:, or --target-project")}
+		}
 		from, to, err := a.Pair(args)
 		if err != nil {
 			return err
 		}
+		to = o.into(from, to)
 		if from.Remote != to.Remote {
 			return a.moveAcross(c.Context(), from, to, o)
 		}
 		changed := ""
 		c.Flags().Visit(func(f *flag) {
-			if c.InheritedFlags().Lookup(f.Name) == nil && f.Name != "mode" && f.Name != "stateless" {
+			ofProject := o.project != "" && slices.Contains([]string{"target-project", "profile", "no-profiles"}, f.Name)
+			if c.InheritedFlags().Lookup(f.Name) == nil && f.Name != "mode" && f.Name != "stateless" && !ofProject {
 				changed = f.Name
 			}
 		})
 		if changed != "" {
 			return usageError{fmt.Errorf("--%s is for moving to another server; on the same one: kiln rename, kiln config",
 				changed)}
+		}
+		if o.project != "" {
+			if strings.Contains(from.Name, "/") {
+				return usageError{fmt.Errorf("a snapshot stays with its instance; to make an instance of it there: kiln copy %s "+
+					"--target-project %s", args[0], o.project)}
+			}
+			err := from.Change(c.Context(), http.MethodPost, instancePath(from.Name),
+				api.Rename{Name: to.Name, Migration: true, Project: o.project, Profiles: o.chosenProfiles()}, "")
+			return a.suggest(c.Context(), from, err)
 		}
 		return a.rename(c.Context(), from, to)
 	}

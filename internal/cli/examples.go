@@ -37,7 +37,8 @@ kiln copy c1/before-upgrade c3                           # an instance from a sn
 kiln copy c1 srv:                                        # to another server
 kiln copy srv:c1 back                                    # to the default remote`,
 		"kiln move": `kiln move c1 web                                         # rename
-kiln move web srv:                                       # to another server`,
+kiln move web srv:                                       # to another server
+kiln move web --target-project prod`,
 		"kiln export": `kiln export c1                                           # c1.tar.gz, with its snapshots
 kiln export c1 - --instance-only --compression none | ssh host kiln import -`,
 		"kiln import": `kiln import c1.tar.gz

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/format"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // Instances gives every instance, by name.
@@ -47,6 +49,31 @@ func (d *Daemon) RenameInstance(ctx context.Context, from, to string) (*op.Opera
 	}
 	return d.instanceOp(ctx, "Renaming instance", from, func(ctx context.Context) error {
 		return d.instances.Rename(ctx, from, to)
+	})
+}
+
+// MoveInstance gives a stopped instance to another project, under the same name there for
+// "". It has that project's profiles of the names given, of the names it had for nil.
+// Errors: NotFound, Invalid; others are the operation's.
+func (d *Daemon) MoveInstance(ctx context.Context, from, toProject, to string,
+	profiles []string) (*op.Operation, error) {
+	to = cmp.Or(to, from)
+	if _, err := d.In(ctx, toProject); err != nil {
+		return nil, err
+	}
+	if toProject == project.Name(ctx) {
+		return nil, kiln.Errorf(kiln.Invalid, "instance %q is in project %q; to give it another name: kiln rename", from,
+			toProject)
+	}
+	if err := kiln.CheckInstanceName(to); err != nil {
+		return nil, err
+	}
+	return d.instanceOp(ctx, "Moving instance to another project", from, func(ctx context.Context) error {
+		into, err := d.In(ctx, toProject)
+		if err != nil {
+			return err
+		}
+		return d.instances.Move(ctx, into, from, to, profiles)
 	})
 }
 

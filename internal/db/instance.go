@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
@@ -186,6 +187,43 @@ func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 			return conflict(err, "Instance", to)
 		}
 		return changed(r, err, "Instance", from)
+	})
+}
+
+// MoveInstance gives an instance to the project that into is about, under a name there,
+// with that project's profiles of the names given; its snapshots have those of the names
+// that they had, as far as they are there. Errors: NotFound, also for a profile, Conflict,
+// Denied when the project has as many instances as it may, Integrity when the row is damaged.
+func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles []string) error {
+	return d.Tx(ctx, func(tx *Tx) error {
+		i, id, err := getInstance(ctx, tx.tx, from)
+		if err != nil {
+			return err
+		}
+		if i.Damage != "" {
+			return kiln.Errorf(kiln.Integrity, "instance %q can't be moved: %s", from, i.Damage)
+		}
+		in, err := projectID(into, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
+		tx.instanceChanged(ctx, from)
+		tx.instanceChanged(into, to)
+		if _, err := tx.tx.ExecContext(ctx, `UPDATE instances SET project_id = ?, name = ? WHERE id = ?`, in, to, id); err != nil {
+			return conflict(err, "Instance", to)
+		}
+		if err := checkCount(ctx, tx, in); err != nil {
+			return err
+		}
+		if err := setProfiles(into, tx, instancesProfiles, id, profiles); err != nil {
+			return err
+		}
+		had, err := profilesOf(ctx, tx.tx, snapshotsProfiles,
+			`WHERE o.snapshot_id IN (SELECT id FROM instance_snapshots WHERE instance_id = ?)`, id)
+		for snapshot, names := range had {
+			err = errors.Join(err, setProfiles(into, tx, snapshotsProfiles, snapshot, names))
+		}
+		return err
 	})
 }
 

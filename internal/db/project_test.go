@@ -144,3 +144,66 @@ func TestDeleteProject(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestMoveInstance moves an instance with its snapshots; each is found in the other
+// project then, with the profiles of the same names there.
+func TestMoveInstance(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	var told []Name
+	d.OnChange(func(c Changes) {
+		for n := range c.Instances {
+			told = append(told, n)
+		}
+	})
+	here, there := project.InDefault(t.Context()), project.In(t.Context(), project.Alone("a"))
+	if err := errors.Join(d.CreateProfile(here, Profile{Name: "p", Description: "here"}),
+		d.CreateProfile(here, Profile{Name: "only-here"}),
+		d.CreateProject(here, Project{Name: "a", Config: map[string]string{"limits.instances": "1"}},
+			Profile{Name: "p", Description: "there"}, Profile{Name: "q"}),
+		d.CreateInstance(here, Instance{Name: "c", Profiles: []string{"p", "only-here"}},
+			Snapshot{Name: "s", Profiles: []string{"only-here", "p"}}),
+		d.CreateInstance(there, Instance{Name: "taken"})); err != nil {
+		t.Fatal(err)
+	}
+	told = nil
+	for name, refused := range map[string]error{
+		"taken": kiln.Conflict, "one-too-many": kiln.Denied,
+	} {
+		if err := d.MoveInstance(here, there, "c", name, []string{"p"}); !errors.Is(err, refused) {
+			t.Errorf("to %s: %v", name, err)
+		}
+	}
+	if err := d.DeleteInstance(there, "taken"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.MoveInstance(here, there, "c", "d", []string{"only-here"}); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("with a profile that isn't there: %v", err)
+	}
+	if i, err := d.Instance(here, "c"); err != nil || !slices.Equal(i.Profiles, []string{"p", "only-here"}) {
+		t.Errorf("after moves that failed: %+v, %v", i, err)
+	}
+	told = nil
+	if err := d.MoveInstance(here, there, "c", "d", []string{"q", "p"}); err != nil {
+		t.Fatal(err)
+	}
+	i, err := d.Instance(there, "d")
+	s, serr := d.Snapshot(there, "d", "s")
+	if err := errors.Join(err, serr); err != nil || !slices.Equal(i.Profiles, []string{"q", "p"}) ||
+		!slices.Equal(s.Profiles, []string{"p"}) {
+		t.Errorf("%+v, %+v, %v", i, s, err)
+	}
+	if _, err := d.Instance(here, "c"); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("it is there as before: %v", err)
+	}
+	if err := d.DeleteProfile(here, "p"); err != nil { // nobody there has it any more
+		t.Error(err)
+	}
+	if err := d.DeleteProfile(there, "p"); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("a profile that it has: %v", err)
+	}
+	for _, n := range []Name{{"default", "c"}, {"a", "d"}} {
+		if !slices.Contains(told, n) {
+			t.Errorf("%v isn't told, but %v", n, told)
+		}
+	}
+}

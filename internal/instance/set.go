@@ -458,6 +458,43 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 	})
 }
 
+// Move gives a stopped instance with its snapshots to the project that into is about, under
+// a name there. It has that project's profiles of the names given, of the names it had for nil.
+// Errors: NotFound, Invalid, Conflict, Denied.
+func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string) error {
+	release, err := s.claim(into, to)
+	if err != nil {
+		return err
+	}
+	defer release()
+	unlock, err := s.lock(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := s.stopped(ctx, from, "moved"); err != nil {
+		return err
+	}
+	i, err := s.Get(ctx, from)
+	if err != nil {
+		return err
+	}
+	if profiles != nil {
+		i.Config.Profiles = profiles
+	}
+	if err := s.Check(into, i.Config); err != nil {
+		return err
+	}
+	if err := s.db.MoveInstance(ctx, into, from, to, i.Config.Profiles); err != nil {
+		if errors.Is(err, kiln.Conflict) {
+			return conflict(to)
+		}
+		return err
+	}
+	s.notify(into, Change{Name: to, Action: "renamed"})
+	return nil
+}
+
 // stopped gives the row of an instance that must not run for what is planned.
 func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, error) {
 	r, err := s.db.Instance(ctx, name)

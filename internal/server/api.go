@@ -25,7 +25,7 @@ var extensions = []string{
 	"proxy_unix_dac_properties", "proxy_haproxy_protocol",
 	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state", "resources", "resources_v2",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
-	"project_usage", "warnings",
+	"project_usage", "instance_project_move", "warnings",
 	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
 	"images_push_relay", "image_force_refresh",
 	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",

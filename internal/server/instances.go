@@ -254,6 +254,12 @@ func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, erro
 	if err := readJSON(r, &to); err != nil {
 		return nil, err
 	}
+	if to.Project != "" && !callerOf(r).mayUse(to.Project) {
+		return nil, noProject(to.Project)
+	}
+	if to.Project != "" {
+		return s.d.MoveInstance(r.Context(), r.PathValue("name"), to.Project, to.Name, to.Profiles)
+	}
 	if to.Migration {
 		return nil, kiln.Errorf(kiln.Unsupported, "kiln doesn't move instances by this protocol; between two kiln "+
 			"servers: kiln move; else publish the instance and copy the image")

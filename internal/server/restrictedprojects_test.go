@@ -275,3 +275,29 @@ func TestEventsOfProjects(t *testing.T) {
 		}
 	}
 }
+
+// TestRestrictedMove has a client give its instance to a project that isn't its own: it is
+// told that there is none, and the instance stays.
+func TestRestrictedMove(t *testing.T) {
+	p := start(t)
+	for _, name := range []string{"own", "second", "other"} {
+		p.admin(t, "POST", "/1.0/projects", `{"name":"`+name+`"}`)
+	}
+	p.admin(t, "POST", "/1.0/instances?project=own", `{"name":"mine","source":{"type":"none"}}`)
+	guest := p.restrictedTo(t, "own", "second")
+	move := func(to string) int {
+		w := p.ask(guest, "POST", "/1.0/instances/mine?project=own", `{"name":"mine","migration":true,"project":"`+to+`"}`)
+		return w.Code
+	}
+	for _, to := range []string{"other", "nowhere", "default"} {
+		if code := move(to); code != http.StatusNotFound {
+			t.Errorf("to %s: %d", to, code)
+		}
+	}
+	if n := get[[]string](p, "/1.0/instances?project=own"); len(n) != 1 {
+		t.Errorf("left are %v", n)
+	}
+	if code := move("second"); code != http.StatusAccepted {
+		t.Errorf("to its other project: %d", code)
+	}
+}
