@@ -26,39 +26,44 @@ func isServer(args []string, keys int) bool {
 }
 
 func (a *app) configGetCmd() *cobra.Command {
-	return &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a configuration key",
-		Args: cobra.RangeArgs(1, 2),
-		RunE: func(c *cobra.Command, args []string) error {
-			key := args[len(args)-1]
-			if isServer(args, 1) {
-				at, _, err := a.Server(args)
-				if err != nil {
-					return err
-				}
-				var s api.Server
-				if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
-					return err
-				}
-				v, there := s.Config[key]
-				if !there {
-					if err := typo(key, serverKeys()); err != nil {
-						return err
-					}
-					v = ""
-				}
-				return a.value(fmt.Sprint(v))
-			}
-			i, err := a.instance(c.Context(), args[0])
+	c := &cobra.Command{Use: "get [[<remote>:]<instance>] <key>", Short: "Show the value of a configuration key",
+		Args: cobra.RangeArgs(1, 2)}
+	expanded := c.Flags().BoolP("expanded", "e", false, "also what the profiles of the instance say")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		key := args[len(args)-1]
+		if isServer(args, 1) {
+			at, _, err := a.Server(args)
 			if err != nil {
 				return err
 			}
-			if _, there := i.Config[key]; !there {
-				if err := typo(key, instanceKeys()); err != nil {
+			var s api.Server
+			if _, err := at.Get(c.Context(), "/1.0", nil, &s); err != nil {
+				return err
+			}
+			v, there := s.Config[key]
+			if !there {
+				if err := typo(key, serverKeys()); err != nil {
 					return err
 				}
+				v = ""
 			}
-			return a.value(i.Config[key])
-		}}
+			return a.value(fmt.Sprint(v))
+		}
+		i, err := a.instance(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if _, there := i.Config[key]; !there {
+			if err := typo(key, instanceKeys()); err != nil {
+				return err
+			}
+		}
+		if *expanded {
+			return a.value(i.ExpandedConfig[key])
+		}
+		return a.value(i.Config[key])
+	}
+	return c
 }
 
 // typo is the error about a key that isn't set and, as far as this client knows, can't be:

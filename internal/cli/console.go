@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) consoleCmd() *cobra.Command {
@@ -40,13 +41,20 @@ func (a *app) consoleCmd() *cobra.Command {
 		case *show:
 			return a.log(c.Context(), i.at, instancePath(i.Name)+"/console")
 		}
-		return a.attach(c.Context(), i, api.InstanceConsolePost{Type: *kind, Force: *force})
+		return a.attach(c.Context(), i.at, api.InstanceConsolePost{Type: *kind, Force: *force})
 	}
 	return c
 }
 
+// consoleFlag adds --console to a command that starts something; "" is said without it.
+func consoleFlag(c *cobra.Command) *string {
+	kind := choiceFlag(c, "console", "", "", "then attach to the console, of the type", "console")
+	c.Flags().Lookup("console").NoOptDefVal = "console"
+	return kind
+}
+
 // attach connects the user's terminal with the console of an instance.
-func (a *app) attach(ctx context.Context, i heldInstance, post api.InstanceConsolePost) error {
+func (a *app) attach(ctx context.Context, at place.Place, post api.InstanceConsolePost) error {
 	in, ok := a.In.(*os.File)
 	ok = ok && terminal(in)
 	if ok {
@@ -78,7 +86,7 @@ func (a *app) attach(ctx context.Context, i heldInstance, post api.InstanceConso
 			}
 		}()
 	}
-	return i.at.Console(ctx, i.at.Name, post, x)
+	return at.Console(ctx, at.Name, post, x)
 }
 
 // keys is what a user types, but for the way to detach. It is read ahead, so that one

@@ -68,7 +68,8 @@ func newCopyFlags(c *cobra.Command) *copyFlags {
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	f.BoolVar(&o.refresh, "refresh", false, "bring a copy up to date")
 	f.Bool("stateless", false, "without the memory, which kiln never copies")
-	for _, name := range []string{"refresh", "stateless", "storage"} { // lxc has them
+	f.Bool("allow-inconsistent", false, "accepted: kiln copies a running instance as it is at one moment")
+	for _, name := range []string{"refresh", "stateless", "storage", "allow-inconsistent"} { // lxc has them
 		_ = f.MarkHidden(name)
 	}
 	o.mode = choiceFlag(c, "mode", "", auto, "between servers, pull has the target fetch it, relay goes "+
@@ -152,7 +153,7 @@ func (a *app) copyCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		err = a.create(c.Context(), to, post)
+		_, err = a.create(c.Context(), to, post)
 		if strings.Contains(from.Name, "/") {
 			return err
 		}
@@ -187,7 +188,8 @@ func (a *app) moveCmd() *cobra.Command {
 		changed := ""
 		c.Flags().Visit(func(f *flag) {
 			ofProject := o.project != "" && slices.Contains([]string{"target-project", "profile", "no-profiles"}, f.Name)
-			if c.InheritedFlags().Lookup(f.Name) == nil && f.Name != "mode" && f.Name != "stateless" && !ofProject {
+			if c.InheritedFlags().Lookup(f.Name) == nil && f.Name != "mode" &&
+				f.Name != "stateless" && f.Name != "allow-inconsistent" && !ofProject {
 				changed = f.Name
 			}
 		})

@@ -29,6 +29,10 @@ func (a *app) createCmd(verb string) *cobra.Command {
 		c.Aliases = []string{"create"}
 	}
 	o := newCreateFlags(c)
+	var console *string
+	if verb == "launch" {
+		console = consoleFlag(c)
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if o.empty {
 			args = append([]string{""}, args...)
@@ -57,7 +61,11 @@ func (a *app) createCmd(verb string) *cobra.Command {
 			return err
 		}
 		post.Start = verb == "launch"
-		return a.create(c.Context(), at, post)
+		name, err := a.create(c.Context(), at, post)
+		if err != nil || console == nil || *console == "" {
+			return err
+		}
+		return a.attach(c.Context(), at.At(name), api.InstanceConsolePost{Type: *console})
 	}
 	return c
 }
@@ -67,12 +75,10 @@ type createFlags struct {
 	config, devices, profiles             []string
 	noProfiles, ephemeral, empty, offline bool
 	description, pool, typ, network       string
-	refused                               map[string]*string // by name: what kiln hasn't got
-	vm                                    bool
 }
 
 func newCreateFlags(c *cobra.Command) *createFlags {
-	o, f := &createFlags{refused: map[string]*string{}}, c.Flags()
+	o, f := &createFlags{}, c.Flags()
 	f.StringArrayVarP(&o.config, "config", "c", nil, "configuration key=value (repeatable)")
 	f.StringArrayVarP(&o.devices, "device", "d", nil, "device name,key=value[,key=value...] (repeatable)")
 	f.StringArrayVarP(&o.profiles, "profile", "p", nil, "profile to apply (repeatable)")
@@ -84,11 +90,7 @@ func newCreateFlags(c *cobra.Command) *createFlags {
 	f.BoolVar(&o.offline, "offline", false, "use local images only; contact no server")
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	f.StringVarP(&o.network, "network", "n", "", "network to connect the interface eth0 to")
-	o.refused["target"] = f.String("target", "", "")
-	f.BoolVar(&o.vm, "vm", false, "")
-	for _, name := range []string{"target", "vm", "storage"} { // lxc has them
-		_ = f.MarkHidden(name)
-	}
+	_ = f.MarkHidden("storage") // lxc has it
 	return o
 }
 
@@ -101,12 +103,8 @@ type instanceYAML struct {
 // request is what the server is told of a new instance: a configuration on standard
 // input, and over it the flags.
 func (o *createFlags) request(a *app) (post api.InstancesPost, err error) {
-	switch {
-	case o.vm || o.typ == "virtual-machine":
+	if o.typ == "virtual-machine" {
 		return post, kiln.Errorf(kiln.Unsupported, "kiln runs system containers, not virtual machines")
-	case *o.refused["target"] != "":
-		return post, kiln.Errorf(kiln.Unsupported, "kiln has no clusters; name the server before the instance, as in "+
-			"<remote>:<instance>, and leave --target out")
 	}
 	if !terminal(a.In) {
 		b, err := readYAML(a.In)
@@ -207,10 +205,11 @@ func inherit(ctx context.Context, at place.Place, post *api.InstancesPost) error
 	return nil
 }
 
-func (a *app) create(ctx context.Context, at place.Place, post api.InstancesPost) error {
+// create has an instance made, and gives its name.
+func (a *app) create(ctx context.Context, at place.Place, post api.InstancesPost) (name string, err error) {
 	op, err := start(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
 	if err != nil {
-		return err
+		return "", err
 	}
 	what := "Creating"
 	if post.Start {
@@ -222,10 +221,11 @@ func (a *app) create(ctx context.Context, at place.Place, post api.InstancesPost
 		a.say("%s the instance", what)
 	}
 	if op, err = a.await(ctx, at, op); err != nil {
-		return err
+		return "", err
 	}
 	if post.Name == "" {
-		a.say("Instance name is: %s", path.Base(op.Resources["instances"][0]))
+		post.Name = path.Base(op.Resources["instances"][0])
+		a.say("Instance name is: %s", post.Name)
 	}
-	return nil
+	return post.Name, nil
 }

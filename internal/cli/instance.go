@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -164,6 +165,10 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 		c.Flags().BoolVarP(force, "force", "f", false, "kill the processes instead of asking them to stop")
 		c.Flags().IntVar(timeout, "timeout", -1, "seconds to wait for a clean stop; -1: as the instance says")
 	}
+	console := new(string)
+	if verb == "start" || verb == "restart" {
+		console = consoleFlag(c)
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *all {
 			at, _, err := a.Server(args)
@@ -183,12 +188,19 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 		} else if len(args) == 0 {
 			return usageError{fmt.Errorf("missing argument: <instance>; usage: %s", c.UseLine())}
 		}
+		if *console != "" && len(args) != 1 {
+			return usageError{errors.New("--console is for one instance at a time")}
+		}
 		return each(args, func(word string) error {
 			at, err := a.At(word)
 			if err != nil {
 				return err
 			}
-			return a.act(c.Context(), at, api.InstanceStatePut{Action: action, Force: *force, Timeout: *timeout})
+			err = a.act(c.Context(), at, api.InstanceStatePut{Action: action, Force: *force, Timeout: *timeout})
+			if err != nil || *console == "" {
+				return err
+			}
+			return a.attach(c.Context(), at, api.InstanceConsolePost{Type: *console})
 		})
 	}
 	return c
@@ -203,11 +215,17 @@ func (a *app) deleteCmd() *cobra.Command {
 	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"},
 		Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1)}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
+	interactive := c.Flags().BoolP("interactive", "i", false, "ask before each is deleted")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := each(args, func(word string) error { return a.deletable(c.Context(), word, *force) }); err != nil {
 			return notAny(err, len(args))
 		}
 		return each(args, func(word string) error {
+			if *interactive {
+				if yes, err := a.confirm("Delete " + word); !yes {
+					return err
+				}
+			}
 			if isSnapshot(word) {
 				return a.deleteSnapshot(c.Context(), word)
 			}

@@ -22,9 +22,14 @@ func (a *app) listCmd() *cobra.Command {
 	}
 	letters := columnsFlag(c, "ns46tS", instanceColumns(), "; KEY, config:KEY or devices:DEVICE.KEY[:TITLE[:WIDTH]]: a "+
 		"configuration key")
+	fast := c.Flags().Bool("fast", false, "the columns nsacPt")
+	_ = c.Flags().MarkHidden("fast") // lxc has it
 	form := formatFlag(c)
 	a.allProjectsFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
+		if *fast && !c.Flags().Changed("columns") {
+			*letters = "nsacPt"
+		}
 		if a.AllProjects && !c.Flags().Changed("columns") {
 			*letters = "e" + *letters
 		}

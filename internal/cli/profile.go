@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -87,7 +88,7 @@ func (a *app) profileCmd() *cobra.Command {
 		}
 		return show(a, *form, columns, all)
 	}
-	c.AddCommand(list, a.deviceCmd("profile", a.profileHolder))
+	c.AddCommand(list, a.profileCopyCmd(), a.deviceCmd("profile", a.profileHolder))
 	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command,
 			args []string) error {
@@ -174,18 +175,28 @@ func (a *app) profileNameVerbs(verb addVerb) {
 			err = at.Change(ctx, http.MethodPost, profilePath(at.Name), api.Rename{Name: to.Name}, "")
 			return a.missing(ctx, at, "profile", err)
 		})
-	verb("copy [<remote>:]<profile> <new-name>", "Copy a profile", cobra.ExactArgs(2),
-		func(ctx context.Context, args []string) error {
-			p, err := a.profile(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			to, err := a.At(args[1])
-			if err != nil {
-				return err
-			}
-			return to.Change(ctx, http.MethodPost, "/1.0/profiles", api.ProfilesPost{Name: to.Name, ProfilePut: p.put()}, "")
-		})
+}
+
+func (a *app) profileCopyCmd() *cobra.Command {
+	c := &cobra.Command{Use: "copy [<remote>:]<profile> [<remote>:][<new-name>]", Aliases: []string{"cp"},
+		Short: "Copy a profile", Args: cobra.ExactArgs(2)}
+	project := c.Flags().String("target-project", "", "project on the target")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		p, err := a.profile(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		to, err := a.At(args[1])
+		if err != nil {
+			return err
+		}
+		if *project != "" {
+			to.Client = to.WithProject(*project)
+		}
+		return to.Change(c.Context(), http.MethodPost, "/1.0/profiles",
+			api.ProfilesPost{Name: cmp.Or(to.Name, p.Name), ProfilePut: p.put()}, "")
+	}
+	return c
 }
 
 // profileKeyVerbs are the verbs about keys of a profile.

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -311,6 +312,17 @@ func (a *app) askAbout(fp string) error {
 		return nil
 	}
 	return kiln.Errorf(kiln.Denied, "the certificate of the server was not accepted")
+}
+
+// confirm asks whether to do something; no answer is none. The error is readLine's.
+func (a *app) confirm(what string) (yes bool, err error) {
+	fmt.Fprintf(a.Err, "%s (yes/no)? ", printable(what))
+	answer, err := a.readLine()
+	a.endPrompt()
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), err
 }
 
 // endPrompt ends the line of a question whose answer wasn't typed.

@@ -82,6 +82,16 @@ func (a *app) absentCmds() []*cobra.Command {
 	return all
 }
 
+// absentFlags are flags of lxc and incus for what kiln doesn't do, and why.
+func absentFlags() map[string]string {
+	return map[string]string{
+		"target":   "kiln has no clusters, and each server is a remote: name it before the object, as in <remote>:<instance>",
+		"stateful": "kiln keeps the files of an instance, not its memory",
+		"vm":       "kiln runs system containers, not virtual machines",
+		"domain":   "kiln signs in with certificates only",
+	}
+}
+
 // prepare makes every command answer mistakes in the same way: with the exit code
 // of usage errors, and a suggestion. It completes every command's arguments by its
 // usage.
@@ -92,6 +102,9 @@ func (a *app) prepare(c *cobra.Command) {
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		hint := ""
 		if _, name, ok := strings.Cut(err.Error(), "unknown flag: --"); ok {
+			if text, ok := absentFlags()[strings.Fields(name)[0]]; ok {
+				return kiln.Errorf(kiln.Unsupported, "%s; leave --%s out", text, strings.Fields(name)[0])
+			}
 			var names []string
 			c.Flags().VisitAll(func(f *flag) {
 				if !f.Hidden {
