@@ -386,6 +386,9 @@ func (b *Box) save() error {
 
 // Shutdown asks init to stop the system. It doesn't wait.
 func (b *Box) Shutdown(ctx context.Context) error {
+	if unix.Signal(b.state.Halt) == unix.SIGPWR {
+		go func() { _ = b.askSysvinit() }() // if it is one
+	}
 	return b.signal(unix.Signal(b.state.Halt))
 }
 

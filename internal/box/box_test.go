@@ -310,6 +310,33 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// TestShutdownSysvinit stops an init that listens at sysvinit's pipe, and does nothing when
+// it gets a signal, as the one of Debian.
+func TestShutdownSysvinit(t *testing.T) {
+	tree := busybox(t, "")
+	init := filepath.Join(tree, "sbin/init")
+	if err := os.Remove(init); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(init, []byte(`#!/bin/sh
+mkfifo /run/initctl && exec 3<>/run/initctl
+asked=$(dd bs=1000 count=1 <&3 2>/dev/null | od -An -v -tx1 | tr -d ' \n')
+[ "${#asked} $asked" = "768 69190903010000003$(printf %0751d 0)" ] || sleep 100000
+`), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, spec(t, tree))
+	eventually(t, "init listens", func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "od -An") })
+	if err := b.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if e, err := b.Next(ctx); err != nil || e.Kind != Stopped {
+		t.Fatalf("%v, %v", e, err)
+	}
+}
+
 func TestInitCrash(t *testing.T) {
 	tree := busybox(t, "")
 	os.Remove(filepath.Join(tree, "sbin/init"))

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
-	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // startTime is how long liblxc may take to start a container.
@@ -363,27 +362,4 @@ func (h *helper) Close() error {
 		_ = h.cmd.Wait()
 	}
 	return h.status.Close()
-}
-
-// haltSignal says which signal asks the init of a root filesystem to power off:
-// each of systemd(1), busybox and sysvinit has its own.
-func haltSignal(rootfs *os.File) int {
-	const rtmin = 34 // SIGRTMIN of the C libraries of Linux
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := rootfd.Openat2(int(rootfs.Fd()), "sbin/init", how)
-	if err != nil {
-		return int(unix.SIGPWR)
-	}
-	defer unix.Close(fd)
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		return int(unix.SIGPWR)
-	}
-	switch base := filepath.Base(path); {
-	case strings.Contains(base, "systemd"):
-		return rtmin + 3
-	case strings.Contains(base, "busybox"):
-		return int(unix.SIGUSR2)
-	}
-	return int(unix.SIGPWR)
 }
