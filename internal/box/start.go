@@ -44,6 +44,12 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	if len(s.IDMap) > 0 {
 		b.state.RootUID = s.IDMap[0].Host
 	}
+	if b.state.Privileged { // it may make device nodes, of which its cgroup says which work
+		if err := unix.MountSetattr(int(s.Rootfs.Fd()), "", unix.AT_EMPTY_PATH,
+			&unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NODEV}); err != nil {
+			return nil, fmt.Errorf("let device nodes work in a privileged container: %w", err)
+		}
+	}
 	files, kinds, err := openMounts(ctx, &s)
 	defer func() {
 		for _, f := range files {
