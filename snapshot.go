@@ -29,6 +29,18 @@ func CheckSnapshotName(name string) error {
 	return nil
 }
 
+// CheckVolumeName says whether name may name a storage volume: it is part of a URL and of
+// a path. The error is Invalid.
+func CheckVolumeName(name string) error {
+	if strings.HasPrefix(name, ".") {
+		return Errorf(Invalid, "Invalid volume name %q: it begins with a dot", name)
+	}
+	if err := CheckSnapshotName(name); err != nil {
+		return Errorf(Invalid, "%s", strings.Replace(err.Error(), "snapshot", "volume", 1))
+	}
+	return nil
+}
+
 var expiryPart = regexp.MustCompile(`^([0-9]{1,4})([SMHhdwmy])$`)
 
 // ParseExpiry gives the time that is so much after another: "30d", "12h", "1w 3d".

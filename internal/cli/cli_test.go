@@ -61,7 +61,6 @@ func TestMain_usage(t *testing.T) {
 		"file push a b c1/y":              {2, "write \"c1/y/\""},
 		"file create c1/l --type symlink": {2, "<target>"},
 		"file create c1/x --mode 9":       {2, "not octal"},
-		"storage ls -f json":              {1, "one storage pool"},
 		"launch x --target n1":            {1, "no clusters"},
 		"launch":                          {2, "missing argument: <image>"},
 		"rename c1":                       {2, "missing argument: <new-name>"},

@@ -138,6 +138,9 @@ func (a *app) names(ctx context.Context, c *cobra.Command, kind, server string, 
 	case "key":
 		return a.keys(ctx, c, args)
 	case "device":
+		if c.Parent().Name() == "volume" {
+			return a.volumeDevices(ctx, c, args)
+		}
 		if i, err := a.instance(ctx, args[0]); err == nil && c.Parent().Parent().Name() == "config" {
 			return slices.Collect(maps.Keys(i.Devices))
 		}
@@ -147,6 +150,8 @@ func (a *app) names(ctx context.Context, c *cobra.Command, kind, server string, 
 		return nil
 	case "snapshot":
 		return a.snapshotNames(ctx, server, args, typed)
+	case "volume":
+		return a.volumeNames(ctx, args)
 	}
 	at, err := a.At(server)
 	path := collections()[kind]
@@ -219,6 +224,32 @@ func (a *app) snapshotNames(ctx context.Context, server string, args []string, t
 	return names
 }
 
+// volumeNames gives the storage volumes of the pool before.
+func (a *app) volumeNames(ctx context.Context, args []string) []string {
+	at, err := a.At(args[0])
+	if err != nil {
+		return nil
+	}
+	names, err := nameList(ctx, at, volumesPath(at.Name, "custom"))
+	if err != nil {
+		return nil
+	}
+	return names
+}
+
+// volumeDevices gives the devices by which an instance or a profile has a storage volume.
+func (a *app) volumeDevices(ctx context.Context, c *cobra.Command, args []string) []string {
+	find := a.instanceHolder
+	if strings.HasSuffix(c.Name(), "-profile") {
+		find = a.profileHolder
+	}
+	_, h, err := a.volumeAndHolder(ctx, args, find)
+	if err != nil || strings.HasPrefix(c.Name(), "attach") { // which takes a new name
+		return nil
+	}
+	return slices.Collect(maps.Keys(h.devices))
+}
+
 // keys gives the keys that can be there: properties of the image that was named, keys
 // of instances and profiles, or of the server if nothing was named.
 func (a *app) keys(ctx context.Context, c *cobra.Command, args []string) []string {
@@ -226,6 +257,11 @@ func (a *app) keys(ctx context.Context, c *cobra.Command, args []string) []strin
 	case c.Parent().Name() == "image" && len(args) > 0:
 		if i, err := a.image(ctx, args[0]); err == nil {
 			return slices.Collect(maps.Keys(i.Properties))
+		}
+		return nil
+	case c.Parent().Name() == "volume":
+		if v, err := a.volume(ctx, args[0], args[1]); err == nil {
+			return slices.Collect(maps.Keys(v.Config))
 		}
 		return nil
 	case c.Parent().Name() == "device":

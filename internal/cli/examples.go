@@ -43,6 +43,12 @@ kiln move web --target-project prod`,
 kiln export c1 - --instance-only --compression none | ssh host kiln import -`,
 		"kiln import": `kiln import c1.tar.gz
 kiln import srv: c1.tar.gz c2 -c security.syscalls.intercept.mknod=`,
+		"kiln storage volume": `kiln storage volume create default data
+kiln storage volume attach default data c1 /srv/data     # also several instances at once
+kiln storage volume detach default data c1`,
+		"kiln storage volume create": `kiln storage volume create default data --description "of the team"`,
+		"kiln storage volume attach": `kiln storage volume attach default data c1 /srv/data
+kiln storage volume attach default data c1 web /srv/www  # by a device of another name`,
 		"kiln snapshot": `kiln snapshot c1                                         # named by the server
 kiln snapshot c1 before-upgrade --expires 30d
 kiln snapshot list c1

@@ -14,7 +14,7 @@ import (
 func collections() map[string]string {
 	return map[string]string{
 		"instance": "/1.0/instances", "profile": "/1.0/profiles", "alias": "/1.0/images/aliases",
-		"mirror": "/1.0/kiln/mirrors", "network": "/1.0/networks", "warning": "/1.0/warnings",
+		"mirror": "/1.0/kiln/mirrors", "network": "/1.0/networks", "pool": "/1.0/storage-pools", "warning": "/1.0/warnings",
 	}
 }
 

@@ -50,8 +50,9 @@ func (p heldProject) save(ctx context.Context) error {
 
 func (a *app) projectCmd() *cobra.Command {
 	c := &cobra.Command{Use: "project", Short: "Manage projects",
-		Long: "Manage projects. Instances of different projects may have the same names. A project has images and " +
-			"profiles of its own, or uses those of the default project (features.images=false, features.profiles=false)."}
+		Long: "Manage projects. Instances of different projects may have the same names. A project has images, " +
+			"profiles and storage volumes of its own, or uses those of the default project (features.images=false, " +
+			"features.profiles=false, features.storage.volumes=false)."}
 	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
 			return f(c.Context(), args)

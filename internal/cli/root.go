@@ -57,7 +57,7 @@ func (a *app) root() *cobra.Command {
 		a.actionCmd("restart", "restart"), a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(),
 		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.exportCmd(), a.importCmd(),
 		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
-		a.profileCmd(), a.networkCmd(), a.projectCmd())
+		a.profileCmd(), a.networkCmd(), a.storageCmd(), a.projectCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd())
 	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.warningCmd(),
 		a.monitorCmd(), a.queryCmd())
@@ -72,7 +72,6 @@ func (a *app) root() *cobra.Command {
 func (a *app) absentCmds() []*cobra.Command {
 	var all []*cobra.Command
 	for name, text := range map[string]string{
-		"storage": "kiln has one storage pool, \"default\", in its data directory; see: kiln image df",
 		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
 		"shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
 	} {

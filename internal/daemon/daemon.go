@@ -84,6 +84,7 @@ type Daemon struct {
 
 	settingEdits sync.Mutex // held while settings are read, compared and written
 	profileEdits sync.Mutex // held from reading a profile until instances have its limits
+	volumeNames  sync.Mutex // held while a storage volume gets or loses its name, and while a project does
 
 	generation atomic.Uint64 // of the images
 

@@ -18,6 +18,7 @@ import (
 type Project struct {
 	db.Project
 	db.Contents
+	Volumes []string // storage volumes, by name
 }
 
 // features are the kinds of things that a project keeps for itself, unless it shares the
@@ -31,7 +32,7 @@ var features = map[string]struct {
 	"features.profiles":        {value: "true"},
 	"features.networks":        {"false", "networks are the default project's, and all projects use them"},
 	"features.networks.zones":  {"false", "this version of kiln has no network zones"},
-	"features.storage.volumes": {"false", "storage volumes are the default project's"},
+	"features.storage.volumes": {value: "true"},
 	"features.storage.buckets": {"false", "this version of kiln has no storage buckets"},
 }
 
@@ -43,10 +44,17 @@ func (d *Daemon) Projects(ctx context.Context) ([]Project, error) {
 	}
 	has, err := d.db.Contents(ctx)
 	list := make([]Project, 0, len(rows))
-	for _, r := range rows {
-		list = append(list, d.withContents(r, has[r.Name]))
+	if err != nil {
+		return nil, err
 	}
-	return list, err
+	for _, r := range rows {
+		p, err := d.withContents(r, has[r.Name])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 // Project gives one project. The error is NotFound.
@@ -56,11 +64,28 @@ func (d *Daemon) Project(ctx context.Context, name string) (Project, error) {
 		return Project{}, err
 	}
 	has, err := d.db.Contents(ctx)
-	return d.withContents(r, has[name]), err
+	if err != nil {
+		return Project{}, err
+	}
+	return d.withContents(r, has[name])
 }
 
 // withContents completes what a project says by what it means.
-func (d *Daemon) withContents(r db.Project, has db.Contents) Project {
+func (d *Daemon) withContents(r db.Project, has db.Contents) (Project, error) {
+	volumes, err := d.pool.CustomNames(r.Name)
+	r = shownProject(r)
+	scope := project.New(r.Name, r.Config)
+	if scope.Profiles != r.Name {
+		has.Profiles = nil // the one that it began with is of no use
+	}
+	if scope.Volumes != r.Name {
+		volumes = nil // as they can be after the database of another day was brought back
+	}
+	return Project{r, has, volumes}, err
+}
+
+// shownProject is a project with what is true of the default one.
+func shownProject(r db.Project) db.Project {
 	if r.Name == project.Default {
 		r.Config = maps.Clone(r.Config)
 		if r.Config == nil {
@@ -71,10 +96,7 @@ func (d *Daemon) withContents(r db.Project, has db.Contents) Project {
 			r.Config[key] = "true"
 		}
 	}
-	if project.New(r.Name, r.Config).Profiles != r.Name {
-		has.Profiles = nil // the one that it began with is of no use
-	}
-	return Project{r, has}
+	return r
 }
 
 // newProject completes the configuration of a project that is to be made.
@@ -83,7 +105,7 @@ func newProject(config map[string]string) map[string]string {
 	if out == nil {
 		out = map[string]string{}
 	}
-	for _, key := range []string{"features.images", "features.profiles"} {
+	for _, key := range []string{"features.images", "features.profiles", "features.storage.volumes"} {
 		if out[key] == "" {
 			out[key] = features[key].value
 		}
@@ -114,9 +136,14 @@ func (d *Daemon) CreateProject(ctx context.Context, p db.Project) error {
 // it; nobody else changes it meanwhile. Features change only while the project is empty.
 // Errors: Invalid, NotFound, Unsupported, Conflict, and change's.
 func (d *Daemon) UpdateProject(ctx context.Context, name string, change func(db.Project) (db.Project, error)) error {
-	err := d.db.EditProject(ctx, name, func(p *db.Project, has db.Contents) error {
-		shown := d.withContents(*p, has).Project
-		next, err := change(shown)
+	d.volumeNames.Lock()
+	defer d.volumeNames.Unlock()
+	volumes, err := d.pool.CustomNames(name)
+	if err != nil {
+		return err
+	}
+	err = d.db.EditProject(ctx, name, func(p *db.Project, has db.Contents) error {
+		next, err := change(shownProject(*p))
 		if err != nil {
 			return err
 		}
@@ -132,8 +159,12 @@ func (d *Daemon) UpdateProject(ctx context.Context, name string, change func(db.
 		if err := checkProject(next); err != nil {
 			return err
 		}
-		if project.New(name, p.Config) != project.New(name, next.Config) {
-			if err := emptyProject(name, "features of project %q can't change while it is in use", has); err != nil {
+		if was := project.New(name, p.Config); was != project.New(name, next.Config) {
+			if was.Volumes != name {
+				volumes = nil
+			}
+			err := emptyProject(name, "features of project %q can't change while it is in use", has, volumes)
+			if err != nil {
 				return err
 			}
 		}
@@ -160,8 +191,14 @@ func (d *Daemon) RenameProject(ctx context.Context, from, to string) error {
 	if err := kiln.CheckProjectName(to); err != nil {
 		return err
 	}
-	err := d.db.RenameProject(ctx, from, to, func(has db.Contents) error {
-		return emptyProject(from, "project %q can't be renamed while it is in use", has)
+	d.volumeNames.Lock()
+	defer d.volumeNames.Unlock()
+	volumes, err := d.pool.CustomNames(from)
+	if err != nil {
+		return err
+	}
+	err = d.db.RenameProject(ctx, from, to, func(has db.Contents) error {
+		return emptyProject(from, "project %q can't be renamed while it is in use", has, volumes)
 	})
 	if err == nil {
 		d.tellProject(ctx, "renamed", to, map[string]any{"old_name": from})
@@ -174,8 +211,14 @@ func (d *Daemon) DeleteProject(ctx context.Context, name string) error {
 	if name == project.Default {
 		return kiln.Errorf(kiln.Invalid, "the default project can't be deleted")
 	}
-	err := d.db.DeleteProject(ctx, name, func(has db.Contents) error {
-		return emptyProject(name, "project %q can't be deleted while it is in use", has)
+	d.volumeNames.Lock()
+	defer d.volumeNames.Unlock()
+	volumes, err := d.pool.CustomNames(name)
+	if err != nil {
+		return err
+	}
+	err = d.db.DeleteProject(ctx, name, func(has db.Contents) error {
+		return emptyProject(name, "project %q can't be deleted while it is in use", has, volumes)
 	})
 	if err == nil {
 		d.tellProject(ctx, "deleted", name, nil)
@@ -189,13 +232,14 @@ func (d *Daemon) tellProject(ctx context.Context, action, name string, details m
 
 // emptyProject refuses what can be done to an empty project only, saying what is in it. Its
 // default profile is always there.
-func emptyProject(name, refused string, has db.Contents) error {
+func emptyProject(name, refused string, has db.Contents, volumes []string) error {
 	has.Profiles = slices.DeleteFunc(slices.Clone(has.Profiles), func(p string) bool { return p == defaultProfile })
 	var list []string
 	for _, kind := range []struct {
 		what  string
 		names []string
-	}{{"instances", has.Instances}, {"images", shortened(has.Images)}, {"profiles", has.Profiles}} {
+	}{{"instances", has.Instances}, {"images", shortened(has.Images)}, {"profiles", has.Profiles},
+		{"storage volumes", volumes}} {
 		if len(kind.names) > 0 {
 			list = append(list, kind.what+" "+some(kind.names))
 		}

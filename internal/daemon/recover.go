@@ -81,7 +81,37 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	if err := v.recoverImages(ctx); err != nil {
 		return v.r, err
 	}
+	if err := v.recoverVolumes(ctx); err != nil {
+		return v.r, err
+	}
 	return v.r, v.recoverInstances(ctx)
+}
+
+// recoverVolumes makes sure that the storage volumes, which need no rows, are in projects
+// that there are, and are seen there.
+func (v *recoverer) recoverVolumes(ctx context.Context) error {
+	ins, err := v.pool.CustomIns()
+	if err != nil {
+		return err
+	}
+	for _, name := range ins {
+		volumes, err := v.pool.CustomNames(name)
+		if err != nil {
+			return err
+		}
+		if len(volumes) == 0 {
+			continue
+		}
+		in, err := v.inProject(ctx, name)
+		if err != nil {
+			return err
+		}
+		if of, err := project.One(in, project.Volumes); err == nil && of != name {
+			v.remark("the storage volumes of project %q are not seen, since it has the default project's: %s; while the "+
+				"project is empty: kiln project set %s features.storage.volumes=true", name, some(volumes), name)
+		}
+	}
+	return nil
 }
 
 // database makes sure that there is one to begin with.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/store"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // state is all that a daemon says of what is in it.
@@ -214,5 +216,39 @@ func loseDatabase(t *testing.T, dir string) {
 	err := errors.Join(os.Remove(filepath.Join(dir, databaseFile)), os.RemoveAll(filepath.Join(dir, backupsDir)))
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRecoverVolumes loses the database: storage volumes are where they were, also in a
+// project that nothing else tells of.
+func TestRecoverVolumes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	if err := d.CreateProject(t.Context(), db.Project{Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	web, err := d.In(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		d.CreateVolume(t.Context(), "data", volume.CustomState{Description: "x", Config: map[string]string{"user.a": "b"}}),
+		d.CreateVolume(web, "data", volume.CustomState{Description: "y"}), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	loseDatabase(t, dir)
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"})
+	if err != nil || len(r.Left) > 0 || len(r.Remarks) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	if web, err = d.In(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	for want, ctx := range map[string]context.Context{"x": t.Context(), "y": web} {
+		if v, err := d.Volume(ctx, "data"); err != nil || v.Description != want || v.Damage != "" {
+			t.Errorf("%+v %v", v, err)
+		}
 	}
 }

@@ -63,7 +63,7 @@ func (s *Set) Check(ctx context.Context, c Config) error {
 		return err
 	}
 	_, devices := expand(c, used)
-	return checkSources(devices)
+	return s.checkSources(ctx, devices)
 }
 
 // Create makes an instance of files. What it says of profiles is checked once more with

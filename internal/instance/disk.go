@@ -16,6 +16,8 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/project"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // diskDevice is the root disk, a file or directory of this host, or memory.
@@ -26,7 +28,15 @@ const memorySource = "tmpfs:"
 
 // fromHost reports whether a device shows files of this host.
 func fromHost(d map[string]string) bool {
-	return d["type"] == "disk" && d["source"] != "" && d["source"] != memorySource
+	return d["type"] == "disk" && d["source"] != "" && d["source"] != memorySource && d["pool"] == ""
+}
+
+// VolumeOf gives the storage volume that a device shows; "" for none.
+func VolumeOf(d map[string]string) string {
+	if d["type"] != "disk" || d["pool"] == "" || isRoot(d) {
+		return ""
+	}
+	return d["source"]
 }
 
 // mayBeMissing reports whether an instance starts without a device of which this host
@@ -90,8 +100,7 @@ func checkSource(d map[string]string) error {
 	source := d["source"]
 	switch {
 	case d["pool"] != "":
-		return kiln.Errorf(kiln.Unsupported, "pool: kiln has no volumes for disks other than the root; take a directory of "+
-			"this host as the source")
+		return checkVolume(d)
 	case source == memorySource && d["size"] != "":
 		if n, err := kiln.ParseSize(d["size"]); err != nil || n <= 0 {
 			return kiln.Errorf(kiln.Invalid, "size %q is not a size of more than nothing, such as 64MiB", d["size"])
@@ -113,6 +122,26 @@ func checkSource(d map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// checkVolume checks a disk that is a storage volume.
+func checkVolume(d map[string]string) error {
+	if d["pool"] != "default" {
+		return kiln.Errorf(kiln.NotFound, "no storage pool %q; kiln has the one called \"default\"", d["pool"])
+	}
+	if d["size"] != "" {
+		return kiln.Errorf(kiln.Unsupported, "\"size\" is not supported: kiln doesn't bound what a storage volume takes; "+
+			"leave it out")
+	}
+	if d["shift"] != "" && !kiln.IsTrue(d["shift"]) {
+		return kiln.Errorf(kiln.Unsupported, "shift=%s is not supported: the owners of the files of a storage volume are "+
+			"always the instance's; leave it out", d["shift"])
+	}
+	if d["source"] == "" {
+		return kiln.Errorf(kiln.Invalid, "source= is missing: the storage volume to show at %s; see: kiln storage volume "+
+			"list default", d["path"])
+	}
+	return kiln.CheckVolumeName(d["source"])
 }
 
 // mountFlags reads raw.mount.options: those of mount(8) that are of a mount, and not of
@@ -161,10 +190,42 @@ func (diskDevice) mount(ctx context.Context, in *guest) (box.Mount, error) {
 		}
 		return m, err
 	}
-	if kiln.IsTrue(d["shift"]) && ids != nil {
+	shift := kiln.IsTrue(d["shift"])
+	if VolumeOf(d) != "" {
+		if m.Source, err = in.volumeFiles(ctx); err != nil {
+			return m, err
+		}
+		m.Flags |= unix.MOUNT_ATTR_NODEV // whoever made device nodes in it
+		shift = true
+	}
+	if shift && ids != nil {
 		m.IDs, err = in.set.pool.UserNS(ctx, volumeIDs(ids))
 	}
 	return m, err
+}
+
+// volumeFiles is the directory of the storage volume that a disk shows; "" where it may be
+// missing and is. Errors: NotFound, Integrity.
+func (g *guest) volumeFiles(ctx context.Context) (string, error) {
+	ctx, err := g.set.in(ctx, g.Project)
+	if err != nil {
+		return "", err
+	}
+	n, err := volumeName(ctx, g.keys)
+	if err != nil {
+		return "", err
+	}
+	dir, err := g.set.pool.CustomFiles(n)
+	if mayBeMissing(g.keys) && errors.Is(err, kiln.NotFound) {
+		return "", nil
+	}
+	return dir, err
+}
+
+// volumeName names the storage volume that a disk of an instance of ctx's project shows.
+func volumeName(ctx context.Context, d map[string]string) (volume.CustomName, error) {
+	in, err := project.One(ctx, project.Volumes)
+	return volume.CustomName{In: in, Name: VolumeOf(d)}, err
 }
 
 // ids are those of the instance, as it was started; nil: the host's.
@@ -177,6 +238,9 @@ func (g *guest) ids() []box.IDMap {
 
 func (t diskDevice) start(ctx context.Context, in *guest, spec *box.Spec) (later bool, err error) {
 	m, err := t.mount(ctx, in)
+	if m.Source == "" { // a storage volume that may be missing
+		return false, err
+	}
 	spec.Mounts = append(spec.Mounts, m)
 	return false, err
 }
@@ -186,6 +250,10 @@ const mountNote = "mount"
 
 func (t diskDevice) add(ctx context.Context, in *guest) error {
 	m, err := t.mount(ctx, in)
+	if err == nil && m.Source == "" {
+		in.say("there is no storage volume %q now; it is looked for again when the instance starts", in.keys["source"])
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -220,11 +288,20 @@ func (g *guest) detach(ctx context.Context, tidy bool) error {
 	return err
 }
 
-// checkSources makes sure that what disks show of this host is there. The error is
-// Invalid.
-func checkSources(devices map[string]map[string]string) error {
+// checkSources makes sure that what disks show is there: storage volumes, and what is of
+// this host. Errors: NotFound, Invalid.
+func (s *Set) checkSources(ctx context.Context, devices map[string]map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		d := devices[name]
+		if VolumeOf(d) != "" && !mayBeMissing(d) {
+			n, err := volumeName(ctx, d)
+			if err == nil {
+				_, err = s.pool.CustomFiles(n)
+			}
+			if err != nil {
+				return kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
+			}
+		}
 		if !fromHost(d) || mayBeMissing(d) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // hostKeys begin the keys that are of the host whatever their value is.
@@ -53,9 +54,29 @@ func HostAccess(options map[string]string, devices map[string]map[string]string)
 type restrictedKey struct{}
 
 // Restricted marks the work of a restricted client: whatever verb it goes through, it
-// can't give an instance access to the host.
-func Restricted(ctx context.Context) context.Context {
-	return context.WithValue(ctx, restrictedKey{}, true)
+// can't give an instance access to the host, nor to what is of other projects than these.
+func Restricted(ctx context.Context, projects ...string) context.Context {
+	return context.WithValue(ctx, restrictedKey{}, projects)
+}
+
+// IsRestricted reports whether ctx is the work of a restricted client.
+func IsRestricted(ctx context.Context) bool { return ctx.Value(restrictedKey{}) != nil }
+
+// checkVolumes refuses storage volumes that a restricted client may not know of: those of
+// the default project, if that is another one. The error is Denied.
+func checkVolumes(ctx context.Context, devices map[string]map[string]string) error {
+	of, err := project.One(ctx, project.Volumes)
+	if projects, _ := ctx.Value(restrictedKey{}).([]string); err != nil || of == project.Name(ctx) ||
+		slices.Contains(projects, of) {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		if VolumeOf(devices[name]) != "" {
+			return kiln.Errorf(kiln.Denied, "not authorized: device %q: the storage volumes of project %q are those of the "+
+				"%s project, which this client may not use", name, project.Name(ctx), of)
+		}
+	}
+	return nil
 }
 
 // CheckAccess refuses the configuration of a new instance that a restricted client may
@@ -69,7 +90,7 @@ func (s *Set) CheckAccess(ctx context.Context, c Config) error {
 // profiles come to, but for what it has already, which somebody else gave it, and what
 // the default profile gives to everybody. The error is Denied.
 func (s *Set) checkAccess(ctx context.Context, who string, want, has Config) error {
-	if ctx.Value(restrictedKey{}) == nil {
+	if !IsRestricted(ctx) {
 		return nil
 	}
 	profiles, err := s.profiles(ctx)
@@ -88,6 +109,9 @@ func (s *Set) checkAccess(ctx context.Context, who string, want, has Config) err
 		o, d := all(given)
 		maps.DeleteFunc(options, func(k, v string) bool { return o[k] == v })
 		maps.DeleteFunc(devices, func(name string, v map[string]string) bool { return maps.Equal(v, d[name]) })
+	}
+	if err := checkVolumes(ctx, devices); err != nil {
+		return err
 	}
 	list := HostAccess(options, devices)
 	if kiln.IsTrue(options["security.nesting"]) {

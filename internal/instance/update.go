@@ -52,7 +52,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	next := i
 	next.ExpandedConfig, next.ExpandedDevices = expand(c, used)
-	if err := checkSources(changedDevices(i.ExpandedDevices, next.ExpandedDevices)); err != nil {
+	if err := s.checkSources(ctx, changedDevices(i.ExpandedDevices, next.ExpandedDevices)); err != nil {
 		return nil, err
 	}
 	undo := func() error { return nil }
@@ -198,7 +198,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 	}
 	warnings = NoEffect(added(before.Config, profiles[before.Name].Config))
 	// A profile may be for what other hosts have, or this one later.
-	if err := checkSources(changedDevices(before.Devices, profiles[before.Name].Devices)); err != nil {
+	if err := s.checkSources(ctx, changedDevices(before.Devices, profiles[before.Name].Devices)); err != nil {
 		warnings = append(warnings, err.Error())
 	}
 	profiles[before.Name] = before

@@ -21,13 +21,17 @@ type Project struct {
 	Name     string // whose instances are meant
 	Images   string // the project whose images and aliases are meant
 	Profiles string // the project whose profiles are meant
+	Volumes  string // the project whose storage volumes are meant
 }
 
 // Alone is a project that keeps everything itself, as the default one does.
-func Alone(name string) Project { return Project{Name: name, Images: name, Profiles: name} }
+func Alone(name string) Project {
+	return Project{Name: name, Images: name, Profiles: name, Volumes: name}
+}
 
-// New is a project as its configuration says: "features.images" and "features.profiles" are
-// true for what it keeps itself. The default one keeps everything.
+// New is a project as its configuration says: "features.images", "features.profiles" and
+// "features.storage.volumes" are true for what it keeps itself. The default one keeps
+// everything.
 func New(name string, config map[string]string) Project {
 	p := Alone(name)
 	if name == Default {
@@ -38,6 +42,9 @@ func New(name string, config map[string]string) Project {
 	}
 	if !kiln.IsTrue(config["features.profiles"]) {
 		p.Profiles = Default
+	}
+	if !kiln.IsTrue(config["features.storage.volumes"]) {
+		p.Volumes = Default
 	}
 	return p
 }
@@ -50,6 +57,7 @@ const (
 	Instances Kind = iota
 	Images
 	Profiles
+	Volumes
 )
 
 func (p Project) of(k Kind) string {
@@ -58,6 +66,8 @@ func (p Project) of(k Kind) string {
 		return p.Images
 	case Profiles:
 		return p.Profiles
+	case Volumes:
+		return p.Volumes
 	}
 	return p.Name
 }

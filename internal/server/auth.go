@@ -47,7 +47,7 @@ func (s *Server) identify(r *http.Request) *http.Request {
 	}
 	ctx := event.WithRequestor(r.Context(), c.requestor(r))
 	if c.restricted {
-		ctx = instance.Restricted(ctx)
+		ctx = instance.Restricted(ctx, c.projects...)
 	}
 	return r.WithContext(withCaller(ctx, c))
 }

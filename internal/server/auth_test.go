@@ -56,7 +56,7 @@ func (p *peer) friend(t *testing.T) *x509.Certificate {
 var examples = strings.NewReplacer("{name...}", "x/y", "{name}", "x", "{hash}", strings.Repeat("a", 64), "{base}",
 	strings.Repeat("b", 64),
 	"{id}", "x", "{fingerprint}", "x", "{file}", "x", "{snap}", "x", "{other}", "x", "{backup}", "x",
-	"{address}", "192.0.2.1")
+	"{address}", "192.0.2.1", "{type}", "custom", "{volume}", "x")
 
 // TestUntrustedMayDoLittle asks every route as an untrusted client: only those that say so
 // answer, and every one that is added is shut until it says so.

@@ -20,6 +20,9 @@ func wireProject(p daemon.Project) api.Project {
 	for _, name := range p.Profiles {
 		used = append(used, inURL("/1.0/profiles/"+segment(name), p.Name))
 	}
+	for _, name := range p.Volumes {
+		used = append(used, inURL("/1.0/storage-pools/default/volumes/custom/"+segment(name), p.Name))
+	}
 	return api.Project{Name: p.Name, Description: described(p.Description, p.Damage), Config: orEmpty(p.Config),
 		UsedBy: used}
 }

@@ -46,6 +46,7 @@ func (p *peer) project(t *testing.T, name string) hidden {
 	p.admin(t, "POST", "/1.0/instances"+in, `{"name":"hidden-instance","source":{"type":"none"},
 		"profiles":["default","hidden-profile"]}`)
 	p.admin(t, "POST", "/1.0/instances/hidden-instance/snapshots"+in, `{"name":"hidden-snapshot"}`)
+	p.admin(t, "POST", "/1.0/storage-pools/default/volumes/custom"+in, `{"name":"hidden-volume"}`)
 	body := formattest.Tiny(t, "hidden-image of "+name)
 	fp := p.uploadTo(t, name, body, "X-LXD-properties", "os=hidden-os")
 	p.admin(t, "POST", "/1.0/images/aliases"+in, `{"name":"hidden-alias","target":"`+fp+`"}`)
@@ -73,7 +74,7 @@ func (p *peer) uploadTo(t *testing.T, project string, body []byte, header ...str
 func (p *peer) contents(name string) string {
 	var all []string
 	for _, path := range []string{"instances", "images", "images/aliases", "profiles", "instances/hidden-instance/snapshots",
-		"kiln/alias-history/hidden-alias"} {
+		"kiln/alias-history/hidden-alias", "storage-pools/default/volumes"} {
 		_, b := p.do("GET", "/1.0/"+path+"?recursion=1&project="+name, "")
 		all = append(all, string(b))
 	}
@@ -98,7 +99,7 @@ func TestRestrictedOnEveryRoute(t *testing.T) {
 				path := to.path
 				for part, value := range map[string]string{"{name...}": "hidden-alias", "{snap}": "hidden-snapshot",
 					"{hash}": has.file, "{base}": has.file, "{other}": has.image, "{file}": "lxc.log", "{id}": "x",
-					"{fingerprint}": "0", "{name}": nameFor(to.path, has)} {
+					"{fingerprint}": "0", "{type}": "custom", "{volume}": "hidden-volume", "{name}": nameFor(to.path, has)} {
 					path = strings.ReplaceAll(path, part, value)
 				}
 				for _, query := range []string{"?recursion=2", "?recursion=2&project=own", "?recursion=2&project=" + in,
@@ -124,6 +125,8 @@ func nameFor(path string, has hidden) string {
 		return has.image
 	case strings.Contains(path, "/profiles/"):
 		return "hidden-profile"
+	case strings.Contains(path, "/storage-pools/"):
+		return "default"
 	case strings.Contains(path, "/projects/"):
 		return "other"
 	}

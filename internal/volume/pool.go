@@ -41,6 +41,7 @@ type Content struct {
 //	volumes/<name>/           volume.json, upper/, work/, and meta/ once it was edited
 //	snapshots/<name>/         snapshot.json, and meta/ if the volume had it
 //	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
+//	custom/<in>/<name>/       custom.json, and files/ that instances have beside their own
 //	notes/<name>.json         what the owner of a volume wants to find beside it
 //	lost/<time>.<kind>.<name> volumes and snapshots that nobody knew of, and trees that were replaced
 //	tmp/                      what isn't whole yet, or is being removed
@@ -60,6 +61,7 @@ type Pool struct {
 	settling sync.Mutex
 	sharing  sync.Mutex
 	merging  sync.Mutex
+	customs  sync.Mutex // held while the record or the name of a custom volume changes
 	noting   sync.Mutex // held while a note, or the volume of one, comes or goes
 
 	removing sync.Mutex               // held while the tree of an image is removed
@@ -99,7 +101,7 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "notes", "lost", "tmp", "mnt"} {
+	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "custom", "notes", "lost", "tmp", "mnt"} {
 		if err := disk.OwnDir(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}

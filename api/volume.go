@@ -1,0 +1,50 @@
+package api
+
+import "time"
+
+// A StorageVolume is files in a pool: those of an instance ("container"), or ones that
+// instances have beside their own ("custom").
+type StorageVolume struct {
+	StorageVolumePut `yaml:",inline"`
+	Name             string    `json:"name" yaml:"name"`
+	Type             string    `json:"type" yaml:"type"`
+	ContentType      string    `json:"content_type" yaml:"content_type"`
+	UsedBy           []string  `json:"used_by" yaml:"used_by"`
+	Location         string    `json:"location" yaml:"location"`
+	Project          string    `json:"project" yaml:"project"`
+	CreatedAt        time.Time `json:"created_at" yaml:"created_at"`
+}
+
+// StorageVolumePut is what a user may change of a volume.
+type StorageVolumePut struct {
+	Config      map[string]string `json:"config" yaml:"config"`
+	Description string            `json:"description" yaml:"description"`
+	Restore     string            `json:"restore,omitempty" yaml:"restore,omitempty"`
+}
+
+// StorageVolumesPost makes a volume.
+type StorageVolumesPost struct {
+	StorageVolumePut
+	Name        string `json:"name"`
+	Type        string `json:"type"`
+	ContentType string `json:"content_type"`
+	Source      struct {
+		Type string `json:"type"`
+		Name string `json:"name"`
+	} `json:"source"`
+}
+
+// StorageVolumePost renames a volume.
+type StorageVolumePost struct {
+	Name      string `json:"name"`
+	Pool      string `json:"pool"`
+	Project   string `json:"project"`
+	Migration bool   `json:"migration"`
+}
+
+// StorageVolumeState tells how much a volume takes, in bytes.
+type StorageVolumeState struct {
+	Usage struct {
+		Used uint64 `json:"used"`
+	} `json:"usage"`
+}

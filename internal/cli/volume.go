@@ -1,0 +1,311 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
+)
+
+// volumesPath is where the volumes of a type are.
+func volumesPath(pool, kind string) string { return client.Path(poolPath(pool)+"/volumes", kind) }
+
+// volumePath is where a volume is that is named as "data" or "custom/data", or, of an
+// instance, "container/c1".
+func volumePath(pool, volume string) string {
+	kind, name, ok := strings.Cut(volume, "/")
+	if !ok {
+		kind, name = "custom", volume
+	}
+	return client.Path(volumesPath(pool, kind), name)
+}
+
+func (a *app) volumeCmd() *cobra.Command {
+	c := &cobra.Command{Use: "volume", Short: "Manage storage volumes"}
+	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {
+		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
+			return f(c.Context(), args)
+		}})
+	}
+	c.AddCommand(a.volumeCreateCmd(), a.volumeListCmd())
+	a.volumeVerbs(verb)
+	a.volumeKeyVerbs(verb)
+	a.volumeUseVerbs(verb)
+	for _, name := range []string{"copy", "move", "snapshot", "restore", "export", "import"} {
+		c.AddCommand(&cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
+			RunE: func(*cobra.Command, []string) error {
+				return kiln.Errorf(kiln.Unsupported, "%s of storage volumes is not supported by this version of kiln; attach the "+
+					"volume to an instance and copy its files: kiln file pull -r", name)
+			}})
+	}
+	return c
+}
+
+func (a *app) volumeCreateCmd() *cobra.Command {
+	c := &cobra.Command{Use: "create [<remote>:]<pool> <volume> [<key>=<value>...]", Short: "Create a storage volume",
+		Args: cobra.MinimumNArgs(2)}
+	content := c.Flags().String("type", "filesystem", "content of the volume: filesystem")
+	description := c.Flags().String("description", "", "description of the volume")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, err := a.At(args[0])
+		if err != nil {
+			return err
+		}
+		config, err := pairs(args[2:])
+		if err != nil {
+			return err
+		}
+		post := api.StorageVolumesPost{Name: strings.TrimPrefix(args[1], "custom/"), Type: "custom", ContentType: *content,
+			StorageVolumePut: api.StorageVolumePut{Config: config, Description: *description}}
+		if err := at.Change(c.Context(), http.MethodPost, poolPath(at.Name)+"/volumes/custom", post, ""); err != nil {
+			return err
+		}
+		a.say("Storage volume %s created", post.Name)
+		return nil
+	}
+	return c
+}
+
+func (a *app) volumeListCmd() *cobra.Command {
+	c := &cobra.Command{Use: "list [<remote>:]<pool>", Aliases: []string{"ls"}, Short: "List storage volumes",
+		Args: cobra.ExactArgs(1)}
+	form := formatFlag(c)
+	a.allProjectsFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, err := a.At(args[0])
+		if err != nil {
+			return err
+		}
+		all, err := client.List[api.StorageVolume](c.Context(), at.Client, poolPath(at.Name)+"/volumes", 1)
+		if err != nil {
+			return err
+		}
+		columns := []column[api.StorageVolume]{
+			col('t', "TYPE", func(v api.StorageVolume) string { return v.Type }),
+			col('n', "NAME", func(v api.StorageVolume) string { return v.Name }),
+			col('d', "DESCRIPTION", func(v api.StorageVolume) string { return v.Description }),
+			col('c', "CONTENT-TYPE", func(v api.StorageVolume) string { return v.ContentType }),
+			col('u', "USED BY", func(v api.StorageVolume) string { return fmt.Sprint(len(v.UsedBy)) }),
+		}
+		if a.AllProjects {
+			columns = append([]column[api.StorageVolume]{col('e', "PROJECT", func(v api.StorageVolume) string {
+				return v.Project
+			})}, columns...)
+		}
+		return show(a, *form, columns, all)
+	}
+	return c
+}
+
+// A heldVolume is a volume as it was when it was read, and where.
+type heldVolume struct {
+	api.StorageVolume
+	app  *app
+	at   place.Place
+	path string
+	tag  string
+}
+
+func (a *app) volume(ctx context.Context, pool, name string) (v heldVolume, err error) {
+	v.app = a
+	if v.at, err = a.At(pool); err != nil {
+		return v, err
+	}
+	v.path = volumePath(v.at.Name, name)
+	v.tag, err = v.at.Get(ctx, v.path, nil, &v.StorageVolume)
+	if v.Config == nil {
+		v.Config = map[string]string{}
+	}
+	if kiln.KindOf(err) == kiln.NotFound && !strings.Contains(name, "/") {
+		known, lerr := nameList(ctx, v.at, volumesPath(v.at.Name, "custom"))
+		if lerr == nil && !slices.Contains(known, name) {
+			err = place.Missing("storage volume", name, known)
+		}
+	}
+	return v, err
+}
+
+// save writes what can be changed of a volume.
+func (v heldVolume) save(ctx context.Context) error {
+	return v.app.change(ctx, v.at, v.path, v.StorageVolumePut, v.tag)
+}
+
+// volumeVerbs are the verbs about whole volumes.
+func (a *app) volumeVerbs(verb addVerb) {
+	const of = " [<remote>:]<pool> [<type>/]<volume>"
+	verb("show"+of, "Show a storage volume as YAML", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		v, err := a.volume(ctx, args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return a.yaml(v.StorageVolume)
+	})
+	verb("info"+of, "Show how much a storage volume takes", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			v, err := a.volume(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			var st api.StorageVolumeState
+			if _, err := v.at.Get(ctx, v.path+"/state", nil, &st); err != nil {
+				return err
+			}
+			return a.value(strings.Join([]string{"Name: " + v.Name, "Description: " + v.Description, "Type: " + v.Type,
+				"Content type: " + v.ContentType, "Usage: " + size(int64(st.Usage.Used)), "Created: " + minute(v.CreatedAt),
+				"Used by: " + strings.Join(v.UsedBy, " ")}, "\n"))
+		})
+	verb("edit"+of, "Edit a storage volume", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+		v, err := a.volume(ctx, args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return edit(a, editHelp, v.StorageVolumePut, v.StorageVolume, v.tag,
+			func(put api.StorageVolumePut, tag string) error { return a.change(ctx, v.at, v.path, put, tag) })
+	})
+	verb("rename [<remote>:]<pool> <volume> <new-volume>", "Rename a storage volume that nobody uses", cobra.ExactArgs(3),
+		func(ctx context.Context, args []string) error {
+			v, err := a.volume(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if err := v.at.Change(ctx, http.MethodPost, v.path, api.StorageVolumePost{Name: args[2]}, ""); err != nil {
+				return err
+			}
+			a.say("Storage volume %s renamed to %s", v.Name, args[2])
+			return nil
+		})
+	verb("delete [<remote>:]<pool> <volume>...", "Delete storage volumes that nobody uses, with their files",
+		cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
+			return each(args[1:], func(word string) error {
+				v, err := a.volume(ctx, args[0], word)
+				if err == nil {
+					err = v.at.Change(ctx, http.MethodDelete, v.path, nil, "")
+				}
+				if err == nil {
+					a.say("Storage volume %s deleted", v.Name)
+				}
+				return err
+			})
+		})
+}
+
+// volumeKeyVerbs are the verbs about keys of a volume.
+func (a *app) volumeKeyVerbs(verb addVerb) {
+	const of = " [<remote>:]<pool> <volume> "
+	verb("get"+of+"<key>", "Show the value of a key of a storage volume", cobra.ExactArgs(3),
+		func(ctx context.Context, args []string) error {
+			v, err := a.volume(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.value(v.Config[args[2]])
+		})
+	verb("set"+of+"<key>=<value>...", "Set keys of a storage volume", cobra.MinimumNArgs(3),
+		func(ctx context.Context, args []string) error {
+			change, err := assignments(args[2:])
+			if err != nil {
+				return err
+			}
+			v, err := a.volume(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			maps.Copy(v.Config, change)
+			return v.save(ctx)
+		})
+	verb("unset"+of+"<key>", "Unset a key of a storage volume", cobra.ExactArgs(3),
+		func(ctx context.Context, args []string) error {
+			v, err := a.volume(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			delete(v.Config, args[2])
+			return v.save(ctx)
+		})
+}
+
+// volumeUseVerbs are the verbs that give volumes to instances and profiles.
+func (a *app) volumeUseVerbs(verb addVerb) {
+	type finder = func(context.Context, string) (holder, error)
+	attach := func(find finder) verbFunc {
+		return func(ctx context.Context, args []string) error {
+			v, h, err := a.volumeAndHolder(ctx, args, find)
+			if err != nil {
+				return err
+			}
+			device, at := v.Name, args[len(args)-1]
+			if len(args) == 5 {
+				device = args[3]
+			}
+			if _, there := h.devices[device]; there {
+				return kiln.Errorf(kiln.Conflict, "The device %q already exists", device)
+			}
+			if h.devices == nil {
+				h.devices = map[string]map[string]string{}
+			}
+			h.devices[device] = map[string]string{"type": "disk", "pool": v.at.Name, "source": v.Name, "path": at}
+			return h.save(h.devices)
+		}
+	}
+	detach := func(find finder) verbFunc {
+		return func(ctx context.Context, args []string) error {
+			v, h, err := a.volumeAndHolder(ctx, args, find)
+			if err != nil {
+				return err
+			}
+			var found []string
+			for name, d := range h.devices {
+				if d["type"] == "disk" && d["pool"] == v.at.Name && d["source"] == v.Name && (len(args) < 4 || args[3] == name) {
+					found = append(found, name)
+				}
+			}
+			slices.Sort(found)
+			switch len(found) {
+			case 1:
+				delete(h.devices, found[0])
+				return h.save(h.devices)
+			case 0:
+				return kiln.Errorf(kiln.NotFound, "%q has no device of its own that shows the storage volume %q", args[2], v.Name)
+			}
+			return kiln.Errorf(kiln.Invalid, "%q has several devices that show the storage volume %q; name one: %s", args[2],
+				v.Name, strings.Join(found, ", "))
+		}
+	}
+	const of = " [<remote>:]<pool> <volume> "
+	verb("attach"+of+"<instance> [<device>] <path>", "Show a storage volume in an instance", cobra.RangeArgs(4, 5),
+		attach(a.instanceHolder))
+	verb("attach-profile"+of+"<profile> [<device>] <path>", "Show a storage volume in the instances of a profile",
+		cobra.RangeArgs(4, 5), attach(a.profileHolder))
+	verb("detach"+of+"<instance> [<device>]", "Take a storage volume from an instance", cobra.RangeArgs(3, 4),
+		detach(a.instanceHolder))
+	verb("detach-profile"+of+"<profile> [<device>]", "Take a storage volume from the instances of a profile",
+		cobra.RangeArgs(3, 4), detach(a.profileHolder))
+}
+
+// volumeAndHolder finds a volume, and what is to have it, on the same server.
+func (a *app) volumeAndHolder(ctx context.Context, args []string, find func(context.Context, string) (holder,
+	error)) (heldVolume, holder, error) {
+	v, err := a.volume(ctx, args[0], args[1])
+	if err != nil {
+		return v, holder{}, err
+	}
+	if v.Type != "custom" {
+		return v, holder{}, kiln.Errorf(kiln.Invalid, "%q is not a storage volume of type custom; no instance can have it "+
+			"beside its own", args[1])
+	}
+	to, err := v.at.SameServer(args[2])
+	if err != nil {
+		return v, holder{}, usageError{err}
+	}
+	h, err := find(ctx, to.Word())
+	return v, h, err
+}
