@@ -29,10 +29,8 @@ type Dir struct{ path string }
 
 // Open makes the directory if it isn't there.
 func Open(path string) (*Dir, error) {
-	for _, sub := range []string{"tmp", "partial", "lost", "sha256"} {
-		if err := disk.OwnDir(filepath.Join(path, sub), 0o700); err != nil {
-			return nil, err
-		}
+	if err := disk.OwnDirs(path, 0o700, "tmp", "partial", "lost", "sha256"); err != nil {
+		return nil, err
 	}
 	return &Dir{path}, nil
 }

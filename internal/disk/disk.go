@@ -9,6 +9,7 @@ package disk
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -103,15 +104,46 @@ func MkdirAll(path string, mode fs.FileMode) error {
 // it what it doesn't know. So it may not be a symbolic link, behind which are other
 // things. The error is Integrity then.
 func OwnDir(path string, mode fs.FileMode) error {
+	return ownDir(path, mode, "To keep it on another disk, mount that there")
+}
+
+func ownDir(path string, mode fs.FileMode, advice string) error {
 	if err := MkdirAll(path, mode); err != nil {
 		return err
 	}
 	fi, err := os.Lstat(path)
 	if err == nil && !fi.IsDir() {
 		err = kiln.Errorf(kiln.Integrity, "%s is a symbolic link; kiln removes what it doesn't know from its own "+
-			"directories, so each has to be one. To keep it on another disk, mount that there", path)
+			"directories, so each has to be one. %s", path, advice)
 	}
 	return err
+}
+
+// OwnDirs is OwnDir for directories in one directory, between which things are moved in
+// one step. So each must be on its file system, and no mount: the error is Integrity, too.
+func OwnDirs(parent string, mode fs.FileMode, names ...string) error {
+	top, err := filepath.Abs(parent)
+	if err != nil {
+		return err
+	}
+	advice := fmt.Sprintf("To keep them on another disk, mount that as the whole of %s or of %s", top, filepath.Dir(top))
+	for _, name := range names {
+		path := filepath.Join(parent, name)
+		if err := ownDir(path, mode, advice); err != nil {
+			return err
+		}
+		var in, of unix.Statx_t
+		for dir, st := range map[string]*unix.Statx_t{parent: &of, path: &in} {
+			if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_MNT_ID, st); err != nil {
+				return &os.PathError{Op: "statx", Path: dir, Err: err}
+			}
+		}
+		if in.Mnt_id != of.Mnt_id || in.Dev_major != of.Dev_major || in.Dev_minor != of.Dev_minor {
+			return kiln.Errorf(kiln.Integrity, "%s is a mount or a file system of its own; kiln moves files between the "+
+				"directories in %s, which have to be on one. %s", path, top, advice)
+		}
+	}
+	return nil
 }
 
 // WriteBytes is Write for a content that is at hand.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
@@ -86,5 +89,29 @@ func TestTreeOfAnotherBoot(t *testing.T) {
 	}
 	if _, err := os.Stat(p.imageDir(fp) + "/" + unsynced); !os.IsNotExist(err) || !p.HasImage(fp) {
 		t.Errorf("what it was made from goes before it is on the disk: %v", err)
+	}
+}
+
+// TestTakeFile: a file of another file system becomes the tree of an image as well.
+func TestTakeFile(t *testing.T) {
+	from, other := filepath.Join(t.TempDir(), "file"), t.TempDir()
+	if err := unix.Mount("kiln", other, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(other, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(from, []byte("bytes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{from + ".link", filepath.Join(other, "copy")} {
+		if err := takeFile(from, to); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(to); string(b) != "bytes" || err != nil {
+			t.Errorf("%s: %q, %v", to, b, err)
+		}
 	}
 }

@@ -307,7 +307,7 @@ func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, 
 	case c.Squashfs != "":
 		r = imageRecord{kindSquashfs, c.Subdir}
 		// A link of its own: the tree stays when the store lets go of the file.
-		err = errors.Join(os.Link(c.Squashfs, filepath.Join(dir, "rootfs.squashfs")), mountedMeta(ctx, c, meta))
+		err = errors.Join(takeFile(c.Squashfs, filepath.Join(dir, "rootfs.squashfs")), mountedMeta(ctx, c, meta))
 	case p.erofs:
 		r.Kind = kindErofs
 		err = writeErofs(ctx, filepath.Join(dir, "rootfs.erofs"), fp, c, meta)
@@ -325,6 +325,19 @@ func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, 
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "image.json"), b, 0o600) // as lasting as the tree
+}
+
+// takeFile gives a file another name, or makes a copy of it on another file system.
+func takeFile(from, to string) error {
+	err := os.Link(from, to)
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	st, err := lstat(from)
+	if err != nil {
+		return err
+	}
+	return copyContent(from, to, st.Ino)
 }
 
 // mountedMeta takes the metadata of an image that is mounted as it is: from the

@@ -101,10 +101,9 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"images", "volumes", "snapshots", "layers", "custom", "notes", "lost", "tmp", "mnt"} {
-		if err := disk.OwnDir(filepath.Join(dir, sub), 0o700); err != nil {
-			return nil, err
-		}
+	if err := disk.OwnDirs(dir, 0o700, "images", "volumes", "snapshots", "layers", "custom", "notes", "lost", "tmp",
+		"mnt"); err != nil {
+		return nil, err
 	}
 	temps, err := os.ReadDir(filepath.Join(dir, "tmp"))
 	if err != nil {
