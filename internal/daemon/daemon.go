@@ -56,6 +56,7 @@ type Daemon struct {
 
 	cfg       Config
 	id        string // of this run
+	began     time.Time
 	cert      tls.Certificate
 	noTLS     error // why the daemon can't be reached over the network; nil: it can be
 	lock      *os.File
@@ -87,6 +88,7 @@ type Daemon struct {
 	volumeNames  sync.Mutex // held while a storage volume gets or loses its name, and while a project does
 
 	generation atomic.Uint64 // of the images
+	withheld   atomic.Bool   // what is withheld was told
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -97,7 +99,8 @@ type Daemon struct {
 // when it isn't there. Nobody else may use the directory meanwhile: that is a
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, id: uuid.NewString(), Events: event.NewHub(), woken: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, id: uuid.NewString(), began: time.Now().Truncate(time.Millisecond), Events: event.NewHub(),
+		woken: make(chan struct{}, 1)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.Ops = op.NewTable(func(s op.Snapshot) {
@@ -179,6 +182,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := d.dropTrees(ctx); err != nil {
 		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
 	}
+	d.tellWithheld()
+	d.tellLost()
 	return nil
 }
 

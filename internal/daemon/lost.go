@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,7 +20,7 @@ import (
 // A Lost is something on the disk that no row names.
 type Lost struct {
 	Name   string // for DropLost
-	Kind   string // "volume", "snapshot", "tree" or "file"
+	Kind   string // "volume", "snapshot", "layer", "tree" or "file"
 	About  string // what is known of it; "": nothing
 	Size   int64  // bytes that it takes by itself
 	Since  time.Time
@@ -47,7 +48,12 @@ func ListLost(ctx context.Context, dir string) ([]Lost, error) {
 		case t.Snapshot:
 			l.Kind = "snapshot"
 		case t.Tree:
-			l.Kind, l.About = "tree", "of image "+t.Name[:min(12, len(t.Name))]+", made again since"
+			l.Kind, l.About = "tree", "of image "+t.Name[:min(12, len(t.Name))]
+			if _, err := os.Stat(filepath.Join(dir, "volumes/images", t.Name)); err == nil {
+				l.About += ", made again since"
+			}
+		case t.Layer:
+			l.Kind = "layer"
 		}
 		if !t.Kept {
 			l.GoesAt = t.At.Add(volume.LostTime)
@@ -96,6 +102,20 @@ func lostFiles(dir string) ([]Lost, error) {
 		list = append(list, l)
 	}
 	return list, nil
+}
+
+// tellLost says which layers and trees this start put away.
+func (d *Daemon) tellLost() {
+	lost, err := d.pool.Lost()
+	if err != nil {
+		d.cfg.Log.Warn("look for what is put away", "err", err)
+	}
+	for _, l := range lost {
+		if (l.Layer || l.Tree) && !l.At.Before(d.began) {
+			d.cfg.Log.Warn("nobody has some files; they are kept for a while, see kiln admin lost", "files", l.Entry,
+				"days", int(volume.LostTime.Hours()/24))
+		}
+	}
 }
 
 // DropLost removes something that is put away in a daemon's directory, by its name in the

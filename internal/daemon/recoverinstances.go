@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -13,12 +14,17 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // recoverInstances makes rows of the volumes that none names, or whose rows are older
 // than their records, and attaches their snapshots.
 func (v *recoverer) recoverInstances(ctx context.Context) error {
 	if err := v.findLost(); err != nil {
+		return err
+	}
+	mended, err := v.pool.MendRecords()
+	if err != nil {
 		return err
 	}
 	volumes, err := v.pool.List()
@@ -35,6 +41,7 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 			v.unrecorded[uuid] = err
 		}
 	}
+	v.tellMended(mended)
 	rows, err := v.rowsToKeep(ctx, records)
 	if err != nil {
 		return err
@@ -66,14 +73,28 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 	return v.keepSnapshots()
 }
 
+// tellMended says which records of the pool were made again.
+func (v *recoverer) tellMended(list []volume.Mended) {
+	about := instance.RecordedIn(filepath.Join(v.cfg.Dir, "volumes"))
+	for _, m := range list {
+		what := cmp.Or(about[m.Name], "files "+m.Name)
+		v.remark("the record of what %s stands on was lost or damaged; it was made again", what)
+		if len(m.Lacks) > 0 {
+			v.remark("%s stands on layers that are lost, and can't be used unless something brings these back: %s", what,
+				strings.Join(m.Lacks, ", "))
+		}
+	}
+}
+
 // findLost brings back what was put away.
 func (v *recoverer) findLost() error {
 	lost, err := v.pool.Lost()
-	for _, l := range lost {
-		if l.Tree {
+	for _, l := range slices.Backward(lost) { // of several the newest
+		err := v.pool.Find(l)
+		if (l.Tree || l.Layer) && errors.Is(err, kiln.Conflict) {
 			continue // a better one was made
 		}
-		if err := v.pool.Find(l); err != nil {
+		if err != nil {
 			v.left("%s: %v", l.Entry, err)
 		}
 	}

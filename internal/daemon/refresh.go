@@ -222,6 +222,7 @@ func (d *Daemon) expire() {
 	if err := errors.Join(d.blobs.SweepLost(), d.pool.SweepLost()); err != nil {
 		d.cfg.Log.Error("remove what was put away long ago", "err", err)
 	}
+	d.tellWithheld()
 	if err := d.backUp(d.ctx); err != nil && d.ctx.Err() == nil {
 		d.cfg.Log.Error("copy the database", "err", err)
 	}

@@ -127,6 +127,9 @@ func (d *Daemon) everyMinute() {
 		now = time.Now()
 		d.keepSnapshots(last, now)
 		last = now
+		if d.withheld.Load() {
+			d.tellWithheld()
+		}
 		if err := d.sweepBackups(d.ctx, now); err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Error("delete expired backups of instances", "err", err)
 		}

@@ -3,10 +3,12 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -140,6 +142,20 @@ func (d *Daemon) dropTrees(ctx context.Context) error {
 		return known || err != nil
 	})
 	return errors.Join(lookup, err)
+}
+
+// tellWithheld warns of a record that is lost or damaged, and of what isn't removed as
+// long as it is.
+func (d *Daemon) tellWithheld() {
+	err := d.pool.Withheld()
+	if err != nil {
+		err = fmt.Errorf("layers and trees of images that nobody needs are not removed, as it may stand on any of them: %w; "+
+			"bring the record back; or have it made again, if that can be: kiln admin recover; or delete what it is of", err)
+	}
+	d.outcome(recordDamaged, db.Subject{}, err)
+	if told := d.withheld.Swap(err != nil); err != nil && !told {
+		d.cfg.Log.Warn("a record is lost or damaged", "err", err)
+	}
 }
 
 // owned tells the pool which volumes and snapshots have rows. The error is Integrity when

@@ -20,12 +20,13 @@ const (
 	networkFailed   = "Network unavailable"
 	updateFailed    = "Image update failure"
 	copyFailed      = "Database copy failure"
+	recordDamaged   = "Storage record damaged"
 )
 
 // severities says how bad a warning is, by its type.
 var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
-	copyFailed: "high",
+	copyFailed: "high", recordDamaged: "high",
 }
 
 // resolvedLife is how long a warning is kept after what failed has worked again.

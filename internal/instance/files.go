@@ -161,12 +161,12 @@ func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error
 func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error) {
 	vol, err := s.pool.Get(i.Options[UUIDKey])
 	if err != nil {
-		return nil, err
+		return nil, filesOfInstance(i.Name, err)
 	}
 	ids := s.idsOf(i)
 	tree, err := vol.Mount(ctx, volumeIDs(ids))
 	if err != nil {
-		return nil, err
+		return nil, filesOfInstance(i.Name, err)
 	}
 	defer tree.Close()
 	var users *os.File

@@ -114,7 +114,8 @@ func (s *Set) volumeOf(ctx context.Context, name string) (*volume.Volume, error)
 	if err != nil {
 		return nil, err
 	}
-	return s.pool.Get(r.Config[UUIDKey])
+	vol, err := s.pool.Get(r.Config[UUIDKey])
+	return vol, filesOfInstance(name, err)
 }
 
 // Metadata reads an instance's own metadata.yaml. Errors: NotFound, Invalid.

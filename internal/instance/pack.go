@@ -123,14 +123,14 @@ func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 		if err != nil {
 			return err
 		}
-		return s.pool.CopySnapshot(ctx, row.Files, files)
+		return filesOfSnapshot(instance, snap, s.pool.CopySnapshot(ctx, row.Files, files))
 	}
 	i, err := s.Get(ctx, instance)
 	if err != nil {
 		return err
 	}
 	_, err = s.pool.Snapshot(ctx, i.Options[UUIDKey], files, s.pause(i))
-	return err
+	return filesOfInstance(instance, err)
 }
 
 // fill packs what belongs into a file: the metadata first, since whoever reads the

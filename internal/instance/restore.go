@@ -58,10 +58,10 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap db.Snapshot) error {
 	err := snap.Whole()
 	if err == nil {
-		err = s.pool.Restore(ctx, volume, snap.Files)
+		err = filesOfSnapshot(instance, snap.Name, s.pool.Restore(ctx, volume, snap.Files))
 	}
 	if err != nil {
-		err = kiln.Errorf(kiln.KindOf(err), "restore snapshot %s/%s: %w", instance, snap.Name, err)
+		err = kiln.Errorf(kiln.KindOf(err), "restore instance %q: %w", instance, err)
 		return errors.Join(err, s.edit(ctx, instance, func(r *db.Instance) { delete(r.Config, restoreKey) }))
 	}
 	return s.edit(ctx, instance, func(r *db.Instance) {

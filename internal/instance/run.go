@@ -43,11 +43,11 @@ func (s *Set) start(ctx context.Context, name string) error {
 		return err
 	}
 	vol, err := s.pool.Get(i.Options[UUIDKey])
-	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
+	if err == nil {
+		err = vol.Ready(ctx)
 	}
-	if err := vol.Ready(ctx); err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "files of instance %q: %w", name, err)
+	if err != nil {
+		return filesOfInstance(name, err)
 	}
 	if err := s.snapshotAtStart(ctx, i); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "snapshot of instance %q at its start: %w", name, err)

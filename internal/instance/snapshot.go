@@ -198,6 +198,7 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 		Config: i.Options, Devices: i.Devices, Profiles: i.Profiles,
 	}
 	if _, err := s.pool.Snapshot(ctx, i.Options[UUIDKey], row.Files, s.pause(i)); err != nil {
+		err = filesOfInstance(i.Name, err)
 		return kiln.Errorf(kiln.KindOf(err), "snapshot %s/%s: %w", i.Name, n.Name, err)
 	}
 	if err := s.db.CreateSnapshot(ctx, row); err != nil {
@@ -314,6 +315,7 @@ func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots b
 		row, err := s.wholeSnapshot(ctx, instance, snap)
 		if err == nil {
 			_, err = s.pool.CloneSnapshot(ctx, row.Files, to.UUID)
+			err = filesOfSnapshot(instance, snap, err)
 		}
 		return err
 	}
@@ -323,7 +325,7 @@ func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots b
 		}
 	}
 	_, err = s.pool.Copy(ctx, i.Options[UUIDKey], to.UUID, s.pause(i))
-	return err
+	return filesOfInstance(instance, err)
 }
 
 func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) error {
@@ -342,7 +344,7 @@ func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) err
 			r.Config[templateKey] = "copy"
 		}
 		if err := s.pool.CopySnapshot(ctx, from, r.Files); err != nil {
-			return err
+			return filesOfSnapshot(instance, r.Name, err)
 		}
 		to.snapshots = append(to.snapshots, r)
 	}

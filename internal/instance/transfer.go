@@ -76,6 +76,7 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 	tree := uuid.NewString()
 	kept, err := h.set.pool.Snapshot(ctx, i.Options[UUIDKey], tree, h.set.pause(i))
 	if err != nil {
+		err = filesOfInstance(name, err)
 		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)
 	}
 	h.trees = append(h.trees, tree)
@@ -94,7 +95,7 @@ func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.InstanceState, er
 	}
 	tree := uuid.NewString()
 	if err := h.set.pool.CopySnapshot(ctx, r.Files, tree); err != nil {
-		return kiln.InstanceState{}, err
+		return kiln.InstanceState{}, filesOfSnapshot(r.Instance, r.Name, err)
 	}
 	h.trees = append(h.trees, tree)
 	kept, err := h.set.pool.GetSnapshot(tree)

@@ -479,6 +479,10 @@ func (p *Pool) users() (map[kiln.Fingerprint][]string, error) {
 // RemoveImage removes the tree of an image. Errors: NotFound, Conflict when a
 // volume or a snapshot needs it, or one whose record is lost or damaged may.
 func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
+	return p.removeImage(fp, func() error { return p.discard(p.imageDir(fp)) })
+}
+
+func (p *Pool) removeImage(fp kiln.Fingerprint, remove func() error) error {
 	p.removing.Lock()
 	defer p.removing.Unlock()
 	p.stacks.Lock()
@@ -500,10 +504,11 @@ func (p *Pool) RemoveImage(fp kiln.Fingerprint) error {
 	if _, err := os.Stat(p.imageDir(fp)); err != nil {
 		return kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
 	}
-	return p.ns.forget(fp.String(), func() error { return p.discard(p.imageDir(fp)) })
+	return p.ns.forget(fp.String(), remove)
 }
 
-// Sweep removes the trees that no volume needs and keep doesn't want.
+// Sweep puts the trees away that no volume needs and keep doesn't want, unless some volume
+// may need any: see Withheld.
 func (p *Pool) Sweep(keep func(kiln.Fingerprint) bool) error {
 	list, err := p.Images()
 	if err != nil {
@@ -511,8 +516,15 @@ func (p *Pool) Sweep(keep func(kiln.Fingerprint) bool) error {
 	}
 	var errs []error
 	for _, i := range list {
-		if len(i.Users) == 0 && !keep(i.Fingerprint) {
-			errs = append(errs, p.RemoveImage(i.Fingerprint))
+		if len(i.Users) > 0 || keep(i.Fingerprint) {
+			continue
+		}
+		err := p.removeImage(i.Fingerprint, func() error {
+			_, err := p.putAway(lostTree, i.Fingerprint.String(), p.imageDir(i.Fingerprint))
+			return err
+		})
+		if !errors.Is(err, kiln.Conflict) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -51,27 +51,59 @@ func readRecord(path, what, name string) (record, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(filepath.Dir(path)); err == nil {
-			return r, kiln.Errorf(kiln.Integrity, "%s %q: its record %s is lost", what, name, path)
+			return r, damagef("%s %q: its record %s is lost", what, name, path)
 		}
 		return r, kiln.Errorf(kiln.NotFound, "no %s %q", what, name)
 	}
 	if err != nil { // such as a directory in its place, or a disk that doesn't read
-		return r, kiln.Errorf(kiln.Integrity, "%s %q: its record can't be read: %w", what, name, err)
+		return r, damagef("%s %q: its record can't be read: %w", what, name, err)
 	}
 	var f struct {
 		Base   *kiln.Fingerprint `json:"base"`
 		Layers []string          `json:"layers"`
 	}
 	if err := json.Unmarshal(b, &f); err != nil {
-		return r, kiln.Errorf(kiln.Integrity, "%s %q: read %s: %w", what, name, path, err)
+		return r, damagef("%s %q: read %s: %w", what, name, path, err)
 	}
 	if f.Base == nil {
-		return r, kiln.Errorf(kiln.Integrity, "%s %q: %s doesn't say what it stands on", what, name, path)
+		return r, damagef("%s %q: %s doesn't say what it stands on", what, name, path)
 	}
 	if filepath.Base(path) == snapshotFile && len(f.Layers) == 0 {
-		return r, kiln.Errorf(kiln.Integrity, "%s %q: %s names no layers", what, name, path)
+		return r, damagef("%s %q: %s names no layers", what, name, path)
 	}
 	return record{*f.Base, f.Layers}, nil
+}
+
+// Damage is what is wrong with a volume or a snapshot whose record, upper layer or layer
+// below is lost or damaged. Errors of it are Integrity.
+type Damage struct{ error }
+
+func damagef(format string, args ...any) error {
+	return kiln.Errorf(kiln.Integrity, "%w", &Damage{fmt.Errorf(format, args...)})
+}
+
+// whole makes sure that the layers of a stack are there, and what a volume has changed of
+// them in a directory, unless that is "". The error is Damage.
+func (p *Pool) whole(r record, dir string) error {
+	var need []string
+	if dir != "" {
+		need = []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work")}
+	}
+	for _, id := range r.Layers {
+		need = append(need, p.layerTree(id))
+	}
+	for _, path := range need {
+		fi, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return damagef("the layer %s is lost", path)
+		case err != nil:
+			return damagef("the layer %s can't be read: %w", path, err)
+		case !fi.IsDir():
+			return damagef("the layer %s is no directory", path)
+		}
+	}
+	return nil
 }
 
 // A Pause holds still what uses a volume. The function it gives lets it go on.
@@ -86,6 +118,9 @@ func (p *Pool) hold(ctx context.Context, name string, pause Pause, use func(reco
 	}
 	r, err := p.volumeRecord(name)
 	if err != nil {
+		return err
+	}
+	if err := p.whole(r, p.volumeDir(name)); err != nil {
 		return err
 	}
 	if pause != nil {
@@ -185,6 +220,9 @@ func (p *Pool) openLayers() error {
 			p.merged[e.Name()] = m
 		}
 	}
+	if err := p.findNamed(); err != nil {
+		return err
+	}
 	if err := p.sweepLayers(); err != nil {
 		return err
 	}
@@ -202,17 +240,41 @@ func (p *Pool) openLayers() error {
 	return nil
 }
 
+// findNamed brings layers back that were put away and that somebody names again.
+func (p *Pool) findNamed() error {
+	lost, err := p.Lost()
+	if err != nil || !slices.ContainsFunc(lost, func(l Lost) bool { return l.Layer }) {
+		return err
+	}
+	named, err := p.named()
+	if err != nil && !errors.Is(err, kiln.Integrity) {
+		return err
+	}
+	for _, l := range lost {
+		if !l.Layer || !named[l.Name] {
+			continue
+		}
+		if err := p.Find(l); err != nil && !errors.Is(err, kiln.Conflict) {
+			return err
+		}
+	}
+	return nil
+}
+
 // sweepLayers removes the layers that nobody needs: those that no volume and no
-// snapshot names, unless they are several in one that a volume will name next.
+// snapshot names, unless they are several in one that a volume will name next. What the
+// first sweep finds, which may have been somebody's whose files are gone, is put away;
+// later ones remove what verbs have left.
 func (p *Pool) sweepLayers() error {
 	p.stacks.Lock()
 	defer p.stacks.Unlock()
 	entries, err := os.ReadDir(filepath.Join(p.dir, "layers"))
-	if err != nil || len(entries) == 0 {
+	if err != nil {
 		return err
 	}
 	named, err := p.named()
 	if errors.Is(err, kiln.Integrity) {
+		p.trusted = false
 		return nil // a record that can't be read may name any of them
 	}
 	if err != nil {
@@ -223,7 +285,12 @@ func (p *Pool) sweepLayers() error {
 		if named[id] || p.awaited(id, named) {
 			continue
 		}
-		if err := p.discard(p.layerDir(id)); err != nil {
+		if p.trusted {
+			err = p.discard(p.layerDir(id))
+		} else {
+			_, err = p.putAway(lostLayer, id, p.layerDir(id))
+		}
+		if err != nil {
 			return err
 		}
 		p.mu.Lock()
@@ -231,7 +298,18 @@ func (p *Pool) sweepLayers() error {
 		delete(p.sizes, id)
 		p.mu.Unlock()
 	}
+	p.trusted = true
 	return nil
+}
+
+// Withheld says why no layers and no trees of images are removed: somebody whose record
+// is lost or damaged may stand on any of them. nil: they are.
+func (p *Pool) Withheld() error {
+	err := p.records(func(string, record) {})
+	if errors.Is(err, kiln.Integrity) {
+		return err
+	}
+	return nil // whatever else it is, the sweep tells
 }
 
 // awaited reports whether a layer is several in one of those that are named, or of
@@ -258,27 +336,28 @@ func (p *Pool) named() (map[string]bool, error) {
 	return all, err
 }
 
+// whose are the records in a directory of the pool.
+var whose = map[string]string{"volumes": "volume", "snapshots": "snapshot", "lost": "what is put away as"}
+
 // records calls f with the record of every volume and every snapshot, also of those
 // in lost/. The error is Integrity when some can't be read, or are lost of volumes and
 // snapshots that the pool's owner has; f has heard of the others.
 func (p *Pool) records(f func(name string, r record)) error {
 	var damaged error
-	for _, dir := range []string{"volumes", "snapshots", "lost"} {
-		entries, err := os.ReadDir(filepath.Join(p.dir, dir))
-		if err != nil {
+	err := p.each(func(dir, file string) error {
+		r, err := readRecord(filepath.Join(dir, file), whose[filepath.Base(filepath.Dir(dir))], filepath.Base(dir))
+		switch {
+		case err == nil:
+			f(filepath.Base(dir), r)
+		case errors.Is(err, kiln.Integrity):
+			damaged = err
+		case !errors.Is(err, kiln.NotFound): // deleted meanwhile
 			return err
 		}
-		for _, e := range entries {
-			r, err := readRecord(filepath.Join(p.dir, dir, e.Name(), recordFile(dir, e.Name())), "record", e.Name())
-			switch {
-			case err == nil:
-				f(e.Name(), r)
-			case errors.Is(err, kiln.Integrity):
-				damaged = err
-			case !errors.Is(err, kiln.NotFound): // deleted meanwhile
-				return err
-			}
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return errors.Join(damaged, p.missing())
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,12 +19,14 @@ import (
 // that were made again.
 const LostTime = 7 * 24 * time.Hour
 
-// lost/<time>.<kind>.<name>/ is what volumes/<name>/, snapshots/<name>/ or images/<name>/
-// was. The layers and trees that a volume or a snapshot stands on are kept with it.
+// lost/<time>.<kind>.<name>/ is what volumes/<name>/, snapshots/<name>/, layers/<name>/ or
+// images/<name>/ was. The layers and trees that a volume or a snapshot stands on are kept
+// with it.
 const (
 	lostVolume   = "volume"
 	lostSnapshot = "snapshot"
 	lostTree     = "tree"
+	lostLayer    = "layer"
 	lostFormat   = "20060102T150405.000"
 )
 
@@ -86,13 +89,14 @@ func (p *Pool) keep(kind, name, dir string) error {
 	return p.lose(kind, name, dir)
 }
 
-// A Lost is what was put away: a volume or a snapshot that nobody knew of, or the tree of
-// an image that was replaced.
+// A Lost is what was put away: a volume or a snapshot that nobody knew of, a layer that
+// nobody named, or the tree of an image that nobody needed or that was replaced.
 type Lost struct {
 	Entry    string // names it for Find and in lost/
 	Name     string // it had
 	Snapshot bool
 	Tree     bool
+	Layer    bool
 	At       time.Time
 	Kept     bool // it stays; else SweepLost removes it some day
 }
@@ -108,18 +112,27 @@ func ListLost(dir string) ([]Lost, error) {
 	}
 	var list []Lost
 	for _, e := range entries {
-		// The time has a dot as well.
-		fields := strings.SplitN(e.Name(), ".", 4)
-		if len(fields) != 4 {
-			continue // not ours
-		}
-		at, err := time.Parse(lostFormat, fields[0]+"."+fields[1])
-		if kind := fields[2]; err == nil && (kind == lostVolume || kind == lostSnapshot || kind == lostTree) {
+		if l, ok := parseLost(e.Name()); ok { // else it isn't ours
 			_, kept := os.Stat(filepath.Join(dir, "lost", e.Name(), keepMark))
-			list = append(list, Lost{e.Name(), fields[3], kind == lostSnapshot, kind == lostTree, at, kept == nil})
+			l.Kept = kept == nil
+			list = append(list, l)
 		}
 	}
 	return list, nil
+}
+
+// parseLost reads the name of an entry of lost/.
+func parseLost(entry string) (Lost, bool) {
+	// The time has a dot as well.
+	fields := strings.SplitN(entry, ".", 4)
+	if len(fields) != 4 {
+		return Lost{}, false
+	}
+	at, err := time.Parse(lostFormat, fields[0]+"."+fields[1])
+	kind := fields[2]
+	return Lost{Entry: entry, Name: fields[3], Snapshot: kind == lostSnapshot, Tree: kind == lostTree,
+			Layer: kind == lostLayer, At: at},
+		err == nil && slices.Contains([]string{lostVolume, lostSnapshot, lostTree, lostLayer}, kind)
 }
 
 // Find brings back what was put away, under the name it had. The error is Conflict when
@@ -131,6 +144,8 @@ func (p *Pool) Find(l Lost) error {
 		dir = p.snapshotDir(l.Name)
 	case l.Tree:
 		dir = filepath.Join(p.dir, "images", l.Name)
+	case l.Layer:
+		dir = p.layerDir(l.Name)
 	}
 	p.noting.Lock()
 	err := disk.RenameNew(filepath.Join(p.dir, "lost", l.Entry), dir)

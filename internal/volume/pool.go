@@ -43,7 +43,7 @@ type Content struct {
 //	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
 //	custom/<in>/<name>/       custom.json, and files/ that instances have beside their own
 //	notes/<name>.json         what the owner of a volume wants to find beside it
-//	lost/<time>.<kind>.<name> volumes and snapshots that nobody knew of, and trees that were replaced
+//	lost/<time>.<kind>.<name> what nobody knew of, and trees that were replaced
 //	tmp/                      what isn't whole yet, or is being removed
 type Pool struct {
 	// Refill says how to make the tree of an image again that is lost or damaged,
@@ -69,7 +69,8 @@ type Pool struct {
 
 	// stacks is held for reading from the look at one record that names layers and a
 	// tree until the next that does is written, so that a sweep sees all or none.
-	stacks sync.RWMutex
+	stacks  sync.RWMutex
+	trusted bool // the last sweep saw all records: what nobody names now was left by a verb
 
 	mu      sync.Mutex
 	filling map[kiln.Fingerprint]*fill
@@ -95,7 +96,7 @@ type Owned func() (volumes, snapshots []string, err error)
 func Open(dir string) (*Pool, error) { return OpenFor(dir, nil) }
 
 // OpenFor opens a pool and removes what was being made or removed when its last
-// owner died. As long as the files of something that the owner has are missing, or
+// owner died; layers that nobody names are put away. As long as the files of something that the owner has are missing, or
 // owned fails, no layer and no tree of an image is removed.
 func OpenFor(dir string, owned Owned) (*Pool, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
@@ -130,7 +131,7 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 			_ = removeTree(filepath.Join(dir, "tmp", t.Name())) // the next Open tries again
 		}
 	})
-	return p, errors.Join(p.settleUnsynced(), p.openLayers())
+	return p, errors.Join(p.settleUnsynced(), p.noteRecords(), p.openLayers())
 }
 
 // hasErofs reports whether the kernel can mount EROFS, after trying to load it.
@@ -264,7 +265,7 @@ func writeVolume(dir string, r record, like, meta string) error {
 			return err
 		}
 	}
-	return writeJSON(filepath.Join(dir, volumeFile), r)
+	return writeRecord(dir, volumeFile, r)
 }
 
 // appear makes a directory that is there whole or not at all. The error is

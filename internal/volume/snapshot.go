@@ -48,7 +48,7 @@ func (p *Pool) writeSnapshot(name string, r record, meta string) error {
 		if err := copyMeta(meta, temp); err != nil {
 			return err
 		}
-		return writeJSON(filepath.Join(temp, snapshotFile), r)
+		return writeRecord(temp, snapshotFile, r)
 	})
 }
 
@@ -62,6 +62,15 @@ func (p *Pool) GetSnapshot(name string) (*Snapshot, error) {
 		return nil, err
 	}
 	return &Snapshot{p, name, r}, nil
+}
+
+// wholeSnapshot is GetSnapshot of one whose layers are all there. The error may be Damage.
+func (p *Pool) wholeSnapshot(name string) (*Snapshot, error) {
+	s, err := p.GetSnapshot(name)
+	if err != nil {
+		return nil, err
+	}
+	return s, p.whole(s.record, "")
 }
 
 // Snapshots gives the names of all snapshots.
@@ -97,7 +106,7 @@ func (p *Pool) Restore(ctx context.Context, volume, snapshot string) error {
 	}
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
-	s, err := p.GetSnapshot(snapshot)
+	s, err := p.wholeSnapshot(snapshot)
 	if err != nil {
 		return err
 	}
@@ -140,7 +149,7 @@ func (p *Pool) Copy(ctx context.Context, from, to string, pause Pause) (*Volume,
 func (p *Pool) CloneSnapshot(ctx context.Context, from, to string) (*Volume, error) {
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
-	s, err := p.GetSnapshot(from)
+	s, err := p.wholeSnapshot(from)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +165,7 @@ func (p *Pool) CopySnapshot(ctx context.Context, from, to string) error {
 	}
 	p.stacks.RLock()
 	defer p.stacks.RUnlock()
-	s, err := p.GetSnapshot(from)
+	s, err := p.wholeSnapshot(from)
 	if err != nil {
 		return err
 	}

@@ -40,12 +40,18 @@ func (v *Volume) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := v.pool.whole(r, v.dir()); err != nil {
+		return err
+	}
 	_, _, err = v.pool.goodLowers(ctx, r)
 	return err
 }
 
 // mount gives the tree of a stack; with a directory for changes, "" for none.
 func (p *Pool) mount(ctx context.Context, r record, upper string, ids []IDMap) (*os.File, error) {
+	if err := p.whole(r, upper); err != nil {
+		return nil, err
+	}
 	lowers, index, err := p.goodLowers(ctx, r)
 	if err != nil {
 		return nil, err
