@@ -158,7 +158,7 @@ func (d *Dir) Get(of, name string) (Stored, error) {
 }
 
 func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := disk.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (d *Dir) Open(of, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(dir, tarball))
+	f, err := disk.Open(filepath.Join(dir, tarball))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, notThere(name)
 	}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -167,6 +168,9 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return got, err
 	}
+	if err := w.dir.makeWay(got); err != nil {
+		return got, err
+	}
 	_, err := os.Lstat(path)
 	w.again = !errors.Is(err, fs.ErrNotExist)
 	if err := disk.Rename(w.f.Name(), path); err != nil {
@@ -216,18 +220,25 @@ func (d *Dir) Put(r io.Reader, want kiln.Fingerprint) (kiln.Fingerprint, error) 
 	return w.Commit(want)
 }
 
-// Open gives a blob for reading. The error is NotFound.
+// Open gives a blob for reading. Errors: NotFound, Integrity when something else is in
+// its place.
 func (d *Dir) Open(fp kiln.Fingerprint) (*os.File, error) {
-	f, err := os.Open(d.Path(fp))
+	f, err := disk.Open(d.Path(fp))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, kiln.Errorf(kiln.NotFound, "no blob %s", fp)
 	}
 	return f, err
 }
 
-// Stat gives the size of a blob in bytes. The error is NotFound.
+// Stat gives the size of a blob in bytes. The error is NotFound, also when something else
+// is in its place.
 func (d *Dir) Stat(fp kiln.Fingerprint) (int64, error) {
 	fi, err := os.Stat(d.Path(fp))
+	if err == nil {
+		if odd := disk.CheckFile(d.Path(fp), fi); odd != nil {
+			return 0, kiln.Errorf(kiln.NotFound, "no blob %s: %w", fp, odd)
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, kiln.Errorf(kiln.NotFound, "no blob %s", fp)
 	}
@@ -256,9 +267,9 @@ func (d *Dir) List(fn func(kiln.Fingerprint, int64) error) error {
 		if err != nil || !strings.HasPrefix(e.Name(), filepath.Base(filepath.Dir(path))) {
 			return nil // not ours
 		}
-		fi, err := e.Info()
-		if err != nil {
-			return err
+		fi, err := os.Stat(path)
+		if err != nil || !fi.Mode().IsRegular() {
+			return nil // as if it weren't there
 		}
 		return fn(fp, fi.Size())
 	})
@@ -331,6 +342,32 @@ func (d *Dir) lose(fp kiln.Fingerprint) error {
 	return errors.Join(os.Chtimes(d.Path(fp), now, now), disk.Rename(d.Path(fp), to))
 }
 
+// oddMark is in the name of what was in the place of a blob and is none.
+const oddMark = ".odd-"
+
+// makeWay puts away what is in the place of a blob and is no file.
+func (d *Dir) makeWay(fp kiln.Fingerprint) error {
+	fi, err := os.Lstat(d.Path(fp))
+	if err != nil || fi.Mode().IsRegular() || fi.Mode().Type() == fs.ModeSymlink { // which a rename replaces
+		return nil
+	}
+	now := time.Now()
+	to := filepath.Join(d.path, "lost", fp.String()+oddMark+strconv.FormatInt(now.UnixNano(), 10))
+	return errors.Join(os.Chtimes(d.Path(fp), now, now), disk.RenameNew(d.Path(fp), to))
+}
+
+// sweepOdd removes what makeWay put away long ago.
+func (d *Dir) sweepOdd() error {
+	list, err := filepath.Glob(filepath.Join(d.path, "lost", "*"+oddMark+"*"))
+	errs := []error{err}
+	for _, path := range list {
+		if fi, err := os.Lstat(path); err == nil && time.Since(fi.ModTime()) > LostTime {
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // keepMark ends the name of an empty file beside a lost blob that stays.
 const keepMark = ".keep"
 
@@ -389,6 +426,11 @@ func (d *Dir) Find(fp kiln.Fingerprint) error {
 	if err := disk.MkdirAll(filepath.Dir(d.Path(fp)), 0o700); err != nil {
 		return err
 	}
+	if _, err := os.Lstat(filepath.Join(d.path, "lost", fp.String())); err == nil {
+		if err := d.makeWay(fp); err != nil {
+			return err
+		}
+	}
 	err := disk.Rename(filepath.Join(d.path, "lost", fp.String()), d.Path(fp))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = kiln.Errorf(kiln.NotFound, "the blob %s was not put away", fp)
@@ -400,7 +442,7 @@ func (d *Dir) Find(fp kiln.Fingerprint) error {
 // that are kept.
 func (d *Dir) SweepLost() error {
 	list, err := d.Lost()
-	errs := []error{err}
+	errs := []error{err, d.sweepOdd()}
 	for _, fp := range list {
 		path := filepath.Join(d.path, "lost", fp.String())
 		if _, err := os.Stat(path + keepMark); err == nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Resume starts a blob whose hash is known, or goes on with what Close kept of it:
@@ -19,7 +20,7 @@ import (
 // the first Write, since nothing is trusted that wasn't hashed. While somebody else
 // writes the same blob it is Create. The error is NoSpace when it can't fit.
 func (d *Dir) Resume(fp kiln.Fingerprint, size int64) (*Writer, error) {
-	f, err := os.OpenFile(d.partialPath(fp), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := disk.OpenFile(d.partialPath(fp), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +95,7 @@ func (d *Dir) SweepPartial(older time.Duration) error {
 
 // removePartial removes a partial file unless somebody writes it.
 func (d *Dir) removePartial(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := disk.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Version gives the version of liblxc that kiln was built with.
@@ -166,7 +167,7 @@ func setLink(id, dir string) error {
 // So it is, but nothing is removed, in a copy of the directory of one that runs.
 func Open(dir string) (*Box, error) {
 	b := &Box{dir: dir}
-	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	data, err := disk.ReadFile(filepath.Join(dir, stateFile))
 	if foreign(dir, data) {
 		err := kiln.Errorf(kiln.NotFound, "the container of which %s is a copy isn't this one", dir)
 		return nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, stateFile)))
@@ -199,7 +200,7 @@ func Open(dir string) (*Box, error) {
 	// of the file.
 	path := filepath.Join(dir, seccompFile)
 	policy := []byte(orElse(b.state.Seccomp, seccompPolicy))
-	if has, err := os.ReadFile(path); err != nil || !bytes.Equal(has, policy) {
+	if has, err := disk.ReadFile(path); err != nil || !bytes.Equal(has, policy) {
 		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, policy, 0o600)); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // A Console is the terminal that a container has as /dev/console. Its monitor has
@@ -37,7 +38,7 @@ func (b *Box) Console() (*Console, error) {
 		return nil, err
 	}
 	master.Close()
-	f, err := os.Open(b.ConsoleLog())
+	f, err := disk.Open(b.ConsoleLog())
 	if err != nil {
 		return nil, fmt.Errorf("open the log of the console: %w", err)
 	}
@@ -99,7 +100,7 @@ func (c *Console) copyNew(w io.Writer) (int64, error) {
 		return total, err
 	}
 	if !os.SameFile(now, has) {
-		next, err := os.Open(c.box.ConsoleLog())
+		next, err := disk.Open(c.box.ConsoleLog())
 		if err != nil {
 			return total, nil
 		}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // startTime is how long liblxc may take to start a container.
@@ -143,7 +144,7 @@ func (b *Box) early(console int64) error {
 // tail gives the last lines of a file from some place on, without what would move a
 // terminal's cursor.
 func tail(path string, from int64, most int) []string {
-	f, err := os.Open(path)
+	f, err := disk.Open(path)
 	if err != nil {
 		return nil
 	}
@@ -262,7 +263,7 @@ var logError = regexp.MustCompile(`(?m) ERROR +\S+ - [^:]+:[^:]+:\d+ - (.*)$`)
 
 // reason finds what liblxc complained about first since its log had a size.
 func (b *Box) reason(since int64) string {
-	f, err := os.Open(filepath.Join(b.dir, logFile))
+	f, err := disk.Open(filepath.Join(b.dir, logFile))
 	if err != nil {
 		return ""
 	}

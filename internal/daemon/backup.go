@@ -34,10 +34,14 @@ func checkDatabase(dir string) error {
 	path := filepath.Join(dir, databaseFile)
 	what := "is missing"
 	if fi, err := os.Stat(path); err == nil {
-		if fi.Size() > 0 {
+		switch {
+		case !fi.Mode().IsRegular():
+			what = "is not a file"
+		case fi.Size() > 0:
 			return nil
+		default:
+			what = "is empty"
 		}
-		what = "is empty"
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

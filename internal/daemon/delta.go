@@ -212,7 +212,7 @@ func (d *Daemon) seedIndex(ctx context.Context, f kiln.File) (delta.Index, error
 	if err != nil {
 		return delta.Index{}, err
 	}
-	b, err := os.ReadFile(path)
+	b, err := disk.ReadFile(path)
 	if err != nil {
 		return delta.Index{}, err
 	}

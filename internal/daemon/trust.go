@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -71,7 +71,7 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 // readAuthority reads the certificates of who may issue those of clients; nil: there is
 // no file.
 func readAuthority(path string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(path)
+	text, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -105,7 +105,7 @@ func (d *Daemon) clientsChanged(ctx context.Context) {
 // revokedBy reads the serial numbers of a list of revoked certificates, RFC 5280, in
 // PEM or DER form. If there is no file, none is revoked.
 func revokedBy(path string) (map[string]bool, error) {
-	b, err := os.ReadFile(path)
+	b, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -135,6 +135,8 @@ func (d *DB) Backup(ctx context.Context, path string) error {
 func Check(ctx context.Context, path string) error {
 	if fi, err := os.Stat(path); err != nil {
 		return err
+	} else if err := disk.CheckFile(path, fi); err != nil {
+		return err
 	} else if fi.Size() == 0 {
 		return kiln.Errorf(kiln.Integrity, "%s is empty", path)
 	}
@@ -176,7 +178,7 @@ func readOnly(path string) (*DB, error) {
 // private makes the file before SQLite does, which would let every user read what
 // instances are configured with. The files beside it get the same mode.
 func private(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := disk.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func TestOpenFails(t *testing.T) {
 		{foreign, "another program", kiln.Integrity},
 		{newer, "tables have version 9999, this kiln knows up to ", kiln.Unsupported},
 		{filepath.Join(dir, "none", "db"), "no such file", kiln.NotFound},
-		{dir, "is a directory", kiln.Internal},
+		{dir, "is a directory", kiln.Integrity},
 	} {
 		d, err := Open(t.Context(), c.path)
 		if err == nil {

@@ -106,7 +106,7 @@ func TestCheckFails(t *testing.T) {
 	}{
 		{t.Context(), empty, kiln.Integrity}, {t.Context(), torn, kiln.Integrity},
 		{t.Context(), filepath.Join(dir, "none"), kiln.NotFound}, {cancelled, whole, kiln.Cancelled},
-		{t.Context(), dir, kiln.Internal},
+		{t.Context(), dir, kiln.Integrity},
 	} {
 		if err := Check(c.ctx, c.path); err == nil || kiln.KindOf(err) != c.want {
 			t.Errorf("%s: %v, want %v", c.path, err, c.want)

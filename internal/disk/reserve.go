@@ -26,7 +26,7 @@ const leastReserve = 1 << 20
 func NewReserve(path string, most int64) *Reserve {
 	r := &Reserve{path: path, most: most}
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err == nil {
+	if err := unix.Stat(path, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 		r.size = st.Blocks * 512
 	}
 	return r
@@ -66,7 +66,7 @@ func (r *Reserve) Give() bool {
 }
 
 func (r *Reserve) take() error {
-	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := OpenFile(r.path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -24,7 +23,7 @@ func WriteSealed(path string, mode fs.FileMode, b []byte) error {
 // ReadSealed gives what WriteSealed wrote, unless that is more than limit bytes.
 // Errors: Integrity when it was damaged since, TooLarge, fs.ErrNotExist.
 func ReadSealed(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := Open(path)
 	if err != nil {
 		return nil, err
 	}

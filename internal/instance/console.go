@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
 )
 
@@ -99,7 +100,7 @@ func (s *Set) OpenConsoleLog(ctx context.Context, name string) (io.ReadCloser, e
 	}
 	var parts logParts
 	for _, file := range []string{"console.log.1", "console.log"} { // the older one first
-		f, err := os.Open(filepath.Join(s.boxDir(r), file))
+		f, err := disk.Open(filepath.Join(s.boxDir(r), file))
 		if err == nil {
 			parts = append(parts, f)
 		} else if !errors.Is(err, fs.ErrNotExist) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // logNames are the files of a box that users may read.
@@ -52,7 +53,7 @@ func (s *Set) OpenLog(ctx context.Context, name, file string) (*os.File, error) 
 	if err != nil {
 		return nil, err
 	}
-	return os.Open(filepath.Join(s.boxDir(r), file))
+	return disk.Open(filepath.Join(s.boxDir(r), file))
 }
 
 // recorded begins the names of files with the output of commands.

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -54,7 +55,7 @@ func (s *Set) newPlugs(i Instance, start map[string]plugged) (*plugs, error) {
 // plugs gives the devices that an instance has. One that rebooted has those of its start.
 func (s *Set) plugs(i Instance, l *live) *plugs {
 	p := &plugs{path: s.plugsPath(i)}
-	b, err := os.ReadFile(p.path)
+	b, err := disk.ReadFile(p.path)
 	if err != nil || json.Unmarshal(b, p) != nil || p.Start == nil {
 		// A kiln that didn't write it changed no devices.
 		p.Start = map[string]plugged{}

@@ -48,7 +48,7 @@ func (d Directory) Owner(former string) (string, error) {
 
 // readOwner gives a mark and where it was written; "": none can be read.
 func readOwner(dir string) (mark, was string) {
-	b, err := os.ReadFile(filepath.Join(dir, ownerFile))
+	b, err := disk.ReadFile(filepath.Join(dir, ownerFile))
 	mark, was, ok := strings.Cut(strings.TrimSuffix(string(b), "\n"), " ")
 	if err != nil || !ok || uuid.Validate(mark) != nil {
 		return "", ""

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/sibling"
 )
 
@@ -88,7 +89,7 @@ func (d Directory) Open(ctx context.Context, p Proxy) error {
 func (d Directory) await(ctx context.Context, name, serial string) error {
 	for {
 		var st status
-		b, err := os.ReadFile(filepath.Join(d.Path, name+statusEx))
+		b, err := disk.ReadFile(filepath.Join(d.Path, name+statusEx))
 		if err == nil && json.Unmarshal(b, &st) == nil && st.Serial == serial {
 			if st.Error != "" {
 				return kiln.Errorf(kiln.Conflict, "%s", st.Error)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/delta"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/fetch"
 )
 
@@ -93,7 +93,7 @@ func (s *webStream) patched(f webFile, seed Seed) *way {
 		patch.Close()
 		return nil
 	}
-	base, err := os.Open(seed.Path)
+	base, err := disk.Open(seed.Path)
 	if err != nil {
 		patch.Close()
 		return nil
@@ -128,7 +128,7 @@ func (s *webStream) assembled(f webFile, seeds []Seed) *way {
 		if err != nil {
 			continue
 		}
-		if file, err := os.Open(seed.Path); err == nil {
+		if file, err := disk.Open(seed.Path); err == nil {
 			have, open = append(have, delta.Seed{File: file, Index: x}), append(open, file)
 		}
 	}

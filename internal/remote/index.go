@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/fetch"
 )
 
@@ -127,7 +128,7 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	path := x.path(g.urls[0])
 	if !d.loaded {
 		d.loaded = true
-		if b, err := os.ReadFile(path + ".json"); err == nil {
+		if b, err := disk.ReadFile(path + ".json"); err == nil {
 			_ = json.Unmarshal(b, &d.state) // else it is fetched
 		}
 	}
@@ -145,7 +146,7 @@ func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	if d.parsed != nil {
 		return d.parsed, nil
 	}
-	f, err := os.Open(path)
+	f, err := disk.Open(path)
 	if err != nil {
 		d.state = documentState{}
 		return nil, err

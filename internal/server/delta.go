@@ -3,10 +3,10 @@ package server
 import (
 	"context"
 	"net/http"
-	"os"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -78,7 +78,7 @@ func (s *Server) baseFile(ctx context.Context, word string, public bool) (kiln.F
 
 // sendBeside sends a file that lies beside the images and never changes.
 func sendBeside(w http.ResponseWriter, r *http.Request, path string) (any, error) {
-	f, err := os.Open(path)
+	f, err := disk.Open(path)
 	if err != nil {
 		return nil, err
 	}

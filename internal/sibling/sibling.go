@@ -52,7 +52,7 @@ func (s Sibling) Write(name string, b []byte) error {
 		return err
 	}
 	path := filepath.Join(s.Path, name)
-	if old, err := os.ReadFile(path); err != nil || !bytes.Equal(old, b) {
+	if old, err := disk.ReadFile(path); err != nil || !bytes.Equal(old, b) {
 		temp := path + ".new"
 		// The sibling may read it whatever the umask is.
 		if err := errors.Join(os.WriteFile(temp, b, 0o644), os.Chmod(temp, 0o644)); err != nil {
@@ -81,7 +81,7 @@ func (s Sibling) Remove(name string) error {
 func (s Sibling) Ensure() error {
 	if p := s.running(); p != nil {
 		defer p.Release()
-		b, _ := os.ReadFile(s.lockFile())
+		b, _ := disk.ReadFile(s.lockFile())
 		if f := strings.Fields(string(b)); len(f) == 2 && f[1] == s.Version {
 			return p.Signal(syscall.SIGWINCH)
 		}
@@ -104,7 +104,7 @@ func (s Sibling) Running() bool {
 // running gives the process that holds the lock; nil: none does. Its number is that of no
 // other process, since the lock is looked at again when it is open.
 func (s Sibling) running() *os.Process {
-	f, err := os.Open(s.lockFile())
+	f, err := disk.Open(s.lockFile())
 	if err != nil {
 		return nil
 	}
@@ -161,7 +161,7 @@ func (s Sibling) Stop() error {
 // start runs a sibling. It is given its directory and its lock, since it may not open
 // them.
 func (s Sibling) start() error {
-	lock, err := os.OpenFile(s.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := disk.OpenFile(s.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (s Sibling) start() error {
 		return err
 	}
 	defer dir.Close()
-	log, err := os.OpenFile(filepath.Join(s.Path, s.Short+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC, 0o600)
+	log, err := disk.OpenFile(filepath.Join(s.Path, s.Short+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -212,12 +212,16 @@ func (s *Store) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 // is lost, which is noted.
 func (s *Store) OpenFile(ctx context.Context, f kiln.File) (*os.File, error) {
 	r, err := s.blobs.Open(f.Hash)
-	if errors.Is(err, kiln.NotFound) {
+	if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Integrity) {
 		if err := s.miss(context.WithoutCancel(ctx), f.Hash, isMissing); err != nil {
 			return nil, err
 		}
+		what := s.blobs.Path(f.Hash)
+		if errors.Is(err, kiln.Integrity) {
+			what = err.Error()
+		}
 		return nil, kiln.Errorf(kiln.Integrity, "a file of the image is lost: %s; copy or import the image again to "+
-			"restore it", s.blobs.Path(f.Hash))
+			"restore it", what)
 	}
 	return r, err
 }

@@ -75,7 +75,7 @@ const life = 10 * 365 * 24 * time.Hour
 // is, so that people can put their own in place.
 func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 	crt, key := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	pair, err := tls.LoadX509KeyPair(crt, key)
+	pair, err := loadPair(crt, key)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		if err != nil {
 			err = fmt.Errorf("read the certificate %s and its key %s: %w", crt, key, err)
@@ -100,11 +100,23 @@ func Ensure(dir, name string, use Use) (tls.Certificate, error) {
 	return tls.X509KeyPair(certPEM, keyPEM)
 }
 
+func loadPair(crt, key string) (pair tls.Certificate, err error) {
+	c, err := disk.ReadFile(crt)
+	if err != nil {
+		return pair, err
+	}
+	k, err := disk.ReadFile(key)
+	if err != nil {
+		return pair, err
+	}
+	return tls.X509KeyPair(c, k)
+}
+
 // ensureKey reads a key, or makes it. One without a certificate is what a first start
 // leaves that was interrupted between the two. The error is Invalid for a file that
 // is no key of kiln.
 func ensureKey(path string) (crypto.Signer, []byte, error) {
-	b, err := os.ReadFile(path)
+	b, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 		if err != nil {

@@ -65,7 +65,7 @@ func metaDigest(dir string) (string, error) {
 // another when they can't be read now.
 func (p *Pool) verifyMeta(fp kiln.Fingerprint) error {
 	dir := p.imageDir(fp)
-	want, err := os.ReadFile(filepath.Join(dir, metaDigestFile))
+	want, err := disk.ReadFile(filepath.Join(dir, metaDigestFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -98,7 +98,7 @@ func writeDigest(dir string) error {
 	var f *os.File
 	for _, kind := range []string{kindErofs, kindSquashfs} {
 		var err error
-		if f, err = os.Open(filepath.Join(dir, "rootfs."+kind)); err == nil {
+		if f, err = disk.Open(filepath.Join(dir, "rootfs."+kind)); err == nil {
 			break
 		}
 		if !errors.Is(err, fs.ErrNotExist) {

@@ -44,7 +44,7 @@ func (p *Pool) imageDir(fp kiln.Fingerprint) string {
 // none that can be used, and something else when that can't be told now.
 func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
 	var r imageRecord
-	b, err := os.ReadFile(filepath.Join(p.imageDir(fp), "image.json"))
+	b, err := disk.ReadFile(filepath.Join(p.imageDir(fp), "image.json"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return r, kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
@@ -54,7 +54,7 @@ func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
 		// It says what the tree is, which can be made again.
 		return r, kiln.Errorf(kiln.NotFound, "the tree of image %s has no readable image.json", fp.Short())
 	}
-	switch boot, err := os.ReadFile(filepath.Join(p.imageDir(fp), unsynced)); {
+	switch boot, err := disk.ReadFile(filepath.Join(p.imageDir(fp), unsynced)); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil && !lasting(err):
 		return r, fmt.Errorf("look at the tree of image %s: %w", fp.Short(), err)

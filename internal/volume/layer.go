@@ -48,14 +48,17 @@ func (p *Pool) volumeRecord(name string) (record, error) {
 // directory is there and the record isn't.
 func readRecord(path, what, name string) (record, error) {
 	var r record
-	b, err := os.ReadFile(path)
+	b, err := disk.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(filepath.Dir(path)); err == nil {
 			return r, damagef("%s %q: its record %s is lost", what, name, path)
 		}
 		return r, kiln.Errorf(kiln.NotFound, "no %s %q", what, name)
 	}
-	if err != nil { // such as a directory in its place, or a disk that doesn't read
+	if err != nil && !lasting(err) { // it says nothing, so it may say anything
+		return r, kiln.Errorf(kiln.Integrity, "%s %q: its record can't be read: %w", what, name, err)
+	}
+	if err != nil { // such as a directory in its place
 		return r, damagef("%s %q: its record can't be read: %w", what, name, err)
 	}
 	var f struct {
@@ -78,6 +81,8 @@ func readRecord(path, what, name string) (record, error) {
 // below is lost or damaged. Errors of it are Integrity.
 type Damage struct{ error }
 
+func (d *Damage) Unwrap() error { return d.error }
+
 func damagef(format string, args ...any) error {
 	return kiln.Errorf(kiln.Integrity, "%w", &Damage{fmt.Errorf(format, args...)})
 }
@@ -97,6 +102,8 @@ func (p *Pool) whole(r record, dir string) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return damagef("the layer %s is lost", path)
+		case err != nil && !lasting(err):
+			return err
 		case err != nil:
 			return damagef("the layer %s can't be read: %w", path, err)
 		case !fi.IsDir():
@@ -216,7 +223,8 @@ func (p *Pool) openLayers() error {
 	for _, e := range entries {
 		// One without a record that can be read is a layer like others.
 		var m mergedLayer
-		if b, err := os.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile)); err == nil && json.Unmarshal(b, &m) == nil {
+		b, err := disk.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile))
+		if err == nil && json.Unmarshal(b, &m) == nil {
 			p.merged[e.Name()] = m
 		}
 	}

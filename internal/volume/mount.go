@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/thread"
 )
 
@@ -176,7 +178,8 @@ func mountFile(fstype, file string) (int, error) {
 // be so the next time. All else may be over in a moment, such as a lack of descriptors, of
 // memory or of room, or a disk that doesn't answer.
 func lasting(err error) bool {
-	return slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.EUCLEAN, unix.EBADMSG},
+	return slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, unix.EUCLEAN, unix.EBADMSG,
+		kiln.Integrity}, // something else is in the place of a file
 		func(no error) bool { return errors.Is(err, no) })
 }
 
@@ -216,7 +219,7 @@ func fsMessages(fsfd int) error {
 // attachLoop gives a read-only loop device of a file, which the kernel frees with
 // its last user.
 func attachLoop(file string) (*os.File, error) {
-	f, err := os.Open(file)
+	f, err := disk.Open(file)
 	if err != nil {
 		return nil, err
 	}

@@ -96,8 +96,9 @@ type Owned func() (volumes, snapshots []string, err error)
 func Open(dir string) (*Pool, error) { return OpenFor(dir, nil) }
 
 // OpenFor opens a pool and removes what was being made or removed when its last
-// owner died; layers that nobody names are put away. As long as the files of something that the owner has are missing, or
-// owned fails, no layer and no tree of an image is removed.
+// owner died; layers that nobody names are put away. As long as the files of something
+// that the owner has are missing, or owned fails, no layer and no tree of an image is
+// removed.
 func OpenFor(dir string, owned Owned) (*Pool, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // Where the file system can have blocks in common (btrfs, xfs), the trees of images
@@ -36,7 +37,7 @@ func (p *Pool) share(ctx context.Context, fp kiln.Fingerprint) error {
 	if err != nil || len(others) == 0 {
 		return err
 	}
-	tree, err := os.OpenFile(path, os.O_RDWR, 0)
+	tree, err := disk.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (p *Pool) newestTrees(but string) ([]string, error) {
 // shareFile lets the kernel share the runs of blocks that tree has of another file.
 // It gives how many bytes that were.
 func shareFile(ctx context.Context, tree *os.File, other string) (int64, error) {
-	from, err := os.Open(other)
+	from, err := disk.Open(other)
 	if err != nil {
 		return 0, err
 	}
@@ -177,7 +178,7 @@ func dedupe(from, to *os.File, src, dst, length int64) (int64, error) {
 
 // sharedBytes is what share found of an image's tree.
 func (p *Pool) sharedBytes(fp kiln.Fingerprint) (int64, error) {
-	b, err := os.ReadFile(filepath.Join(p.imageDir(fp), sharedFile))
+	b, err := disk.ReadFile(filepath.Join(p.imageDir(fp), sharedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

@@ -1,0 +1,67 @@
+package disk
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// Open opens a file of the caller's own for reading; see OpenFile.
+func Open(path string) (*os.File, error) { return OpenFile(path, os.O_RDONLY, 0) }
+
+// OpenFile is os.OpenFile for what is only ever a file. What else has its name, such as a
+// directory, a device, or a named pipe, which nobody may ever write to, is told at once:
+// the error is Integrity, and a *fs.PathError.
+func OpenFile(path string, flag int, mode fs.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
+	if err != nil {
+		if fi, serr := os.Stat(path); serr == nil {
+			if odd := CheckFile(path, fi); odd != nil {
+				return nil, odd
+			}
+		}
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		err = CheckFile(path, fi)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// ReadFile is os.ReadFile as OpenFile is os.OpenFile.
+func ReadFile(path string) ([]byte, error) {
+	f, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// CheckFile says what is in the place of a file, if it is none, as OpenFile does.
+func CheckFile(path string, fi fs.FileInfo) error {
+	var what string
+	switch fi.Mode().Type() {
+	case 0:
+		return nil
+	case fs.ModeDir:
+		what = "a directory"
+	case fs.ModeNamedPipe:
+		what = "a named pipe"
+	case fs.ModeSocket:
+		what = "a socket"
+	default:
+		what = "a device"
+	}
+	return kiln.Errorf(kiln.Integrity, "%w", &fs.PathError{Op: "open", Path: path, Err: errors.New("it is " + what +
+		", where a file should be; move it away")})
+}

@@ -1,0 +1,57 @@
+package disk_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
+)
+
+// TestOpenOdd has something else in the place of a file: whoever opens it doesn't wait for
+// anybody, and says what it is.
+func TestOpenOdd(t *testing.T) {
+	dir := t.TempDir()
+	for what, make := range map[string]func(path string) error{
+		"a directory":  func(path string) error { return os.Mkdir(path, 0o700) },
+		"a named pipe": func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a device":     func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+		"a socket":     func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
+	} {
+		path := filepath.Join(dir, strings.ReplaceAll(what, " ", "-"))
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		for name, open := range map[string]func() error{
+			"read":    func() error { _, err := disk.ReadFile(path); return err },
+			"write":   func() error { _, err := disk.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600); return err },
+			"both":    func() error { _, err := disk.OpenFile(path, os.O_RDWR, 0); return err },
+			"sealed":  func() error { _, err := disk.ReadSealed(path, 1); return err },
+			"reserve": func() error { return disk.NewReserve(path, 4<<10).Keep(dir) },
+		} {
+			err := open()
+			var file *fs.PathError
+			if !errors.Is(err, kiln.Integrity) || !errors.As(err, &file) || !strings.Contains(err.Error(), what) ||
+				file.Path != path {
+				t.Errorf("%s, %s: %v", what, name, err)
+			}
+		}
+	}
+	path := filepath.Join(dir, "none")
+	if _, err := disk.Open(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("none: %v", err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(path, []byte("text"), 0o600), os.Symlink(path, link)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := disk.ReadFile(link); string(b) != "text" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
