@@ -47,7 +47,7 @@ func TestCopiesNext(t *testing.T) {
 
 // TestCopiesKept makes many copies in a day: the last of them stay, and the days'.
 func TestCopiesKept(t *testing.T) {
-	d := &Daemon{cfg: Config{Dir: t.TempDir()}}
+	d := &Daemon{cfg: Config{Dir: t.TempDir()}, ctx: t.Context()}
 	var err error
 	if d.db, err = db.Open(t.Context(), filepath.Join(d.cfg.Dir, databaseFile)); err != nil {
 		t.Fatal(err)

@@ -75,7 +75,7 @@ func TestLostDatabase(t *testing.T) {
 
 // TestBackups makes sure that there is one copy for each day, and not for ever.
 func TestBackups(t *testing.T) {
-	d := &Daemon{cfg: Config{Dir: t.TempDir()}} // without the housekeeping, which makes copies too
+	d := &Daemon{cfg: Config{Dir: t.TempDir()}, ctx: t.Context()} // without the housekeeping, which makes copies too
 	var err error
 	if d.db, err = db.Open(t.Context(), filepath.Join(d.cfg.Dir, databaseFile)); err != nil {
 		t.Fatal(err)
