@@ -89,6 +89,7 @@ type Box struct {
 	init    process
 	monitor *process // nil: it died and left the container alone
 	killed  bool
+	logged  int64 // size of liblxc's log when init began
 }
 
 // state is what a box remembers on disk, for the next daemon.
@@ -188,6 +189,7 @@ func Open(dir string) (*Box, error) {
 			b.state.Init = identify(pid)
 		}
 	}
+	b.logged = fileSize(filepath.Join(dir, logFile))
 	b.init, err = openProcess(b.state.Init)
 	if err != nil {
 		err := kiln.Errorf(kiln.NotFound, "container %s doesn't run", b.state.ID)
@@ -309,7 +311,12 @@ const (
 )
 
 // An Event is something that happened to a container.
-type Event struct{ Kind EventKind }
+type Event struct {
+	Kind EventKind
+	// Failed says of one that stopped why: it was to reboot, and liblxc couldn't start it
+	// again. "": it wasn't.
+	Failed string
+}
 
 // How long a monitor may go on when its container has ended: then it starts no next
 // one any more. One that was about to set up the next, after a reboot, when that was
@@ -333,7 +340,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 		if pid := findInit(monitor.PID); pid != 0 && pid != init.PID {
 			next, err := openProcess(identify(pid))
 			if err == nil {
-				return Event{Rebooted}, b.replaceInit(next)
+				return Event{Kind: Rebooted}, b.replaceInit(next)
 			}
 		}
 		if monitor.waitFor(ctx, initPoll) {
@@ -350,7 +357,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 	// What can't be removed, such as a cgroup that somebody put a process of the
 	// host into, is in the way of the next Start, which says so.
 	_ = clean(b.dir, b.state.ID)
-	return Event{Stopped}, nil
+	return Event{Kind: Stopped, Failed: b.failedReboot()}, nil
 }
 
 func (b *Box) monitorTime() time.Duration {
@@ -369,6 +376,7 @@ func (b *Box) replaceInit(next process) error {
 	b.init.Close()
 	b.init = next
 	b.state.Init = next.identity
+	b.logged = fileSize(filepath.Join(b.dir, logFile))
 	return b.save()
 }
 

@@ -118,9 +118,9 @@ func clean(dir, id string) error {
 			errs = append(errs, removeCgroup(filepath.Join(h, top, id)))
 		}
 	}
+	_ = os.RemoveAll(linkTo(id)) // what is left of it leads nowhere
 	removeTops()
 	removeLock(id)
-	_ = os.RemoveAll(linkTo(id)) // what is left of it leads nowhere
 	if err := os.Remove(filepath.Join(dir, stateFile)); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
@@ -144,19 +144,35 @@ func lockTops(how int) (*os.File, error) {
 	return f, nil
 }
 
-// removeTops removes the shared cgroups if they are empty and nobody starts.
+// removeTops removes the shared cgroups if they are empty, and no container starts or runs:
+// one that does may reboot by itself at any time, and its monitor makes cgroups in them.
 func removeTops() {
 	f, err := lockTops(unix.LOCK_EX | unix.LOCK_NB)
 	if err != nil {
 		return // the next container that ends does it
 	}
 	defer f.Close()
+	if linked() {
+		return
+	}
 	for _, h := range hierarchies() {
 		// liblxc's monitors pass through its pivot on their way out.
 		for _, top := range []string{payloadCgroup, monitorCgroup, pivotCgroup + "/lxc.pivot", pivotCgroup} {
 			_ = unix.Rmdir(filepath.Join(h, top)) // stays while others use it
 		}
 	}
+}
+
+// linked reports whether a link leads to a box that runs, of any daemon.
+func linked() bool {
+	links, err := os.ReadDir(linksDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return slices.ContainsFunc(links, func(l fs.DirEntry) bool {
+		_, err := os.Stat(filepath.Join(linkTo(l.Name()), stateFile))
+		return err == nil
+	})
 }
 
 // below gives a cgroup and those below it, each after the one that it is in.

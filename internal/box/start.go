@@ -228,6 +228,7 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string, conso
 		return b.early(console)
 	}
 	b.state.Init = b.init.identity
+	b.logged = fileSize(filepath.Join(b.dir, logFile))
 	if parent := statusField(pid, "PPid"); len(parent) == 1 {
 		var ppid int
 		if scan(parent[0], "%d", &ppid) {
@@ -263,19 +264,39 @@ var logError = regexp.MustCompile(`(?m) ERROR +\S+ - [^:]+:[^:]+:\d+ - (.*)$`)
 
 // reason finds what liblxc complained about first since its log had a size.
 func (b *Box) reason(since int64) string {
+	if m := logError.FindSubmatch(b.logSince(since)); m != nil {
+		return ": " + string(m[1])
+	}
+	return ""
+}
+
+func (b *Box) logSince(since int64) []byte {
 	f, err := disk.Open(filepath.Join(b.dir, logFile))
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.NewSectionReader(f, since, 1<<20))
 	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// startError is what liblxc logs of a start that fails: of a container that runs, the one
+// that its reboot is.
+var startError = regexp.MustCompile(`(?m) ERROR +start - [^:]+:(?:__lxc_start|lxc_spawn):\d+ - `)
+
+// failedReboot says why liblxc didn't start a container again that was to reboot; "": it
+// wasn't to.
+func (b *Box) failedReboot() string {
+	b.mu.Lock()
+	killed, since := b.killed, b.logged
+	b.mu.Unlock()
+	if killed || !startError.Match(b.logSince(since)) {
 		return ""
 	}
-	if m := logError.FindSubmatch(text); m != nil {
-		return ": " + string(m[1])
-	}
-	return ""
+	return strings.TrimPrefix(b.reason(since), ": ")
 }
 
 // A helper is one of the two C programs under way. It answers in lines.

@@ -54,17 +54,22 @@ func (s *Set) giveUp(ctx context.Context, name string, last error) {
 }
 
 // beginAgain starts an instance that ended without anybody having asked, where its
-// configuration wants that. lived is how long it ran.
-func (s *Set) beginAgain(ctx context.Context, name, uuid string, lived time.Duration) {
-	var last error
+// configuration wants that, or its reboot failed with an error. lived is how long it ran.
+func (s *Set) beginAgain(ctx context.Context, name, uuid string, lived time.Duration, reboot error) {
+	last := reboot
 	for ctx.Err() == nil && !s.suspended.Load() {
 		i, err := s.Get(ctx, name)
 		if err != nil || i.Options[UUIDKey] != uuid || i.Options[crashKey] != "" || i.Status != Stopped ||
-			!kiln.IsTrue(i.ExpandedConfig["boot.autorestart"]) {
+			reboot == nil && !kiln.IsTrue(i.ExpandedConfig["boot.autorestart"]) {
 			return
 		}
 		if !s.mayGoOn(uuid, lived) {
 			s.giveUp(ctx, name, last)
+			if reboot != nil {
+				if err := s.dropRestart(ctx, name); err != nil {
+					s.warn("instance "+strconv.Quote(name)+" isn't started again", err)
+				}
+			}
 			return
 		}
 		if last = s.startLocked(ctx, name); last == nil {

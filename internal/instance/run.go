@@ -245,6 +245,12 @@ func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 			continue
 		}
 		ctx, asked := event.WithRequestor(life, l.stop.Load()), l.stopping.Load() > 0
+		var reboot error
+		if e.Failed != "" && !asked { // it isn't what the instance wanted, nor the end of an ephemeral one
+			reboot = kiln.Errorf(kiln.Internal, "its reboot failed: %s", e.Failed)
+			err := s.planRestart(life, name, false)
+			s.warn("instance "+strconv.Quote(name)+" is started again", errors.Join(reboot, err))
+		}
 		s.endDevices(ctx, name, l)
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
 		_ = l.guest.close()
@@ -260,7 +266,7 @@ func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 		s.endFiles(uuid, name, "stopped") // of somebody who came last
 		close(l.gone)
 		if !asked {
-			s.beginAgain(life, name, uuid, time.Since(begun))
+			s.beginAgain(life, name, uuid, time.Since(begun), reboot)
 		}
 		return
 	}
