@@ -1,14 +1,11 @@
 package daemon
 
 import (
+	"crypto/x509"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -63,32 +60,24 @@ func TestRemovedWhileLoading(t *testing.T) {
 		t.Fatal("the client isn't trusted")
 	}
 	// Who loads now waits for the text of the authority, which comes after the rows.
-	pipe := filepath.Join(d.cfg.Dir, "server.ca")
-	if err := unix.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	loaded, removed := make(chan error, 1), make(chan error, 1)
-	go func() { loaded <- d.loadClients(t.Context()) }()
-	var w *os.File
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if w, err = os.OpenFile(pipe, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
-			break
-		}
-		if !errors.Is(err, unix.ENXIO) || time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Remove(pipe); err != nil {
-		t.Fatal(err)
-	}
+	begun, text := make(chan bool), make(chan bool)
+	go func() {
+		loaded <- d.loadClientsOf(t.Context(), func(path string) (*x509.CertPool, error) {
+			begun <- true
+			<-text
+			return readAuthority(path)
+		})
+	}()
+	<-begun
 	go func() { removed <- d.RemoveClient(t.Context(), trust.Fingerprint(cert.Leaf)) }()
 	select {
 	case err := <-removed: // it has overtaken the other
 		removed <- err
 	case <-time.After(300 * time.Millisecond): // it waits for the other, or will
 	}
-	_, err = w.WriteString(trust.PEM(d.cert.Leaf))
-	if err := errors.Join(err, w.Close(), <-loaded, <-removed); err != nil {
+	text <- true
+	if err := errors.Join(<-loaded, <-removed); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := d.Trusted(t.Context(), cert.Leaf); ok {

@@ -133,7 +133,7 @@ func TestRestoreFails(t *testing.T) {
 	if err := os.WriteFile(text, []byte(strings.Repeat("text ", 2000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]kiln.Kind{text: kiln.Integrity, text + ".none": kiln.NotFound, dir: kiln.Internal} {
+	for name, want := range map[string]kiln.Kind{text: kiln.Integrity, text + ".none": kiln.NotFound, dir: kiln.Integrity} {
 		if _, err := RestoreDatabase(t.Context(), dir, name); err == nil || kiln.KindOf(err) != want {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -158,8 +158,8 @@ func TestRecoverLooksOnly(t *testing.T) {
 	if read(t, path) != before || len(aside(t, dir)) > 0 {
 		t.Errorf("cancelled: the database was touched; aside: %v", aside(t, dir))
 	}
-	// Nobody can read a directory as a database, nor say what was in the place of it.
-	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
+	// Where a path leads nowhere, nobody can say what is there.
+	if err := errors.Join(os.Rename(path, path+".away"), os.Symlink(path, path)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Recover(t.Context(), cfg); err == nil {
@@ -170,7 +170,10 @@ func TestRecoverLooksOnly(t *testing.T) {
 	}
 	// And a copy that nobody can read may be the newest all the same.
 	if err := errors.Join(os.Remove(path), os.RemoveAll(filepath.Join(dir, backupsDir)),
-		os.MkdirAll(filepath.Join(dir, backupsDir, "kiln-20260102.db"), 0o700)); err != nil {
+		os.MkdirAll(filepath.Join(dir, backupsDir), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("kiln-20260102.db", filepath.Join(dir, backupsDir, "kiln-20260102.db")); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := Recover(t.Context(), cfg); err == nil {

@@ -42,7 +42,10 @@ type clients struct {
 // that is removed isn't brought back by who read before that. The rows count at once,
 // also if who changed them is gone by now, or server.ca or ca.crl can't be read: of
 // these, what was read before goes on to hold.
-func (d *Daemon) loadClients(ctx context.Context) error {
+func (d *Daemon) loadClients(ctx context.Context) error { return d.loadClientsOf(ctx, readAuthority) }
+
+// loadClientsOf is loadClients with what reads server.ca, after the rows.
+func (d *Daemon) loadClientsOf(ctx context.Context, authority func(path string) (*x509.CertPool, error)) error {
 	ctx = context.WithoutCancel(ctx)
 	d.clients.loading.Lock()
 	defer d.clients.loading.Unlock()
@@ -56,7 +59,7 @@ func (d *Daemon) loadClients(ctx context.Context) error {
 			byFP[c.Fingerprint] = c
 		}
 	}
-	ca, caErr := readAuthority(filepath.Join(d.cfg.Dir, "server.ca"))
+	ca, caErr := authority(filepath.Join(d.cfg.Dir, "server.ca"))
 	revoked, crlErr := revokedBy(filepath.Join(d.cfg.Dir, "ca.crl"))
 	d.clients.mu.Lock()
 	d.clients.byFP = byFP
