@@ -152,3 +152,23 @@ func (c *Client) DeleteFile(ctx context.Context, instance, path string) error {
 	_, _, err := c.Do(ctx, filesRequest(http.MethodDelete, instance, path), nil)
 	return err
 }
+
+// SFTP opens a connection that speaks SFTP (draft-ietf-secsh-filexfer-02) about the files of
+// an instance, as its root sees them. The caller closes it. Errors: NotFound, Conflict,
+// Unsupported when the server doesn't do it.
+func (c *Client) SFTP(ctx context.Context, instance string) (io.ReadWriteCloser, error) {
+	resp, err := c.Raw(ctx, Request{Method: http.MethodGet, Path: Path("/1.0/instances", instance) + "/sftp",
+		Header: http.Header{"Connection": {"Upgrade"}, "Upgrade": {"sftp"}}})
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := resp.Body.(io.ReadWriteCloser)
+	if resp.StatusCode == http.StatusSwitchingProtocols && ok {
+		return conn, nil
+	}
+	defer resp.Body.Close()
+	if _, err := c.envelope(resp); err != nil {
+		return nil, err
+	}
+	return nil, kiln.Errorf(kiln.Unsupported, "%s doesn't speak SFTP", c.where)
+}

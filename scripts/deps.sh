@@ -66,6 +66,7 @@ if [ "$1" = test ]; then
 	want iptables iptables-legacy-restore
 	want xdelta3 xdelta3
 	want curl curl
+	want sshfs sshfs
 fi
 if [ -n "$need" ]; then
 	if [ "$(id -u)" != 0 ]; then

@@ -36,6 +36,8 @@ kiln file create --type symlink c1/etc/localtime /usr/share/zoneinfo/UTC`,
 kiln copy c1/before-upgrade c3                           # an instance from a snapshot
 kiln copy c1 srv:                                        # to another server
 kiln copy srv:c1 back                                    # to the default remote`,
+		"kiln file mount": `kiln file mount c1/srv /mnt                             # with sshfs, until ctrl-c
+kiln file mount c1                                      # for any client of SFTP`,
 		"kiln move": `kiln move c1 web                                         # rename
 kiln move web srv:                                       # to another server
 kiln move web --target-project prod`,

@@ -20,12 +20,7 @@ import (
 func (a *app) fileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "file", Short: "Manage the files of an instance",
 		Long: "Manage the files of an instance, whether it runs or not, with the rights of its root."}
-	mount := &cobra.Command{Use: "mount", Hidden: true, DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return kiln.Errorf(kiln.Unsupported, "mounting files is not supported by this version of kiln; the lxc client does "+
-				"it with kiln as the server: lxc file mount <instance>/<path> <directory>")
-		}}
-	c.AddCommand(mount, a.filePushCmd(), a.filePullCmd(), a.fileEditCmd(), a.fileCreateCmd(),
+	c.AddCommand(a.fileMountCmd(), a.filePushCmd(), a.filePullCmd(), a.fileEditCmd(), a.fileCreateCmd(),
 		&cobra.Command{Use: "delete [<remote>:]<instance>/<path>...", Aliases: []string{"rm"},
 			Short: "Delete files of instances, and directories that are empty", Args: cobra.MinimumNArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
