@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -137,5 +138,45 @@ func TestHoldLooksAgain(t *testing.T) {
 		if c.closed == trusted {
 			t.Errorf("trusted %v: closed %v", trusted, c.closed)
 		}
+	}
+}
+
+// TestHoldersChange: who asks last on a connection is who holds it, with what it may do by
+// then. What it may do less afterwards ends the connection.
+func TestHoldersChange(t *testing.T) {
+	p := start(t)
+	cert := p.friend(t)
+	c, _ := connection(t)
+	for _, restricted := range []bool{true, false, true} {
+		err := p.d.UpdateClient(t.Context(), trust.Fingerprint(cert), func(c *daemon.Client) error {
+			c.Restricted, c.Projects = restricted, []string{"default"}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !c.closed {
+			p.s.hold(withConn(t.Context(), c), p.s.whose(t.Context(), cert))
+		}
+	}
+	if !c.closed {
+		t.Error("a client that was restricted again keeps what it opened before")
+	}
+}
+
+// TestBudget: what all have together is never more than there is, and nobody has a part of
+// what there is no room for.
+func TestBudget(t *testing.T) {
+	c, b := connection(t)
+	for _, step := range []struct {
+		n  int64
+		ok bool
+	}{{untrustedFree + untrustedBudget - 1, true}, {2, false}} {
+		if ok := c.count(step.n); ok != step.ok {
+			t.Fatalf("%d bytes: %v", step.n, ok)
+		}
+	}
+	if b.take(2) || !b.take(1) || b.take(1) || b.now() != untrustedBudget {
+		t.Errorf("%d bytes of %d are taken", b.now(), untrustedBudget)
 	}
 }

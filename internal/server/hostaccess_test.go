@@ -95,7 +95,10 @@ func TestRestrictedHost(t *testing.T) {
 		t.Errorf("another change: %d %s", w.Code, w.Body)
 	}
 	if list := instance.HostAccess(map[string]string{"raw.idmap": "x", "raw.lxc": "", "user.x": "1"},
-		map[string]map[string]string{"root": {"type": "disk", "path": "/"}, "usb": {"type": "usb"}}); len(list) != 2 {
+		map[string]map[string]string{"root": {"type": "disk", "path": "/"}, "usb": {"type": "usb"},
+			"eth0": {"type": "nic", "network": "n"}, "eth1": {"type": "nic", "network": "n", "parent": "br7"},
+			"eth2": {"type": "nic", "nictype": "p2p"}}); !slices.Equal(list, []string{"raw.idmap",
+		`device "eth1": the host's interface br7`, `device "eth2": an interface of the host`, `device "usb" of type usb`}) {
 		t.Errorf("%q", list)
 	}
 }
@@ -305,16 +308,28 @@ func TestExpiredClient(t *testing.T) {
 	if err := p.d.AddClient(t.Context(), revoked, daemon.Client{Name: "revoked"}); err != nil {
 		t.Fatal(err)
 	}
+	namesake := issue(3, nil, -time.Hour, time.Hour) // has the number of a revoked one, but of its own
+	if err := p.d.AddClient(t.Context(), namesake, daemon.Client{Name: "namesake"}); err != nil {
+		t.Fatal(err)
+	}
+	good := issue(2, ca, -time.Hour, time.Hour)
 	for name, c := range map[string]struct {
 		cert *x509.Certificate
 		want int
 	}{
-		"good": {issue(2, ca, -time.Hour, time.Hour), 200}, "revoked": {revoked, 403},
+		"namesake": {namesake, 200}, "stranger": {issue(7, nil, -time.Hour, time.Hour), 403},
+		"good": {good, 200}, "revoked": {revoked, 403},
 		"early": {issue(5, ca, time.Hour, 2*time.Hour), 403}, "late": {issue(6, ca, -2*time.Hour, -time.Hour), 403},
 	} {
 		if w := p.ask(c.cert, "GET", "/1.0/instances", ""); w.Code != c.want {
 			t.Errorf("%s: %d, want %d", name, w.Code, c.want)
 		}
+	}
+	if err := p.d.SetSettings(t.Context(), map[string]string{"core.trust_ca_certificates": ""}, false); err != nil {
+		t.Fatal(err)
+	}
+	if w := p.ask(good, "GET", "/1.0/instances", ""); w.Code != http.StatusForbidden {
+		t.Errorf("issued by an authority that vouches for nobody: %d", w.Code)
 	}
 	for p.ask(soon, "GET", "/1.0/instances", "").Code != http.StatusForbidden {
 		if time.Now().After(soon.NotAfter.Add(time.Minute)) {

@@ -19,6 +19,11 @@ func TestMissingFile(t *testing.T) {
 	p.upload(b, "X-LXD-public", "true", "X-LXD-aliases", "alias=web")
 	fp := kiln.Fingerprint(sha256.Sum256(b))
 	path := "/1.0/images/" + fp.String()
+	shared, err := p.d.ShareImage(t.Context(), fp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := "?secret=" + shared.Snapshot().Metadata["secret"].(string)
 	verify := func() { p.d.VerifyImage(t.Context(), fp).Wait(t.Context()) }
 	check := func(step string, whole bool) {
 		t.Helper()
@@ -27,7 +32,7 @@ func TestMissingFile(t *testing.T) {
 			t.Errorf("%s: it is in streams: %v, in the list for others: %v", step, inStreams, p.listed(fp, false))
 		}
 		want := map[bool]int{true: 200, false: 404}[whole]
-		for _, path := range []string{path, path + "/export", "/1.0/images/aliases/web", "/i/web",
+		for _, path := range []string{path, path + secret, path + "/export" + secret, path + "/export", "/1.0/images/aliases/web", "/i/web",
 			"/streams/files/" + fp.String() + "/unified.tar"} {
 			if w := p.untrusted(path); w.Code != want {
 				t.Errorf("%s: %s: %d %.200s", step, path, w.Code, w.Body)

@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/op"
 )
 
 // restrictedTo gives the certificate of a client that may use some projects.
@@ -255,6 +256,27 @@ func TestEventsOfProjects(t *testing.T) {
 		}
 		if !slices.Equal(heard, c.want) {
 			t.Errorf("%q hears of %v, want %v", c.query, heard, c.want)
+		}
+		for _, o := range []struct {
+			project, owner string
+			want           bool
+		}{
+			{"own", who.fingerprint, slices.Contains(c.want, "own")}, {"own", "x", slices.Contains(c.want, "own") && c.as == nil},
+			{"other", who.owner(), slices.Contains(c.want, "other")},
+		} {
+			e := event.Event{Type: "operation", Metadata: op.Snapshot{Project: o.project, Owner: o.owner}}
+			if got := hears(r, e); got != o.want {
+				t.Errorf("%q hears of the operation of %q in %q: %v", c.query, o.owner, o.project, got)
+			}
+		}
+		if got := hears(r, event.Event{Type: "lifecycle", Metadata: daemon.Lifecycle{}}); got != (c.as == nil) {
+			t.Errorf("%q hears of the server: %v", c.query, got)
+		}
+	}
+	who := p.s.whose(t.Context(), guest)
+	for name, want := range map[string]bool{"own": true, "other": false} {
+		if got := who.maySee(op.Snapshot{Project: name, Owner: who.fingerprint}); got != want {
+			t.Errorf("a client sees what it began in %q: %v", name, got)
 		}
 	}
 	if w := p.ask(guest, "GET", "/1.0/events", ""); w.Code != http.StatusForbidden {
