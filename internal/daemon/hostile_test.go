@@ -2,17 +2,21 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -24,7 +28,10 @@ import (
 type upstream struct {
 	images []api.Image
 	bytes  map[string][]byte // by fingerprint
+	gate   chan struct{}     // exports wait until it is closed; nil: they don't
+	waits  atomic.Int32      // how many do, or did
 	asked  atomic.Int32      // connections
+	times  atomic.Int32      // requests
 }
 
 func (u *upstream) add(fp kiln.Fingerprint, b []byte, public bool, aliases ...string) {
@@ -62,6 +69,10 @@ func (u *upstream) serve(t *testing.T) kiln.Remote {
 			case img.Fingerprint != name || export && !have:
 				continue
 			case export:
+				if u.gate != nil {
+					u.waits.Add(1)
+					<-u.gate
+				}
 				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
 			default:
 				say(w, img)
@@ -71,7 +82,10 @@ func (u *upstream) serve(t *testing.T) kiln.Remote {
 		w.WriteHeader(http.StatusNotFound)
 		_ = json.NewEncoder(w).Encode(api.Response{Type: "error", Error: "Image not found", ErrorCode: 404})
 	})
-	s := httptest.NewUnstartedServer(mux)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u.times.Add(1)
+		mux.ServeHTTP(w, r)
+	}))
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			u.asked.Add(1)
@@ -175,11 +189,15 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	fp, there := kiln.Fingerprint(sha256.Sum256(private)), kiln.Fingerprint(sha256.Sum256(theirs))
 	u := &upstream{bytes: map[string][]byte{}}
 	u.add(there, theirs, true, "app")
-	u.add(fp, private, true, "known")
+	u.add(fp, private, true, "known", "apart")
 	hidden := &upstream{bytes: map[string][]byte{}}
 	other := formattest.Tiny(t, "other")
 	hidden.add(kiln.Fingerprint(sha256.Sum256(other)), other, true, "internal")
-	for _, m := range []Mirror{{Name: "a", Remote: u.serve(t), PullThrough: true, Public: true},
+	theirsOnly, filtered := formattest.Tiny(t, "theirs only"), formattest.Tiny(t, "filtered")
+	u.add(kiln.Fingerprint(sha256.Sum256(theirsOnly)), theirsOnly, false, "app-private")
+	u.add(kiln.Fingerprint(sha256.Sum256(filtered)), filtered, true, "filtered")
+	for _, m := range []Mirror{{Name: "a", Remote: u.serve(t), PullThrough: true, Public: true,
+		Filters: []string{"ap"}},
 		{Name: "b", Remote: hidden.serve(t), PullThrough: true}} {
 		o, err := d.AddMirror(t.Context(), m)
 		wait(t, o, err)
@@ -188,7 +206,7 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	if err != nil || img.Fingerprint != there || !img.Public {
 		t.Errorf("%v, %v", img.Fingerprint, err)
 	}
-	for _, name := range []string{"known", fp.String(), "internal", "nothing"} {
+	for _, name := range []string{"known", fp.String(), "internal", "nothing", "app-private", "filtered"} {
 		if img, err := d.PullThrough(t.Context(), name, Asker{}); !errors.Is(err, kiln.NotFound) {
 			t.Errorf("%s: %v, %v", name, img.Fingerprint, err)
 		}
@@ -212,13 +230,169 @@ func TestPullThroughBounds(t *testing.T) {
 	r := u.serve(t)
 	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: r, PullThrough: true, Public: true})
 	wait(t, o, err)
+	var first int32
 	for i := range 200 {
+		if i == 100 {
+			first = u.times.Load()
+		}
 		_, err := d.PullThrough(t.Context(), strings.Repeat("x", 1+i%100), Asker{})
 		if !errors.Is(err, kiln.NotFound) {
 			t.Fatal(err)
 		}
 	}
+	if n := u.times.Load(); first < 100 || n != first {
+		t.Errorf("%d requests for 100 names, then %d for the same ones", first, n-first)
+	}
 	if n := u.asked.Load(); n > 4 {
 		t.Errorf("%d connections for names that nobody has", n)
+	}
+	if n := d.asked.underWay; n != 0 {
+		t.Errorf("%d look-ups are said to be under way", n)
+	}
+	d.asked.underWay, first = mostAsked, u.times.Load()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := d.PullThrough(ctx, "new", Asker{}); err == nil || u.times.Load() != first {
+		t.Errorf("one look-up too many: %v, after %d requests", err, u.times.Load()-first)
+	}
+}
+
+// TestAsked: only so many look-ups are under way, the next one waits for some seconds and
+// is refused then; a name that nobody had is asked for again after a while, and at once by
+// who may ask more mirrors.
+func TestAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a asked
+		var done func()
+		for i := range mostAsked {
+			var err error
+			if done, err = a.enter(t.Context()); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		if _, err := a.enter(t.Context()); !errors.Is(err, kiln.Busy) {
+			t.Errorf("one too many: %v", err)
+		}
+		time.AfterFunc(time.Second, done)
+		if _, err := a.enter(t.Context()); err != nil {
+			t.Errorf("after one is over: %v", err)
+		}
+		a.lack("x", false)
+		for by, want := range map[bool]bool{false: true, true: false} {
+			if got := a.lacks("x", by); got != want || a.lacks("y", by) {
+				t.Errorf("trusted %v: lacks it: %v", by, got)
+			}
+		}
+		time.Sleep(lackingStays)
+		if a.lacks("x", false) {
+			t.Error("it is never asked for again")
+		}
+		for i := range 2 * mostLacking {
+			a.lack(fmt.Sprint(i), false)
+		}
+		if n := len(a.lacking); n > mostLacking || !a.lacks(fmt.Sprint(2*mostLacking-1), false) {
+			t.Errorf("%d names are remembered", n)
+		}
+	})
+}
+
+// TestMirrorsApart has two servers with an image of one name each: the second doesn't get
+// the name that the first has here, nor does a name that can't be one.
+func TestMirrorsApart(t *testing.T) {
+	d := fresh(t)
+	var list []kiln.Fingerprint
+	for _, name := range []string{"first", "second"} {
+		u := &upstream{bytes: map[string][]byte{}}
+		b := formattest.Tiny(t, name)
+		fp := kiln.Fingerprint(sha256.Sum256(b))
+		list = append(list, fp)
+		u.add(fp, b, true, name, "app", "a/ b")
+		o, err := d.AddMirror(t.Context(), Mirror{Name: name, Remote: u.serve(t)})
+		wait(t, o, err)
+	}
+	for i, want := range [][]string{{"app", "first"}, {"second"}} {
+		img, err := d.Images.Get(t.Context(), list[i])
+		var names []string
+		for _, a := range img.Aliases {
+			names = append(names, a.Name)
+		}
+		if err != nil || !slices.Equal(names, want) {
+			t.Errorf("%q, want %q; %v", names, want, err)
+		}
+	}
+}
+
+// TestMirrorLeavesOut has a mirror run after its alias was rolled back here: the version
+// that was left doesn't come back, but what is newer does.
+func TestMirrorLeavesOut(t *testing.T) {
+	d := fresh(t)
+	u := &upstream{bytes: map[string][]byte{}}
+	r := u.serve(t)
+	var fps []kiln.Fingerprint
+	publish := func(text string) {
+		b := formattest.Tiny(t, text)
+		fps = append(fps, kiln.Fingerprint(sha256.Sum256(b)))
+		u.images = nil
+		u.add(fps[len(fps)-1], b, true, "app")
+	}
+	publish("1")
+	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: r, Keep: 3})
+	wait(t, o, err)
+	run := func(step string, want int) {
+		t.Helper()
+		o, err := d.RunMirror(t.Context(), "m")
+		wait(t, o, err)
+		if a, err := d.Images.Alias(t.Context(), "app"); err != nil || a.Target != fps[want] {
+			t.Errorf("%s: the alias points to %s, %v", step, a.Target.Short(), err)
+		}
+	}
+	publish("2")
+	run("a new version", 1)
+	if _, _, err := d.RollBackAlias(t.Context(), "app", 1); err != nil {
+		t.Fatal(err)
+	}
+	run("rolled back", 0)
+	// Who isn't trusted isn't shown the version that is kept here, which is private.
+	o, err = d.AddMirror(t.Context(), Mirror{Name: "p", Remote: r, PullThrough: true, Public: true})
+	wait(t, o, err)
+	wait(t, d.DeleteImage(t.Context(), fps[1]), nil)
+	if img, err := d.PullThrough(t.Context(), "app", Asker{}); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("it is shown %s, public %v, %v", img.Fingerprint.Short(), img.Public, err)
+	}
+	publish("3")
+	run("a newer version", 2)
+}
+
+// TestClaimedMeanwhile has a server name an image that is just coming from another one: it
+// doesn't get to say anything of it by that.
+func TestClaimedMeanwhile(t *testing.T) {
+	d := fresh(t)
+	private := formattest.Tiny(t, "private")
+	fp := kiln.Fingerprint(sha256.Sum256(private))
+	honest := &upstream{bytes: map[string][]byte{}, gate: make(chan struct{})}
+	honest.add(fp, private, true, "app")
+	open := sync.OnceFunc(func() { close(honest.gate) })
+	pull, err := d.PullImage(t.Context(), PullSpec{Remote: honest.serve(t), Name: "app", IsAlias: true})
+	t.Cleanup(open) // before the server ends, which waits for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return honest.waits.Load() > 0 })
+	liar := &upstream{bytes: map[string][]byte{}}
+	liar.add(fp, nil, true, "stolen")
+	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: liar.serve(t), Public: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	o.Wait(ctx) // one that takes the other's bytes for its own waits for them
+	open()
+	wait(t, pull, nil)
+	if s := o.Wait(t.Context()); s.Err == nil {
+		t.Error("a mirror without the bytes succeeds")
+	}
+	if now, err := d.Images.Get(t.Context(), fp); err != nil || now.Public || len(now.Aliases) > 0 {
+		t.Errorf("%+v, %v", now, err)
 	}
 }

@@ -85,3 +85,20 @@ func TestUntrustWithDamagedFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestDamagedClient: whose row can't be read isn't trusted, since what it may do isn't
+// known; the others are as before.
+func TestDamagedClient(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	certs, _ := trusted(t, d, "one", "two")
+	end(t, d)
+	execute(t, dir, "UPDATE certificates SET restricted = "+noTruth+" WHERE name = 'one'")
+	d = open(t, dir)
+	defer end(t, d)
+	for i, want := range []bool{false, true} {
+		if _, ok := d.Trusted(t.Context(), certs[i]); ok != want {
+			t.Errorf("client %d is trusted: %v", i+1, ok)
+		}
+	}
+}
