@@ -83,3 +83,24 @@ func TestBadPaths(t *testing.T) {
 		}
 	}
 }
+
+// TestPlainHTTP: servers and their mirrors are asked over plain http only where somebody
+// allowed it.
+func TestPlainHTTP(t *testing.T) {
+	yes, no := func() bool { return true }, func() bool { return false }
+	for _, c := range []struct {
+		allow   func() bool
+		servers []string
+		ok      bool
+	}{
+		{nil, []string{"https://a", "https://b"}, true}, {nil, []string{"http://a"}, false}, {no, []string{"http://a"}, false},
+		{no, []string{"https://a", "http://b"}, false}, {yes, []string{"http://a", "http://b"}, true},
+		{yes, []string{"ftp://a"}, false}, {yes, []string{"http://a", "file:///b"}, false}, {yes, []string{"a"}, false},
+	} {
+		o := &Opener{AllowHTTP: c.allow}
+		_, err := o.HTTP(kiln.Remote{Server: c.servers[0], Mirrors: c.servers[1:]})
+		if c.ok && err != nil || !c.ok && !errors.Is(err, kiln.Invalid) {
+			t.Errorf("%q: %v", c.servers, err)
+		}
+	}
+}
