@@ -40,6 +40,28 @@ func TestDamageIsNamed(t *testing.T) {
 			t.Errorf("image %s of %d bytes: %q", i.Fingerprint.Short(), i.Size, i.Damage)
 		}
 	}
+	// Whether everybody may see a damaged one isn't known.
+	execute(t, d, `UPDATE images SET public = true`)
+	public := func() string {
+		t.Helper()
+		list, err := d.Images(t.Context(), ImageQuery{Public: true, Files: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := ""
+		for _, i := range list {
+			names += i.Aliases[0].Name + " "
+		}
+		return names
+	}
+	if names := public(); names != "0/a " {
+		t.Errorf("public are %q", names)
+	}
+	execute(t, d, `UPDATE images SET size = 1`)
+	execute(t, d, `UPDATE image_files SET size = -1 WHERE image_id = 1`)
+	if names := public(); names != "1/a " {
+		t.Errorf("after the damage of a file: public are %q", names)
+	}
 }
 
 // TestDamagedEvents: of the history of aliases, a damaged row is left out.
