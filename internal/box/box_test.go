@@ -500,7 +500,7 @@ func TestSetLimits(t *testing.T) {
 func TestNetwork(t *testing.T) {
 	b := start(t, spec(t, busybox(t, "")))
 	run(t, b, sh("ping -c 1 127.0.0.1"))
-	list, err := b.Network()
+	list, err := b.Network(t.Context())
 	if err != nil || len(list) == 0 || list[0].Name != "lo" || len(list[0].Addresses) == 0 || list[0].BytesIn == 0 {
 		t.Errorf("%+v, %v", list, err)
 	}

@@ -1,15 +1,18 @@
 package box
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/thread"
 )
 
@@ -21,8 +24,42 @@ type Interface struct {
 	PacketsIn, PacketsOut int64
 }
 
-// Network looks at the interfaces inside the container.
-func (b *Box) Network() ([]Interface, error) {
+// setupTime is how long Network waits for a container that is being set up.
+const setupTime = 2 * time.Second
+
+// Network looks at the interfaces inside the container. One that is rebooting has the
+// host's for a moment, and then those that are not named yet: it waits until that is over.
+// Errors: Conflict when the container ends meanwhile, Timeout.
+func (b *Box) Network(ctx context.Context) ([]Interface, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, setupTime, kiln.Errorf(kiln.Timeout,
+		"the container isn't set up after %v", setupTime))
+	defer cancel()
+	for {
+		err := b.Begun(ctx)
+		if err == nil {
+			var list []Interface
+			if list, err = b.readNetwork(); err == nil {
+				return list, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if !b.mayReboot() {
+			return nil, err
+		}
+		time.Sleep(initPoll)
+	}
+}
+
+// mayReboot reports whether the monitor goes on, whatever has become of init.
+func (b *Box) mayReboot() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.monitor != nil && !b.monitor.ended()
+}
+
+func (b *Box) readNetwork() ([]Interface, error) {
 	pid := b.InitPID()
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {

@@ -134,6 +134,9 @@ func (p process) waitFor(ctx context.Context, d time.Duration) bool {
 	return p.wait(ctx) == nil
 }
 
+// ended reports whether the process is gone, or has only to be reaped.
+func (p process) ended() bool { return p.PID == 0 || exited(uintptr(p.fd)) }
+
 // exited reports whether the process of a pidfd has ended: it is readable then.
 func exited(fd uintptr) bool {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}

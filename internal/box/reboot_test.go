@@ -1,6 +1,7 @@
 package box
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,4 +54,45 @@ func TestTopsStay(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	checkGone(t, b)
+}
+
+// TestNetworkOfReboot looks at the interfaces of a container while it reboots: those of the
+// host, which its init has for a moment, are never among them.
+func TestNetworkOfReboot(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	looked := make(chan string, 1)
+	stop := make(chan bool)
+	go func() {
+		defer close(looked)
+		for {
+			list, err := b.Network(t.Context())
+			if err != nil {
+				looked <- err.Error()
+				return
+			}
+			if len(list) != 1 || list[0].Name != "lo" { // it has no other, and the host has
+				looked <- fmt.Sprintf("%+v", list)
+				return
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	for range 5 {
+		run(t, b, sh("reboot -f & sleep 10"))
+		if e, err := b.Next(t.Context()); err != nil || e.Kind != Rebooted {
+			t.Errorf("%+v, %v", e, err)
+			break
+		}
+		if err := b.Begun(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	if wrong, ok := <-looked; ok {
+		t.Error(wrong)
+	}
 }

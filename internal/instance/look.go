@@ -50,7 +50,7 @@ func (s *Set) State(ctx context.Context, name string) (State, error) {
 	// It may end while it is looked at: what can't be read then is zero.
 	st.PID = l.box.InitPID()
 	st.Usage, _ = l.box.Usage()
-	st.Network, _ = l.box.Network()
+	st.Network, _ = l.box.Network(ctx)
 	return st, nil
 }
 

@@ -74,7 +74,7 @@ func (nicDevice) add(ctx context.Context, in *guest) error {
 	if err != nil {
 		return err
 	}
-	if n.Name, err = in.nicName(); err != nil {
+	if n.Name, err = in.nicName(ctx); err != nil {
 		return err
 	}
 	in.noteNic(n)
@@ -103,9 +103,9 @@ func nameInside(device string, all map[string]map[string]string) string {
 }
 
 // nicName gives the name that an interface gets in an instance that runs.
-func (g *guest) nicName() (string, error) {
+func (g *guest) nicName(ctx context.Context) (string, error) {
 	used := map[string]bool{}
-	there, err := g.live.box.Network()
+	there, err := g.live.box.Network(ctx)
 	if err != nil {
 		return "", err
 	}
