@@ -67,6 +67,14 @@ func TestSweep(t *testing.T) {
 	if _, err := d.Create(-1); err != nil { // its owner dies
 		t.Fatal(err)
 	}
+	foreign := filepath.Join(d.path, "tmp", "notes.txt")
+	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-LostTime - time.Hour)
+	if err := os.Chtimes(d.Path(drop), old, old); err != nil { // how old it is doesn't say when it was put away
+		t.Fatal(err)
+	}
 	lost, err := d.Sweep(func(fp kiln.Fingerprint) bool { return fp == keep })
 	if err != nil || len(lost) != 1 || lost[0] != drop {
 		t.Fatal(lost, err)
@@ -77,7 +85,7 @@ func TestSweep(t *testing.T) {
 	if _, err := d.Stat(drop); !errors.Is(err, kiln.NotFound) {
 		t.Errorf("%v", err)
 	}
-	if temps, _ := os.ReadDir(filepath.Join(d.path, "tmp")); len(temps) != 0 {
+	if temps, _ := filepath.Glob(filepath.Join(d.path, "tmp", "*")); len(temps) != 1 || temps[0] != foreign {
 		t.Errorf("left: %v", temps)
 	}
 	// It comes back, or goes when its time is over.
@@ -90,7 +98,6 @@ func TestSweep(t *testing.T) {
 	if _, err := d.Sweep(func(kiln.Fingerprint) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
-	old := time.Now().Add(-LostTime - time.Hour)
 	if err := errors.Join(os.Chtimes(filepath.Join(d.path, "lost", drop.String()), old, old), d.SweepLost()); err != nil {
 		t.Fatal(err)
 	}

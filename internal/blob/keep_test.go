@@ -28,7 +28,13 @@ func TestKeep(t *testing.T) {
 	if _, size, kept, err := d.StatLost(fp); err != nil || size != 7 || !kept {
 		t.Errorf("%d bytes, kept %v, %v", size, kept, err)
 	}
-	if err := d.DropLost(fp); err != nil {
+	if err := d.Find(fp); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(d.path, "lost")); err != nil || len(left) != 0 {
+		t.Errorf("after it came back: %v, %v", left, err)
+	}
+	if err := errors.Join(d.Keep(fp), d.DropLost(fp)); err != nil {
 		t.Error(err)
 	}
 	if err := d.DropLost(fp); !errors.Is(err, kiln.NotFound) {

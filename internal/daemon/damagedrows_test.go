@@ -86,6 +86,9 @@ func TestEveryColumnDamaged(t *testing.T) {
 					}
 					execute(t, dir, "UPDATE "+table.table+" SET "+column+" = "+value+" WHERE "+table.row)
 					d := open(t, dir)
+					if lost, err := ListLost(t.Context(), dir); err != nil || len(lost) > 0 {
+						t.Errorf("put away: %+v, %v", lost, err)
+					}
 					n := nounOf(table.table)
 					checkDamaged(t, d, n, table.table+"."+column)
 					end(t, d)

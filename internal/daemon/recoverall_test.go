@@ -201,8 +201,16 @@ func TestRecoverWithoutRecords(t *testing.T) {
 	if _, err := DropLost(t.Context(), dir, "nothing here"); !errors.Is(err, kiln.NotFound) {
 		t.Errorf("of no such name: %v", err)
 	}
+	if _, err := DropLost(t.Context(), dir, lost[0].Name[:8]); !errors.Is(err, kiln.Ambiguous) {
+		t.Errorf("of the names that begin so: %v", err)
+	}
 	if _, err := DropLost(t.Context(), dir, lost[0].Name); err != nil {
 		t.Error(err)
+	}
+	for _, few := range []string{"", lost[1].Name[:1], lost[1].Name[:7]} {
+		if name, err := DropLost(t.Context(), dir, few); !errors.Is(err, kiln.NotFound) {
+			t.Errorf("%q is enough to drop %q: %v", few, name, err)
+		}
 	}
 	if lost, err := ListLost(t.Context(), dir); err != nil || len(lost) != 1 {
 		t.Errorf("%+v, %v", lost, err)

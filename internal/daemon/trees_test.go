@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -42,4 +45,41 @@ func TestTreesGoWithTheLast(t *testing.T) {
 	o, err = d.DeleteInstance(ctx, "c1")
 	wait(t, o, err)
 	check("deleted", false, false)
+	// The tree of an image that is here stays. A start removes the others: nobody has told
+	// that their images went.
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("one")}, first), nil)
+	create(t, d, "c2", one)
+	o, err = d.DeleteInstance(ctx, "c2")
+	wait(t, o, err)
+	if err := d.dropTrees(ctx); err != nil {
+		t.Fatal(err)
+	}
+	check("the image is here", true, false)
+	if err := errors.Join(d.Images.Delete(ctx, one), d.dropTrees(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	check("the image isn't here", false, false)
+}
+
+// TestClearedImagesLeaveTrees has cached images expire that instances stand on: their trees
+// are on the disk before what they are made from goes, and are made if they were lost.
+func TestClearedImagesLeaveTrees(t *testing.T) {
+	d := fresh(t)
+	for _, seed := range []string{"here", "lost"} {
+		fp := cached(t, d, seed)
+		create(t, d, "on-"+seed, fp)
+		dir := filepath.Join(d.cfg.Dir, "volumes", "images", fp.String())
+		if seed != "here" {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if gone, err := d.clear(t.Context(), fp, func(kiln.Image) bool { return true }); !gone || err != nil {
+			t.Errorf("%s: %v, %v", seed, gone, err)
+		}
+		_, err := os.Stat(filepath.Join(dir, "unsynced"))
+		if !d.pool.HasImage(fp) || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the tree is there: %v; it may not be on the disk: %v", seed, d.pool.HasImage(fp), err == nil)
+		}
+	}
 }
