@@ -132,3 +132,47 @@ func TestLostRecord(t *testing.T) {
 		})
 	}
 }
+
+// TestOwnerUnknown has an owner that can't say which volumes and snapshots it has: what no
+// record names may be needed by one that is lost. One that is put away is not.
+func TestOwnerUnknown(t *testing.T) {
+	dir := t.TempDir()
+	p, err := volume.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Clone(t.Context(), "a", volumetest.Image, volumetest.Content(new(atomic.Int32))); err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Snapshot(t.Context(), "a", "s", nil)
+	if err := errors.Join(err, p.Close(), os.RemoveAll(dir+"/volumes/a"), os.RemoveAll(dir+"/snapshots/s")); err != nil {
+		t.Fatal(err)
+	}
+	var volumes []string
+	why := errors.New("no rows")
+	p, err = volume.OpenFor(dir, func() ([]string, []string, error) { return volumes, nil, why })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	check := func(what string, want int) {
+		t.Helper()
+		left, err := os.ReadDir(dir + "/layers")
+		if len(left) != want || err != nil {
+			t.Errorf("%s: %d layers are left, %v", what, len(left), err)
+		}
+		if err := p.RemoveImage(volumetest.Image); errors.Is(err, kiln.Conflict) != (want > 0) {
+			t.Errorf("%s: remove the tree: %v", what, err)
+		}
+	}
+	if err := p.SweepLayers(); err != nil {
+		t.Error(err)
+	}
+	check("not known", 1)
+	why, volumes = nil, []string{"away"}
+	_, err = p.Empty(t.Context(), "away")
+	if err := errors.Join(err, p.Lose("away"), p.SweepLost()); err != nil {
+		t.Error(err)
+	}
+	check("put away", 0)
+}

@@ -186,6 +186,14 @@ func TestDepth(t *testing.T) {
 		if d := p.Depth("v"); d > 17 {
 			t.Fatalf("%d layers after %d snapshots", d, i+1)
 		}
+		// A merged layer that nobody names yet waits for the next snapshot.
+		before, err := os.ReadDir(dir + "/layers")
+		if err := errors.Join(err, p.SweepLayers()); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.ReadDir(dir + "/layers"); len(after) != len(before) || err != nil {
+			t.Fatalf("of %d layers after %d snapshots a sweep leaves %d, %v", len(before), i+1, len(after), err)
+		}
 	}
 	if err := p.DeleteSnapshots(t.Context(), names...); err != nil {
 		t.Fatal(err)
