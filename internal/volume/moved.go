@@ -115,10 +115,43 @@ func dropOrigins(ctx context.Context, upper string, keep map[uint64]bool) error 
 	})
 }
 
+// attributes are what overlayfs takes over when it copies a file to the upper layer.
+type attributes struct {
+	mode, uid, gid uint32
+	size           int64
+	mtime          unix.Timespec
+}
+
+func attributesOf(st *unix.Stat_t) attributes {
+	return attributes{st.Mode, st.Uid, st.Gid, st.Size, st.Mtim}
+}
+
+// nameless gives the files that are only in an index: those of which the upper layer has
+// removed or replaced a name, and no other is in it.
+func nameless(index string, stale map[uint64]string) (map[attributes]bool, error) {
+	list := map[attributes]bool{}
+	for _, name := range stale {
+		st, err := lstat(filepath.Join(index, name))
+		if err != nil {
+			return nil, err
+		}
+		if st.Nlink == 1 {
+			list[attributesOf(st)] = true
+		}
+	}
+	return list, nil
+}
+
 // relink does what completeLinks does for files of an upper layer whose handles are of
-// no use: what they stand for is what the layers below have at the same path.
+// no use: what they stand for is what the layers below have at the same path. A file that
+// was renamed to where another had been stands for something else: what is below then
+// looks like a file that has no name any more.
 func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint64]string) error {
 	lowers, _, err := p.lowers(r)
+	if err != nil {
+		return err
+	}
+	replaced, err := nameless(filepath.Join(dir, "work", "index"), stale)
 	if err != nil {
 		return err
 	}
@@ -148,7 +181,8 @@ func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint6
 		case above == nil:
 			of := inode{below.Dev, below.Ino}
 			unchanged[of] = append(unchanged[of], name)
-		case stale[above.Ino] != "" && above.Mode&unix.S_IFMT == below.Mode&unix.S_IFMT:
+		case stale[above.Ino] != "" && above.Mode&unix.S_IFMT == below.Mode&unix.S_IFMT &&
+			!replaced[attributesOf(below)]:
 			changed[inode{below.Dev, below.Ino}] = name
 		}
 		return nil
@@ -196,8 +230,8 @@ func (g *merger) lookBoth(path string) (above, below *unix.Stat_t, err error) {
 				return above, st, nil
 			default:
 				above = st
-				to, _, err := redirected(file, filepath.Join(next, base), hidden)
-				if err != nil {
+				var to string
+				if to, hidden, err = redirected(file, filepath.Join(next, base), hidden); err != nil {
 					return nil, nil, err
 				}
 				parent, base = filepath.Dir(to), filepath.Base(to)
