@@ -28,6 +28,9 @@ func AmbiguousPrefix(typed string, found []Fingerprint) error {
 // meant, or where the versions of the one that was named are listed.
 func NoImage(name string, aliases []string) error {
 	hint := DidYouMean(name, aliases)
+	if hint == "" {
+		hint = "; see: kiln image list"
+	}
 	if alias, _, ok := strings.Cut(name, "@"); ok && slices.Contains(aliases, alias) {
 		hint = "; the versions that there are: kiln image history " + alias
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -34,6 +35,7 @@ type Client struct {
 	project string
 	all     bool   // requests are about all projects
 	secret  string // of a private image
+	agent   string // who asks, for the log of the server
 }
 
 // Unix makes a client of the daemon behind a socket. Nothing is sent yet.
@@ -55,6 +57,21 @@ func HTTPS(base string, hc *http.Client) *Client {
 	own := *hc
 	own.Transport = retrying{own.Transport}
 	return &Client{http: &own, base: base, where: base}
+}
+
+// WithUserAgent gives a client that says which program asks: "kiln/1.2".
+func (c *Client) WithUserAgent(agent string) *Client {
+	copied := *c
+	copied.agent = agent
+	return &copied
+}
+
+// header is what the headers of all requests have.
+func (c *Client) header() http.Header {
+	if c.agent == "" {
+		return nil
+	}
+	return http.Header{"User-Agent": {c.agent}}
 }
 
 // WithSecret gives a client whose requests have the secret of a private image.
@@ -176,6 +193,7 @@ func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
 	if !ok && body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	maps.Copy(req.Header, c.header())
 	for k, v := range r.Header {
 		req.Header[k] = v
 	}
@@ -369,7 +387,8 @@ const maxMessage = 16 << 20
 
 func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocket.Conn, error) {
 	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(),
-		&websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled})
+		&websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled,
+			HTTPHeader: c.header()})
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
 	}

@@ -54,7 +54,7 @@ func TestMain_usage(t *testing.T) {
 		"remote add x h --fingerprint ab": {2, "64 hexadecimal digits"},
 		"rebuild":                         {2, "missing argument: <instance>"},
 		"rebuild --outdated c1":           {2, "name no instance"},
-		"image import http://x/":          {2, "Only https"},
+		"image import http://x/ --ca x":   {2, "there is none at http://"},
 		"network create":                  {2, "missing argument: <network>"},
 		"file pull c1 .":                  {2, "write <instance>/<path>"},
 		"file push x c1/y/ -z":            {2, "unknown shorthand flag"},

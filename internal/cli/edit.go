@@ -216,7 +216,7 @@ func notYAML(err error) error {
 		return strings.TrimSpace(fmt.Sprintf("%s %s", m[2], "is "+orElse(found[m[1]], m[1])+", and has to be "+want))
 	})
 	return kiln.Errorf(kiln.Invalid, "this is not the YAML that is expected here: %s; nothing was changed",
-		strings.TrimPrefix(text, "yaml: "))
+		strings.TrimPrefix(strings.TrimPrefix(text, "yaml: "), "construct errors: "))
 }
 
 // editor runs the user's editor on YAML.

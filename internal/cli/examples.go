@@ -92,9 +92,9 @@ kiln image import https://images.example/lxd/debian`,
 		"kiln image copy": `kiln image copy images:debian/12 local: --alias deb12 --auto-update
 kiln image copy deb12 srv: --copy-aliases --dry-run`,
 		"kiln image edit": `kiln image edit debian
-echo "public: true" | kiln image edit debian             # all else stays as it is`,
+echo "public: true" | kiln image edit debian             # the other keys stay as they are`,
 		"kiln image export": `kiln image export debian .
-kiln image export debian - > debian.tar`,
+kiln image export golden - > golden.tar.zst              # an image of one file`,
 		"kiln image rollback": `kiln image rollback web
 kiln image history web`,
 		"kiln image prune": `kiln image prune --dry-run`,

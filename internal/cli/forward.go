@@ -63,7 +63,12 @@ func (a *app) forwardCmd() *cobra.Command {
 func (a *app) forwardListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]<network>", Aliases: []string{"ls"}, Short: "List the forwards of a network",
 		Args: cobra.ExactArgs(1)}
-	form := formatFlag(c)
+	show := listFlags(a, c, "ldtp", []column[api.NetworkForward]{
+		col('l', "LISTEN ADDRESS", func(f api.NetworkForward) string { return f.ListenAddress }),
+		col('d', "DESCRIPTION", func(f api.NetworkForward) string { return f.Description }),
+		col('t', "DEFAULT TARGET ADDRESS", func(f api.NetworkForward) string { return f.Config["target_address"] }),
+		col('p', "PORTS", func(f api.NetworkForward) string { return fmt.Sprint(len(f.Ports)) }),
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -73,12 +78,7 @@ func (a *app) forwardListCmd() *cobra.Command {
 		if err != nil {
 			return a.missing(c.Context(), at, "network", err)
 		}
-		return show(a, *form, []column[api.NetworkForward]{
-			col('l', "LISTEN ADDRESS", func(f api.NetworkForward) string { return f.ListenAddress }),
-			col('d', "DESCRIPTION", func(f api.NetworkForward) string { return f.Description }),
-			col('t', "DEFAULT TARGET ADDRESS", func(f api.NetworkForward) string { return f.Config["target_address"] }),
-			col('p', "PORTS", func(f api.NetworkForward) string { return fmt.Sprint(len(f.Ports)) }),
-		}, all)
+		return show(all)
 	}
 	return c
 }

@@ -30,8 +30,9 @@ func (a *app) imageImportCmd() *cobra.Command {
 		Long: "Import an image: one tarball or squashfs with everything, two files (metadata and root " +
 			"filesystem, in either order), a directory, " +
 			"or just a root filesystem, whose metadata is then generated. Formats are detected by content.\n\n" +
-			"An https URL is fetched by the server. Its certificate must be signed by a CA that is trusted there, or be " +
-			"that of a remote with the same host and port, or be told by --fingerprint or --ca.",
+			"A URL is fetched by the server, over plain http only if images.allow_http is set there. Its certificate " +
+			"must be signed by a CA that is trusted there, or be that of a remote with the same host and port, or be told by " +
+			"--fingerprint or --ca.",
 		Args: cobra.MinimumNArgs(1),
 	}
 	aliases := c.Flags().StringArray("alias", nil, "alias of the image (repeatable); moved from the image that "+

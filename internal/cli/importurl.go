@@ -25,8 +25,8 @@ func isURL(word string) bool {
 // the same address.
 func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, fingerprint,
 	caFile string) error {
-	if !strings.HasPrefix(url, "https://") {
-		return usageError{errors.New("Only https:// is supported for remote image import")}
+	if !strings.HasPrefix(url, "https://") && (fingerprint != "" || caFile != "") {
+		return usageError{errors.New("--fingerprint and --ca are about a certificate, and there is none at http://")}
 	}
 	src := api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}
 	switch {

@@ -15,7 +15,17 @@ func (a *app) mirrorCmd() *cobra.Command {
 	path := func(name string) string { return client.Path("/1.0/kiln/mirrors", name) }
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List mirrors",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(list)
+	show := listFlags(a, list, "nufmle", []column[api.Mirror]{
+		col('n', "NAME", func(m api.Mirror) string { return m.Name }),
+		col('u', "URL", func(m api.Mirror) string { return m.Server }),
+		col('f', "FILTERS", func(m api.Mirror) string { return strings.Join(m.Filters, " ") }),
+		col('m', "MODE", func(m api.Mirror) string {
+			return map[bool]string{true: "pull-through",
+				false: "all"}[m.PullThrough]
+		}),
+		col('l', "LAST RUN", func(m api.Mirror) string { return minute(m.LastRunAt) }),
+		col('e', "ERROR", func(m api.Mirror) string { return m.LastError }),
+	})
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -25,17 +35,7 @@ func (a *app) mirrorCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a, *form, []column[api.Mirror]{
-			col('n', "NAME", func(m api.Mirror) string { return m.Name }),
-			col('u', "URL", func(m api.Mirror) string { return m.Server }),
-			col('f', "FILTERS", func(m api.Mirror) string { return strings.Join(m.Filters, " ") }),
-			col('m', "MODE", func(m api.Mirror) string {
-				return map[bool]string{true: "pull-through",
-					false: "all"}[m.PullThrough]
-			}),
-			col('l', "LAST RUN", func(m api.Mirror) string { return minute(m.LastRunAt) }),
-			col('e', "ERROR", func(m api.Mirror) string { return m.LastError }),
-		}, all)
+		return show(all)
 	}
 	each := func(use, short, method string) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1),

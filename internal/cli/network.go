@@ -60,7 +60,19 @@ func (a *app) networkCmd() *cobra.Command {
 func (a *app) networkListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List networks, and the interfaces of " +
 		"the host", Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(c)
+	address := func(key string) func(api.Network) string {
+		return func(n api.Network) string { return n.Config[key] }
+	}
+	show := listFlags(a, c, "ntm46dus", []column[api.Network]{
+		col('n', "NAME", func(n api.Network) string { return n.Name }),
+		col('t', "TYPE", func(n api.Network) string { return n.Type }),
+		col('m', "MANAGED", func(n api.Network) string { return map[bool]string{true: "YES", false: "NO"}[n.Managed] }),
+		col('4', "IPV4", address("ipv4.address")),
+		col('6', "IPV6", address("ipv6.address")),
+		col('d', "DESCRIPTION", func(n api.Network) string { return n.Description }),
+		col('u', "USED BY", func(n api.Network) string { return fmt.Sprint(len(n.UsedBy)) }),
+		col('s', "STATE", func(n api.Network) string { return strings.ToUpper(n.Status) }),
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -70,19 +82,7 @@ func (a *app) networkListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		address := func(key string) func(api.Network) string {
-			return func(n api.Network) string { return n.Config[key] }
-		}
-		return show(a, *form, []column[api.Network]{
-			col('n', "NAME", func(n api.Network) string { return n.Name }),
-			col('t', "TYPE", func(n api.Network) string { return n.Type }),
-			col('m', "MANAGED", func(n api.Network) string { return map[bool]string{true: "YES", false: "NO"}[n.Managed] }),
-			col('4', "IPV4", address("ipv4.address")),
-			col('6', "IPV6", address("ipv6.address")),
-			col('d', "DESCRIPTION", func(n api.Network) string { return n.Description }),
-			col('u', "USED BY", func(n api.Network) string { return fmt.Sprint(len(n.UsedBy)) }),
-			col('s', "STATE", func(n api.Network) string { return strings.ToUpper(n.Status) }),
-		}, all)
+		return show(all)
 	}
 	return c
 }
@@ -128,7 +128,12 @@ func (a *app) networkCreateCmd() *cobra.Command {
 func (a *app) leasesCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list-leases [<remote>:]<network>", Short: "List the addresses of instances on a network",
 		Args: cobra.ExactArgs(1)}
-	form := formatFlag(c)
+	show := listFlags(a, c, "nmat", []column[api.NetworkLease]{
+		col('n', "HOSTNAME", func(l api.NetworkLease) string { return l.Hostname }),
+		col('m', "MAC ADDRESS", func(l api.NetworkLease) string { return l.Hwaddr }),
+		col('a', "IP ADDRESS", func(l api.NetworkLease) string { return l.Address }),
+		col('t', "TYPE", func(l api.NetworkLease) string { return strings.ToUpper(l.Type) }),
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -138,12 +143,7 @@ func (a *app) leasesCmd() *cobra.Command {
 		if _, err := at.Get(c.Context(), networkPath(at.Name)+"/leases", nil, &all); err != nil {
 			return a.missing(c.Context(), at, "network", err)
 		}
-		return show(a, *form, []column[api.NetworkLease]{
-			col('n', "HOSTNAME", func(l api.NetworkLease) string { return l.Hostname }),
-			col('m', "MAC ADDRESS", func(l api.NetworkLease) string { return l.Hwaddr }),
-			col('a', "IP ADDRESS", func(l api.NetworkLease) string { return l.Address }),
-			col('t', "TYPE", func(l api.NetworkLease) string { return strings.ToUpper(l.Type) }),
-		}, all)
+		return show(all)
 	}
 	return c
 }

@@ -54,7 +54,14 @@ func (a *app) operationCmd() *cobra.Command {
 func (a *app) operationListCmd() *cobra.Command {
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(list)
+	show := listFlags(a, list, "itdscu", []column[api.Operation]{
+		col('i', "ID", func(o api.Operation) string { return o.ID }),
+		col('t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }),
+		col('d', "DESCRIPTION", func(o api.Operation) string { return o.Description }),
+		col('s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }),
+		col('c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }),
+		col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
+	})
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -68,14 +75,7 @@ func (a *app) operationListCmd() *cobra.Command {
 		for _, ops := range byStatus {
 			all = append(all, ops...)
 		}
-		return show(a, *form, []column[api.Operation]{
-			col('i', "ID", func(o api.Operation) string { return o.ID }),
-			col('t', "TYPE", func(o api.Operation) string { return strings.ToUpper(o.Class) }),
-			col('d', "DESCRIPTION", func(o api.Operation) string { return o.Description }),
-			col('s', "STATUS", func(o api.Operation) string { return strings.ToUpper(o.Status) }),
-			col('c', "CANCELABLE", func(o api.Operation) string { return strings.ToUpper(yesNo(o.MayCancel)) }),
-			col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
-		}, all)
+		return show(all)
 	}
 	return list
 }

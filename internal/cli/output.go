@@ -180,6 +180,24 @@ func columnsFlag[T any](c *cobra.Command, preset string, all []column[T], keys s
 	return c.Flags().StringP("columns", "c", preset, "columns: "+strings.Join(list, ", ")+keys)
 }
 
+// listFlags adds --columns and --format for a list that has no columns but its own. What it
+// gives shows a list with those that were chosen, by the first of them.
+func listFlags[T any](a *app, c *cobra.Command, preset string, all []column[T]) func(list []T) error {
+	form, letters := formatFlag(c), columnsFlag(c, preset, all, "")
+	return func(list []T) error {
+		wanted := *letters
+		if project := slices.IndexFunc(all, func(c column[T]) bool { return c.title == "PROJECT" }); project >= 0 &&
+			a.AllProjects && !c.Flags().Changed("columns") {
+			wanted = string(all[project].letter) + wanted
+		}
+		columns, err := choose(all, wanted, nil)
+		if err != nil {
+			return err
+		}
+		return show(a, *form, columns, list)
+	}
+}
+
 // customColumn reads [config:|devices:|properties:]KEY[:TITLE[:WIDTH]].
 func customColumn[T any](word string, custom func(kind, key string) func(T) string) (column[T], error) {
 	parts, kind := strings.Split(word, ":"), ""

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln/api"
 )
@@ -233,4 +234,28 @@ func TestWrongArguments(t *testing.T) {
 			t.Errorf("%s with %q: %q, want %q", c.use, c.args, got, c.want)
 		}
 	}
+}
+
+// TestListColumns has each list with the columns that somebody wants.
+func TestListColumns(t *testing.T) {
+	eachCommand(newRoot(), func(c *cobra.Command) {
+		if c.Name() == "list" && c.Flag("columns") == nil && c.Parent().Name() != "device" {
+			t.Errorf("%s has no --columns", c.CommandPath())
+		}
+	})
+	s := newSession(t)
+	s.image("1", "--alias one")
+	s.ok("init one c1")
+	for _, words := range []string{"remote list -c nu", "config trust list -c nt", "config trust list-tokens -c n",
+		"profile list -c nd", "project list -c nd", "network list -c nt", "network list-leases kilnbr0 -c nm",
+		"network forward list kilnbr0 -c l", "operation list -c id", "mirror list -c nu", "storage list -c nD",
+		"storage volume list default -c tn", "config template list c1 -c n"} {
+		letters := words[strings.LastIndex(words, " ")+1:]
+		if out := s.ok(words + " -f csv,header"); strings.Count(strings.SplitN(out, "\n", 2)[0], ",") != len(letters)-1 {
+			t.Errorf("%s: %q", words, out)
+		}
+		s.fails(words+"?", 2, "Unknown column shorthand char '?'")
+	}
+	s.says("remote list -c nu -f csv", "local (current),unix:")
+	s.says("profile list --all-projects -f csv", "default,default,")
 }

@@ -66,7 +66,12 @@ func (a *app) profileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Manage profiles"}
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(list)
+	show := listFlags(a, list, "ndu", []column[api.Profile]{
+		col('e', "PROJECT", func(p api.Profile) string { return p.Project }),
+		col('n', "NAME", func(p api.Profile) string { return p.Name }),
+		col('d', "DESCRIPTION", func(p api.Profile) string { return p.Description }),
+		col('u', "USED BY", func(p api.Profile) string { return fmt.Sprint(len(p.UsedBy)) }),
+	})
 	a.allProjectsFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
@@ -77,16 +82,7 @@ func (a *app) profileCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		columns := []column[api.Profile]{
-			col('n', "NAME", func(p api.Profile) string { return p.Name }),
-			col('d', "DESCRIPTION", func(p api.Profile) string { return p.Description }),
-			col('u', "USED BY", func(p api.Profile) string { return fmt.Sprint(len(p.UsedBy)) }),
-		}
-		if a.AllProjects {
-			columns = append([]column[api.Profile]{col('e', "PROJECT", func(p api.Profile) string { return p.Project })},
-				columns...)
-		}
-		return show(a, *form, columns, all)
+		return show(all)
 	}
 	c.AddCommand(list, a.profileCopyCmd(), a.deviceCmd("profile", a.profileHolder))
 	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {

@@ -78,35 +78,36 @@ func current(at place.Place) string { return orElse(at.Project(), project.Defaul
 func (a *app) projectListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List projects",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(c)
+	var at place.Place
+	has := func(key string) func(api.Project) string {
+		return func(p api.Project) string {
+			return map[bool]string{true: "YES", false: "NO"}[kiln.IsTrue(p.Config[key])]
+		}
+	}
+	show := listFlags(a, c, "nipswdu", []column[api.Project]{
+		col('n', "NAME", func(p api.Project) string {
+			if p.Name == current(at) {
+				return p.Name + " (current)"
+			}
+			return p.Name
+		}),
+		col('i', "IMAGES", has("features.images")),
+		col('p', "PROFILES", has("features.profiles")),
+		col('s', "STORAGE VOLUMES", has("features.storage.volumes")),
+		col('w', "NETWORKS", has("features.networks")),
+		col('d', "DESCRIPTION", func(p api.Project) string { return p.Description }),
+		col('u', "USED BY", func(p api.Project) string { return fmt.Sprint(len(p.UsedBy)) }),
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
-		if err != nil {
+		var err error
+		if at, _, err = a.Server(args); err != nil {
 			return err
 		}
 		all, err := client.List[api.Project](c.Context(), at.Client, "/1.0/projects", 1)
 		if err != nil {
 			return err
 		}
-		has := func(key string) func(api.Project) string {
-			return func(p api.Project) string {
-				return map[bool]string{true: "YES", false: "NO"}[kiln.IsTrue(p.Config[key])]
-			}
-		}
-		return show(a, *form, []column[api.Project]{
-			col('n', "NAME", func(p api.Project) string {
-				if p.Name == current(at) {
-					return p.Name + " (current)"
-				}
-				return p.Name
-			}),
-			col('i', "IMAGES", has("features.images")),
-			col('p', "PROFILES", has("features.profiles")),
-			col('s', "STORAGE VOLUMES", has("features.storage.volumes")),
-			col('w', "NETWORKS", has("features.networks")),
-			col('d', "DESCRIPTION", func(p api.Project) string { return p.Description }),
-			col('u', "USED BY", func(p api.Project) string { return fmt.Sprint(len(p.UsedBy)) }),
-		}, all)
+		return show(all)
 	}
 	return c
 }

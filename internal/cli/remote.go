@@ -63,45 +63,46 @@ func (a *app) remoteCmd() *cobra.Command {
 
 func (a *app) remoteListCmd() *cobra.Command {
 	type row struct {
-		name string
+		name    string
+		current bool
 		*place.Remote
 	}
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List remotes", Args: cobra.NoArgs}
-	form := formatFlag(list)
+	show := listFlags(a, list, "nupaPsg", []column[row]{
+		col('n', "NAME", func(w row) string {
+			if w.current {
+				return w.name + " (current)"
+			}
+			return w.name
+		}),
+		col('u', "URL", func(w row) string { return w.Addr }),
+		col('p', "PROTOCOL", func(w row) string { return orElse(w.Protocol, "kiln") }),
+		col('a', "AUTH TYPE", func(w row) string {
+			if w.Unix() {
+				return "file access"
+			}
+			if w.Streams() {
+				return "none"
+			}
+			return orElse(w.AuthType, "tls")
+		}),
+		col('P', "PUBLIC", func(w row) string { return strings.ToUpper(yesNo(w.Public)) }),
+		col('s', "STATIC", func(w row) string { return strings.ToUpper(yesNo(w.Static)) }),
+		col('g', "GLOBAL", func(row) string { return "NO" }),
+	})
 	list.RunE = func(*cobra.Command, []string) error {
 		r, err := a.Config()
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(*form, "json") || strings.HasPrefix(*form, "yaml") {
-			return show(a, *form, nil, []map[string]*place.Remote{r.Remotes})
+		if form := list.Flag("format").Value.String(); strings.HasPrefix(form, "json") || strings.HasPrefix(form, "yaml") {
+			return write(a, form, nil, []map[string]*place.Remote{r.Remotes}, compareRows)
 		}
 		var rows []row
 		for _, n := range slices.Sorted(maps.Keys(r.Remotes)) {
-			rows = append(rows, row{n, r.Remotes[n]})
+			rows = append(rows, row{n, n == r.Default, r.Remotes[n]})
 		}
-		return show(a, *form, []column[row]{
-			col('n', "NAME", func(w row) string {
-				if w.name == r.Default {
-					return w.name + " (current)"
-				}
-				return w.name
-			}),
-			col('u', "URL", func(w row) string { return w.Addr }),
-			col('p', "PROTOCOL", func(w row) string { return orElse(w.Protocol, "kiln") }),
-			col('a', "AUTH TYPE", func(w row) string {
-				if w.Unix() {
-					return "file access"
-				}
-				if w.Streams() {
-					return "none"
-				}
-				return orElse(w.AuthType, "tls")
-			}),
-			col('P', "PUBLIC", func(w row) string { return strings.ToUpper(yesNo(w.Public)) }),
-			col('s', "STATIC", func(w row) string { return strings.ToUpper(yesNo(w.Static)) }),
-			col('g', "GLOBAL", func(row) string { return "NO" }),
-		}, rows)
+		return show(rows)
 	}
 	return list
 }

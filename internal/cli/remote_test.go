@@ -115,6 +115,7 @@ func TestTrust(t *testing.T) {
 	s.fails("image import "+at+"/lxd/one b: --fingerprint 0000000000000000000000000000000000000000000000000000000000000000", 5, "may be intercepting")
 	s.ok("image import " + at + "/lxd/one b: --fingerprint " + trust.Fingerprint(shown))
 	s.ok("image import " + at + "/lxd/one b: --ca " + s.write("ca.crt", string(pin)))
+	s.fails("image import http://127.0.0.1:"+port+"/lxd/one b:", 2, "images.allow_http true")
 	s.fails("image import x --ca x", 2, "about the server of a URL")
 	s.ok("remote add pub 127.0.0.1:" + port + " --public --accept-certificate")
 
@@ -139,6 +140,9 @@ func TestTrust(t *testing.T) {
 	there := " --accept-certificate 127.0.0.1:" + port
 	s.ok("remote add guest --token " + restricted + " --project default --mirror https://127.0.0.1:" + port + there)
 	s.ok("remote remove guest")
+	spare := strings.TrimSpace(s.ok("config trust add --name spare --restricted"))
+	s.ok("remote add spare 127.0.0.1:" + port + " --token " + spare) // which says whom to expect
+	s.ok("remote remove spare")
 	s.fails("remote add far 127.0.0.1:"+port+" --accept-certificate --proxy ::", 2, "proxy")
 	s.fails("config trust add "+s.write("bad.crt", "x"), 2, "bad.crt")
 

@@ -34,6 +34,16 @@ type addOptions struct {
 	mirrors                             []string
 }
 
+// told is the fingerprint of the server's certificate that a token has in it, so that
+// nobody needs to be asked about it; "": none.
+func (o addOptions) told() string {
+	token, err := trust.ParseToken(o.token)
+	if err != nil {
+		return ""
+	}
+	return token.Fingerprint
+}
+
 func (a *app) remoteAddCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "add [<remote>] <address>|<token>", Short: "Add a remote server", Args: cobra.RangeArgs(1, 2),
@@ -236,6 +246,10 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 	case o.accept && !trusted:
 	case trusted:
 		return r.Forget(name)
+	case o.told() != "":
+		if err := expected(c.Addr, shown, o.told()); err != nil {
+			return err
+		}
 	default:
 		if err := a.askAbout(trust.Fingerprint(shown)); err != nil {
 			return err

@@ -32,7 +32,13 @@ func (a *app) pool(ctx context.Context, word string) (p api.StoragePool, at plac
 func (a *app) poolListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List storage pools",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(c)
+	show := listFlags(a, c, "nDdus", []column[api.StoragePool]{
+		col('n', "NAME", func(p api.StoragePool) string { return p.Name }),
+		col('D', "DRIVER", func(p api.StoragePool) string { return p.Driver }),
+		col('d', "DESCRIPTION", func(p api.StoragePool) string { return p.Description }),
+		col('u', "USED BY", func(p api.StoragePool) string { return fmt.Sprint(len(p.UsedBy)) }),
+		col('s', "STATE", func(p api.StoragePool) string { return strings.ToUpper(p.Status) }),
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -42,13 +48,7 @@ func (a *app) poolListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a, *form, []column[api.StoragePool]{
-			col('n', "NAME", func(p api.StoragePool) string { return p.Name }),
-			col('D', "DRIVER", func(p api.StoragePool) string { return p.Driver }),
-			col('d', "DESCRIPTION", func(p api.StoragePool) string { return p.Description }),
-			col('u', "USED BY", func(p api.StoragePool) string { return fmt.Sprint(len(p.UsedBy)) }),
-			col('s', "STATE", func(p api.StoragePool) string { return strings.ToUpper(p.Status) }),
-		}, all)
+		return show(all)
 	}
 	return c
 }

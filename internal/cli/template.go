@@ -72,7 +72,7 @@ func (a *app) templateCmd() *cobra.Command {
 func (a *app) templateListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates",
 		Args: cobra.ExactArgs(1)}
-	form := formatFlag(c)
+	show := listFlags(a, c, "n", []column[string]{col('n', "FILENAME", func(s string) string { return s })})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, p, err := a.templates(args[0])
 		if err != nil {
@@ -82,7 +82,7 @@ func (a *app) templateListCmd() *cobra.Command {
 		if _, err := at.Get(c.Context(), p, nil, &names); err != nil {
 			return a.suggest(c.Context(), at, err)
 		}
-		return show(a, *form, []column[string]{col('n', "FILENAME", func(s string) string { return s })}, names)
+		return show(names)
 	}
 	return c
 }

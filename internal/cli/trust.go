@@ -77,7 +77,18 @@ func (a *app) trustCmd() *cobra.Command {
 func (a *app) trustListCmd() *cobra.Command {
 	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(list)
+	day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
+		return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }
+	}
+	show := listFlags(a, list, "ntfierp", []column[api.Certificate]{
+		col('n', "NAME", func(c api.Certificate) string { return c.Name }),
+		col('t', "TYPE", func(c api.Certificate) string { return c.Type }),
+		col('f', "FINGERPRINT", func(c api.Certificate) string { return short(c.Fingerprint) }),
+		col('i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })),
+		col('e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })),
+		col('r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }),
+		colList('p', "PROJECTS", func(c api.Certificate) []string { return c.Projects }),
+	})
 	list.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -87,18 +98,7 @@ func (a *app) trustListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
-			return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }
-		}
-		return show(a, *form, []column[api.Certificate]{
-			col('n', "NAME", func(c api.Certificate) string { return c.Name }),
-			col('t', "TYPE", func(c api.Certificate) string { return c.Type }),
-			col('f', "FINGERPRINT", func(c api.Certificate) string { return short(c.Fingerprint) }),
-			col('i', "ISSUE DATE", day(func(c api.Certificate) time.Time { b, _ := validity(c); return b })),
-			col('e', "EXPIRY DATE", day(func(c api.Certificate) time.Time { _, e := validity(c); return e })),
-			col('r', "RESTRICTED", func(c api.Certificate) string { return yesNo(c.Restricted) }),
-			colList('p', "PROJECTS", func(c api.Certificate) []string { return c.Projects }),
-		}, all)
+		return show(all)
 	}
 	return list
 }
@@ -251,7 +251,11 @@ func (a *app) trustRevokeCmd() *cobra.Command {
 func (a *app) trustTokensCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list-tokens [<remote>:]", Short: "List unused join tokens",
 		Args: cobra.MaximumNArgs(1)}
-	form := formatFlag(c)
+	show := listFlags(a, c, "nte", []column[trust.Token]{
+		col('n', "NAME", func(t trust.Token) string { return t.ClientName }),
+		col('t', "TOKEN", trust.Token.String),
+		col('e', "EXPIRES AT", func(t trust.Token) string { return minute(t.ExpiresAt) }),
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, _, err := a.Server(args)
 		if err != nil {
@@ -261,11 +265,7 @@ func (a *app) trustTokensCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(a, *form, []column[trust.Token]{
-			col('n', "NAME", func(t trust.Token) string { return t.ClientName }),
-			col('t', "TOKEN", trust.Token.String),
-			col('e', "EXPIRES AT", func(t trust.Token) string { return minute(t.ExpiresAt) }),
-		}, list)
+		return show(list)
 	}
 	return c
 }

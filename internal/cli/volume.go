@@ -78,7 +78,14 @@ func (a *app) volumeCreateCmd() *cobra.Command {
 func (a *app) volumeListCmd() *cobra.Command {
 	c := &cobra.Command{Use: "list [<remote>:]<pool>", Aliases: []string{"ls"}, Short: "List storage volumes",
 		Args: cobra.ExactArgs(1)}
-	form := formatFlag(c)
+	show := listFlags(a, c, "tndcu", []column[api.StorageVolume]{
+		col('e', "PROJECT", func(v api.StorageVolume) string { return v.Project }),
+		col('t', "TYPE", func(v api.StorageVolume) string { return v.Type }),
+		col('n', "NAME", func(v api.StorageVolume) string { return v.Name }),
+		col('d', "DESCRIPTION", func(v api.StorageVolume) string { return v.Description }),
+		col('c', "CONTENT-TYPE", func(v api.StorageVolume) string { return v.ContentType }),
+		col('u', "USED BY", func(v api.StorageVolume) string { return fmt.Sprint(len(v.UsedBy)) }),
+	})
 	a.allProjectsFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
@@ -89,19 +96,7 @@ func (a *app) volumeListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		columns := []column[api.StorageVolume]{
-			col('t', "TYPE", func(v api.StorageVolume) string { return v.Type }),
-			col('n', "NAME", func(v api.StorageVolume) string { return v.Name }),
-			col('d', "DESCRIPTION", func(v api.StorageVolume) string { return v.Description }),
-			col('c', "CONTENT-TYPE", func(v api.StorageVolume) string { return v.ContentType }),
-			col('u', "USED BY", func(v api.StorageVolume) string { return fmt.Sprint(len(v.UsedBy)) }),
-		}
-		if a.AllProjects {
-			columns = append([]column[api.StorageVolume]{col('e', "PROJECT", func(v api.StorageVolume) string {
-				return v.Project
-			})}, columns...)
-		}
-		return show(a, *form, columns, all)
+		return show(all)
 	}
 	return c
 }

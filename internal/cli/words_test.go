@@ -55,8 +55,26 @@ func TestMistakes(t *testing.T) {
 	s.ok("info c1")
 	s.fails("config set foo.bar 1", 2, "foo.bar", "name the instance")
 	s.fails("image info one@2", 3, `no image "one@2"`, "kiln image history one")
+	s.fails("image history one@0", 2, `"one@0" is a version`, "kiln image history one\n")
+	s.fails("image rollback one@0", 2, `"one@0" is a version`)
+	s.fails("init nosuch c9", 3, `no image "nosuch"; see: kiln image list`)
+	s.fails("info nosuch", 3, `no instance "nosuch"; see: kiln list`)
+	s.fails("image set-property one '' y", 2, "a property has no name")
+	s.fails("image import "+filepath.Join(s.dir, "1.tar")+" =foo", 2, "a property has no name")
+	s.fails("init one c9 -p default -p default", 2, `profile "default" is given twice`)
+	s.fails("profile add c1 default", 2, `profile "default" is given twice`)
+	s.fails("profile assign c1 default,default", 2, `profile "default" is given twice`)
+	s.stdin = "devices: x"
+	s.fails("config edit c1", 2, "expected here: line 1")
+	s.fails("launch one e1 --ephemeral", 2, "it is ephemeral, so it was deleted")
+	if out := s.ok("list -f csv -c n"); out != "c1\n" {
+		t.Errorf("an ephemeral instance that didn't start is there: %q", out)
+	}
 	s.fails("init one@2 c9", 3, `no image "one@2"`, "kiln image history one")
 	s.ok("profile create web")
+	s.ok("profile add c1 web")
+	s.fails("profile delete web", 4, "in use by: c1;", "kiln profile remove <instance> web")
+	s.ok("profile remove c1 web")
 	if _, err, code := s.run("profile device add web d disk path=/mnt source=" + gone); code != 0 || err == "" {
 		t.Errorf("a profile for another host: exit %d, warned %q", code, err)
 	}

@@ -28,10 +28,10 @@ func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateS
 	if err := d.instances.CopyFiles(source, spec.Source.Instance, files, !spec.Source.Only); err != nil {
 		return err
 	}
-	if err := d.instances.Create(ctx, n, files); err != nil || !spec.Start {
+	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}
-	return d.instances.Start(ctx, n.Name)
+	return d.startNew(ctx, n, spec.Start)
 }
 
 // checkCopy says what copyInstance would, before any work.

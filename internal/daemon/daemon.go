@@ -205,7 +205,8 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 		case err != unix.EWOULDBLOCK && err != unix.EINTR:
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
 		case time.Now().After(end):
-			return nil, errors.Join(kiln.Errorf(kiln.Conflict, "another kiln daemon uses %s", dir), f.Close())
+			return nil, errors.Join(kiln.Errorf(kiln.Conflict, "another kiln daemon uses %s; stop that one first "+
+				"(kiln shutdown, or systemctl stop kiln), or use another directory: KILN_DIR", dir), f.Close())
 		}
 		select {
 		case <-ctx.Done():

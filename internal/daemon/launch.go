@@ -124,10 +124,25 @@ func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (
 		return err
 	}
 	d.warnUnread(ctx, o, n.Name)
-	if !spec.Start {
+	return d.startNew(ctx, n, spec.Start)
+}
+
+// startNew starts an instance that was just made, if it is to be. An ephemeral one that
+// can't be started goes, as it does when it stops.
+func (d *Daemon) startNew(ctx context.Context, n instance.New, start bool) error {
+	if !start {
 		return nil
 	}
-	return d.instances.Start(ctx, n.Name)
+	err := d.instances.Start(ctx, n.Name)
+	if err == nil || !n.Ephemeral {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	derr := d.leavingTrees(ctx, n.Name, func() error { return d.instances.Delete(ctx, n.Name) })
+	if derr != nil && !errors.Is(derr, kiln.NotFound) { // it ran, and went by itself
+		return errors.Join(err, derr)
+	}
+	return kiln.Errorf(kiln.KindOf(err), "%w; it is ephemeral, so it was deleted", err)
 }
 
 // warnUnread tells who makes an instance that its image will not read what it is told

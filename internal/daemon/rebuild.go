@@ -36,21 +36,28 @@ func (d *Daemon) checkRebuild(ctx context.Context, i instance.Instance, s Source
 	switch {
 	case !runs && i.Status != instance.Stopped:
 		return kiln.Errorf(kiln.Conflict, "instance %q can't be rebuilt: %s", i.Name, i.Problem)
+	case s.elsewhere():
+		if _, err := d.remotes.Open(s.Remote, remote.Access{}); err != nil {
+			return err
+		}
+	default:
+		img, err := d.rebuildImage(ctx, nil, i, s)
+		if err != nil {
+			return err
+		}
+		if _, err := plan(CreateSpec{Name: i.Name, Architecture: i.Architecture, Source: s}, img); err != nil {
+			return err
+		}
+	}
+	switch { // last, so that nobody stops it for an image that there isn't
 	case runs && !force:
-		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first", i.Name)
+		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be rebuilt; stop it first, or give "+
+			"--force", i.Name)
 	case runs && i.Ephemeral:
 		return kiln.Errorf(kiln.Conflict, "instance %q is ephemeral: it would be deleted when it is stopped to be rebuilt; "+
 			"launch another one, or make it persistent first: kiln config edit %s", i.Name, i.Name)
-	case s.elsewhere():
-		_, err := d.remotes.Open(s.Remote, remote.Access{})
-		return err
 	}
-	img, err := d.rebuildImage(ctx, nil, i, s)
-	if err != nil {
-		return err
-	}
-	_, err = plan(CreateSpec{Name: i.Name, Architecture: i.Architecture, Source: s}, img)
-	return err
+	return nil
 }
 
 // rebuild makes the new files while the instance may still run, so that what fails

@@ -90,10 +90,10 @@ func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) (err e
 	if err := d.receiveFiles(ctx, o, a, files); err != nil {
 		return err
 	}
-	if err := d.instances.Create(ctx, n, files); err != nil || !a.spec.Start {
+	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}
-	return d.instances.Start(ctx, n.Name)
+	return d.startNew(ctx, n, a.spec.Start)
 }
 
 // plan says what the copy is to be: as the other, but for what was asked for.

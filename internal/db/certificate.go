@@ -61,7 +61,11 @@ func (d *DB) CreateCertificate(ctx context.Context, c Certificate) error {
 			added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
 			c.Fingerprint, c.Name, c.Type, c.Description, c.Restricted, toJSON(orNone(c.Projects)), c.PEM, timeText(c.AddedAt))
 		if kiln.KindOf(conflict(err, "", "")) == kiln.Conflict {
-			return kiln.Errorf(kiln.Conflict, "Certificate already in trust store")
+			var was string
+			_ = tx.tx.QueryRowContext(ctx, `SELECT name FROM certificates WHERE fingerprint = ?`, c.Fingerprint).Scan(
+				noted{"name", &was, new(string)})
+			return kiln.Errorf(kiln.Conflict, "Certificate already in trust store: under the name %q, fingerprint %.12s; to "+
+				"change what it may do: kiln config trust edit %.12s", was, c.Fingerprint, c.Fingerprint)
 		}
 		return err
 	})

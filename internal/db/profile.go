@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -148,7 +149,8 @@ func (d *DB) DeleteProfile(ctx context.Context, name string) error {
 			return err
 		}
 		if len(used) > 0 {
-			return kiln.Errorf(kiln.Conflict, "Profile '%s' is in use by: %v", name, used)
+			return kiln.Errorf(kiln.Conflict, "Profile '%s' is in use by: %s; take it from them first: kiln profile "+
+				"remove <instance> %s", name, strings.Join(used, ", "), name)
 		}
 		r, err := tx.tx.ExecContext(ctx, `DELETE FROM profiles WHERE project_id = ? AND name = ?`, in, name)
 		if err := changed(r, err, "Profile", name); err != nil {

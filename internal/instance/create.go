@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,12 +59,25 @@ func (s *Set) Check(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	if err := once(c.Profiles); err != nil {
+		return err
+	}
 	used, err := pick(c.Profiles, profiles)
 	if err != nil {
 		return err
 	}
 	_, devices := expand(c, used)
 	return s.checkSources(ctx, devices)
+}
+
+// once refuses a list that has a profile twice. The error is Invalid.
+func once(profiles []string) error {
+	for n, p := range profiles {
+		if slices.Contains(profiles[:n], p) {
+			return kiln.Errorf(kiln.Invalid, "profile %q is given twice; name each once: the last one wins where they differ", p)
+		}
+	}
+	return nil
 }
 
 // Create makes an instance of files. What it says of profiles is checked once more with

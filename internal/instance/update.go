@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -45,6 +46,11 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	profiles, err := s.profiles(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !slices.Equal(c.Profiles, i.Profiles) {
+		if err := once(c.Profiles); err != nil {
+			return nil, err
+		}
 	}
 	used, err := pick(c.Profiles, profiles)
 	if err != nil {

@@ -208,6 +208,7 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 // about has a client's requests be about the project that was asked for, or that of its
 // remote. The default one goes without saying.
 func (r *Resolver) about(c *client.Client, own string) *client.Client {
+	c = c.WithUserAgent("kiln/" + r.Version)
 	if r.AllProjects {
 		return c.AllProjects()
 	}
@@ -342,8 +343,19 @@ func Missing(noun, name string, known []string) error {
 	if !slices.Contains(known, name) {
 		hint = kiln.DidYouMean(name, known)
 	}
-	if noun == "remote" {
-		hint += "; see: kiln remote list"
+	if noun == "remote" || hint == "" && !slices.Contains(known, name) {
+		verb := noun + " list"
+		switch noun {
+		case "instance":
+			verb = "list"
+		case "alias":
+			verb = "image alias list"
+		case "pool":
+			verb = "storage list"
+		case "storage volume":
+			verb = "storage volume list default"
+		}
+		hint += "; see: kiln " + verb
 	}
 	return kiln.Errorf(kiln.NotFound, "no %s %q%s", noun, name, hint)
 }

@@ -236,7 +236,7 @@ func TestRename(t *testing.T) {
 
 func TestMissing(t *testing.T) {
 	for name, want := range map[string]string{
-		"c2": `no instance "c2"; did you mean "c1"?`, "zzzzzz": `no instance "zzzzzz"`, "c1": `no instance "c1"`,
+		"c2": `no instance "c2"; did you mean "c1"?`, "zzzzzz": `no instance "zzzzzz"; see: kiln list`, "c1": `no instance "c1"`,
 	} {
 		if err := Missing("instance", name, []string{"c1"}); err.Error() != want || !errors.Is(err, kiln.NotFound) {
 			t.Error(err)

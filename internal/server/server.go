@@ -264,7 +264,8 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	code := status(err)
 	kind := kiln.KindOf(err)
 	if kind == kiln.Internal {
-		s.log.Error("request failed", "request", requestID(r), "method", r.Method, "path", r.URL.Path, "err", err)
+		s.log.Error("request failed", "request", requestID(r), "method", r.Method, "path", r.URL.Path,
+			"agent", r.UserAgent(), "err", err)
 	}
 	if kind == kiln.Busy {
 		w.Header().Set("Retry-After", retryAfter)

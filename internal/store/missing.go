@@ -104,22 +104,28 @@ const (
 	isDamaged = "damaged"
 )
 
-// cameBack forgets what was wrong with some files.
-func (s *Store) cameBack(files []kiln.File) {
+// cameBack forgets what was wrong with some files, and gives those that something was.
+func (s *Store) cameBack(files []kiln.File) (mended []kiln.File) {
 	m := s.missing
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for fp, wrong := range m.images {
-		for _, f := range files {
-			if _, ok := wrong[f.Hash]; ok {
-				delete(wrong, f.Hash)
-				m.version++
+	for _, f := range files {
+		found := false
+		for fp, wrong := range m.images {
+			if _, ok := wrong[f.Hash]; !ok {
+				continue
+			}
+			found = true
+			m.version++
+			if delete(wrong, f.Hash); len(wrong) == 0 {
+				delete(m.images, fp)
 			}
 		}
-		if len(wrong) == 0 {
-			delete(m.images, fp)
+		if found {
+			mended = append(mended, f)
 		}
 	}
+	return mended
 }
 
 // forget is for an image that is deleted.

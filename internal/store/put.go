@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"maps"
@@ -56,6 +57,9 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 		if err := kiln.CheckAlias(a.Name); err != nil {
 			return kiln.Image{}, err
 		}
+	}
+	if err := checkProperties(img.Properties); err != nil {
+		return kiln.Image{}, err
 	}
 	if !s.put.MoveAliases {
 		if err := s.Taken(ctx, img.Aliases, img.Fingerprint); err != nil {
@@ -192,7 +196,11 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	s.cameBack(p.files)
+	for _, f := range s.cameBack(p.files) {
+		if s.put.Warn != nil {
+			s.put.Warn(fmt.Sprintf("the %s file of the image was missing or damaged; it is repaired", f.Role))
+		}
+	}
 	got, err := s.Get(p.ctx, img.Fingerprint)
 	if err == nil && exists {
 		err = kiln.Errorf(kiln.Conflict, "Image with same fingerprint already exists")

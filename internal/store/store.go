@@ -289,11 +289,22 @@ func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*ki
 		if err := change(&img); err != nil {
 			return err
 		}
+		if err := checkProperties(img.Properties); err != nil {
+			return err
+		}
 		img.Fingerprint = fp
 		dropEmpty(img.Properties)
 		noteOwn(&img, before)
 		return tx.UpdateImage(ctx, img)
 	})
+}
+
+// checkProperties refuses a property without a name. The error is Invalid.
+func checkProperties(m map[string]string) error {
+	if _, there := m[""]; there {
+		return kiln.Errorf(kiln.Invalid, "a property has no name: it is written key=value")
+	}
+	return nil
 }
 
 func dropEmpty(m map[string]string) {

@@ -330,7 +330,11 @@ func TestLostFileIsMended(t *testing.T) {
 	if has, err := s.Has(t.Context(), img.Fingerprint); has || err != nil {
 		t.Errorf("Has: %v, %v", has, err)
 	}
-	s.Put(t.Context(), kiln.Image{}, files(b))
+	var warned string
+	s.With(PutOptions{Warn: func(text string) { warned += text }}).Put(t.Context(), kiln.Image{}, files(b))
+	if !strings.Contains(warned, "it is repaired") {
+		t.Errorf("said of the repair: %q", warned)
+	}
 	if err := s.Verify(t.Context(), img.Fingerprint); err != nil {
 		t.Errorf("mended: %v", err)
 	}

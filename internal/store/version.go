@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -15,12 +16,27 @@ import (
 type Version = db.Version
 
 // History gives the images that an alias pointed to, the present one first. They may
-// be gone. The error is NotFound.
+// be gone. Errors: NotFound, Invalid for a version of an alias.
 func (s *Store) History(ctx context.Context, name string) ([]Version, error) {
-	if _, err := s.Alias(ctx, name); err != nil {
+	if _, err := s.aliasItself(ctx, name); err != nil {
 		return nil, err
 	}
 	return s.db.History(ctx, name)
+}
+
+// aliasItself finds an alias, of which an older version is none. Errors: NotFound,
+// Invalid for a version.
+func (s *Store) aliasItself(ctx context.Context, name string) (kiln.Alias, error) {
+	a, err := s.db.Alias(ctx, name)
+	if !errors.Is(err, kiln.NotFound) {
+		return a, err
+	}
+	if _, verr := s.aliasVersion(ctx, name, false); verr == nil {
+		alias := name[:strings.LastIndex(name, "@")]
+		err = kiln.Errorf(kiln.Invalid, "%q is a version of the alias %q, which has no versions itself; see: kiln image "+
+			"history %s", name, alias, alias)
+	}
+	return a, err
 }
 
 // standing leaves out the versions that an alias was rolled back from: the first of
@@ -73,6 +89,9 @@ func whole(ctx context.Context, tx *db.Tx, fp kiln.Fingerprint) (kiln.Image, err
 func (s *Store) RollBack(ctx context.Context, name string, n int) (from, to kiln.Image, err error) {
 	if n < 1 {
 		return from, to, kiln.Errorf(kiln.Invalid, "%d is not how many versions to go back: 1, 2 …", n)
+	}
+	if _, err := s.aliasItself(ctx, name); err != nil {
+		return from, to, err
 	}
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
 		a, err := tx.Alias(ctx, name)
