@@ -312,12 +312,16 @@ func TestExpiredClient(t *testing.T) {
 	if err := p.d.AddClient(t.Context(), namesake, daemon.Client{Name: "namesake"}); err != nil {
 		t.Fatal(err)
 	}
+	early := issue(8, nil, time.Hour, 2*time.Hour)
+	if err := p.d.AddClient(t.Context(), early, daemon.Client{Name: "early"}); err != nil {
+		t.Fatal(err)
+	}
 	good := issue(2, ca, -time.Hour, time.Hour)
 	for name, c := range map[string]struct {
 		cert *x509.Certificate
 		want int
 	}{
-		"namesake": {namesake, 200}, "stranger": {issue(7, nil, -time.Hour, time.Hour), 403},
+		"namesake": {namesake, 200}, "added early": {early, 403}, "stranger": {issue(7, nil, -time.Hour, time.Hour), 403},
 		"good": {good, 200}, "revoked": {revoked, 403},
 		"early": {issue(5, ca, time.Hour, 2*time.Hour), 403}, "late": {issue(6, ca, -2*time.Hour, -time.Hour), 403},
 	} {
