@@ -196,6 +196,9 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	theirsOnly, filtered := formattest.Tiny(t, "theirs only"), formattest.Tiny(t, "filtered")
 	u.add(kiln.Fingerprint(sha256.Sum256(theirsOnly)), theirsOnly, false, "app-private")
 	u.add(kiln.Fingerprint(sha256.Sum256(filtered)), filtered, true, "filtered")
+	machine := formattest.Tiny(t, "machine")
+	u.add(kiln.Fingerprint(sha256.Sum256(machine)), machine, true, "app-machine")
+	u.images[len(u.images)-1].Type = "virtual-machine"
 	for _, m := range []Mirror{{Name: "a", Remote: u.serve(t), PullThrough: true, Public: true,
 		Filters: []string{"ap"}},
 		{Name: "b", Remote: hidden.serve(t), PullThrough: true}} {
@@ -206,7 +209,8 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	if err != nil || img.Fingerprint != there || !img.Public {
 		t.Errorf("%v, %v", img.Fingerprint, err)
 	}
-	for _, name := range []string{"known", fp.String(), "internal", "nothing", "app-private", "filtered"} {
+	for _, name := range []string{"known", fp.String(), "internal", "nothing", "app-private", "app-machine",
+		"filtered"} {
 		if img, err := d.PullThrough(t.Context(), name, Asker{}); !errors.Is(err, kiln.NotFound) {
 			t.Errorf("%s: %v, %v", name, img.Fingerprint, err)
 		}
