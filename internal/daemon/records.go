@@ -96,7 +96,7 @@ func (d *Daemon) saveRecords(ctx context.Context) error {
 		errs = append(errs, d.instances.SaveRecords(ctx, instances...))
 	}
 	if all {
-		errs = append(errs, d.instances.SaveRecords(ctx), d.Images.SaveRecords(ctx))
+		errs = append(errs, d.saveProfiles(ctx), d.instances.SaveRecords(ctx), d.Images.SaveRecords(ctx))
 	}
 	err := errors.Join(errs...)
 	if err != nil { // some may be written; all are compared the next time

@@ -67,6 +67,9 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	if err := v.recoverNetworks(ctx); err != nil {
 		return v.r, err
 	}
+	if err := v.recoverAllProfiles(ctx); err != nil {
+		return v.r, err
+	}
 	v.pool, err = volume.OpenFor(filepath.Join(cfg.Dir, "volumes"), func() (volumes, snapshots []string, err error) {
 		return nil, nil, errors.New("rows are being recovered") // so nothing is swept
 	})
@@ -123,9 +126,8 @@ func (v *recoverer) database(ctx context.Context) error {
 	v.overrule = true
 	v.r.Backup, err = restoreDatabase(ctx, v.cfg.Dir, "")
 	if err == nil {
-		v.r.Gone = append(v.r.Gone, fmt.Sprintf("settings, trusted clients, mirrors, and profiles that no instance uses are "+
-			"those of the copy %s; compare: kiln config show, kiln config trust list, kiln mirror list, kiln profile list",
-			filepath.Base(v.r.Backup)))
+		v.r.Gone = append(v.r.Gone, fmt.Sprintf("settings, trusted clients and mirrors are those of the copy %s; "+
+			"compare: kiln config show, kiln config trust list, kiln mirror list", filepath.Base(v.r.Backup)))
 		return nil
 	}
 	if !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Integrity) {
@@ -134,7 +136,6 @@ func (v *recoverer) database(ctx context.Context) error {
 	v.r.Gone = append(v.r.Gone, "settings of the server; set them again: kiln config set KEY VALUE",
 		"trusted clients; trust them again: kiln config trust add",
 		"mirrors; add them again: kiln mirror add",
-		"profiles that no instance uses; create them again: kiln profile create",
 		"rollbacks from images that are not here any more; an update may bring those back")
 	return setDatabaseAside(v.cfg.Dir)
 }

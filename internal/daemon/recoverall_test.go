@@ -80,10 +80,11 @@ func populated(t *testing.T) (dir string, before state) {
 	}
 	devices := map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "default"}}
 	if err := errors.Join(d.CreateProfile(ctx, db.Profile{Name: "web", Description: "x", Config: map[string]string{
-		"limits.processes": "500"}}), d.db.EditProfile(ctx, "default", func(p *db.Profile) error {
-		p.Config["user.site"] = "here"
-		return nil
-	})); err != nil {
+		"limits.processes": "500"}}), d.CreateProfile(ctx, db.Profile{Name: "spare", Description: "no instance uses it"}),
+		d.db.EditProfile(ctx, "default", func(p *db.Profile) error {
+			p.Config["user.site"] = "here"
+			return nil
+		})); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"a", "b"} {
@@ -117,12 +118,12 @@ func TestRecoverAll(t *testing.T) {
 	loseDatabase(t, dir)
 	cfg := Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"}
 	r, err := Recover(t.Context(), cfg)
-	if err != nil || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 5 {
+	if err != nil || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 4 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	if got := []int{len(r.Images), len(r.Aliases), len(r.Instances), len(r.Snapshots),
 		len(r.Profiles), len(r.Networks)}; !cmp.Equal(got,
-		[]int{2, 3, 2, 2, 2, 2}) {
+		[]int{2, 3, 2, 2, 3, 2}) {
 		t.Errorf("%d: %+v", got, r)
 	}
 	if r, err := Recover(t.Context(), cfg); err != nil || len(r.Images)+len(r.Instances)+len(r.Snapshots)+len(r.Profiles)+

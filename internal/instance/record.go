@@ -130,7 +130,7 @@ func ParseRecord(b []byte) (Record, error) {
 		})
 	}
 	for _, p := range f.Contents {
-		if err := checkProfileName(p.Name); err != nil {
+		if err := CheckProfileName(p.Name); err != nil {
 			return Record{}, err
 		}
 		r.Profiles = append(r.Profiles, Profile{Name: p.Name, Description: p.Description, Config: p.Config,
@@ -187,14 +187,15 @@ func (s recordState) check(name func(string) error) error {
 		return kiln.Errorf(kiln.Integrity, "the record of %q: %w", s.Name, err)
 	}
 	for _, p := range s.Profiles {
-		if err := checkProfileName(p); err != nil {
+		if err := CheckProfileName(p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkProfileName(name string) error {
+// CheckProfileName says whether a record may name a profile so. The error is Integrity.
+func CheckProfileName(name string) error {
 	if name == "" || len(name) > 255 || strings.ContainsAny(name, "/\x00\n") {
 		return kiln.Errorf(kiln.Integrity, "the record names a profile %q, which can't be", name)
 	}

@@ -1,0 +1,99 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
+)
+
+// profilesFile has what the rows of profiles say, of all projects: those that an instance
+// uses are in its record as well.
+const profilesFile = "profiles.json"
+
+// maxProfilesFile bounds it, in bytes.
+const maxProfilesFile = 16 << 20
+
+// profilesRecord is its format.
+type profilesRecord struct {
+	Version  int          `json:"version"`
+	Profiles []db.Profile `json:"profiles"`
+}
+
+// saveProfiles writes the record of profiles if it isn't as the rows say. Where a row is
+// damaged it stays, as the better copy.
+func (d *Daemon) saveProfiles(ctx context.Context) error {
+	rows, err := d.db.Profiles(project.InAll(ctx))
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if r.Damage != "" {
+			return nil
+		}
+	}
+	b, err := json.MarshalIndent(profilesRecord{1, rows}, "", " ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(d.cfg.Dir, profilesFile)
+	if has, err := disk.ReadSealed(path, maxProfilesFile); err == nil && bytes.Equal(bytes.TrimSpace(has), b) {
+		return nil
+	}
+	return disk.WriteSealed(path, 0o600, b)
+}
+
+// recordedProfiles reads it. Errors: fs.ErrNotExist, Integrity, TooLarge, Unsupported.
+func recordedProfiles(dir string) ([]db.Profile, error) {
+	b, err := disk.ReadSealed(filepath.Join(dir, profilesFile), maxProfilesFile)
+	if err != nil {
+		return nil, err
+	}
+	var f profilesRecord
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil, kiln.Errorf(kiln.Integrity, "%s can't be read: %w", profilesFile, err)
+	}
+	if f.Version != 1 {
+		return nil, kiln.Errorf(kiln.Unsupported, "%s has version %d, this kiln knows 1", profilesFile, f.Version)
+	}
+	return f.Profiles, nil
+}
+
+// recoverAllProfiles makes the rows of profiles that have none, also of those that no
+// instance uses. One that is there is changed only if it counts less than records.
+func (v *recoverer) recoverAllProfiles(ctx context.Context) error {
+	list, err := recordedProfiles(v.cfg.Dir)
+	if err != nil {
+		if v.overrule {
+			v.r.Gone = append(v.r.Gone, "profiles that no instance uses; compare them, and create them again: kiln profile "+
+				"list")
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			v.remark("what was known of profiles that no instance uses is lost: %v", err)
+		}
+		return nil
+	}
+	for _, p := range list {
+		if err := errors.Join(kiln.CheckProjectName(p.Project), instance.CheckProfileName(p.Name)); err != nil {
+			v.remark("profile %q can't be brought back: %v", p.Name, err)
+			continue
+		}
+		in, err := v.inProject(ctx, p.Project)
+		if err != nil {
+			return err
+		}
+		p.Damage = ""
+		if err := v.recoverProfile(project.In(in, project.Alone(p.Project)), p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
