@@ -92,9 +92,9 @@ func (c wordColumn) Scan(src any) error {
 }
 
 // instanceType is the column of what an image is for, or an instance is.
-func instanceType(to *string) wordColumn {
-	return wordColumn{to, []string{"", "container", "virtual-machine"}}
-}
+func instanceType(to *string) wordColumn { return wordColumn{to, instanceTypes} }
+
+var instanceTypes = []string{"", "container", "virtual-machine"}
 
 // standIn is what an image is called whose fingerprint can't be read, so that it can
 // be listed and deleted: the number of its row after zeros. No image has such a hash.

@@ -343,6 +343,19 @@ type jsonColumn struct{ v any }
 func (c jsonColumn) Scan(src any) error {
 	switch s := src.(type) {
 	case string:
+		// Most columns of most rows are these: there is nothing to be read in them.
+		switch v := c.v.(type) {
+		case *map[string]string:
+			if s == "{}" && *v == nil {
+				*v = map[string]string{}
+				return nil
+			}
+		case *[]string:
+			if s == "[]" {
+				*v = []string{}
+				return nil
+			}
+		}
 		return json.Unmarshal([]byte(s), c.v)
 	case []byte:
 		return json.Unmarshal(s, c.v)

@@ -91,10 +91,11 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 	}
 	list := []kiln.Image{}
 	at := map[int64]int{}
+	row := newImageRow()
 	err = each(ctx, db, `SELECT `+imageColumns+` FROM images`+where+` ORDER BY id`, args, func(rows *sql.Rows) error {
-		id, i, err := scanImage(rows)
+		i, err := row.scan(rows)
 		if err == nil && q.fits(i) {
-			at[id] = len(list)
+			at[row.id] = len(list)
 			list = append(list, i)
 		}
 		return err
@@ -103,11 +104,13 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 		return list, err
 	}
 	some := ` WHERE image_id IN (SELECT id FROM images` + where + `)`
+	var id int64
+	var a kiln.Alias
+	to := []any{&id, noted{"name", &a.Name, &a.Damage}, noted{"description", &a.Description, &a.Damage}}
 	err = each(ctx, db, `SELECT image_id, name, description FROM image_aliases`+some+` ORDER BY name`, args,
 		func(rows *sql.Rows) error {
-			var id int64
-			var a kiln.Alias
-			err := rows.Scan(&id, noted{"name", &a.Name, &a.Damage}, noted{"description", &a.Description, &a.Damage})
+			id, a = 0, kiln.Alias{}
+			err := rows.Scan(to...)
 			if n, ok := at[id]; ok {
 				a.Target = list[n].Fingerprint
 				list[n].Aliases = append(list[n].Aliases, a)
@@ -140,9 +143,18 @@ func images(ctx context.Context, db queryer, q ImageQuery) ([]kiln.Image, error)
 	return slices.DeleteFunc(list, func(i kiln.Image) bool { return !q.fits(i) }), err
 }
 
-// scanImage reads a row of imageColumns, and the number of the row.
-func scanImage(rows *sql.Rows) (id int64, i kiln.Image, err error) {
-	err = rows.Scan(&id, &i.Project, noted{"fingerprint", hashColumn{&i.Fingerprint}, &i.Damage},
+// imageRow reads rows of imageColumns, one after the other. Where the columns go is laid
+// out once for all of them: there can be many thousands.
+type imageRow struct {
+	id    int64 // of the row that was read last
+	image kiln.Image
+	to    []any
+}
+
+func newImageRow() *imageRow {
+	r := &imageRow{}
+	i := &r.image
+	r.to = []any{&r.id, &i.Project, noted{"fingerprint", hashColumn{&i.Fingerprint}, &i.Damage},
 		noted{"type", instanceType(&i.Type), &i.Damage},
 		noted{"architecture", &i.Architecture, &i.Damage},
 		noted{"size", countColumn[int64]{&i.Size}, &i.Damage},
@@ -159,22 +171,30 @@ func scanImage(rows *sql.Rows) (id int64, i kiln.Image, err error) {
 		noted{"origin", originColumn{&i.Origin}, &i.Damage},
 		noted{"own_properties", jsonColumn{&i.Own}, &i.Damage},
 		noted{"replaced_by", hashColumn{&i.ReplacedBy}, &i.Damage},
-		noted{"replaced_at", timeColumn{&i.ReplacedAt}, &i.Damage})
+		noted{"replaced_at", timeColumn{&i.ReplacedAt}, &i.Damage}}
+	return r
+}
+
+// scan gives the image of a row, which shares nothing with the one before it.
+func (r *imageRow) scan(rows *sql.Rows) (kiln.Image, error) {
+	r.id, r.image = 0, kiln.Image{}
+	err := rows.Scan(r.to...)
+	i := r.image
 	if i.Fingerprint.IsZero() {
-		i.Fingerprint = standIn(id)
+		i.Fingerprint = standIn(r.id)
 		if i.Damage == "" {
 			i.Damage = "its column fingerprint is damaged: it is empty"
 		}
 	}
 	i.Properties, i.Own, i.Profiles = orEmpty(i.Properties), orEmpty(i.Own), orNone(i.Profiles)
-	return id, i, err
+	return i, err
 }
 
 // fits reports what a condition can't ask a damaged row: stand-ins are only known when
 // the row was read, and who may see a damaged image isn't known.
 func (q ImageQuery) fits(i kiln.Image) bool {
 	return (q.Fingerprint.IsZero() || i.Fingerprint == q.Fingerprint) &&
-		strings.HasPrefix(i.Fingerprint.String(), q.Prefix) && !(q.Public && i.Damage != "")
+		(q.Prefix == "" || strings.HasPrefix(i.Fingerprint.String(), q.Prefix)) && !(q.Public && i.Damage != "")
 }
 
 // roleColumn is what a file is to its image.
