@@ -231,8 +231,8 @@ func FuzzParseCompression(f *testing.F) {
 
 // TestLevels has options that make a difference.
 func TestLevels(t *testing.T) {
-	text := make([]byte, 0, 1<<20)
-	for i := 0; len(text) < 1<<20; i++ {
+	text := make([]byte, 0, 256<<10)
+	for i := 0; len(text) < 256<<10; i++ {
 		text = fmt.Appendf(text, "%d %d ", i*i%9973, i%127)
 	}
 	size := func(name string) int {
