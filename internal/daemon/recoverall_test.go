@@ -157,11 +157,13 @@ func TestRecoverOlderCopy(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, databaseFile)); err != nil {
+	newest := filepath.Join(dir, backupsDir, "kiln-99990101.db") // and damaged
+	if err := errors.Join(os.Remove(filepath.Join(dir, databaseFile)),
+		os.WriteFile(newest, []byte(strings.Repeat("text ", 2000)), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
-	if err != nil || r.Backup == "" || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 1 {
+	if err != nil || r.Backup == "" || r.Backup == newest || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	d = open(t, dir)

@@ -27,9 +27,9 @@ import (
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
-// TestRecoverSound has a sound database in which one instance is missing: that comes back,
-// and what rows there are stays as they say, whatever records say of it. What an instance
-// stands on its files know best.
+// TestRecoverSound has a sound database in which one instance is missing, and the row of
+// an image is damaged: these come back, and what other rows there are stays as they say,
+// whatever records say of it. What an instance stands on its files know best.
 func TestRecoverSound(t *testing.T) {
 	dir, before := populated(t)
 	rows, err := db.Open(t.Context(), filepath.Join(dir, databaseFile))
@@ -46,6 +46,8 @@ func TestRecoverSound(t *testing.T) {
 		rows.Close()); err != nil {
 		t.Fatal(err)
 	}
+	damaged := before.Images[1].Fingerprint.String()
+	execute(t, dir, "UPDATE images SET properties = "+noJSON+" WHERE fingerprint = '"+damaged+"'")
 	pool := unswept(t, dir)
 	uuid := before.Instances[0].Options[instance.UUIDKey]
 	r, err := instance.Recorded(pool, uuid)
@@ -60,7 +62,8 @@ func TestRecoverSound(t *testing.T) {
 	}
 	got, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil || !slices.Equal(got.Instances, []string{"a"}) || len(got.Snapshots) != 2 || got.Backup != "" ||
-		len(got.Images)+len(got.Profiles)+len(got.Networks)+len(got.Left)+len(got.Remarks)+len(got.Gone) > 0 {
+		!slices.Equal(got.Images, []string{damaged}) ||
+		len(got.Profiles)+len(got.Networks)+len(got.Left)+len(got.Remarks)+len(got.Gone) > 0 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if rows, err = db.Open(t.Context(), filepath.Join(dir, databaseFile)); err != nil {
@@ -209,6 +212,24 @@ func TestRecoverStrayFiles(t *testing.T) {
 				t.Errorf("%+v", l)
 			}
 		}
+	}
+}
+
+// TestRecoverPart has a record of an image of whose two files one is there: that makes no
+// image, and stays.
+func TestRecoverPart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	meta, rootfs := formattest.Split(t)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("split")}, meta, rootfs), nil)
+	if err := errors.Join(d.blobs.Delete(sha256.Sum256(rootfs)), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	loseDatabase(t, dir)
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil || len(r.Images)+len(r.Aliases) > 0 || len(r.Left) != 1 || len(r.Remarks) != 1 ||
+		!strings.Contains(r.Remarks[0], "not all of its files are there") {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
