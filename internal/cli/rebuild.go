@@ -156,14 +156,12 @@ func (a *app) rebuild(ctx context.Context, word, image string, post api.Instance
 		}
 	}
 	running := i.Status == "Running" || i.Status == "Ready" || i.Status == "Frozen"
-	if running && !post.Force {
-		return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
-	}
 	var s api.Server
 	if _, err := i.at.Get(ctx, "/1.0", nil, &s); err != nil {
 		return err
 	}
-	if slices.Contains(s.APIExtensions, "kiln_rebuild_force") || !running {
+	// Without force the server says what is in the way, and first whether there is the image.
+	if slices.Contains(s.APIExtensions, "kiln_rebuild_force") || !running || !post.Force {
 		_, err = a.watch(ctx, i.at, rebuildRequest(i.Name, post))
 		return err
 	}
