@@ -253,6 +253,12 @@ func TestPullThroughBounds(t *testing.T) {
 	if n := d.asked.underWay; n != 0 {
 		t.Errorf("%d look-ups are said to be under way", n)
 	}
+	for _, via := range [][]string{{"x", d.id}, make([]string, mostVia)} {
+		if _, err := d.PullThrough(t.Context(), "new", Asker{Via: via}); !errors.Is(err, kiln.NotFound) ||
+			u.times.Load() != first {
+			t.Errorf("by way of %q: %v, after %d requests", via, err, u.times.Load()-first)
+		}
+	}
 	d.asked.underWay, first = mostAsked, u.times.Load()
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
