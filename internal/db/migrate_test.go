@@ -240,7 +240,7 @@ func TestProfilesMigration(t *testing.T) {
 	}
 	// A profile of snapshots only can be deleted; of instances it can't.
 	if err := d.DeleteProfile(ctx, "shop"); kiln.KindOf(err) != kiln.Conflict ||
-		!strings.Contains(err.Error(), "[gone twice two]") {
+		!strings.Contains(err.Error(), "in use by: gone, twice, two;") {
 		t.Error(err)
 	}
 	for _, name := range []string{"two", "gone", "twice"} {
