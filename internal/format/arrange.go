@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -158,22 +160,41 @@ func synthesise(f Facts) (Layout, error) {
 			m.Properties[key] = value
 		}
 	}
+	files := ownNames(m, f)
 	text, err := m.YAML()
 	if err != nil {
 		return Layout{}, err
 	}
+	files["metadata.yaml"] = string(text)
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	h := &tar.Header{Name: "metadata.yaml", Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(created, 0),
-		Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
-	if err := w.WriteHeader(h); err != nil {
-		return Layout{}, err
-	}
-	if _, err := w.Write(text); err != nil {
-		return Layout{}, err
+	for _, name := range slices.Sorted(maps.Keys(files)) { // metadata.yaml is the first
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(files[name])), ModTime: time.Unix(created, 0),
+			Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+		if err := w.WriteHeader(h); err != nil {
+			return Layout{}, err
+		}
+		if _, err := io.WriteString(w, files[name]); err != nil {
+			return Layout{}, err
+		}
 	}
 	if err := w.Close(); err != nil {
 		return Layout{}, err
 	}
 	return Layout{Roles: []kiln.Role{kiln.Rootfs}, Metadata: m, Synthesised: b.Bytes()}, nil
+}
+
+// ownNames gives metadata the templates, whose files it returns, by which each instance
+// has its own name: what makes root filesystems leaves in them that of the host it ran
+// on, and no hosts(5).
+func ownNames(m *Metadata, f Facts) map[string]string {
+	made := []string{"create", "copy"}
+	m.Templates = map[string]*Template{"/etc/hostname": {When: made, Template: "hostname.tpl"}}
+	files := map[string]string{"templates/hostname.tpl": "{{ container.name }}\n"}
+	if !f.hosts { // what somebody wrote stays
+		m.Templates["/etc/hosts"] = &Template{When: made, Template: "hosts.tpl"}
+		files["templates/hosts.tpl"] = "127.0.0.1\tlocalhost\n127.0.1.1\t{{ container.name }}\n" +
+			"::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+	}
+	return files
 }

@@ -1,10 +1,12 @@
 package format
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,6 +70,34 @@ func TestSynthesise(t *testing.T) {
 		"description": "Busybox 1 (x86_64)"}
 	if d := cmp.Diff(want, l.Metadata.Properties); d != "" || l.Metadata.CreationDate != 1458040200 {
 		t.Errorf("%s created %d", d, l.Metadata.CreationDate)
+	}
+}
+
+// TestOwnNames has instances of a bare root filesystem named by templates, but for a
+// file that says something already.
+func TestOwnNames(t *testing.T) {
+	for body, want := range map[string]int{"": 2, "127.0.0.1 localhost\n": 1} {
+		l, err := synthesise(inspect(t, formattest.Tar(t, append(formattest.Rootfs(t, ""),
+			formattest.File{Name: "etc/hosts", Body: body})...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, found := tar.NewReader(bytes.NewReader(l.Synthesised)), 0
+		for {
+			h, err := in.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(h.Name, "templates/") {
+				found++
+			}
+		}
+		if len(l.Metadata.Templates) != want || found != want {
+			t.Errorf("hosts is %q: templates %v, %d files", body, l.Metadata.Templates, found)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ type Facts struct {
 	outside   error  // of a hard link that a unified image may not have
 	nodes     int    // device nodes outside of dev/, which are left out …
 	node      string // … and the first of them
+	hosts     bool   // etc/hosts says something, or is a link
 }
 
 // Inspect reads one file of an image from r to its end, while it is being
@@ -138,11 +139,15 @@ func (i *inspector) system(p string, e *archive.Entry, r io.Reader) error {
 			}
 		}
 	case archive.Symlink:
+		i.hosts = i.hosts || p == "etc/hosts"
 		if path.Base(p) == "sh" && len(i.links) < maxLinks {
 			i.links[p] = e.Link
 		}
 	case archive.Regular:
 		switch p {
+		case "etc/hosts":
+			i.hosts = i.hosts || e.Size > 0
+			return nil
 		case "etc/os-release", "usr/lib/os-release":
 			if e.Size > 64<<10 {
 				return nil
