@@ -207,10 +207,10 @@ func TestNetworkMoves(t *testing.T) {
 		t.Errorf("moved, the network was %+v, and is %+v, %v", before, now, err)
 	}
 	other := open(t, third)
-	defer end(t, other)
 	if now, err := up(other); !errors.Is(err, kiln.Conflict) || !strings.Contains(err.Error(), before.Bridge) {
 		t.Errorf("the network of a copy is %+v, %v", now, err)
 	}
+	end(t, other) // which would take the bridge's name when it is free
 	if err := errors.Join(d.Shutdown(t.Context()), d.Close()); err != nil {
 		t.Fatal(err)
 	}
