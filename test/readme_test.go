@@ -1,0 +1,45 @@
+package test
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestFirstBlock has the commands of the README's first block be those of a transcript, in
+// that order, but for one that needs the internet.
+func TestFirstBlock(t *testing.T) {
+	read := func(path string) string {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	_, block, _ := strings.Cut(read("../README.md"), "\n## A day with it\n\n")
+	block, _, _ = strings.Cut(block, "\n\n")
+	transcript := read("../cmd/kiln/testdata/script/readme.txt")
+	commands := 0
+	for line := range strings.Lines(block) {
+		command, comment, _ := strings.Cut(strings.TrimSpace(line), " #")
+		if command = strings.TrimSpace(command); strings.Contains(command, "apt-get install") {
+			continue
+		}
+		want := []string{command}
+		if _, also, ok := strings.Cut(comment, ": kiln "); ok {
+			want = append(want, "kiln "+also)
+		}
+		for _, w := range want {
+			_, rest, ok := strings.Cut(transcript, "\n"+strings.ReplaceAll(w, "=/srv", "=$WORK/srv")+"\n")
+			if !ok {
+				t.Errorf("not in the transcript, or not there: %s", w)
+				continue
+			}
+			transcript = "\n" + rest
+			commands++
+		}
+	}
+	if commands < 10 {
+		t.Errorf("only %d commands in:\n%s", commands, block)
+	}
+}
