@@ -148,7 +148,13 @@ func (a *app) names(ctx context.Context, c *cobra.Command, kind, server string, 
 			return slices.Collect(maps.Keys(p.Devices))
 		}
 		return nil
-	case "snapshot":
+	case "snapshot", "pool":
+		if c.Parent().Name() == "volume" && (kind == "snapshot" || oneWord(c)) {
+			return a.volumeWords(ctx, c, kind, server, args)
+		}
+		if kind == "pool" {
+			break
+		}
 		return a.snapshotNames(ctx, server, args, typed)
 	case "volume":
 		return a.volumeNames(ctx, args)
@@ -226,6 +232,9 @@ func (a *app) snapshotNames(ctx context.Context, server string, args []string, t
 
 // volumeNames gives the storage volumes of the pool before.
 func (a *app) volumeNames(ctx context.Context, args []string) []string {
+	if len(args) == 0 {
+		return nil
+	}
 	at, err := a.At(args[0])
 	if err != nil {
 		return nil
@@ -235,6 +244,26 @@ func (a *app) volumeNames(ctx context.Context, args []string) []string {
 		return nil
 	}
 	return names
+}
+
+// oneWord reports whether a command about volumes takes a pool and a volume as one word.
+func oneWord(c *cobra.Command) bool { return c.Name() == "copy" || c.Name() == "move" }
+
+// volumeWords gives the snapshots of the storage volume before, or, where pool and volume
+// are one word, all of these.
+func (a *app) volumeWords(ctx context.Context, c *cobra.Command, kind, server string, args []string) []string {
+	var words []string
+	switch {
+	case oneWord(c) && kind == "pool":
+		for _, name := range a.volumeNames(ctx, []string{server + "default"}) {
+			words = append(words, "default/"+name)
+		}
+	case !oneWord(c) && len(args) > 1:
+		if v, err := a.volume(ctx, args[0], args[1]); err == nil {
+			words, _ = nameList(ctx, v.at, v.path+"/snapshots")
+		}
+	}
+	return words
 }
 
 // volumeDevices gives the devices by which an instance or a profile has a storage volume.

@@ -48,6 +48,10 @@ kiln import srv: c1.tar.gz c2 -c security.syscalls.intercept.mknod=`,
 		"kiln storage volume": `kiln storage volume create default data
 kiln storage volume attach default data c1 /srv/data     # also several instances at once
 kiln storage volume detach default data c1`,
+		"kiln storage volume snapshot": `kiln storage volume snapshot default data before --expires 30d
+kiln storage volume restore default data before`,
+		"kiln storage volume copy": `kiln storage volume copy default/data default/other
+kiln storage volume copy default/data/before default/old # a snapshot`,
 		"kiln storage volume create": `kiln storage volume create default data --description "of the team"`,
 		"kiln storage volume attach": `kiln storage volume attach default data c1 /srv/data
 kiln storage volume attach default data c1 web /srv/www  # by a device of another name`,

@@ -39,11 +39,7 @@ func (a *app) snapshotCmd() *cobra.Command {
 func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: "Create a snapshot", Args: cobra.RangeArgs(1, 2)}
 	f := c.Flags()
-	expires := f.String("expires", "", "when it is deleted: after a time (30d, 12h, \"1w 3d\") or at one (2030-01-31, "+
-		"RFC 3339)")
-	f.StringVar(expires, "expiry", "", "the same")
-	_ = f.MarkHidden("expiry")
-	never := f.Bool("no-expiry", false, "keep it, whatever snapshots.expiry says")
+	expires := expiryFlags(c)
 	reuse := f.Bool("reuse", false, "replace the snapshot that has the name")
 	stateful := f.Bool("stateful", false, "also save the memory of the instance")
 	_ = f.MarkHidden("stateful")
@@ -53,18 +49,8 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 			return err
 		}
 		post := api.InstanceSnapshotsPost{Stateful: *stateful, Name: strings.Join(args[1:], "")}
-		if *never && *expires != "" {
-			return usageError{errors.New("--expires and --no-expiry can't be used together")}
-		}
-		if *never {
-			post.ExpiresAt = &time.Time{}
-		}
-		if *expires != "" {
-			at, err := expiry(*expires, time.Now())
-			if err != nil {
-				return usageError{fmt.Errorf("--expires: %w", err)}
-			}
-			post.ExpiresAt = &at
+		if post.ExpiresAt, err = expires(); err != nil {
+			return err
 		}
 		err = a.snapshot(c.Context(), at, post, *reuse)
 		if errors.Is(err, kiln.NotFound) && c.HasSubCommands() {
@@ -79,6 +65,31 @@ func (a *app) snapshotCreateCmd(use string) *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// expiryFlags say when a snapshot is deleted; nil: as its object says.
+func expiryFlags(c *cobra.Command) func() (*time.Time, error) {
+	f := c.Flags()
+	expires := f.String("expires", "", "when it is deleted: after a time (30d, 12h, \"1w 3d\") or at one (2030-01-31, "+
+		"RFC 3339)")
+	f.StringVar(expires, "expiry", "", "the same")
+	_ = f.MarkHidden("expiry")
+	never := f.Bool("no-expiry", false, "keep it, whatever snapshots.expiry says")
+	return func() (*time.Time, error) {
+		switch {
+		case *never && *expires != "":
+			return nil, usageError{errors.New("--expires and --no-expiry can't be used together")}
+		case *never:
+			return &time.Time{}, nil
+		case *expires == "":
+			return nil, nil
+		}
+		at, err := expiry(*expires, time.Now())
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--expires: %w", err)}
+		}
+		return &at, nil
+	}
 }
 
 // expiry reads a time that is given as such or as the time until then.

@@ -19,14 +19,28 @@ import (
 // volumesPath is where the volumes of a type are.
 func volumesPath(pool, kind string) string { return client.Path(poolPath(pool)+"/volumes", kind) }
 
-// volumePath is where a volume is that is named as "data" or "custom/data", or, of an
-// instance, "container/c1".
-func volumePath(pool, volume string) string {
-	kind, name, ok := strings.Cut(volume, "/")
-	if !ok {
-		kind, name = "custom", volume
+// volumeTypes are those of LXD.
+func volumeTypes() []string { return []string{"custom", "container", "image", "virtual-machine"} }
+
+// parseVolume takes apart what names a volume, "data" or "custom/data", or, of an instance,
+// "container/c1"; or a snapshot of one, "data/snap0".
+func parseVolume(word string) (kind, name, snap string) {
+	kind, name = "custom", word
+	if first, rest, ok := strings.Cut(word, "/"); ok && slices.Contains(volumeTypes(), first) {
+		kind, name = first, rest
 	}
-	return client.Path(volumesPath(pool, kind), name)
+	name, snap, _ = strings.Cut(name, "/")
+	return kind, name, snap
+}
+
+// volumePath is where the volume or the snapshot is that a word means.
+func volumePath(pool, word string) string {
+	kind, name, snap := parseVolume(word)
+	path := client.Path(volumesPath(pool, kind), name)
+	if snap != "" {
+		path = client.Path(path+"/snapshots", snap)
+	}
+	return path
 }
 
 func (a *app) volumeCmd() *cobra.Command {
@@ -36,11 +50,12 @@ func (a *app) volumeCmd() *cobra.Command {
 			return f(c.Context(), args)
 		}})
 	}
-	c.AddCommand(a.volumeCreateCmd(), a.volumeListCmd())
+	c.AddCommand(a.volumeCreateCmd(), a.volumeListCmd(), a.volumeSnapshotCmd(), a.volumeRestoreCmd(), a.volumeCopyCmd(),
+		a.volumeMoveCmd())
 	a.volumeVerbs(verb)
 	a.volumeKeyVerbs(verb)
 	a.volumeUseVerbs(verb)
-	for _, name := range []string{"copy", "move", "snapshot", "restore", "export", "import"} {
+	for _, name := range []string{"export", "import"} {
 		c.AddCommand(&cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
 			RunE: func(*cobra.Command, []string) error {
 				return kiln.Errorf(kiln.Unsupported, "%s of storage volumes is not supported by this version of kiln; attach the "+
@@ -80,7 +95,12 @@ func (a *app) volumeListCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1)}
 	show := listFlags(a, c, "tndcu", []column[api.StorageVolume]{
 		col('e', "PROJECT", func(v api.StorageVolume) string { return v.Project }),
-		col('t', "TYPE", func(v api.StorageVolume) string { return v.Type }),
+		col('t', "TYPE", func(v api.StorageVolume) string {
+			if strings.Contains(v.Name, "/") {
+				return v.Type + " (snapshot)"
+			}
+			return v.Type
+		}),
 		col('n', "NAME", func(v api.StorageVolume) string { return v.Name }),
 		col('d', "DESCRIPTION", func(v api.StorageVolume) string { return v.Description }),
 		col('c', "CONTENT-TYPE", func(v api.StorageVolume) string { return v.ContentType }),
@@ -101,8 +121,9 @@ func (a *app) volumeListCmd() *cobra.Command {
 	return c
 }
 
-// A heldVolume is a volume as it was when it was read, and where.
+// A heldVolume is a volume, or a snapshot of one, as it was when it was read, and where.
 type heldVolume struct {
+	snap string // "": it is a volume
 	api.StorageVolume
 	app  *app
 	at   place.Place
@@ -110,8 +131,19 @@ type heldVolume struct {
 	tag  string
 }
 
-func (a *app) volume(ctx context.Context, pool, name string) (v heldVolume, err error) {
+// volume reads a volume. A snapshot isn't one.
+func (a *app) volume(ctx context.Context, pool, name string) (heldVolume, error) {
+	v, err := a.volumeOrSnapshot(ctx, pool, name)
+	if err == nil && v.snap != "" {
+		err = kiln.Errorf(kiln.Invalid, "%q is a snapshot of a storage volume; this is for volumes only; see: kiln storage "+
+			"volume --help", name)
+	}
+	return v, err
+}
+
+func (a *app) volumeOrSnapshot(ctx context.Context, pool, name string) (v heldVolume, err error) {
 	v.app = a
+	_, _, v.snap = parseVolume(name)
 	if v.at, err = a.At(pool); err != nil {
 		return v, err
 	}
@@ -119,6 +151,9 @@ func (a *app) volume(ctx context.Context, pool, name string) (v heldVolume, err 
 	v.tag, err = v.at.Get(ctx, v.path, nil, &v.StorageVolume)
 	if v.Config == nil {
 		v.Config = map[string]string{}
+	}
+	if v.snap != "" && err == nil {
+		v.Name, v.Type = name, ""
 	}
 	if kiln.KindOf(err) == kiln.NotFound && !strings.Contains(name, "/") {
 		known, lerr := nameList(ctx, v.at, volumesPath(v.at.Name, "custom"))
@@ -138,11 +173,18 @@ func (v heldVolume) save(ctx context.Context) error {
 func (a *app) volumeVerbs(verb addVerb) {
 	const of = " [<remote>:]<pool> [<type>/]<volume>"
 	verb("show"+of, "Show a storage volume as YAML", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		v, err := a.volume(ctx, args[0], args[1])
+		v, err := a.volumeOrSnapshot(ctx, args[0], args[1])
 		if err != nil {
 			return err
 		}
-		return a.yaml(v.StorageVolume)
+		if v.snap == "" {
+			return a.yaml(v.StorageVolume)
+		}
+		var s api.StorageVolumeSnapshot
+		if _, err := v.at.Get(ctx, v.path, nil, &s); err != nil {
+			return err
+		}
+		return a.yaml(s)
 	})
 	verb("info"+of, "Show how much a storage volume takes", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
@@ -154,34 +196,45 @@ func (a *app) volumeVerbs(verb addVerb) {
 			if _, err := v.at.Get(ctx, v.path+"/state", nil, &st); err != nil {
 				return err
 			}
-			return a.value(strings.Join([]string{"Name: " + v.Name, "Description: " + v.Description, "Type: " + v.Type,
+			err = a.value(strings.Join([]string{"Name: " + v.Name, "Description: " + v.Description, "Type: " + v.Type,
 				"Content type: " + v.ContentType, "Usage: " + size(int64(st.Usage.Used)), "Created: " + minute(v.CreatedAt),
 				"Used by: " + strings.Join(v.UsedBy, " ")}, "\n"))
+			if err != nil {
+				return err
+			}
+			return a.printVolumeSnapshots(ctx, v)
 		})
 	verb("edit"+of, "Edit a storage volume", cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
-		v, err := a.volume(ctx, args[0], args[1])
+		v, err := a.volumeOrSnapshot(ctx, args[0], args[1])
 		if err != nil {
 			return err
+		}
+		if v.snap != "" {
+			return a.editVolumeSnapshot(ctx, v)
 		}
 		return edit(a, editHelp, v.StorageVolumePut, v.StorageVolume, v.tag,
 			func(put api.StorageVolumePut, tag string) error { return a.change(ctx, v.at, v.path, put, tag) })
 	})
-	verb("rename [<remote>:]<pool> <volume> <new-volume>", "Rename a storage volume that nobody uses", cobra.ExactArgs(3),
-		func(ctx context.Context, args []string) error {
-			v, err := a.volume(ctx, args[0], args[1])
+	verb("rename [<remote>:]<pool> <volume> <new-volume>", "Rename a storage volume that nobody uses, or a snapshot",
+		cobra.ExactArgs(3), func(ctx context.Context, args []string) error {
+			v, err := a.volumeOrSnapshot(ctx, args[0], args[1])
 			if err != nil {
 				return err
 			}
-			if err := v.at.Change(ctx, http.MethodPost, v.path, api.StorageVolumePost{Name: args[2]}, ""); err != nil {
+			to := args[2]
+			if v.snap != "" { // "data/snap1" is as good as "snap1"
+				to = strings.TrimPrefix(to, strings.TrimSuffix(args[1], v.snap))
+			}
+			if err := v.at.Change(ctx, http.MethodPost, v.path, api.StorageVolumePost{Name: to}, ""); err != nil {
 				return err
 			}
 			a.say("Storage volume %s renamed to %s", v.Name, args[2])
 			return nil
 		})
-	verb("delete [<remote>:]<pool> <volume>...", "Delete storage volumes that nobody uses, with their files",
+	verb("delete [<remote>:]<pool> <volume>...", "Delete storage volumes that nobody uses, with their files, or snapshots",
 		cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
 			return each(args[1:], func(word string) error {
-				v, err := a.volume(ctx, args[0], word)
+				v, err := a.volumeOrSnapshot(ctx, args[0], word)
 				if err == nil {
 					err = v.at.Change(ctx, http.MethodDelete, v.path, nil, "")
 				}

@@ -130,6 +130,9 @@ func (d *Daemon) everyMinute() {
 		if d.withheld.Load() {
 			d.tellWithheld()
 		}
+		if err := d.expireVolumeSnapshots(d.ctx, now); err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Error("delete expired snapshots of storage volumes", "err", err)
+		}
 		if err := d.sweepBackups(d.ctx, now); err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Error("delete expired backups of instances", "err", err)
 		}

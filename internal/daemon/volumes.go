@@ -202,7 +202,7 @@ func checkVolume(s volume.CustomState) error {
 }
 
 func checkVolumeKey(key, value string) error {
-	foreign := []string{"snapshots.", "block.", "zfs.", "lvm.", "btrfs.", "ceph.", "initial."}
+	foreign := []string{"snapshots.schedule", "snapshots.pattern", "block.", "zfs.", "lvm.", "btrfs.", "ceph.", "initial."}
 	switch {
 	case value == "": // it is taken away
 	case strings.ContainsFunc(key, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
@@ -210,6 +210,10 @@ func checkVolumeKey(key, value string) error {
 	case kiln.CheckDescription(value) != nil:
 		return kiln.Errorf(kiln.Invalid, "the value of %q has control characters; leave them out", key)
 	case strings.HasPrefix(key, "user.") && len(key) > len("user."):
+	case key == "snapshots.expiry":
+		if _, err := kiln.ParseExpiry(value, time.Now()); err != nil {
+			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+		}
 	case key == "security.shifted" && kiln.IsTrue(value): // as every one is
 	case key == "security.shifted":
 		return kiln.Errorf(kiln.Unsupported, "security.shifted=%s is not supported: several instances can always have a "+
@@ -224,8 +228,8 @@ func checkVolumeKey(key, value string) error {
 		return kiln.Errorf(kiln.Unsupported, "%s is not supported for storage volumes by this version of kiln; leave it out",
 			key)
 	default:
-		return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q; a storage volume has security.shifted, and what "+
-			"begins with user.", key)
+		return kiln.Errorf(kiln.Invalid, "Unknown configuration key: %q; a storage volume has security.shifted, "+
+			"snapshots.expiry, and what begins with user.", key)
 	}
 	return nil
 }

@@ -1,17 +1,21 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // heldFile is in the directory of a box that the daemon has frozen, and that the
@@ -59,6 +63,86 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 			err = context.Cause(ctx)
 		}
 		return nil, errors.Join(err, resume())
+	}
+	return resume, nil
+}
+
+// quietTime is how long other work on instances may take that are to stand still together.
+const quietTime = 30 * time.Second
+
+// Running gives those of some instances that run.
+func (s *Set) Running(ctx context.Context, names []db.Name) ([]db.Name, error) {
+	var run []db.Name
+	for _, n := range names {
+		in, err := s.in(ctx, n.Project)
+		if err != nil {
+			return nil, err
+		}
+		i, err := s.Get(in, n.Name)
+		if err == nil && s.running(db.Instance{Config: i.Options}) != nil {
+			run = append(run, n)
+		} else if err != nil && !errors.Is(err, kiln.NotFound) {
+			return nil, err
+		}
+	}
+	return run, nil
+}
+
+// HoldAll freezes those of some instances that run for a moment, and gives the function that
+// lets them go on. Until then none of them starts, ends or changes. With stopped none may
+// run: the error is Conflict then.
+func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resume func() error, err error) {
+	var done []func() error
+	resume = func() error {
+		var errs []error
+		for _, f := range slices.Backward(done) {
+			errs = append(errs, f())
+		}
+		return errors.Join(errs...)
+	}
+	undo := func(err error) (func() error, error) { return nil, errors.Join(err, resume()) }
+	waiting, cancel := context.WithTimeout(ctx, quietTime)
+	defer cancel()
+	names = slices.Clone(names)
+	slices.SortFunc(names, func(a, b db.Name) int { // as everybody does who locks several
+		return cmp.Or(strings.Compare(a.Project, b.Project), strings.Compare(a.Name, b.Name))
+	})
+	var run []Instance
+	for _, n := range names { // all of them before any is frozen
+		in, err := s.in(waiting, n.Project)
+		if err != nil {
+			return undo(err)
+		}
+		unlock, err := s.lock(in, n.Name)
+		if err != nil {
+			return undo(err)
+		}
+		done = append(done, func() error { unlock(); return nil })
+		i, err := s.Get(in, n.Name)
+		switch {
+		case errors.Is(err, kiln.NotFound): // deleted meanwhile
+		case err != nil:
+			return undo(err)
+		case s.running(db.Instance{Config: i.Options}) == nil:
+		case stopped && IsRestricted(ctx) && n.Project != project.Name(ctx):
+			return undo(kiln.Errorf(kiln.Conflict, "an instance of another project runs that has it"))
+		case stopped:
+			return undo(kiln.Errorf(kiln.Conflict, "instance %q runs and has it; stop it, or detach the volume from it, first",
+				n.Name))
+		default:
+			run = append(run, i)
+		}
+	}
+	for _, i := range run {
+		l := s.running(db.Instance{Config: i.Options})
+		if l == nil {
+			continue // it has ended by itself
+		}
+		again, err := s.hold(ctx, i, l)
+		if err != nil {
+			return undo(err)
+		}
+		done = append(done, again)
 	}
 	return resume, nil
 }

@@ -104,6 +104,9 @@ func checkPattern(v string) error {
 	return kiln.CheckSnapshotName(strings.ReplaceAll(v, "%d", "0"))
 }
 
+// NextSnapshotName is the name of a snapshot that nobody names, beside others.
+func NextSnapshotName(others []string) string { return nextName(defaultPattern, others) }
+
 // SnapshotName gives the name that the next snapshot of an instance gets: by
 // snapshots.pattern, where %d is the next number. Errors: NotFound, Invalid.
 func (s *Set) SnapshotName(ctx context.Context, instance string) (string, error) {

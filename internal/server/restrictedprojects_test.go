@@ -48,6 +48,7 @@ func (p *peer) project(t *testing.T, name string) hidden {
 		"profiles":["default","hidden-profile"]}`)
 	p.admin(t, "POST", "/1.0/instances/hidden-instance/snapshots"+in, `{"name":"hidden-snapshot"}`)
 	p.admin(t, "POST", "/1.0/storage-pools/default/volumes/custom"+in, `{"name":"hidden-volume"}`)
+	p.admin(t, "POST", "/1.0/storage-pools/default/volumes/custom/hidden-volume/snapshots"+in, `{"name":"hidden-snapshot"}`)
 	body := formattest.Tiny(t, "hidden-image of "+name)
 	fp := p.uploadTo(t, name, body, "X-LXD-properties", "os=hidden-os")
 	p.admin(t, "POST", "/1.0/images/aliases"+in, `{"name":"hidden-alias","target":"`+fp+`"}`)
@@ -75,7 +76,7 @@ func (p *peer) uploadTo(t *testing.T, project string, body []byte, header ...str
 func (p *peer) contents(name string) string {
 	var all []string
 	for _, path := range []string{"instances", "images", "images/aliases", "profiles", "instances/hidden-instance/snapshots",
-		"kiln/alias-history/hidden-alias", "storage-pools/default/volumes"} {
+		"kiln/alias-history/hidden-alias", "storage-pools/default/volumes", "storage-pools/default/volumes/custom/hidden-volume/snapshots"} {
 		_, b := p.do("GET", "/1.0/"+path+"?recursion=1&project="+name, "")
 		all = append(all, string(b))
 	}

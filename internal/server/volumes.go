@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -65,7 +66,7 @@ func volumePut(s volume.CustomState) api.StorageVolumePut {
 // NotFound, Unsupported.
 func inPool(r *http.Request) error {
 	if name := r.PathValue("name"); name != "default" {
-		return kiln.Errorf(kiln.NotFound, "no storage pool %q; kiln has the one called \"default\"", name)
+		return noPool(name)
 	}
 	switch t := r.PathValue("type"); t {
 	case "", customVolume, containerVolume, imageVolume, "virtual-machine":
@@ -74,6 +75,10 @@ func inPool(r *http.Request) error {
 		return kiln.Errorf(kiln.NotFound, "%q is no type of storage volumes; kiln has %s, %s and %s", t, customVolume,
 			containerVolume, imageVolume)
 	}
+}
+
+func noPool(name string) error {
+	return kiln.Errorf(kiln.NotFound, "no storage pool %q; kiln has the one called \"default\"", name)
 }
 
 // onlyCustom is inPool for what can be done with custom volumes only, by a client that may
@@ -137,11 +142,23 @@ func (s *Server) getVolumes(w http.ResponseWriter, r *http.Request) (any, error)
 		for _, v := range all {
 			if to := callerOf(r); to.mayUse(v.In) {
 				volumes = append(volumes, wireVolume(v, to))
+				snapshots, err := s.d.SnapshotsOf(v)
+				if err != nil {
+					return nil, err
+				}
+				for _, snap := range snapshots {
+					volumes = append(volumes, asVolume(snap))
+				}
 			}
 		}
 	}
 	return list(r, volumes, func(v api.StorageVolume) string {
-		return inURL(poolVolumes+v.Type+"/"+segment(v.Name), v.Project)
+		name, snap, ok := strings.Cut(v.Name, "/")
+		path := poolVolumes + v.Type + "/" + segment(name)
+		if ok {
+			path += "/snapshots/" + segment(snap)
+		}
+		return inURL(path, v.Project)
 	})
 }
 
@@ -160,12 +177,43 @@ func (s *Server) postVolumes(w http.ResponseWriter, r *http.Request) (any, error
 	case post.ContentType != "" && post.ContentType != "filesystem":
 		return nil, kiln.Errorf(kiln.Unsupported, "storage volumes with the content %q are not supported; kiln has "+
 			"filesystem", post.ContentType)
+	case post.Source.Type == "copy":
+		return s.copyVolume(r, post)
 	case post.Source.Type != "" && post.Source.Type != "none", post.Source.Name != "":
-		return nil, kiln.Errorf(kiln.Unsupported, "copying storage volumes is not supported by this version of kiln; attach "+
-			"both to an instance and copy the files there")
+		return nil, kiln.Errorf(kiln.Unsupported, "a storage volume can't be made of a source of type %q; kiln has copy, of "+
+			"a volume of the same server", post.Source.Type)
 	}
 	err := s.d.CreateVolume(r.Context(), post.Name, volume.CustomState{Description: post.Description, Config: post.Config})
 	return created(inURL(customVolumes+segment(post.Name), project.Name(r.Context()))), err
+}
+
+// copyVolume makes a volume of another one, which the caller may use as well.
+func (s *Server) copyVolume(r *http.Request, post api.StorageVolumesPost) (any, error) {
+	from := post.Source
+	name, snap, _ := strings.Cut(from.Name, "/")
+	switch {
+	case from.Pool != "" && from.Pool != "default":
+		return nil, noPool(from.Pool)
+	case from.Refresh:
+		return nil, kiln.Errorf(kiln.Unsupported, "--refresh is not supported for storage volumes; copy it under "+
+			"another name")
+	case from.Mode != "" && from.Mode != "pull":
+		return nil, kiln.Errorf(kiln.Unsupported, "mode %q is not supported for storage volumes", from.Mode)
+	}
+	if from.Project != "" {
+		if !callerOf(r).mayUse(from.Project) {
+			return nil, noProject(from.Project)
+		}
+		in, err := s.d.In(r.Context(), from.Project)
+		if err == nil {
+			err = mayUseVolumes(r.WithContext(in))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s.d.CopyVolume(r.Context(), post.Name, volume.CustomState{Description: post.Description, Config: post.Config},
+		daemon.VolumeCopy{From: name, Snapshot: snap, Project: from.Project, Only: from.VolumeOnly})
 }
 
 func (s *Server) getVolume(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -206,7 +254,7 @@ func (s *Server) putVolume(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	if put.Restore != "" {
-		return nil, kiln.Errorf(kiln.Unsupported, "snapshots of storage volumes are not supported by this version of kiln")
+		return nil, s.d.RestoreVolume(r.Context(), r.PathValue("volume"), put.Restore)
 	}
 	return nil, s.changeVolume(r, func(api.StorageVolumePut) api.StorageVolumePut { return put })
 }
@@ -251,8 +299,11 @@ func (s *Server) postVolume(w http.ResponseWriter, r *http.Request) (any, error)
 		to.Project != "" && to.Project != here {
 		return nil, kiln.Errorf(kiln.Unsupported, "moving storage volumes elsewhere is not supported by this version of kiln")
 	}
-	return created(inURL(customVolumes+segment(to.Name), project.Name(r.Context()))),
-		s.d.RenameVolume(r.Context(), r.PathValue("volume"), to.Name)
+	err := s.d.RenameVolume(r.Context(), r.PathValue("volume"), to.Name)
+	if err == nil && to.Pool != "" { // where clients expect to wait
+		return s.d.DoneWith(r.Context(), "Moving storage volume", "storage_volumes", customVolumes+segment(to.Name)), nil
+	}
+	return created(inURL(customVolumes+segment(to.Name), project.Name(r.Context()))), err
 }
 
 func (s *Server) deleteVolume(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -278,12 +329,4 @@ func (s *Server) getVolumeState(w http.ResponseWriter, r *http.Request) (any, er
 	n, err := s.d.VolumeUsage(r.Context(), r.PathValue("volume"))
 	out.Usage.Used = uint64(n)
 	return out, err
-}
-
-// getVolumeSnapshots lists none: there are no snapshots of volumes by themselves yet.
-func (s *Server) getVolumeSnapshots(w http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := s.getVolume(w, r); err != nil {
-		return nil, err
-	}
-	return []string{}, nil
 }

@@ -17,7 +17,7 @@ import (
 // A Custom volume is a directory of files that instances have beside their own, several
 // at once maybe: with owners as instances see them. Its directory is all that tells of it:
 //
-//	custom/<in>/<name>/   custom.json, files/
+//	custom/<in>/<name>/   custom.json, files/, and snapshots/ if there are any
 //
 // It appears, gets another name and goes in one rename. So there is none without a record,
 // no record without files, and no other list of them that could be of another age.
@@ -99,11 +99,23 @@ func (p *Pool) placeCustom(n CustomName, fill func(temp string) error) error {
 	if err := disk.MkdirAll(filepath.Dir(p.customDir(n)), 0o700); err != nil {
 		return err
 	}
-	err := p.appear(p.customDir(n), fill)
-	if errors.Is(err, kiln.Conflict) {
+	exists, err := p.placeNew(p.customDir(n), fill)
+	if exists {
 		return n.exists()
 	}
 	return err
+}
+
+// placeNew is appear for who tells by itself that something is there.
+func (p *Pool) placeNew(dir string, fill func(temp string) error) (exists bool, err error) {
+	temp, err := p.prepare(fill)
+	if err != nil {
+		return false, err
+	}
+	if err = disk.RenameNew(temp, dir); err != nil {
+		return errors.Is(err, fs.ErrExist), errors.Join(err, removeTree(temp))
+	}
+	return false, nil
 }
 
 func writeCustom(dir string, s CustomState) error {
@@ -206,6 +218,9 @@ func (p *Pool) RenameCustom(n CustomName, name string) error {
 	}
 	p.customs.Lock()
 	defer p.customs.Unlock()
+	if err := p.idle(n); err != nil {
+		return err
+	}
 	err := disk.RenameNew(p.customDir(n), p.customDir(to))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -226,6 +241,9 @@ func (p *Pool) DeleteCustom(n CustomName) error {
 	defer p.customs.Unlock()
 	if _, err := os.Lstat(p.customDir(n)); errors.Is(err, fs.ErrNotExist) {
 		return n.missing()
+	}
+	if err := p.idle(n); err != nil {
+		return err
 	}
 	if err := p.discard(p.customDir(n)); err != nil {
 		return err

@@ -1,12 +1,15 @@
 package volume_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -19,7 +22,6 @@ func openCustoms(t *testing.T) (*volume.Pool, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.Close() })
 	return p, dir
 }
 
@@ -39,6 +41,7 @@ func must(t *testing.T, err error) {
 
 func TestCustom(t *testing.T) {
 	p, _ := openCustoms(t)
+	defer p.Close()
 	data := volume.CustomName{In: "default", Name: "data"}
 	other := volume.CustomName{In: "default", Name: "other"}
 	must(t, p.CreateCustom(data, volume.CustomState{Description: "x", Config: map[string]string{"user.a": "b"}}))
@@ -91,6 +94,7 @@ func TestCustom(t *testing.T) {
 // no other, aren't changed, and can be deleted.
 func TestDamagedCustom(t *testing.T) {
 	p, dir := openCustoms(t)
+	defer p.Close()
 	in := filepath.Join(dir, "custom", "default")
 	for _, name := range []string{"good", "record", "norecord", "files", "link"} {
 		must(t, p.CreateCustom(volume.CustomName{In: "default", Name: name}, volume.CustomState{}))
@@ -130,6 +134,7 @@ func TestDamagedCustom(t *testing.T) {
 // one of them.
 func TestCustomAtOnce(t *testing.T) {
 	p, dir := openCustoms(t)
+	defer p.Close()
 	data := volume.CustomName{In: "default", Name: "data"}
 	for _, step := range []func() error{
 		func() error { return p.CreateCustom(data, volume.CustomState{}) },
@@ -157,5 +162,143 @@ func TestCustomAtOnce(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(dir, "custom", "default")); len(left) > 0 {
 		t.Errorf("%v are left", left)
+	}
+}
+
+// files reads a directory as names with what is in them.
+func files(t *testing.T, dir string) string {
+	t.Helper()
+	var all []string
+	must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		rel, _ := filepath.Rel(dir, path)
+		all = append(all, rel+"="+string(b))
+		return err
+	}))
+	return strings.Join(all, " ")
+}
+
+func TestCustomSnapshots(t *testing.T) {
+	p, dir := openCustoms(t)
+	defer p.Close()
+	ctx := t.Context()
+	data := volume.CustomName{In: "default", Name: "data"}
+	state := volume.CustomState{Description: "x", Config: map[string]string{"user.a": "b"}}
+	must(t, p.CreateCustom(data, state))
+	in, err := p.CustomFiles(data)
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(in, "sub"), 0o700))
+	must(t, os.WriteFile(filepath.Join(in, "sub", "a"), []byte("1"), 0o600))
+	at := time.Now().UTC()
+	paused := false
+	pause := func(context.Context) (func() error, error) {
+		must(t, os.WriteFile(filepath.Join(in, "last"), []byte("moment"), 0o600))
+		paused = true
+		return func() error { paused = false; return nil }, nil
+	}
+	must(t, p.SnapshotCustom(ctx, data, "s0", at, at.Add(time.Hour), pause))
+	if paused {
+		t.Error("nobody goes on")
+	}
+	isKind(t, p.SnapshotCustom(ctx, data, "s0", at, time.Time{}, nil), kiln.Conflict)
+	isKind(t, p.SnapshotCustom(ctx, data, "a/b", at, time.Time{}, nil), kiln.Invalid)
+	isKind(t, p.SnapshotCustom(ctx, volume.CustomName{In: "default", Name: "none"}, "s", at, time.Time{}, nil), kiln.NotFound)
+	busy := kiln.Errorf(kiln.Conflict, "an instance is busy")
+	err = p.SnapshotCustom(ctx, data, "s1", at, time.Time{}, func(context.Context) (func() error, error) { return nil, busy })
+	if !errors.Is(err, busy) {
+		t.Error(err)
+	}
+	list, err := p.CustomSnapshots(data)
+	if err != nil || len(list) != 1 || list[0].Name != "s0" || list[0].Description != "x" || list[0].Damage != "" ||
+		!list[0].ExpiresAt.Equal(at.Add(time.Hour)) {
+		t.Fatalf("%+v %v", list, err)
+	}
+
+	// What is under way keeps the volume where it is.
+	must(t, os.WriteFile(filepath.Join(in, "sub", "a"), []byte("2"), 0o600))
+	must(t, os.WriteFile(filepath.Join(in, "new"), nil, 0o600))
+	refused := errors.New("in use")
+	err = p.RestoreCustom(ctx, data, "s0", func(context.Context) (func() error, error) {
+		isKind(t, p.DeleteCustom(data), kiln.Conflict)
+		isKind(t, p.RenameCustom(data, "x"), kiln.Conflict)
+		isKind(t, p.DeleteCustomSnapshot(data, "s0"), kiln.Conflict)
+		isKind(t, p.SnapshotCustom(ctx, data, "s1", at, time.Time{}, nil), kiln.Conflict)
+		return nil, refused
+	})
+	if !errors.Is(err, refused) || files(t, in) != "last=moment new= sub/a=2" {
+		t.Errorf("%v: %s", err, files(t, in))
+	}
+	nobody := func(context.Context) (func() error, error) { return func() error { return nil }, nil }
+	must(t, p.RestoreCustom(ctx, data, "s0", nobody))
+	if got := files(t, in); got != "last=moment sub/a=1" {
+		t.Error(got)
+	}
+	isKind(t, p.RestoreCustom(ctx, data, "none", nobody), kiln.NotFound)
+
+	copied := volume.CustomName{In: "web", Name: "copied"}
+	must(t, os.WriteFile(filepath.Join(in, "new"), nil, 0o600))
+	must(t, p.CopyCustom(ctx, data, "", copied, state, true, nil))
+	isKind(t, p.CopyCustom(ctx, data, "", copied, state, true, nil), kiln.Conflict)
+	bare := volume.CustomName{In: "web", Name: "bare"}
+	must(t, p.CopyCustom(ctx, data, "s0", bare, volume.CustomState{}, true, nil))
+	for n, want := range map[volume.CustomName]string{copied: "last=moment new= sub/a=1", bare: "last=moment sub/a=1"} {
+		got, err := p.CustomFiles(n)
+		must(t, err)
+		if all := files(t, got); all != want {
+			t.Errorf("%s: %s", n.Name, all)
+		}
+	}
+	if list, err := p.CustomSnapshots(copied); err != nil || len(list) != 1 || list[0].Damage != "" {
+		t.Errorf("%+v %v", list, err)
+	}
+	if list, err := p.CustomSnapshots(bare); err != nil || len(list) != 0 {
+		t.Errorf("%+v %v", list, err)
+	}
+
+	// One that is damaged is listed, and can be deleted.
+	must(t, os.WriteFile(filepath.Join(dir, "custom/web/copied/snapshots/s0/custom.json"), []byte("{"), 0o600))
+	list, err = p.CustomSnapshots(copied)
+	if err != nil || len(list) != 1 || list[0].Damage == "" {
+		t.Errorf("%+v %v", list, err)
+	}
+	isKind(t, p.RestoreCustom(ctx, copied, "s0", nobody), kiln.Integrity)
+	isKind(t, p.EditCustomSnapshot(copied, "s0", func(*volume.CustomSnapshot) error { return nil }), kiln.Integrity)
+	must(t, p.DeleteCustomSnapshot(copied, "s0"))
+	isKind(t, p.DeleteCustomSnapshot(copied, "s0"), kiln.NotFound)
+	must(t, p.RenameCustomSnapshot(data, "s0", "s1"))
+	must(t, p.DeleteCustom(data))
+}
+
+// TestUnfinishedCustom leaves what a daemon leaves that is killed while it copies: the next
+// one has none of it.
+func TestUnfinishedCustom(t *testing.T) {
+	p, dir := openCustoms(t)
+	data := volume.CustomName{In: "default", Name: "data"}
+	must(t, p.CreateCustom(data, volume.CustomState{}))
+	stop := errors.New("killed")
+	var left []string
+	_ = p.SnapshotCustom(t.Context(), data, "s0", time.Now(), time.Time{}, func(context.Context) (func() error, error) {
+		left, _ = filepath.Glob(filepath.Join(dir, "tmp", "new-*"))
+		return nil, stop
+	})
+	if len(left) != 1 {
+		t.Fatalf("%q", left)
+	}
+	must(t, os.MkdirAll(filepath.Join(left[0], "files"), 0o700))
+	if list, err := p.CustomSnapshots(data); len(list) != 0 || err != nil {
+		t.Errorf("%+v %v", list, err)
+	}
+	must(t, p.Close())
+	again, err := volume.Open(dir)
+	must(t, err)
+	must(t, again.Close())
+	if left, _ := filepath.Glob(filepath.Join(dir, "tmp", "*")); len(left) != 0 {
+		t.Errorf("%q", left)
+	}
+	if all, err := again.Customs("default"); len(all) != 1 || all[0].Damage != "" || err != nil {
+		t.Errorf("%+v %v", all, err)
 	}
 }

@@ -41,7 +41,7 @@ type Content struct {
 //	volumes/<name>/           volume.json, upper/, work/, and meta/ once it was edited
 //	snapshots/<name>/         snapshot.json, and meta/ if the volume had it
 //	layers/<id>/              upper/ of a volume as it was once, and layer.json if it is several in one
-//	custom/<in>/<name>/       custom.json, and files/ that instances have beside their own
+//	custom/<in>/<name>/       custom.json, files/ that instances have beside their own, and snapshots/
 //	notes/<name>.json         what the owner of a volume wants to find beside it
 //	lost/<time>.<kind>.<name> what nobody knew of, and trees that were replaced
 //	tmp/                      what isn't whole yet, or is being removed
@@ -62,6 +62,7 @@ type Pool struct {
 	sharing  sync.Mutex
 	merging  sync.Mutex
 	customs  sync.Mutex // held while the record or the name of a custom volume changes
+	using    map[CustomName]int
 	noting   sync.Mutex // held while a note, or the volume of one, comes or goes
 
 	removing sync.Mutex               // held while the tree of an image is removed
@@ -122,7 +123,7 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 	p := &Pool{
 		owned: owned, dir: dir, ns: ns, erofs: hasErofs(), boot: boot, closing: make(chan struct{}),
 		filling: map[kiln.Fingerprint]*fill{}, pinned: map[kiln.Fingerprint]int{}, merged: map[string]mergedLayer{},
-		sizes: map[string]int64{},
+		sizes: map[string]int64{}, using: map[CustomName]int{},
 	}
 	p.wg.Go(func() {
 		for _, t := range temps {

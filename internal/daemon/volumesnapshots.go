@@ -1,0 +1,290 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/volume"
+)
+
+// A NewVolumeSnapshot says what snapshot of a storage volume to make.
+type NewVolumeSnapshot struct {
+	Name      string     // "": the next of snap0, snap1, …
+	ExpiresAt *time.Time // nil: as snapshots.expiry of the volume says; zero: never
+}
+
+// VolumeSnapshots gives the snapshots of a custom storage volume, oldest first. The error is
+// NotFound.
+func (d *Daemon) VolumeSnapshots(ctx context.Context, name string) ([]volume.CustomSnapshot, error) {
+	n, err := volumeIn(ctx, name)
+	if err == nil {
+		_, err = d.pool.Custom(n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.pool.CustomSnapshots(n)
+}
+
+// SnapshotsOf gives the snapshots of a volume that was listed.
+func (d *Daemon) SnapshotsOf(v Volume) ([]volume.CustomSnapshot, error) {
+	return d.pool.CustomSnapshots(v.CustomName)
+}
+
+// VolumeSnapshot gives one snapshot. The error is NotFound.
+func (d *Daemon) VolumeSnapshot(ctx context.Context, name, snap string) (volume.CustomSnapshot, error) {
+	n, err := volumeIn(ctx, name)
+	if err != nil {
+		return volume.CustomSnapshot{}, err
+	}
+	return d.pool.CustomSnapshot(n, snap)
+}
+
+// pauseUsers gives what holds the instances still that run and have a volume; nil when none
+// does.
+func (d *Daemon) pauseUsers(ctx context.Context, v Volume) (volume.Pause, error) {
+	run, err := d.instances.Running(ctx, v.Instances)
+	if err != nil || len(run) == 0 {
+		return nil, err
+	}
+	return func(ctx context.Context) (func() error, error) { return d.instances.HoldAll(ctx, v.Instances, false) }, nil
+}
+
+// CreateVolumeSnapshot keeps the files of a custom storage volume as they are. Instances that
+// run and have it stand still for a moment. Errors: NotFound, Invalid, Conflict; others are
+// the operation's.
+func (d *Daemon) CreateVolumeSnapshot(ctx context.Context, name string, s NewVolumeSnapshot) (*op.Operation, error) {
+	v, err := d.Volume(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if s.Name == "" {
+		list, err := d.pool.CustomSnapshots(v.CustomName)
+		if err != nil {
+			return nil, err
+		}
+		var names []string
+		for _, other := range list {
+			names = append(names, other.Name)
+		}
+		s.Name = instance.NextSnapshotName(names)
+	}
+	if err := d.freeVolumeSnapshot(v.CustomName, s.Name); err != nil {
+		return nil, err
+	}
+	at := time.Now().UTC()
+	if s.ExpiresAt == nil {
+		expires, err := kiln.ParseExpiry(v.Config["snapshots.expiry"], at)
+		if err != nil {
+			return nil, err
+		}
+		s.ExpiresAt = &expires
+	}
+	const title = "Snapshotting storage volume"
+	return d.volumeSnapshotOp(ctx, title, name, s.Name, func(ctx context.Context) error {
+		pause, err := d.pauseUsers(ctx, v)
+		if err != nil {
+			return err
+		}
+		if err := d.pool.SnapshotCustom(ctx, v.CustomName, s.Name, at, s.ExpiresAt.UTC(), pause); err != nil {
+			return err
+		}
+		d.tell(ctx, "storage-volume-snapshot-created", volumeSnapshotURL(name, s.Name), nil)
+		return nil
+	}), nil
+}
+
+// freeVolumeSnapshot says whether a snapshot can have a name. Errors: Invalid, Conflict.
+func (d *Daemon) freeVolumeSnapshot(n volume.CustomName, snap string) error {
+	if err := kiln.CheckSnapshotName(snap); err != nil {
+		return err
+	}
+	_, err := d.pool.CustomSnapshot(n, snap)
+	switch {
+	case errors.Is(err, kiln.NotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return n.SnapshotExists(snap)
+}
+
+// UpdateVolumeSnapshot changes the description of a snapshot and when it expires. Errors:
+// NotFound, Invalid, Integrity, and change's.
+func (d *Daemon) UpdateVolumeSnapshot(ctx context.Context, name, snap string,
+	change func(*volume.CustomSnapshot) error) error {
+	n, err := volumeIn(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = d.pool.EditCustomSnapshot(n, snap, func(s *volume.CustomSnapshot) error {
+		if err := change(s); err != nil {
+			return err
+		}
+		return checkVolume(s.CustomState)
+	})
+	if err == nil {
+		d.tell(ctx, "storage-volume-snapshot-updated", volumeSnapshotURL(name, snap), nil)
+	}
+	return err
+}
+
+// RenameVolumeSnapshot gives a snapshot another name. Errors: NotFound, Invalid, Conflict.
+func (d *Daemon) RenameVolumeSnapshot(ctx context.Context, name, from, to string) error {
+	n, err := volumeIn(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := d.pool.RenameCustomSnapshot(n, from, to); err != nil {
+		return err
+	}
+	d.tell(ctx, "storage-volume-snapshot-renamed", volumeSnapshotURL(name, to), map[string]any{"old_name": from})
+	return nil
+}
+
+// DeleteVolumeSnapshot removes a snapshot. Errors: NotFound, Conflict while it is copied.
+func (d *Daemon) DeleteVolumeSnapshot(ctx context.Context, name, snap string) error {
+	n, err := volumeIn(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := d.pool.DeleteCustomSnapshot(n, snap); err != nil {
+		return err
+	}
+	d.tell(ctx, "storage-volume-snapshot-deleted", volumeSnapshotURL(name, snap), nil)
+	return nil
+}
+
+// RestoreVolume gives a custom storage volume the files of a snapshot. No instance that runs
+// may have it. Errors: NotFound, Conflict, Integrity.
+func (d *Daemon) RestoreVolume(ctx context.Context, name, snap string) error {
+	v, err := d.Volume(ctx, name)
+	if err != nil {
+		return err
+	}
+	quiet := func(ctx context.Context) (func() error, error) { return d.instances.HoldAll(ctx, v.Instances, true) }
+	resume, err := quiet(ctx) // before any work is done
+	if err == nil {
+		err = resume()
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "storage volume %q can't be restored: %w", name, err)
+	}
+	if err := d.pool.RestoreCustom(ctx, v.CustomName, snap, quiet); err != nil {
+		return err
+	}
+	d.tell(ctx, "storage-volume-restored", volumeURL(name), map[string]any{"snapshot": snap})
+	return nil
+}
+
+// A VolumeCopy says what custom storage volume to make of another.
+type VolumeCopy struct {
+	From     string // the other …
+	Snapshot string // … or this one of its snapshots
+	Project  string // that it is in; "": the one that ctx is about
+	Only     bool   // without the snapshots of the other
+}
+
+// CopyVolume makes a custom storage volume of another, with what is said of it. A value that
+// s doesn't have is the other's. Errors: NotFound, Invalid, Unsupported, Conflict, Integrity;
+// others are the operation's.
+func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomState, c VolumeCopy) (*op.Operation,
+	error) {
+	to, err := volumeIn(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	in := ctx
+	if c.Project != "" {
+		if in, err = d.In(ctx, c.Project); err != nil {
+			return nil, err
+		}
+	}
+	from, err := d.Volume(in, c.From)
+	if err != nil {
+		return nil, err
+	}
+	if c.Snapshot != "" {
+		if _, err := d.pool.CustomSnapshot(from.CustomName, c.Snapshot); err != nil {
+			return nil, err
+		}
+	}
+	if s.Config = withoutEmpty(s.Config); len(s.Config) == 0 && s.Description == "" {
+		s.Config, s.Description = from.Config, from.Description
+	}
+	if err := checkVolume(s); err != nil {
+		return nil, err
+	}
+	if _, err := d.pool.Custom(to); err == nil {
+		return nil, kiln.Errorf(kiln.Conflict, "Storage volume %q already exists", name)
+	} else if !errors.Is(err, kiln.NotFound) {
+		return nil, err
+	}
+	s.CreatedAt = time.Now().UTC()
+	resources := map[string][]string{"storage_volumes": {volumeURL(name)}}
+	return d.Ops.Start(ctx, "Copying storage volume", op.Options{Resources: resources, MayCancel: true}, func(
+		ctx context.Context, _ *op.Operation) error {
+		pause, err := d.pauseUsers(ctx, from)
+		if err != nil {
+			return err
+		}
+		if err := d.pool.CopyCustom(ctx, from.CustomName, c.Snapshot, to, s, !c.Only, pause); err != nil {
+			return err
+		}
+		d.volumeNames.Lock()
+		defer d.volumeNames.Unlock()
+		if _, err := d.db.Project(ctx, to.In); err != nil { // it was deleted meanwhile
+			return errors.Join(err, d.pool.DeleteCustom(to))
+		}
+		d.tell(ctx, "storage-volume-created", volumeURL(name), nil)
+		return nil
+	}), nil
+}
+
+// volumeSnapshotOp runs f as an operation on a snapshot.
+func (d *Daemon) volumeSnapshotOp(ctx context.Context, title, name, snap string,
+	f func(context.Context) error) *op.Operation {
+	r := map[string][]string{"storage_volumes": {volumeURL(name)},
+		"storage_volume_snapshots": {volumeSnapshotURL(name, snap)}}
+	return d.Ops.Start(ctx, title, op.Options{Resources: r, MayCancel: true}, func(ctx context.Context,
+		_ *op.Operation) error {
+		return f(ctx)
+	})
+}
+
+func volumeSnapshotURL(name, snap string) string {
+	return volumeURL(name) + "/snapshots/" + url.PathEscape(snap)
+}
+
+// expireVolumeSnapshots deletes the snapshots of storage volumes whose time is over. One that
+// is in use waits for the next time.
+func (d *Daemon) expireVolumeSnapshots(ctx context.Context, now time.Time) error {
+	ins, err := d.pool.CustomIns()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, in := range ins {
+		names, err := d.pool.CustomNames(in)
+		errs = append(errs, err)
+		for _, name := range names {
+			n := volume.CustomName{In: in, Name: name}
+			list, err := d.pool.CustomSnapshots(n)
+			errs = append(errs, err)
+			for _, s := range list {
+				if s.ExpiresAt.IsZero() || s.ExpiresAt.After(now) {
+					continue
+				}
+				if err := d.pool.DeleteCustomSnapshot(n, s.Name); !errors.Is(err, kiln.Conflict) {
+					errs = append(errs, err)
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
