@@ -22,6 +22,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // upstream is a server of the API with images of which it may have the bytes.
@@ -204,6 +205,12 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 		{Name: "b", Remote: hidden.serve(t), PullThrough: true}} {
 		o, err := d.AddMirror(t.Context(), m)
 		wait(t, o, err)
+	}
+	elsewhere := project.In(t.Context(), project.Alone("another")) // which no mirror serves
+	for _, by := range []Asker{{}, {Trusted: true}} {
+		if img, err := d.PullThrough(elsewhere, "app", by); !errors.Is(err, kiln.NotFound) {
+			t.Errorf("into another project: %v, %v", img.Fingerprint, err)
+		}
 	}
 	img, err := d.PullThrough(t.Context(), "app", Asker{})
 	if err != nil || img.Fingerprint != there || !img.Public {
