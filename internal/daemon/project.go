@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -292,12 +293,18 @@ func checkProject(p db.Project) error {
 			}
 			continue
 		}
+		if slices.Contains(db.SumLimits(), key) {
+			if _, err := db.ParseLimit(key, value); err != nil {
+				return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+			}
+			continue
+		}
 		if strings.HasPrefix(key, "limits.") || strings.HasPrefix(key, "restricted") {
 			return kiln.Errorf(kiln.Unsupported, "%s isn't supported by this version of kiln, which would not hold to it; "+
-				"projects have %s", key, strings.Join(db.CountLimits(), " and "))
+				"projects have %s", key, strings.Join(slices.Concat(db.CountLimits(), db.SumLimits()), ", "))
 		}
 		return kiln.Errorf(kiln.Invalid, "unknown key %q of a project%s", key, kiln.DidYouMean(key,
-			append(slices.Collect(maps.Keys(features)), db.CountLimits()...)))
+			slices.Concat(slices.Collect(maps.Keys(features)), db.CountLimits(), db.SumLimits())))
 	}
 	return nil
 }
@@ -309,7 +316,8 @@ type Usage struct {
 }
 
 // ProjectUsage tells what a project has of each resource that can be limited: instances and
-// containers, by number. The error is NotFound.
+// containers, by number, and what these may have together, as far as they say. The error is
+// NotFound.
 func (d *Daemon) ProjectUsage(ctx context.Context, name string) (map[string]Usage, error) {
 	p, err := d.Project(ctx, name)
 	if err != nil {
@@ -323,5 +331,22 @@ func (d *Daemon) ProjectUsage(ctx context.Context, name string) (map[string]Usag
 		}
 		usage[strings.TrimPrefix(key, "limits.")] = u
 	}
-	return usage, nil
+	ctx, err = d.In(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	instances, err := d.instances.List(ctx)
+	for _, key := range db.SumLimits() {
+		u := Usage{Limit: -1}
+		if most, err := db.ParseLimit(key, p.Config[key]); err == nil {
+			u.Limit = most
+		}
+		for _, i := range instances {
+			if n, err := db.ParseLimit(key, i.ExpandedConfig[key]); err == nil && n < math.MaxInt64-u.Used {
+				u.Used += n
+			}
+		}
+		usage[strings.TrimPrefix(key, "limits.")] = u
+	}
+	return usage, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -130,10 +131,10 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 		if err != nil {
 			return conflict(err, "Instance", i.Name)
 		}
-		if err := checkCount(ctx, tx, in); err != nil {
+		if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
 			return err
 		}
-		if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
+		if err := checkLimits(ctx, tx, in); err != nil {
 			return err
 		}
 		for _, s := range snapshots {
@@ -158,11 +159,12 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 			return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
 		}
 		tx.instanceChanged(ctx, name)
-		before := slices.Clone(i.Profiles)
+		before, had := slices.Clone(i.Profiles), maps.Clone(i.Config)
 		if err := f(&i); err != nil {
 			return err
 		}
-		if !slices.Equal(before, i.Profiles) {
+		others := !slices.Equal(before, i.Profiles)
+		if others {
 			if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
 				return err
 			}
@@ -170,7 +172,14 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
 			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ? WHERE id = ?`,
 			append(i.values()[1:], id)...)
-		return err
+		if err != nil || !others && !limited(had, i.Config) {
+			return err
+		}
+		in, err := projectID(ctx, tx.tx, project.Instances)
+		if err != nil {
+			return err
+		}
+		return checkLimits(ctx, tx, in)
 	})
 }
 
@@ -212,10 +221,10 @@ func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles [
 		if _, err := tx.tx.ExecContext(ctx, `UPDATE instances SET project_id = ?, name = ? WHERE id = ?`, in, to, id); err != nil {
 			return conflict(err, "Instance", to)
 		}
-		if err := checkCount(ctx, tx, in); err != nil {
+		if err := setProfiles(into, tx, instancesProfiles, id, profiles); err != nil {
 			return err
 		}
-		if err := setProfiles(into, tx, instancesProfiles, id, profiles); err != nil {
+		if err := checkLimits(ctx, tx, in); err != nil {
 			return err
 		}
 		had, err := profilesOf(ctx, tx.tx, snapshotsProfiles,

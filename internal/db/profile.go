@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -93,6 +94,7 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 			return kiln.Errorf(kiln.Integrity, "profile %q can't be changed: %s; take it from its instances and delete it, or "+
 				"bring a copy of the database back: kiln admin restore-database", name, p.Damage)
 		}
+		had := maps.Clone(p.Config)
 		if err := f(&p); err != nil {
 			return err
 		}
@@ -102,8 +104,28 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 		}
 		_, err = tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ?
 			WHERE project_id = ? AND name = ?`, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), in, name)
-		return err
+		if err != nil || !limited(had, p.Config) {
+			return err
+		}
+		return checkUsers(ctx, tx, in, name)
 	})
+}
+
+// checkUsers is checkLimits for the projects whose instances have a profile.
+func checkUsers(ctx context.Context, tx *Tx, in int64, profile string) error {
+	var projects []int64
+	err := each(ctx, tx.tx, `SELECT DISTINCT i.project_id FROM instances i JOIN instances_profiles o ON o.instance_id = i.id
+		JOIN profiles p ON p.id = o.profile_id WHERE p.project_id = ? AND p.name = ?`, []any{in, profile},
+		func(rows *sql.Rows) error {
+			var id int64
+			err := rows.Scan(&id)
+			projects = append(projects, id)
+			return err
+		})
+	for _, id := range projects {
+		err = errors.Join(err, checkLimits(ctx, tx, id))
+	}
+	return err
 }
 
 // RenameProfile changes a name, in the images that use it as well.

@@ -5,8 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -147,12 +147,20 @@ func (d *DB) EditProject(ctx context.Context, name string, f func(*Project, Cont
 		if err != nil {
 			return err
 		}
+		had := maps.Clone(p.Config)
 		if err := f(&p, has); err != nil {
 			return err
 		}
-		_, err = tx.tx.ExecContext(ctx, `UPDATE projects SET description = ?, config = ? WHERE name = ?`, p.Description,
-			toJSON(orEmpty(p.Config)), name)
-		return err
+		var id int64
+		err = tx.tx.QueryRowContext(ctx, `UPDATE projects SET description = ?, config = ? WHERE name = ? RETURNING id`,
+			p.Description, toJSON(orEmpty(p.Config)), name).Scan(&id)
+		if err != nil || !limited(had, p.Config) {
+			return err
+		}
+		if err := checkLimits(ctx, tx, id); err != nil {
+			return kiln.Errorf(kiln.Conflict, "%w", err)
+		}
+		return nil
 	})
 }
 
@@ -296,33 +304,4 @@ func (d *DB) Contents(ctx context.Context) (map[string]Contents, error) {
 		return nil
 	})
 	return all, err
-}
-
-// CountLimits are the keys of a project's configuration that bound how many instances it
-// has: all of them, and those of the only type that there is.
-func CountLimits() []string { return []string{"limits.instances", "limits.containers"} }
-
-// checkCount refuses an instance that was just added, if its project has too many now. The
-// error is Denied.
-func checkCount(ctx context.Context, tx *Tx, in int64) error {
-	var p Project
-	err := p.scan(tx.tx.QueryRowContext(ctx, `SELECT `+projectColumns+` FROM projects WHERE id = ?`, in))
-	if err != nil {
-		return known(err)
-	}
-	if p.Damage != "" { // what it may have isn't known
-		return kiln.Errorf(kiln.Integrity, "project %q can't be used: %s; bring a copy of the database back: "+
-			"kiln admin restore-database", p.Name, p.Damage)
-	}
-	var n int
-	if err := tx.tx.QueryRowContext(ctx, `SELECT count(*) FROM instances WHERE project_id = ?`, in).Scan(&n); err != nil {
-		return known(err)
-	}
-	for _, key := range CountLimits() {
-		if most, err := strconv.Atoi(p.Config[key]); err == nil && n > most {
-			return kiln.Errorf(kiln.Denied, "project %q may have %d instances (%s), and has them; delete one, or ask whoever "+
-				"manages the server", p.Name, most, key)
-		}
-	}
-	return nil
 }
