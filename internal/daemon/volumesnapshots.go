@@ -9,6 +9,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -45,14 +46,16 @@ func (d *Daemon) VolumeSnapshot(ctx context.Context, name, snap string) (volume.
 	return d.pool.CustomSnapshot(n, snap)
 }
 
-// pauseUsers gives what holds the instances still that run and have a volume; nil when none
-// does.
-func (d *Daemon) pauseUsers(ctx context.Context, v Volume) (volume.Pause, error) {
-	run, err := d.instances.Running(ctx, v.Instances)
-	if err != nil || len(run) == 0 {
-		return nil, err
+// holdUsers gives what holds those instances still that have a volume at that moment, in a
+// project, and run; with stopped, none may.
+func (d *Daemon) holdUsers(in context.Context, name string, stopped bool) volume.Pause {
+	return func(ctx context.Context) (func() error, error) {
+		v, err := d.Volume(project.Like(ctx, in), name)
+		if err != nil {
+			return nil, err
+		}
+		return d.instances.HoldAll(ctx, v.Instances, stopped)
 	}
-	return func(ctx context.Context) (func() error, error) { return d.instances.HoldAll(ctx, v.Instances, false) }, nil
 }
 
 // CreateVolumeSnapshot keeps the files of a custom storage volume as they are. Instances that
@@ -87,11 +90,8 @@ func (d *Daemon) CreateVolumeSnapshot(ctx context.Context, name string, s NewVol
 	}
 	const title = "Snapshotting storage volume"
 	return d.volumeSnapshotOp(ctx, title, name, s.Name, func(ctx context.Context) error {
-		pause, err := d.pauseUsers(ctx, v)
-		if err != nil {
-			return err
-		}
-		if err := d.pool.SnapshotCustom(ctx, v.CustomName, s.Name, at, s.ExpiresAt.UTC(), pause); err != nil {
+		hold := d.holdUsers(ctx, name, false)
+		if err := d.pool.SnapshotCustom(ctx, v.CustomName, s.Name, at, s.ExpiresAt.UTC(), hold); err != nil {
 			return err
 		}
 		d.tell(ctx, "storage-volume-snapshot-created", volumeSnapshotURL(name, s.Name), nil)
@@ -167,7 +167,7 @@ func (d *Daemon) RestoreVolume(ctx context.Context, name, snap string) error {
 	if err != nil {
 		return err
 	}
-	quiet := func(ctx context.Context) (func() error, error) { return d.instances.HoldAll(ctx, v.Instances, true) }
+	quiet := d.holdUsers(ctx, name, true)
 	resume, err := quiet(ctx) // before any work is done
 	if err == nil {
 		err = resume()
@@ -229,11 +229,8 @@ func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomSta
 	resources := map[string][]string{"storage_volumes": {volumeURL(name)}}
 	return d.Ops.Start(ctx, "Copying storage volume", op.Options{Resources: resources, MayCancel: true}, func(
 		ctx context.Context, _ *op.Operation) error {
-		pause, err := d.pauseUsers(ctx, from)
-		if err != nil {
-			return err
-		}
-		if err := d.pool.CopyCustom(ctx, from.CustomName, c.Snapshot, to, s, !c.Only, pause); err != nil {
+		hold := d.holdUsers(in, c.From, false)
+		if err := d.pool.CopyCustom(ctx, from.CustomName, c.Snapshot, to, s, !c.Only, hold); err != nil {
 			return err
 		}
 		d.volumeNames.Lock()

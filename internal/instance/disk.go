@@ -215,11 +215,39 @@ func (g *guest) volumeFiles(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := g.set.pool.CustomFiles(n)
+	dir, err := g.set.pool.MountCustom(n)
 	if mayBeMissing(g.keys) && errors.Is(err, kiln.NotFound) {
 		return "", nil
 	}
 	return dir, err
+}
+
+// useVolumes keeps the storage volumes that devices show until the function is called that
+// it gives: they are neither deleted nor restored before a row names them. The error is
+// Conflict.
+func (s *Set) useVolumes(ctx context.Context, devices map[string]map[string]string) (release func(), err error) {
+	var all []func()
+	release = func() {
+		for _, f := range all {
+			f()
+		}
+	}
+	for name, d := range devices {
+		if VolumeOf(d) == "" {
+			continue
+		}
+		n, err := volumeName(ctx, d)
+		var one func()
+		if err == nil {
+			one, err = s.pool.UseCustom(n)
+		}
+		if err != nil {
+			release()
+			return nil, kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
+		}
+		all = append(all, one)
+	}
+	return release, nil
 }
 
 // volumeName names the storage volume that a disk of an instance of ctx's project shows.

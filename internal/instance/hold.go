@@ -70,24 +70,6 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 // quietTime is how long other work on instances may take that are to stand still together.
 const quietTime = 30 * time.Second
 
-// Running gives those of some instances that run.
-func (s *Set) Running(ctx context.Context, names []db.Name) ([]db.Name, error) {
-	var run []db.Name
-	for _, n := range names {
-		in, err := s.in(ctx, n.Project)
-		if err != nil {
-			return nil, err
-		}
-		i, err := s.Get(in, n.Name)
-		if err == nil && s.running(db.Instance{Config: i.Options}) != nil {
-			run = append(run, n)
-		} else if err != nil && !errors.Is(err, kiln.NotFound) {
-			return nil, err
-		}
-	}
-	return run, nil
-}
-
 // HoldAll freezes those of some instances that run for a moment, and gives the function that
 // lets them go on. Until then none of them starts, ends or changes. With stopped none may
 // run: the error is Conflict then.

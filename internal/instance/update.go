@@ -58,7 +58,13 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	next := i
 	next.ExpandedConfig, next.ExpandedDevices = expand(c, used)
-	if err := s.checkSources(ctx, changedDevices(i.ExpandedDevices, next.ExpandedDevices)); err != nil {
+	changed := changedDevices(i.ExpandedDevices, next.ExpandedDevices)
+	release, err := s.useVolumes(ctx, changed)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := s.checkSources(ctx, changed); err != nil {
 		return nil, err
 	}
 	undo := func() error { return nil }

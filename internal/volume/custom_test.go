@@ -225,6 +225,8 @@ func TestCustomSnapshots(t *testing.T) {
 		isKind(t, p.DeleteCustom(data), kiln.Conflict)
 		isKind(t, p.RenameCustom(data, "x"), kiln.Conflict)
 		isKind(t, p.DeleteCustomSnapshot(data, "s0"), kiln.Conflict)
+		_, err := p.MountCustom(data)
+		isKind(t, err, kiln.Conflict)
 		isKind(t, p.SnapshotCustom(ctx, data, "s1", at, time.Time{}, nil), kiln.Conflict)
 		return nil, refused
 	})
@@ -237,6 +239,12 @@ func TestCustomSnapshots(t *testing.T) {
 		t.Error(got)
 	}
 	isKind(t, p.RestoreCustom(ctx, data, "none", nobody), kiln.NotFound)
+
+	release, err := p.UseCustom(data)
+	must(t, err)
+	isKind(t, p.DeleteCustom(data), kiln.Conflict)
+	isKind(t, p.RestoreCustom(ctx, data, "s0", nobody), kiln.Conflict)
+	release()
 
 	copied := volume.CustomName{In: "web", Name: "copied"}
 	must(t, os.WriteFile(filepath.Join(in, "new"), nil, 0o600))

@@ -70,8 +70,24 @@ func (p *Pool) use(n CustomName, alone bool) (release func(), err error) {
 }
 
 func (n CustomName) busy() error {
-	return kiln.Errorf(kiln.Conflict, "storage volume %q is being copied or restored; try again when that is done: "+
-		"kiln operation list", n.Name)
+	return kiln.Errorf(kiln.Conflict, "storage volume %q is being copied, restored or attached; try again when that "+
+		"is done: kiln operation list", n.Name)
+}
+
+// UseCustom keeps a custom volume where it is, and under its name, until the function is
+// called that it gives. The error is Conflict while its files are exchanged.
+func (p *Pool) UseCustom(n CustomName) (release func(), err error) { return p.use(n, false) }
+
+// MountCustom is CustomFiles for who is about to mount them. The error is also Conflict,
+// while they are exchanged.
+func (p *Pool) MountCustom(n CustomName) (string, error) {
+	p.customs.Lock()
+	now := p.using[n]
+	p.customs.Unlock()
+	if now == exchanging {
+		return "", n.busy()
+	}
+	return p.CustomFiles(n)
 }
 
 // idle refuses to move what somebody uses. It is called with the lock customs held.
