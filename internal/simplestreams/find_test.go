@@ -35,7 +35,7 @@ func TestFind(t *testing.T) {
 		{"debian/12/i386", amd64, "3", ""},
 		{"debian/12/arm64", amd64, "4", ""},
 		{"debian/12/aarch64", amd64, "4", ""}, // by another name of it
-		{"debian/12/s390x", amd64, `no image "debian/12/s390x"`, kiln.NotFound},
+		{"debian/12/s390x", amd64, `no image "debian/12/s390x"; see: kiln image list`, kiln.NotFound},
 		{"old", amd64, "3", ""}, // by personality
 		{"shared", amd64, "5", ""},
 		{"shared/amd64", nil, "5", ""},
@@ -51,9 +51,9 @@ func TestFind(t *testing.T) {
 		{"debian/13", arm64, "5", ""}, // there is no other
 		{"old", []string{"s390x"}, `"old" exists only for aarch64, i686; say which, as in "old/aarch64"`, kiln.NotFound},
 		{"debain/13", amd64, `no image "debain/13"; did you mean "debian/13"?`, kiln.NotFound},
-		{"fedora", amd64, `no image "fedora"`, kiln.NotFound},
-		{"00", amd64, `no image "00"`, kiln.NotFound}, // not the image that has no fingerprint
-		{"", amd64, `no image ""`, kiln.NotFound},
+		{"fedora", amd64, `no image "fedora"; see: kiln image list`, kiln.NotFound},
+		{"00", amd64, `no image "00"; see: kiln image list`, kiln.NotFound}, // not the image that has no fingerprint
+		{"", amd64, `no image ""; see: kiln image list`, kiln.NotFound},
 	} {
 		got, err := Find(images, c.name, c.archs)
 		switch {
