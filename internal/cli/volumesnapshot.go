@@ -170,9 +170,6 @@ func (a *app) editVolumeSnapshot(ctx context.Context, v heldVolume) error {
 
 // printVolumeSnapshots is the end of kiln storage volume info.
 func (a *app) printVolumeSnapshots(ctx context.Context, v heldVolume) error {
-	if v.Type != "custom" {
-		return nil
-	}
 	list, err := client.List[api.StorageVolumeSnapshot](ctx, v.at.Client, v.path+"/snapshots", 1)
 	if err != nil || len(list) == 0 {
 		return err

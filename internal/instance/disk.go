@@ -326,6 +326,9 @@ func (s *Set) checkSources(ctx context.Context, devices map[string]map[string]st
 			if err == nil {
 				_, err = s.pool.CustomFiles(n)
 			}
+			if errors.Is(err, kiln.NotFound) {
+				err = kiln.Errorf(kiln.NotFound, "%w; or create it: kiln storage volume create default %s", err, n.Name)
+			}
 			if err != nil {
 				return kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
 			}

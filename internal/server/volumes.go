@@ -7,6 +7,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -121,8 +122,17 @@ func (s *Server) getVolumes(w http.ResponseWriter, r *http.Request) (any, error)
 		if err != nil {
 			return nil, err
 		}
+		snapshots, err := s.d.AllSnapshots(r.Context())
+		if err != nil {
+			return nil, err
+		}
 		for _, i := range all {
 			volumes = append(volumes, wireInstanceVolume(i))
+			for _, snap := range snapshots[db.Name{Project: i.Project, Name: i.Name}] {
+				o := wireInstanceVolume(i)
+				o.Name, o.CreatedAt, o.UsedBy = i.Name+"/"+snap.Name, snap.CreatedAt, []string{}
+				volumes = append(volumes, o)
+			}
 		}
 	}
 	if only == "" || only == imageVolume {
@@ -254,7 +264,14 @@ func (s *Server) putVolume(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	if put.Restore != "" {
-		return nil, s.d.RestoreVolume(r.Context(), r.PathValue("volume"), put.Restore)
+		v, err := s.d.Volume(r.Context(), r.PathValue("volume"))
+		if err == nil {
+			err = checkETag(r, volumePut(v.CustomState))
+		}
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.d.RestoreVolume(r.Context(), v.Name, put.Restore)
 	}
 	return nil, s.changeVolume(r, func(api.StorageVolumePut) api.StorageVolumePut { return put })
 }

@@ -35,32 +35,48 @@ func volumeSnapshotPut(s volume.CustomSnapshot) api.StorageVolumeSnapshotPut {
 	return put
 }
 
-// getVolumeSnapshots lists the snapshots of a custom volume. Those of instances have a place
-// of their own.
+// getVolumeSnapshots lists the snapshots of a volume. Those of instances are changed where
+// instances are.
 func (s *Server) getVolumeSnapshots(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := inPool(r); err != nil {
 		return nil, err
 	}
-	if r.PathValue("type") != customVolume {
+	name, kind := r.PathValue("volume"), r.PathValue("type")
+	list, urls := []api.StorageVolumeSnapshot{}, []string{}
+	add := func(o api.StorageVolumeSnapshot, in string) {
+		urls = append(urls, inURL(poolVolumes+kind+"/"+segment(name)+"/snapshots/"+segment(o.Name), in))
+		o.Name = name + "/" + o.Name // as LXD has it
+		list = append(list, o)
+	}
+	switch kind {
+	case containerVolume:
+		all, err := s.d.Snapshots(r.Context(), name)
+		if err != nil {
+			return nil, err
+		}
+		for _, snap := range all {
+			o := api.StorageVolumeSnapshot{Name: snap.Name, Config: map[string]string{}, ContentType: "filesystem",
+				CreatedAt: snap.CreatedAt}
+			if !snap.ExpiresAt.IsZero() {
+				o.ExpiresAt = &snap.ExpiresAt
+			}
+			add(o, snap.Project)
+		}
+	case customVolume:
+		if err := mayUseVolumes(r); err != nil {
+			return nil, err
+		}
+		all, err := s.d.VolumeSnapshots(r.Context(), name)
+		if err != nil {
+			return nil, err
+		}
+		for _, snap := range all {
+			add(wireVolumeSnapshot(snap), snap.Of.In)
+		}
+	default:
 		if _, err := s.getVolume(w, r); err != nil {
 			return nil, err
 		}
-		return []string{}, nil
-	}
-	if err := mayUseVolumes(r); err != nil {
-		return nil, err
-	}
-	name := r.PathValue("volume")
-	all, err := s.d.VolumeSnapshots(r.Context(), name)
-	if err != nil {
-		return nil, err
-	}
-	list, urls := []api.StorageVolumeSnapshot{}, []string{}
-	for _, snap := range all {
-		o := wireVolumeSnapshot(snap)
-		o.Name = name + "/" + o.Name // as LXD has it
-		list = append(list, o)
-		urls = append(urls, inURL(customVolumes+segment(name)+"/snapshots/"+segment(snap.Name), snap.Of.In))
 	}
 	if recursion(r) == 0 {
 		return urls, nil
