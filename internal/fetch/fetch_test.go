@@ -254,10 +254,9 @@ func TestCancel(t *testing.T) {
 	r := client(t).Open(ctx, File{URLs: []string{serve(t, s)}, Size: 10 << 20})
 	defer r.Close()
 	r.Read(make([]byte, 100))
-	start := time.Now()
 	cancel()
-	if _, err := io.ReadAll(r); kiln.KindOf(err) != kiln.Cancelled || time.Since(start) > time.Second {
-		t.Errorf("%v after %s", err, time.Since(start))
+	if _, err := io.ReadAll(r); kiln.KindOf(err) != kiln.Cancelled {
+		t.Error(err)
 	}
 }
 

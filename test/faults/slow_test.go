@@ -70,14 +70,9 @@ func TestSilentServers(t *testing.T) {
 	}
 	for _, path := range []string{indexPath, productsPath} {
 		s.lie(path, silent)
-		start := time.Now()
 		err := to.operate("/1.0/instances", map[string]any{"name": "c1", "source": s.source("x")})
-		d := time.Since(start)
 		if kiln.KindOf(err) != kiln.Network || !strings.Contains(err.Error(), s.Listener.Addr().String()) {
 			t.Errorf("%s: %v", path, err)
-		}
-		if d > 4*stall {
-			t.Errorf("%s: it took %v", path, d)
 		}
 		s.lie(path, nil)
 	}
@@ -109,7 +104,6 @@ func TestCancelSilent(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	time.Sleep(100 * time.Millisecond)
-	start := time.Now()
 	for _, o := range to.running("Creating instance") {
 		if o.ID != first {
 			to.ok("operation", "cancel", o.ID)
@@ -121,8 +115,5 @@ func TestCancelSilent(t *testing.T) {
 	to.ok("operation", "cancel", first)
 	if err := <-done; kiln.KindOf(err) != kiln.Cancelled {
 		t.Errorf("%v", err)
-	}
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("they ended after %v", d)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/trust"
@@ -217,30 +216,32 @@ func TestSlowClients(t *testing.T) {
 	h := newHost(t)
 	h.holds(unified(t, "slow", 10<<10), "--public", "--alias", "x")
 	long := strings.Repeat("x", 100)
-	ends := make(chan error, 3)
-	for _, begin := range []string{
+	slow := []string{
 		"", // not even a handshake
 		"GET /1.0 HTTP/1.1\r\nHost: x\r\nX: " + long,
 		"POST /1.0/certificates HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{",
-	} {
-		go func() { ends <- dribble(h.Address, begin) }()
 	}
-	start := time.Now()
-	hc, _ := untrusted(t)
-	for range 20 {
+	meanwhile := false
+	for range 5 { // on a busy machine, one answer may take longer than the slow ones are kept
+		ends := make(chan error, len(slow))
+		for _, begin := range slow {
+			go func() { ends <- dribble(h.Address, begin) }()
+		}
+		hc, _ := untrusted(t)
 		if a := ask(t, hc, h, "GET", "/1.0/images/aliases/x", "", nil); a.status != http.StatusOK {
 			t.Errorf("%+v", a)
 		}
-	}
-	if d := time.Since(start); d > stall {
-		t.Errorf("others waited for %v", d)
-	}
-	for range 3 {
-		if err := <-ends; err != nil {
-			t.Error(err)
+		meanwhile = len(ends) < len(slow) // the last one is refused at once
+		for range slow {
+			if err := <-ends; err != nil {
+				t.Error(err)
+			}
+		}
+		if meanwhile {
+			break
 		}
 	}
-	if d := time.Since(start); d > 4*stall {
-		t.Errorf("untrusted clients held connections for %v", d)
+	if !meanwhile {
+		t.Error("others were served when the slow ones had gone only")
 	}
 }
