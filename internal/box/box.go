@@ -185,7 +185,7 @@ func Open(dir string) (*Box, error) {
 	}
 	if m, err := openProcess(b.state.Monitor); err == nil {
 		b.monitor = &m
-		if pid := findInit(m.PID); pid != 0 {
+		if pid := awaitInit(m); pid != 0 {
 			b.state.Init = identify(pid)
 		}
 	}
@@ -208,6 +208,21 @@ func Open(dir string) (*Box, error) {
 		}
 	}
 	return b, nil
+}
+
+// betweenTime is how long a monitor may have no init when it is found: the container
+// reboots, or has ended, which takes much less.
+const betweenTime = 10 * time.Second
+
+// awaitInit gives the init of a monitor, which may be about to start its next one; 0: it
+// has none, and will not have one any more.
+func awaitInit(monitor process) int {
+	for begun := time.Now(); ; {
+		pid := findInit(monitor.PID)
+		if pid != 0 || monitor.waitFor(context.Background(), initPoll) || time.Since(begun) > betweenTime {
+			return pid
+		}
+	}
 }
 
 // find gives what a record would say of a container that runs; the zero value when none

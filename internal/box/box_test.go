@@ -408,6 +408,49 @@ func TestMonitorKilled(t *testing.T) {
 	end(t, again)
 }
 
+// TestOpenBetween takes over a container while it reboots: its init has ended, and the
+// monitor has none yet. An unshare(1) is one here.
+func TestOpenBetween(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "between-"+strconv.FormatInt(time.Now().UnixNano(), 36))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	begin := func(command ...string) *exec.Cmd {
+		cmd := exec.Command(command[0], command[1:]...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		return cmd
+	}
+	open := func(monitor *exec.Cmd) (*Box, error) {
+		before := begin("sleep", "1000")
+		b := &Box{dir: dir, state: state{ID: filepath.Base(dir), Monitor: identify(monitor.Process.Pid),
+			Init: identify(before.Process.Pid), Dir: idOf(dir)}}
+		before.Process.Kill()
+		before.Wait()
+		if err := b.save(); err != nil {
+			t.Fatal(err)
+		}
+		return Open(dir)
+	}
+	monitor := begin("sh", "-c", "sleep 0.5; exec unshare --pid --fork --kill-child sleep 1000")
+	b, err := open(monitor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid := b.InitPID(); pid == 0 || pid != findInit(monitor.Process.Pid) {
+		t.Errorf("its init is %d", pid)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := open(begin("sleep", "0.5")); !errors.Is(err, kiln.NotFound) { // one that ends
+		t.Errorf("a monitor that started no other: %v", err)
+	}
+	os.Remove(linkTo(filepath.Base(dir)))
+}
+
 func TestFreeze(t *testing.T) {
 	b := start(t, spec(t, busybox(t, "")))
 	if b.Frozen() {
