@@ -21,6 +21,7 @@ import (
 //
 //	<uuid>/<name>/backup        the tarball
 //	<uuid>/<name>/backup.json   what is said of it
+//	<uuid>/.unknown             since when nobody is known whose they are
 //	.new-…                      what isn't whole yet
 //
 // Each appears whole or not at all, so a directory is all that tells of one.
@@ -38,6 +39,7 @@ type Stored struct {
 const (
 	tarball  = "backup"
 	about    = "backup.json"
+	orphaned = ".unknown"
 	unwhole  = ".new-"
 	maxAbout = 64 << 10
 )
@@ -230,10 +232,9 @@ func (d *Dir) discard(dir string) error {
 	return err
 }
 
-// Sweep removes what has expired, and the backups of those whom known doesn't have if
-// they are older than some time: a copy of the database that is brought back may know
-// them.
-func (d *Dir) Sweep(now time.Time, known map[string]bool, keep time.Duration) error {
+// Sweep removes what has expired, and the backups of somebody who hasn't been known for
+// some time: a copy of the database that is brought back may know them.
+func (d *Dir) Sweep(now time.Time, known func(of string) bool, keep time.Duration) error {
 	all, err := d.All()
 	if err != nil {
 		return err
@@ -241,14 +242,38 @@ func (d *Dir) Sweep(now time.Time, known map[string]bool, keep time.Duration) er
 	var errs []error
 	for of, list := range all {
 		for _, b := range list {
-			expired := !b.ExpiresAt.IsZero() && !b.ExpiresAt.After(now)
-			if expired || !known[of] && now.Sub(b.CreatedAt) > keep {
+			if !b.ExpiresAt.IsZero() && !b.ExpiresAt.After(now) {
 				if err := d.Delete(of, b.Name); !errors.Is(err, kiln.NotFound) {
 					errs = append(errs, err)
 				}
 			}
 		}
+		since, err := d.unknownSince(of, now, known(of))
+		if err == nil && !since.IsZero() && now.Sub(since) > keep {
+			err = d.DeleteAll(of)
+		}
+		errs = append(errs, err)
 		_ = os.Remove(filepath.Join(d.dir, of)) // it stays unless it is empty
 	}
 	return errors.Join(errs...)
+}
+
+// unknownSince remembers since when somebody isn't known; zero: they are.
+func (d *Dir) unknownSince(of string, now time.Time, known bool) (time.Time, error) {
+	mark := filepath.Join(d.dir, of, orphaned)
+	if known {
+		err := os.Remove(mark)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return time.Time{}, err
+	}
+	fi, err := os.Lstat(mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		return now, errors.Join(disk.WriteBytes(mark, 0o600, nil), os.Chtimes(mark, now, now))
+	}
+	if err != nil {
+		return now, err
+	}
+	return fi.ModTime(), nil
 }

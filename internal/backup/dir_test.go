@@ -92,12 +92,19 @@ func TestDir(t *testing.T) {
 
 	// What has expired goes; and what nobody knows, after a while.
 	week := 7 * 24 * time.Hour
-	must(d.Sweep(begin.Add(90*time.Minute), map[string]bool{a: true}, week))
+	only := func(who string) func(string) bool { return func(of string) bool { return of == who } }
+	must(d.Sweep(begin.Add(90*time.Minute), only(a), week))
 	same(a, "first", "last")
-	must(d.Sweep(begin.Add(2*time.Hour), map[string]bool{a: true}, week))
+	must(d.Sweep(begin.Add(2*time.Hour), only(a), week))
 	same(a, "first")
 	same(b, "first")
-	must(d.Sweep(begin.Add(2*week), map[string]bool{a: true}, week))
+	// The while begins when nobody is known any more, and again after somebody was.
+	must(d.Sweep(begin.Add(week), func(string) bool { return true }, week))
+	must(d.Sweep(begin.Add(4*week), only(a), week))
+	must(d.Sweep(begin.Add(5*week), only(a), week))
+	same(a, "first")
+	same(b, "first")
+	must(d.Sweep(begin.Add(5*week+time.Second), only(a), week))
 	same(a, "first")
 	same(b)
 	must(d.DeleteAll(a))

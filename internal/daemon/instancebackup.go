@@ -31,7 +31,7 @@ type NewBackup struct {
 // backupOwner gives the name by which the backups of an instance are kept. The error is NotFound.
 func (d *Daemon) backupOwner(ctx context.Context, name string) (string, error) {
 	i, err := d.instances.Get(ctx, name)
-	return i.Options[instance.UUIDKey], err
+	return instance.BackupsOf(i.Options), err
 }
 
 // Backups gives the backups of an instance, oldest first. The error is NotFound.
@@ -43,7 +43,7 @@ func (d *Daemon) Backups(ctx context.Context, name string) ([]backup.Stored, err
 	return d.backups.List(of)
 }
 
-// AllBackups gives the backups of every instance, by the UUID of the instance.
+// AllBackups gives the backups of every instance, by instance.BackupsOf it.
 func (d *Daemon) AllBackups() (map[string][]backup.Stored, error) { return d.backups.All() }
 
 // Backup gives one backup. The error is NotFound.
@@ -153,10 +153,10 @@ func (d *Daemon) writeBackup(ctx context.Context, o *op.Operation, name, of stri
 	}); err != nil {
 		return err
 	}
-	known, err := d.instances.UUIDs(ctx)
-	if err == nil && !known[of] {
+	owners, all, err := d.instances.BackupOwners(ctx)
+	if all && !owners[of] { // with those that it had before
 		err = errors.Join(kiln.Errorf(kiln.NotFound, "instance %q was deleted while it was backed up", name),
-			d.backups.DeleteAll(of))
+			d.backups.Delete(of, n.Name))
 	}
 	return err
 }
@@ -231,12 +231,14 @@ func (d *Daemon) DeleteBackup(ctx context.Context, name, which string) (*op.Oper
 	}), nil
 }
 
-// sweepBackups removes the backups that have expired.
+// sweepBackups removes the backups that have expired, and those of instances that have
+// been gone for a week.
 func (d *Daemon) sweepBackups(ctx context.Context, now time.Time) error {
-	known, err := d.instances.UUIDs(ctx)
+	owners, all, err := d.instances.BackupOwners(ctx)
 	if err != nil {
 		return err
 	}
+	known := func(of string) bool { return owners[of] || !all } // those of a damaged row are anybody's
 	return d.backups.Sweep(now, known, volume.LostTime)
 }
 

@@ -2,14 +2,21 @@ package daemon
 
 import (
 	"bytes"
+	"context"
+	"database/sql"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // TestBackupIsWholeOrNothing makes an instance of a backup that is cut or changed at many
@@ -73,4 +80,94 @@ func TestBackupIsWholeOrNothing(t *testing.T) {
 	if len(left) > 0 || err != nil {
 		t.Errorf("%v %v are left", left, err)
 	}
+}
+
+// TestBackupsStay has backups outlive a rebuild, also one while another is written, and a
+// row that can't be read: they go when their instance does, or long after it was known.
+func TestBackupsStay(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}})
+	wait(t, o, err)
+	backUp := func(name string) {
+		t.Helper()
+		o, err := d.CreateBackup(t.Context(), "c1", NewBackup{Name: name, Compression: "none"})
+		wait(t, o, err)
+	}
+	rebuild := func() {
+		t.Helper()
+		o, err := d.RebuildInstance(t.Context(), "c1", Source{Type: "image", Alias: "bb"}, false)
+		wait(t, o, err)
+	}
+	const week = volume.LostTime
+	has := func(want ...string) {
+		t.Helper()
+		for _, later := range []time.Duration{0, 2 * week, 4 * week} { // with what it does once a minute
+			if err := d.sweepBackups(t.Context(), time.Now().Add(later)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		list, err := d.Backups(t.Context(), "c1")
+		var got []string
+		for _, b := range list {
+			got = append(got, b.Name)
+		}
+		if !slices.Equal(got, want) || err != nil {
+			t.Errorf("backups %q, %v, want %q", got, err, want)
+		}
+	}
+	backUp("first")
+	rebuild()
+	backUp("second")
+	rebuild()
+	has("first", "second")
+
+	// One that is being written while the instance is rebuilt: the owner was looked up before.
+	of, err := d.backupOwner(t.Context(), "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rebuild()
+	o = d.backupOp(t.Context(), "", "c1", "third", func(ctx context.Context, o *op.Operation) error {
+		return d.writeBackup(ctx, o, "c1", of, NewBackup{Name: "third"}, archive.Compression{})
+	})
+	wait(t, o, nil)
+	has("first", "second", "third")
+
+	end(t, d)
+	config := configOf(t, dir)
+	execute(t, dir, `UPDATE instances SET config = '{damaged' WHERE name = 'c1'`)
+	d = open(t, dir)
+	for _, later := range []time.Duration{0, 2 * week} {
+		if err := d.sweepBackups(t.Context(), time.Now().Add(later)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end(t, d)
+	execute(t, dir, `UPDATE instances SET config = '`+config+`' WHERE name = 'c1'`)
+	d = open(t, dir)
+	has("first", "second", "third")
+	o, err = d.DeleteInstance(t.Context(), "c1")
+	wait(t, o, err)
+	left, err := os.ReadDir(filepath.Join(dir, exportsDir))
+	if len(left) > 0 || err != nil {
+		t.Errorf("%v %v are left", left, err)
+	}
+	end(t, d)
+}
+
+// configOf reads the configuration of the only instance from the database of a daemon that
+// doesn't run.
+func configOf(t *testing.T, dir string) (config string) {
+	t.Helper()
+	rows, err := sql.Open("sqlite3", filepath.Join(dir, databaseFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	if err := rows.QueryRow(`SELECT config FROM instances`).Scan(&config); err != nil {
+		t.Fatal(err)
+	}
+	return config
 }

@@ -7,6 +7,7 @@
 package instance
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -87,6 +88,14 @@ const volatilePrefix = "volatile."
 
 // BaseKey is the option in which clients look for the image's fingerprint.
 const BaseKey = "volatile.base_image"
+
+// backupsKey names an instance's backups since a rebuild gave its files another name.
+const backupsKey = "volatile.backups"
+
+// BackupsOf gives the UUID that the backups of an instance with these options are kept by.
+func BackupsOf(options map[string]string) string {
+	return cmp.Or(options[backupsKey], options[UUIDKey])
+}
 
 // templateKey holds the trigger of the templates that the next start applies.
 const templateKey = "volatile.apply_template"

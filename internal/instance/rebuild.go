@@ -38,6 +38,7 @@ func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
 		if !n.Base.IsZero() {
 			r.Config[BaseKey] = n.Base.String()
 		}
+		r.Config[backupsKey] = BackupsOf(r.Config)
 		r.Config[UUIDKey], r.Config[templateKey] = f.UUID, "create"
 		r.Base, r.Architecture = n.Base, n.Architecture
 	})

@@ -46,8 +46,8 @@ const (
 type Set struct {
 	// Networks connects interfaces; it is set before anything is started.
 	Networks Networks
-	// Removed is told the UUID of an instance that was deleted, whose backups go with it;
-	// it may be nil, and is set before anything is started.
+	// Removed is told what the backups of an instance that was deleted are kept by, and go
+	// with it; it may be nil, and is set before anything is started.
 	Removed func(uuid string) error
 	// Failed is told what went wrong of what is done unasked; it may be nil, and is set
 	// before anything is started.
@@ -252,14 +252,15 @@ func (s *Set) List(ctx context.Context) ([]Instance, error) {
 	return list, nil
 }
 
-// UUIDs gives what names the files of every instance, of whatever project.
-func (s *Set) UUIDs(ctx context.Context) (map[string]bool, error) {
+// BackupOwners gives what the backups of every instance are kept by, of whatever project.
+// all is false when the row of one doesn't say.
+func (s *Set) BackupOwners(ctx context.Context) (owners map[string]bool, all bool, err error) {
 	rows, err := s.db.Instances(project.InAll(ctx))
-	all := make(map[string]bool, len(rows))
+	owners = make(map[string]bool, len(rows))
 	for _, r := range rows {
-		all[r.Config[UUIDKey]] = true
+		owners[BackupsOf(r.Config)] = true
 	}
-	return all, err
+	return owners, err == nil && !owners[""], err
 }
 
 // Get gives one instance. The error is NotFound.
@@ -559,7 +560,7 @@ func (s *Set) remove(ctx context.Context, r db.Instance) error {
 	if uuid := r.Config[UUIDKey]; uuid != "" { // else the row was damaged, and a sweep has put the files away
 		err = errors.Join(err, s.pool.Delete(ctx, uuid), os.RemoveAll(s.boxDir(r)))
 		if s.Removed != nil {
-			err = errors.Join(err, s.Removed(uuid))
+			err = errors.Join(err, s.Removed(BackupsOf(r.Config)))
 		}
 	}
 	return err

@@ -83,7 +83,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 			objects = append(objects, o)
 		default:
 			of := db.Name{Project: i.Project, Name: i.Name}
-			one, err := s.fullInstance(r, o, snapshots[of], backups[i.Options[instance.UUIDKey]])
+			one, err := s.fullInstance(r, o, snapshots[of], backups[instance.BackupsOf(i.Options)])
 			if kiln.KindOf(err) == kiln.NotFound {
 				continue // deleted meanwhile
 			}

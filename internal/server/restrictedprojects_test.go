@@ -12,6 +12,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/event"
@@ -309,11 +310,27 @@ func TestRestrictedMove(t *testing.T) {
 	for _, name := range []string{"own", "second", "other"} {
 		p.admin(t, "POST", "/1.0/projects", `{"name":"`+name+`"}`)
 	}
-	p.admin(t, "POST", "/1.0/instances?project=own", `{"name":"mine","source":{"type":"none"}}`)
+	p.admin(t, "POST", "/1.0/profiles?project=own", `{"name":"extra"}`)
+	p.admin(t, "POST", "/1.0/profiles?project=second", `{"name":"extra","devices":{"host":{"type":"disk",
+		"source":"`+t.TempDir()+`","path":"/host"}}}`)
+	p.admin(t, "POST", "/1.0/instances?project=own", `{"name":"mine","source":{"type":"none"},
+		"profiles":["default","extra"]}`)
 	guest := p.restrictedTo(t, "own", "second")
-	move := func(to string) int {
-		w := p.ask(guest, "POST", "/1.0/instances/mine?project=own", `{"name":"mine","migration":true,"project":"`+to+`"}`)
-		return w.Code
+	move := func(to string, more ...string) int {
+		w := p.ask(guest, "POST", "/1.0/instances/mine?project=own", `{"name":"mine","migration":true,"project":"`+to+`"`+
+			strings.Join(more, "")+`}`)
+		if w.Code != http.StatusAccepted {
+			return w.Code
+		}
+		var a api.Response
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
+			t.Fatal(err)
+		}
+		o := get[api.Operation](p, a.Operation+"/wait")
+		if kind, _ := o.Metadata[api.KindKey].(string); kind == string(kiln.Denied) {
+			return http.StatusForbidden
+		}
+		return o.StatusCode
 	}
 	for _, to := range []string{"other", "nowhere", "default"} {
 		if code := move(to); code != http.StatusNotFound {
@@ -323,7 +340,11 @@ func TestRestrictedMove(t *testing.T) {
 	if n := get[[]string](p, "/1.0/instances?project=own"); len(n) != 1 {
 		t.Errorf("left are %v", n)
 	}
-	if code := move("second"); code != http.StatusAccepted {
+	// There, a profile of the same name gives files of the host.
+	if code := move("second"); code != http.StatusForbidden {
+		t.Errorf("to where it would reach the host: %d", code)
+	}
+	if code := move("second", `,"profiles":["default"]`); code != http.StatusOK {
 		t.Errorf("to its other project: %d", code)
 	}
 }
