@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,7 +90,8 @@ type Box struct {
 	init    process
 	monitor *process // nil: it died and left the container alone
 	killed  bool
-	logged  int64 // size of liblxc's log when init began
+	asking  atomic.Bool // askSysvinit is under way
+	logged  int64       // size of liblxc's log when init began
 }
 
 // state is what a box remembers on disk, for the next daemon.
@@ -410,8 +412,11 @@ func (b *Box) save() error {
 
 // Shutdown asks init to stop the system. It doesn't wait.
 func (b *Box) Shutdown(ctx context.Context) error {
-	if unix.Signal(b.state.Halt) == unix.SIGPWR {
-		go func() { _ = b.askSysvinit() }() // if it is one
+	if unix.Signal(b.state.Halt) == unix.SIGPWR && b.asking.CompareAndSwap(false, true) {
+		go func() {
+			defer b.asking.Store(false)
+			_ = b.askSysvinit() // if it is one
+		}()
 	}
 	return b.signal(unix.Signal(b.state.Halt))
 }
