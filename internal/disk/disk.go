@@ -72,27 +72,55 @@ func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	return Rename(f.Name(), path)
 }
 
-// making is held until the names of new directories are on the disk: who finds one made
-// by somebody else counts on that.
-var making sync.Mutex
+// making counts the calls that make a directory, until its name is on the disk. Who finds
+// one there that somebody else makes syncs its name, too, rather than wait: the other may
+// stand at a file system that doesn't answer.
+var making = struct {
+	sync.Mutex // never held while the disk is asked
+	dirs       map[string]int
+}{dirs: map[string]int{}}
 
 // MkdirAll is os.MkdirAll that returns when the names of the directories it made are on
-// the disk.
+// the disk, and of those that another call makes meanwhile.
 func MkdirAll(path string, mode fs.FileMode) error {
-	making.Lock()
-	defer making.Unlock()
-	path = filepath.Clean(path)
-	var missing []string
-	for p := path; ; p = filepath.Dir(p) {
-		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) || p == filepath.Dir(p) {
-			break // whatever else is wrong, making it tells
-		}
-		missing = append(missing, p)
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
 	}
+	var missing, there []string
+	for p := path; p != filepath.Dir(p); p = filepath.Dir(p) {
+		if len(there) == 0 {
+			if _, err := os.Stat(p); errors.Is(err, fs.ErrNotExist) {
+				missing = append(missing, p)
+				continue
+			} // whatever else is wrong, making it tells
+		}
+		there = append(there, p)
+	}
+	making.Lock()
+	unsynced := missing
+	for _, p := range there { // looked at before: who made one is counted, or has synced it
+		if making.dirs[p] > 0 {
+			unsynced = append(unsynced, p)
+		}
+	}
+	for _, p := range unsynced {
+		making.dirs[p]++
+	}
+	making.Unlock()
+	defer func() {
+		making.Lock()
+		defer making.Unlock()
+		for _, p := range unsynced {
+			if making.dirs[p]--; making.dirs[p] == 0 {
+				delete(making.dirs, p)
+			}
+		}
+	}()
 	if err := os.MkdirAll(path, mode); err != nil {
 		return err
 	}
-	for _, p := range slices.Backward(missing) {
+	for _, p := range slices.Backward(unsynced) {
 		if err := SyncDir(filepath.Dir(p)); err != nil {
 			return err
 		}
