@@ -358,7 +358,7 @@ func (d *Dir) makeWay(fp kiln.Fingerprint) error {
 
 // sweepOdd removes what makeWay put away long ago.
 func (d *Dir) sweepOdd() error {
-	list, err := filepath.Glob(filepath.Join(d.path, "lost", "*"+oddMark+"*"))
+	list, err := disk.Glob(d.path, "lost/*"+oddMark+"*")
 	errs := []error{err}
 	for _, path := range list {
 		if fi, err := os.Lstat(path); err == nil && time.Since(fi.ModTime()) > LostTime {

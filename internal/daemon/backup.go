@@ -47,7 +47,7 @@ func checkDatabase(dir string) error {
 	}
 	var found []string
 	for _, sub := range []string{"blobs/sha256/*/*", "volumes/volumes/*", "volumes/snapshots/*"} {
-		list, err := filepath.Glob(filepath.Join(dir, sub))
+		list, err := disk.Glob(dir, sub)
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func (d *Daemon) copyDatabase(ctx context.Context, name string) (err error) {
 
 // backups gives the copies of a database, newest first.
 func backups(dir string) ([]string, error) {
-	list, err := filepath.Glob(filepath.Join(dir, backupsDir, "kiln-*.db"))
+	list, err := disk.Glob(dir, backupsDir+"/kiln-*.db")
 	slices.Sort(list)
 	slices.Reverse(list)
 	return list, err

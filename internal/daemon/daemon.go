@@ -229,7 +229,7 @@ func lockThere(ctx context.Context, dir string) (*os.File, error) {
 func checkDir(dir string) error {
 	for _, part := range []string{databaseFile, backupsDir + "/kiln-*.db", "volumes/volumes", "volumes/lost",
 		"blobs/sha256"} {
-		if list, err := filepath.Glob(filepath.Join(dir, part)); err != nil || len(list) > 0 {
+		if list, err := disk.Glob(dir, part); err != nil || len(list) > 0 {
 			return err
 		}
 	}

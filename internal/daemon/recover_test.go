@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -244,4 +246,41 @@ func TestWrongDirectory(t *testing.T) {
 			t.Errorf("%s: %v %v", name, list, err)
 		}
 	}
+}
+
+// TestOddDirectory has a data directory whose name is a pattern: its files are found all
+// the same, so a database that is missing is noticed, and a copy of it found.
+func TestOddDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "[a-z] *?{x}")
+	d := open(t, dir)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
+	for day := range backupsKept + 2 {
+		if err := d.copyDatabase(t.Context(), fmt.Sprintf("209901%02d", day+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := backups(dir); err != nil || len(list) != backupsKept {
+		t.Errorf("%q, %v", list, err)
+	}
+	end(t, d)
+	for _, name := range []string{databaseFile, databaseFile + "-wal", databaseFile + "-shm"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	cfg := Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"}
+	if d, err := Open(t.Context(), cfg); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("without its database: %v", err)
+		if err == nil {
+			end(t, d)
+		}
+	}
+	if _, err := RestoreDatabase(t.Context(), dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, dir)
+	if _, err := d.Images.Alias(t.Context(), "bb"); err != nil {
+		t.Error(err)
+	}
+	end(t, d)
 }

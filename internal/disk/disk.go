@@ -72,6 +72,16 @@ func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	return Rename(f.Name(), path)
 }
 
+// Glob gives the paths below a directory that match a pattern, which is filepath.Glob's.
+// The directory's own name may have any characters.
+func Glob(dir, pattern string) ([]string, error) {
+	list, err := fs.Glob(os.DirFS(dir), pattern)
+	for i, p := range list {
+		list[i] = filepath.Join(dir, p)
+	}
+	return list, err
+}
+
 // making counts the calls that make a directory, until its name is on the disk. Who finds
 // one there that somebody else makes syncs its name, too, rather than wait: the other may
 // stand at a file system that doesn't answer.

@@ -76,3 +76,19 @@ func TestMkdirAllBesideSlowDisk(t *testing.T) {
 		t.Errorf("still being made: %v", making.dirs)
 	}
 }
+
+func TestGlob(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "[a-z] *?{x}")
+	for _, p := range []string{"one/file", "two/file", "two/other"} {
+		if err := WriteBytes(filepath.Join(dir, p), 0o600, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Glob(dir, "*/fil?")
+	if want := []string{filepath.Join(dir, "one/file"), filepath.Join(dir, "two/file")}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := Glob(filepath.Join(dir, "none"), "*"); err != nil || len(got) != 0 {
+		t.Errorf("%q, %v", got, err)
+	}
+}

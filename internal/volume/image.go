@@ -423,7 +423,7 @@ func bootID() (string, error) {
 // that a crash of the host caught on their way to the disk are made again when somebody
 // needs them.
 func (p *Pool) settleUnsynced() error {
-	marks, err := filepath.Glob(filepath.Join(p.dir, "images", "*", unsynced))
+	marks, err := disk.Glob(p.dir, "images/*/"+unsynced)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (p *Pool) shareUntilClosed(fp kiln.Fingerprint) error {
 
 // newestTrees gives the trees that were made last, but for one.
 func (p *Pool) newestTrees(but string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(p.dir, "images", "*", "rootfs.erofs"))
+	paths, err := disk.Glob(p.dir, "images/*/rootfs.erofs")
 	if err != nil {
 		return nil, err
 	}
