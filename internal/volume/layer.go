@@ -376,29 +376,51 @@ func (p *Pool) missing() error {
 	if p.owned == nil {
 		return nil
 	}
+	first, err := p.unfound()
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	// Who deletes takes them from the owner first: one that was being deleted is gone
+	// from both by now.
+	second, err := p.unfound()
+	if err != nil {
+		return err
+	}
+	for _, dir := range second {
+		if slices.Contains(first, dir) {
+			return kiln.Errorf(kiln.Integrity, "%s is lost", dir)
+		}
+	}
+	return nil
+}
+
+// unfound gives the directories of volumes and snapshots that the pool's owner had a
+// moment ago, and that are neither there nor put away. The error is Integrity.
+func (p *Pool) unfound() ([]string, error) {
 	volumes, snapshots, err := p.owned()
 	if err != nil {
-		return kiln.Errorf(kiln.Integrity, "what the pool is to have isn't known: %w", err)
+		return nil, kiln.Errorf(kiln.Integrity, "what the pool is to have isn't known: %w", err)
 	}
 	lost, err := p.Lost()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	away := map[string]bool{}
 	for _, l := range lost {
 		away[l.Name] = true
 	}
+	var list []string
 	for _, dirs := range []struct {
 		names []string
 		dir   func(string) string
 	}{{volumes, p.volumeDir}, {snapshots, p.snapshotDir}} {
 		for _, name := range dirs.names {
 			if _, err := os.Lstat(dirs.dir(name)); err != nil && !away[name] {
-				return kiln.Errorf(kiln.Integrity, "%s is lost", dirs.dir(name))
+				list = append(list, dirs.dir(name))
 			}
 		}
 	}
-	return nil
+	return list, nil
 }
 
 // recordFile is the name of the record of an entry of a directory of the pool.

@@ -176,3 +176,34 @@ func TestOwnerUnknown(t *testing.T) {
 	}
 	check("put away", 0)
 }
+
+// TestDeletedMeanwhile has volumes deleted while the pool looks for them: their rows go
+// first, so what was named a moment ago and isn't any more is no loss.
+func TestDeletedMeanwhile(t *testing.T) {
+	var owned [][]string // by each next question; the last answer stays
+	p, err := volume.OpenFor(filepath.Join(t.TempDir(), "pool"), func() ([]string, []string, error) {
+		if len(owned) == 0 {
+			return nil, nil, nil
+		}
+		answer := owned[0]
+		owned = owned[min(1, len(owned)-1):]
+		return answer, nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for name, c := range map[string]struct {
+		owned [][]string
+		lost  bool
+	}{
+		"deleted":           {[][]string{{"a"}, {}}, false},
+		"one after another": {[][]string{{"a"}, {"b"}, {}}, false},
+		"lost":              {[][]string{{"a", "b"}, {"b"}}, true},
+	} {
+		owned = c.owned
+		if err := p.Withheld(); (err != nil) != c.lost {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
