@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -317,8 +318,10 @@ func (g *guest) detach(ctx context.Context, tidy bool) error {
 }
 
 // checkSources makes sure that what disks show is there: storage volumes, and what is of
-// this host. Errors: NotFound, Invalid.
+// this host. Errors: NotFound, Invalid, Timeout when a file system doesn't answer.
 func (s *Set) checkSources(ctx context.Context, devices map[string]map[string]string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, sourceTime, errLate) // for all of them
+	defer cancel()
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		d := devices[name]
 		if VolumeOf(d) != "" && !mayBeMissing(d) {
@@ -336,10 +339,40 @@ func (s *Set) checkSources(ctx context.Context, devices map[string]map[string]st
 		if !fromHost(d) || mayBeMissing(d) {
 			continue
 		}
-		if _, err := os.Lstat(d["source"]); errors.Is(err, fs.ErrNotExist) {
+		_, err := lookAt(ctx, d["source"], os.Lstat)
+		if ctx.Err() != nil && err == context.Cause(ctx) {
+			return kiln.Errorf(kiln.KindOf(err), "Device %q: source %s: %w", name, d["source"], err)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
 			return kiln.Errorf(kiln.Invalid, "Device %q: there is no %s on this host; make it, or say that the disk may be "+
 				"missing: optional=true", name, d["source"])
 		}
 	}
 	return nil
+}
+
+// sourceTime is how long is waited for the file systems on which the sources of disks are.
+const sourceTime = 10 * time.Second
+
+var errLate = kiln.Errorf(kiln.Timeout, "it didn't answer within %v; is it on a server that can't be reached?",
+	sourceTime)
+
+// lookAt has look see what is at a path of this host. When ctx ends first its cause is the
+// error: a look can't be interrupted, and who looks holds locks.
+func lookAt(ctx context.Context, path string, look func(string) (fs.FileInfo, error)) (fs.FileInfo, error) {
+	type result struct {
+		fi  fs.FileInfo
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		fi, err := look(path)
+		done <- result{fi, err}
+	}()
+	select {
+	case r := <-done:
+		return r.fi, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -65,7 +66,7 @@ func (t unixDevice) check(d map[string]string) error {
 }
 
 // numbers gives those of the device: as they are given, or of the node on this host.
-// Errors: NotFound, Invalid.
+// Errors: NotFound, Invalid, Timeout.
 func (t unixDevice) numbers(d map[string]string) (box.Device, error) {
 	n := box.Device{Block: t.block}
 	if d["major"] != "" {
@@ -73,8 +74,13 @@ func (t unixDevice) numbers(d map[string]string) (box.Device, error) {
 		return n, nil
 	}
 	source := cmp.Or(d["source"], d["path"])
-	var st unix.Stat_t
-	if err := unix.Stat(source, &st); err != nil {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), sourceTime, errLate)
+	defer cancel()
+	fi, err := lookAt(ctx, source, os.Stat)
+	if errors.Is(err, errLate) {
+		return n, kiln.Errorf(kiln.Timeout, "source %s: %w", source, err)
+	}
+	if err != nil {
 		return n, kiln.Errorf(kiln.NotFound, "source %s: %w; name another, give major and minor, or say that it may be "+
 			"missing: required=false", source, err)
 	}
@@ -82,10 +88,11 @@ func (t unixDevice) numbers(d map[string]string) (box.Device, error) {
 	if t.block {
 		want = unix.S_IFBLK
 	}
+	st := fi.Sys().(*syscall.Stat_t)
 	if st.Mode&unix.S_IFMT != want {
 		return n, kiln.Errorf(kiln.Invalid, "source %s is not a device node of type %s", source, t)
 	}
-	n.Major, n.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	n.Major, n.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	return n, nil
 }
 
