@@ -421,21 +421,26 @@ func (d *Dir) StatLost(fp kiln.Fingerprint) (at time.Time, size int64, kept bool
 	return fi.ModTime(), fi.Size(), mark == nil, nil
 }
 
-// Find brings back a blob that was put away. The error is NotFound.
+// Find brings back a blob that was put away. Where a whole one is in its place by now, as
+// after a crash of who brought it, that stays. The error is NotFound.
 func (d *Dir) Find(fp kiln.Fingerprint) error {
-	if err := disk.MkdirAll(filepath.Dir(d.Path(fp)), 0o700); err != nil {
+	lost := filepath.Join(d.path, "lost", fp.String())
+	if _, err := os.Lstat(lost); errors.Is(err, fs.ErrNotExist) {
+		err = kiln.Errorf(kiln.NotFound, "the blob %s was not put away", fp)
+		return errors.Join(err, removeMark(lost))
+	} else if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(filepath.Join(d.path, "lost", fp.String())); err == nil {
-		if err := d.makeWay(fp); err != nil {
-			return err
-		}
+	if d.Verify(context.Background(), fp) == nil {
+		return nil
 	}
-	err := disk.Rename(filepath.Join(d.path, "lost", fp.String()), d.Path(fp))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = kiln.Errorf(kiln.NotFound, "the blob %s was not put away", fp)
+	if err := errors.Join(disk.MkdirAll(filepath.Dir(d.Path(fp)), 0o700), d.makeWay(fp)); err != nil {
+		return err
 	}
-	return errors.Join(err, removeMark(filepath.Join(d.path, "lost", fp.String())))
+	if err := disk.Rename(lost, d.Path(fp)); err != nil {
+		return err
+	}
+	return removeMark(lost)
 }
 
 // SweepLost removes the blobs that were put away longer ago than LostTime, but for those

@@ -77,3 +77,23 @@ func TestFindOrder(t *testing.T) {
 		t.Errorf("%v", steps)
 	}
 }
+
+// TestFindBesideAnother finds a blob that was put away and brought again since: the whole
+// one of the two is there in the end.
+func TestFindBesideAnother(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ lost, there string }{{"broken", "content"}, {"content", "broken"}} {
+		fp := kiln.Fingerprint(sha256.Sum256([]byte("content")))
+		for path, text := range map[string]string{filepath.Join(d.path, "lost", fp.String()): c.lost, d.Path(fp): c.there} {
+			if err := disk.WriteBytes(path, 0o600, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(d.Find(fp), d.Verify(t.Context(), fp)); err != nil {
+			t.Errorf("%s was put away: %v", c.lost, err)
+		}
+	}
+}
