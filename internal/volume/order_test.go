@@ -51,8 +51,8 @@ func first(t *testing.T, list []disk.Step, from int, kind, part string) int {
 // TestOrder makes sure of each thing that a pool promises to keep that its content is
 // on the disk before it has its name, and the name before the call returns.
 func TestOrder(t *testing.T) {
-	dir := t.TempDir()
-	p, other := openPool(t, dir), openPool(t, t.TempDir())
+	dir, there := t.TempDir(), t.TempDir()
+	p, other := openPool(t, dir), openPool(t, there)
 	v, err := p.Clone(t.Context(), "v", volumetest.Image, volumetest.Content(new(atomic.Int32)))
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +78,22 @@ func TestOrder(t *testing.T) {
 	at = first(t, list, at, disk.Renamed, "/snapshots/s/")
 	first(t, list, at, disk.SyncedDir, "/snapshots/")
 
+	root, end = volumetest.Mount(t, v, false) // of one in use, a copy becomes the layer
+	if err := disk.WriteBytes(root+"/root/y", 0o600, []byte("y")); err != nil {
+		t.Fatal(err)
+	}
+	list = steps(t, func() error {
+		_, err := p.Snapshot(t.Context(), "v", "t", func(context.Context) (func() error, error) {
+			return func() error { return nil }, nil
+		})
+		return err
+	})
+	end()
+	at = first(t, list, 0, disk.SyncedSystem, dir+"/tmp/")
+	at = first(t, list, at, disk.Renamed, "/layers/")
+	at = first(t, list, at, disk.Renamed, "/snapshots/t/")
+	first(t, list, at, disk.SyncedDir, "/snapshots/")
+
 	if err := other.Fill(t.Context(), volumetest.Image, volumetest.Content(new(atomic.Int32))); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +104,7 @@ func TestOrder(t *testing.T) {
 	list = steps(t, func() error {
 		return errors.Join(r.Commit(context.Background(), "copy", s.Stack(), map[string]kiln.Stack{}), r.Close())
 	})
-	at = first(t, list, 0, disk.SyncedSystem, "/tmp/")
+	at = first(t, list, 0, disk.SyncedSystem, there+"/tmp/")
 	at = first(t, list, at, disk.Renamed, "/layers/")
 	at = first(t, list, at, disk.SyncedDir, "/layers/")
 	at = first(t, list, at, disk.SyncedFile, "volume.json")
