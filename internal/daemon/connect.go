@@ -34,11 +34,14 @@ type networks struct {
 	told     bool              // that this host can't have networks
 	resting  bool              // the host goes down; bridges without instances go with the daemon
 	unpassed map[string]string // by network, what was logged of firewalls that can't be told
+
+	usage sync.Mutex     // never held with something slow
+	using map[string]int // by network, how many are about to name it; -1: it is being deleted or renamed
 }
 
 func newNetworks(d *Daemon, dir string) *networks {
 	n := &networks{d: d, served: network.Directory{Path: dir, Version: d.cfg.Version}, stale: make(chan struct{}, 1),
-		unpassed: map[string]string{}}
+		unpassed: map[string]string{}, using: map[string]int{}}
 	var err error
 	if n.owner, err = n.served.Owner(d.cfg.Dir); err != nil {
 		d.cfg.Log.Warn("mark what is this daemon's of the host's interfaces", "err", err)
@@ -61,6 +64,34 @@ func (n *networks) Check(ctx context.Context, d map[string]string) error {
 		return err
 	}
 	return checkFixed(n.d.plan(row), row.Config, d)
+}
+
+// Use keeps a network under its name until the function is called that it gives. The error
+// is Conflict.
+func (n *networks) Use(name string) (release func(), err error) { return n.use(name, false) }
+
+// use is Use, or, alone, for who deletes or renames a network: until nobody is about to name
+// it, which the error says, and who does already is in a row.
+func (n *networks) use(name string, alone bool) (release func(), err error) {
+	n.usage.Lock()
+	defer n.usage.Unlock()
+	switch now := n.using[name]; {
+	case now < 0:
+		return nil, kiln.Errorf(kiln.Conflict, "network %q is being deleted or renamed; try again when that is done", name)
+	case alone && now > 0:
+		return nil, kiln.Errorf(kiln.Conflict, "network %q is being taken into use; try again when that is done", name)
+	case alone:
+		n.using[name] = -1
+	default:
+		n.using[name]++
+	}
+	return func() {
+		n.usage.Lock()
+		defer n.usage.Unlock()
+		if n.using[name]--; alone || n.using[name] == 0 {
+			delete(n.using, name)
+		}
+	}, nil
 }
 
 // checkFixed says whether an interface can have the addresses that it is to have.

@@ -264,6 +264,11 @@ func (d *Daemon) checkRunning(ctx context.Context, n Network, before, next db.Ne
 // RenameNetwork gives a network that nobody uses another name.
 // Errors: NotFound, Invalid, Conflict.
 func (d *Daemon) RenameNetwork(ctx context.Context, from, to string) error {
+	release, err := d.networks.use(from, true)
+	if err != nil {
+		return err
+	}
+	defer release()
 	n, err := d.managed(ctx, from)
 	if err != nil {
 		return err
@@ -299,6 +304,11 @@ func (d *Daemon) RenameNetwork(ctx context.Context, from, to string) error {
 
 // DeleteNetwork removes a network that nobody uses. Errors: NotFound, Invalid, Conflict.
 func (d *Daemon) DeleteNetwork(ctx context.Context, name string) error {
+	release, err := d.networks.use(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
 	n, err := d.managed(ctx, name)
 	if err != nil {
 		return err

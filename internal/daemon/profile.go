@@ -61,6 +61,11 @@ func withUsers(r db.Profile, instances []instance.Instance) Profile {
 
 // CreateProfile makes a profile. Errors: Invalid, Conflict, Unsupported.
 func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
+	release, err := instance.UseNetworks(d.networks, p.Devices)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := cmp.Or(checkProfile(p), d.checkNics(ctx, p)); err != nil {
 		return err
 	}
@@ -84,6 +89,8 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 	d.profileEdits.Lock() // the limits of instances follow in the order of the changes
 	defer d.profileEdits.Unlock()
 	var before db.Profile
+	release := func() {}
+	defer func() { release() }() // when there is a row
 	err = d.db.EditProfile(ctx, name, func(p *db.Profile) error {
 		before = *p
 		next, err := change(before)
@@ -92,6 +99,11 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 		}
 		next.Name, next.Config = name, withoutEmpty(next.Config)
 		*p = next
+		release() // of a try before
+		if release, err = instance.UseNetworks(d.networks, next.Devices); err != nil {
+			release = func() {}
+			return err
+		}
 		return cmp.Or(checkProfile(next), d.checkNics(ctx, next), d.instances.CheckProfile(ctx, before, next))
 	})
 	if err != nil {

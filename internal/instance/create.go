@@ -107,7 +107,12 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	if n.CreatedAt.IsZero() {
 		n.CreatedAt = time.Now().UTC()
 	}
-	err := s.db.CreateInstance(ctx, db.Instance{
+	release, err := s.useNetworks(ctx, n.Devices) // that of a profile is that one's
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = s.db.CreateInstance(ctx, db.Instance{
 		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
 		Ephemeral: n.Ephemeral, CreatedAt: n.CreatedAt, Config: options, Devices: n.Devices,
 		Profiles: n.Profiles, Base: n.Base,

@@ -64,6 +64,11 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 		return nil, err
 	}
 	defer release()
+	connected, err := s.useNetworks(ctx, changed)
+	if err != nil {
+		return nil, err
+	}
+	defer connected()
 	if err := s.checkSources(ctx, changed); err != nil {
 		return nil, err
 	}
