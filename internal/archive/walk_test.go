@@ -39,6 +39,7 @@ func TestWalkRefuses(t *testing.T) {
 	for what, files := range map[string][]file{
 		"dotdot":           {{name: "a/../../etc/passwd"}},
 		"absolute dotdot":  {{name: "/../etc/passwd"}},
+		"only dotdot":      {{name: "..", typ: tar.TypeDir, mode: 0o755}},
 		"out by a symlink": {{name: "x", typ: tar.TypeSymlink, link: ".."}, {name: "x/passwd", body: "root"}},
 		"out by two symlinks": {{name: "a/x", typ: tar.TypeSymlink, link: ".."},
 			{name: "y", typ: tar.TypeSymlink, link: "a/x/../z"}, {name: "y/passwd"}},

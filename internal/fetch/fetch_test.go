@@ -211,6 +211,8 @@ func TestErrors(t *testing.T) {
 		"not there":       {http.NotFoundHandler(), -1, kiln.NotFound, "404"},
 		"forbidden":       {status(403), -1, kiln.Denied, "403"},
 		"always fails":    {status(500), -1, kiln.Network, "after 3 attempts"},
+		"always busy":     {status(429), -1, kiln.Network, "after 3 attempts"},
+		"always late":     {status(408), -1, kiln.Network, "after 3 attempts"},
 		"shorter":         {text("abc"), 10, kiln.Network, "shorter than it should be"},
 		"another range":   {wrongRange(), 10, kiln.Network, "where bytes from 3 on"},
 		"slow-loris":      {slow, 10, kiln.Network, "sent nothing for"},

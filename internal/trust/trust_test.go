@@ -100,6 +100,10 @@ func TestPeer(t *testing.T) {
 	if plain, err := (Peer{}).TLS(); err != nil || shake(t, mine, plain) == nil {
 		t.Error("a server nobody vouches for passes")
 	}
+	if plain, err := (Peer{}).TLS(); err != nil || plain.MinVersion != tls.VersionTLS12 ||
+		pinned.MinVersion != tls.VersionTLS13 {
+		t.Error("a server of this kind, or of LXD, has TLS 1.3; others may not")
+	}
 	ca, err := Peer{CA: PEM(mine.Leaf)}.TLS()
 	if err != nil || shake(t, mine, ca) != nil {
 		t.Errorf("a server of the authority: %v", err)
@@ -131,7 +135,8 @@ func TestPassword(t *testing.T) {
 	if err != nil || strings.Contains(h, "secret") {
 		t.Fatal(h, err)
 	}
-	if !CheckPassword(h, "secret") || CheckPassword(h, "Secret") || CheckPassword("", "") || CheckPassword("x", "x") {
+	if !CheckPassword(h, "secret") || CheckPassword(h, "Secret") || CheckPassword("", "") || CheckPassword("x", "x") ||
+		CheckPassword("pbkdf2", "x") || CheckPassword("x:y:z", "x") {
 		t.Error("passwords are mixed up")
 	}
 }
