@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -57,7 +58,7 @@ func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	if err := MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new-")
+	f, err := os.CreateTemp(dir, unfinished)
 	if err != nil {
 		return err
 	}
@@ -71,6 +72,13 @@ func Write(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	}
 	return Rename(f.Name(), path)
 }
+
+// unfinished begins the name of a file that is being written, as long as it isn't whole.
+const unfinished = ".new-"
+
+// IsUnfinished reports whether a name is that of a file that Write has begun. Who is killed
+// leaves it.
+func IsUnfinished(name string) bool { return strings.HasPrefix(name, unfinished) }
 
 // Glob gives the paths below a directory that match a pattern, which is filepath.Glob's.
 // The directory's own name may have any characters.

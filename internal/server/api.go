@@ -65,6 +65,10 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 		return api.UntrustedServer{APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "untrusted",
 			AuthMethods: []string{"tls"}}, nil
 	}
+	problems := s.d.Problems()
+	if callerOf(r).restricted { // which may know of its projects, and proxies have passwords
+		config, problems = map[string]any{}, nil
+	}
 	var pem, fingerprint string
 	if cert := s.d.Certificate().Leaf; cert != nil {
 		pem, fingerprint = trust.PEM(cert), trust.Fingerprint(cert)
@@ -73,7 +77,7 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) (any, error) 
 		Config: config, APIExtensions: extensions, APIStatus: "stable", APIVersion: "1.0", Auth: "trusted",
 		AuthMethods: []string{"tls"},
 		Environment: &api.Environment{
-			Addresses: s.d.Addresses(), Certificate: pem, CertificateFingerprint: fingerprint, Problems: s.d.Problems(),
+			Addresses: s.d.Addresses(), Certificate: pem, CertificateFingerprint: fingerprint, Problems: problems,
 			Architectures: e.Architectures, Driver: "lxc", DriverVersion: e.RuntimeVersion,
 			Kernel: e.Kernel, KernelArchitecture: e.HostArch, KernelVersion: e.KernelVersion,
 			KernelFeatures: map[string]string{}, LXCFeatures: map[string]string{}, OSName: e.OSName, OSVersion: e.OSVersion,

@@ -45,6 +45,15 @@ func TestRestrictedSeesNoHost(t *testing.T) {
 	if w := p.ask(guest, "GET", "/1.0/networks", ""); w.Code != http.StatusOK || strings.Contains(w.Body.String(), "/lo") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+	// Nor the settings of the server, of which one may be the password of a proxy.
+	p.admin(t, "PATCH", "/1.0", `{"config":{"core.proxy_https":"http://user:hidden@proxy.example:3128"}}`)
+	if _, b := p.do("GET", "/1.0", ""); !strings.Contains(string(b), "hidden") {
+		t.Errorf("the server's administrator doesn't see it: %s", b)
+	}
+	if w := p.ask(guest, "GET", "/1.0", ""); w.Code != http.StatusOK || strings.Contains(w.Body.String(), "hidden") ||
+		!strings.Contains(w.Body.String(), `"auth":"trusted"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 }
 
 // TestRestrictedStaysOffTheHost tries every way to reach the host that configuration gives.

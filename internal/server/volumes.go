@@ -151,11 +151,11 @@ func (s *Server) getVolumes(w http.ResponseWriter, r *http.Request) (any, error)
 		}
 		for _, v := range all {
 			if to := callerOf(r); to.mayUse(v.In) {
-				volumes = append(volumes, wireVolume(v, to))
 				snapshots, err := s.d.SnapshotsOf(v)
-				if err != nil {
-					return nil, err
+				if err != nil && v.Damage == "" { // which is no reason to show none of the others
+					v.Damage = err.Error()
 				}
+				volumes = append(volumes, wireVolume(v, to))
 				for _, snap := range snapshots {
 					volumes = append(volumes, asVolume(snap))
 				}

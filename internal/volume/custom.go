@@ -66,10 +66,12 @@ func (p *Pool) CustomFiles(n CustomName) (string, error) {
 	if err := n.check(); err != nil {
 		return "", err
 	}
-	if _, err := os.Lstat(p.customDir(n)); errors.Is(err, fs.ErrNotExist) {
+	if fi, err := os.Lstat(p.customDir(n)); errors.Is(err, fs.ErrNotExist) {
 		return "", n.missing()
 	} else if err != nil {
 		return "", err
+	} else if !fi.IsDir() {
+		return "", kiln.Errorf(kiln.Integrity, "storage volume %q is lost: %s is no directory", n.Name, p.customDir(n))
 	}
 	dir := filepath.Join(p.customDir(n), "files")
 	fi, err := os.Lstat(dir)
@@ -142,6 +144,9 @@ func (p *Pool) Custom(n CustomName) (Custom, error) {
 		c.CustomState = CustomState{}
 		damage = errors.Join(damage, fmt.Errorf("what is known of it can't be read: %w", err))
 	}
+	if fi, err := os.Lstat(p.customSnapshots(n)); err == nil && !fi.IsDir() {
+		damage = errors.Join(damage, fmt.Errorf("its snapshots are lost: %s is no directory", p.customSnapshots(n)))
+	}
 	if damage != nil {
 		c.Damage = damage.Error()
 	}
@@ -153,9 +158,15 @@ func (p *Pool) Customs(in string) ([]Custom, error) {
 	names, err := p.CustomNames(in)
 	var list []Custom
 	for _, name := range names {
-		if c, err := p.Custom(CustomName{in, name}); err == nil { // others are gone
-			list = append(list, c)
+		n := CustomName{in, name}
+		c, err := p.Custom(n)
+		if errors.Is(err, kiln.NotFound) { // it is gone
+			continue
 		}
+		if err != nil {
+			c = Custom{CustomName: n, Damage: err.Error()}
+		}
+		list = append(list, c)
 	}
 	return list, err
 }

@@ -96,7 +96,7 @@ func TestDamagedCustom(t *testing.T) {
 	p, dir := openCustoms(t)
 	defer p.Close()
 	in := filepath.Join(dir, "custom", "default")
-	for _, name := range []string{"good", "record", "norecord", "files", "link"} {
+	for _, name := range []string{"good", "record", "norecord", "files", "link", "snapshots", "file"} {
 		must(t, p.CreateCustom(volume.CustomName{In: "default", Name: name}, volume.CustomState{}))
 	}
 	must(t, os.WriteFile(filepath.Join(in, "record", "custom.json"), []byte("{"), 0o600))
@@ -108,8 +108,13 @@ func TestDamagedCustom(t *testing.T) {
 	must(t, os.WriteFile(kept, nil, 0o600))
 	must(t, os.Symlink(target, filepath.Join(in, "link", "files")))
 	must(t, os.WriteFile(filepath.Join(in, ".stray"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(in, "snapshots", "snapshots"), nil, 0o600))
+	must(t, os.RemoveAll(filepath.Join(in, "file")))
+	must(t, os.WriteFile(filepath.Join(in, "file"), nil, 0o600))
+	_, err := p.CustomSnapshots(volume.CustomName{In: "default", Name: "snapshots"})
+	isKind(t, err, kiln.Integrity)
 	all, err := p.Customs("default")
-	if len(all) != 5 || err != nil {
+	if len(all) != 7 || err != nil {
 		t.Fatalf("%+v %v", all, err)
 	}
 	for _, c := range all {

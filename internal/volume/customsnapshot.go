@@ -12,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
 )
@@ -203,6 +205,9 @@ func (p *Pool) CustomSnapshots(n CustomName) ([]CustomSnapshot, error) {
 	entries, err := os.ReadDir(p.customSnapshots(n))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, kiln.Errorf(kiln.Integrity, "the snapshots of storage volume %q are lost: %w", n.Name, err)
 	}
 	var list []CustomSnapshot
 	for _, e := range entries {

@@ -110,6 +110,10 @@ func (p *Pool) sweepNotes() error {
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), ".json")
 		fi, err := e.Info()
+		if err == nil && disk.IsUnfinished(e.Name()) && time.Since(fi.ModTime()) > LostTime { // of who was killed
+			errs = append(errs, os.Remove(filepath.Join(p.dir, "notes", e.Name())))
+			continue
+		}
 		if err != nil || time.Since(fi.ModTime()) < LostTime || checkName(name) != nil ||
 			slices.Contains(owned, name) || slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
 			continue

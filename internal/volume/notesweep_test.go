@@ -76,8 +76,15 @@ func TestSweptNotesOfNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	killed, old := filepath.Join(dir, "notes", ".new-123"), time.Now().Add(-2*volume.LostTime) // who wrote it
+	if err := errors.Join(os.WriteFile(killed, nil, 0o600), os.Chtimes(killed, old, old)); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.SweepLost(); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what wasn't finished: %v", err)
 	}
 	if left, err := volume.Notes(dir); err != nil || !slices.Equal(left, []string{"young"}) {
 		t.Errorf("left: %q, %v", left, err)
