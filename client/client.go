@@ -82,12 +82,24 @@ func (c *Client) WithSecret(secret string) *Client {
 }
 
 // URL is where a path of the server is, with what the client adds to requests.
-func (c *Client) URL(path string) string {
-	u := c.base + path
-	if q := c.query(nil); len(q) > 0 {
-		u += "?" + q.Encode()
+func (c *Client) URL(path string) string { return c.url(path, nil) }
+
+// url adds to a path what the client's requests have in common, and more. A path may have a
+// query itself, which stays as it is; a project that it names is the one that is meant.
+func (c *Client) url(path string, more url.Values) string {
+	q := c.query(more)
+	_, own, has := strings.Cut(path, "?")
+	if said, err := url.ParseQuery(own); err == nil && (said.Has("project") || said.Has("all-projects")) {
+		q.Del("project")
+		q.Del("all-projects")
 	}
-	return u
+	switch {
+	case len(q) == 0:
+		return c.base + path
+	case has:
+		return c.base + path + "&" + q.Encode()
+	}
+	return c.base + path + "?" + q.Encode()
 }
 
 // query adds what the client's requests have in common.
@@ -179,11 +191,7 @@ func (c *Client) Raw(ctx context.Context, r Request) (*http.Response, error) {
 		}
 		body = bytes.NewReader(b)
 	}
-	u := c.base + r.Path
-	if q := c.query(r.Query); len(q) > 0 {
-		u += "?" + q.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, r.Method, u, body)
+	req, err := http.NewRequestWithContext(ctx, r.Method, c.url(r.Path, r.Query), body)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "%w", err)
 	}

@@ -1,9 +1,11 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,12 +161,28 @@ func hasRoot(devices map[string]map[string]string) bool {
 	return false
 }
 
+// inStartOrder gives the names of devices in the order in which an instance gets them: disks
+// first, one at a path below another's after it, and what may be on them then.
+func inStartOrder(devices map[string]map[string]string) []string {
+	return slices.SortedFunc(maps.Keys(devices), func(a, b string) int {
+		key := func(name string) (group int, at string) {
+			if d := devices[name]; d["type"] == "disk" {
+				return 0, path.Clean("/" + d["path"])
+			}
+			return 1, ""
+		}
+		ga, pa := key(a)
+		gb, pb := key(b)
+		return cmp.Or(cmp.Compare(ga, gb), strings.Compare(pa, pb), strings.Compare(a, b))
+	})
+}
+
 // startDevices completes what an instance is started with by its devices, and says which
 // of them come later.
 func (s *Set) startDevices(ctx context.Context, i Instance, nics map[string]box.Nic, spec *box.Spec) (now,
 	later map[string]plugged, err error) {
 	now, later = map[string]plugged{}, map[string]plugged{}
-	for _, name := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
+	for _, name := range inStartOrder(i.ExpandedDevices) {
 		d := i.ExpandedDevices[name]
 		t, ok := deviceTypes()[d["type"]]
 		if !ok || isRoot(d) {

@@ -40,14 +40,16 @@ func (s *Server) changeServer(r *http.Request, replace bool) error {
 	}
 	change := map[string]string{}
 	for k, v := range put.Config {
-		text, ok := v.(string)
-		if b, isBool := v.(bool); isBool {
-			text, ok = strconv.FormatBool(b), true
+		switch v := v.(type) {
+		case string:
+			change[k] = v
+		case bool:
+			change[k] = strconv.FormatBool(v)
+		case float64: // as YAML reads what isn't quoted
+			change[k] = strconv.FormatFloat(v, 'f', -1, 64)
+		default:
+			return kiln.Errorf(kiln.Invalid, "the value of %q is neither a text nor a number", k)
 		}
-		if !ok {
-			return kiln.Errorf(kiln.Invalid, "the value of %q is not a text", k)
-		}
-		change[k] = text
 	}
 	check := func(set map[string]string) error { return checkETag(r, serverConfig(set)) }
 	return s.d.SetSettingsIf(r.Context(), check, change, replace)

@@ -207,3 +207,28 @@ func TestDeletedMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// TestSweepAfterLoss has a layer that nobody names put away, not removed, once a record
+// could not be read since the pool was opened.
+func TestSweepAfterLoss(t *testing.T) {
+	dir := t.TempDir()
+	p, err := volume.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.Empty(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Snapshot(t.Context(), "a", "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	record := dir + "/snapshots/s/snapshot.json"
+	if err := errors.Join(p.Delete(t.Context(), "a"), os.Remove(record), p.SweepLayers(),
+		os.RemoveAll(dir+"/snapshots/s"), p.SweepLayers()); err != nil {
+		t.Fatal(err)
+	}
+	if lost, err := p.Lost(); err != nil || len(lost) != 1 || !lost[0].Layer {
+		t.Errorf("put away: %v, %v", lost, err)
+	}
+}
