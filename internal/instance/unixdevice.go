@@ -80,6 +80,9 @@ func (t unixDevice) numbers(d map[string]string) (box.Device, error) {
 	if errors.Is(err, errLate) {
 		return n, kiln.Errorf(kiln.Timeout, "source %s: %w", source, err)
 	}
+	if at := new(fs.PathError); errors.As(err, &at) {
+		err = at.Err // the path is said already
+	}
 	if err != nil {
 		return n, kiln.Errorf(kiln.NotFound, "source %s: %w; name another, give major and minor, or say that it may be "+
 			"missing: required=false", source, err)
