@@ -157,7 +157,7 @@ func TestLaunchEveryFormat(t *testing.T) {
 					"2>/dev/null; stat -c %u:%g /bin/busybox")
 				want := "c1\nID=busybox\nc1\nhello start nobody\n0:0\n"
 				if strings.HasPrefix(name, "bare") {
-					want = "c1\nID=busybox\n0:0\n"
+					want = "c1\nID=busybox\nc1\n0:0\n" // no other templates but the ones for its name
 				}
 				if code != 0 || out != want {
 					t.Errorf("%d %q, want %q", code, out, want)
