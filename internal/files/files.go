@@ -315,8 +315,16 @@ func (h *Helper) Dial() (net.Conn, error) {
 	return c, nil
 }
 
+// lastWordTime is how long the last word of a helper may take, whose connections are lost
+// in the same moment.
+const lastWordTime = time.Second
+
 // why gives the reason for which a helper ended as that of an error, if it has ended.
 func (c *conn) why(err error) error {
+	select {
+	case <-c.h.done:
+	case <-time.After(lastWordTime):
+	}
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
 	if c.h.cause == nil {
