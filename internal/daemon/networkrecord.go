@@ -1,9 +1,7 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"maps"
@@ -12,15 +10,11 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
-	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/network"
 )
 
 // networksFile has what the rows of networks say.
 const networksFile = "networks.json"
-
-// maxNetworksFile bounds it, in bytes.
-const maxNetworksFile = 16 << 20
 
 // networksRecord is its format.
 type networksRecord struct {
@@ -40,31 +34,14 @@ func (d *Daemon) saveNetworks(ctx context.Context) error {
 			return nil
 		}
 	}
-	b, err := json.MarshalIndent(networksRecord{1, rows}, "", " ")
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(d.cfg.Dir, networksFile)
-	if has, err := disk.ReadSealed(path, maxNetworksFile); err == nil && bytes.Equal(bytes.TrimSpace(has), b) {
-		return nil
-	}
-	return disk.WriteSealed(path, 0o600, b)
+	return saveRows(filepath.Join(d.cfg.Dir, networksFile), networksRecord{rowsVersion, rows})
 }
 
 // recordedNetworks reads it. Errors: fs.ErrNotExist, Integrity, TooLarge, Unsupported.
 func recordedNetworks(dir string) ([]db.Network, error) {
-	b, err := disk.ReadSealed(filepath.Join(dir, networksFile), maxNetworksFile)
-	if err != nil {
-		return nil, err
-	}
 	var f networksRecord
-	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, kiln.Errorf(kiln.Integrity, "%s can't be read: %w", networksFile, err)
-	}
-	if f.Version != 1 {
-		return nil, kiln.Errorf(kiln.Unsupported, "%s has version %d, this kiln knows 1", networksFile, f.Version)
-	}
-	return f.Networks, nil
+	err := readRows(filepath.Join(dir, networksFile), &f, &f.Version)
+	return f.Networks, err
 }
 
 // recoverNetworks makes the rows of networks that have none. One that is there is changed

@@ -1,16 +1,13 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"path/filepath"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
-	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
 )
@@ -18,9 +15,6 @@ import (
 // profilesFile has what the rows of profiles say, of all projects: those that an instance
 // uses are in its record as well.
 const profilesFile = "profiles.json"
-
-// maxProfilesFile bounds it, in bytes.
-const maxProfilesFile = 16 << 20
 
 // profilesRecord is its format.
 type profilesRecord struct {
@@ -40,31 +34,14 @@ func (d *Daemon) saveProfiles(ctx context.Context) error {
 			return nil
 		}
 	}
-	b, err := json.MarshalIndent(profilesRecord{1, rows}, "", " ")
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(d.cfg.Dir, profilesFile)
-	if has, err := disk.ReadSealed(path, maxProfilesFile); err == nil && bytes.Equal(bytes.TrimSpace(has), b) {
-		return nil
-	}
-	return disk.WriteSealed(path, 0o600, b)
+	return saveRows(filepath.Join(d.cfg.Dir, profilesFile), profilesRecord{rowsVersion, rows})
 }
 
 // recordedProfiles reads it. Errors: fs.ErrNotExist, Integrity, TooLarge, Unsupported.
 func recordedProfiles(dir string) ([]db.Profile, error) {
-	b, err := disk.ReadSealed(filepath.Join(dir, profilesFile), maxProfilesFile)
-	if err != nil {
-		return nil, err
-	}
 	var f profilesRecord
-	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, kiln.Errorf(kiln.Integrity, "%s can't be read: %w", profilesFile, err)
-	}
-	if f.Version != 1 {
-		return nil, kiln.Errorf(kiln.Unsupported, "%s has version %d, this kiln knows 1", profilesFile, f.Version)
-	}
-	return f.Profiles, nil
+	err := readRows(filepath.Join(dir, profilesFile), &f, &f.Version)
+	return f.Profiles, err
 }
 
 // recoverAllProfiles makes the rows of profiles that have none, also of those that no
