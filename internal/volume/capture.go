@@ -62,6 +62,12 @@ func captureUpper(ctx context.Context, dir, to string, pause Pause) error {
 		return err
 	}
 	m := mirror{from: filepath.Join(dir, "upper"), to: filepath.Join(to, "upper")}
+	return m.atOnce(ctx, pause, func() error { return m.index(filepath.Join(dir, "work", "index"), index) })
+}
+
+// atOnce copies all as at one moment: most before pause, what changed until then after it,
+// and what more copies.
+func (m *mirror) atOnce(ctx context.Context, pause Pause, more func() error) error {
 	for range capturePasses {
 		n, err := m.early(ctx)
 		if err != nil {
@@ -77,7 +83,7 @@ func captureUpper(ctx context.Context, dir, to string, pause Pause) error {
 	}
 	err = m.last(ctx)
 	if err == nil {
-		err = m.index(filepath.Join(dir, "work", "index"), index)
+		err = more()
 	}
 	return errors.Join(err, resume())
 }

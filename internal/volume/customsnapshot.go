@@ -110,20 +110,7 @@ func copyFiles(ctx context.Context, from, to string, pause Pause) error {
 		return err
 	}
 	m := mirror{from: from, to: to}
-	for range capturePasses {
-		n, err := m.early(ctx)
-		if err != nil {
-			return err
-		}
-		if n < enough {
-			break
-		}
-	}
-	resume, err := pause(ctx)
-	if err != nil {
-		return err
-	}
-	return errors.Join(m.last(ctx), resume())
+	return m.atOnce(ctx, pause, func() error { return nil })
 }
 
 // SnapshotCustom keeps a custom volume as it is now; at is when that is, and expires when it
