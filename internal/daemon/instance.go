@@ -61,6 +61,9 @@ func (d *Daemon) MoveInstance(ctx context.Context, from, toProject, to string,
 	if _, err := d.In(ctx, toProject); err != nil {
 		return nil, err
 	}
+	if _, err := d.instances.Get(ctx, from); err != nil {
+		return nil, err
+	}
 	if toProject == project.Name(ctx) {
 		return nil, kiln.Errorf(kiln.Invalid, "instance %q is in project %q; to give it another name: kiln rename", from,
 			toProject)
