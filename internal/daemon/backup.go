@@ -70,12 +70,6 @@ func (d *Daemon) lostBlobs(list []kiln.Fingerprint) {
 		"first", list[0], "in", filepath.Join(d.cfg.Dir, "blobs", "lost"), "days", int(blob.LostTime.Hours()/24))
 }
 
-// missingFile says which images can't be had any more.
-func (d *Daemon) missingFile(images []kiln.Fingerprint, why string) {
-	d.cfg.Log.Warn("images can't be used, and are not served; import or copy them again, or delete them: kiln image list",
-		"images", len(images), "first", images[0], "err", why)
-}
-
 // backUp keeps a copy of the database for each day, and the newest of them.
 func (d *Daemon) backUp(ctx context.Context) error {
 	return d.copyDatabase(ctx, time.Now().UTC().Format("20060102"))

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,16 +19,22 @@ import (
 func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (kiln.Image, error) {
 	spec := PullSpec{Remote: s.Remote, Name: s.Alias, IsAlias: true, Secret: s.Secret, Project: s.Project,
 		ImportSpec: ImportSpec{Cached: true}}
+	var damaged *kiln.Image // that is here, perhaps with a tree
 	if s.Alias == "" {
 		spec.Name, spec.IsAlias = s.Fingerprint, false
-		if img, err := d.Images.ByPrefix(ctx, s.Fingerprint); err == nil {
+		img, err := d.Images.ByPrefix(ctx, s.Fingerprint)
+		if err == nil && (img.Missing == "" || img.Damage != "") {
 			return img, img.Whole()
+		}
+		if err == nil {
+			damaged = &img
 		}
 	}
 	last, err := d.lastOf(ctx, spec.origin())
 	if err != nil {
 		return kiln.Image{}, err
 	}
+	last = cmp.Or(last, damaged)
 	if s.Offline {
 		if last == nil {
 			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it",
@@ -49,7 +56,8 @@ func away(err error) bool {
 	return errors.Is(err, kiln.Network) || errors.Is(err, kiln.Timeout)
 }
 
-// lastOf gives the newest image here that came from an origin; nil: none did.
+// lastOf gives the newest image here that came from an origin, if an instance can be made
+// of it; nil: there is none.
 func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, error) {
 	if origin == nil {
 		return nil, nil
@@ -61,7 +69,7 @@ func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, 
 	}
 	newest := slices.MaxFunc(list, func(a, b kiln.Image) int { return a.UploadedAt.Compare(b.UploadedAt) })
 	has, err := d.Images.Has(ctx, newest.Fingerprint)
-	if err != nil || !has {
+	if err != nil || !has && !d.pool.HasImage(newest.Fingerprint) {
 		return nil, err
 	}
 	return &newest, nil

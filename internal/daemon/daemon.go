@@ -85,6 +85,7 @@ type Daemon struct {
 
 	settingEdits sync.Mutex // held while settings are read, compared and written
 	profileEdits sync.Mutex // held from reading a profile until instances have its limits
+	damageTold   sync.Mutex // held from looking what is wrong with an image until that is a warning, or none
 	volumeNames  sync.Mutex // held while a storage volume gets or loses its name, and while a project does
 
 	generation atomic.Uint64 // of the images
@@ -126,6 +127,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 			d.cfg.Log.Error("start instances with the daemon", "err", err)
 		}
 	})
+	d.wg.Go(d.findDamagedImages)
 	d.wg.Go(d.housekeeping)
 	d.wg.Go(d.everyMinute)
 	d.wg.Go(d.keepRecords)
@@ -157,7 +159,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits,
-		Lost: d.lostBlobs, Missing: d.missingFile, Records: filepath.Join(d.cfg.Dir, imagesDir)}); err != nil {
+		Lost: d.lostBlobs, Missing: d.damagedImages, Records: filepath.Join(d.cfg.Dir, imagesDir)}); err != nil {
 		return err
 	}
 	d.remotes = d.opener()

@@ -70,7 +70,8 @@ func wait(t testing.TB, o *op.Operation, err error) op.Snapshot {
 	return s
 }
 
-func importFiles(t testing.TB, d *Daemon, spec ImportSpec, files ...[]byte) *op.Operation {
+// streamOf is an image in files, on its way.
+func streamOf(t testing.TB, files ...[]byte) kiln.Stream {
 	t.Helper()
 	var paths []string
 	for _, b := range files {
@@ -80,6 +81,12 @@ func importFiles(t testing.TB, d *Daemon, spec ImportSpec, files ...[]byte) *op.
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+func importFiles(t testing.TB, d *Daemon, spec ImportSpec, files ...[]byte) *op.Operation {
+	t.Helper()
+	s := streamOf(t, files...)
 	defer s.Close()
 	return d.ImportImage(t.Context(), spec, s)
 }

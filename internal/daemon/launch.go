@@ -120,6 +120,7 @@ func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (
 	if err := d.makeFiles(ctx, files, img); err != nil {
 		return err
 	}
+	d.warnDamaged(o, img)
 	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}

@@ -77,6 +77,7 @@ func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instan
 	if err := d.makeFiles(ctx, files, img); err != nil {
 		return err
 	}
+	d.warnDamaged(o, img)
 	exchange := func(ctx context.Context) error {
 		return d.leavingTrees(ctx, i.Name, func() error { return d.instances.Rebuild(ctx, i.Name, n, files) })
 	}

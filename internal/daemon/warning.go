@@ -21,12 +21,13 @@ const (
 	updateFailed    = "Image update failure"
 	copyFailed      = "Database copy failure"
 	recordDamaged   = "Storage record damaged"
+	imageDamaged    = "Image damaged"
 )
 
 // severities says how bad a warning is, by its type.
 var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
-	copyFailed: "high", recordDamaged: "high",
+	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate",
 }
 
 // resolvedLife is how long a warning is kept after what failed has worked again.

@@ -56,23 +56,29 @@ func (s *Store) miss(ctx context.Context, hash kiln.Fingerprint, what string) er
 	if err != nil {
 		return err
 	}
-	var noted []kiln.Fingerprint
+	noted := map[kiln.Fingerprint]bool{}
 	for _, img := range images {
 		for _, f := range img.Files {
 			if f.Hash == hash && s.note(img.Fingerprint, f, what) {
-				noted = append(noted, img.Fingerprint)
+				noted[img.Fingerprint] = true
 			}
 		}
 	}
-	s.tellMissing(noted)
+	images = slices.DeleteFunc(images, func(img kiln.Image) bool { return !noted[img.Fingerprint] })
+	s.tellMissing(images) // in each project that has it
 	return nil
 }
 
-// tellMissing tells of images of which something was noted.
-func (s *Store) tellMissing(noted []kiln.Fingerprint) {
-	if len(noted) > 0 && s.opts.Missing != nil {
-		s.opts.Missing(noted, s.missing.of(noted[0]))
+// tellMissing tells of images of whose files something is known now.
+func (s *Store) tellMissing(images []kiln.Image) {
+	if len(images) == 0 || s.opts.Missing == nil {
+		return
 	}
+	list := make([]db.Image, 0, len(images))
+	for _, img := range images {
+		list = append(list, db.Image{Project: img.Project, Fingerprint: img.Fingerprint})
+	}
+	s.opts.Missing(list)
 }
 
 // note remembers what is wrong with a file of an image, and reports whether that is news.
@@ -105,17 +111,16 @@ const (
 )
 
 // cameBack forgets what was wrong with some files, and gives those that something was.
-func (s *Store) cameBack(files []kiln.File) (mended []kiln.File) {
-	m := s.missing
+func (s *Store) cameBack(ctx context.Context, files []kiln.File) (mended []kiln.File) {
+	m, images := s.missing, map[kiln.Fingerprint]bool{}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, f := range files {
 		found := false
 		for fp, wrong := range m.images {
 			if _, ok := wrong[f.Hash]; !ok {
 				continue
 			}
-			found = true
+			found, images[fp] = true, true
 			m.version++
 			if delete(wrong, f.Hash); len(wrong) == 0 {
 				delete(m.images, fp)
@@ -123,6 +128,13 @@ func (s *Store) cameBack(files []kiln.File) (mended []kiln.File) {
 		}
 		if found {
 			mended = append(mended, f)
+		}
+	}
+	m.mu.Unlock()
+	for fp := range images {
+		list, err := s.db.Images(project.InAll(context.WithoutCancel(ctx)), db.ImageQuery{Fingerprint: fp})
+		if err == nil { // else whoever was told that something is wrong looks again some time
+			s.tellMissing(list)
 		}
 	}
 	return mended
@@ -139,7 +151,6 @@ func (m *missing) forget(fp kiln.Fingerprint) {
 // was put away, by a daemon whose database didn't name it, is brought back.
 func (s *Store) findMissing(ctx context.Context, here map[kiln.Fingerprint]bool) error {
 	images, err := s.db.Images(project.InAll(ctx), db.ImageQuery{Files: true})
-	var noted []kiln.Fingerprint
 	for _, img := range images {
 		for _, f := range img.Files {
 			if f.Hash.IsZero() || here[f.Hash] {
@@ -147,14 +158,11 @@ func (s *Store) findMissing(ctx context.Context, here map[kiln.Fingerprint]bool)
 			}
 			switch ferr := s.blobs.Find(f.Hash); {
 			case errors.Is(ferr, kiln.NotFound):
-				if s.note(img.Fingerprint, f, isMissing) {
-					noted = append(noted, img.Fingerprint)
-				}
+				s.note(img.Fingerprint, f, isMissing)
 			case ferr != nil:
 				err = errors.Join(err, ferr)
 			}
 		}
 	}
-	s.tellMissing(noted)
 	return err
 }

@@ -196,7 +196,7 @@ func (p *putter) commit(given kiln.Image) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	for _, f := range s.cameBack(p.files) {
+	for _, f := range s.cameBack(p.ctx, p.files) {
 		if s.put.Warn != nil {
 			s.put.Warn(fmt.Sprintf("the %s file of the image was missing or damaged; it is repaired", f.Role))
 		}

@@ -29,9 +29,9 @@ type Options struct {
 	Records string
 	// Lost hears of the blobs that Open put away since no row names them.
 	Lost func([]kiln.Fingerprint)
-	// Missing hears of images with a file that isn't there, or isn't as it was, and of what
-	// is wrong with the first of them.
-	Missing func(images []kiln.Fingerprint, why string)
+	// Missing hears of images of which another thing than before is wrong with the files, or
+	// nothing any more. It isn't told of those that Open finds: they are in the list.
+	Missing func(images []db.Image)
 }
 
 // A Store holds the images of one daemon.
@@ -173,13 +173,14 @@ func (s *Store) find(ctx context.Context, name string) (kiln.Image, error) {
 	return kiln.Image{}, kiln.NoImage(name, names)
 }
 
-// Has reports whether an image is here, with all of its bytes there.
+// Has reports whether an image is here, with all of its bytes there, as far as that is known
+// without reading them.
 func (s *Store) Has(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
 	img, err := s.Get(ctx, fp)
 	if errors.Is(err, kiln.NotFound) {
 		return false, nil
 	}
-	return err == nil && s.whole(img), err
+	return err == nil && img.Missing == "" && s.whole(img), err
 }
 
 // whole reports whether the files of an image are there with their sizes.
@@ -380,7 +381,7 @@ func (s *Store) Verify(ctx context.Context, fp kiln.Fingerprint) error {
 	for _, f := range img.Files {
 		err := s.blobs.Verify(ctx, f.Hash)
 		if err == nil {
-			s.cameBack([]kiln.File{f})
+			s.cameBack(ctx, []kiln.File{f})
 		}
 		if errors.Is(err, kiln.NotFound) {
 			if err := s.miss(ctx, f.Hash, isMissing); err != nil {
