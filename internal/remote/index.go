@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -115,7 +117,8 @@ type get struct {
 }
 
 // get gives what parse makes of a document. When no server answers, an old copy
-// does, with a warning.
+// does, with a warning. A server that refuses has answered: what it no longer gives
+// isn't used in its name.
 func (x *Indexes) get(ctx context.Context, g get) (any, error) {
 	d := x.entry(g.urls[0])
 	defer x.trim()
@@ -185,31 +188,44 @@ func (d *document) forget(path string) error {
 // isn't there, for the time being.
 func passing(err error) bool {
 	kind := kiln.KindOf(err)
-	return kind == kiln.Network || kind == kiln.Timeout || kind == kiln.NotFound
+	return kind == kiln.Network || kind == kiln.Timeout
 }
 
-// update asks the servers in turn, a few times. When the last one kept everybody
-// waiting, that was enough: what is here may do.
+// update asks the servers in turn, those that don't answer a few times. When the last
+// one kept everybody waiting, that was enough: what is here may do. If none has the
+// document, the error is that of the first, which the others stand in for, if it
+// refuses; else that of the last.
 func (x *Indexes) update(ctx context.Context, g get, d *document, path string) error {
-	var last error
-	for try := range 2 * len(g.urls) {
-		if try >= len(g.urls) {
+	var refusal, last error
+	left := slices.Clone(g.urls)
+	for try := 0; try < 2 && len(left) > 0; try++ {
+		if try > 0 {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-time.After(300 * time.Millisecond):
 			}
 		}
-		began := time.Now()
-		last = x.ask(ctx, g, d, path, g.urls[try%len(g.urls)])
-		if last == nil || ctx.Err() != nil || !passing(last) {
-			return last
+		var silent []string
+		var began time.Time
+		for _, url := range left {
+			began = time.Now()
+			err := x.ask(ctx, g, d, path, url)
+			switch {
+			case err == nil || ctx.Err() != nil:
+				return err
+			case passing(err):
+				silent = append(silent, url)
+			case url == g.urls[0]:
+				refusal = err
+			}
+			last = err
 		}
-		if try >= len(g.urls)-1 && time.Since(began) >= min(dialTime, g.stall) {
-			return last
+		if left = silent; time.Since(began) >= min(dialTime, g.stall) {
+			break
 		}
 	}
-	return last
+	return cmp.Or(refusal, last)
 }
 
 // ask sends one conditional request.
@@ -246,10 +262,8 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		d.parsed = parsed
 		d.bytes.Store(n)
 		defer x.sweep(mostStored)
-	case http.StatusNotFound, http.StatusGone:
-		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", fetch.Shown(url), resp.Status)
 	default:
-		return kiln.Errorf(kiln.Network, "%s: %s", fetch.Shown(url), resp.Status)
+		return refused(resp, url)
 	}
 	d.state.Fetched = time.Now()
 	if age := maxAge(resp.Header); age != nil || resp.StatusCode == http.StatusOK {
@@ -263,6 +277,21 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		return err
 	}
 	return os.WriteFile(path+".json", b, 0o600) // half of it is none
+}
+
+// refused is the error of an answer that isn't the document. Its kind is Network when
+// the server may give it later.
+func refused(resp *http.Response, url string) error {
+	switch code := resp.StatusCode; {
+	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusUnavailableForLegalReasons:
+		return kiln.Errorf(kiln.Denied, "%s: %s; the server doesn't let this host have its list of images: ask who runs it",
+			fetch.Shown(url), resp.Status)
+	case code == http.StatusNotFound, code == http.StatusGone:
+		return kiln.Errorf(kiln.NotFound, "%s: %s; is this a server of simplestreams?", fetch.Shown(url), resp.Status)
+	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code < 400, code >= 500:
+		return kiln.Errorf(kiln.Network, "%s: %s", fetch.Shown(url), resp.Status)
+	}
+	return kiln.Errorf(kiln.Unsupported, "%s: %s; is this a server of simplestreams?", fetch.Shown(url), resp.Status)
 }
 
 // why explains an error by the end of the context, if that came before.
