@@ -275,24 +275,18 @@ func (r *Reader) Close() error {
 type body struct {
 	io.ReadCloser
 	url    string
-	left   int64 // bytes that are expected, -1 if unknown
 	heard  func()
 	stop   func()
 	length int64 // of the whole file, -1 if unknown
 	ranges bool  // the server gives pieces
 }
 
-// Read restarts the clock with each byte.
+// Read restarts the clock with each byte. An answer that ends early is
+// io.ErrUnexpectedEOF by net/http.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
 		b.heard()
-	}
-	if b.left >= 0 {
-		b.left -= int64(n)
-		if errors.Is(err, io.EOF) && b.left > 0 {
-			err = io.ErrUnexpectedEOF
-		}
 	}
 	return n, err
 }
@@ -326,7 +320,7 @@ func (c *Client) get(ctx context.Context, url string, offset, length int64) (*bo
 		stop()
 		return nil, err
 	}
-	b := &body{ReadCloser: resp.Body, url: url, left: resp.ContentLength, heard: heard, stop: stop, length: -1}
+	b := &body{ReadCloser: resp.Body, url: url, heard: heard, stop: stop, length: -1}
 	if err := b.begin(resp, offset); err != nil {
 		b.Close()
 		return nil, err

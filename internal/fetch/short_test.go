@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"bytes"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,23 @@ import (
 
 	"github.com/kiln-containers/kiln"
 )
+
+// TestCutOfUnknownSize: a file whose size nobody told beforehand is whole as well, or an
+// error.
+func TestCutOfUnknownSize(t *testing.T) {
+	s := &bad{content: content(1 << 20)}
+	var answers atomic.Int32
+	s.cut = func() int {
+		if answers.Add(1) < 4 {
+			return 200_000
+		}
+		return -1
+	}
+	if got, err := read(t, client(t), File{URLs: []string{serve(t, s)}, Size: -1}); err != nil ||
+		!bytes.Equal(got, s.content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
 
 // TestShortFileIsAskedForOnce: a file that is shorter than it should be is so the next
 // time, too, and none of it is read.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,10 @@ import (
 // version is an image of some files; those that changed are named.
 func version(t *testing.T, changed ...int) []byte {
 	t.Helper()
+	return packed(t, files(changed...))
+}
+
+func files(changed ...int) []formattest.File {
 	files := append(formattest.Meta(), formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
 	for i := range 60 {
 		seed := uint64(i)
@@ -42,6 +47,11 @@ func version(t *testing.T, changed ...int) []byte {
 		}
 		files = append(files, formattest.File{Name: fmt.Sprintf("rootfs/f%02d", i), Body: string(b)})
 	}
+	return files
+}
+
+func packed(t *testing.T, files []formattest.File) []byte {
+	t.Helper()
 	var out bytes.Buffer
 	if _, err := delta.Compress(t.Context(), &out, bytes.NewReader(formattest.Tar(t, files...)),
 		delta.Options{}); err != nil {
@@ -249,6 +259,11 @@ func TestLies(t *testing.T) {
 		} else if err == nil {
 			t.Errorf("%s: passes", what)
 		}
+	}
+	// Nor does it have more of the file than there is.
+	s.files[patch] = patchOf(t, old, packed(t, slices.Repeat(files(), 3)))
+	if got, _, err := pull(t, s, o, r, seed); !errors.Is(err, kiln.Integrity) || len(got) > len(now) {
+		t.Errorf("a patch to a larger file: %d bytes, %v", len(got), err)
 	}
 	delete(s.files, patch)
 	// A rotten seed costs the chunks that are rotten.

@@ -34,12 +34,17 @@ func TestETagsHold(t *testing.T) {
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
 	p.do("POST", "/1.0/certificates", string(encode(map[string]any{"name": "x", "type": "client",
 		"certificate": string(text)})))
+	p.do("POST", "/1.0/projects", `{"name":"x"}`)
+	p.do("POST", "/1.0/storage-pools/default/volumes/custom", `{"name":"x"}`)
+	p.do("POST", "/1.0/storage-pools/default/volumes/custom/x/snapshots", `{"name":"s"}`)
 	for path, body := range map[string]string{
 		"/1.0":                  `{"config":{"user.n":"%d"}}`,
 		"/1.0/images/" + fp:     `{"properties":{"n":"%d"}}`,
 		"/1.0/images/aliases/x": `{"description":"%d"}`,
 		"/1.0/profiles/x":       `{"description":"%d"}`,
 		"/1.0/instances/x":      `{"description":"%d"}`,
+		"/1.0/projects/x":       `{"description":"%d"}`,
+		"/1.0/storage-pools/default/volumes/custom/x":       `{"description":"%d"}`,
 		"/1.0/certificates/" + trust.Fingerprint(cert.Leaf): `{"description":"%d"}`,
 	} {
 		resp, _ := p.do("GET", path, "")
@@ -61,6 +66,12 @@ func TestETagsHold(t *testing.T) {
 		wg.Wait()
 		if n := changed.Load(); n != 1 || tag == "" {
 			t.Errorf("%s: %d of 20 changed it, its ETag was %q", path, n, tag)
+		}
+		if path == "/1.0/storage-pools/default/volumes/custom/x" { // which can be restored by a change as well
+			if resp, b := p.do("PUT", path, `{"restore":"s"}`, "If-Match", tag); resp.StatusCode !=
+				http.StatusPreconditionFailed {
+				t.Errorf("restored: %d %s", resp.StatusCode, b)
+			}
 		}
 	}
 }

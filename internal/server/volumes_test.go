@@ -43,15 +43,22 @@ func TestSharedVolumes(t *testing.T) {
 		t.Errorf("%d %s", w.Code, body)
 	}
 	// Who else uses a volume is nobody's business.
+	p.admin(t, "POST", "/1.0/profiles"+in, `{"name":"theirs",`+attach[1:])
 	def := p.restrictedTo(t, "default")
 	p.admin(t, "DELETE", "/1.0/instances/c2", "")
 	w = p.ask(def, "DELETE", strings.TrimSuffix(one, in), "")
 	if body := w.Body.String(); w.Code != http.StatusConflict || strings.Contains(body, "guest") ||
-		!strings.Contains(body, "1 of other projects") {
+		!strings.Contains(body, "2 of other projects") {
 		t.Errorf("%d %s", w.Code, body)
 	}
 	w = p.ask(def, "GET", strings.TrimSuffix(one, in), "")
-	if body := w.Body.String(); w.Code != http.StatusOK || strings.Contains(body, "guest") {
+	if body := w.Body.String(); w.Code != http.StatusOK || strings.Contains(body, "guest") ||
+		strings.Contains(body, "theirs") {
 		t.Errorf("%d %s", w.Code, body)
+	}
+	w = p.ask(both, "GET", strings.TrimSuffix(one, in), "")
+	if body := w.Body.String(); !strings.Contains(body, "/1.0/instances/c1?project=guest") ||
+		!strings.Contains(body, "/1.0/profiles/theirs?project=guest") {
+		t.Errorf("who may know isn't told: %d %s", w.Code, body)
 	}
 }
