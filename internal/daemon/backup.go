@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/blob"
@@ -25,7 +28,25 @@ const (
 	timesKept    = 4 // made after changes
 	copyPause    = 10 * time.Minute
 	busyPause    = time.Hour // where changes never end
+	copyTime     = 2 * time.Minute
 )
+
+// keepCopies makes the copies of the database that are due, until the daemon ends. What
+// they are copied to may be on a server that doesn't answer: nobody may wait for this.
+func (d *Daemon) keepCopies() {
+	for day := (time.Time{}); ; {
+		copied := d.backUpChanges
+		if time.Since(day) >= 24*time.Hour {
+			day, copied = time.Now(), d.backUp
+		}
+		if err := copied(d.ctx); err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Error("copy the database", "err", err)
+		}
+		if !d.nextMinute() {
+			return
+		}
+	}
+}
 
 // checkDatabase makes sure that a daemon doesn't start without a database where there
 // is something that one has named: it would take all of that for garbage. The error is
@@ -106,10 +127,18 @@ func (d *Daemon) backUpChanges(ctx context.Context) error {
 }
 
 // copyDatabase makes a copy of the database with a name, unless there is one, and removes
-// what copies are too many: of days, and of times of a day.
+// what copies are too many: of days, and of times of a day. The database isn't held while
+// this waits for the directory of the copies.
 func (d *Daemon) copyDatabase(ctx context.Context, name string) (err error) {
-	defer func() { d.outcome(copyFailed, db.Subject{}, err) }()
 	dir := filepath.Join(d.cfg.Dir, backupsDir)
+	late := time.AfterFunc(copyTime, func() {
+		d.outcome(copyFailed, db.Subject{}, kiln.Errorf(kiln.Timeout, "%s didn't answer within %v; is it on a server that "+
+			"can't be reached?", dir, copyTime))
+	})
+	defer func() {
+		late.Stop()
+		d.outcome(copyFailed, db.Subject{}, err)
+	}()
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -117,11 +146,22 @@ func (d *Daemon) copyDatabase(ctx context.Context, name string) (err error) {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	if err := d.db.Backup(ctx, path); err != nil {
+	temp := filepath.Join(d.cfg.Dir, databaseFile+".copy")
+	if err := d.db.Backup(ctx, temp); err != nil {
+		return err
+	}
+	defer os.Remove(temp) // gone if it has its name
+	if err := place(temp, path); err != nil {
 		return err
 	}
 	list, err := backups(d.cfg.Dir)
-	errs := []error{err}
+	there, rerr := os.ReadDir(dir)
+	errs := []error{err, rerr}
+	for _, e := range there {
+		if disk.IsUnfinished(e.Name()) { // left by a kill: nobody else writes here
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
 	days, times := 0, 0
 	for _, old := range list {
 		n, most := &days, backupsKept
@@ -133,6 +173,23 @@ func (d *Daemon) copyDatabase(ctx context.Context, name string) (err error) {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// place gives a file its name in a directory that may be another file system's.
+func place(from, to string) error {
+	err := disk.Rename(from, to)
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	f, err := disk.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return disk.Write(to, 0o600, func(w io.Writer) error {
+		_, err := io.Copy(w, f)
+		return err
+	})
 }
 
 // backups gives the copies of a database, newest first.

@@ -5,6 +5,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -94,6 +95,7 @@ type Daemon struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	apart  sync.WaitGroup // who may wait for file systems of others, and isn't waited for without a bound
 }
 
 // Open starts a daemon on a directory, which it makes, with all that is in it,
@@ -131,6 +133,8 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.wg.Go(d.housekeeping)
 	d.wg.Go(d.everyMinute)
 	d.wg.Go(d.keepRecords)
+	d.apart.Go(d.keepCopies)
+	d.apart.Go(d.keepBackups)
 	return d, nil
 }
 
@@ -276,12 +280,27 @@ func firstProfile(description string) db.Profile {
 	}
 }
 
+// apartTime is how long the end of a daemon waits for what may wait for file systems of
+// others.
+const apartTime = 10 * time.Second
+
 // Close ends the daemon. Instances keep running.
 func (d *Daemon) Close() error {
 	d.cancel()
 	d.Ops.Close()
 	d.wg.Wait()
 	d.flights.wg.Wait()
+	apart := make(chan struct{})
+	go func() {
+		d.apart.Wait()
+		close(apart)
+	}()
+	select {
+	case <-apart:
+	case <-time.After(cmp.Or(d.cfg.Stall, apartTime)):
+		d.cfg.Log.Warn("a directory of copies didn't answer; is it on a server that can't be reached?",
+			"backups", filepath.Join(d.cfg.Dir, backupsDir), "exports", filepath.Join(d.cfg.Dir, exportsDir))
+	}
 	var errs []error
 	if d.instances != nil {
 		errs = append(errs, d.saveRecords(context.Background())) // of what was finished last

@@ -231,6 +231,16 @@ func (d *Daemon) DeleteBackup(ctx context.Context, name, which string) (*op.Oper
 	}), nil
 }
 
+// keepBackups removes backups of instances whose time is over, until the daemon ends. Where
+// they are may be on a server that doesn't answer: nobody may wait for this.
+func (d *Daemon) keepBackups() {
+	for d.nextMinute() {
+		if err := d.sweepBackups(d.ctx, time.Now()); err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Error("delete expired backups of instances", "err", err)
+		}
+	}
+}
+
 // sweepBackups removes the backups that have expired, and those of instances that have
 // been gone for a week.
 func (d *Daemon) sweepBackups(ctx context.Context, now time.Time) error {

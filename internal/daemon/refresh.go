@@ -223,9 +223,6 @@ func (d *Daemon) expire() {
 		d.cfg.Log.Error("remove what was put away long ago", "err", err)
 	}
 	d.tellWithheld()
-	if err := d.backUp(d.ctx); err != nil && d.ctx.Err() == nil {
-		d.cfg.Log.Error("copy the database", "err", err)
-	}
 	if err := d.db.DropWarnings(d.ctx, time.Now().Add(-resolvedLife)); err != nil && d.ctx.Err() == nil {
 		d.cfg.Log.Error("remove warnings that were resolved", "err", err)
 	}

@@ -118,13 +118,10 @@ func snapshotURL(name, snap string) string { return instanceURL(name) + "/snapsh
 func (d *Daemon) everyMinute() {
 	last := time.Now()
 	for {
-		now := time.Now()
-		select {
-		case <-time.After(now.Truncate(time.Minute).Add(time.Minute).Sub(now)):
-		case <-d.ctx.Done():
+		if !d.nextMinute() {
 			return
 		}
-		now = time.Now()
+		now := time.Now()
 		d.keepSnapshots(last, now)
 		last = now
 		if d.withheld.Load() {
@@ -133,12 +130,18 @@ func (d *Daemon) everyMinute() {
 		if err := d.expireVolumeSnapshots(d.ctx, now); err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Error("delete expired snapshots of storage volumes", "err", err)
 		}
-		if err := d.sweepBackups(d.ctx, now); err != nil && d.ctx.Err() == nil {
-			d.cfg.Log.Error("delete expired backups of instances", "err", err)
-		}
-		if err := d.backUpChanges(d.ctx); err != nil && d.ctx.Err() == nil {
-			d.cfg.Log.Error("copy the database", "err", err)
-		}
+	}
+}
+
+// nextMinute waits for the beginning of the next minute, and reports whether the daemon
+// lasts until then.
+func (d *Daemon) nextMinute() bool {
+	now := time.Now()
+	select {
+	case <-time.After(now.Truncate(time.Minute).Add(time.Minute).Sub(now)):
+		return true
+	case <-d.ctx.Done():
+		return false
 	}
 }
 
