@@ -53,6 +53,8 @@ func applyPatch(ctx context.Context, base *io.SectionReader, in patchReader, w i
 	}
 	whole := sha256.New()
 	out := &bounded{w: io.MultiWriter(w, whole), left: h.size}
+	var encs encoders
+	defer encs.giveBack()
 	l := line[*step]{workers: patchWorkers()}
 	l.make = func(emit func(*step) error) error { return readSteps(in, &toc, h.toc.Encoder, emit) }
 	l.worker = func() (func(context.Context, *step) error, error) {
@@ -60,7 +62,7 @@ func applyPatch(ctx context.Context, base *io.SectionReader, in patchReader, w i
 		if err != nil {
 			return nil, err
 		}
-		enc, err := newEncoder()
+		enc, err := encs.get()
 		var dict []byte
 		return func(_ context.Context, s *step) (err error) {
 			if s.unit != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/klauspost/compress/zstd"
@@ -22,6 +23,37 @@ func newEncoder() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(maxFrame/2),
 		zstd.WithLowerEncoderMem(true))
+}
+
+// spare holds encoders that were used. Making one takes several megabytes, what it
+// has compressed before has no influence, and the garbage collector empties it.
+var spare sync.Pool // of *zstd.Encoder
+
+// encoders are those of one line, which all come back when it is over.
+type encoders struct {
+	mu   sync.Mutex
+	lent []*zstd.Encoder
+}
+
+func (e *encoders) get() (*zstd.Encoder, error) {
+	enc, ok := spare.Get().(*zstd.Encoder)
+	if !ok {
+		var err error
+		if enc, err = newEncoder(); err != nil {
+			return nil, err
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lent = append(e.lent, enc)
+	return enc, nil
+}
+
+// giveBack is for when nothing uses them any more.
+func (e *encoders) giveBack() {
+	for _, enc := range e.lent {
+		spare.Put(enc)
+	}
 }
 
 // newDecoder makes one whose results are bounded by what they are decoded into.

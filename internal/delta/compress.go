@@ -35,14 +35,16 @@ func Compress(ctx context.Context, w io.Writer, tar io.Reader, o Options) (TOC, 
 		return TOC{}, err
 	}
 	n := runtime.GOMAXPROCS(0)
-	spare := make(chan *piece, 4*n)
+	pieces := make(chan *piece, 4*n)
 	toc := TOC{Encoder: EncoderID, Options: o}
+	var encs encoders
+	defer encs.giveBack()
 	l := line[*piece]{workers: n}
 	l.make = func(emit func(*piece) error) error {
-		return cutAll(newCutter(tar, o), spare, emit)
+		return cutAll(newCutter(tar, o), pieces, emit)
 	}
 	l.worker = func() (func(context.Context, *piece) error, error) {
-		enc, err := newEncoder()
+		enc, err := encs.get()
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +61,7 @@ func Compress(ctx context.Context, w io.Writer, tar io.Reader, o Options) (TOC, 
 			return err
 		}
 		_, err := w.Write(p.packed)
-		spare <- p
+		pieces <- p
 		return err
 	}
 	if err := l.run(ctx); err != nil {

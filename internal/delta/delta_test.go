@@ -136,7 +136,7 @@ func sample(t testing.TB) (v1, v2 []byte) {
 	t.Helper()
 	var a, b []file
 	for i := range 60 {
-		f := file{fmt.Sprintf("usr/lib/f%02d", i), randomBytes(uint64(i), 500+i*i*20), 1e9}
+		f := file{fmt.Sprintf("usr/lib/f%02d", i), randomBytes(uint64(i), 500+i*i*5), 1e9}
 		a = append(a, f)
 		if i%7 == 3 {
 			f.time++

@@ -94,10 +94,12 @@ func (m *maker) write(ctx context.Context, w io.Writer) error {
 	if _, err := w.Write(m.head); err != nil {
 		return err
 	}
+	var encs encoders
+	defer encs.giveBack()
 	l := line[*run]{workers: patchWorkers()}
 	l.make = m.runs
 	l.worker = func() (func(context.Context, *run) error, error) {
-		p, err := m.newPatcher()
+		p, err := m.newPatcher(&encs)
 		return func(_ context.Context, r *run) error { return p.patch(r) }, err
 	}
 	l.use = func(r *run) error {
@@ -186,10 +188,10 @@ type patcher struct {
 	raw, want, dict, packed []byte // buffers
 }
 
-func (m *maker) newPatcher() (*patcher, error) {
+func (m *maker) newPatcher(encs *encoders) (*patcher, error) {
 	from, err1 := newFrameReader(m.base, m.baseTOC)
 	to, err2 := newFrameReader(m.target, m.targetTOC)
-	enc, err3 := newEncoder()
+	enc, err3 := encs.get()
 	// A level more makes patches 2 % smaller and takes three times as long.
 	blobs, err4 := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(makeWindow), zstd.WithLowerEncoderMem(true))
