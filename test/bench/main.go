@@ -1,11 +1,13 @@
 // Command bench runs kiln and LXD 5.0.2 side by side on one machine and prints
 // medians and ratios. It takes root, and Debian's packages lxd and lxd-client.
 //
-// Every command is run as a user would run it, in turn with the other one's.
+// Every command is run as a user would run it, in turn with the other one's. With
+// -against, another build of kiln stands in LXD's place: its columns are that one's.
 package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/kiln-containers/kiln/internal/format/formattest"
@@ -41,6 +44,7 @@ func main() {
 	n := flag.Int("n", 5, "runs of each row")
 	only := flag.String("only", "", "parts to run, separated by commas: "+strings.Join(partNames(), ", "))
 	count := flag.Int("count", 10_000, "images in the store with many")
+	against := flag.String("against", "", "another build of kiln, to run instead of LXD")
 	flag.Parse()
 	b := &bench{n: *n, count: *count}
 	chosen, err := b.choose(*only)
@@ -50,13 +54,14 @@ func main() {
 	}
 	defer b.end()
 	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupted
 		b.end()
 		os.Exit(130)
 	}()
 	b.setUp()
+	b.setAgainst(*against)
 	for _, p := range chosen {
 		if p.pair {
 			b.compare()
@@ -165,6 +170,27 @@ func (b *bench) setUp() {
 	}
 	b.images = filepath.Join(b.dir, "images")
 	b.must("mkdir -p " + b.images)
+}
+
+// setAgainst has a kiln be what the commands lxc and lxd run.
+func (b *bench) setAgainst(kiln string) {
+	if kiln == "" {
+		return
+	}
+	kiln, err := filepath.Abs(kiln)
+	if err != nil {
+		b.fail("%v", err)
+	}
+	if _, err := exec.LookPath(kiln); err != nil {
+		b.fail("%v", err)
+	}
+	instead, err := filepath.Abs("test/bench/against")
+	if err != nil {
+		b.fail("%v", err)
+	}
+	if err := errors.Join(os.Setenv("KILN_AGAINST", kiln), os.Setenv("PATH", instead+":"+os.Getenv("PATH"))); err != nil {
+		b.fail("%v", err)
+	}
 }
 
 // compare makes images of Debian and starts one daemon of each kind.
