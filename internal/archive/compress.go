@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -156,4 +157,13 @@ func squashfsWriter(ctx context.Context, w io.Writer, compressor, dir string) (i
 		return nil, errors.Join(err, drop())
 	}
 	return z, nil
+}
+
+// CloseAfter closes a compressor that didn't get all of a tar, because of err, and gives
+// the cause: that what it got isn't whole is none, unless it ended before.
+func CloseAfter(err error, z io.Closer) error {
+	if cerr := z.Close(); cerr != nil && errors.Is(err, syscall.EPIPE) {
+		return cerr
+	}
+	return err
 }

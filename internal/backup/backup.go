@@ -1,9 +1,9 @@
-// Package backup reads and writes backups of instances as LXD has them: one tarball with
-// an index and whole trees, of the instance and of its snapshots. It keeps them, too, in
-// a directory.
+// Package backup reads and writes backups of instances and of custom storage volumes as LXD
+// has them: one tarball with an index and whole trees, of the instance or the volume and of
+// its snapshots. It keeps them, too, in a directory.
 //
-// The package doesn't know what is in an instance, where its trees are, or who may have
-// a backup. What it reads is treated as hostile.
+// The package doesn't know what is in an instance, where trees are, or who may have a
+// backup. What it reads is treated as hostile.
 package backup
 
 import (
@@ -11,20 +11,22 @@ import (
 	"strings"
 )
 
-// Where things are in a backup, as LXD 5.0 writes it:
+// Where things are in the backup of an instance, as LXD 5.0 writes it:
 //
 //	backup/index.yaml             what is in it, and the configuration of all that
 //	backup/snapshots/<name>/…     of each snapshot, oldest first
 //	backup/container/…            of the instance itself
 //
 // and in each of the last two rootfs/, metadata.yaml, templates/ and backup.yaml, which
-// says of the instance again what the index does. The index comes first: it also says
-// which ids the owners of the files are, see idMap.
+// says of the instance again what the index does. Of a storage volume there are
+//
+//	backup/volume-snapshots/<name>/…
+//	backup/volume/…
+//
+// with nothing but its files. The index comes first: it also says which ids the owners of
+// the files are, see idMap.
 const (
 	indexPath     = "backup/index.yaml"
-	instanceDir   = "backup/container"
-	snapshotsDir  = "backup/snapshots"
-	customDir     = "backup/volume"
 	machineDir    = "backup/virtual-machine"
 	rootDir       = "rootfs"
 	metadataFile  = "metadata.yaml"
@@ -32,18 +34,30 @@ const (
 	instanceState = "backup.yaml"
 )
 
+// A layout is where the files are in a backup, by what it is of.
+type layout struct {
+	of             string // what it is of
+	own, snapshots string // the directory of that, and the one with those of the snapshots
+	root           string // the tree within each of these; ".": that is all of it
+}
+
+var (
+	instanceLayout = layout{"instance", "backup/container", "backup/snapshots", rootDir}
+	volumeLayout   = layout{"storage volume", "backup/volume", "backup/volume-snapshots", "."}
+)
+
 // A place is where an entry of a backup belongs.
 type place struct {
-	snapshot string // "": the instance itself
+	snapshot string // "": what the backup is of itself
 	rest     string // below its directory; "." is that
 }
 
 // placeOf gives the place of an entry; ok is false for what belongs to no tree.
-func placeOf(name string) (p place, ok bool) {
-	if rest, ok := below(name, instanceDir); ok {
+func (l layout) placeOf(name string) (p place, ok bool) {
+	if rest, ok := below(name, l.own); ok {
 		return place{"", rest}, true
 	}
-	rest, ok := below(name, snapshotsDir)
+	rest, ok := below(name, l.snapshots)
 	if !ok || rest == "." {
 		return place{}, false
 	}
@@ -55,6 +69,9 @@ func placeOf(name string) (p place, ok bool) {
 func below(name, dir string) (rest string, ok bool) {
 	if name == dir {
 		return ".", true
+	}
+	if dir == "." {
+		return name, true
 	}
 	return strings.CutPrefix(name, dir+"/")
 }

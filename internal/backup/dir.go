@@ -29,11 +29,11 @@ type Dir struct{ dir string }
 
 // A Stored is a backup that is kept.
 type Stored struct {
-	Name         string    `json:"-"`
-	CreatedAt    time.Time `json:"created_at"`
-	ExpiresAt    time.Time `json:"expires_at"` // zero: never
-	InstanceOnly bool      `json:"instance_only"`
-	Size         int64     `json:"-"` // bytes
+	Name      string    `json:"-"`
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at"`    // zero: never
+	Only      bool      `json:"instance_only"` // without the snapshots
+	Size      int64     `json:"-"`             // bytes
 }
 
 const (

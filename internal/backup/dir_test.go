@@ -58,7 +58,7 @@ func TestDir(t *testing.T) {
 
 	must(d.Create(a, backup.Stored{Name: "later", CreatedAt: begin.Add(time.Hour), ExpiresAt: begin.Add(2 * time.Hour)},
 		text("one")))
-	must(d.Create(a, backup.Stored{Name: "first", CreatedAt: begin, InstanceOnly: true}, text("three")))
+	must(d.Create(a, backup.Stored{Name: "first", CreatedAt: begin, Only: true}, text("three")))
 	must(d.Create(b, backup.Stored{Name: "first", CreatedAt: begin}, text("x")))
 	is(d.Create(a, backup.Stored{Name: "first"}, text("y")), kiln.Conflict)
 	broken := errors.New("broken")
@@ -68,7 +68,7 @@ func TestDir(t *testing.T) {
 		t.Error(err)
 	}
 	same(a, "first", "later")
-	if got, err := d.Get(a, "first"); err != nil || got.Size != 5 || !got.InstanceOnly || !got.CreatedAt.Equal(begin) {
+	if got, err := d.Get(a, "first"); err != nil || got.Size != 5 || !got.Only || !got.CreatedAt.Equal(begin) {
 		t.Errorf("%+v %v", got, err)
 	}
 	for _, name := range []string{"none", "..", "a/b", ""} {

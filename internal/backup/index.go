@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"slices"
@@ -33,12 +34,12 @@ type (
 		Config          *config  `yaml:"config,omitempty"`
 	}
 	config struct {
-		Container       *state           `yaml:"container,omitempty"`
-		Instance        *state           `yaml:"instance,omitempty"` // the name of later versions
-		Snapshots       []*snapshotState `yaml:"snapshots,omitempty"`
-		Pool            *pool            `yaml:"pool,omitempty"`
-		Volume          *volume          `yaml:"volume,omitempty"`
-		VolumeSnapshots []*volume        `yaml:"volume_snapshots,omitempty"`
+		Container       *state            `yaml:"container,omitempty"`
+		Instance        *state            `yaml:"instance,omitempty"` // the name of later versions
+		Snapshots       []*snapshotState  `yaml:"snapshots,omitempty"`
+		Pool            *pool             `yaml:"pool,omitempty"`
+		Volume          *volume           `yaml:"volume,omitempty"`
+		VolumeSnapshots []*volumeSnapshot `yaml:"volume_snapshots,omitempty"`
 	}
 	common struct {
 		Name            string                       `yaml:"name"`
@@ -83,7 +84,10 @@ type (
 		Type        string            `yaml:"type,omitempty"`
 		ContentType string            `yaml:"content_type"`
 		CreatedAt   time.Time         `yaml:"created_at"`
-		ExpiresAt   *time.Time        `yaml:"expires_at,omitempty"` // of a snapshot
+	}
+	volumeSnapshot struct {
+		volume    `yaml:",inline"`
+		ExpiresAt time.Time `yaml:"expires_at"` // LXD fails without one
 	}
 )
 
@@ -108,8 +112,8 @@ func encode(t kiln.Transfer, expanded Expand) (idx, inst []byte, err error) {
 	for _, s := range t.Snapshots {
 		i.Snapshots = append(i.Snapshots, s.Name)
 		c.Snapshots = append(c.Snapshots, &snapshotState{common: commonOf(s, expanded), ExpiresAt: s.ExpiresAt, Size: -1})
-		c.VolumeSnapshots = append(c.VolumeSnapshots, &volume{Config: map[string]string{}, Name: s.Name,
-			ContentType: "filesystem", CreatedAt: s.CreatedAt, ExpiresAt: &s.ExpiresAt})
+		v := wireVolume(Volume{Name: s.Name, CreatedAt: s.CreatedAt})
+		c.VolumeSnapshots = append(c.VolumeSnapshots, &volumeSnapshot{v, s.ExpiresAt})
 	}
 	if inst, err = yaml.Marshal(c); err != nil {
 		return nil, nil, err
@@ -139,92 +143,132 @@ func commonOf(s kiln.InstanceState, expanded Expand) common {
 	return c
 }
 
-// contents are what an index says: what the backup is of, and the owners of each tree,
-// by the name of the snapshot, "" for the instance.
+// contents are what the files of a backup have to agree with: the snapshots that it has,
+// and the owners of each tree, by the name of the snapshot, "" for what the backup is of.
 type contents struct {
-	kiln.Transfer
-	owners map[string]idMap
+	snapshots []string
+	owners    map[string]idMap
+}
+
+// The errors for a backup of something else.
+func ofInstance() error {
+	return kiln.Errorf(kiln.Unsupported, "this is the backup of an instance; import it with: kiln import")
+}
+
+func ofVolume() error {
+	return kiln.Errorf(kiln.Unsupported, "this is the backup of a storage volume, not of an instance; import it with: "+
+		"kiln storage volume import default")
+}
+
+func ofMachine() error {
+	return kiln.Errorf(kiln.Unsupported, "this is the backup of a virtual machine; kiln runs system containers")
 }
 
 // parseIndex reads an index. Errors: Invalid, Unsupported.
-func parseIndex(b []byte) (contents, error) {
-	t := contents{owners: map[string]idMap{}}
+func parseIndex(b []byte) (index, error) {
 	var i index
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	if err := d.Decode(&i); err != nil {
-		return t, kiln.Errorf(kiln.Invalid, "%s can't be read: %w", indexPath, err)
+		return i, kiln.Errorf(kiln.Invalid, "%s can't be read: %w", indexPath, err)
 	}
 	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return t, kiln.Errorf(kiln.Invalid, "%s has more than one document", indexPath)
+		return i, kiln.Errorf(kiln.Invalid, "%s has more than one document", indexPath)
 	}
+	return i, nil
+}
+
+// instance gives what the index says of an instance. Errors: Invalid, Unsupported.
+func (i index) instance() (t kiln.Transfer, of contents, err error) {
 	switch {
 	case i.Type == "custom":
-		return t, kiln.Errorf(kiln.Unsupported, "this is the backup of a storage volume, not of an instance")
+		return t, of, ofVolume()
 	case i.Type == "virtual-machine":
-		return t, kiln.Errorf(kiln.Unsupported, "this is the backup of a virtual machine; kiln runs system containers")
+		return t, of, ofMachine()
 	case i.Type != "" && i.Type != "container":
-		return t, kiln.Errorf(kiln.Unsupported, "this is the backup of a %.100q; kiln knows those of containers", i.Type)
-	case i.Optimized:
-		return t, kiln.Errorf(kiln.Unsupported, "the backup is in the format of the storage driver %.100q, which only that "+
-			"can read; make it again without --optimized-storage", i.Backend)
+		return t, of, kiln.Errorf(kiln.Unsupported, "this is the backup of a %.100q; kiln knows those of containers", i.Type)
 	case i.Config == nil || i.Config.Container == nil && i.Config.Instance == nil:
-		return t, kiln.Errorf(kiln.Unsupported, "%s doesn't have the configuration of the instance: an LXD before 4.0 wrote "+
+		err := kiln.Errorf(kiln.Unsupported, "%s doesn't have the configuration of the instance: an LXD before 4.0 wrote "+
 			"it; import the backup there, with a newer version, and export the instance again", indexPath)
+		return t, of, cmp.Or(i.readable(), err)
 	}
 	c := i.Config.Container
 	if c == nil {
 		c = i.Config.Instance
 	}
-	var err error
-	if t.InstanceState, err = stateOf(&c.common, i.Name); err != nil {
-		return t, err
+	states := map[string]*snapshotState{}
+	for _, s := range i.Config.Snapshots {
+		if s != nil {
+			states[lastPart(s.Name)] = s
+		}
 	}
-	if t.owners[""], err = parseIDMap(c.Config[idmapKey]); err != nil {
-		return t, err
+	of, err = i.contents(c.Config[idmapKey], func(snap string) (string, bool) {
+		if s := states[snap]; s != nil {
+			return s.Config[idmapKey], true
+		}
+		return "", false
+	})
+	if err != nil {
+		return t, of, err
+	}
+	if t.InstanceState, err = stateOf(&c.common, i.Name); err != nil {
+		return t, of, err
 	}
 	t.Description = c.Description
-	return t, t.addSnapshots(i)
-}
-
-// addSnapshots takes those that the index names, which are the ones whose files are there.
-func (t *contents) addSnapshots(i index) error {
-	if len(i.Snapshots) > maxSnapshots || len(i.Config.Snapshots) > maxSnapshots {
-		return kiln.Errorf(kiln.Invalid, "%s has more than %d snapshots", indexPath, maxSnapshots)
-	}
-	named := map[string]bool{}
-	for _, name := range i.Snapshots {
-		if err := kiln.CheckSnapshotName(name); err != nil {
-			return err
-		}
-		if named[name] {
-			return kiln.Errorf(kiln.Invalid, "%s has the snapshot %q twice", indexPath, name)
-		}
-		named[name] = true
-	}
-	for _, s := range i.Config.Snapshots {
-		if s == nil {
-			continue
-		}
-		name := s.Name[strings.LastIndexByte(s.Name, '/')+1:] // "c1/snap0" of older versions
-		if !named[name] {
-			continue
-		}
-		delete(named, name)
-		m, err := stateOf(&s.common, name)
+	for _, name := range of.snapshots {
+		m, err := stateOf(&states[name].common, name)
 		if err != nil {
-			return err
+			return t, of, err
 		}
-		if t.owners[name], err = parseIDMap(s.Config[idmapKey]); err != nil {
-			return kiln.Errorf(kiln.Invalid, "snapshot %q: %w", name, err)
-		}
-		m.ExpiresAt = s.ExpiresAt
+		m.ExpiresAt = states[name].ExpiresAt
 		t.Snapshots = append(t.Snapshots, m)
 	}
-	for name := range named {
-		return kiln.Errorf(kiln.Invalid, "%s doesn't have the configuration of the snapshot %q", indexPath, name)
-	}
 	slices.SortStableFunc(t.Snapshots, func(a, b kiln.InstanceState) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	return nil
+	return t, of, nil
+}
+
+// lastPart is the name of a snapshot, which is "c1/snap0" in older versions.
+func lastPart(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+
+// readable refuses what only the storage driver can read that wrote it.
+func (i index) readable() error {
+	if !i.Optimized {
+		return nil
+	}
+	return kiln.Errorf(kiln.Unsupported, "the backup is in the format of the storage driver %.100q, which only that "+
+		"can read; make it again without --optimized-storage", i.Backend)
+}
+
+// contents takes the snapshots that the index names, which are the ones whose files are
+// there, with the maps of ids that are said of them. Errors: Invalid, Unsupported.
+func (i index) contents(own string, snapshot func(string) (ids string, ok bool)) (contents, error) {
+	c := contents{owners: map[string]idMap{}}
+	if err := i.readable(); err != nil {
+		return c, err
+	}
+	if len(i.Snapshots) > maxSnapshots {
+		return c, kiln.Errorf(kiln.Invalid, "%s has more than %d snapshots", indexPath, maxSnapshots)
+	}
+	var err error
+	if c.owners[""], err = parseIDMap(own); err != nil {
+		return c, err
+	}
+	for _, name := range i.Snapshots {
+		if err := kiln.CheckSnapshotName(name); err != nil {
+			return c, err
+		}
+		if _, ok := c.owners[name]; ok {
+			return c, kiln.Errorf(kiln.Invalid, "%s has the snapshot %q twice", indexPath, name)
+		}
+		ids, ok := snapshot(name)
+		if !ok {
+			return c, kiln.Errorf(kiln.Invalid, "%s doesn't have the configuration of the snapshot %q", indexPath, name)
+		}
+		if c.owners[name], err = parseIDMap(ids); err != nil {
+			return c, kiln.Errorf(kiln.Invalid, "snapshot %q: %w", name, err)
+		}
+	}
+	c.snapshots = i.Snapshots
+	return c, nil
 }
 
 // stateOf reads what is said of an instance or a snapshot. What was only true of the host

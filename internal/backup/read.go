@@ -5,13 +5,12 @@ import (
 	"errors"
 	"io"
 	"path"
-	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 )
 
-// Trees is where a backup goes.
+// Trees is where the backup of an instance goes.
 type Trees interface {
 	// Begin is told what the backup is of, before its files come. It may refuse it.
 	Begin(t kiln.Transfer) error
@@ -21,31 +20,55 @@ type Trees interface {
 	Meta(snapshot string) (archive.TreeWriter, error)
 }
 
-// Read reads a backup, under whatever compression, to its end. Files come from the
-// archive tree by tree, and the index before them. left is how many nodes weren't taken because overlayfs would
-// read them as deletions: 0:0 devices. Errors: Invalid, Integrity for what is cut or
-// damaged, TooLarge, NoSpace, Unsupported, and those of r and of the trees.
-func Read(ctx context.Context, r io.Reader, lim archive.Limits, to Trees) (left int, err error) {
-	z, _, err := archive.Decompress(ctx, r)
-	if err != nil {
-		return 0, err
-	}
-	defer z.Close()
-	in := reader{to: to, seen: map[string]bool{}}
-	if err := archive.Walk(ctx, z, lim, in.entry); err != nil {
-		return 0, errors.Join(err, in.close())
-	}
-	if err := in.leave(); err != nil {
-		return 0, err
-	}
-	return in.left, in.whole()
+// VolumeTrees is where the backup of a storage volume goes. It is as Trees.
+type VolumeTrees interface {
+	Begin(v Volume) error
+	Root(snapshot string) (archive.TreeWriter, error)
 }
+
+// Read reads the backup of an instance, under whatever compression, to its end. Files come
+// from the archive tree by tree, and the index before them. left is how many nodes weren't
+// taken because overlayfs would read them as deletions: 0:0 devices. Errors: Invalid,
+// Integrity for what is cut or damaged, TooLarge, NoSpace, Unsupported, and those of r and
+// of the trees.
+func Read(ctx context.Context, r io.Reader, lim archive.Limits, to Trees) (left int, err error) {
+	in := reader{layout: instanceLayout, newRoot: to.Root, newMeta: to.Meta}
+	in.begin = func(i index) (contents, error) {
+		t, c, err := i.instance()
+		if err == nil {
+			err = to.Begin(t)
+		}
+		return c, err
+	}
+	err = in.read(ctx, r, lim)
+	return in.left, err
+}
+
+// ReadVolume reads the backup of a storage volume, as Read does that of an instance.
+func ReadVolume(ctx context.Context, r io.Reader, lim archive.Limits, to VolumeTrees) error {
+	in := reader{layout: volumeLayout, newRoot: to.Root}
+	in.begin = func(i index) (contents, error) {
+		v, c, err := i.volume()
+		if err == nil {
+			err = to.Begin(v)
+		}
+		return c, err
+	}
+	return in.read(ctx, r, lim)
+}
+
+// maxXattrs bounds the extended attributes of a file, in bytes: Linux has none that are
+// longer, and no file system with room for many of those.
+const maxXattrs = 1 << 20
 
 // reader takes a backup apart.
 type reader struct {
-	to    Trees
+	layout
+	begin            func(index) (contents, error)
+	newRoot, newMeta func(snapshot string) (archive.TreeWriter, error) // newMeta may be nil
+
 	index *contents
-	seen  map[string]bool // snapshots whose files came, "" for the instance's
+	seen  map[string]bool // snapshots whose files came, "" for what the backup is of itself
 	rooted,
 	inside bool // the files of now are coming, and among them its root directory
 	now        string
@@ -53,28 +76,45 @@ type reader struct {
 	left       int
 }
 
+func (in *reader) read(ctx context.Context, r io.Reader, lim archive.Limits) error {
+	z, _, err := archive.Decompress(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	in.seen = map[string]bool{}
+	lim.Xattrs = maxXattrs
+	if err := archive.Walk(ctx, z, lim, in.entry); err != nil {
+		return errors.Join(err, in.close())
+	}
+	if err := in.leave(); err != nil {
+		return err
+	}
+	return in.whole()
+}
+
 func (in *reader) entry(e *archive.Entry, r io.Reader) error {
 	if e.Path == indexPath {
 		return in.readIndex(e, r)
 	}
-	p, ok := placeOf(e.Path)
+	p, ok := in.placeOf(e.Path)
 	switch {
 	case ok:
 		return in.file(p, e, r)
-	case e.Type == archive.Dir && (e.Path == "." || e.Path == "backup" || e.Path == snapshotsDir):
+	case e.Type == archive.Dir && (e.Path == "." || e.Path == "backup" || e.Path == in.snapshots):
 		return nil
 	}
-	for dir, what := range map[string]string{customDir: "a storage volume, not of an instance",
-		machineDir: "a virtual machine; kiln runs system containers"} {
-		if e.Path == dir || strings.HasPrefix(e.Path, dir+"/") {
-			return kiln.Errorf(kiln.Unsupported, "this is the backup of %s", what)
+	for dir, err := range map[string]error{instanceLayout.own: ofInstance(), volumeLayout.own: ofVolume(),
+		machineDir: ofMachine()} {
+		if _, ok := below(e.Path, dir); ok {
+			return err
 		}
 	}
-	if e.Path == "metadata.yaml" || e.Path == "rootfs" || strings.HasPrefix(e.Path, "rootfs/") {
+	if _, ok := below(e.Path, rootDir); ok || e.Path == metadataFile {
 		return kiln.Errorf(kiln.Invalid, "this is an image and no backup; import it with: kiln image import")
 	}
-	return kiln.Errorf(kiln.Invalid, "%.100q belongs to no backup of an instance, which has %s, %s and %s", e.Path,
-		indexPath, instanceDir, snapshotsDir)
+	return kiln.Errorf(kiln.Invalid, "%.100q belongs to no backup of this %s, which has %s, %s and %s", e.Path, in.of,
+		indexPath, in.own, in.snapshots)
 }
 
 func (in *reader) readIndex(e *archive.Entry, r io.Reader) error {
@@ -90,12 +130,13 @@ func (in *reader) readIndex(e *archive.Entry, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	t, err := parseIndex(b)
+	i, err := parseIndex(b)
 	if err != nil {
 		return err
 	}
-	in.index = &t
-	return in.to.Begin(t.Transfer)
+	c, err := in.begin(i)
+	in.index = &c
+	return err
 }
 
 // file takes an entry of a tree.
@@ -108,7 +149,7 @@ func (in *reader) file(p place, e *archive.Entry, r io.Reader) error {
 		return err
 	}
 	e.Path = p.rest
-	if rest, ok := below(p.rest, rootDir); ok {
+	if rest, ok := below(p.rest, in.layout.root); ok {
 		e.Path = rest
 		return in.rootEntry(e, r)
 	}
@@ -120,7 +161,7 @@ func (in *reader) file(p place, e *archive.Entry, r io.Reader) error {
 	}
 	if in.meta == nil {
 		var err error
-		if in.meta, err = in.to.Meta(in.now); err != nil {
+		if in.meta, err = in.newMeta(in.now); err != nil {
 			return err
 		}
 	}
@@ -134,21 +175,21 @@ func (in *reader) rootEntry(e *archive.Entry, r io.Reader) error {
 	}
 	if in.root == nil {
 		var err error
-		if in.root, err = in.to.Root(in.now); err != nil {
+		if in.root, err = in.newRoot(in.now); err != nil {
 			return err
 		}
 		in.rooted = true
 	}
 	switch e.Type {
 	case archive.Hardlink:
-		p, ok := placeOf(e.Link)
-		rest, inRoot := below(p.rest, rootDir)
+		p, ok := in.placeOf(e.Link)
+		rest, inRoot := below(p.rest, in.layout.root)
 		if !ok || !inRoot || p.snapshot != in.now {
 			return kiln.Errorf(kiln.Invalid, "%.100q is a hard link to %.100q, which is elsewhere", e.Path, e.Link)
 		}
 		e.Link = rest
 	case archive.CharDevice:
-		if e.Major == 0 && e.Minor == 0 {
+		if e.Major == 0 && e.Minor == 0 && in.newMeta != nil { // a storage volume is in no overlay
 			in.left++
 			return nil
 		}
@@ -159,7 +200,7 @@ func (in *reader) rootEntry(e *archive.Entry, r io.Reader) error {
 
 func (in *reader) what() string {
 	if in.now == "" {
-		return "the instance"
+		return "the " + in.of
 	}
 	return "snapshot " + in.now
 }
@@ -212,15 +253,15 @@ func (in *reader) close() error {
 // whole says whether all came that the index names, and nothing else. The error is Invalid.
 func (in *reader) whole() error {
 	if in.index == nil {
-		return kiln.Errorf(kiln.Invalid, "this is no backup of an instance: there is no %s", indexPath)
+		return kiln.Errorf(kiln.Invalid, "this is no backup of the kind that kiln and LXD export: there is no %s", indexPath)
 	}
 	if !in.seen[""] {
-		return kiln.Errorf(kiln.Invalid, "there are no files of the instance in the backup: no %s", instanceDir)
+		return kiln.Errorf(kiln.Invalid, "there are no files of the %s in the backup: no %s", in.of, in.own)
 	}
 	named := map[string]bool{"": true}
-	for _, s := range in.index.Snapshots {
-		if named[s.Name] = true; !in.seen[s.Name] {
-			return kiln.Errorf(kiln.Invalid, "there are no files of the snapshot %q in the backup", s.Name)
+	for _, name := range in.index.snapshots {
+		if named[name] = true; !in.seen[name] {
+			return kiln.Errorf(kiln.Invalid, "there are no files of the snapshot %q in the backup", name)
 		}
 	}
 	for name := range in.seen {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -36,8 +37,7 @@ func (a *app) exportCmd() *cobra.Command {
 		Args: cobra.RangeArgs(1, 2)}
 	f := c.Flags()
 	only := f.Bool("instance-only", false, "without the snapshots")
-	compression := f.String("compression", "", "none, gzip, zstd, xz, bzip2 or lz4, with options, as in \"xz -9\" "+
-		"(default: the server's backups.compression_algorithm)")
+	compression := compressionFlag(f)
 	optimized := f.Bool("optimized-storage", false, "")
 	_ = f.MarkHidden("optimized-storage") // lxc has it
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -46,37 +46,40 @@ func (a *app) exportCmd() *cobra.Command {
 			return err
 		}
 		target := strings.Join(args[1:], "")
-		if target == "-" && terminal(a.Out) {
-			return usageError{errors.New("a backup isn't written to a terminal; redirect the output, or name a file")}
+		if strings.Contains(at.Name, "/") {
+			return kiln.Errorf(kiln.Unsupported, "a snapshot isn't exported by itself; make an instance of it first: kiln "+
+				"copy %s NEW", at.Name)
 		}
 		post := api.InstanceBackupsPost{ExpiresAt: time.Now().Add(backupTime).UTC(), InstanceOnly: *only,
 			ContainerOnly: *only, OptimizedStorage: *optimized, CompressionAlgorithm: *compression}
-		return a.exportInstance(c.Context(), at, post, target)
+		return a.suggest(c.Context(), at, a.exportBackup(c.Context(), at, instancePath(at.Name), at.Name, post, target))
 	}
 	return c
 }
 
-func backupsPath(instance string) string { return instancePath(instance) + "/backups" }
+func compressionFlag(f *pflag.FlagSet) *string {
+	return f.String("compression", "", "none, gzip, zstd, xz, bzip2 or lz4, with options, as in \"xz -9\" "+
+		"(default: the server's backups.compression_algorithm)")
+}
 
-// exportInstance has the server make a backup, and fetches it.
-func (a *app) exportInstance(ctx context.Context, at place.Place, post api.InstanceBackupsPost, target string) error {
-	if strings.Contains(at.Name, "/") {
-		return kiln.Errorf(kiln.Unsupported, "a snapshot isn't exported by itself; make an instance of it first: kiln copy "+
-			"%s NEW", at.Name)
+// exportBackup has the server make a backup of what is at a path, and fetches it.
+func (a *app) exportBackup(ctx context.Context, at place.Place, of, name string, post any, target string) error {
+	if target == "-" && terminal(a.Out) {
+		return usageError{errors.New("a backup isn't written to a terminal; redirect the output, or name a file")}
 	}
-	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: backupsPath(at.Name), Body: post})
+	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: of + "/backups", Body: post})
 	if err != nil {
-		return a.suggest(ctx, at, err)
+		return err
 	}
 	urls := op.Resources["backups"]
 	if len(urls) == 0 {
 		return kiln.Errorf(kiln.Network, "the server doesn't say which backup it made")
 	}
-	which := client.Path(backupsPath(at.Name), path.Base(urls[0]))
+	which := client.Path(of+"/backups", path.Base(urls[0]))
 	defer func() { // it would expire
 		_ = at.Change(context.WithoutCancel(ctx), http.MethodDelete, which, nil, "")
 	}()
-	if err := a.fetchBackup(ctx, at, which, target); err != nil {
+	if err := a.fetchBackup(ctx, at, which, name, target); err != nil {
 		return err
 	}
 	if target != "-" {
@@ -86,8 +89,8 @@ func (a *app) exportInstance(ctx context.Context, at place.Place, post api.Insta
 }
 
 // fetchBackup writes the tarball of a backup to a target, all of it or none.
-func (a *app) fetchBackup(ctx context.Context, at place.Place, which, target string) error {
-	var b api.InstanceBackup
+func (a *app) fetchBackup(ctx context.Context, at place.Place, which, name, target string) error {
+	var b struct{ Size int64 }
 	if _, err := at.Get(ctx, which, nil, &b); err != nil {
 		return err
 	}
@@ -106,16 +109,16 @@ func (a *app) fetchBackup(ctx context.Context, at place.Place, which, target str
 		if err != nil && !errors.Is(err, io.EOF) {
 			return kiln.Errorf(kiln.Network, "the backup broke off on its way: %w", err)
 		}
-		return writeFile(backupFile(target, at.Name, head), body)
+		return writeFile(backupFile(target, name, head), body)
 	})
 }
 
 // backupHead is how many bytes tell how a backup is compressed.
 const backupHead = 6
 
-// backupFile is where a backup goes: under the user's name, or under the instance's,
+// backupFile is where a backup goes: under the user's name, or under that of what it is of,
 // with what says how it is compressed.
-func backupFile(target, instance string, head []byte) string {
+func backupFile(target, name string, head []byte) string {
 	fi, err := os.Stat(target)
 	if target != "" && (err != nil || !fi.IsDir()) {
 		return target
@@ -127,7 +130,7 @@ func backupFile(target, instance string, head []byte) string {
 			ext += e
 		}
 	}
-	return filepath.Join(target, instance+ext)
+	return filepath.Join(target, name+ext)
 }
 
 // writeFile makes a file appear with all that a server sends, or not at all.
@@ -223,29 +226,11 @@ func (o *importFlags) header() (string, error) {
 	return string(b), err
 }
 
-// importInstance sends a backup to a server.
+// importInstance sends the backup of an instance to a server.
 func (a *app) importInstance(ctx context.Context, at place.Place, file string, o *importFlags) error {
-	in, size := io.Reader(a.In), int64(-1)
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "open the backup %s: %w", file, bare(err))
-		}
-		defer f.Close()
-		fi, err := f.Stat()
-		if err == nil && fi.IsDir() {
-			err = kiln.Errorf(kiln.Invalid, "%s is a directory and no backup; for images: kiln image import", file)
-		}
-		if err != nil {
-			return err
-		}
-		in, size = f, fi.Size()
-	}
-	h := http.Header{"Content-Type": {"application/octet-stream"}}
-	for key, value := range map[string]string{"X-LXD-name": at.Name, "X-LXD-pool": o.pool} {
-		if value != "" {
-			h[http.CanonicalHeaderKey(key)] = []string{value}
-		}
+	h := http.Header{}
+	if o.pool != "" {
+		h[http.CanonicalHeaderKey("X-LXD-pool")] = []string{o.pool}
 	}
 	more, err := o.header()
 	if err != nil {
@@ -262,8 +247,34 @@ func (a *app) importInstance(ctx context.Context, at place.Place, file string, o
 		}
 		h[api.InstanceHeader] = []string{more}
 	}
+	return a.sendBackup(ctx, at, file, "/1.0/instances", at.Name, h)
+}
+
+// sendBackup has a server make something of a backup; name is what it is called, "" for what
+// the backup says.
+func (a *app) sendBackup(ctx context.Context, at place.Place, file, to, name string, h http.Header) error {
+	in, size := io.Reader(a.In), int64(-1)
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "open the backup %s: %w", file, bare(err))
+		}
+		defer f.Close()
+		fi, err := f.Stat()
+		if err == nil && fi.IsDir() {
+			err = kiln.Errorf(kiln.Invalid, "%s is a directory and no backup; for images: kiln image import", file)
+		}
+		if err != nil {
+			return err
+		}
+		in, size = f, fi.Size()
+	}
+	h.Set("Content-Type", "application/octet-stream")
+	if name != "" {
+		h.Set("X-LXD-name", name)
+	}
 	wrap, done := a.progress("Importing "+filepath.Base(file), size)
-	op, err := start(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Header: h,
+	op, err := start(ctx, at, client.Request{Method: http.MethodPost, Path: to, Header: h,
 		Size: max(size, 0), Body: struct{ io.Reader }{wrap(in)}})
 	done()
 	if err == nil {

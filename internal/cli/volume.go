@@ -51,17 +51,10 @@ func (a *app) volumeCmd() *cobra.Command {
 		}})
 	}
 	c.AddCommand(a.volumeCreateCmd(), a.volumeListCmd(), a.volumeSnapshotCmd(), a.volumeRestoreCmd(), a.volumeCopyCmd(),
-		a.volumeMoveCmd())
+		a.volumeMoveCmd(), a.volumeExportCmd(), a.volumeImportCmd())
 	a.volumeVerbs(verb)
 	a.volumeKeyVerbs(verb)
 	a.volumeUseVerbs(verb)
-	for _, name := range []string{"export", "import"} {
-		c.AddCommand(&cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
-			RunE: func(*cobra.Command, []string) error {
-				return kiln.Errorf(kiln.Unsupported, "%s of storage volumes is not supported by this version of kiln; attach the "+
-					"volume to an instance and copy its files: kiln file pull -r", name)
-			}})
-	}
 	return c
 }
 

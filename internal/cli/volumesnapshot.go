@@ -124,7 +124,7 @@ func (a *app) volumeWay(c *cobra.Command, args []string, done string) (w volumeW
 	}
 	if from.Remote != w.at.Remote {
 		return w, kiln.Errorf(kiln.Unsupported, "storage volumes can't be %s between servers by this version of kiln; "+
-			"attach the volume to an instance and take its files: kiln file pull -r", done)
+			"take it there in a file: kiln storage volume export, kiln storage volume import", done)
 	}
 	w.pool, w.newPool, w.newName = pool, newPool, strings.TrimPrefix(newName, "custom/")
 	var kind string

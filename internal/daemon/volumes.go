@@ -263,7 +263,7 @@ func (d *Daemon) DeleteVolume(ctx context.Context, name string) error {
 		return err
 	}
 	d.tell(ctx, "storage-volume-deleted", volumeURL(name), nil)
-	return nil
+	return d.backups.DeleteAll(v.Backups)
 }
 
 // unusedVolume gives a volume, unless somebody uses it. Errors: NotFound, Conflict.

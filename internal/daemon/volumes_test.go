@@ -1,12 +1,20 @@
 package daemon
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -70,5 +78,106 @@ func TestVolumeBounds(t *testing.T) {
 	}
 	if list, err := d.Volumes(t.Context()); len(list) > 0 || err != nil {
 		t.Errorf("%+v %v", list, err)
+	}
+}
+
+// TestVolumeBackups has backups go where their volume goes, and with it, and makes volumes of
+// one that is cut or changed at many places: it fails and leaves nothing, or the change was
+// of no byte that matters.
+func TestVolumeBackups(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	defer func() { end(t, d) }()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(d.CreateVolume(ctx, "data", volume.CustomState{Config: map[string]string{"user.a": "b"}}))
+	o, err := d.CreateVolumeSnapshot(ctx, "data", NewVolumeSnapshot{Name: "s0"})
+	wait(t, o, err)
+	backups := func(name string) Backups {
+		t.Helper()
+		b, err := d.VolumeBackups(ctx, name)
+		must(err)
+		return b
+	}
+	o, err = backups("data").Create(ctx, NewBackup{Compression: "gzip"})
+	wait(t, o, err)
+	must(d.RenameVolume(ctx, "data", "other"))
+	must(d.CreateVolume(ctx, "data", volume.CustomState{}))
+	end(t, d)
+	d = open(t, dir)
+	for _, later := range []time.Duration{0, 2 * volume.LostTime, 4 * volume.LostTime} {
+		must(d.sweepBackups(ctx, time.Now().Add(later)))
+	}
+	if list, err := backups("data").List(); len(list) > 0 || err != nil {
+		t.Errorf("a new volume has %v, %v", list, err)
+	}
+	f, err := backups("other").Open(ctx, "backup0")
+	must(err)
+	whole, err := io.ReadAll(f)
+	must(errors.Join(err, f.Close()))
+
+	bring := func(b []byte) error { return d.ImportVolume(ctx, "new", bytes.NewReader(b)).Wait(ctx).Err }
+	for n := 0; n < len(whole); n += max(1, len(whole)/40) {
+		changed := slices.Clone(whole)
+		changed[n] ^= 0x55
+		for _, b := range [][]byte{whole[:n], changed} {
+			err := bring(b)
+			if err == nil { // as in the name that gzip has
+				must(d.DeleteVolume(ctx, "new"))
+				if len(b) < len(whole) {
+					t.Errorf("%d of %d bytes make a volume", len(b), len(whole))
+				}
+			} else if k := kiln.KindOf(err); k == kiln.Internal {
+				t.Errorf("byte %d: an error without a kind: %v", n, err)
+			}
+			if _, err := d.Volume(ctx, "new"); !errors.Is(err, kiln.NotFound) {
+				t.Fatalf("byte %d: there is a volume: %v", n, err)
+			}
+		}
+	}
+	must(bring(whole))
+	if err := bring(whole); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("a second one of the name: %v", err)
+	}
+	v, err := d.Volume(ctx, "new")
+	must(err)
+	if list, err := d.VolumeSnapshots(ctx, "new"); len(list) != 1 || v.Config["user.a"] != "b" || err != nil {
+		t.Errorf("%+v %v %v", v, list, err)
+	}
+
+	must(d.DeleteVolume(ctx, "other"))
+	left, err := os.ReadDir(filepath.Join(dir, exportsDir))
+	if len(left) > 0 || err != nil {
+		t.Errorf("%v %v are left", left, err)
+	}
+}
+
+// TestImportLeavesKeysOut: what can't be said of volumes here is no reason to lose one.
+func TestImportLeavesKeysOut(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "kiln"))
+	defer end(t, d)
+	var b bytes.Buffer
+	v := backup.Volume{Name: "data", Config: map[string]string{"user.a": "b", "size": "10GiB", "zfs.blocksize": "1",
+		"snapshots.expiry": "soon", "new.key": "x"}}
+	err := backup.WriteVolume(t.Context(), &b, v, func(context.Context, string) (tr backup.Tree, err error) {
+		tr.Dir, err = os.Open(t.TempDir())
+		return tr, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := d.ImportVolume(t.Context(), "", &b)
+	s := o.Wait(t.Context())
+	got, err := d.Volume(t.Context(), "data")
+	if err != nil || s.Err != nil || !maps.Equal(got.Config, map[string]string{"user.a": "b"}) {
+		t.Errorf("%+v %v %v", got, err, s.Err)
+	}
+	if w, _ := s.Metadata["warning"].(string); !strings.Contains(w, "new.key, size, snapshots.expiry, zfs.blocksize") {
+		t.Errorf("warning %q", w)
 	}
 }

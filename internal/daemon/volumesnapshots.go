@@ -220,9 +220,7 @@ func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomSta
 	if err := checkVolume(s); err != nil {
 		return nil, err
 	}
-	if _, err := d.pool.Custom(to); err == nil {
-		return nil, kiln.Errorf(kiln.Conflict, "Storage volume %q already exists", name)
-	} else if !errors.Is(err, kiln.NotFound) {
+	if err := d.freeVolume(to); err != nil {
 		return nil, err
 	}
 	s.CreatedAt = time.Now().UTC()
@@ -233,13 +231,7 @@ func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomSta
 		if err := d.pool.CopyCustom(ctx, from.CustomName, c.Snapshot, to, s, !c.Only, hold); err != nil {
 			return err
 		}
-		d.volumeNames.Lock()
-		defer d.volumeNames.Unlock()
-		if _, err := d.db.Project(ctx, to.In); err != nil { // it was deleted meanwhile
-			return errors.Join(err, d.pool.DeleteCustom(to))
-		}
-		d.tell(ctx, "storage-volume-created", volumeURL(name), nil)
-		return nil
+		return d.arrived(ctx, to)
 	}), nil
 }
 

@@ -25,12 +25,6 @@ func (h *Share) Backup(ctx context.Context, w io.Writer, c archive.Compression) 
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx) // lets go of a compressor that isn't closed
-	defer cancel()
-	z, err := archive.Compress(ctx, w, c, h.set.pool.TempDir())
-	if err != nil {
-		return err
-	}
 	expanded := func(s kiln.InstanceState) (map[string]string, map[string]map[string]string) {
 		var used []Profile
 		for _, name := range s.Profiles {
@@ -38,10 +32,9 @@ func (h *Share) Backup(ctx context.Context, w io.Writer, c archive.Compression) 
 		}
 		return expand(Config{Options: s.Config, Devices: s.Devices}, used)
 	}
-	if err := backup.Write(ctx, z, h.Transfer, expanded, h.tree); err != nil {
-		return closeAfter(err, z)
-	}
-	return z.Close()
+	return backup.Compressed(ctx, w, c, h.set.pool.TempDir(), func(z io.Writer) error {
+		return backup.Write(ctx, z, h.Transfer, expanded, h.tree)
+	})
 }
 
 // tree opens what is shared of a snapshot, "" for the instance.
@@ -101,7 +94,6 @@ func metaFiles(snap *volume.Snapshot) ([]backup.File, error) {
 func ReadBackup(ctx context.Context, r io.Reader, lim archive.Limits, to *volume.Receiver,
 	check func(*kiln.Transfer) error) (t kiln.Transfer, left int, err error) {
 	in := restored{to: to, check: check, meta: map[string]bool{}}
-	lim.Xattrs = maxBackupXattrs
 	if left, err = backup.Read(ctx, r, lim, &in); err != nil {
 		return in.t, 0, err
 	}
@@ -118,10 +110,6 @@ func WithoutBase(s kiln.Stack) kiln.Stack {
 	s.Base = kiln.Fingerprint{}
 	return s
 }
-
-// maxBackupXattrs bounds the extended attributes of a file, in bytes: Linux has none that
-// are longer, and no file system with room for many of those.
-const maxBackupXattrs = 1 << 20
 
 // restored takes a backup as parts of a receiver: a layer, and metadata, of each tree.
 type restored struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"syscall"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
@@ -132,16 +131,7 @@ func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapsh
 	out := archive.NewPacker(both)
 	out.NoACLs = p.compression.Name == "squashfs"
 	if err := p.fill(ctx, out, snap, img, role); err != nil {
-		return closeAfter(err, z)
+		return archive.CloseAfter(err, z)
 	}
 	return errors.Join(out.Close(), z.Close())
-}
-
-// closeAfter closes a compressor that didn't get all of a tar, because of err, and gives
-// the cause: that what it got isn't whole is none, unless it ended before.
-func closeAfter(err error, z io.Closer) error {
-	if cerr := z.Close(); cerr != nil && errors.Is(err, syscall.EPIPE) {
-		return cerr
-	}
-	return err
 }

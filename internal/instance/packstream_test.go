@@ -21,7 +21,7 @@ func TestOneCause(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := closeAfter(reason, z); err != reason {
+		if err := archive.CloseAfter(reason, z); err != reason {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

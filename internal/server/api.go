@@ -35,7 +35,7 @@ var extensions = []string{
 	"container_backup", "backup_compression", "backup_compression_algorithm", "container_backup_override_pool",
 	"backup_override_name", "kiln_instance_backup", "storage_api_volume_rename", "storage_api_volume_snapshots",
 	"storage_api_local_volume_handling", "custom_volume_snapshot_expiry", "storage_shifted",
-	"storage_volume_state", "storage_volumes_all_projects",
+	"storage_volume_state", "storage_volumes_all_projects", "custom_volume_backup",
 	"kiln_error_kind", "kiln_image_aliases", "kiln_image_verify", "kiln_image_df", "kiln_shutdown", "kiln_image_files",
 	"kiln_image_kept", "kiln_image_prune", "kiln_remotes", "kiln_mirrors", "kiln_image_delta", "kiln_alias_history",
 	"kiln_alias_rollback", "kiln_publish_machine_id",

@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"time"
 
@@ -9,52 +10,99 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
-func wireBackup(b backup.Stored) api.InstanceBackup {
-	return api.InstanceBackup{Name: b.Name, CreatedAt: b.CreatedAt, ExpiresAt: b.ExpiresAt, InstanceOnly: b.InstanceOnly,
-		ContainerOnly: b.InstanceOnly, Size: b.Size}
+// backupsOf gives the backups that a request is about: those of an instance, or of a custom
+// storage volume. Errors: NotFound, Denied, Unsupported.
+func (s *Server) backupsOf(r *http.Request) (daemon.Backups, error) {
+	if !ofVolume(r) {
+		return s.d.InstanceBackups(r.Context(), r.PathValue("name"))
+	}
+	if err := onlyCustom(r); err != nil {
+		return daemon.Backups{}, err
+	}
+	return s.d.VolumeBackups(r.Context(), r.PathValue("volume"))
 }
 
-func wireBackups(list []backup.Stored) []api.InstanceBackup {
-	out := []api.InstanceBackup{}
-	for _, b := range list {
-		out = append(out, wireBackup(b))
+// ofVolume reports whether a request is about the backups of a storage volume.
+func ofVolume(r *http.Request) bool { return r.PathValue("volume") != "" }
+
+func wireBackup(b backup.Stored) api.InstanceBackup {
+	return api.InstanceBackup{Name: b.Name, CreatedAt: b.CreatedAt, ExpiresAt: b.ExpiresAt, InstanceOnly: b.Only,
+		ContainerOnly: b.Only, Size: b.Size}
+}
+
+func wireVolumeBackup(b backup.Stored) api.StorageVolumeBackup {
+	return api.StorageVolumeBackup{Name: b.Name, CreatedAt: b.CreatedAt, ExpiresAt: b.ExpiresAt, VolumeOnly: b.Only,
+		Size: b.Size}
+}
+
+// wired gives each of a list on the wire.
+func wired[A, B any](all []A, wire func(A) B) []B {
+	out := []B{}
+	for _, a := range all {
+		out = append(out, wire(a))
 	}
 	return out
 }
 
 func (s *Server) getBackups(w http.ResponseWriter, r *http.Request) (any, error) {
-	name := r.PathValue("name")
-	all, err := s.d.Backups(r.Context(), name)
+	of, err := s.backupsOf(r)
 	if err != nil {
 		return nil, err
 	}
-	return list(r, wireBackups(all), func(b api.InstanceBackup) string {
-		return inURL("/1.0/instances/"+name+"/backups/"+segment(b.Name), project.Name(r.Context()))
+	all, err := of.List()
+	if err != nil {
+		return nil, err
+	}
+	at := func(path, name string) string {
+		return inURL(path+"/backups/"+segment(name), project.Name(r.Context()))
+	}
+	if ofVolume(r) {
+		return list(r, wired(all, wireVolumeBackup), func(b api.StorageVolumeBackup) string {
+			return at(customVolumes+segment(r.PathValue("volume")), b.Name)
+		})
+	}
+	return list(r, wired(all, wireBackup), func(b api.InstanceBackup) string {
+		return at("/1.0/instances/"+r.PathValue("name"), b.Name)
 	})
 }
 
 func (s *Server) postBackups(w http.ResponseWriter, r *http.Request) (any, error) {
-	var post api.InstanceBackupsPost
+	var post struct {
+		api.InstanceBackupsPost
+		VolumeOnly bool `json:"volume_only"` // of a volume, where an instance has instance_only
+	}
 	if err := readJSON(r, &post); err != nil {
+		return nil, err
+	}
+	of, err := s.backupsOf(r)
+	if err != nil {
 		return nil, err
 	}
 	if post.OptimizedStorage {
 		return nil, kiln.Errorf(kiln.Unsupported, "a backup in the format of the storage driver is not supported: kiln's "+
 			"pool has none that another server could read; leave --optimized-storage out")
 	}
-	n := daemon.NewBackup{Name: post.Name, InstanceOnly: post.InstanceOnly || post.ContainerOnly,
+	n := daemon.NewBackup{Name: post.Name, Only: post.InstanceOnly || post.ContainerOnly || post.VolumeOnly,
 		Compression: post.CompressionAlgorithm}
 	if !unset(post.ExpiresAt) {
 		n.ExpiresAt = post.ExpiresAt
 	}
-	return s.d.CreateBackup(r.Context(), r.PathValue("name"), n)
+	return of.Create(r.Context(), n)
 }
 
 func (s *Server) getBackup(w http.ResponseWriter, r *http.Request) (any, error) {
-	b, err := s.d.Backup(r.Context(), r.PathValue("name"), r.PathValue("backup"))
+	of, err := s.backupsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	b, err := of.Get(r.PathValue("backup"))
+	if ofVolume(r) {
+		return wireVolumeBackup(b), err
+	}
 	return wireBackup(b), err
 }
 
@@ -63,17 +111,28 @@ func (s *Server) postBackup(w http.ResponseWriter, r *http.Request) (any, error)
 	if err := readJSON(r, &to); err != nil {
 		return nil, err
 	}
-	return s.d.RenameBackup(r.Context(), r.PathValue("name"), r.PathValue("backup"), to.Name)
+	of, err := s.backupsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return of.Rename(r.Context(), r.PathValue("backup"), to.Name)
 }
 
 func (s *Server) deleteBackup(w http.ResponseWriter, r *http.Request) (any, error) {
-	return s.d.DeleteBackup(r.Context(), r.PathValue("name"), r.PathValue("backup"))
+	of, err := s.backupsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return of.Delete(r.Context(), r.PathValue("backup"))
 }
 
 // exportBackup sends the tarball, or the pieces of it that are asked for.
 func (s *Server) exportBackup(w http.ResponseWriter, r *http.Request) (any, error) {
-	name, which := r.PathValue("name"), r.PathValue("backup")
-	f, err := s.d.OpenBackup(r.Context(), name, which)
+	of, err := s.backupsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	f, err := of.Open(r.Context(), r.PathValue("backup"))
 	if err != nil {
 		return nil, err
 	}
@@ -93,10 +152,38 @@ func (s *Server) postBackupFile(w http.ResponseWriter, r *http.Request) (any, er
 	if err != nil {
 		return nil, drained(w, r, err)
 	}
+	return received(w, r, func(body io.Reader) *op.Operation { return s.d.RestoreBackup(r.Context(), spec, body) })
+}
+
+// postVolumeFile makes a custom storage volume of the backup that is the body of a request.
+func (s *Server) postVolumeFile(w http.ResponseWriter, r *http.Request) (any, error) {
+	if err := volumeFile(r); err != nil {
+		return nil, drained(w, r, err)
+	}
+	return received(w, r, func(body io.Reader) *op.Operation {
+		return s.d.ImportVolume(r.Context(), header(r, "name"), body)
+	})
+}
+
+// volumeFile says whether a request can bring the backup of a volume. Errors: NotFound,
+// Denied, Unsupported.
+func volumeFile(r *http.Request) error {
+	if err := onlyCustom(r); err != nil {
+		return err
+	}
+	if t := header(r, "type"); t != "" && t != "backup" {
+		return kiln.Errorf(kiln.Unsupported, "a storage volume can't be made of a file of type %.100q; kiln takes backups, "+
+			"as kiln storage volume export writes them", t)
+	}
+	return nil
+}
+
+// received has an operation read the body of a request.
+func received(w http.ResponseWriter, r *http.Request, read func(io.Reader) *op.Operation) (any, error) {
 	streamed(r)
 	// It takes its time, whoever sends it.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	o := s.d.RestoreBackup(r.Context(), spec, r.Body)
+	o := read(r.Body)
 	if final := o.Snapshot(); final.Err != nil {
 		_ = drained(w, r, nil)
 	}

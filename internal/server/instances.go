@@ -4,7 +4,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -111,7 +110,7 @@ func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []insta
 	state, err := s.d.InstanceState(ctx, o.Name)
 	st := wireState(state)
 	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots),
-		Backups: wireBackups(backups)}, err
+		Backups: wired(backups, wireBackup)}, err
 }
 
 func wireState(st instance.State) api.InstanceState {
@@ -140,7 +139,11 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 		if err != nil {
 			return nil, err
 		}
-		backups, err := s.d.Backups(r.Context(), i.Name)
+		of, err := s.d.InstanceBackups(r.Context(), i.Name)
+		if err != nil {
+			return nil, err
+		}
+		backups, err := of.List()
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +154,7 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, error) {
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream") {
+	if isFile(r) {
 		return s.postBackupFile(w, r)
 	}
 	var post api.InstancesPost

@@ -50,6 +50,9 @@ func (p *peer) project(t *testing.T, name string) hidden {
 	p.admin(t, "POST", "/1.0/instances/hidden-instance/snapshots"+in, `{"name":"hidden-snapshot"}`)
 	p.admin(t, "POST", "/1.0/storage-pools/default/volumes/custom"+in, `{"name":"hidden-volume"}`)
 	p.admin(t, "POST", "/1.0/storage-pools/default/volumes/custom/hidden-volume/snapshots"+in, `{"name":"hidden-snapshot"}`)
+	for _, of := range []string{"instances/hidden-instance", "storage-pools/default/volumes/custom/hidden-volume"} {
+		p.admin(t, "POST", "/1.0/"+of+"/backups"+in, `{"name":"hidden-backup"}`)
+	}
 	body := formattest.Tiny(t, "hidden-image of "+name)
 	fp := p.uploadTo(t, name, body, "X-LXD-properties", "os=hidden-os")
 	p.admin(t, "POST", "/1.0/images/aliases"+in, `{"name":"hidden-alias","target":"`+fp+`"}`)
@@ -77,7 +80,8 @@ func (p *peer) uploadTo(t *testing.T, project string, body []byte, header ...str
 func (p *peer) contents(name string) string {
 	var all []string
 	for _, path := range []string{"instances", "images", "images/aliases", "profiles", "instances/hidden-instance/snapshots",
-		"kiln/alias-history/hidden-alias", "storage-pools/default/volumes", "storage-pools/default/volumes/custom/hidden-volume/snapshots"} {
+		"kiln/alias-history/hidden-alias", "storage-pools/default/volumes", "storage-pools/default/volumes/custom/hidden-volume/snapshots",
+		"storage-pools/default/volumes/custom/hidden-volume/backups", "instances/hidden-instance/backups"} {
 		_, b := p.do("GET", "/1.0/"+path+"?recursion=1&project="+name, "")
 		all = append(all, string(b))
 	}
@@ -100,7 +104,7 @@ func TestRestrictedOnEveryRoute(t *testing.T) {
 		for method := range to.methods() {
 			for in, has := range theirs {
 				path := to.path
-				for part, value := range map[string]string{"{name...}": "hidden-alias", "{snap}": "hidden-snapshot",
+				for part, value := range map[string]string{"{name...}": "hidden-alias", "{snap}": "hidden-snapshot", "{backup}": "hidden-backup",
 					"{hash}": has.file, "{base}": has.file, "{other}": has.image, "{file}": "lxc.log", "{id}": "x",
 					"{fingerprint}": "0", "{type}": "custom", "{volume}": "hidden-volume", "{name}": nameFor(to.path, has)} {
 					path = strings.ReplaceAll(path, part, value)

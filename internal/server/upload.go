@@ -23,6 +23,11 @@ func header(r *http.Request, name string) string {
 	return r.Header.Get("X-Incus-" + name)
 }
 
+// isFile reports whether the body of a request is a file, where JSON would do as well.
+func isFile(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/octet-stream")
+}
+
 func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error) {
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
 		if !callerOf(r).trusted {

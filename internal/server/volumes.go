@@ -173,6 +173,9 @@ func (s *Server) getVolumes(w http.ResponseWriter, r *http.Request) (any, error)
 }
 
 func (s *Server) postVolumes(w http.ResponseWriter, r *http.Request) (any, error) {
+	if isFile(r) {
+		return s.postVolumeFile(w, r)
+	}
 	var post api.StorageVolumesPost
 	if err := readJSON(r, &post); err != nil {
 		return nil, err

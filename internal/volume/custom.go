@@ -35,6 +35,8 @@ type CustomState struct {
 	Description string            `json:"description,omitempty"`
 	Config      map[string]string `json:"config"`
 	CreatedAt   time.Time         `json:"created_at"`
+	// Backups is the UUID by which the backups of the volume are kept; "": it had none yet.
+	Backups string `json:"backups,omitempty"`
 }
 
 const (

@@ -142,7 +142,7 @@ func (p *Pool) SnapshotCustom(ctx context.Context, n CustomName, snap string, at
 			return kiln.Errorf(kiln.KindOf(err), "snapshot %s/%s: %w", n.Name, snap, err)
 		}
 		s := snapshotState{c.CustomState, expires}
-		s.CreatedAt = at
+		s.CreatedAt, s.Backups = at, ""
 		return errors.Join(writeSnapshotState(temp, s), disk.SyncSystem(temp))
 	})
 	if exists {
@@ -384,8 +384,21 @@ func (p *Pool) CopyCustom(ctx context.Context, from CustomName, snap string, to 
 	})
 }
 
+// wholeSnapshots gives the snapshots of a custom volume whose files are to be copied. Errors:
+// Invalid, Integrity.
+func (p *Pool) wholeSnapshots(n CustomName) ([]CustomSnapshot, error) {
+	list, err := p.CustomSnapshots(n)
+	for _, s := range list {
+		if s.Damage != "" {
+			return nil, kiln.Errorf(kiln.Integrity, "snapshot %s/%s is damaged: %s; delete it, or leave the snapshots out: "+
+				"--volume-only", n.Name, s.Name, s.Damage)
+		}
+	}
+	return list, err
+}
+
 func (p *Pool) copyCustomSnapshots(ctx context.Context, from CustomName, temp string) error {
-	list, err := p.CustomSnapshots(from)
+	list, err := p.wholeSnapshots(from)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -393,10 +406,6 @@ func (p *Pool) copyCustomSnapshots(ctx context.Context, from CustomName, temp st
 		return err
 	}
 	for _, s := range list {
-		if s.Damage != "" {
-			return kiln.Errorf(kiln.Integrity, "snapshot %s/%s is damaged: %s; delete it, or leave the snapshots out: "+
-				"--volume-only", from.Name, s.Name, s.Damage)
-		}
 		dir := filepath.Join(temp, "snapshots", s.Name)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err

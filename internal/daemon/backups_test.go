@@ -29,9 +29,13 @@ func TestBackupIsWholeOrNothing(t *testing.T) {
 		wait(t, o, err)
 	}
 	create("c1")
-	o, err := d.CreateBackup(t.Context(), "c1", NewBackup{Name: "b", Compression: "gzip"})
+	b, err := d.InstanceBackups(t.Context(), "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := b.Create(t.Context(), NewBackup{Name: "b", Compression: "gzip"})
 	wait(t, o, err)
-	f, err := d.OpenBackup(t.Context(), "c1", "b")
+	f, err := b.Open(t.Context(), "b")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,9 +94,17 @@ func TestBackupsStay(t *testing.T) {
 	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(t)), nil)
 	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}})
 	wait(t, o, err)
+	backups := func() Backups {
+		t.Helper()
+		b, err := d.InstanceBackups(t.Context(), "c1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
 	backUp := func(name string) {
 		t.Helper()
-		o, err := d.CreateBackup(t.Context(), "c1", NewBackup{Name: name, Compression: "none"})
+		o, err := backups().Create(t.Context(), NewBackup{Name: name, Compression: "none"})
 		wait(t, o, err)
 	}
 	rebuild := func() {
@@ -108,7 +120,7 @@ func TestBackupsStay(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		list, err := d.Backups(t.Context(), "c1")
+		list, err := backups().List()
 		var got []string
 		for _, b := range list {
 			got = append(got, b.Name)
@@ -124,13 +136,10 @@ func TestBackupsStay(t *testing.T) {
 	has("first", "second")
 
 	// One that is being written while the instance is rebuilt: the owner was looked up before.
-	of, err := d.backupOwner(t.Context(), "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	of := backups()
 	rebuild()
-	o = d.backupOp(t.Context(), "", "c1", "third", func(ctx context.Context, o *op.Operation) error {
-		return d.writeBackup(ctx, o, "c1", of, NewBackup{Name: "third"}, archive.Compression{})
+	o = of.op(t.Context(), "", "third", func(ctx context.Context, o *op.Operation) error {
+		return of.write(ctx, o, NewBackup{Name: "third"}, archive.Compression{})
 	})
 	wait(t, o, nil)
 	has("first", "second", "third")
