@@ -111,10 +111,13 @@ func (b Backups) tell(ctx context.Context, action, which string, details map[str
 func (b Backups) urlOf(which string) string { return b.url + "/backups/" + which }
 
 // Create writes a backup, also of what is in use, and keeps it until it expires or is
-// deleted. Its name is in the resources of the operation. Errors: Invalid, Conflict; others
-// are the operation's.
+// deleted. Its name is in the resources of the operation. Errors: Denied when the project
+// doesn't allow it, Invalid, Conflict; others are the operation's.
 func (b Backups) Create(ctx context.Context, n NewBackup) (*op.Operation, error) {
-	var err error
+	err := b.d.instances.CheckKeeping(ctx, instance.Backups)
+	if err != nil {
+		return nil, err
+	}
 	if n.Compression == "" {
 		if n.Compression, err = b.d.setting(ctx, backupFormat); err != nil {
 			return nil, err

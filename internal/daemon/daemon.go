@@ -153,6 +153,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.db.OnChange(d.stale.note)
+	d.db.OnRow(instance.Forbids)
 	if err := d.firstStart(ctx); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -299,12 +300,18 @@ func checkProject(p db.Project) error {
 			}
 			continue
 		}
-		if strings.HasPrefix(key, "limits.") || strings.HasPrefix(key, "restricted") {
+		if key == "restricted" || strings.HasPrefix(key, "restricted.") {
+			if err := instance.CheckRule(key, value); err != nil {
+				return err
+			}
+			continue
+		}
+		if strings.HasPrefix(key, "limits.") {
 			return kiln.Errorf(kiln.Unsupported, "%s isn't supported by this version of kiln, which would not hold to it; "+
 				"projects have %s", key, strings.Join(slices.Concat(db.CountLimits(), db.SumLimits()), ", "))
 		}
 		return kiln.Errorf(kiln.Invalid, "unknown key %q of a project%s", key, kiln.DidYouMean(key,
-			slices.Concat(slices.Collect(maps.Keys(features)), db.CountLimits(), db.SumLimits())))
+			slices.Concat(slices.Collect(maps.Keys(features)), db.CountLimits(), db.SumLimits(), instance.RuleKeys())))
 	}
 	return nil
 }

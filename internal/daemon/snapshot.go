@@ -32,6 +32,9 @@ func (d *Daemon) Snapshot(ctx context.Context, instance, name string) (instance.
 // one of the instance's pattern; the name is in the operation's resources.
 // Errors: NotFound, Invalid, Conflict; others are the operation's.
 func (d *Daemon) CreateSnapshot(ctx context.Context, name string, n instance.NewSnapshot) (*op.Operation, error) {
+	if err := d.instances.CheckKeeping(ctx, instance.Snapshots); err != nil {
+		return nil, err
+	}
 	if n.Name == "" {
 		var err error
 		if n.Name, err = d.instances.SnapshotName(ctx, name); err != nil {

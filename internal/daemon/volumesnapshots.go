@@ -59,10 +59,13 @@ func (d *Daemon) holdUsers(in context.Context, name string, stopped bool) volume
 }
 
 // CreateVolumeSnapshot keeps the files of a custom storage volume as they are. Instances that
-// run and have it stand still for a moment. Errors: NotFound, Invalid, Conflict; others are
-// the operation's.
+// run and have it stand still for a moment. Errors: NotFound, Denied when the project doesn't
+// allow it, Invalid, Conflict; others are the operation's.
 func (d *Daemon) CreateVolumeSnapshot(ctx context.Context, name string, s NewVolumeSnapshot) (*op.Operation, error) {
 	v, err := d.Volume(ctx, name)
+	if err == nil {
+		err = d.instances.CheckKeeping(ctx, instance.Snapshots)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ type DB struct {
 	moves atomic.Uint64
 
 	changed func(Changes) // nil: nobody wants to know
+	forbids Forbids
 
 	dir     string
 	reserve *disk.Reserve
@@ -213,6 +214,7 @@ func (d *DB) Close() error { return errors.Join(d.read.Close(), d.write.Close())
 type Tx struct {
 	tx      *sql.Tx
 	changes Changes
+	forbids Forbids
 }
 
 type freeingKey struct{}
@@ -240,7 +242,7 @@ func (d *DB) once(ctx context.Context, f func(*Tx) error) error {
 	}
 	defer tx.Rollback()
 	_ = d.reserve.Keep(d.dir) // without it, a full disk is told by what comes next
-	t := &Tx{tx: tx}
+	t := &Tx{tx: tx, forbids: d.forbids}
 	err = f(t)
 	if err == nil {
 		err = tx.Commit()

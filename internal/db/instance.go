@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -134,7 +135,7 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 		if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
 			return err
 		}
-		if err := checkLimits(ctx, tx, in); err != nil {
+		if err := cmp.Or(checkLimits(ctx, tx, in), checkRules(ctx, tx, in, id)); err != nil {
 			return err
 		}
 		for _, s := range snapshots {
@@ -160,6 +161,7 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		}
 		tx.instanceChanged(ctx, name)
 		before, had := slices.Clone(i.Profiles), maps.Clone(i.Config)
+		devices := maps.Clone(i.Devices)
 		if err := f(&i); err != nil {
 			return err
 		}
@@ -172,14 +174,16 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 		_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
 			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ? WHERE id = ?`,
 			append(i.values()[1:], id)...)
-		if err != nil || !others && !limited(had, i.Config) {
+		limits := others || limited(had, i.Config)
+		rules := limits || reconfigured(had, i.Config) || !maps.EqualFunc(devices, i.Devices, maps.Equal)
+		if err != nil || !rules {
 			return err
 		}
 		in, err := projectID(ctx, tx.tx, project.Instances)
-		if err != nil {
-			return err
+		if err == nil && limits {
+			err = checkLimits(ctx, tx, in)
 		}
-		return checkLimits(ctx, tx, in)
+		return cmp.Or(err, checkRules(ctx, tx, in, id))
 	})
 }
 
@@ -224,7 +228,7 @@ func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles [
 		if err := setProfiles(into, tx, instancesProfiles, id, profiles); err != nil {
 			return err
 		}
-		if err := checkLimits(ctx, tx, in); err != nil {
+		if err := cmp.Or(checkLimits(ctx, tx, in), checkRules(ctx, tx, in, id)); err != nil {
 			return err
 		}
 		had, err := profilesOf(ctx, tx.tx, snapshotsProfiles,

@@ -3,8 +3,10 @@ package db
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -39,14 +41,9 @@ func limited(a, b map[string]string) bool {
 // checkLimits refuses what was just changed if a project's instances are too many now, or
 // may have too much together. The error is Denied.
 func checkLimits(ctx context.Context, tx *Tx, in int64) error {
-	var p Project
-	err := p.scan(tx.tx.QueryRowContext(ctx, `SELECT `+projectColumns+` FROM projects WHERE id = ?`, in))
+	p, err := ruledProject(ctx, tx, in)
 	if err != nil {
-		return known(err)
-	}
-	if p.Damage != "" { // what it may have isn't known
-		return kiln.Errorf(kiln.Integrity, "project %q can't be used: %s; bring a copy of the database back: "+
-			"kiln admin restore-database", p.Name, p.Damage)
+		return err
 	}
 	var n int
 	if err := tx.tx.QueryRowContext(ctx, `SELECT count(*) FROM instances WHERE project_id = ?`, in).Scan(&n); err != nil {
@@ -65,8 +62,9 @@ func checkLimits(ctx context.Context, tx *Tx, in int64) error {
 	if err != nil {
 		return err
 	}
+	instances := slices.SortedFunc(maps.Values(all), func(a, b Instance) int { return strings.Compare(a.Name, b.Name) })
 	for _, key := range SumLimits() {
-		if err := checkSum(p, key, all); err != nil {
+		if err := checkSum(p, key, instances); err != nil {
 			return err
 		}
 	}
@@ -100,43 +98,51 @@ func checkSum(p Project, key string, instances []Instance) error {
 	return nil
 }
 
-// expandedConfigs gives the instances of a project, each with its name and its
-// configuration over that of its profiles. What can't be read of a row is left out.
-func expandedConfigs(ctx context.Context, q queryer, in int64) ([]Instance, error) {
-	of := map[int64]map[string]string{}
-	lay := func(id int64, over map[string]string) {
-		if of[id] == nil {
-			of[id] = map[string]string{}
+// expandedConfigs gives the instances of a project by their rows, each with its name, and its
+// configuration and devices over those of its profiles. What can't be read of a row is left
+// out.
+func expandedConfigs(ctx context.Context, q queryer, in int64) (map[int64]Instance, error) {
+	all := map[int64]Instance{}
+	lay := func(id int64, config map[string]string, devices map[string]map[string]string) Instance {
+		i, ok := all[id]
+		if !ok {
+			i = Instance{Config: map[string]string{}, Devices: map[string]map[string]string{}}
+			all[id] = i
 		}
-		for k, v := range over {
+		for k, v := range config {
 			if v != "" {
-				of[id][k] = v
+				i.Config[k] = v
 			}
 		}
+		maps.Copy(i.Devices, devices)
+		return i
 	}
-	err := each(ctx, q, `SELECT o.instance_id, p.config FROM instances_profiles o JOIN profiles p ON p.id = o.profile_id
+	err := each(ctx, q, `SELECT o.instance_id, p.config, p.devices FROM instances_profiles o JOIN profiles p ON p.id = o.profile_id
 		WHERE o.instance_id IN (SELECT id FROM instances WHERE project_id = ?) ORDER BY o.instance_id, o.position`,
 		[]any{in}, func(rows *sql.Rows) error {
 			var id int64
 			var config map[string]string
-			err := rows.Scan(&id, noted{"config", jsonColumn{&config}, new(string)})
-			lay(id, config)
+			var devices map[string]map[string]string
+			err := rows.Scan(&id, noted{"config", jsonColumn{&config}, new(string)},
+				noted{"devices", jsonColumn{&devices}, new(string)})
+			lay(id, config, devices)
 			return err
 		})
 	if err != nil {
 		return nil, err
 	}
-	var list []Instance
-	err = each(ctx, q, `SELECT id, name, config FROM instances WHERE project_id = ? ORDER BY name`, []any{in},
+	err = each(ctx, q, `SELECT id, name, config, devices FROM instances WHERE project_id = ?`, []any{in},
 		func(rows *sql.Rows) error {
 			var id int64
 			var i Instance
-			err := rows.Scan(&id, noted{"name", &i.Name, &i.Damage}, noted{"config", jsonColumn{&i.Config}, &i.Damage})
-			lay(id, i.Config)
-			if i.Config = of[id]; i.Damage == "" {
-				list = append(list, i)
+			err := rows.Scan(&id, noted{"name", &i.Name, &i.Damage}, noted{"config", jsonColumn{&i.Config}, &i.Damage},
+				noted{"devices", jsonColumn{&i.Devices}, new(string)})
+			whole := lay(id, i.Config, i.Devices)
+			whole.Name = i.Name
+			if all[id] = whole; i.Damage != "" {
+				delete(all, id)
 			}
 			return err
 		})
-	return list, err
+	return all, err
 }

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -71,7 +72,10 @@ func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 		if err != nil {
 			return err
 		}
-		return createProfile(ctx, tx, in, p)
+		if err := createProfile(ctx, tx, in, p); err != nil {
+			return err
+		}
+		return checkProfileRules(ctx, tx, in, p.Name)
 	})
 }
 
@@ -94,7 +98,7 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 			return kiln.Errorf(kiln.Integrity, "profile %q can't be changed: %s; take it from its instances and delete it, or "+
 				"bring a copy of the database back: kiln admin restore-database", name, p.Damage)
 		}
-		had := maps.Clone(p.Config)
+		had, devices := maps.Clone(p.Config), maps.Clone(p.Devices)
 		if err := f(&p); err != nil {
 			return err
 		}
@@ -104,15 +108,17 @@ func (d *DB) EditProfile(ctx context.Context, name string, f func(*Profile) erro
 		}
 		_, err = tx.tx.ExecContext(ctx, `UPDATE profiles SET description = ?, config = ?, devices = ?
 			WHERE project_id = ? AND name = ?`, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)), in, name)
-		if err != nil || !limited(had, p.Config) {
+		limits := limited(had, p.Config)
+		if err != nil || !limits && !reconfigured(had, p.Config) && maps.EqualFunc(devices, p.Devices, maps.Equal) {
 			return err
 		}
-		return checkUsers(ctx, tx, in, name)
+		return cmp.Or(checkProfileRules(ctx, tx, in, name), checkUsers(ctx, tx, in, name, limits))
 	})
 }
 
-// checkUsers is checkLimits for the projects whose instances have a profile.
-func checkUsers(ctx context.Context, tx *Tx, in int64, profile string) error {
+// checkUsers is checkRules, and with limits also checkLimits, for the projects whose instances
+// have a profile.
+func checkUsers(ctx context.Context, tx *Tx, in int64, profile string, limits bool) error {
 	var projects []int64
 	err := each(ctx, tx.tx, `SELECT DISTINCT i.project_id FROM instances i JOIN instances_profiles o ON o.instance_id = i.id
 		JOIN profiles p ON p.id = o.profile_id WHERE p.project_id = ? AND p.name = ?`, []any{in, profile},
@@ -123,7 +129,10 @@ func checkUsers(ctx context.Context, tx *Tx, in int64, profile string) error {
 			return err
 		})
 	for _, id := range projects {
-		err = errors.Join(err, checkLimits(ctx, tx, id))
+		if limits {
+			err = errors.Join(err, checkLimits(ctx, tx, id))
+		}
+		err = errors.Join(err, checkRules(ctx, tx, id, everyInstance))
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -154,13 +155,16 @@ func (d *DB) EditProject(ctx context.Context, name string, f func(*Project, Cont
 		var id int64
 		err = tx.tx.QueryRowContext(ctx, `UPDATE projects SET description = ?, config = ? WHERE name = ? RETURNING id`,
 			p.Description, toJSON(orEmpty(p.Config)), name).Scan(&id)
-		if err != nil || !limited(had, p.Config) {
-			return err
+		if err == nil && limited(had, p.Config) {
+			err = checkLimits(ctx, tx, id)
 		}
-		if err := checkLimits(ctx, tx, id); err != nil {
-			return kiln.Errorf(kiln.Conflict, "%w", err)
+		if err == nil && ruled(had, p.Config) {
+			err = cmp.Or(checkRules(ctx, tx, id, everyInstance), checkProfileRules(ctx, tx, id))
 		}
-		return nil
+		if errors.Is(err, kiln.Denied) { // it is what there is already that stands in the way
+			err = kiln.Errorf(kiln.Conflict, "%w", err)
+		}
+		return err
 	})
 }
 

@@ -52,6 +52,9 @@ func (s *Set) Check(ctx context.Context, c Config) error {
 	if err := s.CheckAccess(ctx, c); err != nil { // first: the rest tells of the host
 		return err
 	}
+	if err := s.checkRules(ctx, "the instance", c, Config{}); err != nil {
+		return err
+	}
 	if err := s.check(ctx, c); err != nil {
 		return err
 	}

@@ -30,6 +30,9 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	if err := s.checkAccess(ctx, "snapshot "+name, snapshotConfig(snap), i.Config); err != nil {
 		return err
 	}
+	if err := s.checkRules(ctx, "snapshot "+name, snapshotConfig(snap), i.Config); err != nil {
+		return err
+	}
 	runs := s.running(db.Instance{Config: i.Options}) != nil
 	if runs {
 		if err := s.planRestart(ctx, instance, true); err != nil {

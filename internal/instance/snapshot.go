@@ -180,6 +180,9 @@ func takenSnapshot(instance, name string) error {
 }
 
 func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
+	if err := s.CheckKeeping(ctx, Snapshots); err != nil {
+		return err
+	}
 	if err := s.CheckSnapshot(ctx, i.Name, n.Name); err != nil {
 		return err
 	}

@@ -40,6 +40,9 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err := s.checkAccess(ctx, "the instance", c, i.Config); err != nil {
 		return nil, err
 	}
+	if err := s.checkRules(ctx, "the instance", c, i.Config); err != nil {
+		return nil, err
+	}
 	if err := s.check(ctx, c); err != nil {
 		return nil, err
 	}
