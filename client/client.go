@@ -24,6 +24,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/foreign"
 )
 
 // A Client talks to one server.
@@ -381,7 +382,7 @@ func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) 
 			return c.unreachable(ctx, err)
 		}
 		var e api.Event
-		if err := json.Unmarshal(b, &e); err != nil {
+		if err := foreign.Unmarshal(b, maxAnswer, &e); err != nil {
 			return err
 		}
 		if err := fn(e); err != nil {

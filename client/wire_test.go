@@ -73,29 +73,6 @@ func TestDownloadNames(t *testing.T) {
 	}
 }
 
-// TestBounded: an answer may have as much as the bounds say, and no more.
-func TestBounded(t *testing.T) {
-	for text, most := range map[string]int64{"{": maxObjects, ",": maxValues, " ": maxAnswer} {
-		for more := range int64(2) {
-			b := newBounded(io.LimitReader(repeated(text), most+more), "x")
-			if n, err := io.Copy(io.Discard, b); errors.Is(err, kiln.TooLarge) != (more > 0) || n > most {
-				t.Errorf("%d of %q: %d were read, %v", most+more, text, n, err)
-			}
-		}
-	}
-}
-
-// repeated is a byte without end.
-type repeated string
-
-// Read implements io.Reader.
-func (r repeated) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = r[0]
-	}
-	return len(b), nil
-}
-
 // TestAnswerEnds: a server that stops in the middle of its answer is given up in the end.
 func TestAnswerEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

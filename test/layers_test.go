@@ -25,6 +25,7 @@ var ladder = map[string]int{
 	"internal/db":                2,
 	"internal/event":             1,
 	"internal/filter":            1,
+	"internal/foreign":           1,
 	"internal/op":                2,
 	"internal/project":           1,
 	"internal/thread":            1,

@@ -24,6 +24,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/foreign"
 	"github.com/kiln-containers/kiln/internal/op"
 )
 
@@ -32,6 +33,12 @@ import (
 const (
 	maxJSON          = 4 << 20
 	maxUntrustedJSON = 64 << 10
+)
+
+// The objects and values in it. An instance has 10,000 options at most and 500 devices.
+const (
+	maxObjects = 1 << 14
+	maxValues  = 1 << 17
 )
 
 // maxHeader bounds the first line and the headers of a request, in bytes. Aliases and
@@ -52,13 +59,15 @@ type Server struct {
 	holders   holders
 	streams   streams
 	responses responses
+	arrivals  chan struct{} // as many as are read at once
 	shutdown  func()
 }
 
 // New makes the server of a daemon. shutdown is called when a client asks the
 // daemon to end with its instances stopped.
 func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
-	s := &Server{d: d, log: log, mux: http.NewServeMux(), aliases: http.NewServeMux(), shutdown: shutdown}
+	s := &Server{d: d, log: log, mux: http.NewServeMux(), aliases: http.NewServeMux(), shutdown: shutdown,
+		arrivals: make(chan struct{}, largeArrivals)}
 	d.WatchClients(s.reconsider)
 	d.SendImagesToInstances(s.sendImageToInstance)
 	for _, to := range s.routes() {
@@ -328,7 +337,11 @@ func readJSON(r *http.Request, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(b, v); err != nil {
+	err = foreign.Unmarshal(b, foreign.Limit{Bytes: limit, Objects: maxObjects, Values: maxValues}, v)
+	if errors.Is(err, kiln.TooLarge) {
+		return kiln.Errorf(kiln.TooLarge, "the request is too large: %w", err)
+	}
+	if err != nil {
 		return kiln.Errorf(kiln.Invalid, "the request is not the JSON that is expected here: %w", err)
 	}
 	return nil

@@ -1,18 +1,21 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"mime/multipart"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/foreign"
 )
 
 // shareInstance makes a secret by which another server can copy an instance.
@@ -91,7 +94,7 @@ func (s *Server) receiveInstance(w http.ResponseWriter, r *http.Request) (any, e
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "the request is no form: %w", err)
 	}
-	a, err := arrivalOf(form)
+	a, err := s.arrivalOf(w, r, form)
 	if err != nil {
 		return nil, drained(w, r, err)
 	}
@@ -108,17 +111,50 @@ func (s *Server) receiveInstance(w http.ResponseWriter, r *http.Request) (any, e
 	return o, nil
 }
 
-// maxArrival bounds what is said of an instance that is brought, in bytes.
-const maxArrival = 64 << 20
+// maxArrival bounds what is said of an instance that is brought. One with 10,000 snapshots
+// has some 100,000 objects.
+var maxArrival = foreign.Limit{Bytes: 64 << 20, Objects: 1 << 18, Values: 1 << 21}
 
-// arrivalOf reads the first part of a form.
-func arrivalOf(form *multipart.Reader) (api.InstanceArrival, error) {
+// What has more than smallArrival bytes may take much memory: largeArrivals are read at
+// once, each within arrivalTime.
+const (
+	smallArrival  = 64 << 10
+	largeArrivals = 2
+	arrivalTime   = time.Minute
+)
+
+// arrivalOf reads the first part of a form. Errors: Invalid, TooLarge, Busy, Timeout.
+func (s *Server) arrivalOf(w http.ResponseWriter, r *http.Request, form *multipart.Reader) (api.InstanceArrival,
+	error) {
 	var a api.InstanceArrival
 	part, err := form.NextRawPart()
 	if err != nil || part.FormName() != "instance" {
 		return a, kiln.Errorf(kiln.Invalid, "the first part of the form isn't \"instance\"")
 	}
-	if err := json.NewDecoder(io.LimitReader(part, maxArrival)).Decode(&a); err != nil {
+	in := bufio.NewReaderSize(part, smallArrival)
+	if _, err := in.Peek(smallArrival); err == nil {
+		late := time.NewTimer(arrivalTime)
+		defer late.Stop()
+		select {
+		case s.arrivals <- struct{}{}:
+			defer func() { <-s.arrivals }()
+		case <-late.C:
+			return a, kiln.Errorf(kiln.Busy, "other instances are arriving; try again later")
+		case <-r.Context().Done():
+			return a, r.Context().Err()
+		}
+		deadline := http.NewResponseController(w)
+		if deadline.SetReadDeadline(time.Now().Add(arrivalTime)) == nil {
+			defer func() { _ = deadline.SetReadDeadline(time.Time{}) }()
+		}
+	}
+	switch err := json.NewDecoder(foreign.NewReader(in, maxArrival)).Decode(&a); {
+	case errors.Is(err, kiln.TooLarge):
+		return a, kiln.Errorf(kiln.TooLarge, "what is said of the instance is too large: %w; delete snapshots that nobody "+
+			"needs, or copy it without them: --instance-only", err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return a, kiln.Errorf(kiln.Timeout, "the part \"instance\" didn't come within %v", arrivalTime)
+	case err != nil:
 		return a, kiln.Errorf(kiln.Invalid, "the part \"instance\" is not the JSON that is expected here: %w", err)
 	}
 	return a, nil
