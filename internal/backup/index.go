@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/yamlerr"
 )
 
 // maxIndex bounds index.yaml, in bytes: LXD has some three thousand for each snapshot.
@@ -169,7 +170,7 @@ func parseIndex(b []byte) (index, error) {
 	var i index
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	if err := d.Decode(&i); err != nil {
-		return i, kiln.Errorf(kiln.Invalid, "%s can't be read: %w", indexPath, err)
+		return i, kiln.Errorf(kiln.Invalid, "%s can't be read: %s", indexPath, yamlerr.Plain(err))
 	}
 	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return i, kiln.Errorf(kiln.Invalid, "%s has more than one document", indexPath)

@@ -22,11 +22,12 @@ type crossing struct {
 	post     api.InstancesPost
 	instance string // of from
 	secret   string // by which anybody can have it
+	move     bool   // is what the user asked for
 }
 
 // copyAcross copies an instance, or a snapshot as one, to another server.
 func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags) error {
-	x := &crossing{app: a, from: from, to: to}
+	x := &crossing{app: a, from: from, to: to, move: o.move}
 	var snap string
 	x.instance, snap, _ = strings.Cut(from.Name, "/")
 	if x.to.Name == "" {
@@ -114,6 +115,14 @@ func (x *crossing) run(ctx context.Context, mode string) error {
 	return x.relay(ctx)
 }
 
+// relayVerb is how the user has this client carry the instance.
+func (x *crossing) relayVerb() string {
+	if x.move {
+		return "kiln move --mode relay"
+	}
+	return "kiln copy --mode relay"
+}
+
 // pull has the target fetch the instance.
 func (x *crossing) pull(ctx context.Context) error {
 	r, err := x.app.Config()
@@ -129,7 +138,7 @@ func (x *crossing) pull(ctx context.Context) error {
 		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
 	}
 	if r.Remotes[x.from.Remote].Unix() {
-		if err := place.OverNetwork(ctx, x.from.Client, &s); err != nil {
+		if err := place.OverNetwork(ctx, x.from.Client, &s, x.relayVerb()); err != nil {
 			return err
 		}
 	}
@@ -247,6 +256,7 @@ func (a *app) moveAcross(ctx context.Context, from, to place.Place, o *copyFlags
 		return kiln.Errorf(kiln.Conflict, "instance %q is running and can't be moved to another server; stop it first, or "+
 			"copy it, which needs no stop", from.Name)
 	}
+	o.move = true
 	if err := a.copyAcross(ctx, from, to, o); err != nil {
 		return err
 	}

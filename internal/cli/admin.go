@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -41,6 +42,9 @@ func (a *app) adminCmd() *cobra.Command {
 		file := ""
 		if len(args) > 0 {
 			file = args[0]
+			if _, err := os.Stat(file); err != nil {
+				return fileError(err)
+			}
 		}
 		used, err := a.deps.RestoreDatabase(c.Context(), *dir, file)
 		if err != nil {

@@ -257,7 +257,7 @@ func (a *app) sendBackup(ctx context.Context, at place.Place, file, to, name str
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "open the backup %s: %w", file, bare(err))
+			return fileError(err)
 		}
 		defer f.Close()
 		fi, err := f.Stat()

@@ -49,6 +49,7 @@ func renameSnapshot(ctx context.Context, at place.Place, path, to string) error 
 type copyFlags struct {
 	only, noProfiles, ephemeral, refresh bool
 	hostAccess                           bool
+	move                                 bool // to delete the instance that is copied after that
 	config, devices, profiles            []string
 	pool, project                        string
 	mode                                 *string

@@ -9,13 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/yamlerr"
 )
 
 // maxYAML is the most that is read of what somebody edits, in bytes.
@@ -193,30 +193,10 @@ func eachField(a, b reflect.Value, f func(key string, a, b reflect.Value)) {
 	}
 }
 
-// wrongType is how the library tells of a value that doesn't fit.
-var wrongType = regexp.MustCompile("cannot construct !!(\\w+)(?: `([^`]*)`)? into (\\S+)")
-
 // notYAML is an error about YAML in words for people.
 func notYAML(err error) error {
-	text := wrongType.ReplaceAllStringFunc(err.Error(), func(s string) string {
-		m := wrongType.FindStringSubmatch(s)
-		found := map[string]string{"str": "a text", "map": "a map of keys and values", "seq": "a list", "int": "a number",
-			"bool": "true or false"}
-		want := m[3]
-		switch {
-		case strings.HasPrefix(want, "map["):
-			want = found["map"]
-		case strings.HasPrefix(want, "[]"):
-			want = found["seq"]
-		case want == "bool":
-			want = found["bool"]
-		case want == "string":
-			want = found["str"]
-		}
-		return strings.TrimSpace(fmt.Sprintf("%s %s", m[2], "is "+orElse(found[m[1]], m[1])+", and has to be "+want))
-	})
 	return kiln.Errorf(kiln.Invalid, "this is not the YAML that is expected here: %s; nothing was changed",
-		strings.TrimPrefix(strings.TrimPrefix(text, "yaml: "), "construct errors: "))
+		yamlerr.Plain(err))
 }
 
 // editor runs the user's editor on YAML.

@@ -73,7 +73,7 @@ func (p sender) check(source string) error {
 	}
 	fi, err := os.Stat(source)
 	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "%w", err)
+		return fileError(err)
 	}
 	if fi.IsDir() && !p.recursive {
 		return kiln.Errorf(kiln.Invalid, "%s is a directory; copy it with --recursive", source)

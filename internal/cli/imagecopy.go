@@ -352,7 +352,7 @@ func (c *copying) target(ctx context.Context) (api.ImagesPostSource, error) {
 	}
 	s := api.ImagesPostSource{Server: where.Server, Certificate: where.Certificate}
 	if r.Remotes[c.to.Remote].Unix() {
-		err = place.OverNetwork(ctx, c.to.Client, &s)
+		err = place.OverNetwork(ctx, c.to.Client, &s, place.ImageRelay)
 	}
 	return s, err
 }

@@ -195,7 +195,7 @@ func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 			}
 			if f.Role == kiln.Metadata {
 				return kiln.Errorf(kiln.Invalid, "the image has two files, which can't be told apart on standard output; "+
-					"export them into a directory")
+					"export them into a directory: kiln image export %s <directory>/", fp.Short())
 			}
 			if _, err := io.Copy(a.Out, s); err != nil {
 				return err
@@ -251,6 +251,18 @@ func bare(err error) error {
 	return err
 }
 
+// fileError is an error about a file here, which it names once.
+func fileError(err error) error {
+	var path *fs.PathError
+	switch {
+	case !errors.As(err, &path):
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return kiln.Errorf(kiln.NotFound, "no file %q", path.Path)
+	}
+	return kiln.Errorf(kiln.KindOf(err), "%s: %w", path.Path, path.Err)
+}
+
 // extension is what a file of an image may be called after its name.
 var extension = regexp.MustCompile(`^(\.[a-z0-9]{1,10}){0,2}$`)
 
@@ -284,6 +296,9 @@ func (a *app) imageHashCmd() *cobra.Command {
 			fp, err := format.Hash(c.Context(), args...)
 			if err == nil {
 				fmt.Fprintln(a.Out, fp)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fileError(err)
 			}
 			return err
 		}}

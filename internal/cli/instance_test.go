@@ -56,6 +56,8 @@ func TestInstanceVerbs(t *testing.T) {
 	s.ok("rename c1 c3")
 	s.fails("rename c3 b:c4", 2, "kiln move c3 b:c4")
 	s.ok("copy c3 c4")
+	s.fails("copy c3 b: --mode pull", 1, "kiln copy --mode relay")
+	s.fails("move c3 b:c4 --mode pull", 1, "kiln move --mode relay")
 	s.ok("copy c3 c5 --instance-only -c user.role=web --no-profiles -d root,type=disk,path=/,pool=default -e")
 	s.says("config get c5 user.role", "web\n")
 	s.fails("copy c3 c4", 4, "c4")
@@ -288,6 +290,7 @@ func TestPublishVerbs(t *testing.T) {
 	s.fails("publish c9", 3, `no instance "c9"`)
 	s.ok("rebuild c1")
 	s.ok("rebuild c1 golden")
+	s.fails("rebuild golden c1", 2, "the instance comes first: kiln rebuild c1 golden")
 	s.fails("rebuild c9", 3, "did you mean")
 	s.fails("rebuild c1 nothing", 3, `no image "nothing"`)
 }

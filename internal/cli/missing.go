@@ -15,6 +15,7 @@ func collections() map[string]string {
 	return map[string]string{
 		"instance": "/1.0/instances", "profile": "/1.0/profiles", "alias": "/1.0/images/aliases",
 		"mirror": "/1.0/kiln/mirrors", "network": "/1.0/networks", "pool": "/1.0/storage-pools", "warning": "/1.0/warnings",
+		"project": "/1.0/projects", "operation": "/1.0/operations",
 	}
 }
 
@@ -33,9 +34,16 @@ func (a *app) missing(ctx context.Context, at place.Place, noun string, err erro
 
 // nameList gives the names of the things of a collection.
 func nameList(ctx context.Context, at place.Place, collection string) ([]string, error) {
-	var items []any // URLs, or what they lead to
-	if _, err := at.Get(ctx, collection, nil, &items); err != nil {
+	var answer any
+	if _, err := at.Get(ctx, collection, nil, &answer); err != nil {
 		return nil, err
+	}
+	items, _ := answer.([]any)                 // URLs, or what they lead to
+	if by, ok := answer.(map[string]any); ok { // as operations by their status
+		for _, list := range by {
+			some, _ := list.([]any)
+			items = append(items, some...)
+		}
 	}
 	var names []string
 	for _, item := range items {

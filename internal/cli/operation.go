@@ -26,7 +26,7 @@ func (a *app) operationCmd() *cobra.Command {
 				}
 				var o api.Operation
 				if _, err := at.Get(c.Context(), p, nil, &o); err != nil {
-					return err
+					return a.missing(c.Context(), at, "operation", err)
 				}
 				return a.yaml(o)
 			}},
@@ -36,7 +36,7 @@ func (a *app) operationCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return at.Change(c.Context(), http.MethodDelete, p, nil, "")
+				return a.missing(c.Context(), at, "operation", at.Change(c.Context(), http.MethodDelete, p, nil, ""))
 			}},
 		&cobra.Command{Use: "wait <operation>", Short: "Wait for an operation to finish", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
@@ -45,7 +45,7 @@ func (a *app) operationCmd() *cobra.Command {
 					return err
 				}
 				_, err = at.Wait(c.Context(), at.Name)
-				return err
+				return a.missing(c.Context(), at, "operation", err)
 			}},
 	)
 	return c

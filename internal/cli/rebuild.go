@@ -148,7 +148,7 @@ func (a *app) rebuildOutdated(ctx context.Context, args []string, force bool) er
 func (a *app) rebuild(ctx context.Context, word, image string, post api.InstanceRebuildPost) error {
 	i, err := a.instance(ctx, word)
 	if err != nil {
-		return err
+		return a.otherWay(ctx, i.at, word, image, err)
 	}
 	if image != "" {
 		if post.Source, err = a.InstanceSource(ctx, image, i.at, false); err != nil {
@@ -166,6 +166,22 @@ func (a *app) rebuild(ctx context.Context, word, image string, post api.Instance
 		return err
 	}
 	return a.rebuildStopped(ctx, i, post)
+}
+
+// otherWay makes another error of one about an instance that isn't there, when the words
+// are an image and an instance.
+func (a *app) otherWay(ctx context.Context, at place.Place, word, image string, err error) error {
+	if image == "" || kiln.KindOf(err) != kiln.NotFound || at.Client == nil {
+		return err
+	}
+	if _, _, ierr := at.Images().Resolve(ctx, at.Name); ierr != nil && !strings.Contains(word, ":") {
+		return err
+	}
+	if _, ierr := a.instance(ctx, image); ierr != nil {
+		return err
+	}
+	return usageError{fmt.Errorf("%q is an instance, and %q is none: the instance comes first: kiln rebuild %s %s", image,
+		word, image, word)}
 }
 
 func rebuildRequest(name string, post api.InstanceRebuildPost) client.Request {

@@ -152,7 +152,7 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 	if o.caFile != "" {
 		ca, err := os.ReadFile(o.caFile)
 		if err != nil {
-			return err
+			return fileError(err)
 		}
 		c.CA = string(ca)
 	}

@@ -240,8 +240,12 @@ func (a *app) trustRevokeCmd() *cobra.Command {
 				}
 			}
 			if !found {
-				return kiln.Errorf(kiln.NotFound, "no unused join token for a client %q; see: kiln config trust list-tokens",
-					at.Name)
+				var known []string
+				for _, t := range tokens {
+					known = append(known, t.ClientName)
+				}
+				return kiln.Errorf(kiln.NotFound, "no unused join token for a client %q%s; see: kiln config trust list-tokens",
+					at.Name, kiln.DidYouMean(at.Name, known))
 			}
 			a.say("Join token for %s revoked", at.Name)
 			return nil

@@ -148,13 +148,22 @@ func (a *app) volumeOrSnapshot(ctx context.Context, pool, name string) (v heldVo
 	if v.snap != "" && err == nil {
 		v.Name, v.Type = name, ""
 	}
-	if kiln.KindOf(err) == kiln.NotFound && !strings.Contains(name, "/") {
-		known, lerr := nameList(ctx, v.at, volumesPath(v.at.Name, "custom"))
-		if lerr == nil && !slices.Contains(known, name) {
-			err = place.Missing("storage volume", name, known)
-		}
+	if !strings.Contains(name, "/") {
+		err = missingVolume(ctx, v.at, v.at.Name, name, err)
 	}
 	return v, err
+}
+
+// missingVolume is missing for a storage volume of a pool.
+func missingVolume(ctx context.Context, at place.Place, pool, name string, err error) error {
+	if kiln.KindOf(err) != kiln.NotFound {
+		return err
+	}
+	known, lerr := nameList(ctx, at, volumesPath(pool, "custom"))
+	if lerr != nil || slices.Contains(known, name) {
+		return err
+	}
+	return place.Missing("storage volume", name, known)
 }
 
 // save writes what can be changed of a volume.

@@ -93,7 +93,7 @@ func (a *app) volumeCopyCmd() *cobra.Command {
 			to.Client = to.WithProject(*project)
 		}
 		if err := to.Change(c.Context(), http.MethodPost, volumesPath(w.newPool, "custom"), post, ""); err != nil {
-			return err
+			return missingVolume(c.Context(), w.at, w.pool, w.name, err)
 		}
 		a.say("Storage volume copied successfully")
 		return nil
@@ -149,7 +149,7 @@ func (a *app) volumeMoveCmd() *cobra.Command {
 			}
 			post := api.StorageVolumePost{Name: w.newName, Pool: w.newPool}
 			if err := w.at.Change(c.Context(), http.MethodPost, volumePath(w.pool, "custom/"+w.name), post, ""); err != nil {
-				return err
+				return missingVolume(c.Context(), w.at, w.pool, w.name, err)
 			}
 			a.say("Storage volume moved successfully")
 			return nil

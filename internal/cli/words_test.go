@@ -82,7 +82,7 @@ func TestMistakes(t *testing.T) {
 	s.fails("config get c1 limits.memry", 3, `did you mean "limits.memory"?`)
 	s.says("config get c1 limits.memory", "\n")
 	s.fails("config get core.https_adress", 3, `did you mean "core.https_address"?`)
-	s.fails("config set core.https_adress x", 1, `did you mean "core.https_address"?`)
+	s.fails("config set core.https_adress x", 2, `did you mean "core.https_address"?`)
 	if _, err, code := s.run("init one c2 -c limits.foo=1"); code != 2 ||
 		err != "kiln: Unknown configuration key: \"limits.foo\"\n" {
 		t.Errorf("exit %d, %q", code, err)

@@ -319,6 +319,9 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 			a.spec.Name = t.Name
 		}
 		if a.spec.Name, release, err = d.claim(ctx, a.spec.Name); err != nil {
+			if errors.Is(err, kiln.Conflict) {
+				err = kiln.Errorf(kiln.Conflict, "%w; give another name after the file, or delete that one", err)
+			}
 			return err
 		}
 		n, err = d.planRestore(ctx, a, t)

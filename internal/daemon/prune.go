@@ -89,7 +89,7 @@ func unneeded(img kiln.Image, all bool) string {
 	case img.Damage != "": // what it is for can't be read
 	case len(img.Aliases) > 0:
 	case !img.ReplacedBy.IsZero():
-		return "an older version of " + img.ReplacedBy.Short()
+		return "replaced by " + img.ReplacedBy.Short()
 	case img.Cached:
 		return "cached, and no instance uses it"
 	case all:

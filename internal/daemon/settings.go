@@ -227,7 +227,7 @@ func checkSettings(change map[string]string) error {
 			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': %s", key, change[key], foreignSetting(key))
 		case !ok && strings.HasPrefix(key, "core.https_"):
 			hint := kiln.DidYouMean(key, slices.Collect(maps.Keys(known)))
-			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': this version of kiln has no such setting%s", key,
+			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': this version of kiln has no such setting%s", key,
 				change[key], hint)
 		case !ok && change[key] == "":
 			continue // what a damaged row may have

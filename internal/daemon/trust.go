@@ -198,12 +198,21 @@ func (d *Daemon) Client(ctx context.Context, word string) (Client, error) {
 	switch len(list) {
 	case 0:
 		return Client{}, kiln.Errorf(kiln.NotFound, "Certificate not found: no trusted client has the name, or a "+
-			"fingerprint that begins with, %q; see: kiln config trust list", word)
+			"fingerprint that begins with, %q%s; see: kiln config trust list", word, kiln.DidYouMean(word, clientNames(all)))
 	case 1:
 		return list[0], nil
 	}
 	return Client{}, kiln.Errorf(kiln.Ambiguous, "%d certificates have the name, or begin with, %q; type more digits of "+
 		"the fingerprint", len(list), word)
+}
+
+// clientNames are what clients are called.
+func clientNames(all []Client) []string {
+	var names []string
+	for _, c := range all {
+		names = append(names, c.Name)
+	}
+	return names
 }
 
 // AddClient trusts a certificate from now on. Errors: Conflict, Invalid for one

@@ -170,6 +170,9 @@ func (d *Daemon) RestoreVolume(ctx context.Context, name, snap string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := d.pool.CustomSnapshot(v.CustomName, snap); err != nil {
+		return err // before anybody is asked to stop
+	}
 	quiet := d.holdUsers(ctx, name, true)
 	resume, err := quiet(ctx) // before any work is done
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/yamlerr"
 )
 
 // MaxMetadata is the largest metadata.yaml, in bytes (the limit of Incus).
@@ -55,7 +56,7 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(b, &doc); err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is not YAML: %w", err)
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is not YAML: %s", yamlerr.Plain(err))
 	}
 	plain, warnings, err := plainTree(&doc)
 	if err != nil {
@@ -67,7 +68,7 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 	wholeSeconds(plain, &warnings)
 	var m Metadata
 	if err := plain.Decode(&m); err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %w", err)
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %s", yamlerr.Plain(err))
 	}
 	for _, file := range slices.Sorted(maps.Keys(m.Templates)) {
 		if t := m.Templates[file]; t != nil {

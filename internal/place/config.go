@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/trust"
+	"github.com/kiln-containers/kiln/internal/yamlerr"
 )
 
 // A Remote is a server as the file of remotes has it. The keys are those of lxc and
@@ -90,7 +91,9 @@ func Read(dir string) (*Config, error) {
 		err = fmt.Errorf("it is larger than %s", kiln.FormatSize(maxConfig))
 	}
 	if err == nil {
-		err = yaml.Unmarshal(b, c)
+		if err = yaml.Unmarshal(b, c); err != nil {
+			err = errors.New(yamlerr.Plain(err))
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, kiln.Errorf(kiln.Invalid, "read the remotes in %s: %w", path, err)

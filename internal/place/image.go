@@ -185,7 +185,7 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 		return s, err
 	}
 	if c.Unix() {
-		if err := OverNetwork(ctx, at, &s); err != nil || offline {
+		if err := OverNetwork(ctx, at, &s, ImageRelay); err != nil || offline {
 			return s, err
 		}
 	}
@@ -231,17 +231,20 @@ func (r *Resolver) InstanceSource(ctx context.Context, word string, to Place, of
 	}, nil
 }
 
+// ImageRelay sends an image through the client.
+const ImageRelay = "kiln image copy --mode relay"
+
 // OverNetwork says how a server that the client reaches by a socket is reached by
-// others. The error is Unsupported if it isn't.
-func OverNetwork(ctx context.Context, at *client.Client, s *api.ImagesPostSource) error {
+// others. The error is Unsupported if it isn't, and names the verb that does without.
+func OverNetwork(ctx context.Context, at *client.Client, s *api.ImagesPostSource, instead string) error {
 	var server api.Server
 	if _, err := at.Get(ctx, "/1.0", nil, &server); err != nil {
 		return err
 	}
 	if server.Environment == nil || len(server.Environment.Addresses) == 0 {
 		return kiln.Errorf(kiln.Unsupported, "the source server isn't listening on the network, so that no other server "+
-			"can fetch from it; have it listen with: kiln config set core.https_address \":8443\"; or send the image through "+
-			"this client first: kiln image copy --mode relay")
+			"can fetch from it; have it listen with: kiln config set core.https_address \":8443\"; or send it through "+
+			"this client: %s", instead)
 	}
 	s.Server, s.Certificate, s.Protocol = "https://"+server.Environment.Addresses[0], server.Environment.Certificate,
 		kiln.ProtocolLXD

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
@@ -42,6 +43,13 @@ func (s *Server) Listeners(ctx context.Context) *Listeners {
 // can't be had, nothing changes. Connections on an address that is given up end.
 // The error is Invalid.
 func (n *Listeners) Listen(addresses []string) error {
+	at := map[string]string{}
+	for _, a := range addresses {
+		var err error
+		if at[a], err = numeric(n.ctx, a); err != nil {
+			return err
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var old []*listener
@@ -55,7 +63,7 @@ func (n *Listeners) Listen(addresses []string) error {
 		if n.open[a] != nil || added[a] != nil {
 			continue
 		}
-		l, err := listenBeside(n.ctx, a, old)
+		l, err := listenBeside(n.ctx, at[a], old)
 		if err != nil {
 			for _, l := range added {
 				err = errors.Join(err, l.Close())
@@ -77,6 +85,36 @@ func (n *Listeners) Listen(addresses []string) error {
 		n.serve(a, l)
 	}
 	return nil
+}
+
+// lookupTime is how long a name of this host may be looked up: whoever sets it waits.
+const lookupTime = 5 * time.Second
+
+// numeric is an address, with a number where it has the name of a host. The error is
+// Invalid.
+func numeric(ctx context.Context, address string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		return address, nil // which whoever listens on it says what is wrong with
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return address, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	list, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil || len(list) == 0 {
+		return "", kiln.Errorf(kiln.Invalid, "%s is not an address, and can't be looked up as the name of one (%v); write "+
+			"an address of this host, as in 192.0.2.1:8443, or :8443 for all", host, err)
+	}
+	ip := list[0].Unmap()
+	for _, other := range list {
+		if other = other.Unmap(); other.Is4() {
+			ip = other
+			break
+		}
+	}
+	return net.JoinHostPort(ip.String(), port), nil
 }
 
 // serve answers on an address until it is given up.

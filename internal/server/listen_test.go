@@ -42,6 +42,25 @@ func (p *peer) listeners(t *testing.T) *Listeners {
 	return n
 }
 
+// TestListenOnAName listens on the address that a name of this host has, and says what is
+// wanted where a name has none.
+func TestListenOnAName(t *testing.T) {
+	n := start(t).listeners(t)
+	_, port := freeAddress(t)
+	if err := n.Listen([]string{"localhost:" + port}); err != nil {
+		t.Error(err)
+	}
+	if c, err := net.Dial("tcp", "127.0.0.1:"+port); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	err := n.Listen([]string{"nowhere.invalid:" + port})
+	if !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), "nowhere.invalid is not an address") {
+		t.Error(err)
+	}
+}
+
 // TestListenMovesOnItsPort moves between addresses that share a port. Whoever connects
 // meanwhile is never refused.
 func TestListenMovesOnItsPort(t *testing.T) {
