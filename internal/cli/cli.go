@@ -53,13 +53,18 @@ type app struct {
 	*place.Resolver // what words mean
 	deps            Deps
 	quiet, debug    bool
-	lines           *bufio.Reader // of what the user types
+	lines           *bufio.Reader   // of what the user types
+	interrupted     <-chan struct{} // closed when they pressed ctrl-c
 }
 
 // exitCode ends the program with a code of its own, without a word.
 type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit %d", int(c)) }
+
+// interruptedPrompt is how a question ends that was answered by ctrl-c: as a program that
+// is killed by SIGINT ends, for the shell.
+const interruptedPrompt exitCode = 130
 
 // usageError is a mistake in the words of the command line.
 type usageError struct{ error }
@@ -68,7 +73,8 @@ type usageError struct{ error }
 func Main(ctx context.Context, args []string, io Streams, deps Deps) int {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	a := &app{Streams: io, deps: deps, Resolver: &place.Resolver{Version: deps.Version, Stall: deps.Stall}}
+	a := &app{Streams: io, deps: deps, interrupted: ctx.Done(),
+		Resolver: &place.Resolver{Version: deps.Version, Stall: deps.Stall}}
 	a.Warn = func(text string) { a.remark("%s", text) }
 	root := a.root()
 	root.SetArgs(execArgs(args))

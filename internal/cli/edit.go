@@ -57,7 +57,10 @@ func edit[T any](a *app, help string, now T, whole any, tag string, save func(T,
 			return nil
 		}
 		fmt.Fprintf(a.Err, "kiln: %s\nPress enter to edit again, or ctrl-c to discard the changes\n", printable(err.Error()))
-		if _, rerr := a.readLine(); rerr != nil {
+		switch _, rerr := a.readLine(); {
+		case errors.Is(rerr, interruptedPrompt):
+			return rerr
+		case rerr != nil:
 			return err
 		}
 		content = edited

@@ -317,6 +317,9 @@ func (a *app) askAbout(fp string) error {
 	fmt.Fprintf(a.Err, "Certificate fingerprint: %s\nok (y/n/[fingerprint])? ", fp)
 	answer, err := a.readLine()
 	a.endPrompt()
+	if errors.Is(err, interruptedPrompt) {
+		return err
+	}
 	if err != nil && answer == "" {
 		return kiln.Errorf(kiln.Denied, "the certificate of the server is not signed by a trusted CA; if its "+
 			"fingerprint is right, give --fingerprint %s", fp)
@@ -330,6 +333,9 @@ func (a *app) askAbout(fp string) error {
 
 // confirm asks whether to do something; no answer is none. The error is readLine's.
 func (a *app) confirm(what string) (yes bool, err error) {
+	if a.stopped() {
+		return false, interruptedPrompt // several questions end with the first
+	}
 	fmt.Fprintf(a.Err, "%s (yes/no)? ", printable(what))
 	answer, err := a.readLine()
 	a.endPrompt()
@@ -341,18 +347,44 @@ func (a *app) confirm(what string) (yes bool, err error) {
 
 // endPrompt ends the line of a question whose answer wasn't typed.
 func (a *app) endPrompt() {
-	if !terminal(a.In) {
+	if !terminal(a.In) && !a.stopped() {
 		fmt.Fprintln(a.Err)
 	}
 }
 
-// readLine reads one line of what the user types.
+// stopped reports whether the user pressed ctrl-c.
+func (a *app) stopped() bool {
+	select {
+	case <-a.interrupted:
+		return true
+	default:
+		return false
+	}
+}
+
+// readLine reads one line of what the user types. The error is interruptedPrompt when
+// that is ctrl-c: nothing is read after it, though the read itself stays until the end
+// of the program.
 func (a *app) readLine() (string, error) {
 	if a.lines == nil {
 		a.lines = bufio.NewReader(a.In)
 	}
-	line, err := a.lines.ReadString('\n')
-	return strings.TrimSpace(line), err
+	type answer struct {
+		line string
+		err  error
+	}
+	typed := make(chan answer, 1)
+	go func() {
+		line, err := a.lines.ReadString('\n')
+		typed <- answer{strings.TrimSpace(line), err}
+	}()
+	select {
+	case <-a.interrupted:
+		fmt.Fprintln(a.Err)
+		return "", interruptedPrompt
+	case got := <-typed:
+		return got.line, got.err
+	}
 }
 
 // join has a server trust the client, by a token or its password.
@@ -363,6 +395,9 @@ func (a *app) join(ctx context.Context, name string, at *client.Client, o addOpt
 		var err error
 		word, err = a.readLine()
 		a.endPrompt()
+		if errors.Is(err, interruptedPrompt) {
+			return err
+		}
 		if err != nil && word == "" {
 			return kiln.Errorf(kiln.Denied, "the server %q doesn't know this client; get a token there with \"kiln config "+
 				"trust add --name <client>\" and give it with --token, or add the server with --public for its public images", name)

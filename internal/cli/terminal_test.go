@@ -226,3 +226,49 @@ func TestMonitor(t *testing.T) {
 	}
 	s.fails("monitor -f csv", 2, "yaml or json")
 }
+
+// TestPromptsEnd presses ctrl-c at each question: nothing is done, the terminal is as it
+// was, and the exit code is that of a program that SIGINT ends.
+func TestPromptsEnd(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one")
+	port := freePort(t)
+	s.ok("config set core.https_address 127.0.0.1:" + port)
+	s.ok("init one c1")
+	editor := filepath.Join(t.TempDir(), "editor")
+	if err := os.WriteFile(editor, []byte("#!/bin/sh\nprintf nonsense >\"$1\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("EDITOR", editor)
+	t.Setenv("VISUAL", "")
+	for words, question := range map[string]string{
+		"remote add srv 127.0.0.1:" + port:                           "ok (y/n/[fingerprint])? ",
+		"remote add srv 127.0.0.1:" + port + " --accept-certificate": "Trust token or password for srv: ",
+		"config edit c1":  "Press enter to edit again",
+		"delete -i c1 c1": "Delete c1 (yes/no)? ",
+	} {
+		p := newPTY(t, 80)
+		before, err := unix.IoctlGetTermios(int(p.program.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		code := make(chan int)
+		go func() {
+			code <- Main(ctx, fields(words), Streams{In: p.program, Out: p.program, Err: p.program}, Deps{})
+		}()
+		p.wait(t, question)
+		cancel() // as the signal does
+		if got := <-code; got != 130 || strings.Count(p.text(), question) != 1 {
+			t.Errorf("%s: exit %d, %q", words, got, p.text())
+		}
+		if after, err := unix.IoctlGetTermios(int(p.program.Fd()), unix.TCGETS); err != nil || *after != *before {
+			t.Errorf("%s: the terminal is another, %v", words, err)
+		}
+		p.user.WriteString("\n") // for the read that is left
+	}
+	s.says("list -f csv -c n", "c1\n")
+	if list := s.ok("remote list -f csv"); strings.Contains(list, "srv") {
+		t.Errorf("the remote is there: %s", list)
+	}
+}
