@@ -45,15 +45,28 @@ func (b *Box) Attach(ctx context.Context, m Mount) (id uint64, err error) {
 // something of it open. tidy: what is left is an empty file that nobody needs, and goes.
 // Errors: Conflict when something else is mounted over it, Timeout.
 func (b *Box) Detach(ctx context.Context, name string, id uint64, tidy bool) (busy bool, err error) {
-	number := -1
+	number, below := -1, 0 // below: how many others came to the same place before
 	for i, s := range b.state.Mounts {
 		if s.Name == name {
 			number = i
 		}
 	}
+	if number >= 0 {
+		for _, s := range b.state.Mounts[:number] {
+			if s.Target == b.state.Mounts[number].Target {
+				below++
+			}
+		}
+	}
 	var path string
+	started := id == 0 && number >= 0
 	err = eachMount(fmt.Sprintf("/proc/%d/mountinfo", b.InitPID()), func(m mountLine) bool {
-		if id != 0 && m.id == id || id == 0 && number >= 0 && m.point == b.state.Mounts[number].Target {
+		at := started && m.point == b.state.Mounts[number].Target
+		if at && below > 0 {
+			below--
+			return true
+		}
+		if at || id != 0 && m.id == id {
 			id, path = m.id, m.point
 		}
 		return path == ""

@@ -85,7 +85,8 @@ func TestAttach(t *testing.T) {
 	}
 	ids := userNS(t)
 	s := spec(t, busybox(t, "ln -s /srv/real /srv-link; ln -s ../../../outside /out; ln -s /nowhere /dangling; mkdir -p /outside /srv/real"))
-	s.Mounts = []Mount{{Name: "first", Source: src, Target: "/first", ReadOnly: true}}
+	s.Mounts = []Mount{{Name: "first", Source: src, Target: "/first", ReadOnly: true},
+		{Name: "under", Source: src, Target: "/two"}, {Name: "over", Source: src, Target: "/two"}}
 	b := start(t, s)
 	eventually(t, "rcS is done", func() bool { code, _ := run(t, b, sh("test -d /srv/real")); return code == 0 })
 	attach := func(m Mount) uint64 {
@@ -165,6 +166,13 @@ func TestAttach(t *testing.T) {
 	inside("umount '/srv/real/x y'", 0)
 	detach("rw", rw, true) // with what is below
 	detach("first", 0, false)
+	if _, err := b.Detach(t.Context(), "under", 0, false); !errors.Is(err, kiln.Conflict) {
+		t.Error(err)
+	}
+	detach("over", 0, false)
+	inside("test -e /two/file", 0)
+	detach("under", 0, false)
+	inside("test ! -e /two/file", 0)
 	inside("test ! -e /first/file && test ! -e /etc/one && test ! -e /a/new/place/file", 0)
 	if out, _ := os.ReadFile("/proc/" + strconv.Itoa(b.InitPID()) + "/mountinfo"); strings.Contains(string(out), "/first") {
 		t.Errorf("%s", out)

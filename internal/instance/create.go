@@ -70,6 +70,9 @@ func (s *Set) Check(ctx context.Context, c Config) error {
 		return err
 	}
 	_, devices := expand(c, used)
+	if err := checkPaths(nil, devices); err != nil {
+		return err
+	}
 	return s.checkSources(ctx, devices)
 }
 

@@ -311,11 +311,45 @@ func (g *guest) detach(ctx context.Context, tidy bool) error {
 	id, _ := strconv.ParseUint(g.notes[mountNote], 10, 64)
 	busy, err := g.live.box.Detach(ctx, g.mountName(), id, tidy)
 	if busy {
-		g.say("processes of the instance still have %s open, or files of it; they keep them until they close them",
-			cmp.Or(g.keys["path"], g.keys["source"]))
+		g.say("processes of the instance still have %s open, or files of it, or mounted something inside; they keep "+
+			"them until they close them", cmp.Or(g.keys["path"], g.keys["source"]))
+	}
+	if errors.Is(err, kiln.Conflict) {
+		for name, has := range g.others {
+			if name != g.device && has.Device["type"] == "disk" && has.Device["path"] == g.keys["path"] {
+				err = kiln.Errorf(kiln.Conflict, "%w; the device %q is at the same path: remove that first", err, name)
+			}
+		}
 	}
 	return err
 }
+
+// checkPaths refuses two disks at one path of an instance, of which only one would be
+// seen, unless they were there before. The error is Invalid.
+func checkPaths(before, devices map[string]map[string]string) error {
+	at := map[string]string{}
+	was := func(name, path string) bool { return before[name]["type"] == "disk" && before[name]["path"] == path }
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		d := devices[name]
+		if d["type"] != "disk" {
+			continue
+		}
+		other, taken := at[d["path"]]
+		if !taken {
+			at[d["path"]] = name
+			continue
+		}
+		if !was(name, d["path"]) || !was(other, d["path"]) {
+			return kiln.Errorf(kiln.Invalid, "the devices %q and %q are both disks at %s, and only one would be seen; give one "+
+				"of them another path, or leave it out", other, name, d["path"])
+		}
+	}
+	return nil
+}
+
+// CheckProfilePaths is checkPaths for the devices that a profile has by itself. The error
+// is Invalid.
+func CheckProfilePaths(before, next Profile) error { return checkPaths(before.Devices, next.Devices) }
 
 // checkSources makes sure that what disks show is there: storage volumes, and what is of
 // this host. Errors: NotFound, Invalid, Timeout when a file system doesn't answer.

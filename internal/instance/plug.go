@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -172,13 +173,24 @@ func (s *Set) replug(ctx context.Context, i Instance, l *live, want map[string]m
 			return nil, nil, errors.Join(err, undo())
 		}
 	}
+	going := map[string]map[string]string{}
 	for _, name := range names {
-		if now, ok := p.Now[name]; ok && (!maps.Equal(now.Device, want[name]) || isRoot(want[name])) &&
-			!step(func(n string) ([]string, error) { return s.unplug(ctx, i, l, p, n) }, name) {
+		if now, ok := p.Now[name]; ok && (!maps.Equal(now.Device, want[name]) || isRoot(want[name])) {
+			going[name] = now.Device
+		}
+	}
+	if err := p.checkNested(i.Name, going, want, names); err != nil {
+		return nil, nil, errors.Join(err, undo())
+	}
+	for _, name := range slices.Backward(inStartOrder(going)) { // what is mounted inside goes first
+		if !step(func(n string) ([]string, error) { return s.unplug(ctx, i, l, p, n) }, name) {
 			return nil, nil, errors.Join(err, undo())
 		}
 	}
-	for _, name := range names {
+	for _, name := range inStartOrder(want) {
+		if !slices.Contains(names, name) {
+			continue
+		}
 		d, wanted := want[name]
 		if _, ok := p.Now[name]; !ok && wanted && !isRoot(d) &&
 			!step(func(n string) ([]string, error) { return s.plug(ctx, i, l, p, n, d) }, name) {
@@ -186,6 +198,30 @@ func (s *Set) replug(ctx context.Context, i Instance, l *live, want map[string]m
 		}
 	}
 	return said, undo, nil
+}
+
+// checkNested refuses to take a disk away, or to put one, around another that stays: the
+// kernel would take that along, or nobody would see it. The error is Conflict.
+func (p *plugs) checkNested(instance string, going, want map[string]map[string]string, names []string) error {
+	for name, has := range p.Now {
+		if _, goes := going[name]; goes || has.Device["type"] != "disk" {
+			continue
+		}
+		for _, other := range names {
+			around, what := going[other], "taken away from around it"
+			if around == nil {
+				around, what = want[other], "put around it"
+			}
+			if _, there := p.Now[other]; there && going[other] == nil || other == name || around["type"] != "disk" ||
+				isRoot(around) || !strings.HasPrefix(has.Device["path"], around["path"]+"/") {
+				continue
+			}
+			return kiln.Errorf(kiln.Conflict, "device %q of instance %q: %s, of the device %q, is mounted inside %s, which "+
+				"can't be %s while the instance runs; remove %q first, or stop the instance", other, instance,
+				has.Device["path"], name, around["path"], what, name)
+		}
+	}
+	return nil
 }
 
 // changedNames are those of the devices that aren't the same in both.

@@ -61,6 +61,9 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	next := i
 	next.ExpandedConfig, next.ExpandedDevices = expand(c, used)
+	if err := checkPaths(i.ExpandedDevices, next.ExpandedDevices); err != nil {
+		return nil, err
+	}
 	changed := changedDevices(i.ExpandedDevices, next.ExpandedDevices)
 	release, err := s.useVolumes(ctx, changed)
 	if err != nil {
@@ -166,9 +169,10 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 }
 
 // CheckProfile refuses a change of a profile that takes instances the root disk that they
-// have by it: nothing could be changed of them any more. The error is Conflict.
+// have by it: nothing could be changed of them any more; and one that gives them a disk
+// where they have another. The error is Conflict.
 func (s *Set) CheckProfile(ctx context.Context, before, next Profile) error {
-	if !hasRoot(before.Devices) || hasRoot(next.Devices) {
+	if len(changedNames(before.Devices, next.Devices)) == 0 {
 		return nil
 	}
 	list, err := s.List(project.InAll(ctx))
@@ -182,15 +186,19 @@ func (s *Set) CheckProfile(ctx context.Context, before, next Profile) error {
 	profiles[before.Name] = next
 	var lack []string
 	for _, i := range list {
-		if !i.Uses(before) || !hasRoot(i.ExpandedDevices) {
+		if !i.Uses(before) {
 			continue
 		}
 		used, err := pick(i.Profiles, profiles)
 		if err != nil {
 			continue // shown as broken
 		}
-		if _, devices := expand(i.Config, used); !hasRoot(devices) {
+		_, devices := expand(i.Config, used)
+		if hasRoot(i.ExpandedDevices) && !hasRoot(devices) {
 			lack = append(lack, i.Name)
+		}
+		if err := checkPaths(i.ExpandedDevices, devices); err != nil {
+			return kiln.Errorf(kiln.Conflict, "instance %q, which has the profile %q: %w", i.Name, before.Name, err)
 		}
 	}
 	if len(lack) == 0 {
