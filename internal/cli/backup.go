@@ -154,7 +154,8 @@ func (a *app) importCmd() *cobra.Command {
 	c := &cobra.Command{Use: "import [<remote>:] <file>|- [<name>]",
 		Short: "Import an instance with its snapshots from a backup",
 		Long: "Import an instance with its snapshots from a backup, as kiln export, lxc export and incus export write it. " +
-			"Its configuration can be changed on the way: an option without a value is left out, of its snapshots as well.",
+			"Its configuration can be changed on the way: an option without a value is left out, of its snapshots as well. " +
+			"Devices that would reach the host, such as its disks, are left out with a warning; other access to it is refused.",
 		Args: cobra.RangeArgs(1, 3)}
 	o, f := &importFlags{}, c.Flags()
 	f.StringArrayVarP(&o.config, "config", "c", nil, "configuration key=value of the instance (repeatable)")
@@ -162,7 +163,7 @@ func (a *app) importCmd() *cobra.Command {
 		"(repeatable)")
 	f.StringArrayVarP(&o.profiles, "profile", "p", nil, "profile of the instance (repeatable)")
 	f.BoolVar(&o.noProfiles, "no-profiles", false, "apply no profile")
-	f.BoolVar(&o.hostAccess, "host-access", false, "keep privileges, raw configuration and disks of the host, too")
+	f.BoolVar(&o.hostAccess, "host-access", false, "keep privileges, raw configuration and devices of the host, too")
 	f.StringVarP(&o.pool, "storage", "s", "", "storage pool")
 	_ = f.MarkHidden("storage") // lxc has it
 	c.RunE = func(c *cobra.Command, args []string) error {

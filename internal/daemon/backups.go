@@ -7,14 +7,18 @@ import (
 	"io"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/backup"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -285,21 +289,64 @@ func (d *Daemon) sweepBackups(ctx context.Context, now time.Time) error {
 
 // RestoreBackup makes an instance of a backup, all of it or nothing, while it is read.
 // What the spec says of the instance goes over what the backup does; an option without a
-// value isn't in its snapshots, either. The operation it gives is over.
+// value isn't in its snapshots, either. Devices that would reach this host are left out,
+// unless the spec wants them: whoever made the archive isn't asked, also where who brings
+// it may do anything. The operation it gives is over.
 func (d *Daemon) RestoreBackup(ctx context.Context, spec CreateSpec, r io.Reader) *op.Operation {
-	var left int
+	var left leftOut
 	name, err := d.restoreBackup(ctx, spec, r, &left)
 	return d.Ops.Start(ctx, "Restoring backup", op.Options{Resources: instanceResources(name)},
-		func(_ context.Context, o *op.Operation) error {
-			if left > 0 && err == nil {
-				d.warn(o, fmt.Sprintf("%d device nodes 0:0 of instance %q were left out: overlayfs would take them for "+
-					"deletions; they were of an overlay inside, whose programs have to fetch their layers again", left, name))
+		func(ctx context.Context, o *op.Operation) error {
+			if err != nil {
+				return err
 			}
-			return err
+			var said []string
+			if left.nodes > 0 {
+				said = append(said, fmt.Sprintf("%d device nodes 0:0 of instance %q were left out: overlayfs would take them for "+
+					"deletions; they were of an overlay inside, whose programs have to fetch their layers again", left.nodes, name))
+			}
+			if len(left.devices) > 0 {
+				text := fmt.Sprintf("instance %q was imported without what would give it access to this host: %s; add what it "+
+					"should have (kiln config device add), or import it again with --host-access", name,
+					strings.Join(left.devices, ", "))
+				said = append(said, text)
+				// Not every client shows what an operation warns of.
+				d.outcome(devicesLeftOut, db.Subject{Instance: db.Name{Project: project.Name(ctx), Name: name}}, errors.New(text))
+			}
+			if len(said) > 0 {
+				d.warn(o, strings.Join(said, "; "))
+			}
+			return nil
 		})
 }
 
-func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader, left *int) (name string, err error) {
+// leftOut is what an instance hasn't got that its backup has.
+type leftOut struct {
+	nodes   int      // device nodes
+	devices []string // and devices that would reach this host, also of its snapshots
+}
+
+// withoutHost takes the devices out of what a backup says that would reach this host, and
+// tells which they were.
+func withoutHost(t *kiln.Transfer) []string {
+	var list []string
+	take := func(prefix string, devices map[string]map[string]string) {
+		for _, name := range slices.Sorted(maps.Keys(devices)) {
+			if what := instance.HostAccess(nil, map[string]map[string]string{name: devices[name]}); len(what) > 0 {
+				list = append(list, prefix+what[0])
+				delete(devices, name)
+			}
+		}
+	}
+	take("", t.Devices)
+	for _, s := range t.Snapshots {
+		take("snapshot "+s.Name+": ", s.Devices)
+	}
+	return list
+}
+
+func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader, left *leftOut) (name string,
+	err error) {
 	receiver, err := d.pool.Receive(nil)
 	if err != nil {
 		return spec.Name, err
@@ -314,7 +361,7 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 	var n instance.New
 	release := func() {}
 	defer func() { release() }()
-	t, leftOut, err := instance.ReadBackup(ctx, r, lim, receiver, func(t *kiln.Transfer) (err error) {
+	t, nodes, err := instance.ReadBackup(ctx, r, lim, receiver, func(t *kiln.Transfer) (err error) {
 		if a.spec.Name == "" {
 			a.spec.Name = t.Name
 		}
@@ -324,13 +371,17 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 			}
 			return err
 		}
+		// A restricted client is refused instead: what is left out isn't for it to know.
+		if !a.spec.Source.HostAccess && !instance.IsRestricted(ctx) {
+			left.devices = withoutHost(t)
+		}
 		n, err = d.planRestore(ctx, a, t)
 		return err
 	})
 	if err != nil {
 		return a.spec.Name, err
 	}
-	*left = leftOut
+	left.nodes = nodes
 	files := d.instances.NewFiles()
 	defer func() { err = errors.Join(err, files.Close()) }()
 	if err := d.instances.Receive(ctx, files, t, receiver, instance.WithoutBase); err != nil {

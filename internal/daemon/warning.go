@@ -22,12 +22,13 @@ const (
 	copyFailed      = "Database copy failure"
 	recordDamaged   = "Storage record damaged"
 	imageDamaged    = "Image damaged"
+	devicesLeftOut  = "Instance imported without devices"
 )
 
 // severities says how bad a warning is, by its type.
 var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
-	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate",
+	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate", devicesLeftOut: "low",
 }
 
 // resolvedLife is how long a warning is kept after what failed has worked again.
