@@ -30,7 +30,9 @@ func (a *app) daemonCmd() *cobra.Command {
 }
 
 func (a *app) shutdownCmd() *cobra.Command {
-	c := &cobra.Command{Use: "shutdown", Short: "Stop all instances and the daemon", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "shutdown", Short: "Stop all instances and the daemon of this host", Args: cobra.NoArgs,
+		Long: "Stop all instances and the daemon of this host, whichever remote is the default one: who is asked at a " +
+			"terminal, where that is another server, has to confirm it."}
 	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: as long as it takes")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		ctx := c.Context()
@@ -42,6 +44,16 @@ func (a *app) shutdownCmd() *cobra.Command {
 		var server api.Server
 		if _, err := a.Local().Get(ctx, "/1.0", nil, &server); err != nil {
 			return err
+		}
+		r, err := a.Config()
+		if err != nil {
+			return err
+		}
+		if r.Default != "" && r.Default != "local" && terminal(a.In) {
+			if yes, err := a.confirm(fmt.Sprintf("Stop the daemon of this host, not %s, which is the default remote",
+				r.Default)); !yes {
+				return err
+			}
 		}
 		// Asking whether it still answers would start it again where systemd holds
 		// the socket.

@@ -140,6 +140,7 @@ func TestTrust(t *testing.T) {
 	there := " --accept-certificate 127.0.0.1:" + port
 	s.ok("remote add guest --token " + restricted + " --project default --mirror https://127.0.0.1:" + port + there)
 	s.ok("remote remove guest")
+	s.fails("config trust add --name guest --restricted --projects defalt", 2, `no project "defalt"`, `"default"`)
 	spare := strings.TrimSpace(s.ok("config trust add --name spare --restricted"))
 	s.ok("remote add spare 127.0.0.1:" + port + " --token " + spare) // which says whom to expect
 	s.ok("remote remove spare")
@@ -165,6 +166,16 @@ func TestTrust(t *testing.T) {
 	s.fails("image hash nothing", 3, `no file "nothing"`)
 	s.fails("admin restore-database nothing", 3, `no file "nothing"`)
 	s.ok("config trust remove " + fp)
+
+	// Who may use one project needs not name it.
+	s.ok("project create lab")
+	lab := strings.TrimSpace(s.ok("config trust add --name lab --restricted --projects lab"))
+	s.says("remote add lab "+lab, "The project of lab is lab")
+	s.says("list lab:", "")
+	s.says("project get-current lab:", "lab\n")
+	s.ok("remote remove lab")
+	s.ok("config trust remove lab")
+	s.ok("project delete lab")
 	s.fails("list srv:", 5)
 	s.fails("config trust show "+fp, 3)
 }

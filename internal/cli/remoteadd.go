@@ -22,6 +22,7 @@ import (
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -197,10 +198,33 @@ func (a *app) introduce(ctx context.Context, r *place.Config, name string, c *pl
 	if s.Auth == "trusted" && orElse(o.token, o.password) != "" {
 		a.remark("The server %s trusts this client already; the token or password was not used", name)
 	}
-	if c.Public || s.Auth == "trusted" {
+	if c.Public {
 		return nil
 	}
-	return a.join(ctx, name, at, o)
+	if s.Auth != "trusted" {
+		if err := a.join(ctx, name, at, o); err != nil {
+			return err
+		}
+	}
+	return a.onlyProject(ctx, name, at, c)
+}
+
+// onlyProject makes the project of a remote the one that the client may use there, if
+// that is a single one and the user named none: the default project is none of its.
+func (a *app) onlyProject(ctx context.Context, name string, at *client.Client, c *place.Remote) error {
+	if c.Project != "" {
+		return nil
+	}
+	list, err := client.List[api.Project](ctx, at, "/1.0/projects", 1)
+	if kiln.KindOf(err) == kiln.NotFound {
+		return nil // a server without projects
+	}
+	if err != nil || len(list) != 1 || list[0].Name == project.Default {
+		return err
+	}
+	c.Project = list[0].Name
+	a.say("The project of %s is %s, the only one that this client may use", name, c.Project)
+	return nil
 }
 
 // introduceStreams makes sure that an image server is where the user says, and that its

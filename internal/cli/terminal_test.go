@@ -235,6 +235,7 @@ func TestPromptsEnd(t *testing.T) {
 	port := freePort(t)
 	s.ok("config set core.https_address 127.0.0.1:" + port)
 	s.ok("init one c1")
+	s.ok("remote switch b")
 	editor := filepath.Join(t.TempDir(), "editor")
 	if err := os.WriteFile(editor, []byte("#!/bin/sh\nprintf nonsense >\"$1\"\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -244,8 +245,9 @@ func TestPromptsEnd(t *testing.T) {
 	for words, question := range map[string]string{
 		"remote add srv 127.0.0.1:" + port:                           "ok (y/n/[fingerprint])? ",
 		"remote add srv 127.0.0.1:" + port + " --accept-certificate": "Trust token or password for srv: ",
-		"config edit c1":  "Press enter to edit again",
-		"delete -i c1 c1": "Delete c1 (yes/no)? ",
+		"shutdown":                    "which is the default remote (yes/no)? ",
+		"config edit local:c1":        "Press enter to edit again",
+		"delete -i local:c1 local:c1": "Delete local:c1 (yes/no)? ",
 	} {
 		p := newPTY(t, 80)
 		before, err := unix.IoctlGetTermios(int(p.program.Fd()), unix.TCGETS)
@@ -267,7 +269,7 @@ func TestPromptsEnd(t *testing.T) {
 		}
 		p.user.WriteString("\n") // for the read that is left
 	}
-	s.says("list -f csv -c n", "c1\n")
+	s.says("list local: -f csv -c n", "c1\n")
 	if list := s.ok("remote list -f csv"); strings.Contains(list, "srv") {
 		t.Errorf("the remote is there: %s", list)
 	}

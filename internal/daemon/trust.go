@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -224,7 +225,7 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 	if c.Name == "" {
 		c.Name = cert.Subject.CommonName
 	}
-	if err := checkClient(&c); err != nil {
+	if err := cmp.Or(checkClient(&c), d.checkProjects(ctx, c.Projects)); err != nil {
 		return err
 	}
 	c.Fingerprint, c.PEM, c.AddedAt = trust.Fingerprint(cert), trust.PEM(cert), time.Now()
@@ -252,14 +253,40 @@ func checkClient(c *Client) error {
 	return kiln.CheckDescription(c.Description)
 }
 
+// checkProjects refuses projects that a client can't be restricted to, since they aren't
+// there: whoever makes one of that name later hardly means this client. The error is
+// Invalid.
+func (d *Daemon) checkProjects(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	all, err := d.db.Projects(ctx)
+	if err != nil {
+		return err
+	}
+	var known []string
+	for _, p := range all {
+		known = append(known, p.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return kiln.Errorf(kiln.Invalid, "there is no project %q for the client to use%s; see: kiln project list", name,
+				kiln.DidYouMean(name, known))
+		}
+	}
+	return nil
+}
+
 // UpdateClient lets change say what is new of a client; nobody else changes it
 // meanwhile. Errors: NotFound, Invalid, Integrity for a damaged row, those of change.
 func (d *Daemon) UpdateClient(ctx context.Context, fingerprint string, change func(*Client) error) error {
 	err := d.db.EditCertificate(ctx, fingerprint, func(c *Client) error {
+		had := slices.Clone(c.Projects)
 		if err := change(c); err != nil {
 			return err
 		}
-		return checkClient(c)
+		more := slices.DeleteFunc(slices.Clone(c.Projects), func(p string) bool { return slices.Contains(had, p) })
+		return cmp.Or(checkClient(c), d.checkProjects(ctx, more))
 	})
 	if err != nil {
 		return err
@@ -283,7 +310,7 @@ func certificateURL(fp string) string { return "/1.0/certificates/" + fp }
 // by that, and dies with the operation it is shown by. The error is Invalid when
 // nobody could use it.
 func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error) {
-	if err := checkClient(&c); err != nil {
+	if err := cmp.Or(checkClient(&c), d.checkProjects(ctx, c.Projects)); err != nil {
 		return nil, err
 	}
 	addresses := d.Addresses()

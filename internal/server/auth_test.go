@@ -89,6 +89,7 @@ func TestUntrustedMayDoLittle(t *testing.T) {
 
 func TestClients(t *testing.T) {
 	p := start(t)
+	p.admin(t, "POST", "/1.0/projects", `{"name":"other"}`)
 	friend, guest, elsewhere := clientCert(t), clientCert(t), clientCert(t)
 	for cert, c := range map[*x509.Certificate]daemon.Client{
 		friend: {Name: "friend"}, guest: {Name: "guest", Restricted: true, Projects: []string{"default"}},

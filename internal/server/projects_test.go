@@ -14,6 +14,7 @@ import (
 // TestRestrictedToOtherProjects: whoever may use no project is as good as untrusted.
 func TestRestrictedToOtherProjects(t *testing.T) {
 	p := start(t)
+	p.admin(t, "POST", "/1.0/projects", `{"name":"other"}`)
 	for name, c := range map[string]struct {
 		client              daemon.Client
 		trusted, restricted bool
