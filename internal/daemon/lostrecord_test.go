@@ -85,3 +85,25 @@ func TestLostVolumeRecord(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRowWithoutFiles damages a row that says which files are its own: nobody knows then what
+// those stand on, so nothing is removed, and a warning says so.
+func TestRowWithoutFiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "none"}})
+	wait(t, o, err)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, dir, "UPDATE instances SET config = "+noJSON)
+	d = open(t, dir)
+	defer end(t, d)
+	if _, _, err := d.owned(); !errors.Is(err, kiln.Integrity) || !strings.Contains(err.Error(), `"c1"`) {
+		t.Errorf("what rows have: %v", err)
+	}
+	list, err := d.Warnings(t.Context(), "")
+	if err != nil || len(list) != 1 || list[0].Type != recordDamaged || !strings.Contains(list[0].Message, "not removed") {
+		t.Errorf("%+v, %v", list, err)
+	}
+}

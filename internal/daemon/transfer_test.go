@@ -81,7 +81,11 @@ func TestTransfer(t *testing.T) {
 	}
 	var once sync.Once
 	same := func(_ string, b []byte) []byte {
-		// Who deletes the image meanwhile leaves its tree to the instance that arrives.
+		// Nobody clears the image away meanwhile.
+		if gone, err := to.clear(t.Context(), tr.Base, func(kiln.Image) bool { return true }); gone || err != nil {
+			t.Errorf("cleared away: %v, %v", gone, err)
+		}
+		// Who deletes it leaves its tree to the instance that arrives.
 		once.Do(func() { wait(t, to.DeleteImage(t.Context(), tr.Base), nil) })
 		return b
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/backup"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -54,6 +55,27 @@ func TestExpireVolumeSnapshots(t *testing.T) {
 	}
 	if got := left(now.Add(25 * time.Hour)); got != "never" {
 		t.Error(got)
+	}
+}
+
+// TestVolumeWithoutProject makes a volume in a project that was deleted after the request
+// came: it isn't made, nor seen in the next project of that name.
+func TestVolumeWithoutProject(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "kiln"))
+	defer end(t, d)
+	ctx := t.Context()
+	if err := d.CreateProject(ctx, db.Project{Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	web, err := d.In(ctx, "web")
+	if err := errors.Join(err, d.DeleteProject(ctx, "web")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CreateVolume(web, "data", volume.CustomState{}); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("made without its project: %v", err)
+	}
+	if list, err := d.pool.CustomNames("web"); len(list) > 0 || err != nil {
+		t.Errorf("%v, %v", list, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package disk_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,7 +56,25 @@ func TestOwnDirs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Remove(sub), os.Symlink(elsewhere, sub)); err != nil {
+	// A subvolume of btrfs is on the same mount, and yet nothing is moved out of it.
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	top = filepath.Join(t.TempDir(), "btrfs")
+	sub = filepath.Join(top, "b")
+	t.Cleanup(func() { _ = unix.Unmount(top, unix.MNT_DETACH) })
+	for _, argv := range [][]string{{"truncate", "-s", "200M", image}, {"mkfs.btrfs", "-q", image}, {"mkdir", top},
+		{"mount", "-o", "loop", image, top}, {"btrfs", "-q", "subvolume", "create", sub}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	check("a subvolume")
+	if err := os.Remove(sub); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, sub); err != nil {
 		t.Fatal(err)
 	}
 	check("a symbolic link")

@@ -3,6 +3,7 @@ package instance
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -77,6 +78,42 @@ func TestAssignIDs(t *testing.T) {
 	}
 	if first["a"] == first["b"] || first["a"] < s.ids[0].Host+2*fewestIDs || first["c"] != s.ids[0].Host {
 		t.Errorf("%v", first)
+	}
+}
+
+// TestAssignIDsAtOnce has several isolated instances start at the same time.
+func TestAssignIDsAtOnce(t *testing.T) {
+	s, _, p := set(t)
+	var wg sync.WaitGroup
+	const many = 8
+	got := make(chan uint32, many)
+	var all []Instance
+	for n := range many {
+		name := fmt.Sprint("c", n)
+		create(t, s, p, name, Config{Options: map[string]string{"security.idmap.isolated": "true"}})
+		i, err := s.Get(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, i)
+	}
+	for _, i := range all {
+		wg.Go(func() {
+			if i, err := s.assignIDs(t.Context(), i); err != nil {
+				t.Error(err)
+			} else {
+				got <- s.idsOf(i)[0].Host
+			}
+		})
+	}
+	wg.Wait()
+	close(got)
+	seen := map[uint32]bool{}
+	for id := range got {
+		if seen[id] {
+			t.Errorf("two have the ids from %d on", id)
+		}
+		seen[id] = true
 	}
 }
 

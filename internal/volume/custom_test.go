@@ -170,6 +170,30 @@ func TestCustomAtOnce(t *testing.T) {
 	}
 }
 
+// TestEditCustomAtOnce lets several change the same volume: none changes what another is
+// changing.
+func TestEditCustomAtOnce(t *testing.T) {
+	p, _ := openCustoms(t)
+	defer p.Close()
+	data := volume.CustomName{In: "default", Name: "data"}
+	must(t, p.CreateCustom(data, volume.CustomState{}))
+	var wg sync.WaitGroup
+	const who, times = 4, 5
+	for range who {
+		wg.Go(func() {
+			for range times {
+				if err := p.EditCustom(data, func(s *volume.CustomState) error { s.Description += "x"; return nil }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if c, err := p.Custom(data); len(c.Description) != who*times || err != nil {
+		t.Errorf("of %d changes there are %d, %v", who*times, len(c.Description), err)
+	}
+}
+
 // files reads a directory as names with what is in them.
 func files(t *testing.T, dir string) string {
 	t.Helper()
