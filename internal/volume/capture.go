@@ -24,7 +24,7 @@ const (
 // while it is mounted, so it is copied: what that costs grows with what the
 // volume has changed. Most is copied before everything has to stand still; then
 // only what changed meanwhile is.
-func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, use func(record) error) error {
+func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, u user) error {
 	temp, err := p.prepare(func(temp string) error {
 		if err := captureUpper(ctx, p.volumeDir(name), temp, pause); err != nil {
 			return err
@@ -41,14 +41,18 @@ func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, 
 	if r.Layers, err = p.shallow(ctx, r.Layers); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
-	p.stacks.RLock()
-	defer p.stacks.RUnlock()
 	id := uuid.NewString()
-	if err := disk.Rename(temp, p.layerDir(id)); err != nil {
+	r.Layers = append([]string{id}, r.Layers...)
+	made, err := p.prepare(func(made string) error { return u.fill(made, r, filepath.Join(temp, "upper")) })
+	if err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
-	r.Layers = append([]string{id}, r.Layers...)
-	if err := use(r); err != nil {
+	p.stacks.RLock()
+	defer p.stacks.RUnlock()
+	if err := disk.Rename(temp, p.layerDir(id)); err != nil {
+		return errors.Join(err, removeTree(temp), removeTree(made))
+	}
+	if err := p.put(made, u.dir); err != nil {
 		return errors.Join(err, p.discard(p.layerDir(id)))
 	}
 	return nil

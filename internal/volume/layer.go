@@ -31,6 +31,10 @@ type record struct {
 	Layers []string         `json:"layers,omitempty"` // between the image and what is changed, top first
 }
 
+func (r record) equal(other record) bool {
+	return r.Base == other.Base && slices.Equal(r.Layers, other.Layers)
+}
+
 // maxLayers bounds the layers of a stack: each is a mount, and is looked into for
 // every name. Merging keeps them far below.
 const maxLayers = 60
@@ -116,10 +120,17 @@ func (p *Pool) whole(r record, dir string) error {
 // A Pause holds still what uses a volume. The function it gives lets it go on.
 type Pause func(ctx context.Context) (resume func() error, err error)
 
-// hold keeps what a volume has at this moment in read-only layers, and gives use
-// the stack of them before a sweep can see that nobody names it. pause is nil
-// for a volume that isn't in use.
-func (p *Pool) hold(ctx context.Context, name string, pause Pause, use func(record) error) error {
+// A user is what is made on the stack of a volume as it is held: fill makes the content of
+// dir. The files of the top layer are in a directory that isn't that of the layer yet.
+type user struct {
+	dir  string
+	fill func(temp string, r record, top string) error
+}
+
+// hold keeps what a volume has at this moment in read-only layers, and makes something on
+// the stack of them, which has its place before a sweep can see that nobody names that.
+// pause is nil for a volume that isn't in use.
+func (p *Pool) hold(ctx context.Context, name string, pause Pause, u user) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
@@ -131,7 +142,7 @@ func (p *Pool) hold(ctx context.Context, name string, pause Pause, use func(reco
 		return err
 	}
 	if pause != nil {
-		return p.capture(ctx, name, r, pause, use)
+		return p.capture(ctx, name, r, pause, u)
 	}
 	if err := p.completeLinks(ctx, r, p.volumeDir(name)); err != nil {
 		return err
@@ -143,42 +154,53 @@ func (p *Pool) hold(ctx context.Context, name string, pause Pause, use func(reco
 	if err != nil {
 		return err
 	}
-	p.stacks.RLock()
-	defer p.stacks.RUnlock()
-	r, err = p.freeze(name, r)
-	if err != nil {
-		return err
-	}
-	p.mergeLater(r.Layers)
-	return use(r)
-}
-
-// freeze makes the upper layer of a volume read-only and gives the volume an empty
-// one on top of it: nothing is copied. r is the stack that the two shall stand
-// on. It gives the stack with the new layer.
-func (p *Pool) freeze(name string, r record) (record, error) {
 	dir := p.volumeDir(name)
 	upper := filepath.Join(dir, "upper")
+	next, top := "", upper // the volume as it will be; "": as it is
 	if len(r.Layers) > 0 {
-		if same, err := unchanged(upper, p.layerTree(r.Layers[0])); err != nil || same {
-			return r, err
+		same, err := unchanged(upper, p.layerTree(r.Layers[0]))
+		if err != nil {
+			return err
+		}
+		if same {
+			top = p.layerTree(r.Layers[0])
 		}
 	}
-	id := uuid.NewString()
-	r.Layers = append([]string{id}, r.Layers...)
-	// The volume as it will be, in the place of the layer; then they change
-	// places in one step. A crash before that leaves a layer that nobody names.
-	layer := p.layerDir(id)
-	err := p.appear(layer, func(temp string) error {
-		return writeVolume(temp, r, upper, filepath.Join(dir, "meta"))
-	})
+	if top == upper {
+		r.Layers = append([]string{uuid.NewString()}, r.Layers...)
+		next, err = p.prepare(func(temp string) error { return writeVolume(temp, r, upper, filepath.Join(dir, "meta")) })
+		if err != nil {
+			return err
+		}
+	}
+	made, err := p.prepare(func(temp string) error { return u.fill(temp, r, top) })
 	if err != nil {
-		return r, err
+		return errors.Join(err, removeTree(next))
 	}
-	if err := disk.Exchange(dir, layer); err != nil {
-		return r, errors.Join(fmt.Errorf("freeze the upper layer of volume %q: %w", name, err), p.discard(layer))
+	p.stacks.RLock()
+	defer p.stacks.RUnlock()
+	if next != "" {
+		if err := p.freeze(name, next, r.Layers[0]); err != nil {
+			return errors.Join(err, removeTree(made))
+		}
 	}
-	return r, p.tidyLayer(id)
+	p.mergeLater(r.Layers)
+	return p.put(made, u.dir)
+}
+
+// freeze makes the upper layer of a volume read-only, as a layer, and gives the volume an
+// empty one on top of it: nothing is copied. next is the volume as it will be.
+func (p *Pool) freeze(name, next, id string) error {
+	// In the place of the layer; then they change places in one step. A crash before that
+	// leaves a layer that nobody names.
+	layer := p.layerDir(id)
+	if err := p.put(next, layer); err != nil {
+		return err
+	}
+	if err := disk.Exchange(p.volumeDir(name), layer); err != nil {
+		return errors.Join(fmt.Errorf("freeze the upper layer of volume %q: %w", name, err), p.discard(layer))
+	}
+	return p.tidyLayer(id)
 }
 
 // unchanged reports whether an upper layer has nothing that the layer below hasn't.

@@ -70,11 +70,11 @@ func TestOrder(t *testing.T) {
 	var s *volume.Snapshot
 	list = steps(t, func() (err error) { s, err = p.Snapshot(t.Context(), "v", "s", nil); return err })
 	at = first(t, list, 0, disk.SyncedSystem, "/volumes/v/") // what becomes the layer
-	at = first(t, list, at, disk.Renamed, "/layers/")        // the volume that changes places with it
+	at = first(t, list, at, disk.SyncedFile, "snapshot.json")
+	at = first(t, list, at, disk.Renamed, "/layers/") // the volume that changes places with it
 	at = first(t, list, at, disk.SyncedDir, "/layers/")
 	at = first(t, list, at, disk.Renamed, "/layers/")
 	first(t, list, at, disk.SyncedDir, "/volumes/")
-	at = first(t, list, at, disk.SyncedFile, "snapshot.json")
 	at = first(t, list, at, disk.Renamed, "/snapshots/s/")
 	first(t, list, at, disk.SyncedDir, "/snapshots/")
 
@@ -105,9 +105,9 @@ func TestOrder(t *testing.T) {
 		return errors.Join(r.Commit(context.Background(), "copy", s.Stack(), map[string]kiln.Stack{}), r.Close())
 	})
 	at = first(t, list, 0, disk.SyncedSystem, there+"/tmp/")
+	at = first(t, list, at, disk.SyncedFile, "volume.json")
 	at = first(t, list, at, disk.Renamed, "/layers/")
 	at = first(t, list, at, disk.SyncedDir, "/layers/")
-	at = first(t, list, at, disk.SyncedFile, "volume.json")
 	at = first(t, list, at, disk.Renamed, "/volumes/copy/")
 	first(t, list, at, disk.SyncedDir, filepath.Base(filepath.Dir("/volumes/copy")))
 }

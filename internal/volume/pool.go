@@ -69,7 +69,9 @@ type Pool struct {
 	pinned   map[kiln.Fingerprint]int // trees that somebody is about to use
 
 	// stacks is held for reading from the look at one record that names layers and a
-	// tree until the next that does is written, so that a sweep sees all or none.
+	// tree until the next that does has its place, so that a sweep sees all or none. What a
+	// record comes with is made and synced before that: the sync of a file system takes as
+	// long as others write to it, and with a sweep that waits, everybody would wait for it.
 	stacks  sync.RWMutex
 	trusted bool // the last sweep saw all records: what nobody names now was left by a verb
 
@@ -277,7 +279,13 @@ func (p *Pool) appear(dir string, fill func(temp string) error) error {
 	if err != nil {
 		return err
 	}
-	err = disk.RenameNew(temp, dir)
+	return p.put(temp, dir)
+}
+
+// put gives what was prepared its place, or removes it. The error is Conflict when
+// something is there.
+func (p *Pool) put(temp, dir string) error {
+	err := disk.RenameNew(temp, dir)
 	if errors.Is(err, fs.ErrExist) {
 		err = kiln.Errorf(kiln.Conflict, "volume %q already exists", filepath.Base(dir))
 	}

@@ -113,6 +113,38 @@ func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, sn
 	if err := disk.SyncSystem(l.dir); err != nil {
 		return err
 	}
+	if err := checkName(volume); err != nil {
+		return err
+	}
+	type ready struct{ temp, dir string }
+	var all []ready
+	defer func() {
+		for _, r := range all { // those that have no place yet
+			_ = removeTree(r.temp)
+		}
+	}()
+	prepare := func(dir string, fill func(temp string) error) error {
+		temp, err := p.prepare(fill)
+		if err == nil {
+			all = append(all, ready{temp, dir})
+		}
+		return err
+	}
+	for name, s := range snapshots {
+		if err := checkName(name); err != nil {
+			return err
+		}
+		if err := prepare(p.snapshotDir(name), func(temp string) error {
+			return writeSnapshot(temp, l.record(s), l.meta(s))
+		}); err != nil {
+			return err
+		}
+	}
+	if err := prepare(p.volumeDir(volume), func(temp string) error {
+		return writeVolume(temp, l.record(top), filepath.Join(l.parts[top.Layers[0]], "upper"), l.meta(top))
+	}); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -135,17 +167,14 @@ func (l *Receiver) Commit(ctx context.Context, volume string, top kiln.Stack, sn
 			return fmt.Errorf("keep the layer %s: %w", id, err)
 		}
 	}
-	for name, s := range snapshots {
-		if err := checkName(name); err != nil {
-			return err
-		}
-		if err := p.writeSnapshot(name, l.record(s), l.meta(s)); err != nil {
+	for len(all) > 0 {
+		r := all[0]
+		all = all[1:] // put removes what gets no place
+		if err := p.put(r.temp, r.dir); err != nil {
 			return err
 		}
 	}
-	r := l.record(top)
-	_, err := p.create(volume, r, p.layerTree(r.Layers[0]), l.meta(top))
-	return err
+	return nil
 }
 
 // check makes sure that a stack can be mounted. The error is Invalid.

@@ -33,23 +33,51 @@ func (p *Pool) Snapshot(ctx context.Context, volume, name string, pause Pause) (
 		return nil, kiln.Errorf(kiln.Conflict, "snapshot %q already exists", name)
 	}
 	s := &Snapshot{pool: p, name: name}
-	err := p.hold(ctx, volume, pause, func(r record) error {
+	err := p.hold(ctx, volume, pause, user{p.snapshotDir(name), func(temp string, r record, _ string) error {
 		s.record = r
-		return p.writeSnapshot(name, r, filepath.Join(p.volumeDir(volume), "meta"))
-	})
+		return writeSnapshot(temp, r, filepath.Join(p.volumeDir(volume), "meta"))
+	}})
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func (p *Pool) writeSnapshot(name string, r record, meta string) error {
-	return p.appear(p.snapshotDir(name), func(temp string) error {
-		if err := copyMeta(meta, temp); err != nil {
-			return err
-		}
-		return writeRecord(temp, snapshotFile, r)
-	})
+// writeSnapshot fills the directory of a snapshot.
+func writeSnapshot(dir string, r record, meta string) error {
+	if err := copyMeta(meta, dir); err != nil {
+		return err
+	}
+	return writeRecord(dir, snapshotFile, r)
+}
+
+// onSnapshot makes something that names what a snapshot names, by fill, and has place give
+// it its place. The snapshot may be deleted while it is made, and then its layers are. So it
+// is looked at again once no sweep can come between: as long as it is there, it keeps all
+// that it names, and the layers that are several of these in one. Errors: NotFound, Damage,
+// those of fill and place.
+func (p *Pool) onSnapshot(name string, fill func(temp string, s *Snapshot) error, place func(temp string) error) error {
+	s, err := p.wholeSnapshot(name)
+	if err != nil {
+		return err
+	}
+	temp, err := p.prepare(func(temp string) error { return fill(temp, s) })
+	p.stacks.RLock()
+	defer p.stacks.RUnlock()
+	now, gone := p.wholeSnapshot(name)
+	switch {
+	case gone != nil: // whatever came of that
+		err = gone
+	case err == nil && !now.equal(s.record):
+		err = kiln.Errorf(kiln.Conflict, "the snapshot %q became another one meanwhile; try again", name)
+	}
+	if temp == "" {
+		return err
+	}
+	if err != nil {
+		return errors.Join(err, removeTree(temp))
+	}
+	return place(temp)
 }
 
 // GetSnapshot gives a snapshot. The error is NotFound.
@@ -104,27 +132,24 @@ func (p *Pool) Restore(ctx context.Context, volume, snapshot string) error {
 	if _, err := p.Get(volume); err != nil {
 		return err
 	}
-	p.stacks.RLock()
-	defer p.stacks.RUnlock()
-	s, err := p.wholeSnapshot(snapshot)
-	if err != nil {
-		return err
-	}
-	temp, err := p.prepare(func(temp string) error {
-		r := record{s.Base(), p.compact(s.Layers)}
-		return writeVolume(temp, r, p.layerTree(r.Layers[0]), filepath.Join(p.snapshotDir(snapshot), "meta"))
+	return p.onSnapshot(snapshot, func(temp string, s *Snapshot) error {
+		return p.writeOn(temp, s)
+	}, func(temp string) error {
+		if err := disk.Exchange(temp, p.volumeDir(volume)); err != nil {
+			return errors.Join(err, removeTree(temp))
+		}
+		p.wg.Go(func() {
+			_ = removeTree(temp) // the next Open tries again
+			_ = p.sweepLayers()
+		})
+		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if err := disk.Exchange(temp, p.volumeDir(volume)); err != nil {
-		return errors.Join(err, removeTree(temp))
-	}
-	p.wg.Go(func() {
-		_ = removeTree(temp) // the next Open tries again
-		_ = p.sweepLayers()
-	})
-	return nil
+}
+
+// writeOn fills the directory of a volume with the content of a snapshot.
+func (p *Pool) writeOn(dir string, s *Snapshot) error {
+	r := record{s.Base(), p.compact(s.Layers)}
+	return writeVolume(dir, r, p.layerTree(r.Layers[0]), filepath.Join(p.snapshotDir(s.name), "meta"))
 }
 
 // Copy makes a volume with the content of another. Nothing of it is copied, unless
@@ -136,25 +161,32 @@ func (p *Pool) Copy(ctx context.Context, from, to string, pause Pause) (*Volume,
 	if _, err := os.Stat(p.volumeDir(to)); err == nil {
 		return nil, kiln.Errorf(kiln.Conflict, "volume %q already exists", to)
 	}
-	var v *Volume
-	err := p.hold(ctx, from, pause, func(r record) (err error) {
-		v, err = p.create(to, r, p.layerTree(r.Layers[0]), filepath.Join(p.volumeDir(from), "meta"))
-		return err
-	})
-	return v, err
+	v := &Volume{pool: p, name: to}
+	err := p.hold(ctx, from, pause, user{p.volumeDir(to), func(temp string, r record, top string) error {
+		v.base = r.Base
+		return writeVolume(temp, r, top, filepath.Join(p.volumeDir(from), "meta"))
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // CloneSnapshot makes a volume with the content of a snapshot. Nothing is copied.
 // Errors: NotFound, Conflict.
 func (p *Pool) CloneSnapshot(ctx context.Context, from, to string) (*Volume, error) {
-	p.stacks.RLock()
-	defer p.stacks.RUnlock()
-	s, err := p.wholeSnapshot(from)
+	if err := checkName(to); err != nil {
+		return nil, err
+	}
+	v := &Volume{pool: p, name: to}
+	err := p.onSnapshot(from, func(temp string, s *Snapshot) error {
+		v.base = s.Base()
+		return p.writeOn(temp, s)
+	}, func(temp string) error { return p.put(temp, p.volumeDir(to)) })
 	if err != nil {
 		return nil, err
 	}
-	r := record{s.Base(), p.compact(s.Layers)}
-	return p.create(to, r, p.layerTree(r.Layers[0]), filepath.Join(p.snapshotDir(from), "meta"))
+	return v, nil
 }
 
 // CopySnapshot makes a snapshot with the content of another. Nothing is copied.
@@ -163,13 +195,9 @@ func (p *Pool) CopySnapshot(ctx context.Context, from, to string) error {
 	if err := checkName(to); err != nil {
 		return err
 	}
-	p.stacks.RLock()
-	defer p.stacks.RUnlock()
-	s, err := p.wholeSnapshot(from)
-	if err != nil {
-		return err
-	}
-	return p.writeSnapshot(to, s.record, filepath.Join(p.snapshotDir(from), "meta"))
+	return p.onSnapshot(from, func(temp string, s *Snapshot) error {
+		return writeSnapshot(temp, s.record, filepath.Join(p.snapshotDir(from), "meta"))
+	}, func(temp string) error { return p.put(temp, p.snapshotDir(to)) })
 }
 
 // Base is the image that the snapshot's volume is a clone of; zero: of none.
