@@ -34,6 +34,13 @@ func (s *Set) mayGoOn(uuid string, lived time.Duration) bool {
 	return s.short[uuid] < mostShort
 }
 
+// shortLives is how many times in a row an instance ended within seconds.
+func (s *Set) shortLives(uuid string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.short[uuid]
+}
+
 // forgetCrashes lets an instance begin as often as any other.
 func (s *Set) forgetCrashes(uuid string) {
 	s.mu.Lock()
@@ -53,16 +60,28 @@ func (s *Set) giveUp(ctx context.Context, name string, last error) {
 	s.notify(ctx, Change{Name: name, Action: "crash-loop"})
 }
 
+// restartPause is how long an instance stays down after something failed before it is started
+// again by itself, and longestPause how long at most: each time twice as long.
+const (
+	restartPause = 100 * time.Millisecond
+	longestPause = 10 * time.Second
+)
+
+// pauseAfter is how long an instance stays down whose start, or reboot, failed so many times.
+func (s *Set) pauseAfter(failed int) time.Duration {
+	return min(s.restartPause<<min(max(failed-1, 0), 10), longestPause)
+}
+
 // beginAgain starts an instance that ended without anybody having asked, where its
 // configuration wants that, or its reboot failed with an error. lived is how long it ran.
+// What failed isn't tried again at once, and a stop ends the trying.
 func (s *Set) beginAgain(ctx context.Context, name, uuid string, lived time.Duration, reboot error) {
-	last := reboot
-	for ctx.Err() == nil && !s.suspended.Load() {
-		i, err := s.Get(ctx, name)
-		if err != nil || i.Options[UUIDKey] != uuid || i.Options[crashKey] != "" || i.Status != Stopped ||
-			reboot == nil && !kiln.IsTrue(i.ExpandedConfig["boot.autorestart"]) {
-			return
-		}
+	if !s.mayBegin(ctx, name, uuid, reboot != nil) {
+		return
+	}
+	wait, over := s.awaitStart(ctx, uuid)
+	defer over()
+	for last := reboot; s.mayBegin(wait, name, uuid, reboot != nil); {
 		if !s.mayGoOn(uuid, lived) {
 			s.giveUp(ctx, name, last)
 			if reboot != nil {
@@ -72,11 +91,28 @@ func (s *Set) beginAgain(ctx context.Context, name, uuid string, lived time.Dura
 			}
 			return
 		}
-		if last = s.startLocked(ctx, name); last == nil {
+		if last != nil {
+			select {
+			case <-wait.Done():
+				return
+			case <-time.After(s.pauseAfter(s.shortLives(uuid))):
+			}
+		}
+		if last = s.startAwaited(wait, name, uuid, reboot != nil); last == nil {
 			return
 		}
 		lived = 0
 	}
+}
+
+// mayBegin reports whether an instance is still to be started by itself.
+func (s *Set) mayBegin(ctx context.Context, name, uuid string, rebooting bool) bool {
+	if ctx.Err() != nil || s.suspended.Load() {
+		return false
+	}
+	i, err := s.Get(ctx, name)
+	return err == nil && i.Options[UUIDKey] == uuid && i.Options[crashKey] == "" && i.Status == Stopped &&
+		(rebooting || kiln.IsTrue(i.ExpandedConfig["boot.autorestart"]))
 }
 
 // startLocked starts an instance when it is its turn.
@@ -87,4 +123,49 @@ func (s *Set) startLocked(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	return s.start(ctx, name)
+}
+
+// startAwaited starts an instance when it is its turn, if it still is to be then.
+func (s *Set) startAwaited(ctx context.Context, name, uuid string, rebooting bool) error {
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !s.mayBegin(ctx, name, uuid, rebooting) {
+		return nil
+	}
+	return s.start(ctx, name)
+}
+
+// awaitStart notes that an instance is about to be started by itself. The context ends when
+// somebody stops it; over ends the note.
+func (s *Set) awaitStart(ctx context.Context, uuid string) (wait context.Context, over func()) {
+	wait, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.awaited[uuid] = cancel
+	return wait, func() {
+		cancel()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.awaited, uuid)
+	}
+}
+
+// giveUpStart has an instance not be started by itself any more. It reports whether it was
+// to be. The caller has its turn.
+func (s *Set) giveUpStart(ctx context.Context, name string) (bool, error) {
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	cancel, ok := s.awaited[r.Config[UUIDKey]]
+	s.mu.Unlock()
+	if !ok {
+		return false, nil
+	}
+	cancel()
+	return true, s.dropRestart(ctx, name)
 }

@@ -311,7 +311,13 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 		return err
 	}
 	defer unlock()
-	return s.stop(ctx, name, timeout, force)
+	err = s.stop(ctx, name, timeout, force)
+	if errors.Is(err, kiln.Conflict) {
+		if awaited, gerr := s.giveUpStart(ctx, name); awaited || gerr != nil {
+			return gerr
+		}
+	}
+	return err
 }
 
 func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, force bool) error {

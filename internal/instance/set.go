@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -80,6 +81,9 @@ type Set struct {
 	still   map[string]bool          // whose files must not change now, by UUID
 	claimed map[string]bool          // keys of instances that are being made
 	short   map[string]int           // lives in a row that ended within seconds, by UUID
+	awaited map[string]func()        // ends the wait for a start that nobody asked for, by UUID
+
+	restartPause time.Duration // before the first of those after something failed
 }
 
 // live is an instance that runs.
@@ -106,7 +110,8 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 		return nil, err
 	}
 	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
-		served: map[string]*files.Helper{}, still: map[string]bool{}, claimed: map[string]bool{}, short: map[string]int{}}
+		served: map[string]*files.Helper{}, still: map[string]bool{}, claimed: map[string]bool{}, short: map[string]int{},
+		awaited: map[string]func(){}, restartPause: restartPause}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
