@@ -402,12 +402,7 @@ func (b *Box) save() error {
 	if err != nil {
 		return err
 	}
-	// It isn't synced: after a power cut nothing of it is true.
-	temp := filepath.Join(b.dir, stateFile+".new")
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, filepath.Join(b.dir, stateFile))
+	return disk.WriteUnsynced(filepath.Join(b.dir, stateFile), 0o600, data)
 }
 
 // Shutdown asks init to stop the system. It doesn't wait.

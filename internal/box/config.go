@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // seccompPolicy refuses the system calls that have no business in a container,
@@ -77,10 +78,11 @@ func writeConfig(s Spec, kinds string, halt int) error {
 		c.WriteString(line + "\n")
 	}
 	policy := []byte(orElse(s.Seccomp, seccompPolicy))
-	if err := os.WriteFile(filepath.Join(s.Dir, seccompFile), policy, 0o600); err != nil {
+	if err := disk.WriteUnsynced(filepath.Join(s.Dir, seccompFile), 0o600, policy); err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(filepath.Join(s.Dir, configFile), []byte(c.String()), 0o600), setLink(s.ID, s.Dir))
+	return errors.Join(disk.WriteUnsynced(filepath.Join(s.Dir, configFile), 0o600, []byte(c.String())),
+		setLink(s.ID, s.Dir))
 }
 
 // identity sets who the container is to the host and what it may not do.

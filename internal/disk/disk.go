@@ -200,6 +200,25 @@ func WriteBytes(path string, mode fs.FileMode, b []byte) error {
 	})
 }
 
+// WriteUnsynced makes a file appear whole, in the place of one that is there, for what isn't
+// true any more after a power cut: nothing is synced. Something else than a file in the place
+// of path+".new", under which it is written first, is an error as OpenFile has it.
+func WriteUnsynced(path string, mode fs.FileMode, b []byte) error {
+	temp := path + ".new"
+	f, err := OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil { // whatever the umask is
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
+}
+
 // Sync returns when what is in a file is on the disk.
 func Sync(f *os.File) error {
 	if err := f.Sync(); err != nil {

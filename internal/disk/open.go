@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,19 @@ func Open(path string) (*os.File, error) { return OpenFile(path, os.O_RDONLY, 0)
 // the error is Integrity, and a *fs.PathError.
 func OpenFile(path string, flag int, mode fs.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
+	return onlyFile(f, err, path, func() (fs.FileInfo, error) { return os.Stat(path) })
+}
+
+// OpenFileIn is OpenFile for a file of a directory, which it is looked for below.
+func OpenFileIn(dir *os.Root, name string, flag int, mode fs.FileMode) (*os.File, error) {
+	f, err := dir.OpenFile(name, flag|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
+	return onlyFile(f, err, filepath.Join(dir.Name(), name), func() (fs.FileInfo, error) { return dir.Stat(name) })
+}
+
+// onlyFile is what is opened, or not, if it is a file.
+func onlyFile(f *os.File, err error, path string, stat func() (fs.FileInfo, error)) (*os.File, error) {
 	if err != nil {
-		if fi, serr := os.Stat(path); serr == nil {
+		if fi, serr := stat(); serr == nil {
 			if odd := CheckFile(path, fi); odd != nil {
 				return nil, odd
 			}

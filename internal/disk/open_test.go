@@ -29,8 +29,17 @@ func TestOpenOdd(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, open := range map[string]func() error{
-			"read":    func() error { _, err := disk.ReadFile(path); return err },
-			"write":   func() error { _, err := disk.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600); return err },
+			"read":  func() error { _, err := disk.ReadFile(path); return err },
+			"write": func() error { _, err := disk.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600); return err },
+			"in a directory": func() error {
+				root, err := os.OpenRoot(dir)
+				if err != nil {
+					return err
+				}
+				defer root.Close()
+				_, err = disk.OpenFileIn(root, filepath.Base(path), os.O_WRONLY|os.O_CREATE, 0o600)
+				return err
+			},
 			"both":    func() error { _, err := disk.OpenFile(path, os.O_RDWR, 0); return err },
 			"sealed":  func() error { _, err := disk.ReadSealed(path, 1); return err },
 			"reserve": func() error { return disk.NewReserve(path, 4<<10).Keep(dir) },
@@ -42,6 +51,19 @@ func TestOpenOdd(t *testing.T) {
 				t.Errorf("%s, %s: %v", what, name, err)
 			}
 		}
+	}
+	unsynced := filepath.Join(dir, "unsynced")
+	for _, content := range []string{"one", ""} {
+		err := disk.WriteUnsynced(unsynced, 0o644, []byte(content))
+		if b, rerr := os.ReadFile(unsynced); err != nil || rerr != nil || string(b) != content {
+			t.Errorf("%q, %v, %v", b, err, rerr)
+		}
+	}
+	if err := unix.Mkfifo(unsynced+".new", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.WriteUnsynced(unsynced, 0o644, nil); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("a pipe in the place of what isn't whole: %v", err)
 	}
 	path := filepath.Join(dir, "none")
 	if _, err := disk.Open(path); !errors.Is(err, fs.ErrNotExist) {

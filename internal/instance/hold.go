@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -37,7 +38,7 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 		return func() error { served(); return nil }, nil
 	}
 	mark := filepath.Join(s.boxDir(db.Instance{Config: i.Options}), heldFile)
-	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+	if err := disk.WriteUnsynced(mark, 0o600, nil); err != nil {
 		served()
 		return nil, err
 	}

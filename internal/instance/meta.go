@@ -248,7 +248,7 @@ func (s *Set) editMeta(ctx context.Context, name string, f func(*os.Root) error)
 // the power goes.
 func replaceFile(dir *os.Root, name string, content []byte) error {
 	temp := path.Join(path.Dir(name), "."+path.Base(name)+".new")
-	f, err := dir.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	f, err := disk.OpenFileIn(dir, temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}

@@ -73,14 +73,13 @@ func (s *Set) plugs(i Instance, l *live) *plugs {
 	return p
 }
 
-// save isn't synced: after a power cut nothing of it is true.
+// save writes down which devices there are.
 func (p *plugs) save() error {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	temp := p.path + ".new"
-	return errors.Join(os.WriteFile(temp, b, 0o600), os.Rename(temp, p.path))
+	return disk.WriteUnsynced(p.path, 0o600, b)
 }
 
 // plug gives an instance a device.

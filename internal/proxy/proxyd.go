@@ -16,6 +16,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/sibling"
 )
 
@@ -81,7 +82,15 @@ func (d *proxyd) answer(root *os.Root, name string, st status) {
 		log.Printf("%s: %s", name, st.Error)
 	}
 	temp := name + statusEx + ".new"
-	if err := errors.Join(root.WriteFile(temp, b, 0o644), root.Rename(temp, name+statusEx)); err != nil {
+	f, err := disk.OpenFileIn(root, temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = f.Write(b)
+		err = errors.Join(err, f.Close())
+	}
+	if err == nil {
+		err = root.Rename(temp, name+statusEx)
+	}
+	if err != nil {
 		log.Printf("%s: %v", name, err)
 	}
 }

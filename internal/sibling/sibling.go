@@ -53,13 +53,8 @@ func (s Sibling) Write(name string, b []byte) error {
 	}
 	path := filepath.Join(s.Path, name)
 	if old, err := disk.ReadFile(path); err != nil || !bytes.Equal(old, b) {
-		temp := path + ".new"
-		// The sibling may read it whatever the umask is.
-		if err := errors.Join(os.WriteFile(temp, b, 0o644), os.Chmod(temp, 0o644)); err != nil {
+		if err := disk.WriteUnsynced(path, 0o644, b); err != nil { // it is written again after a power cut
 			return err
-		}
-		if err := os.Rename(temp, path); err != nil { // not synced: it is written again after a power cut
-			return errors.Join(err, os.Remove(temp))
 		}
 	}
 	return s.Ensure()
