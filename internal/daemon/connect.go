@@ -66,9 +66,33 @@ func (n *networks) Check(ctx context.Context, d map[string]string) error {
 	return checkFixed(n.d.plan(row), row.Config, d)
 }
 
-// Use keeps a network under its name until the function is called that it gives. The error
-// is Conflict.
+// Use keeps a network, named by itself or by its bridge, under its name until the function is
+// called that it gives. The error is Conflict.
 func (n *networks) Use(name string) (release func(), err error) { return n.use(name, false) }
+
+// alone does work on a network, to delete or rename it, while nobody is about to name it or
+// its bridge; who does already is in a row. Errors: Conflict, NotFound, Invalid, those of work.
+func (n *networks) alone(ctx context.Context, name string, work func(Network) error) error {
+	release, err := n.use(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	row, err := n.d.managed(ctx, name)
+	if err != nil {
+		return err
+	}
+	if row.Bridge != "" && row.Bridge != name {
+		if release, err = n.use(row.Bridge, true); err != nil {
+			return err
+		}
+		defer release()
+		if row, err = n.d.managed(ctx, name); err != nil { // who has named the bridge meanwhile is in it
+			return err
+		}
+	}
+	return work(row)
+}
 
 // use is Use, or, alone, for who deletes or renames a network: until nobody is about to name
 // it, which the error says, and who does already is in a row.

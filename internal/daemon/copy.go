@@ -23,6 +23,11 @@ func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateS
 	if err := d.instances.Check(ctx, n.Config); err != nil {
 		return err
 	}
+	release, err := d.instances.Use(ctx, n.Devices)
+	if err != nil {
+		return err
+	}
+	defer release()
 	files := d.instances.NewFiles()
 	defer func() { err = errors.Join(err, files.Close()) }()
 	if err := d.instances.CopyFiles(source, spec.Source.Instance, files, !spec.Source.Only); err != nil {

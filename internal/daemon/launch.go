@@ -103,6 +103,11 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 
 // launch makes an instance of an image, or of nothing.
 func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (err error) {
+	release, err := d.instances.Use(ctx, spec.Devices) // while the image comes, too
+	if err != nil {
+		return err
+	}
+	defer release()
 	img, err := d.imageFor(ctx, o, spec.Source, spec.Architecture)
 	if err != nil {
 		return err

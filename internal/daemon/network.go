@@ -264,15 +264,11 @@ func (d *Daemon) checkRunning(ctx context.Context, n Network, before, next db.Ne
 // RenameNetwork gives a network that nobody uses another name.
 // Errors: NotFound, Invalid, Conflict.
 func (d *Daemon) RenameNetwork(ctx context.Context, from, to string) error {
-	release, err := d.networks.use(from, true)
-	if err != nil {
-		return err
-	}
-	defer release()
-	n, err := d.managed(ctx, from)
-	if err != nil {
-		return err
-	}
+	return d.networks.alone(ctx, from, func(n Network) error { return d.renameNetwork(ctx, n, to) })
+}
+
+func (d *Daemon) renameNetwork(ctx context.Context, n Network, to string) error {
+	from := n.Name
 	if err := network.CheckName(to); err != nil {
 		return err
 	}
@@ -304,15 +300,11 @@ func (d *Daemon) RenameNetwork(ctx context.Context, from, to string) error {
 
 // DeleteNetwork removes a network that nobody uses. Errors: NotFound, Invalid, Conflict.
 func (d *Daemon) DeleteNetwork(ctx context.Context, name string) error {
-	release, err := d.networks.use(name, true)
-	if err != nil {
-		return err
-	}
-	defer release()
-	n, err := d.managed(ctx, name)
-	if err != nil {
-		return err
-	}
+	return d.networks.alone(ctx, name, func(n Network) error { return d.deleteNetwork(ctx, n) })
+}
+
+func (d *Daemon) deleteNetwork(ctx context.Context, n Network) error {
+	name := n.Name
 	if u := n.users(); u != "" {
 		return kiln.Errorf(kiln.Conflict, "network %q is in use by: %s; take it from them first", name, u)
 	}

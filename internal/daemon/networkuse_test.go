@@ -44,6 +44,21 @@ func TestNetworkIsUsedOrDeleted(t *testing.T) {
 		})
 		return err
 	}
+	if err := d.db.EditNetwork(ctx, "nv", func(n *db.Network) error { n.Bridge = "nvbr"; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	release, err := instance.UseNetworks(d.networks, map[string]map[string]string{"v": {"type": "nic",
+		"nictype": "bridged", "parent": "nvbr"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DeleteNetwork(ctx, "nv"); kiln.KindOf(err) != kiln.Conflict {
+		t.Errorf("a network whose bridge is taken into use is deleted: %v", err)
+	}
+	release()
+	if err := d.db.EditNetwork(ctx, "nv", func(n *db.Network) error { n.Bridge = ""; return nil }); err != nil {
+		t.Fatal(err)
+	}
 	leave, err := d.networks.use("nv", true)
 	if err != nil {
 		t.Fatal(err)

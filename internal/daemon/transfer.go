@@ -85,6 +85,11 @@ func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) (err e
 	if err := d.checkArrival(ctx, a, n); err != nil {
 		return err
 	}
+	release, err := d.instances.Use(ctx, n.Devices)
+	if err != nil {
+		return err
+	}
+	defer release()
 	files := d.instances.NewFiles()
 	defer func() { err = errors.Join(err, files.Close()) }()
 	if err := d.receiveFiles(ctx, o, a, files); err != nil {

@@ -227,28 +227,16 @@ func (g *guest) volumeFiles(ctx context.Context) (string, error) {
 // it gives: they are neither deleted nor restored before a row names them. The error is
 // Conflict.
 func (s *Set) useVolumes(ctx context.Context, devices map[string]map[string]string) (release func(), err error) {
-	var all []func()
-	release = func() {
-		for _, f := range all {
-			f()
-		}
-	}
-	for name, d := range devices {
+	return keepEach(devices, func(d map[string]string) (func(), error) {
 		if VolumeOf(d) == "" {
-			continue
+			return nil, nil
 		}
 		n, err := volumeName(ctx, d)
-		var one func()
-		if err == nil {
-			one, err = s.pool.UseCustom(n)
-		}
 		if err != nil {
-			release()
-			return nil, kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
+			return nil, err
 		}
-		all = append(all, one)
-	}
-	return release, nil
+		return s.pool.UseCustom(n)
+	})
 }
 
 // volumeName names the storage volume that a disk of an instance of ctx's project shows.

@@ -25,8 +25,9 @@ import (
 type Networks interface {
 	// Check says whether an interface can be connected. Errors: NotFound, Invalid.
 	Check(ctx context.Context, d map[string]string) error
-	// Use keeps a network under its name until the function is called that it gives. The
-	// error is Conflict while it is deleted or renamed.
+	// Use keeps a network, which is named by itself or by its bridge, under its name until
+	// the function is called that it gives. The error is Conflict while it is deleted or
+	// renamed.
 	Use(name string) (release func(), err error)
 	// Connect makes what an interface of an instance is to be connected to, if it isn't
 	// there, and gives it its addresses. A Resolver is given where names can be asked for.
@@ -323,29 +324,16 @@ func checkNicValues(d map[string]string) error {
 	return nil
 }
 
-// UseNetworks keeps the networks that devices name until the function is called that it
-// gives: they are neither deleted nor renamed before a row names them. Whether they are
-// there is to be asked after that. The error is Conflict.
+// UseNetworks keeps the networks that devices name, or their bridges, until the function is
+// called that it gives: they are neither deleted nor renamed before a row names them. Whether
+// they are there is to be asked after that. The error is Conflict.
 func UseNetworks(n Networks, devices map[string]map[string]string) (release func(), err error) {
-	var all []func()
-	release = func() {
-		for _, f := range all {
-			f()
+	return keepEach(devices, func(d map[string]string) (func(), error) {
+		if name := cmp.Or(d["network"], d["parent"]); n != nil && d["type"] == "nic" && name != "" {
+			return n.Use(name)
 		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(devices)) {
-		d := devices[name]
-		if n == nil || d["type"] != "nic" || d["network"] == "" {
-			continue
-		}
-		one, err := n.Use(d["network"])
-		if err != nil {
-			release()
-			return nil, kiln.Errorf(kiln.KindOf(err), "Device %q: %w", name, err)
-		}
-		all = append(all, one)
-	}
-	return release, nil
+		return nil, nil
+	})
 }
 
 // useNetworks is UseNetworks and checkNetworks.

@@ -65,19 +65,11 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 		return nil, err
 	}
 	changed := changedDevices(i.ExpandedDevices, next.ExpandedDevices)
-	release, err := s.useVolumes(ctx, changed)
+	release, err := s.Use(ctx, changed)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	connected, err := s.useNetworks(ctx, changed)
-	if err != nil {
-		return nil, err
-	}
-	defer connected()
-	if err := s.checkSources(ctx, changed); err != nil {
-		return nil, err
-	}
 	undo := func() error { return nil }
 	if l := s.running(db.Instance{Config: i.Options}); l != nil {
 		warnings = atNextStart(i.ExpandedConfig, next.ExpandedConfig)
