@@ -1,6 +1,6 @@
 // kiln-mount, which changes the mounts of a container that runs: it joins the container's
 // namespaces of users and mounts and is its root there, so that every path is looked up,
-// and every directory made, by the container's own rules.
+// and every file made or removed, by the container's own rules.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -172,7 +172,7 @@ static int attach(bool mapped)
 
 // detach unmounts what is at a path of the container, if that is the mount with an id. An
 // empty file that was only there to be mounted on goes, too, if that is asked for.
-static int detach(void)
+static int detach(bool mapped)
 {
 	char *want = field(), *path = field(), *tidy = field(), *name, shown[512];
 	bool busy = false;
@@ -201,7 +201,10 @@ static int detach(void)
 		if (errno != EBUSY || umount2(name, UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
 			return fail("unmounting ", shown);
 	}
-	if (tidy[0] == '1' && fstatat(AT_FDCWD, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
+	// The mount may have been moved over a file that isn't the container's to remove: whether
+	// it is, is asked as the container's root.
+	if (tidy[0] == '1' && setgroups(0, NULL) == 0 && (!mapped || (join(CLONE_NEWUSER) && become_root())) &&
+	    fstatat(AT_FDCWD, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
 		unlinkat(AT_FDCWD, name, 0);
 	say(busy ? "busy\n" : "ok\n");
 	return 0;
@@ -217,5 +220,5 @@ int change_mount(void)
 	}
 	if (strcmp(what, "attach") == 0)
 		return attach(mapped[0] == '1');
-	return detach();
+	return detach(mapped[0] == '1');
 }

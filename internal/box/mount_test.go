@@ -177,6 +177,21 @@ func TestAttach(t *testing.T) {
 	if out, _ := os.ReadFile("/proc/" + strconv.Itoa(b.InitPID()) + "/mountinfo"); strings.Contains(string(out), "/first") {
 		t.Errorf("%s", out)
 	}
+	// Whatever the container has moved a mount over isn't removed by the host's right.
+	host := t.TempDir()
+	if err := errors.Join(os.WriteFile(host+"/marker", nil, 0o644), os.Chmod(host, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	shared := attach(Mount{Name: "shared", Source: host, Target: "/shared"})
+	one = attach(Mount{Name: "one", Source: file, Target: "/etc/one"})
+	inside("rm /shared/marker", 1)
+	inside("mount --make-rprivate / && mount --move /etc/one /shared/marker && test -s /shared/marker", 0)
+	detach("one", one, false)
+	inside("test -e /shared/marker && test ! -s /shared/marker && test -e /etc/one", 0)
+	if _, err := os.Stat(host + "/marker"); err != nil {
+		t.Errorf("a file of the host is gone: %v", err)
+	}
+	detach("shared", shared, false)
 	// After a reboot what was taken away isn't shown for a moment, either.
 	inside("reboot -f", 0)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -211,7 +211,7 @@ func listenPath(root int, ids idMap, d Device) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ownSocket(parent, name, uid, gid, d.Mode); err != nil {
+	if err := ownSocket(parent, name, ids, uid, gid, d.Mode); err != nil {
 		return nil, errors.Join(err, unix.Unlinkat(parent, name, 0))
 	}
 	l, err := net.FileListener(file)
@@ -245,15 +245,17 @@ func removeStale(parent int, name, short string) error {
 	return unix.Unlinkat(parent, name, 0)
 }
 
-// ownSocket gives a socket that was just made its owner and its mode.
-func ownSocket(parent int, name string, uid, gid int, mode uint32) error {
-	fd, err := unix.Openat(parent, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// ownSocket gives a socket that was just made its owner and its mode. It isn't one that the
+// side has meanwhile mounted over it, nor one that wasn't the side's before.
+func ownSocket(parent int, name string, ids idMap, uid, gid int, mode uint32) error {
+	fd, err := rootfd.Openat2(parent, name, unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH})
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK || !ids.has(fd) {
 		return errors.Join(err, errors.New("somebody has put something else in the place of the socket"))
 	}
 	if err := unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
