@@ -188,6 +188,50 @@ func TestPackUnpack(t *testing.T) {
 	}
 }
 
+// fdCounter notes how many descriptors are open whenever something is read.
+type fdCounter struct {
+	io.Reader
+	most int
+}
+
+func (c *fdCounter) Read(b []byte) (int, error) {
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		c.most = max(c.most, len(fds))
+	}
+	return c.Reader.Read(b)
+}
+
+// TestUnpackDeep unpacks directories in directories, with files on the way back: it holds
+// few of them open, however deep somebody makes them.
+func TestUnpackDeep(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	dir := from
+	for range 150 {
+		dir += "/d"
+		if err := errors.Join(os.Mkdir(dir, 0o710), os.WriteFile(filepath.Dir(dir)+"/z", []byte(dir), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := pack(t.Context(), from, &b); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, r := int64(1<<30), fdCounter{Reader: &b}
+	if err := unpack(t.Context(), &r, to, false, &left); err != nil {
+		t.Fatal(err)
+	}
+	if more := r.most - len(before); more < openDirs || more > openDirs+20 {
+		t.Errorf("%d descriptors more", more)
+	}
+	if d := cmp.Diff(describe(t, from), describe(t, to)); d != "" {
+		t.Errorf("-packed +unpacked:\n%s", d)
+	}
+}
+
 // TestManyHoles has more places with bytes than are told apart.
 func TestManyHoles(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()

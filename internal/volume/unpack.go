@@ -35,9 +35,13 @@ type unpacker struct {
 	left  *int64            // bytes that may be written
 }
 
+// openDirs is how many of the directories that are being filled are open at once, besides
+// the root: whoever sends them decides how deep they are.
+const openDirs = 16
+
 // openDir is a directory that is being filled.
 type openDir struct {
-	fd   int
+	fd   int         // -1: it isn't open, since many below it are
 	name string      // from the root
 	h    *tar.Header // nil: of the root, before its entry
 }
@@ -156,15 +160,48 @@ func brokenTar(err error) error {
 	return err
 }
 
+// within gives the directory where entries are made now.
+func (u *unpacker) within() (fd int, err error) {
+	d := &u.dirs[len(u.dirs)-1]
+	if d.fd < 0 {
+		if d.fd, err = u.below(d.name); err != nil {
+			d.fd = -1
+			return -1, fmt.Errorf("open directory %q again: %w", d.name, err)
+		}
+	}
+	return d.fd, nil
+}
+
+// enter has entries be made in a directory that is in the one before it.
+func (u *unpacker) enter(d openDir) {
+	u.dirs = append(u.dirs, d)
+	if k := len(u.dirs) - 1 - openDirs; k > 0 && u.dirs[k].fd >= 0 {
+		unix.Close(u.dirs[k].fd)
+		u.dirs[k].fd = -1
+	}
+}
+
 // leave is done with a directory: nothing is made in it any more.
 func (u *unpacker) leave() error {
 	d := u.dirs[len(u.dirs)-1]
+	fd, err := u.within()
 	u.dirs = u.dirs[:len(u.dirs)-1]
-	defer unix.Close(d.fd)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
 	if d.h == nil {
 		return nil
 	}
-	return fdTimes(d.fd, d.h)
+	return fdTimes(fd, d.h)
+}
+
+// below opens a directory by its path from the root, on which there are no symlinks.
+func (u *unpacker) below(dir string) (fd int, err error) {
+	return rootfd.Openat2(u.dirs[0].fd, dir, unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
 }
 
 // spend counts bytes that are about to be written. The error is NoSpace.
@@ -215,7 +252,10 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if err := u.spend(cost); err != nil {
 		return err
 	}
-	parent := u.dirs[len(u.dirs)-1].fd
+	parent, err := u.within()
+	if err != nil {
+		return err
+	}
 	if err := u.make(parent, base, name, h); err != nil {
 		if err == unix.EEXIST {
 			err = kiln.Errorf(kiln.Invalid, "it is there twice")
@@ -282,7 +322,7 @@ func (u *unpacker) makeDir(parent int, base, name string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	u.dirs = append(u.dirs, openDir{fd, name, h})
+	u.enter(openDir{fd, name, h})
 	return fdAttributes(fd, h)
 }
 
@@ -293,10 +333,7 @@ func (u *unpacker) makeLink(parent int, base string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	from, err := rootfd.Openat2(u.dirs[0].fd, dir, unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	from, err := u.below(dir)
 	if err != nil {
 		return kiln.Errorf(kiln.Invalid, "it is a link to %q, which isn't there: %w", h.Linkname, err)
 	}
