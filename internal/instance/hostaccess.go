@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -78,8 +79,10 @@ func accesses(options map[string]string, devices map[string]map[string]string) [
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		d := devices[name]
 		switch {
-		case d["type"] == "none", d["type"] == "nic" && d["network"] != "" && d["parent"] == "",
-			d["type"] == "disk" && !fromHost(d):
+		case d["type"] == "none", d["type"] == "disk" && !fromHost(d),
+			d["type"] == "nic" && d["network"] != "" && d["parent"] == "" && d["host_name"] == "":
+		case d["type"] == "nic" && d["host_name"] != "":
+			add(d, "device %q: the name %s on the host", name, d["host_name"]) // which may be another's
 		case d["type"] == "nic" && d["parent"] == "":
 			add(d, "device %q: an interface of the host", name)
 		case d["type"] == "nic":
@@ -143,6 +146,9 @@ func (s *Set) CheckAccess(ctx context.Context, c Config) error {
 func (s *Set) checkAccess(ctx context.Context, who string, want, has Config) error {
 	if !IsRestricted(ctx) {
 		return nil
+	}
+	if err := cmp.Or(checkOptionBounds(want.Options), checkDeviceBounds(want.Devices)); err != nil {
+		return err // before all of it is looked through and named
 	}
 	profiles, err := s.profiles(ctx)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	linked "container/list"
 	"net"
 	"sync"
 	"time"
@@ -28,7 +29,8 @@ type connections struct {
 	all     int
 	from    map[string]int // by the other's address
 	refused int
-	budget  budget // of all of them
+	waiting linked.List // *counted, the longest first: without a request, of nobody who is trusted
+	budget  budget      // of all of them
 }
 
 // take makes room for a connection, if there is any.
@@ -43,6 +45,46 @@ func (c *connections) take(from string) bool {
 	}
 	c.all++
 	c.from[from]++
+	return true
+}
+
+// wait has a connection be one that may be closed when there is no room for another.
+func (c *connections) wait(conn *counted) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn.place == nil && !conn.kept {
+		conn.place = c.waiting.PushBack(conn)
+	}
+}
+
+// keep ends wait: for as long as a request is answered, or, for ever, when the connection
+// isn't for requests any more or has ended.
+func (c *connections) keep(conn *counted, ever bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn.place != nil {
+		c.waiting.Remove(conn.place)
+		conn.place = nil
+	}
+	conn.kept = conn.kept || ever
+}
+
+// makeRoom closes the connection that waits longest for its next request: one from an
+// address that has as many as it may have, else any. So whoever only holds connections
+// keeps nobody out. It reports whether there was one.
+func (c *connections) makeRoom(from string) bool {
+	c.mu.Lock()
+	var found *counted
+	for e := c.waiting.Front(); e != nil && found == nil; e = e.Next() {
+		if conn := e.Value.(*counted); c.from[from] < mostFromOne || conn.from == from {
+			found = conn
+		}
+	}
+	c.mu.Unlock()
+	if found == nil {
+		return false
+	}
+	found.Close()
 	return true
 }
 
@@ -89,8 +131,15 @@ func (l counting) Accept() (net.Conn, error) {
 		}
 		from := host(conn.RemoteAddr().String())
 		switch {
-		case l.conns.take(from):
-			return newCounted(conn, &l.conns.budget, func() { l.conns.release(from) }), nil
+		case l.conns.take(from), l.conns.makeRoom(from) && l.conns.take(from):
+			c := newCounted(conn, &l.conns.budget, nil)
+			c.conns, c.from = l.conns, from
+			c.ends = []func(){func() {
+				l.conns.keep(c, true)
+				l.conns.release(from)
+			}}
+			l.conns.wait(c)
+			return c, nil
 		case l.conns.refuse():
 			over := time.AfterFunc(refusalTime, func() { conn.Close() })
 			c := newCounted(conn, &l.conns.budget, func() {

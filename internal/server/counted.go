@@ -1,6 +1,7 @@
 package server
 
 import (
+	linked "container/list"
 	"context"
 	"crypto/tls"
 	"net"
@@ -47,6 +48,11 @@ type counted struct {
 	net.Conn
 	refused bool // there is no room for it
 	budget  *budget
+	conns   *connections // that it is one of; nil: it is refused
+	from    string       // the other's address
+
+	place *linked.Element // in conns.waiting; conns.mu is held
+	kept  bool            // it never waits again; conns.mu is held
 
 	mu     sync.Mutex
 	closed bool
@@ -58,6 +64,17 @@ type counted struct {
 
 func newCounted(c net.Conn, b *budget, release func()) *counted {
 	return &counted{Conn: c, budget: b, ends: []func(){release}}
+}
+
+// begin says that a request is being answered, until the function is called that it gives:
+// then the connection waits for the next one, if that isn't a trusted client's.
+func (c *counted) begin() (end func(trusted bool)) {
+	c.conns.keep(c, false)
+	return func(trusted bool) {
+		if !trusted {
+			c.conns.wait(c)
+		}
+	}
 }
 
 // Read implements net.Conn. The error is Busy when untrusted clients have sent too much.
@@ -143,19 +160,33 @@ type connKey struct{}
 
 // withConn says in the context of a connection's requests what is known of it.
 func withConn(ctx context.Context, c net.Conn) context.Context {
+	switch inner := inmost(c).(type) {
+	case *counted:
+		return context.WithValue(ctx, connKey{}, inner)
+	case *net.UnixConn:
+		return withLocalUser(ctx, inner)
+	}
+	return ctx
+}
+
+// inmost gives what a connection is without TLS and the like.
+func inmost(c net.Conn) net.Conn {
 	for {
-		switch inner := c.(type) {
+		switch outer := c.(type) {
 		case *tls.Conn:
-			c = inner.NetConn()
+			c = outer.NetConn()
 		case patientConn:
-			c = inner.Conn
-		case *counted:
-			return context.WithValue(ctx, connKey{}, inner)
-		case *net.UnixConn:
-			return withLocalUser(ctx, inner)
+			c = outer.Conn
 		default:
-			return ctx
+			return c
 		}
+	}
+}
+
+// connState hears of connections that are for requests no more.
+func connState(c net.Conn, state http.ConnState) {
+	if inner, ok := inmost(c).(*counted); ok && inner.conns != nil && state == http.StateHijacked {
+		inner.conns.keep(inner, true)
 	}
 }
 

@@ -90,6 +90,20 @@ func TestRestrictedHost(t *testing.T) {
 	if w := p.ask(guest, "POST", "/1.0/profiles", `{"name":"mine"}`); w.Code != http.StatusForbidden {
 		t.Errorf("a new profile: %d %s", w.Code, w.Body)
 	}
+	// Too much is refused before all of it is named, and no error is as large as what it is about.
+	var many strings.Builder
+	for i := range 600 {
+		fmt.Fprintf(&many, `"%d":{"type":"%d"},`, i, i)
+	}
+	for body, want := range map[string]int{
+		`{"name":"x","source":{"type":"none"},"devices":{` + strings.TrimSuffix(many.String(), ",") + `}}`: 413,
+		`{"name":"x","source":{"type":"none"},"config":{"` + strings.Repeat("y", 100_000) + `":"1"}}`:      400,
+	} {
+		w := p.ask(guest, "POST", "/1.0/instances", body)
+		if w.Code != want || w.Body.Len() > maxErrorText+1000 {
+			t.Errorf("%.100s …: %d %.200s … (%d bytes)", body, w.Code, w.Body, w.Body.Len())
+		}
+	}
 	// What somebody else has given an instance may stay.
 	if w := p.ask(guest, "PATCH", "/1.0/instances/powerful", `{"description":"x"}`); w.Code != http.StatusOK {
 		t.Errorf("another change: %d %s", w.Code, w.Body)
@@ -379,8 +393,14 @@ func TestConnectionLimit(t *testing.T) {
 	if err != nil || one.all != 1 {
 		t.Fatal(one.all, err)
 	}
+	one.wait(conn.(*counted)) // it does already
+	if one.makeRoom("other"); one.all != 0 {
+		t.Error("one that waits doesn't make room")
+	}
 	conn.Close()
-	conn.Close()
+	if one.wait(conn.(*counted)); one.makeRoom("127.0.0.1") {
+		t.Error("a closed one makes room")
+	}
 	if one.all != 0 || len(one.from) != 0 {
 		t.Errorf("%+v", one.from)
 	}

@@ -214,21 +214,31 @@ func TestNetworkIsBounded(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	// Some of those for whom there is no room are told so, when they ask at once.
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		late := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-		resp, err := late.Get("https://" + address + "/1.0")
-		if err == nil {
-			resp.Body.Close()
-			late.CloseIdleConnections()
-			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !resp.Close {
-				t.Errorf("one more connection than there may be: %+v", resp)
+	get := func(when string) *http.Response {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+			late := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+			resp, err := late.Get("https://" + address + "/1.0")
+			if err == nil {
+				resp.Body.Close()
+				late.CloseIdleConnections()
+				return resp
 			}
-			break
+			if time.Now().After(deadline) {
+				t.Fatal(when, err)
+			}
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("nobody is told that there is no room", err)
-		}
+	}
+	// Those that only wait make room.
+	if resp := get("silent ones keep others out"); resp.StatusCode != http.StatusOK {
+		t.Errorf("beside silent ones: %+v", resp)
+	}
+	// Some of those for whom there is no room are told so, when they ask at once.
+	for n.conns.take("127.0.0.1") || n.conns.makeRoom("127.0.0.1") {
+	}
+	if resp := get("nobody is told that there is no room"); resp.StatusCode != http.StatusServiceUnavailable ||
+		resp.Header.Get("Retry-After") == "" || !resp.Close {
+		t.Errorf("one more connection than there may be: %+v", resp)
 	}
 	if resp, b := p.do("GET", "/1.0", ""); resp.StatusCode != 200 {
 		t.Errorf("the unix socket answers %d %s", resp.StatusCode, b)

@@ -88,7 +88,7 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 // seconds to finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: maxHeader, ConnContext: withConn,
+		MaxHeaderBytes: maxHeader, ConnContext: withConn, ConnState: connState,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
@@ -139,6 +139,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		s.answerError(w, r, kiln.Errorf(kiln.Busy, "the server has as many connections as it may have; try again later"))
 		return
+	}
+	if conn != nil {
+		end := conn.begin()
+		defer func() { end(callerOf(r).trusted) }()
 	}
 	r = s.identify(r)
 	if conn != nil {
@@ -269,6 +273,9 @@ func (s *Server) send(w http.ResponseWriter, status int, pieces ...[]byte) {
 	}
 }
 
+// maxErrorText bounds what an error says, in bytes.
+const maxErrorText = 8 << 10
+
 func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	code := status(err)
 	kind := kiln.KindOf(err)
@@ -280,7 +287,11 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 		w.Header().Set("Retry-After", retryAfter)
 	}
 	w.Header().Set(api.KindHeader, string(kind))
-	s.answer(w, code, api.Response{Type: "error", ErrorCode: code, Error: err.Error()})
+	text := err.Error()
+	if len(text) > maxErrorText { // it names much of what somebody sent
+		text = strings.ToValidUTF8(text[:maxErrorText], "") + " …"
+	}
+	s.answer(w, code, api.Response{Type: "error", ErrorCode: code, Error: text})
 }
 
 // status is the HTTP status of an error.
