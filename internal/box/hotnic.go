@@ -99,6 +99,30 @@ func ownAlias(id string) string { return "kiln " + id }
 // pairTime is how long the kernel may take to remove the pairs of a container that ended.
 const pairTime = 2 * time.Second
 
+// CheckHostName reports whether the host's end of a new pair of a container may have a name:
+// no other interface has it. That of the last run of a container that starts, which has
+// the id, may take a moment to go; one that runs already is given as "". The error is
+// Conflict.
+func CheckHostName(ctx context.Context, id, name string) error {
+	for end := time.Now().Add(pairTime); ; {
+		link, err := netlink.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look for the host's interface %s: %w", name, err)
+		}
+		alias := link.Attrs().Alias
+		if link.Type() == "veth" && (alias == standIn || id != "" && alias == ownAlias(id)) {
+			return nil
+		}
+		if link.Type() != "veth" || id == "" || !time.Now().Before(end) || ctx.Err() != nil {
+			return kiln.Errorf(kiln.Conflict, "this host has an interface %q already; take another host_name", name)
+		}
+		time.Sleep(initPoll)
+	}
+}
+
 // clearPairs removes what is left of a container's interfaces when it is started again: a
 // pair goes only some time after the namespace that the other end was in.
 func clearPairs(ctx context.Context, s Spec) {

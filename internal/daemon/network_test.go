@@ -88,6 +88,7 @@ func TestNicHostAccess(t *testing.T) {
 		{map[string]string{"type": "nic", "network": defaultNetwork, "name": "eth5"}, ""},
 		{map[string]string{"type": "nic", "nictype": "bridged", "parent": "eth0"}, kiln.Denied},
 		{map[string]string{"type": "nic", "network": defaultNetwork, "parent": "eth0"}, kiln.Denied},
+		{map[string]string{"type": "nic", "network": defaultNetwork, "host_name": "vnet0"}, kiln.Denied},
 	} {
 		err := d.instances.CheckAccess(restricted, instance.Config{Devices: map[string]map[string]string{"x": c.nic}})
 		if c.want == "" && err != nil || c.want != "" && kiln.KindOf(err) != c.want {

@@ -74,6 +74,9 @@ func (nicDevice) start(_ context.Context, in *guest, spec *box.Spec) (later bool
 }
 
 func (nicDevice) add(ctx context.Context, in *guest) error {
+	if err := checkHostName(ctx, "", in.keys); err != nil {
+		return err
+	}
 	n, _, err := in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
 	if err != nil {
 		return err
@@ -86,6 +89,15 @@ func (nicDevice) add(ctx context.Context, in *guest) error {
 		return errors.Join(err, in.unbound(), in.forgetNic(ctx))
 	}
 	return nil
+}
+
+// checkHostName makes sure that what bounds an interface by its name on the host doesn't
+// bound, or free, another one. See box.CheckHostName for the id.
+func checkHostName(ctx context.Context, id string, d map[string]string) error {
+	if d["host_name"] == "" || NicKind(d) != box.Pair {
+		return nil
+	}
+	return box.CheckHostName(ctx, id, d["host_name"])
 }
 
 // ethernet are the names that interfaces get, one after the other.
@@ -371,6 +383,17 @@ func (s *Set) checkNetworks(ctx context.Context, devices map[string]map[string]s
 	return nil
 }
 
+// disconnect ends what bounds interfaces of an instance that didn't start.
+func (s *Set) disconnect(i Instance, nics map[string]box.Nic) error {
+	var errs []error
+	for device, n := range nics {
+		if _, _, bounded, _ := Bounds(i.ExpandedDevices[device]); bounded && n.HostName != "" {
+			errs = append(errs, s.Networks.Disconnect(n.HostName))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // connect gives the interfaces of an instance that starts, by device, and the first
 // resolver on them. Where the host can't have networks it starts without.
 func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic, first Resolver, err error) {
@@ -392,6 +415,9 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 	}
 	for _, device := range devices {
 		d := i.ExpandedDevices[device]
+		if err := checkHostName(ctx, i.Options[UUIDKey], d); err != nil {
+			return nil, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
+		}
 		n, r, err := s.Networks.Connect(ctx, i, device, d)
 		if errors.Is(err, kiln.Unsupported) {
 			s.warn("start instance "+strconv.Quote(i.Name)+" without the interface "+strconv.Quote(device), err)

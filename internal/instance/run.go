@@ -28,7 +28,7 @@ func (s *Set) Start(ctx context.Context, name string) error {
 	return s.startLocked(ctx, name)
 }
 
-func (s *Set) start(ctx context.Context, name string) error {
+func (s *Set) start(ctx context.Context, name string) (failed error) {
 	i, err := s.Get(ctx, name)
 	if err != nil {
 		return err
@@ -53,6 +53,11 @@ func (s *Set) start(ctx context.Context, name string) error {
 		return kiln.Errorf(kiln.KindOf(err), "snapshot of instance %q at its start: %w", name, err)
 	}
 	nics, resolver, err := s.connect(ctx, i)
+	defer func() {
+		if failed != nil {
+			failed = errors.Join(failed, s.disconnect(i, nics))
+		}
+	}()
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "connect instance %q: %w", name, err)
 	}
