@@ -67,7 +67,7 @@ func TestAnswersAreBounded(t *testing.T) {
 			"transfer": func() error { _, err := c.Transfer(t.Context(), "c1"); return err },
 			"wait":     func() error { _, err := c.Wait(t.Context(), "1"); return err },
 		} {
-			if name != "bytes" && what != "list" {
+			if name != "objects" && what != "list" { // which is the one that is over soonest
 				continue // all read their answers in one way
 			}
 			var err error

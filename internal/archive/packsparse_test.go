@@ -66,11 +66,11 @@ func pack(t *testing.T, dir string) []byte {
 func sparseTree(t *testing.T, filled bool) string {
 	dir := t.TempDir()
 	for name, at := range map[string][]int64{
-		"empty": nil, "begin": {0}, "end": {16*mib - 9}, "middle": {5*mib + 77}, "odd": {12345, 3 * mib, 3*mib + 9},
-		"many": {1 * mib, 3 * mib, 5 * mib, 7 * mib, 9 * mib},
+		"empty": nil, "begin": {0}, "end": {8*mib - 9}, "middle": {5*mib + 77}, "odd": {12345, 3 * mib, 3*mib + 9},
+		"many": {1 * mib, 3 * mib, 5 * mib, 7 * mib},
 		strings.Repeat("directory/", 20) + strings.Repeat("n", 200): {mib},
 	} {
-		writeSparse(t, filepath.Join(dir, name), 16*mib, filled, at...)
+		writeSparse(t, filepath.Join(dir, name), 8*mib, filled, at...)
 	}
 	writeSparse(t, filepath.Join(dir, "uneven"), 3*mib+1, filled, 2*mib)
 	writeSparse(t, filepath.Join(dir, "small"), mib-1, filled, 7)

@@ -115,16 +115,19 @@ func TestSparse(t *testing.T) {
 	t.Logf("10 GB of holes in %v", time.Since(start))
 }
 
-func TestMillionEntries(t *testing.T) {
+// TestManyEntries: what is remembered of each doesn't make the next one slower, or no end
+// is seen of this.
+func TestManyEntries(t *testing.T) {
+	const many = 200_000
 	r, w := io.Pipe()
 	go func() {
 		z := tar.NewWriter(w)
-		for i := range 1_000_000 {
+		for i := range many {
 			z.WriteHeader(&tar.Header{Name: fmt.Sprintf("d%d/f%d", i%1000, i), Typeflag: tar.TypeReg, Mode: 0o644})
 		}
 		w.CloseWithError(z.Close())
 	}()
-	if n, err := count(t.Context(), r, archive.Limits{}); n != 1_000_000 || err != nil {
+	if n, err := count(t.Context(), r, archive.Limits{}); n != many || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 }
