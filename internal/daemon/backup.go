@@ -67,7 +67,8 @@ func checkDatabase(dir string) error {
 		return err
 	}
 	var found []string
-	for _, sub := range []string{"blobs/sha256/*/*", "volumes/volumes/*", "volumes/snapshots/*"} {
+	for _, sub := range []string{"blobs/sha256/*/*", "volumes/volumes/*", "volumes/snapshots/*", "volumes/custom/*/*",
+		backupsDir + "/kiln-*.db"} {
 		list, err := disk.Glob(dir, sub)
 		if err != nil {
 			return err
@@ -80,7 +81,7 @@ func checkDatabase(dir string) error {
 		return nil
 	}
 	return kiln.Errorf(kiln.Integrity,
-		"the database %s %s, but there are files of images and instances (%s); nothing was "+
+		"the database %s %s, but there are files of images and instances or copies of it (%s); nothing was "+
 			"changed. Bring a copy of it back: kiln admin restore-database; or make it anew from the files: kiln admin "+
 			"recover; or, to begin anew, move %s away", path, what, strings.Join(found, ", "), dir)
 }
@@ -210,10 +211,16 @@ func RestoreDatabase(ctx context.Context, dir, file string) (string, error) {
 		return "", err
 	}
 	defer lock.Close()
-	return restoreDatabase(ctx, dir, file)
+	path, err := wholeCopy(ctx, dir, file)
+	if err != nil {
+		return "", err
+	}
+	return path, putDatabase(ctx, dir, path)
 }
 
-func restoreDatabase(ctx context.Context, dir, file string) (string, error) {
+// wholeCopy gives the copy of the database that is named, or the newest that is whole.
+// Errors: NotFound, Integrity, Invalid.
+func wholeCopy(ctx context.Context, dir, file string) (string, error) {
 	list := []string{file}
 	if file == "" {
 		var err error
@@ -235,7 +242,7 @@ func restoreDatabase(ctx context.Context, dir, file string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return path, putDatabase(ctx, dir, path)
+		return path, nil
 	}
 	if bad == nil {
 		return "", kiln.Errorf(kiln.NotFound, "there is no copy of the database in %s; make it anew from the files: kiln "+

@@ -1,19 +1,27 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
+
+// recoveredFile is a database that is being made of the files.
+const recoveredFile = databaseFile + ".recovered"
 
 // A Recovery is what Recover did.
 type Recovery struct {
@@ -42,9 +50,11 @@ type recoverer struct {
 
 // Recover makes rows of what the database in a daemon's directory doesn't name: images
 // and instances of the records beside their files, and of the files alone where there is
-// no record. A damaged or missing database is replaced by its newest copy that is whole;
-// then records, which are newer, count more than its rows. What was put away comes back,
-// and what can't be placed is put away for good. No daemon may run there.
+// no record. A damaged or missing database is replaced by one that begins as its newest copy
+// that is whole; then records, which are newer, count more than its rows. That one has no
+// name before it is complete: until then there is no database for a daemon, and who is
+// interrupted begins anew. What was put away comes back, and what can't be placed is put
+// away for good. No daemon may run there.
 // Errors: NotFound where no daemon ever was, Conflict when one runs.
 func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	ctx = project.InAll(ctx)
@@ -54,40 +64,75 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 		return v.r, err
 	}
 	defer lock.Close()
-	if err := v.database(ctx); err != nil {
+	if err := v.dropUnfinished(); err != nil {
 		return v.r, err
 	}
-	if v.db, err = db.Open(ctx, filepath.Join(cfg.Dir, databaseFile)); err != nil {
-		return v.r, err
-	}
-	defer v.db.Close()
-	if err := v.firstStart(ctx); err != nil {
-		return v.r, err
-	}
-	if err := v.recoverNetworks(ctx); err != nil {
-		return v.r, err
-	}
-	if err := v.recoverAllProfiles(ctx); err != nil {
-		return v.r, err
-	}
-	v.pool, err = volume.OpenFor(filepath.Join(cfg.Dir, "volumes"), func() (volumes, snapshots []string, err error) {
-		return nil, nil, errors.New("rows are being recovered") // so nothing is swept
-	})
+	file, err := v.database(ctx)
 	if err != nil {
 		return v.r, err
 	}
-	defer v.pool.Close()
-	if v.blobs, err = blob.Open(filepath.Join(cfg.Dir, "blobs")); err != nil {
+	err = v.recoverInto(ctx, file)
+	if err != nil && v.overrule { // nothing is back
+		return Recovery{Backup: v.r.Backup, Remarks: v.r.Remarks}, err
+	}
+	if err != nil || !v.overrule {
 		return v.r, err
 	}
-	v.images = store.New(v.blobs, v.db, store.Options{Limits: v.limits, Records: filepath.Join(cfg.Dir, imagesDir)})
+	return v.r, errors.Join(putDatabase(ctx, cfg.Dir, file), v.dropUnfinished())
+}
+
+// recoverInto is Recover for the database in a file.
+func (v *recoverer) recoverInto(ctx context.Context, file string) (err error) {
+	if v.db, err = db.Open(ctx, file); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.db.Close()) }()
+	v.db.OnRow(instance.Forbids)
+	v.db.Unbound()
+	if err := v.firstStart(ctx); err != nil {
+		return err
+	}
+	if err := v.recoverNetworks(ctx); err != nil {
+		return err
+	}
+	if err := v.recoverAllProfiles(ctx); err != nil {
+		return err
+	}
+	v.pool, err = volume.OpenFor(filepath.Join(v.cfg.Dir, "volumes"), func() (volumes, snapshots []string, err error) {
+		return nil, nil, errors.New("rows are being recovered") // so nothing is swept
+	})
+	if err != nil {
+		return err
+	}
+	defer v.pool.Close()
+	if v.blobs, err = blob.Open(filepath.Join(v.cfg.Dir, "blobs")); err != nil {
+		return err
+	}
+	v.images = store.New(v.blobs, v.db, store.Options{Limits: v.limits, Records: filepath.Join(v.cfg.Dir, imagesDir)})
 	if err := v.recoverImages(ctx); err != nil {
-		return v.r, err
+		return err
 	}
 	if err := v.recoverVolumes(ctx); err != nil {
-		return v.r, err
+		return err
 	}
-	return v.r, v.recoverInstances(ctx)
+	if err := v.recoverInstances(ctx); err != nil {
+		return err
+	}
+	return v.remarkBroken(ctx)
+}
+
+// remarkBroken tells of the projects that have more than they may, or what they may not.
+func (v *recoverer) remarkBroken(ctx context.Context) error {
+	projects, err := v.db.Projects(ctx)
+	for _, p := range projects {
+		switch broken := v.db.CheckProject(ctx, p.Name); {
+		case errors.Is(broken, kiln.Denied):
+			v.remark("%s; or let it have more: kiln project edit %s", strings.ReplaceAll(broken.Error(), "\n", "; "), p.Name)
+		case broken != nil:
+			v.remark("%v", broken)
+		}
+	}
+	return cmp.Or(err, ctx.Err())
 }
 
 // recoverVolumes makes sure that the storage volumes, which need no rows, are in projects
@@ -117,27 +162,41 @@ func (v *recoverer) recoverVolumes(ctx context.Context) error {
 	return nil
 }
 
-// database makes sure that there is one to begin with.
-func (v *recoverer) database(ctx context.Context) error {
-	err := db.Check(ctx, filepath.Join(v.cfg.Dir, databaseFile))
+// dropUnfinished removes what is left of the database of a recovery that was interrupted.
+func (v *recoverer) dropUnfinished() error {
+	list, err := disk.Glob(v.cfg.Dir, recoveredFile+"*")
+	errs := []error{err}
+	for _, path := range list {
+		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
+}
+
+// database gives the file of the one to make rows in.
+func (v *recoverer) database(ctx context.Context) (string, error) {
+	path, temp := filepath.Join(v.cfg.Dir, databaseFile), filepath.Join(v.cfg.Dir, recoveredFile)
+	err := db.Check(ctx, path)
 	if !errors.Is(err, kiln.Integrity) && !errors.Is(err, fs.ErrNotExist) {
-		return err // nil, or nobody knows that it is damaged
+		return path, err // nil, or nobody knows that it is damaged
 	}
 	v.overrule = true
-	v.r.Backup, err = restoreDatabase(ctx, v.cfg.Dir, "")
+	if err := os.Remove(path + "-reserve"); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be all the room
+		return "", err
+	}
+	v.r.Backup, err = wholeCopy(ctx, v.cfg.Dir, "")
 	if err == nil {
 		v.r.Gone = append(v.r.Gone, fmt.Sprintf("settings, trusted clients and mirrors are those of the copy %s; "+
 			"compare: kiln config show, kiln config trust list, kiln mirror list", filepath.Base(v.r.Backup)))
-		return nil
+		return temp, db.Copy(ctx, v.r.Backup, temp)
 	}
 	if !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Integrity) {
-		return err
+		return "", err
 	}
 	v.r.Gone = append(v.r.Gone, "settings of the server; set them again: kiln config set KEY VALUE",
 		"trusted clients; trust them again: kiln config trust add",
 		"mirrors; add them again: kiln mirror add",
 		"rollbacks from images that are not here any more; an update may bring those back")
-	return setDatabaseAside(v.cfg.Dir)
+	return temp, nil
 }
 
 // inProject has ctx be about a project that a record names, which is made if it isn't there.

@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // TestLostDatabase opens a directory whose database is gone, empty or damaged:
@@ -72,6 +73,40 @@ func TestLostDatabase(t *testing.T) {
 	defer end(t, d)
 	if _, err := d.Images.Find(t.Context(), "bb"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLostAlone opens a directory without its database, in which are only copies of that, or
+// only a storage volume.
+func TestLostAlone(t *testing.T) {
+	for name, copied := range map[string]bool{"a copy": true, "a volume": false} {
+		dir := filepath.Join(t.TempDir(), "kiln")
+		d := open(t, dir)
+		if !copied {
+			if err := d.CreateVolume(t.Context(), "data", volume.CustomState{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(d.Close(), os.RemoveAll(filepath.Join(dir, backupsDir))); err != nil {
+			t.Fatal(err)
+		}
+		if copied {
+			at := filepath.Join(dir, backupsDir, "kiln-20260102.db")
+			if err := errors.Join(os.Mkdir(filepath.Dir(at), 0o700), db.Copy(t.Context(), filepath.Join(dir, databaseFile),
+				at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Remove(filepath.Join(dir, databaseFile)); err != nil {
+			t.Fatal(err)
+		}
+		cfg := Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"}
+		if d, err := Open(t.Context(), cfg); !errors.Is(err, kiln.Integrity) {
+			t.Errorf("%s is left: %v", name, err)
+			if err == nil {
+				end(t, d)
+			}
+		}
 	}
 }
 

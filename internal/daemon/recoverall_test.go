@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -260,6 +261,85 @@ func TestRecoverVolumes(t *testing.T) {
 	for want, ctx := range map[string]context.Context{"x": t.Context(), "y": web} {
 		if v, err := d.Volume(ctx, "data"); err != nil || v.Description != want || v.Damage != "" {
 			t.Errorf("%+v %v", v, err)
+		}
+	}
+}
+
+// olderCopy is a directory without its database, whose copy is of before the last changes, when
+// the project could have less, too.
+func olderCopy(t *testing.T) (dir string, before state) {
+	dir, _ = populated(t)
+	d := open(t, dir)
+	ctx := t.Context()
+	may := func(instances, each, all string) {
+		t.Helper()
+		if err := errors.Join(
+			d.UpdateProject(ctx, "default", func(p db.Project) (db.Project, error) {
+				p.Config["limits.instances"], p.Config["limits.memory"] = instances, all
+				return p, nil
+			}),
+			d.db.EditProfile(ctx, "web", func(p *db.Profile) error { p.Config["limits.memory"] = each; return nil })); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.db.EditProfile(ctx, "web", func(p *db.Profile) error { p.Config["limits.memory"] = "1MiB"; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	may("2", "512MiB", "1GiB")
+	if err := d.copyDatabase(ctx, time.Now().UTC().Format("20060102T150405")); err != nil {
+		t.Fatal(err)
+	}
+	may("3", "1GiB", "8GiB")
+	o, err := d.CreateInstance(ctx, CreateSpec{Name: "new", Source: Source{Type: "none"},
+		Config: instance.Config{Profiles: []string{defaultProfile, "web"}}})
+	wait(t, o, err)
+	if err := errors.Join(d.instances.Rename(ctx, "a", "z"), d.instances.Rename(ctx, "c", "a")); err != nil {
+		t.Fatal(err)
+	}
+	before = stateOf(t, d)
+	if err := errors.Join(d.Close(), os.Remove(filepath.Join(dir, databaseFile))); err != nil {
+		t.Fatal(err)
+	}
+	return dir, before
+}
+
+// TestRecoverInterrupted has a recovery cancelled at many places: no daemon starts, and the next
+// recovery brings all back as if it were the first, also what a project may not have any more.
+func TestRecoverInterrupted(t *testing.T) {
+	lost, before := olderCopy(t)
+	for n := int32(1); ; n = n*3/2 + 1 {
+		dir := filepath.Join(t.TempDir(), "kiln")
+		if out, err := exec.Command("cp", "-a", lost, dir).CombinedOutput(); err != nil {
+			t.Fatalf("%s", out)
+		}
+		cfg := Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}
+		ctx, cancel := context.WithCancel(t.Context())
+		late := &lateCancel{Context: ctx, cancel: cancel}
+		late.left.Store(n)
+		_, err := Recover(late, cfg)
+		cancel()
+		finished := err == nil
+		if !finished {
+			if d, err := Open(t.Context(), cfg); !errors.Is(err, kiln.Integrity) {
+				t.Fatalf("cancelled at %d, a daemon starts: %v %v", n, err, d.Close())
+			}
+			r, err := Recover(t.Context(), cfg)
+			if err != nil || r.Backup == "" || len(r.Instances) != 3 || len(r.Left) > 0 || len(r.Remarks) != 1 ||
+				!strings.Contains(r.Remarks[0], "limits.instances") {
+				t.Fatalf("cancelled at %d: %+v, %v", n, r, err)
+			}
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, recoveredFile+"*")); err != nil || len(left) > 0 {
+			t.Errorf("%q, %v", left, err)
+		}
+		d := open(t, dir)
+		diff := cmp.Diff(before, stateOf(t, d))
+		end(t, d)
+		if diff != "" {
+			t.Fatalf("cancelled at %d: %s", n, diff)
+		}
+		if finished {
+			return
 		}
 	}
 }

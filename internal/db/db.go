@@ -36,6 +36,7 @@ type DB struct {
 
 	changed func(Changes) // nil: nobody wants to know
 	forbids Forbids
+	unbound bool
 
 	dir     string
 	reserve *disk.Reserve
@@ -215,6 +216,7 @@ type Tx struct {
 	tx      *sql.Tx
 	changes Changes
 	forbids Forbids
+	unbound bool // what projects may have isn't asked
 }
 
 type freeingKey struct{}
@@ -242,7 +244,7 @@ func (d *DB) once(ctx context.Context, f func(*Tx) error) error {
 	}
 	defer tx.Rollback()
 	_ = d.reserve.Keep(d.dir) // without it, a full disk is told by what comes next
-	t := &Tx{tx: tx, forbids: d.forbids}
+	t := &Tx{tx: tx, forbids: d.forbids, unbound: d.unbound}
 	err = f(t)
 	if err == nil {
 		err = tx.Commit()
