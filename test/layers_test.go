@@ -28,7 +28,7 @@ var ladder = map[string]int{
 	"internal/foreign":           1,
 	"internal/op":                2,
 	"internal/project":           1,
-	"internal/yamlerr":           1,
+	"internal/yamlerr":           0,
 	"internal/thread":            1,
 	"internal/network/netspace":  1,
 	"internal/sibling":           2,

@@ -2,10 +2,10 @@ package backup
 
 import (
 	"encoding/binary"
-	"encoding/json"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/foreign"
 )
 
 // An idMap says which ids of the host the owners of a tree are: LXD packs the files of an
@@ -25,7 +25,11 @@ const noID = 1<<32 - 2
 // nobody owns what had an owner outside of the map, as it did for the instance.
 const nobody = 65534
 
-const maxRanges = 1000
+// maxRanges bounds the ranges of one map, maxAllRanges those of all that differ in a backup.
+const (
+	maxRanges    = 1000
+	maxAllRanges = 100_000
+)
 
 // parseIDMap reads a map. The error is Invalid.
 func parseIDMap(text string) (idMap, error) {
@@ -33,7 +37,8 @@ func parseIDMap(text string) (idMap, error) {
 		return nil, nil
 	}
 	var m idMap
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
+	most := foreign.Limit{Bytes: maxIndex, Objects: maxRanges + 1, Values: 10 * maxRanges}
+	if err := foreign.Unmarshal([]byte(text), most, &m); err != nil {
 		return nil, kiln.Errorf(kiln.Invalid, "%s isn't a map of ids: %w", idmapKey, err)
 	}
 	if len(m) > maxRanges {

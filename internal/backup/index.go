@@ -1,10 +1,7 @@
 package backup
 
 import (
-	"bytes"
 	"cmp"
-	"errors"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -12,11 +9,15 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/foreign"
 	"github.com/kiln-containers/kiln/internal/yamlerr"
 )
 
 // maxIndex bounds index.yaml, in bytes: LXD has some three thousand for each snapshot.
 const maxIndex = 16 << 20
+
+// maxIndexValues bounds what is in it: LXD has some hundred values for each snapshot.
+const maxIndexValues = 1 << 20
 
 // maxSnapshots bounds the snapshots of one instance.
 const maxSnapshots = 10_000
@@ -165,15 +166,17 @@ func ofMachine() error {
 	return kiln.Errorf(kiln.Unsupported, "this is the backup of a virtual machine; kiln runs system containers")
 }
 
-// parseIndex reads an index. Errors: Invalid, Unsupported.
+// parseIndex reads an index. Errors: Invalid, TooLarge, Unsupported.
 func parseIndex(b []byte) (index, error) {
 	var i index
-	d := yaml.NewDecoder(bytes.NewReader(b))
-	if err := d.Decode(&i); err != nil {
-		return i, kiln.Errorf(kiln.Invalid, "%s can't be read: %s", indexPath, yamlerr.Plain(err))
-	}
-	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return i, kiln.Errorf(kiln.Invalid, "%s has more than one document", indexPath)
+	err := foreign.YAML(b, foreign.Limit{Bytes: maxIndex, Values: maxIndexValues}, func(doc *yaml.Node) error {
+		if err := doc.Decode(&i); err != nil {
+			return kiln.Errorf(kiln.Invalid, "%s", yamlerr.Plain(err))
+		}
+		return nil
+	})
+	if err != nil {
+		return i, kiln.Errorf(kiln.KindOf(err), "%s can't be read: %w", indexPath, err)
 	}
 	return i, nil
 }
@@ -249,8 +252,20 @@ func (i index) contents(own string, snapshot func(string) (ids string, ok bool))
 	if len(i.Snapshots) > maxSnapshots {
 		return c, kiln.Errorf(kiln.Invalid, "%s has more than %d snapshots", indexPath, maxSnapshots)
 	}
+	ranges, known := 0, map[string]idMap{} // the map of most snapshots is the instance's
+	parse := func(text string) (m idMap, err error) {
+		m, ok := known[text]
+		if !ok {
+			m, err = parseIDMap(text)
+			known[text] = m
+			if ranges += len(m); ranges > maxAllRanges {
+				err = kiln.Errorf(kiln.Invalid, "%s has more than %d ranges of ids", indexPath, maxAllRanges)
+			}
+		}
+		return m, err
+	}
 	var err error
-	if c.owners[""], err = parseIDMap(own); err != nil {
+	if c.owners[""], err = parse(own); err != nil {
 		return c, err
 	}
 	for _, name := range i.Snapshots {
@@ -264,7 +279,7 @@ func (i index) contents(own string, snapshot func(string) (ids string, ok bool))
 		if !ok {
 			return c, kiln.Errorf(kiln.Invalid, "%s doesn't have the configuration of the snapshot %q", indexPath, name)
 		}
-		if c.owners[name], err = parseIDMap(ids); err != nil {
+		if c.owners[name], err = parse(ids); err != nil {
 			return c, kiln.Errorf(kiln.Invalid, "snapshot %q: %w", name, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"path"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
@@ -126,17 +127,40 @@ func (in *reader) readIndex(e *archive.Entry, r io.Reader) error {
 	case in.index != nil:
 		return kiln.Errorf(kiln.Invalid, "%s comes twice", indexPath)
 	}
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return err
-	}
-	i, err := parseIndex(b)
+	i, err := takeIndex(e.Size, r)
 	if err != nil {
 		return err
 	}
 	c, err := in.begin(i)
 	in.index = &c
 	return err
+}
+
+// An index of more than smallIndexSize bytes is kept in memory with few others: sixteen
+// kilobytes of an archive can become maxIndex.
+const smallIndexSize = 1 << 20
+
+var largeIndexes = make(chan struct{}, 4)
+
+// largeIndexTime is how long one waits for the others.
+const largeIndexTime = time.Minute
+
+func takeIndex(size int64, r io.Reader) (index, error) {
+	if size > smallIndexSize {
+		late := time.NewTimer(largeIndexTime)
+		defer late.Stop()
+		select {
+		case largeIndexes <- struct{}{}:
+			defer func() { <-largeIndexes }()
+		case <-late.C:
+			return index{}, kiln.Errorf(kiln.Busy, "other large backups are being read; try again later")
+		}
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return index{}, err
+	}
+	return parseIndex(b)
 }
 
 // file takes an entry of a tree.

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/foreign"
 	"github.com/kiln-containers/kiln/internal/yamlerr"
 )
 
@@ -54,13 +55,21 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 	if len(b) > MaxMetadata {
 		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is larger than %d bytes", MaxMetadata)
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml is not YAML: %s", yamlerr.Plain(err))
-	}
-	plain, warnings, err := plainTree(&doc)
+	var m *Metadata
+	err := foreign.YAML(b, foreign.Limit{Bytes: MaxMetadata, Values: maxMarks}, func(doc *yaml.Node) (err error) {
+		m, err = readMetadata(doc)
+		return err
+	})
 	if err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml %w", err)
+		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %w", err)
+	}
+	return m, m.Check()
+}
+
+func readMetadata(doc *yaml.Node) (*Metadata, error) {
+	plain, warnings, err := plainTree(doc)
+	if err != nil {
+		return nil, err
 	}
 	if err := checkTree(plain); err != nil {
 		return nil, err
@@ -68,7 +77,7 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 	wholeSeconds(plain, &warnings)
 	var m Metadata
 	if err := plain.Decode(&m); err != nil {
-		return nil, kiln.Errorf(kiln.Invalid, "metadata.yaml: %s", yamlerr.Plain(err))
+		return nil, kiln.Errorf(kiln.Invalid, "%s", yamlerr.Plain(err))
 	}
 	for _, file := range slices.Sorted(maps.Keys(m.Templates)) {
 		if t := m.Templates[file]; t != nil {
@@ -76,7 +85,7 @@ func ParseMetadata(b []byte) (*Metadata, error) {
 		}
 	}
 	m.Warnings = warnings
-	return &m, m.Check()
+	return &m, nil
 }
 
 // knownTriggers leaves out what a file is never made at.
@@ -137,7 +146,7 @@ func checkProperties(n *yaml.Node) error {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if value.Kind != yaml.ScalarNode {
-			return kiln.Errorf(kiln.Invalid, "metadata.yaml line %d: property %q is not a text", value.Line, key.Value)
+			return kiln.Errorf(kiln.Invalid, "line %d: property %q is not a text", value.Line, key.Value)
 		}
 		if value.Tag == "!!null" {
 			value.Value = ""

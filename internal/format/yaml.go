@@ -9,6 +9,7 @@ import (
 
 // A metadata.yaml has a few dozen values. These bound what a hostile one costs.
 const (
+	maxMarks  = 40_000 // with the commas and such in texts
 	maxValues = 10_000
 	maxDepth  = 50
 )
