@@ -46,7 +46,7 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	snapshots, err := v.db.AllSnapshots(ctx)
+	snapshots, err := v.db.AllSnapshotFiles(ctx)
 	if err != nil {
 		return err
 	}

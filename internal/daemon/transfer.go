@@ -286,12 +286,12 @@ func (d *Daemon) mayStandOn(ctx context.Context, fp kiln.Fingerprint) (bool, err
 	if err != nil {
 		return false, err
 	}
-	snapshots, err := d.db.AllSnapshots(ctx)
+	snapshots, err := d.db.AllSnapshotFiles(ctx)
 	// What rows say of it came with the instance, from whomever: what the files stand on counts.
 	return slices.ContainsFunc(rows, func(i db.Instance) bool {
 		v, err := d.pool.Get(i.Config[instance.UUIDKey])
 		return err == nil && v.Base() == fp
-	}) || slices.ContainsFunc(snapshots, func(s db.Snapshot) bool {
+	}) || slices.ContainsFunc(snapshots, func(s db.SnapshotFiles) bool {
 		tree, err := d.pool.GetSnapshot(s.Files)
 		return err == nil && tree.Base() == fp
 	}), err

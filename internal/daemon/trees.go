@@ -175,7 +175,7 @@ func (d *Daemon) owned() (volumes, snapshots []string, err error) {
 			volumes = append(volumes, uuid)
 		}
 	}
-	all, err := d.db.AllSnapshots(ctx)
+	all, err := d.db.AllSnapshotFiles(ctx)
 	for _, s := range all {
 		snapshots = append(snapshots, s.Files)
 	}

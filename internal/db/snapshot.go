@@ -92,6 +92,56 @@ func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapsh
 	return list, err
 }
 
+// SnapshotFiles are what a snapshot is called, and its files: what many need to know of
+// all of them, whose configurations may be large together.
+type SnapshotFiles struct {
+	Project, Instance, Name, Files string
+	Damage                         string // what of these can't be read; "": nothing
+}
+
+// SnapshotFiles gives those of an instance, oldest first.
+func (d *DB) SnapshotFiles(ctx context.Context, instance string) ([]SnapshotFiles, error) {
+	in, err := projectID(ctx, d.read, project.Instances)
+	if err != nil {
+		return nil, err
+	}
+	return d.snapshotFiles(ctx, `WHERE i.project_id = ? AND i.name = ? ORDER BY s.created_at, s.name`, in, instance)
+}
+
+// AllSnapshotFiles gives those of every instance of the projects that ctx is about, oldest
+// first.
+func (d *DB) AllSnapshotFiles(ctx context.Context) ([]SnapshotFiles, error) {
+	in, args, err := within(ctx, project.Instances, "i.project_id")
+	if err != nil {
+		return nil, err
+	}
+	return d.snapshotFiles(ctx, `WHERE `+in+` ORDER BY i.name, i.project_id, s.created_at, s.name`, args...)
+}
+
+func (d *DB) snapshotFiles(ctx context.Context, which string, args ...any) (list []SnapshotFiles, err error) {
+	err = each(ctx, d.read, `SELECT (SELECT name FROM projects WHERE id = i.project_id), i.name, s.name, s.files FROM `+
+		snapshotTables+` `+which, args, func(rows *sql.Rows) error {
+		var s SnapshotFiles
+		err := rows.Scan(&s.Project, &s.Instance, noted{"name", &s.Name, &s.Damage}, noted{"files", &s.Files, &s.Damage})
+		list = append(list, s)
+		return err
+	})
+	return list, err
+}
+
+// SnapshotText gives how many snapshots an instance has, and how many bytes of JSON they
+// are configured with together.
+func (d *DB) SnapshotText(ctx context.Context, instance string) (n int, bytes int64, err error) {
+	in, err := projectID(ctx, d.read, project.Instances)
+	if err != nil {
+		return 0, 0, err
+	}
+	err = d.read.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(octet_length(s.description) +
+		octet_length(s.config) + octet_length(s.devices)), 0) FROM `+snapshotTables+`
+		WHERE i.project_id = ? AND i.name = ?`, in, instance).Scan(&n, &bytes)
+	return n, bytes, known(err)
+}
+
 // Snapshot gives one snapshot. The error is NotFound.
 func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
 	var s Snapshot

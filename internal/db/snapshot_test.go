@@ -47,6 +47,17 @@ func TestSnapshots(t *testing.T) {
 	if list, err := d.AllSnapshots(ctx); len(list) != 3 || err != nil {
 		t.Errorf("%+v, %v", list, err)
 	}
+	if list, err := d.AllSnapshotFiles(ctx); len(list) != 3 || err != nil ||
+		list[0] != (SnapshotFiles{Project: "default", Instance: "c1", Name: "s0", Files: "f0"}) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if list, err := d.SnapshotFiles(ctx, "c1"); len(list) != 2 || list[1].Name != "a" || err != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+	const text = len(`text`) + len(`{"a":"b"}`) + len(`{"root":{"type":"disk"}}`) + len(`{}`) + len(`{}`)
+	if n, bytes, err := d.SnapshotText(ctx, "c1"); n != 2 || bytes != int64(text) || err != nil {
+		t.Errorf("%d snapshots of %d bytes, not %d: %v", n, bytes, text, err)
+	}
 	for after, n := range map[time.Duration]int{0: 0, time.Hour: 1, 2 * time.Hour: 1} {
 		if list, err := d.ExpiredSnapshots(ctx, now.Add(after)); len(list) != n || err != nil {
 			t.Errorf("after %v: %+v, %v", after, list, err)

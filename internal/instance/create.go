@@ -42,7 +42,7 @@ func (f *Files) Close() error {
 		return nil
 	}
 	ctx := context.Background() // what was cancelled is removed, too
-	return errors.Join(f.set.pool.Delete(ctx, f.UUID), f.set.pool.DeleteSnapshots(ctx, filesOf(f.snapshots)...))
+	return errors.Join(f.set.pool.Delete(ctx, f.UUID), f.set.pool.DeleteSnapshots(ctx, f.snapshotFiles()...))
 }
 
 // Check says whether an instance with this configuration can be made, before any work
@@ -132,4 +132,12 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	f.taken = true
 	s.notify(ctx, Change{Name: n.Name, Action: "created"})
 	return nil
+}
+
+// snapshotFiles gives what names the files of the snapshots.
+func (f *Files) snapshotFiles() (list []string) {
+	for _, r := range f.snapshots {
+		list = append(list, r.Files)
+	}
+	return list
 }

@@ -58,6 +58,10 @@ type (
 	}
 )
 
+// mostIndented is how many bytes of a record are indented for people: it makes one of many
+// short values twice as large.
+const mostIndented = 1 << 20
+
 // recordVersion is that of the format.
 const recordVersion = 1
 
@@ -80,6 +84,10 @@ func (r Record) Encode() ([]byte, error) {
 	}
 	for _, p := range r.Profiles {
 		f.Contents = append(f.Contents, recordProfile{p.Name, p.Description, p.Config, p.Devices})
+	}
+	b, err := json.Marshal(f)
+	if err != nil || len(b) > mostIndented {
+		return b, err
 	}
 	return json.MarshalIndent(f, "", " ")
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/project"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // SaveRecords writes the records of some instances beside their volumes where they
@@ -43,17 +44,23 @@ func (s *Set) SaveRecords(ctx context.Context, names ...db.Name) error {
 		return errors.Join(errs...)
 	}
 	rows, err := s.db.Instances(ctx)
-	all, serr := s.db.AllSnapshots(ctx)
+	all, serr := s.db.AllSnapshotFiles(ctx)
 	if err := errors.Join(err, serr); err != nil {
 		return err
 	}
-	of := map[db.Name][]db.Snapshot{}
+	has := map[db.Name]bool{}
 	for _, snap := range all {
-		name := db.Name{Project: snap.Project, Name: snap.Instance}
-		of[name] = append(of[name], snap)
+		has[db.Name{Project: snap.Project, Name: snap.Instance}] = true
 	}
 	for _, row := range rows {
-		save(row, of[db.Name{Project: row.Project, Name: row.Name}])
+		var snapshots []db.Snapshot // those of all instances at once may be large
+		if has[db.Name{Project: row.Project, Name: row.Name}] {
+			snapshots, err = s.db.Snapshots(project.In(ctx, project.Alone(row.Project)), row.Name)
+			if err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+		}
+		save(row, snapshots)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -93,7 +100,15 @@ func (s *Set) saveRecord(row db.Instance, snapshots []db.Snapshot, profiles map[
 	if has, err := s.pool.Note(uuid); err == nil && bytes.Equal(bytes.TrimSpace(has), b) {
 		return nil
 	}
-	err = s.pool.SetNote(uuid, b)
+	var without error
+	if len(b) > volume.MaxNote { // profiles may change at any time; others have them as well
+		r.Profiles = nil
+		without = kiln.Errorf(kiln.TooLarge, "its profiles are too large, and left out")
+		if b, err = r.Encode(); err != nil {
+			return err
+		}
+	}
+	err = errors.Join(s.pool.SetNote(uuid, b), without)
 	if errors.Is(err, kiln.NotFound) {
 		return nil // it has no files, and so nothing needs a record
 	}

@@ -124,7 +124,7 @@ func (s *Set) SnapshotName(ctx context.Context, instance string) (string, error)
 			return "", kiln.Errorf(kiln.KindOf(err), "snapshots.pattern of instance %q: %w", instance, err)
 		}
 	}
-	rows, err := s.db.Snapshots(ctx, instance)
+	rows, err := s.db.SnapshotFiles(ctx, instance)
 	if err != nil {
 		return "", err
 	}

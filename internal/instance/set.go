@@ -552,7 +552,7 @@ func (s *Set) Deletable(ctx context.Context, name string) error {
 // remove deletes the row first: files without a row are garbage, a row without
 // files would be a lie.
 func (s *Set) remove(ctx context.Context, r db.Instance) error {
-	snapshots, err := s.db.Snapshots(ctx, r.Name)
+	snapshots, err := s.db.SnapshotFiles(ctx, r.Name)
 	if err != nil {
 		return err
 	}

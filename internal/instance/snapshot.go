@@ -89,7 +89,7 @@ func (s *Set) snapshotRow(ctx context.Context, instance, name string) (db.Snapsh
 	if !errors.Is(err, kiln.NotFound) {
 		return row, err
 	}
-	list, err := s.db.Snapshots(ctx, instance)
+	list, err := s.db.SnapshotFiles(ctx, instance)
 	if err != nil {
 		return row, err
 	}
@@ -186,6 +186,9 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 	if err := s.CheckSnapshot(ctx, i.Name, n.Name); err != nil {
 		return err
 	}
+	if err := s.checkSnapshotText(ctx, i); err != nil {
+		return err
+	}
 	now := time.Now().UTC()
 	if n.ExpiresAt == nil {
 		at, err := kiln.ParseExpiry(i.ExpandedConfig["snapshots.expiry"], now)
@@ -261,12 +264,12 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 		return err
 	}
 	s.notify(ctx, Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})
-	return s.pool.DeleteSnapshots(ctx, filesOf([]db.Snapshot{row})...)
+	return s.pool.DeleteSnapshots(ctx, filesOf([]db.SnapshotFiles{{Files: row.Files}})...)
 }
 
 // sweepSnapshots removes the files of snapshots that no row names.
 func (s *Set) sweepSnapshots(ctx context.Context) error {
-	rows, err := s.db.AllSnapshots(project.InAll(ctx))
+	rows, err := s.db.AllSnapshotFiles(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
@@ -290,7 +293,7 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 }
 
 // filesOf gives what names the files of snapshots.
-func filesOf(rows []db.Snapshot) []string {
+func filesOf(rows []db.SnapshotFiles) []string {
 	var list []string
 	for _, r := range rows {
 		if r.Files != "" { // else the row is damaged

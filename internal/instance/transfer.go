@@ -138,6 +138,9 @@ func (h *Share) Close() error {
 // CheckTransfer says whether what comes from another server can be here, before any
 // of it does. The error is Invalid.
 func (s *Set) CheckTransfer(ctx context.Context, t kiln.Transfer) error {
+	if err := checkArrivingText(t.Snapshots); err != nil {
+		return err
+	}
 	profiles, err := s.profiles(ctx)
 	if err != nil {
 		return err

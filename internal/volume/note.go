@@ -14,8 +14,9 @@ import (
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
-// MaxNote is how many bytes a note may have.
-const MaxNote = 16 << 20
+// MaxNote is how many bytes a note may have. What an instance and its snapshots may be
+// configured with fits.
+const MaxNote = 64 << 20
 
 func notePath(dir, name string) string { return filepath.Join(dir, "notes", name+".json") }
 
