@@ -119,7 +119,8 @@ func (d *Dir) List(of string) ([]Stored, error) {
 	return list, nil
 }
 
-// All gives the backups of everybody.
+// All gives the backups of everybody, but for those of whom they can't be read: what is
+// wrong there hides nobody else's, and List says it.
 func (d *Dir) All() (map[string][]Stored, error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
@@ -130,8 +131,8 @@ func (d *Dir) All() (map[string][]Stored, error) {
 		if uuid.Validate(e.Name()) != nil {
 			continue
 		}
-		if all[e.Name()], err = d.List(e.Name()); err != nil {
-			return nil, err
+		if list, err := d.List(e.Name()); err == nil {
+			all[e.Name()] = list
 		}
 	}
 	return all, nil

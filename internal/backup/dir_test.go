@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/backup"
@@ -112,5 +113,37 @@ func TestDir(t *testing.T) {
 	all, err := d.All()
 	if len(all) != 0 || err != nil {
 		t.Errorf("%v %v", all, err)
+	}
+}
+
+// TestOddEntries has something else than a directory where somebody's backups are: it hides
+// nobody else's, and nothing waits for it.
+func TestOddEntries(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "exports")
+	d, err := backup.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, file, pipe, loop := uuid.NewString(), uuid.NewString(), uuid.NewString(), uuid.NewString()
+	if err := errors.Join(
+		d.Create(good, backup.Stored{Name: "one"}, func(w io.Writer) error { _, err := io.WriteString(w, "x"); return err }),
+		os.WriteFile(filepath.Join(root, file), nil, 0o600), unix.Mkfifo(filepath.Join(root, pipe), 0o600),
+		os.Symlink(loop, filepath.Join(root, loop))); err != nil {
+		t.Fatal(err)
+	}
+	all, err := d.All()
+	if err != nil || len(all) != 1 || len(all[good]) != 1 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if _, err := d.List(pipe); err == nil {
+		t.Error("what is wrong isn't said")
+	}
+	if err := d.Sweep(time.Now(), func(string) bool { return true }, time.Hour); err != nil {
+		t.Error(err)
+	}
+	for _, of := range []string{file, pipe, loop} {
+		if _, err := os.Lstat(filepath.Join(root, of)); err != nil {
+			t.Errorf("it isn't ours: %v", err)
+		}
 	}
 }
