@@ -173,15 +173,15 @@ func Open(dir string) (*Box, error) {
 	data, err := disk.ReadFile(filepath.Join(dir, stateFile))
 	if foreign(dir, data) {
 		err := kiln.Errorf(kiln.NotFound, "the container of which %s is a copy isn't this one", dir)
-		return nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, stateFile)))
+		return nil, errors.Join(err, disk.RemoveAll(filepath.Join(dir, stateFile)))
 	}
 	if err != nil || json.Unmarshal(data, &b.state) != nil || b.state.ID == "" {
 		if b.state = find(filepath.Base(dir)); b.state.ID == "" {
 			err := kiln.Errorf(kiln.NotFound, "no container in %s", dir)
-			return nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, stateFile)), clean(dir, filepath.Base(dir)))
+			return nil, errors.Join(err, disk.RemoveAll(filepath.Join(dir, stateFile)), clean(dir, filepath.Base(dir)))
 		}
 		b.state.Dir = idOf(dir)
-		if err := errors.Join(os.RemoveAll(filepath.Join(dir, stateFile)), b.save()); err != nil {
+		if err := errors.Join(disk.RemoveAll(filepath.Join(dir, stateFile)), b.save()); err != nil {
 			return nil, err
 		}
 	}
@@ -205,7 +205,7 @@ func Open(dir string) (*Box, error) {
 	path := filepath.Join(dir, seccompFile)
 	policy := []byte(orElse(b.state.Seccomp, seccompPolicy))
 	if has, err := disk.ReadFile(path); err != nil || !bytes.Equal(has, policy) {
-		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, policy, 0o600)); err != nil {
+		if err := errors.Join(disk.RemoveAll(path), os.WriteFile(path, policy, 0o600)); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // An identity names a process so that a later one with its number isn't taken
@@ -213,7 +214,7 @@ func statusField(pid int, name string) []string {
 // has the Box. The error is NotFound when no container runs.
 func Peek(dir string) (init *os.File, pid int, err error) {
 	var st state
-	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	data, err := disk.ReadFile(filepath.Join(dir, stateFile))
 	if err != nil || json.Unmarshal(data, &st) != nil {
 		return nil, 0, kiln.Errorf(kiln.NotFound, "no container in %s", dir)
 	}

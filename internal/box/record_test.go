@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
 )
 
@@ -109,4 +111,22 @@ func TestLinkInTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, s)
+}
+
+// TestPipeInTheWay has named pipes where a box's directory and its record are: nobody waits
+// for them.
+func TestPipeInTheWay(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	if err := unix.Mkfifo(dir, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); !errors.Is(err, kiln.NotFound) {
+		t.Error(err)
+	}
+	if err := errors.Join(os.Remove(dir), os.Mkdir(dir, 0o700), unix.Mkfifo(filepath.Join(dir, stateFile), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); !errors.Is(err, kiln.NotFound) {
+		t.Error(err)
+	}
 }

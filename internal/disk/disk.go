@@ -230,7 +230,7 @@ func Sync(f *os.File) error {
 
 // SyncDir returns when the names in a directory are on the disk.
 func SyncDir(path string) error {
-	d, err := os.Open(path)
+	d, err := OpenDir(path)
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func SyncDir(path string) error {
 // SyncSystem returns when all of the file system that a directory is on is on the
 // disk: for trees, which have too many files to sync one by one.
 func SyncSystem(dir string) error {
-	d, err := os.Open(dir)
+	d, err := OpenDir(dir)
 	if err != nil {
 		return err
 	}

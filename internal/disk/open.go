@@ -77,3 +77,42 @@ func CheckFile(path string, fi fs.FileInfo) error {
 	return kiln.Errorf(kiln.Integrity, "%w", &fs.PathError{Op: "open", Path: path, Err: errors.New("it is " + what +
 		", where a file should be; move it away")})
 }
+
+// ReadFileIn is ReadFile for a file of a directory, which it is looked for below.
+func ReadFileIn(dir *os.Root, name string) ([]byte, error) {
+	f, err := OpenFileIn(dir, name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// OpenDir opens what is only ever a directory. What else has its name, such as a named
+// pipe, is told at once: the error is unix.ENOTDIR.
+func OpenDir(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// OpenRoot is os.OpenRoot as OpenDir is os.Open.
+func OpenRoot(path string) (*os.Root, error) {
+	d, err := OpenDir(path) // os.OpenRoot opens whatever is there
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return os.OpenRoot(path)
+}
+
+// RemoveAll is os.RemoveAll that doesn't wait where something else, such as a named pipe,
+// has the place of the directory that the path is in: nothing can be in that.
+func RemoveAll(path string) error {
+	d, err := OpenDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(path), d.Close())
+}

@@ -77,3 +77,45 @@ func TestOpenOdd(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestOddDirectory has something else in the place of a directory, and of one on the way.
+func TestOddDirectory(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, open := range map[string]func() error{
+		"directory": func() error { _, err := disk.OpenDir(pipe); return err },
+		"root":      func() error { _, err := disk.OpenRoot(pipe); return err },
+		"sync":      func() error { return disk.SyncDir(pipe) },
+		"system":    func() error { return disk.SyncSystem(pipe) },
+		"below":     func() error { _, err := disk.ReadFile(filepath.Join(pipe, "file")); return err },
+	} {
+		if err := open(); !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := disk.RemoveAll(filepath.Join(pipe, "file")); err != nil {
+		t.Error(err)
+	}
+	if err := disk.RemoveAll(pipe); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(pipe); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	root, err := disk.OpenRoot(filepath.Dir(pipe))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := errors.Join(unix.Mkfifo(pipe, 0o600), disk.WriteBytes(filepath.Dir(pipe)+"/file", 0o600, []byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := disk.ReadFileIn(root, "pipe"); !errors.Is(err, kiln.Integrity) {
+		t.Error(err)
+	}
+	if b, err := disk.ReadFileIn(root, "file"); string(b) != "x" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}

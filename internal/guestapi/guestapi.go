@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
 )
 
@@ -82,7 +83,7 @@ type Server struct {
 // Listen makes the socket in a directory, which stays the same one for as long as the
 // container runs, and answers on it until Close. owner is the container's root.
 func Listen(dir string, owner uint32, of Instance) (*Server, error) {
-	d, err := os.Open(dir)
+	d, err := disk.OpenDir(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ import (
 func Main() error {
 	d := daemon{served: map[string]*served{}}
 	defer d.close()
-	return sibling.Serve(func(root *os.Root) { d.update(readNetworks(root.FS())) })
+	return sibling.Serve(func(root *os.Root) { d.update(readNetworks(root)) })
 }
 
 // daemon is what netd serves at a time, by the names of networks.

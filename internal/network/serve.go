@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/sibling"
 )
 
@@ -45,20 +46,20 @@ func (d Directory) Remove(name string) error { return d.netd().Remove(name + net
 
 // Networks gives those that netd is to serve. What can't be read is left out.
 func (d Directory) Networks() []Network {
-	root, err := os.OpenRoot(d.Path)
+	root, err := disk.OpenRoot(d.Path)
 	if err != nil {
 		return nil
 	}
 	defer root.Close()
-	return readNetworks(root.FS())
+	return readNetworks(root)
 }
 
-func readNetworks(dir fs.FS) []Network {
+func readNetworks(dir *os.Root) []Network {
 	var list []Network
-	names, _ := fs.Glob(dir, "*"+networkEx) // the pattern is well-formed
+	names, _ := fs.Glob(dir.FS(), "*"+networkEx) // the pattern is well-formed
 	for _, name := range names {
 		var n Network
-		if b, err := fs.ReadFile(dir, name); err == nil && json.Unmarshal(b, &n) == nil {
+		if b, err := disk.ReadFileIn(dir, name); err == nil && json.Unmarshal(b, &n) == nil {
 			list = append(list, n)
 		}
 	}

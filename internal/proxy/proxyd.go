@@ -35,7 +35,7 @@ func Main() error {
 	syscall.Umask(0o177) // sockets at paths are nobody's until they have their owner and mode
 	d := proxyd{running: map[string]*running{}, said: map[string]string{}}
 	defer d.update(nil, nil)
-	return sibling.Serve(func(root *os.Root) { d.update(root, readProxies(root.FS())) })
+	return sibling.Serve(func(root *os.Root) { d.update(root, readProxies(root)) })
 }
 
 // proxyd is what is carried at a time, by the names of files.

@@ -117,25 +117,25 @@ func (d Directory) Close(instance, name string) error {
 
 // Proxies gives those that there are. What can't be read is left out.
 func (d Directory) Proxies() []Proxy {
-	root, err := os.OpenRoot(d.Path)
+	root, err := disk.OpenRoot(d.Path)
 	if err != nil {
 		return nil
 	}
 	defer root.Close()
 	var list []Proxy
-	for _, p := range readProxies(root.FS()) {
+	for _, p := range readProxies(root) {
 		list = append(list, p)
 	}
 	return list
 }
 
 // readProxies gives the proxies of a directory, by the names of their files.
-func readProxies(dir fs.FS) map[string]Proxy {
+func readProxies(dir *os.Root) map[string]Proxy {
 	list := map[string]Proxy{}
-	names, _ := fs.Glob(dir, "*"+proxyEx) // the pattern is well-formed
+	names, _ := fs.Glob(dir.FS(), "*"+proxyEx) // the pattern is well-formed
 	for _, name := range names {
 		var p Proxy
-		if b, err := fs.ReadFile(dir, name); err == nil && json.Unmarshal(b, &p) == nil {
+		if b, err := disk.ReadFileIn(dir, name); err == nil && json.Unmarshal(b, &p) == nil {
 			list[strings.TrimSuffix(name, proxyEx)] = p
 		}
 	}

@@ -167,7 +167,7 @@ func (s Sibling) start() error {
 		}
 		return err
 	}
-	dir, err := os.Open(s.Path)
+	dir, err := disk.OpenDir(s.Path)
 	if err != nil {
 		return err
 	}

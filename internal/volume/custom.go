@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
 )
@@ -179,7 +181,7 @@ func (p *Pool) CustomNames(in string) ([]string, error) {
 		return nil, nil
 	}
 	entries, err := os.ReadDir(p.customDir(CustomName{In: in}))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) { // which has none, either
 		return nil, err
 	}
 	var names []string

@@ -67,7 +67,7 @@ func (k *KeptCustom) Backup(ctx context.Context, w io.Writer, c archive.Compress
 			if snapshot != "" {
 				dir = k.pool.customSnapshotDir(k.of.CustomName, snapshot)
 			}
-			t.Dir, err = os.Open(filepath.Join(dir, "files"))
+			t.Dir, err = disk.OpenDir(filepath.Join(dir, "files"))
 			return t, err
 		})
 	})

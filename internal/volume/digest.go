@@ -34,7 +34,7 @@ func writeMetaDigest(dir string) error {
 }
 
 func metaDigest(dir string) (string, error) {
-	root, err := os.OpenRoot(filepath.Join(dir, "meta"))
+	root, err := disk.OpenRoot(filepath.Join(dir, "meta"))
 	if err != nil {
 		return "", err
 	}
@@ -152,7 +152,7 @@ func (p *Pool) verifyFile(ctx context.Context, fp kiln.Fingerprint) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.OpenRoot(p.imageDir(fp)) // both files of one tree, though another takes its place
+	dir, err := disk.OpenRoot(p.imageDir(fp)) // both files of one tree, though another takes its place
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -160,14 +160,14 @@ func (p *Pool) verifyFile(ctx context.Context, fp kiln.Fingerprint) error {
 		return err
 	}
 	defer dir.Close()
-	want, err := dir.ReadFile(digestFile)
+	want, err := disk.ReadFileIn(dir, digestFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	f, err := dir.Open(filepath.Base(file))
+	f, err := disk.OpenFileIn(dir, filepath.Base(file), os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}

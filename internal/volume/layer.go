@@ -205,7 +205,7 @@ func (p *Pool) freeze(name, next, id string) error {
 
 // unchanged reports whether an upper layer has nothing that the layer below hasn't.
 func unchanged(upper, below string) (bool, error) {
-	d, err := os.Open(upper)
+	d, err := disk.OpenDir(upper)
 	if err != nil {
 		return false, err
 	}

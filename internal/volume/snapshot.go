@@ -212,14 +212,14 @@ func (s *Snapshot) Mount(ctx context.Context, ids []IDMap) (*os.File, error) {
 // Meta opens the snapshot's metadata.yaml and templates/ for reading. The error is
 // fs.ErrNotExist when there are none.
 func (s *Snapshot) Meta() (*os.Root, error) {
-	own, err := os.OpenRoot(filepath.Join(s.pool.snapshotDir(s.name), "meta"))
+	own, err := disk.OpenRoot(filepath.Join(s.pool.snapshotDir(s.name), "meta"))
 	if !errors.Is(err, fs.ErrNotExist) || s.Base().IsZero() {
 		return own, err
 	}
 	if err := s.pool.ensure(context.Background(), s.Base()); err != nil {
 		return nil, err
 	}
-	return os.OpenRoot(filepath.Join(s.pool.imageDir(s.Base()), "meta"))
+	return disk.OpenRoot(filepath.Join(s.pool.imageDir(s.Base()), "meta"))
 }
 
 // Usage is how many bytes the volume had changed since the snapshot before.

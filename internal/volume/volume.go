@@ -151,7 +151,7 @@ func (p *Pool) lowers(r record) (list []string, index bool, err error) {
 // Meta opens the volume's metadata.yaml and templates/ for reading: its own if it
 // has any, else its image's.
 func (v *Volume) Meta() (*os.Root, error) {
-	own, err := os.OpenRoot(filepath.Join(v.dir(), "meta"))
+	own, err := disk.OpenRoot(filepath.Join(v.dir(), "meta"))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return own, err
 	}
@@ -161,7 +161,7 @@ func (v *Volume) Meta() (*os.Root, error) {
 	if err := v.pool.ensure(context.Background(), v.base); err != nil {
 		return nil, err
 	}
-	return os.OpenRoot(filepath.Join(v.pool.imageDir(v.base), "meta"))
+	return disk.OpenRoot(filepath.Join(v.pool.imageDir(v.base), "meta"))
 }
 
 // EditMeta opens the volume's own metadata for changes, which it gets as a copy of
@@ -185,7 +185,7 @@ func (v *Volume) EditMeta(ctx context.Context) (*os.Root, error) {
 			return nil, err
 		}
 	}
-	return os.OpenRoot(own)
+	return disk.OpenRoot(own)
 }
 
 // Usage is how many bytes the volume takes besides its image's. Of what it shares
