@@ -123,7 +123,8 @@ func TestPipeInTheWay(t *testing.T) {
 	if _, err := Open(dir); !errors.Is(err, kiln.NotFound) {
 		t.Error(err)
 	}
-	if err := errors.Join(os.Remove(dir), os.Mkdir(dir, 0o700), unix.Mkfifo(filepath.Join(dir, stateFile), 0o600)); err != nil {
+	if err := errors.Join(os.Remove(dir), os.Mkdir(dir, 0o700),
+		unix.Mkfifo(filepath.Join(dir, stateFile), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(dir); !errors.Is(err, kiln.NotFound) {
