@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,10 @@ import (
 // was written: the mark moves with the directory, and a copy of it needs another.
 const ownerFile = "owner"
 
+// ownerSpare ends the name of a second file with the same, beside the directory: without a
+// mark nobody knows whose the bridges are that are up.
+const ownerSpare = ".owner"
+
 // Owner gives what marks the interfaces of this host as those of the daemon that has the
 // directory, wherever that is moved. Interfaces with a former mark get the new one. With
 // an error it gives a mark to go on with.
@@ -27,7 +32,7 @@ func (d Directory) Owner(former string) (string, error) {
 	}
 	mark, was := readOwner(here)
 	if mark != "" && was == here {
-		return mark, nil
+		return mark, writeOwner(here, mark)
 	}
 	fresh := mark == "" || copied(mark, was, here)
 	if fresh {
@@ -35,7 +40,7 @@ func (d Directory) Owner(former string) (string, error) {
 	}
 	err = errors.Join(disk.MkdirAll(here, 0o755), os.Chmod(here, 0o755))
 	if err == nil {
-		err = disk.WriteBytes(filepath.Join(here, ownerFile), 0o600, []byte(mark+" "+here+"\n"))
+		err = writeOwner(here, mark)
 	}
 	if !fresh {
 		return mark, err
@@ -46,14 +51,34 @@ func (d Directory) Owner(former string) (string, error) {
 	return mark, adopt(former, mark)
 }
 
+// ownerFiles are those of a directory with its mark.
+func ownerFiles(dir string) []string {
+	return []string{filepath.Join(dir, ownerFile), dir + ownerSpare}
+}
+
 // readOwner gives a mark and where it was written; "": none can be read.
 func readOwner(dir string) (mark, was string) {
-	b, err := disk.ReadFile(filepath.Join(dir, ownerFile))
-	mark, was, ok := strings.Cut(strings.TrimSuffix(string(b), "\n"), " ")
-	if err != nil || !ok || uuid.Validate(mark) != nil {
-		return "", ""
+	for _, file := range ownerFiles(dir) {
+		b, err := disk.ReadFile(file)
+		mark, was, ok := strings.Cut(strings.TrimSuffix(string(b), "\n"), " ")
+		if err == nil && ok && uuid.Validate(mark) == nil {
+			return mark, was
+		}
 	}
-	return mark, was
+	return "", ""
+}
+
+// writeOwner writes the mark of a directory where it isn't written.
+func writeOwner(dir, mark string) error {
+	text := []byte(mark + " " + dir + "\n")
+	var errs []error
+	for _, file := range ownerFiles(dir) {
+		if b, err := disk.ReadFile(file); err == nil && bytes.Equal(b, text) {
+			continue
+		}
+		errs = append(errs, disk.WriteBytes(file, 0o600, text))
+	}
+	return errors.Join(errs...)
 }
 
 // copied reports whether the directory where a mark was written has it still, and is
