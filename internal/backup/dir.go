@@ -276,5 +276,8 @@ func (d *Dir) unknownSince(of string, now time.Time, known bool) (time.Time, err
 	if err != nil {
 		return now, err
 	}
+	if !disk.ClockSet(fi.ModTime()) && disk.ClockSet(now) { // when that was isn't known
+		return now, os.Chtimes(mark, now, now)
+	}
 	return fi.ModTime(), nil
 }

@@ -361,9 +361,7 @@ func (d *Dir) sweepOdd() error {
 	list, err := disk.Glob(d.path, "lost/*"+oddMark+"*")
 	errs := []error{err}
 	for _, path := range list {
-		if fi, err := os.Lstat(path); err == nil && time.Since(fi.ModTime()) > LostTime {
-			errs = append(errs, os.RemoveAll(path))
-		}
+		errs = append(errs, dropOld(path))
 	}
 	return errors.Join(errs...)
 }
@@ -443,6 +441,23 @@ func (d *Dir) Find(fp kiln.Fingerprint) error {
 	return removeMark(lost)
 }
 
+// dropOld removes what was put away longer ago than LostTime. What was before the clock was
+// set is so from now on.
+func dropOld(path string) error {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil // somebody else has
+	}
+	switch long, unknown := disk.LongAgo(fi.ModTime(), LostTime); {
+	case unknown:
+		now := time.Now()
+		return os.Chtimes(path, now, now)
+	case long:
+		return os.RemoveAll(path)
+	}
+	return nil
+}
+
 // SweepLost removes the blobs that were put away longer ago than LostTime, but for those
 // that are kept.
 func (d *Dir) SweepLost() error {
@@ -453,9 +468,7 @@ func (d *Dir) SweepLost() error {
 		if _, err := os.Stat(path + keepMark); err == nil {
 			continue
 		}
-		if fi, err := os.Stat(path); err == nil && time.Since(fi.ModTime()) > LostTime {
-			errs = append(errs, os.Remove(path))
-		}
+		errs = append(errs, dropOld(path))
 	}
 	return errors.Join(errs...)
 }

@@ -98,6 +98,13 @@ func TestSweep(t *testing.T) {
 	if _, err := d.Sweep(func(kiln.Fingerprint) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
+	unset := time.Unix(100, 0) // a clock that says so isn't believed
+	if err := errors.Join(os.Chtimes(filepath.Join(d.path, "lost", drop.String()), unset, unset), d.SweepLost()); err != nil {
+		t.Fatal(err)
+	}
+	if at, _, _, err := d.StatLost(drop); err != nil || time.Since(at) > time.Hour {
+		t.Errorf("%v, %v", at, err)
+	}
 	if err := errors.Join(os.Chtimes(filepath.Join(d.path, "lost", drop.String()), old, old), d.SweepLost()); err != nil {
 		t.Fatal(err)
 	}

@@ -182,8 +182,20 @@ func DropLost(dir string, l Lost) error {
 	return errors.Join(err, removeTree(temp))
 }
 
+// putAwayNow has what was put away begin its time in lost/ anew.
+func (p *Pool) putAwayNow(l Lost) error {
+	p.noting.Lock() // it may be brought back
+	defer p.noting.Unlock()
+	_, err := p.putAway(strings.SplitN(l.Entry, ".", 4)[2], l.Name, filepath.Join(p.dir, "lost", l.Entry))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // SweepLost removes what was put away longer ago than LostTime, but for what is kept,
-// and the notes of volumes that are gone.
+// and the notes of volumes that are gone. What was put away before the clock was set is so
+// from now on.
 func (p *Pool) SweepLost() error {
 	list, err := p.Lost()
 	if err != nil {
@@ -191,7 +203,13 @@ func (p *Pool) SweepLost() error {
 	}
 	var errs []error
 	for _, l := range list {
-		if time.Since(l.At) > LostTime && !l.Kept {
+		if l.Kept {
+			continue
+		}
+		switch long, unknown := disk.LongAgo(l.At, LostTime); {
+		case unknown:
+			errs = append(errs, p.putAwayNow(l))
+		case long:
 			errs = append(errs, p.discard(filepath.Join(p.dir, "lost", l.Entry)))
 		}
 	}

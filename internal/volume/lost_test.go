@@ -67,20 +67,35 @@ func TestLost(t *testing.T) {
 	if err := errors.Join(p.Lose("v"), p.LoseSnapshot("s")); err != nil {
 		t.Fatal(err)
 	}
-	old := time.Now().UTC().Add(-volume.LostTime - time.Hour).Format("20060102T150405.000")
-	entries, err := os.ReadDir(filepath.Join(dir, "lost"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		from, to := filepath.Join(dir, "lost", e.Name()), filepath.Join(dir, "lost", old+e.Name()[len(old):])
-		if err := os.Rename(from, to); err != nil {
+	sweepAt := func(at time.Time) {
+		t.Helper()
+		old := at.UTC().Format("20060102T150405.000")
+		entries, err := os.ReadDir(filepath.Join(dir, "lost"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			from, to := filepath.Join(dir, "lost", e.Name()), filepath.Join(dir, "lost", old+e.Name()[len(old):])
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.SweepLost(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := p.SweepLost(); err != nil {
-		t.Fatal(err)
+	// Unless the clock wasn't set: how long ago that was isn't known.
+	sweepAt(time.Unix(100, 0))
+	again, err := p.Lost()
+	if err != nil || len(again) == 0 {
+		t.Fatalf("%v, %v", again, err)
 	}
+	for _, l := range again {
+		if time.Since(l.At) > time.Hour {
+			t.Errorf("%+v", l)
+		}
+	}
+	sweepAt(time.Now().Add(-volume.LostTime - time.Hour))
 	p.Quiet()
 	for _, sub := range []string{"lost", "layers", "tmp"} {
 		if left, err := os.ReadDir(filepath.Join(dir, sub)); len(left) > 0 || err != nil {

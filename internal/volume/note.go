@@ -115,6 +115,11 @@ func (p *Pool) sweepNotes() error {
 			errs = append(errs, os.Remove(filepath.Join(p.dir, "notes", e.Name())))
 			continue
 		}
+		if err == nil && !disk.ClockSet(fi.ModTime()) && disk.ClockSet(time.Now()) { // how old it is isn't known
+			now := time.Now()
+			errs = append(errs, os.Chtimes(filepath.Join(p.dir, "notes", e.Name()), now, now))
+			continue
+		}
 		if err != nil || time.Since(fi.ModTime()) < LostTime || checkName(name) != nil ||
 			slices.Contains(owned, name) || slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
 			continue
