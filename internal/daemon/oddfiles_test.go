@@ -113,3 +113,50 @@ func TestDatabaseIsDirectory(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPipesForDirectories has named pipes in the place of directories, and of what is in
+// them: the daemon starts, says what is wrong when it is used, and ends.
+func TestPipesForDirectories(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	fp := cached(t, d, "a")
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Fingerprint: fp.String()}})
+	wait(t, o, err)
+	i, err := d.Instance(t.Context(), "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.pool.VerifyTree(t.Context(), fp); err != nil {
+		t.Fatal(err)
+	}
+	end(t, d)
+	replace := func(patterns ...string) {
+		t.Helper()
+		for _, pattern := range patterns {
+			list, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil || len(list) == 0 && strings.Contains(pattern, "*") {
+				t.Fatal(pattern, err)
+			}
+			if len(list) == 0 {
+				list = []string{filepath.Join(dir, pattern)}
+			}
+			for _, path := range list {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.RemoveAll(path),
+					unix.Mkfifo(path, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	replace("networks/x.json", "proxies/x.json", "boxes/"+i.Options[instance.UUIDKey], "volumes/images/*/meta", "volumes/images/*/rootfs.*")
+	d = open(t, dir)
+	if err := d.pool.VerifyTree(t.Context(), fp); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("verify: %v", err)
+	}
+	if err := d.instances.Start(t.Context(), "c1"); err == nil {
+		t.Error("it starts")
+	}
+	end(t, d)
+	replace("networks", "proxies")
+	end(t, open(t, dir))
+}
