@@ -90,11 +90,20 @@ func (d *Dir) Create(of string, b Stored, fill func(io.Writer) error) error {
 	if err := disk.WriteBytes(filepath.Join(temp, about), 0o600, text); err != nil {
 		return err
 	}
-	if err := disk.MkdirAll(filepath.Dir(final), 0o700); err != nil {
-		return err
+	for range placeTries {
+		if err = disk.MkdirAll(filepath.Dir(final), 0o700); err != nil {
+			return err
+		}
+		err = disk.RenameNew(temp, final)
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		} // Sweep took it for one that is left empty
 	}
-	return taken(b.Name, disk.RenameNew(temp, final))
+	return taken(b.Name, err)
 }
+
+// placeTries is how often a directory is made anew that somebody removes, before a backup is in it.
+const placeTries = 10
 
 func taken(name string, err error) error {
 	if errors.Is(err, fs.ErrExist) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/backup"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 func TestDir(t *testing.T) {
@@ -108,6 +109,10 @@ func TestDir(t *testing.T) {
 	must(d.Sweep(begin.Add(5*week+time.Second), only(a), week))
 	same(a, "first")
 	same(b)
+	for _, odd := range []string{"", ".", a + "/first/.."} {
+		must(d.DeleteAll(odd))
+		same(a, "first")
+	}
 	must(d.DeleteAll(a))
 	must(d.DeleteAll(a))
 	all, err := d.All()
@@ -145,5 +150,26 @@ func TestOddEntries(t *testing.T) {
 		if _, err := os.Lstat(filepath.Join(root, of)); err != nil {
 			t.Errorf("it isn't ours: %v", err)
 		}
+	}
+}
+
+// TestCreateWhileSwept has a sweep remove the empty directory of a backup that is about to get
+// its name there.
+func TestCreateWhileSwept(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "exports")
+	d, err := backup.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, swept := uuid.NewString(), 0
+	stop := disk.Record(func(s disk.Step) {
+		if s.Kind == disk.SyncedDir && s.Path == root && swept < 2 && os.Remove(filepath.Join(root, of)) == nil {
+			swept++
+		}
+	})
+	defer stop()
+	err = d.Create(of, backup.Stored{Name: "b"}, func(w io.Writer) error { return nil })
+	if list, lerr := d.List(of); err != nil || lerr != nil || len(list) != 1 || swept != 2 {
+		t.Errorf("%v, %v, %v after %d", list, err, lerr, swept)
 	}
 }

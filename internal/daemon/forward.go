@@ -85,8 +85,20 @@ func parseForward(on network.Network, listen string, f db.Forward) ([]network.Fo
 	return list, nil
 }
 
-// canonical is an address as forwards are named; what is none stays as it is.
-func canonical(listen string) string {
+// ForwardTargets gives the addresses that a forward leads to.
+func ForwardTargets(f db.Forward) []string {
+	var list []string
+	if a := f.Config[targetKey]; a != "" {
+		list = append(list, a)
+	}
+	for _, p := range f.Ports {
+		list = append(list, p.Address)
+	}
+	return list
+}
+
+// ForwardName is an address as forwards are named; what is none stays as it is.
+func ForwardName(listen string) string {
 	if a, err := netip.ParseAddr(listen); err == nil {
 		return a.Unmap().String()
 	}
@@ -105,7 +117,7 @@ func (d *Daemon) Forward(ctx context.Context, name, listen string) (db.Forward, 
 	if err != nil {
 		return db.Forward{}, err
 	}
-	f, ok := all[canonical(listen)]
+	f, ok := all[ForwardName(listen)]
 	if !ok {
 		return f, kiln.Errorf(kiln.NotFound, "network %q has no forward of %q%s; see: kiln network forward list %s", name,
 			listen, kiln.DidYouMean(listen, slices.Collect(maps.Keys(all))), name)
@@ -115,7 +127,7 @@ func (d *Daemon) Forward(ctx context.Context, name, listen string) (db.Forward, 
 
 // CreateForward adds a forward to a network. Errors: NotFound, Invalid, Conflict.
 func (d *Daemon) CreateForward(ctx context.Context, name, listen string, f db.Forward) error {
-	listen = canonical(listen)
+	listen = ForwardName(listen)
 	return d.editForward(ctx, "network-forward-created", name, listen, func(all map[string]db.Forward) error {
 		if _, ok := all[listen]; ok {
 			return kiln.Errorf(kiln.Conflict, "network %q has a forward of %s already", name, listen)
@@ -132,7 +144,7 @@ func (d *Daemon) UpdateForward(ctx context.Context, name, listen string,
 	if _, err := d.Forward(ctx, name, listen); err != nil {
 		return err
 	}
-	listen = canonical(listen)
+	listen = ForwardName(listen)
 	return d.editForward(ctx, "network-forward-updated", name, listen, func(all map[string]db.Forward) (err error) {
 		all[listen], err = change(all[listen])
 		return err
@@ -144,7 +156,7 @@ func (d *Daemon) DeleteForward(ctx context.Context, name, listen string) error {
 	if _, err := d.Forward(ctx, name, listen); err != nil {
 		return err
 	}
-	listen = canonical(listen)
+	listen = ForwardName(listen)
 	return d.editForward(ctx, "network-forward-deleted", name, listen, func(all map[string]db.Forward) error {
 		delete(all, listen)
 		return nil

@@ -48,6 +48,29 @@ func TestUnpackedDamage(t *testing.T) {
 			t.Errorf("cut at %d of %d: %v (%s)", i, len(whole), err, kiln.KindOf(err))
 		}
 	}
+	// Nor does what comes say how much memory that takes.
+	var large bytes.Buffer
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w, err := zstd.NewWriter(&large, zstd.WithWindowSize(2*maxWindow), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := w.Write(want); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read(&large); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("with a window of %d bytes: %v", 2*maxWindow, err)
+	}
 	// What the network says is no damage.
 	lost := kiln.Errorf(kiln.Network, "the connection broke")
 	if _, err := read(io.MultiReader(bytes.NewReader(whole[:len(whole)/2]),

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -105,15 +106,30 @@ func (d *Daemon) freeVolume(n volume.CustomName) error {
 	return kiln.Errorf(kiln.Conflict, "Storage volume %q already exists", n.Name)
 }
 
-// arrived is done with a volume that took its time to make: its project may be gone.
+// arrived is done with a volume that took its time to make: its project may be gone, or have
+// its volumes elsewhere by now.
 func (d *Daemon) arrived(ctx context.Context, n volume.CustomName) error {
 	d.volumeNames.Lock()
 	defer d.volumeNames.Unlock()
-	if _, err := d.db.Project(ctx, n.In); err != nil {
+	if err := d.stillIn(ctx, n); err != nil {
 		return errors.Join(err, d.pool.DeleteCustom(n))
 	}
 	d.tell(ctx, "storage-volume-created", volumeURL(n.Name), nil)
 	return nil
+}
+
+// stillIn makes sure that the volumes of the project that ctx is about are where they were
+// when n was named. It is called with volumeNames held. Errors: NotFound, Conflict.
+func (d *Daemon) stillIn(ctx context.Context, n volume.CustomName) error {
+	if _, err := d.db.Project(ctx, n.In); err != nil { // deleted a moment ago
+		return err
+	}
+	p, err := d.db.Scope(ctx, project.Name(ctx))
+	if err == nil && p.Volumes != n.In {
+		err = kiln.Errorf(kiln.Conflict, "project %q was changed meanwhile, and has its storage volumes elsewhere now; try "+
+			"again", p.Name)
+	}
+	return err
 }
 
 // plan says what the volume is to be, of what a backup says. Errors: Invalid, TooLarge.

@@ -141,7 +141,7 @@ func (d *Daemon) CreateVolume(ctx context.Context, name string, s volume.CustomS
 	s.Config, s.CreatedAt = withoutEmpty(s.Config), time.Now().UTC()
 	d.volumeNames.Lock()
 	defer d.volumeNames.Unlock()
-	if _, err := d.db.Project(ctx, n.In); err != nil { // deleted a moment ago
+	if err := d.stillIn(ctx, n); err != nil {
 		return err
 	}
 	if err := d.pool.CreateCustom(n, s); err != nil {

@@ -79,6 +79,35 @@ func TestVolumeWithoutProject(t *testing.T) {
 	}
 }
 
+// TestVolumeElsewhere makes volumes in a project that got the default project's after the
+// request came: nobody would see them.
+func TestVolumeElsewhere(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "kiln"))
+	defer end(t, d)
+	ctx := t.Context()
+	err := errors.Join(d.CreateProject(ctx, db.Project{Name: "web"}), d.CreateVolume(ctx, "data", volume.CustomState{}))
+	web, werr := d.In(ctx, "web")
+	if err := errors.Join(err, werr, d.UpdateProject(ctx, "web", func(p db.Project) (db.Project, error) {
+		p.Config["features.storage.volumes"] = "false"
+		return p, nil
+	})); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CreateVolume(web, "more", volume.CustomState{}); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("made where nobody sees it: %v", err)
+	}
+	o, err := d.CopyVolume(web, "copy", volume.CustomState{}, VolumeCopy{From: "data", Project: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := o.Wait(ctx); !errors.Is(s.Err, kiln.Conflict) {
+		t.Errorf("copied where nobody sees it: %v", s.Err)
+	}
+	if list, err := d.pool.CustomNames("web"); len(list) > 0 || err != nil {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
 // TestVolumeBounds: what is said of a volume doesn't grow without end.
 func TestVolumeBounds(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), "kiln"))

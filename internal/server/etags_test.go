@@ -36,7 +36,9 @@ func TestETagsHold(t *testing.T) {
 		"certificate": string(text)})))
 	p.do("POST", "/1.0/projects", `{"name":"x"}`)
 	p.do("POST", "/1.0/storage-pools/default/volumes/custom", `{"name":"x"}`)
-	p.do("POST", "/1.0/storage-pools/default/volumes/custom/x/snapshots", `{"name":"s"}`)
+	if o := p.finish("POST", "/1.0/storage-pools/default/volumes/custom/x/snapshots", `{"name":"s"}`); o.Err != "" {
+		t.Fatal(o.Err)
+	}
 	for path, body := range map[string]string{
 		"/1.0":                  `{"config":{"user.n":"%d"}}`,
 		"/1.0/images/" + fp:     `{"properties":{"n":"%d"}}`,
@@ -71,6 +73,10 @@ func TestETagsHold(t *testing.T) {
 			if resp, b := p.do("PUT", path, `{"restore":"s"}`, "If-Match", tag); resp.StatusCode !=
 				http.StatusPreconditionFailed {
 				t.Errorf("restored: %d %s", resp.StatusCode, b)
+			}
+			if resp, b := p.do("PUT", path+"/snapshots/s", `{"description":"y"}`, "If-Match", `"other"`); resp.StatusCode !=
+				http.StatusPreconditionFailed {
+				t.Errorf("its snapshot: %d %s", resp.StatusCode, b)
 			}
 		}
 	}

@@ -3,9 +3,12 @@ package server
 import (
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
@@ -32,8 +35,40 @@ func forwardOf(put api.NetworkForwardPut) db.Forward {
 	return f
 }
 
+// forwards gives the forwards of a network that the caller may know of.
+func (s *Server) forwards(r *http.Request) (map[string]db.Forward, error) {
+	name := r.PathValue("name")
+	all, err := s.d.Forwards(r.Context(), name)
+	if err != nil || !callerOf(r).restricted {
+		return all, err
+	}
+	leases, err := s.d.Leases(r.Context(), name)
+	return callerOf(r).own(all, leases), err
+}
+
+// own gives the forwards that lead to instances of a caller's projects, and nowhere else.
+func (c caller) own(all map[string]db.Forward, leases []db.Lease) map[string]db.Forward {
+	mine := map[netip.Addr]bool{}
+	for _, l := range leases {
+		if c.mayUse(l.Project) {
+			mine[l.IPv4], mine[l.IPv6] = true, true
+		}
+	}
+	list := map[string]db.Forward{}
+	for listen, f := range all {
+		targets := daemon.ForwardTargets(f)
+		if len(targets) > 0 && !slices.ContainsFunc(targets, func(t string) bool {
+			a, err := netip.ParseAddr(t)
+			return err != nil || !mine[a]
+		}) {
+			list[listen] = f
+		}
+	}
+	return list
+}
+
 func (s *Server) getForwards(w http.ResponseWriter, r *http.Request) (any, error) {
-	all, err := s.d.Forwards(r.Context(), r.PathValue("name"))
+	all, err := s.forwards(r)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +91,16 @@ func (s *Server) postForwards(w http.ResponseWriter, r *http.Request) (any, erro
 }
 
 func (s *Server) getForward(w http.ResponseWriter, r *http.Request) (any, error) {
+	if callerOf(r).restricted {
+		all, err := s.forwards(r)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := all[daemon.ForwardName(r.PathValue("address"))]; !ok {
+			return nil, kiln.Errorf(kiln.NotFound, "network %q has no forward of %q; see: kiln network forward list %[1]s",
+				r.PathValue("name"), r.PathValue("address"))
+		}
+	}
 	f, err := s.d.Forward(r.Context(), r.PathValue("name"), r.PathValue("address"))
 	return tagged{wireForward(r.PathValue("address"), f), forwardPut(f)}, err
 }
