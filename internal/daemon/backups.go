@@ -66,7 +66,7 @@ func (d *Daemon) InstanceBackups(ctx context.Context, name string) (Backups, err
 		resources: instanceResources(name), key: "instances_backups",
 		begin: func() (string, error) { return of, nil },
 		keep: func(ctx context.Context, only bool) (kept, error) {
-			return d.instances.Share(ctx, name, only)
+			return d.instances.Share(instance.Meaning(ctx, i), name, only)
 		},
 		gone: func(ctx context.Context) (bool, error) {
 			owners, all, err := d.instances.BackupOwners(ctx)

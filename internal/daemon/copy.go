@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // copyInstance makes an instance of another one that is here, or of a snapshot.
@@ -36,7 +37,7 @@ func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateS
 	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}
-	return d.startNew(ctx, n, spec.Start)
+	return d.startNew(instance.MeaningNew(ctx, n.Name, files), n, spec.Start)
 }
 
 // checkCopy says what copyInstance would, before any work.
@@ -50,6 +51,18 @@ func (d *Daemon) checkCopy(ctx context.Context, spec CreateSpec) error {
 		return err
 	}
 	return d.instances.Check(ctx, planCopy(spec, from).Config)
+}
+
+// meaningSource has ctx mean by its name what is to be copied: the one that has it now. The
+// error is NotFound.
+func (d *Daemon) meaningSource(ctx context.Context, s Source) (context.Context, error) {
+	source, err := d.copiedFrom(ctx, s)
+	if err != nil {
+		return ctx, err
+	}
+	of, snap, _ := strings.Cut(s.Instance, "/")
+	source, err = d.instances.Meaning(source, of, snap)
+	return project.Like(source, ctx), err
 }
 
 // copiedFrom gives a context that is about the project that has what is copied. The error is

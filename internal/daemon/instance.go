@@ -61,7 +61,8 @@ func (d *Daemon) MoveInstance(ctx context.Context, from, toProject, to string,
 	if _, err := d.In(ctx, toProject); err != nil {
 		return nil, err
 	}
-	if _, err := d.instances.Get(ctx, from); err != nil {
+	ctx, err := d.instances.Meaning(ctx, from, "")
+	if err != nil {
 		return nil, err
 	}
 	if toProject == project.Name(ctx) {
@@ -86,6 +87,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 	if err != nil {
 		return nil, err
 	}
+	ctx = instance.Meaning(ctx, i)
 	if i.Status.Runs() {
 		return nil, kiln.Errorf(kiln.Conflict, "Instance is running: stop %q first, or delete it with --force", name)
 	}
@@ -141,14 +143,22 @@ func (d *Daemon) stopInstance(ctx context.Context, name string, timeout time.Dur
 	return d.leavingTrees(ctx, name, stop)
 }
 
-// instanceOp runs f as an operation on an instance that is there.
+// instanceOp runs f as an operation on an instance that is there, whatever gets its name
+// until f comes to it.
 func (d *Daemon) instanceOp(ctx context.Context, title, name string, f func(context.Context) error) (*op.Operation,
 	error) {
-	if _, err := d.instances.Get(ctx, name); err != nil {
+	ctx, err := d.instances.Meaning(ctx, name, "")
+	if err != nil {
 		return nil, err
 	}
 	return d.Ops.Start(ctx, title, op.Options{Resources: instanceResources(name), MayCancel: true},
 		func(ctx context.Context, _ *op.Operation) error { return f(ctx) }), nil
+}
+
+// MeaningInstance has work mean by a name the instance that has it now, however long the work
+// takes: when another one has the name by then, it is a Conflict. The error is NotFound.
+func (d *Daemon) MeaningInstance(ctx context.Context, name string) (context.Context, error) {
+	return d.instances.Meaning(ctx, name, "")
 }
 
 // Exec starts a command in an instance.

@@ -89,8 +89,12 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 		create, check = d.fetchInstance, d.checkFetch
 	case spec.Source.Type == "copy":
 		create, check = d.copyInstance, d.checkCopy
+		ctx, err = d.meaningSource(ctx, spec.Source)
 	}
-	if err := check(ctx, spec); err != nil {
+	if err == nil {
+		err = check(ctx, spec)
+	}
+	if err != nil {
 		release()
 		return nil, err
 	}
@@ -129,6 +133,7 @@ func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (
 	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}
+	ctx = instance.MeaningNew(ctx, n.Name, files)
 	d.warnUnread(ctx, o, n.Name)
 	return d.startNew(ctx, n, spec.Start)
 }

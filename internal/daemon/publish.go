@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/instance"
@@ -35,6 +36,11 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 		if spec.Pack.Compression, err = d.setting(ctx, "images.compression_algorithm"); err != nil {
 			return nil, err
 		}
+	}
+	of, snap, _ := strings.Cut(spec.From, "/")
+	ctx, err := d.instances.Meaning(ctx, of, snap)
+	if err != nil {
+		return nil, err
 	}
 	src := d.instances.Pack(spec.From, spec.Pack)
 	if _, err := src.Find(ctx, spec.From); err != nil {

@@ -24,6 +24,7 @@ func (d *Daemon) RebuildInstance(ctx context.Context, name string, s Source, for
 	if err := d.checkRebuild(ctx, i, s, force); err != nil {
 		return nil, err
 	}
+	ctx = instance.Meaning(ctx, i)
 	o := op.Options{Resources: instanceResources(name), MayCancel: true}
 	return d.Ops.Start(ctx, "Rebuilding instance", o, func(ctx context.Context, o *op.Operation) error {
 		return d.rebuild(ctx, o, i, s, force)
@@ -78,31 +79,7 @@ func (d *Daemon) rebuild(ctx context.Context, o *op.Operation, i instance.Instan
 		return err
 	}
 	d.warnDamaged(o, img)
-	exchange := func(ctx context.Context) error {
-		return d.leavingTrees(ctx, i.Name, func() error { return d.instances.Rebuild(ctx, i.Name, n, files) })
-	}
-	if !force {
-		return exchange(ctx)
-	}
-	return d.whileStopped(ctx, i.Name, exchange)
-}
-
-// whileStopped calls f while an instance doesn't run: one that runs is stopped before,
-// and started after it, also when f fails. Who cancels that after the stop can't keep it
-// from being started again.
-func (d *Daemon) whileStopped(ctx context.Context, name string, f func(context.Context) error) error {
-	now, err := d.instances.Get(ctx, name)
-	if err != nil {
-		return err
-	}
-	if now.Status == instance.Stopped {
-		return f(ctx)
-	}
-	if err := d.instances.Stop(ctx, name, 0, true); err != nil {
-		return err
-	}
-	err = f(ctx)
-	return errors.Join(err, d.instances.Start(context.WithoutCancel(ctx), name))
+	return d.leavingTrees(ctx, i.Name, func() error { return d.instances.Rebuild(ctx, i.Name, n, files, force) })
 }
 
 // rebuildImage finds the image that an instance is to be made of: the one that is

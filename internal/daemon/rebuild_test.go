@@ -48,6 +48,15 @@ func TestRebuildOfRunning(t *testing.T) {
 		t.Error(i.Status, err)
 	}
 	o, err = d.RebuildInstance(t.Context(), "c1", Source{Type: "image"}, true)
+	for err == nil && !o.Snapshot().Status.Final() { // the daemon may die at any time
+		r, err := d.db.Instance(t.Context(), "c1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.Running && r.Config["volatile.restart"] == "" {
+			t.Fatal("the next daemon would not know that it is to run")
+		}
+	}
 	wait(t, o, err)
 	if _, out := run(t, d, "c1", "ls /root"); out != "" {
 		t.Errorf("%q", out)

@@ -35,11 +35,8 @@ const shareIdle = time.Hour
 // it is cancelled, when the copy is made, or when nobody asks any more. The error is
 // NotFound; others are the operation's.
 func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op.Operation, error) {
-	of, snap, ofSnapshot := strings.Cut(name, "/")
-	_, err := d.instances.Get(ctx, of)
-	if err == nil && ofSnapshot {
-		_, err = d.instances.Snapshot(ctx, of, snap)
-	}
+	of, snap, _ := strings.Cut(name, "/")
+	ctx, err := d.instances.Meaning(ctx, of, snap)
 	if err != nil {
 		return nil, err
 	}

@@ -35,8 +35,11 @@ func (d *Daemon) CreateSnapshot(ctx context.Context, name string, n instance.New
 	if err := d.instances.CheckKeeping(ctx, instance.Snapshots); err != nil {
 		return nil, err
 	}
+	ctx, err := d.instances.Meaning(ctx, name, "")
+	if err != nil {
+		return nil, err
+	}
 	if n.Name == "" {
-		var err error
 		if n.Name, err = d.instances.SnapshotName(ctx, name); err != nil {
 			return nil, err
 		}
@@ -52,7 +55,8 @@ func (d *Daemon) CreateSnapshot(ctx context.Context, name string, n instance.New
 // RenameSnapshot gives a snapshot another name. Errors: NotFound, Invalid, Conflict;
 // others are the operation's.
 func (d *Daemon) RenameSnapshot(ctx context.Context, name, from, to string) (*op.Operation, error) {
-	if _, err := d.instances.Snapshot(ctx, name, from); err != nil {
+	ctx, err := d.instances.Meaning(ctx, name, from)
+	if err != nil {
 		return nil, err
 	}
 	if err := d.instances.CheckSnapshot(ctx, name, to); err != nil {
@@ -75,6 +79,10 @@ func (d *Daemon) SetSnapshotExpiry(ctx context.Context, name, snap string,
 
 // DeleteSnapshot removes a snapshot. Errors: NotFound; others are the operation's.
 func (d *Daemon) DeleteSnapshot(ctx context.Context, name, snap string) (*op.Operation, error) {
+	ctx, err := d.instances.Meaning(ctx, name, snap)
+	if err != nil {
+		return nil, err
+	}
 	s, err := d.instances.Snapshot(ctx, name, snap)
 	if err != nil {
 		return nil, err
@@ -94,7 +102,8 @@ func (d *Daemon) RestoreSnapshot(ctx context.Context, name, snap string) (*op.Op
 		}
 		snap = rest
 	}
-	if _, err := d.instances.Snapshot(ctx, name, snap); err != nil {
+	ctx, err := d.instances.Meaning(ctx, name, snap)
+	if err != nil {
 		return nil, err
 	}
 	return d.instanceOp(ctx, "Restoring snapshot", name, func(ctx context.Context) error {

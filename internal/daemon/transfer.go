@@ -98,7 +98,7 @@ func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) (err e
 	if err := d.instances.Create(ctx, n, files); err != nil {
 		return err
 	}
-	return d.startNew(ctx, n, a.spec.Start)
+	return d.startNew(instance.MeaningNew(ctx, n.Name, files), n, a.spec.Start)
 }
 
 // plan says what the copy is to be: as the other, but for what was asked for.

@@ -93,7 +93,7 @@ func (d *DB) Instances(ctx context.Context) ([]Instance, error) {
 	return list, err
 }
 
-// Instance gives one instance. The error is NotFound.
+// Instance gives one instance. Errors: NotFound, Conflict as of Meaning.
 func (d *DB) Instance(ctx context.Context, name string) (i Instance, err error) {
 	err = d.view(ctx, func(v queryer) error {
 		i, _, err = getInstance(ctx, v, name)
@@ -111,6 +111,9 @@ func getInstance(ctx context.Context, q queryer, name string) (i Instance, id in
 	err = i.scan(q.QueryRowContext(ctx, instanceSelect+` WHERE project_id = ? AND name = ?`, in, name), &id)
 	if err != nil {
 		return i, id, found(err, "Instance", name)
+	}
+	if err := i.checkMeant(ctx); err != nil {
+		return i, id, err
 	}
 	used, err := profilesOf(ctx, q, instancesProfiles, `WHERE o.instance_id = ?`, id)
 	i.Profiles = orNone(used[id])
@@ -191,15 +194,14 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.instanceChanged(ctx, from, to)
-		in, err := projectID(ctx, tx.tx, project.Instances)
+		_, id, err := getInstance(ctx, tx.tx, from)
 		if err != nil {
 			return err
 		}
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE project_id = ? AND name = ?`, to, in, from)
-		if err != nil {
+		if _, err = tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE id = ?`, to, id); err != nil {
 			return conflict(err, "Instance", to)
 		}
-		return changed(r, err, "Instance", from)
+		return nil
 	})
 }
 
@@ -240,15 +242,15 @@ func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles [
 	})
 }
 
-// DeleteInstance removes a row. The error is NotFound.
+// DeleteInstance removes a row. Errors: NotFound, Conflict as of Meaning.
 func (d *DB) DeleteInstance(ctx context.Context, name string) error {
 	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		tx.instanceChanged(ctx, name)
-		in, err := projectID(ctx, tx.tx, project.Instances)
+		_, id, err := getInstance(ctx, tx.tx, name)
 		if err != nil {
 			return err
 		}
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instances WHERE project_id = ? AND name = ?`, in, name)
-		return changed(r, err, "Instance", name)
+		_, err = tx.tx.ExecContext(ctx, `DELETE FROM instances WHERE id = ?`, id)
+		return err
 	})
 }

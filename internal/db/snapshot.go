@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"slices"
 	"time"
 
@@ -31,9 +30,6 @@ const snapshotColumns = `s.id, (SELECT name FROM projects WHERE id = i.project_i
 
 // snapshotTables are where they are.
 const snapshotTables = `instance_snapshots s JOIN instances i ON i.id = s.instance_id`
-
-// ofInstance finds the snapshots of an instance by the id of its project and its name.
-const ofInstance = `instance_id = (SELECT id FROM instances WHERE project_id = ? AND name = ?)`
 
 // scan reads the number of a row and the rest of snapshotColumns.
 func (s *Snapshot) scan(row interface{ Scan(...any) error }, id *int64) error {
@@ -146,7 +142,7 @@ func (d *DB) SnapshotText(ctx context.Context, instance string) (n int, bytes in
 func (d *DB) Snapshot(ctx context.Context, instance, name string) (Snapshot, error) {
 	var s Snapshot
 	err := d.view(ctx, func(v queryer) (err error) {
-		s, err = getSnapshot(ctx, v, instance, name)
+		s, _, err = getSnapshot(ctx, v, instance, name)
 		return err
 	})
 	return s, err
@@ -161,21 +157,26 @@ func (s *Snapshot) Whole() error {
 		"bring a copy of the database back: kiln admin restore-database", s.Instance, s.Name, s.Damage, s.Instance, s.Name)
 }
 
-func getSnapshot(ctx context.Context, q queryer, instance, name string) (Snapshot, error) {
-	var s Snapshot
+// getSnapshot also gives the number of the row.
+func getSnapshot(ctx context.Context, q queryer, instance, name string) (s Snapshot, id int64, err error) {
 	in, err := projectID(ctx, q, project.Instances)
 	if err != nil {
-		return s, err
+		return s, 0, err
 	}
-	var id int64
 	err = s.scan(q.QueryRowContext(ctx, `SELECT `+snapshotColumns+` FROM `+snapshotTables+
 		` WHERE i.project_id = ? AND i.name = ? AND s.name = ?`, in, instance, name), &id)
 	if err != nil {
-		return s, found(err, "Snapshot", instance+"/"+name)
+		return s, id, found(err, "Snapshot", instance+"/"+name)
+	}
+	if _, _, err := getInstance(ctx, q, instance); err != nil {
+		return s, id, err
+	}
+	if err := s.checkMeant(ctx); err != nil {
+		return s, id, err
 	}
 	used, err := profilesOf(ctx, q, snapshotsProfiles, `WHERE o.snapshot_id = ?`, id)
 	s.Profiles = orNone(used[id])
-	return s, err
+	return s, id, err
 }
 
 // ExpiredSnapshots gives the snapshots whose time is over. Of a damaged one nobody can
@@ -197,20 +198,16 @@ func (d *DB) CreateSnapshot(ctx context.Context, s Snapshot) error {
 
 func createSnapshot(ctx context.Context, tx *Tx, s Snapshot) error {
 	tx.instanceChanged(ctx, s.Instance)
-	in, err := projectID(ctx, tx.tx, project.Instances)
+	_, of, err := getInstance(ctx, tx.tx, s.Instance)
 	if err != nil {
 		return err
 	}
 	var id int64
 	err = tx.tx.QueryRowContext(ctx, `INSERT INTO instance_snapshots (instance_id, name, files, created_at, expires_at,
 		last_used_at, architecture, description, ephemeral, base, config, devices)
-		SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM instances WHERE project_id = ? AND name = ? RETURNING id`,
-		s.Name, s.Files, timeText(s.CreatedAt), zonedText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
-		s.Description, s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices)),
-		in, s.Instance).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return found(err, "Instance", s.Instance)
-	}
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		of, s.Name, s.Files, timeText(s.CreatedAt), zonedText(s.ExpiresAt), timeText(s.LastUsedAt), s.Architecture,
+		s.Description, s.Ephemeral, hashText(s.Base), toJSON(orEmpty(s.Config)), toJSON(orEmpty(s.Devices))).Scan(&id)
 	if err != nil {
 		return conflict(err, "Snapshot", s.Instance+"/"+s.Name)
 	}
@@ -223,7 +220,7 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 	change func(time.Time) (time.Time, error)) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.instanceChanged(ctx, instance)
-		s, err := getSnapshot(ctx, tx.tx, instance, name)
+		s, id, err := getSnapshot(ctx, tx.tx, instance, name)
 		if err == nil {
 			err = s.Whole()
 		}
@@ -234,13 +231,8 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 		if err != nil {
 			return err
 		}
-		in, err := projectID(ctx, tx.tx, project.Instances)
-		if err != nil {
-			return err
-		}
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE `+ofInstance+` AND name = ?`,
-			zonedText(at), in, instance, name)
-		return changed(r, err, "Snapshot", instance+"/"+name)
+		_, err = tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET expires_at = ? WHERE id = ?`, zonedText(at), id)
+		return err
 	})
 }
 
@@ -248,16 +240,14 @@ func (d *DB) SetSnapshotExpiry(ctx context.Context, instance, name string,
 func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.instanceChanged(ctx, instance)
-		in, err := projectID(ctx, tx.tx, project.Instances)
+		_, id, err := getSnapshot(ctx, tx.tx, instance, from)
 		if err != nil {
 			return err
 		}
-		r, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE `+ofInstance+` AND name = ?`, to,
-			in, instance, from)
-		if err != nil {
+		if _, err := tx.tx.ExecContext(ctx, `UPDATE instance_snapshots SET name = ? WHERE id = ?`, to, id); err != nil {
 			return conflict(err, "Snapshot", instance+"/"+to)
 		}
-		return changed(r, err, "Snapshot", instance+"/"+from)
+		return nil
 	})
 }
 
@@ -265,12 +255,11 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	return d.Tx(Freeing(ctx), func(tx *Tx) error {
 		tx.instanceChanged(ctx, instance)
-		in, err := projectID(ctx, tx.tx, project.Instances)
+		_, id, err := getSnapshot(ctx, tx.tx, instance, name)
 		if err != nil {
 			return err
 		}
-		r, err := tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE `+ofInstance+` AND name = ?`, in, instance,
-			name)
-		return changed(r, err, "Snapshot", instance+"/"+name)
+		_, err = tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE id = ?`, id)
+		return err
 	})
 }

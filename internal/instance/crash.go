@@ -117,7 +117,7 @@ func (s *Set) mayBegin(ctx context.Context, name, uuid string, rebooting bool) b
 
 // startLocked starts an instance when it is its turn.
 func (s *Set) startLocked(ctx context.Context, name string) error {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

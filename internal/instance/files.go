@@ -179,23 +179,20 @@ func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error)
 }
 
 // lock waits for the turn to work on an instance. Nobody has its files open then, unless
-// it runs.
-func (s *Set) lock(ctx context.Context, name string) (unlock func(), err error) {
+// it runs. The context it gives means by the name the instance that has it now.
+func (s *Set) lock(ctx context.Context, name string) (meaning context.Context, unlock func(), err error) {
 	unlock, err = s.names.lock(ctx, key(ctx, name))
 	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	any := len(s.served) > 0
-	s.mu.Unlock()
-	if !any {
-		return unlock, nil
+		return ctx, nil, err
 	}
 	r, err := s.db.Instance(ctx, name)
-	if err == nil && s.running(r) == nil {
+	if err != nil {
+		return ctx, unlock, nil //nolint:nilerr // who works on it finds out what is wrong
+	}
+	if s.running(r) == nil {
 		s.endFiles(r.Config[UUIDKey], name, "started or changed")
 	}
-	return unlock, nil // who works on it finds out what else is wrong
+	return Meaning(ctx, fromRow(r)), unlock, nil
 }
 
 // pauseFiles lets nobody change the files of an instance until the function that it gives

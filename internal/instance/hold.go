@@ -96,7 +96,7 @@ func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resum
 		if err != nil {
 			return undo(err)
 		}
-		unlock, err := s.lock(in, n.Name)
+		in, unlock, err := s.lock(in, n.Name)
 		if err != nil {
 			return undo(err)
 		}

@@ -227,7 +227,7 @@ func (s *Set) meta(ctx context.Context, name string) (*os.Root, error) {
 
 // editMeta changes an instance's own copy of the metadata and templates.
 func (s *Set) editMeta(ctx context.Context, name string, f func(*os.Root) error) error {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
 // snapshotFor makes a snapshot without a row, of an instance or of a snapshot.
 func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 	instance, snap, ofSnapshot := strings.Cut(name, "/")
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}

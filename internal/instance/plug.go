@@ -237,7 +237,7 @@ func (s *Set) mend(ctx context.Context, name string, l *live) []error {
 	ctx, cancel := context.WithTimeoutCause(ctx, plugTime, kiln.Errorf(kiln.Timeout, "other work on it, or its devices, "+
 		"took more than %v", plugTime))
 	defer cancel()
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return []error{err}
 	}
@@ -303,7 +303,7 @@ func (s *Set) followProfile(ctx context.Context, name string, names []string) []
 	defer cancel()
 	var said []string
 	var i Instance
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err == nil {
 		defer unlock()
 		i, err = s.Get(ctx, name)

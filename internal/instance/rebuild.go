@@ -6,19 +6,39 @@ import (
 	"os"
 	"strings"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 )
 
-// Rebuild gives a stopped instance other files, which were made of n's image: its root
-// filesystem begins anew, its configuration and its snapshots stay. The row changes in
-// one step; before that the instance is as it was, and after it the old volume is
-// garbage. Errors: NotFound, Conflict.
-func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files) error {
-	unlock, err := s.lock(ctx, name)
+// Rebuild gives an instance other files, which were made of n's image: its root
+// filesystem begins anew, its configuration and its snapshots stay. With force, one that
+// runs is killed before and started after it, also when it fails, and by the next daemon if
+// this one dies meanwhile. Errors: NotFound, Conflict, and those of Start.
+func (s *Set) Rebuild(ctx context.Context, name string, n New, f *Files, force bool) error {
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	r, err := s.db.Instance(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !force || s.running(r) == nil {
+		return s.exchange(ctx, name, n, f)
+	}
+	if err := s.planRestart(ctx, name, true); err != nil {
+		return err
+	}
+	if err := s.stop(ctx, name, 0, true); err != nil && !errors.Is(err, kiln.Conflict) {
+		return errors.Join(err, s.dropRestart(ctx, name))
+	}
+	return errors.Join(s.exchange(ctx, name, n, f), s.startAgain(ctx, name))
+}
+
+// exchange gives a stopped instance other files. The row changes in one step; before that
+// the instance is as it was, and after it the old volume is garbage.
+func (s *Set) exchange(ctx context.Context, name string, n New, f *Files) error {
 	old, err := s.stopped(ctx, name, "rebuilt")
 	if err != nil {
 		return err

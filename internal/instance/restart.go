@@ -12,7 +12,7 @@ import (
 // Restart stops and starts an instance, also an ephemeral one. When the daemon dies
 // meanwhile the next one finishes it. Errors: as of Stop and Start.
 func (s *Set) Restart(ctx context.Context, name string, timeout time.Duration, force bool) error {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (s *Set) startAgain(ctx context.Context, name string) error {
 
 // finishRestart does what the last daemon had begun when it died.
 func (s *Set) finishRestart(ctx context.Context, name string) error {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

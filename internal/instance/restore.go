@@ -14,7 +14,7 @@ import (
 // configuration. One that runs is killed and started again. The snapshots stay.
 // Errors: NotFound, Denied, and those of Start.
 func (s *Set) Restore(ctx context.Context, instance, name string) error {
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}

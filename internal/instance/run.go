@@ -227,7 +227,7 @@ func (s *Set) follow(ctx context.Context, name, uuid string, b *box.Box, g *gues
 	s.mu.Lock()
 	s.live[uuid] = l
 	s.mu.Unlock()
-	life := project.Like(s.ctx, ctx)
+	life := meaningFiles(project.Like(s.ctx, ctx), name, uuid)
 	s.wg.Go(func() { s.watch(life, name, uuid, l) })
 	return l
 }
@@ -311,7 +311,7 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 			return l.wait(ctx)
 		}
 	}
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -326,12 +326,13 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 }
 
 func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, force bool) error {
-	l, err := s.get(ctx, name)
-	if errors.Is(err, kiln.Conflict) {
-		return kiln.Errorf(kiln.Conflict, "The instance %q is already stopped", name)
-	}
+	r, err := s.db.Instance(ctx, name)
 	if err != nil {
 		return err
+	}
+	l := s.running(r)
+	if l == nil {
+		return kiln.Errorf(kiln.Conflict, "The instance %q is already stopped", name)
 	}
 	defer l.stopFor(ctx)()
 	if force {
@@ -406,7 +407,7 @@ func (s *Set) Thaw(ctx context.Context, name string) error {
 }
 
 func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -485,6 +486,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 			return err
 		}
 	}
+	ctx = Meaning(ctx, i)
 	timeout, force := StopTimeout, false
 	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
 		timeout = hold(v)
@@ -528,7 +530,7 @@ func (s *Set) Autostart(ctx context.Context) error {
 		}
 		in, err := s.in(ctx, i.Project)
 		if err == nil {
-			err = start(in, i.Name)
+			err = start(Meaning(in, i), i.Name)
 		}
 		if err != nil {
 			s.failed(StartWithDaemon, i, err)

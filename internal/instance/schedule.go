@@ -13,6 +13,7 @@ import (
 	"github.com/adhocore/gronx"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/template"
 )
@@ -178,7 +179,7 @@ func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 		if due && (i.Status != Stopped || kiln.IsTrue(i.ExpandedConfig["snapshots.schedule.stopped"])) {
 			var in context.Context
 			if in, err = s.in(ctx, i.Project); err == nil {
-				err = s.autoSnapshot(in, i.Name)
+				err = s.autoSnapshot(Meaning(in, i), i.Name)
 			}
 			if err != nil {
 				s.failed(ScheduledSnapshot, i, err)
@@ -192,7 +193,7 @@ func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 }
 
 func (s *Set) autoSnapshot(ctx context.Context, instance string) error {
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -233,10 +234,10 @@ func (s *Set) ExpireSnapshots(ctx context.Context, now time.Time) ([]kiln.Finger
 	for _, r := range rows {
 		in, err := s.in(ctx, r.Project)
 		if err == nil {
-			err = s.DeleteSnapshot(in, r.Instance, r.Name)
+			err = s.DeleteSnapshot(db.MeaningSnapshot(in, r), r.Instance, r.Name)
 		}
-		if errors.Is(err, kiln.NotFound) {
-			continue // somebody was faster
+		if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Conflict) {
+			continue // somebody was faster, or it has another name now
 		}
 		images, errs = append(images, r.Base), append(errs, err)
 	}

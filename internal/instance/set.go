@@ -441,7 +441,7 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 	if err := kiln.CheckInstanceName(to); err != nil {
 		return err
 	}
-	unlock, err := s.lock(ctx, from)
+	ctx, unlock, err := s.lock(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -473,7 +473,7 @@ func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string
 		return err
 	}
 	defer release()
-	unlock, err := s.lock(ctx, from)
+	ctx, unlock, err := s.lock(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -523,7 +523,7 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 
 // Delete removes a stopped instance, its files and its snapshots. Errors: NotFound, Conflict.
 func (s *Set) Delete(ctx context.Context, name string) error {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -143,7 +143,7 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 // CreateSnapshot keeps an instance as it is now, its files and its configuration.
 // A running one is frozen for a moment. Errors: NotFound, Invalid, Conflict.
 func (s *Set) CreateSnapshot(ctx context.Context, instance string, n NewSnapshot) error {
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 
 // RenameSnapshot gives a snapshot another name. Errors: NotFound, Invalid, Conflict.
 func (s *Set) RenameSnapshot(ctx context.Context, instance, from, to string) error {
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -251,7 +251,7 @@ func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // DeleteSnapshot removes a snapshot. The instance and its other snapshots stay as
 // they are. The error is NotFound.
 func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func filesOf(rows []db.SnapshotFiles) []string {
 // for. Errors: NotFound, Conflict.
 func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots bool) error {
 	instance, snap, ofSnapshot := strings.Cut(from, "/")
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return err
 	}

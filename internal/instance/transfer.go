@@ -27,7 +27,7 @@ type Share struct {
 // it were an instance. One that runs stands still for a moment. The error is NotFound.
 func (s *Set) Share(ctx context.Context, name string, only bool) (*Share, error) {
 	instance, snap, ofSnapshot := strings.Cut(name, "/")
-	unlock, err := s.lock(ctx, instance)
+	ctx, unlock, err := s.lock(ctx, instance)
 	if err != nil {
 		return nil, err
 	}

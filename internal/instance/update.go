@@ -20,7 +20,7 @@ import (
 // then, and change's.
 func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Config, error)) (warnings []string,
 	err error) {
-	unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 			if err != nil {
 				return warnings, err
 			}
-			later = append(later, s.followProfile(in, i.Name, names)...)
+			later = append(later, s.followProfile(Meaning(in, i), i.Name, names)...)
 		}
 		for _, w := range later {
 			warnings = append(warnings, fmt.Sprintf("instance %q: %s", i.Name, w))

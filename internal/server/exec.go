@@ -156,7 +156,11 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	if len(post.Command) == 0 || post.Command[0] == "" {
 		return nil, kiln.Errorf(kiln.Invalid, "the command is missing")
 	}
-	if err := s.d.CheckExec(r.Context(), name); err != nil {
+	ctx, err := s.d.MeaningInstance(r.Context(), name) // the client takes its time to connect
+	if err != nil {
+		return nil, err
+	}
+	if err := s.d.CheckExec(ctx, name); err != nil {
 		return nil, err
 	}
 	spec := box.ExecSpec{
@@ -167,7 +171,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 		"containers": {"/1.0/containers/" + name}}}
 	if !post.WaitForWS {
 		spec.TTY = false
-		return s.d.Ops.Start(r.Context(), "Executing command", o, func(ctx context.Context, o *op.Operation) error {
+		return s.d.Ops.Start(ctx, "Executing command", o, func(ctx context.Context, o *op.Operation) error {
 			return s.execAlone(ctx, o, name, spec, post.RecordOutput)
 		}), nil
 	}
@@ -183,7 +187,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	o.Class = op.Websocket
 	o.Metadata = map[string]any{"command": post.Command, "environment": orEmpty(post.Environment),
 		"interactive": post.Interactive, "fds": x.fds}
-	return s.startSession(r.Context(), "Executing command", o, x, func(ctx context.Context, o *op.Operation) error {
+	return s.startSession(ctx, "Executing command", o, x, func(ctx context.Context, o *op.Operation) error {
 		return s.exec(ctx, o, name, spec, x)
 	}), nil
 }
