@@ -3,7 +3,9 @@ package api
 import "time"
 
 // An InstanceSharePost asks for a secret by which another server can copy an
-// instance (API extension kiln_instance_copy).
+// instance (API extension kiln_instance_copy). The metadata of the operation also have the
+// "state" of an instance that doesn't run: DELETE of the instance with ?state= is a Conflict
+// when it isn't that any more (API extension kiln_delete_unchanged).
 type InstanceSharePost struct {
 	Snapshot     string `json:"snapshot,omitempty"` // this one of its snapshots, as an instance
 	InstanceOnly bool   `json:"instance_only,omitempty"`

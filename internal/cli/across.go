@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -25,8 +26,9 @@ type crossing struct {
 	move     bool   // is what the user asked for
 }
 
-// copyAcross copies an instance, or a snapshot as one, to another server.
-func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags) error {
+// copyAcross copies an instance, or a snapshot as one, to another server. It gives
+// the state that the instance had; "" when it runs, or the server doesn't say it.
+func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags) (state string, err error) {
 	x := &crossing{app: a, from: from, to: to, move: o.move}
 	var snap string
 	x.instance, snap, _ = strings.Cut(from.Name, "/")
@@ -35,15 +37,14 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 	}
 	for _, at := range []place.Place{from, to} {
 		if err := canCopy(ctx, at); err != nil {
-			return err
+			return "", err
 		}
 	}
-	var err error
 	if x.post, err = o.request(ctx, from, x.to); err != nil {
-		return a.suggest(ctx, from, err)
+		return "", a.suggest(ctx, from, err)
 	}
 	if err := x.free(ctx); err != nil {
-		return err
+		return "", err
 	}
 	a.say("Creating %s", x.to.Name)
 	r := client.Request{Method: http.MethodPost, Path: client.Path("/1.0/kiln/instances", x.instance) + "/share",
@@ -53,14 +54,15 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 		if snap == "" {
 			err = a.suggest(ctx, from, err)
 		}
-		return err
+		return "", err
 	}
 	x.secret, _ = op.Metadata["secret"].(string)
 	token, _ := op.Metadata["token"].(string)
 	defer func() { // it may have ended by itself
 		_ = from.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token, nil, "")
 	}()
-	return x.run(ctx, *o.mode)
+	state, _ = op.Metadata["state"].(string)
+	return state, x.run(ctx, *o.mode)
 }
 
 // canCopy reports whether a server copies instances as kiln does. The error is
@@ -257,15 +259,23 @@ func (a *app) moveAcross(ctx context.Context, from, to place.Place, o *copyFlags
 			"copy it, which needs no stop", from.Name)
 	}
 	o.move = true
-	if err := a.copyAcross(ctx, from, to, o); err != nil {
+	state, err := a.copyAcross(ctx, from, to, o)
+	if err != nil {
 		return err
 	}
-	_, err := from.Get(ctx, instancePath(from.Name), nil, &after)
-	if err == nil && (after.Status != "Stopped" || !after.LastUsedAt.Equal(before.LastUsedAt)) {
-		err = kiln.Errorf(kiln.Conflict, "it was started meanwhile")
+	if state == "" { // an older server: as near to its deletion as can be
+		_, err = from.Get(ctx, instancePath(from.Name), nil, &after)
+		if err == nil && (after.Status != "Stopped" || !after.LastUsedAt.Equal(before.LastUsedAt) ||
+			after.Config["volatile.uuid"] != before.Config["volatile.uuid"]) {
+			err = kiln.Errorf(kiln.Conflict, "it was started meanwhile, or another one has its name now")
+		}
 	}
 	if err == nil {
-		err = from.Change(ctx, http.MethodDelete, instancePath(from.Name), nil, "")
+		r := client.Request{Method: http.MethodDelete, Path: instancePath(from.Name)}
+		if state != "" {
+			r.Query = url.Values{"state": {state}}
+		}
+		_, err = a.watch(ctx, from, r)
 	}
 	if err != nil {
 		return fmt.Errorf("the copy is on %q, but %q stays on %q, too: %w", to.Remote, from.Name, from.Remote, err)

@@ -148,7 +148,8 @@ func (a *app) copyCmd() *cobra.Command {
 		}
 		to = o.into(from, to)
 		if from.Remote != to.Remote {
-			return a.copyAcross(c.Context(), from, to, o)
+			_, err := a.copyAcross(c.Context(), from, to, o)
+			return err
 		}
 		post, err := o.request(c.Context(), from, to)
 		if err != nil {

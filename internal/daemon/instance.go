@@ -83,6 +83,13 @@ func (d *Daemon) MoveInstance(ctx context.Context, from, toProject, to string,
 
 // DeleteInstance removes a stopped instance and its files.
 func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation, error) {
+	return d.DeleteUnchanged(ctx, name, "")
+}
+
+// DeleteUnchanged removes a stopped instance and its files if it is still what it was when
+// it was shared: state is among the metadata of that operation, "" is any. Else it is a
+// Conflict of the operation.
+func (d *Daemon) DeleteUnchanged(ctx context.Context, name, state string) (*op.Operation, error) {
 	i, err := d.instances.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -95,7 +102,7 @@ func (d *Daemon) DeleteInstance(ctx context.Context, name string) (*op.Operation
 		return nil, err
 	}
 	return d.instanceOp(ctx, "Deleting instance", name, func(ctx context.Context) error {
-		return d.leavingTrees(ctx, name, func() error { return d.instances.Delete(ctx, name) })
+		return d.leavingTrees(ctx, name, func() error { return d.instances.Delete(ctx, name, state) })
 	})
 }
 

@@ -149,7 +149,7 @@ func (d *Daemon) startNew(ctx context.Context, n instance.New, start bool) error
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	derr := d.leavingTrees(ctx, n.Name, func() error { return d.instances.Delete(ctx, n.Name) })
+	derr := d.leavingTrees(ctx, n.Name, func() error { return d.instances.Delete(ctx, n.Name, "") })
 	if derr != nil && !errors.Is(derr, kiln.NotFound) { // it ran, and went by itself
 		return errors.Join(err, derr)
 	}

@@ -31,8 +31,9 @@ const shareIdle = time.Hour
 
 // ShareInstance keeps an instance, or a snapshot "c1/snap0", as it is, and makes a
 // secret by which another server can copy that. The metadata of the operation have
-// the "secret" at its end, and the "token": an operation that lets go of it all when
-// it is cancelled, when the copy is made, or when nobody asks any more. The error is
+// the "secret" at its end, the "state" of an instance that doesn't run, for
+// DeleteUnchanged, and the "token": an operation that lets go of it all when it is
+// cancelled, when the copy is made, or when nobody asks any more. The error is
 // NotFound; others are the operation's.
 func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op.Operation, error) {
 	of, snap, _ := strings.Cut(name, "/")
@@ -61,6 +62,9 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		token := d.Ops.Start(ctx, "Instance copy token", options, func(ctx context.Context, _ *op.Operation) error {
 			return keepShare(ctx, g)
 		})
+		if kept.State != "" {
+			o.Set("state", kept.State)
+		}
 		o.Set("secret", g.Secret)
 		o.Set("token", token.ID())
 		return nil

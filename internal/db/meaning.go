@@ -47,6 +47,6 @@ func (s *Snapshot) checkMeant(ctx context.Context) error {
 }
 
 func otherNow(what, name string) error {
-	return kiln.Errorf(kiln.Conflict, "%s %q is another one now: the one that this was about was renamed, moved or deleted "+
+	return kiln.Errorf(kiln.Conflict, "%s %q is another one now: that of before was renamed, moved or deleted "+
 		"meanwhile; look which is which (kiln list), then try again", what, name)
 }

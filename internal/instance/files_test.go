@@ -82,7 +82,7 @@ func TestFilesAreLetGo(t *testing.T) {
 	if _, err := f.Lstat("/"); err != nil {
 		t.Error(err)
 	}
-	if err := s.Delete(t.Context(), "d"); err != nil {
+	if err := s.Delete(t.Context(), "d", ""); err != nil {
 		t.Error(err)
 	}
 	if len(s.served) != 0 {

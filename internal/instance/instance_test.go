@@ -423,7 +423,7 @@ func TestRows(t *testing.T) {
 	for _, f := range []func() error{
 		func() error { return s.Start(t.Context(), "a") },
 		func() error { return s.Stop(t.Context(), "a", 0, true) },
-		func() error { return s.Delete(t.Context(), "a") },
+		func() error { return s.Delete(t.Context(), "a", "") },
 		func() error { return s.Rename(t.Context(), "a", "c") },
 		func() error { _, err := s.State(t.Context(), "a"); return err },
 		func() error { _, err := s.Logs(t.Context(), "a"); return err },
@@ -438,7 +438,7 @@ func TestRows(t *testing.T) {
 	if err := s.Start(t.Context(), "b"); err == nil || !strings.Contains(err.Error(), `start instance "b"`) {
 		t.Errorf("an empty instance starts: %v", err)
 	}
-	if err := s.Delete(t.Context(), "b"); err != nil {
+	if err := s.Delete(t.Context(), "b", ""); err != nil {
 		t.Error(err)
 	}
 	if names, err := p.List(); len(names) != 0 || err != nil {

@@ -521,8 +521,9 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 	return r, nil
 }
 
-// Delete removes a stopped instance, its files and its snapshots. Errors: NotFound, Conflict.
-func (s *Set) Delete(ctx context.Context, name string) error {
+// Delete removes a stopped instance, its files and its snapshots; with the State of a Share,
+// only if it is still what was shared. Errors: NotFound, Conflict.
+func (s *Set) Delete(ctx context.Context, name, state string) error {
 	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
@@ -535,7 +536,26 @@ func (s *Set) Delete(ctx context.Context, name string) error {
 	if err := s.Deletable(ctx, name); err != nil {
 		return err
 	}
+	if state != "" {
+		if err := s.checkState(ctx, name, state); err != nil {
+			return err
+		}
+	}
 	return s.remove(ctx, r)
+}
+
+// checkState says whether an instance isn't any more what had a state. The error is Conflict.
+func (s *Set) checkState(ctx context.Context, name, state string) error {
+	i, err := s.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	now, err := s.state(ctx, i)
+	if err == nil && now != state {
+		err = kiln.Errorf(kiln.Conflict, "instance %q isn't what it was when it was copied: another one has its name now, "+
+			"it was started, or its files, its configuration or its snapshots were changed", name)
+	}
+	return err
 }
 
 // Deletable says whether an instance is protected from being deleted. Errors: NotFound,

@@ -132,7 +132,7 @@ func TestSnapshotRows(t *testing.T) {
 	if names, err := p.Snapshots(); len(names) != 1 || err != nil {
 		t.Errorf("%v, %v", names, err)
 	}
-	if err := s.Delete(ctx, "a"); err != nil {
+	if err := s.Delete(ctx, "a", ""); err != nil {
 		t.Fatal(err)
 	}
 	if names, err := p.Snapshots(); len(names) != 0 || err != nil {

@@ -2,6 +2,9 @@ package instance
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -19,6 +22,9 @@ import (
 // until it is closed.
 type Share struct {
 	kiln.Transfer
+	// State names all that the instance was when it was kept, for Delete; "": it was running.
+	State string
+
 	set   *Set
 	trees []string // snapshots in the pool that no row names: the next Open removes them
 }
@@ -80,12 +86,37 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)
 	}
 	h.trees = append(h.trees, tree)
+	if h.set.running(db.Instance{Config: i.Options}) == nil {
+		if h.State, err = h.set.state(ctx, i); err != nil {
+			return err
+		}
+	}
 	h.InstanceState = kiln.InstanceState{
 		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Profiles: i.Profiles,
 		Config: lasting(i.Options), Devices: i.Devices, CreatedAt: i.CreatedAt, LastUsedAt: i.LastUsedAt,
 		Trigger: i.Options[templateKey], Stack: kept.Stack(),
 	}
 	return nil
+}
+
+// state names what a stopped instance is: which one, when it was last started, all that is
+// said of it, its files and its snapshots.
+func (s *Set) state(ctx context.Context, i Instance) (string, error) {
+	files, err := s.pool.State(i.Options[UUIDKey])
+	if err != nil {
+		return "", filesOfInstance(i.Name, err)
+	}
+	snapshots, err := s.db.SnapshotFiles(ctx, i.Name)
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal([]any{files, i.Options, i.Devices, i.Profiles, i.Description, i.Ephemeral, i.LastUsedAt,
+		filesOf(snapshots)})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // keep keeps one snapshot.

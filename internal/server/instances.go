@@ -271,7 +271,7 @@ func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, erro
 }
 
 func (s *Server) deleteInstance(w http.ResponseWriter, r *http.Request) (any, error) {
-	return s.d.DeleteInstance(r.Context(), r.PathValue("name"))
+	return s.d.DeleteUnchanged(r.Context(), r.PathValue("name"), r.URL.Query().Get("state"))
 }
 
 func (s *Server) getState(w http.ResponseWriter, r *http.Request) (any, error) {

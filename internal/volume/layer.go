@@ -222,6 +222,8 @@ func unchanged(upper, below string) (bool, error) {
 	}
 	x, err1 := readXattrs(upper)
 	y, err2 := readXattrs(below)
+	own := func(x xattr) bool { return strings.HasPrefix(x.name, overlayXattr) } // also of one that was only looked at
+	x, y = slices.DeleteFunc(x, own), slices.DeleteFunc(y, own)
 	return slices.EqualFunc(x, y, func(x, y xattr) bool { return x == y }), errors.Join(err1, err2)
 }
 
