@@ -222,8 +222,8 @@ func unchanged(upper, below string) (bool, error) {
 	}
 	x, err1 := readXattrs(upper)
 	y, err2 := readXattrs(below)
-	own := func(x xattr) bool { return strings.HasPrefix(x.name, overlayXattr) } // also of one that was only looked at
-	x, y = slices.DeleteFunc(x, own), slices.DeleteFunc(y, own)
+	// What overlayfs keeps there is there also when somebody only looked.
+	x, y = slices.DeleteFunc(x, xattr.ofOverlay), slices.DeleteFunc(y, xattr.ofOverlay)
 	return slices.EqualFunc(x, y, func(x, y xattr) bool { return x == y }), errors.Join(err1, err2)
 }
 
