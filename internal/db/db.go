@@ -28,7 +28,8 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// A DB is an open database. One connection writes, a few read.
+// A DB is an open database, which no other process can read meanwhile. One connection
+// writes, a few read.
 type DB struct {
 	write *sql.DB
 	read  *sql.DB
@@ -42,8 +43,22 @@ type DB struct {
 	reserve *disk.Reserve
 }
 
-// reserved is how many bytes are kept for transactions on a full disk.
+// reserved is how many bytes are kept for what must go on on a full disk.
 const reserved = 16 << 20
+
+// logged is how many bytes of the log take room before they are written: it begins anew
+// at about half of that, once what is in it is in the database.
+const logged = 8 << 20
+
+// driver is SQLite whose log stays when the database is closed, and with it the room that
+// it has.
+const driver = "sqlite3-kiln"
+
+func init() {
+	sql.Register(driver, &sqlite3.SQLiteDriver{ConnectHook: func(c *sqlite3.SQLiteConn) error {
+		return c.SetFileControlInt("", sqlite3.SQLITE_FCNTL_PERSIST_WAL, 1)
+	}})
+}
 
 // readers is how many connections read at once.
 const readers = 4
@@ -54,9 +69,16 @@ const readers = 4
 func Open(ctx context.Context, path string) (*DB, error) {
 	reserve := disk.NewReserve(path+"-reserve", reserved)
 	_ = reserve.Keep(filepath.Dir(path)) // without it, a full disk is told by what comes next
+	fi, err := os.Stat(path)
+	fresh := errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() == 0
 	d, err := openWith(ctx, path, reserve)
 	for errors.Is(err, kiln.NoSpace) && reserve.Give() {
 		d, err = openWith(ctx, path, reserve)
+	}
+	if err == nil && fresh { // SQLite has removed the log of a database without pages
+		if err = errors.Join(d.Close(), os.Remove(path+"-wal")); err == nil {
+			d, err = openWith(ctx, path, reserve)
+		}
 	}
 	return d, err
 }
@@ -65,16 +87,24 @@ func openWith(ctx context.Context, path string, reserve *disk.Reserve) (*DB, err
 	if err := private(path); err != nil {
 		return nil, err
 	}
+	// An older kiln left it: the index of the log is in memory now.
+	if err := os.Remove(path + "-shm"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	_ = disk.Preallocate(path+"-wal", logged) // without it, a full disk is told by what comes next
 	file := (&url.URL{Path: path}).EscapedPath() // a "?" would begin the options
 	dsn := func(more string) string {
-		return "file:" + file + "?_journal_mode=WAL&_foreign_keys=on&_busy_timeout=10000&_synchronous=FULL" + more
+		// unix-excl: nobody else has the database, so the index of its log needn't be a file that is mapped. To write
+		// to a page of that takes room on file systems that copy on write: on a full one the kernel kills who does.
+		return "file:" + file + "?vfs=unix-excl&_journal_mode=WAL&_foreign_keys=on&_busy_timeout=10000" +
+			"&_synchronous=FULL" + more
 	}
-	write, err := sql.Open("sqlite3", dsn("&_txlock=immediate"))
+	write, err := sql.Open(driver, dsn("&_txlock=immediate"))
 	if err != nil {
 		return nil, err
 	}
 	write.SetMaxOpenConns(1)
-	read, err := sql.Open("sqlite3", dsn("&_query_only=on"))
+	read, err := sql.Open(driver, dsn("&_query_only=on"))
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}

@@ -32,7 +32,7 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 4 { // with the log, its index and the reserve
+	if err != nil || len(files) != 3 { // with the log and the reserve
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, f := range files {
