@@ -40,8 +40,11 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	if err != nil {
 		return err
 	}
-	l, err := listen(filepath.Join(dir, "unix.socket"))
-	if err != nil {
+	var l net.Listener
+	if err := d.WithReserve(func() (err error) {
+		l, err = listen(filepath.Join(dir, "unix.socket"))
+		return err
+	}); err != nil {
 		return errors.Join(err, d.Close())
 	}
 	ctx, stop := context.WithCancel(ctx)

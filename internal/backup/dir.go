@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io"
@@ -228,14 +229,12 @@ func (d *Dir) DeleteAll(of string) error {
 	return d.discard(filepath.Join(d.dir, of))
 }
 
-// discard moves a directory out of sight before it is removed.
+// discard moves a directory out of sight before it is removed. It makes nothing for that:
+// on a full disk there may be no room for another directory.
 func (d *Dir) discard(dir string) error {
-	temp, err := os.MkdirTemp(d.dir, unwhole)
-	if err != nil {
-		return err
-	}
+	temp := filepath.Join(d.dir, unwhole+rand.Text())
 	defer os.RemoveAll(temp) // what is left goes with the next OpenDir
-	err = os.Rename(dir, filepath.Join(temp, "it"))
+	err := os.Rename(dir, temp)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -261,6 +261,10 @@ func (d *Daemon) firstStart(ctx context.Context) error {
 	return err
 }
 
+// WithReserve runs what a daemon can't do without, such as making its socket, on a full
+// disk with what is reserved there.
+func (d *Daemon) WithReserve(f func() error) error { return d.db.WithReserve(f) }
+
 // In has ctx be about a project. The error is NotFound.
 func (d *Daemon) In(ctx context.Context, name string) (context.Context, error) {
 	p, err := d.db.Scope(ctx, name)

@@ -91,7 +91,7 @@ func openWith(ctx context.Context, path string, reserve *disk.Reserve) (*DB, err
 	if err := os.Remove(path + "-shm"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	_ = disk.Preallocate(path+"-wal", logged) // without it, a full disk is told by what comes next
+	_ = disk.Preallocate(path+"-wal", logged)    // without it, a full disk is told by what comes next
 	file := (&url.URL{Path: path}).EscapedPath() // a "?" would begin the options
 	dsn := func(more string) string {
 		// unix-excl: nobody else has the database, so the index of its log needn't be a file that is mapped. To write
@@ -248,6 +248,14 @@ type Tx struct {
 	forbids Forbids
 	unbound bool // what projects may have isn't asked
 }
+
+// WithReserve runs f, which is something else that must go on when the disk is full; it
+// is then run again with what is reserved for that.
+func (d *DB) WithReserve(f func() error) error { return d.reserve.Use(0, f) }
+
+// WithSome is WithReserve for what containers can have done as often as they like: half
+// of what is reserved is left for deletions.
+func (d *DB) WithSome(f func() error) error { return d.reserve.Use(reserved/2, f) }
 
 type freeingKey struct{}
 

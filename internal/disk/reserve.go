@@ -15,7 +15,7 @@ type Reserve struct {
 	path string
 	most int64
 
-	mu   sync.Mutex
+	mu    sync.Mutex
 	size  int64 // what is held, in bytes
 	never bool  // it can't be had there, full or not: it isn't tried each time
 }
@@ -75,13 +75,20 @@ func (r *Reserve) Give() bool {
 	return true
 }
 
-// Use runs f, and again for as long as the disk is full and there is something to give.
-func (r *Reserve) Use(f func() error) error {
+// Use runs f, and again for as long as the disk is full and there is something to give
+// beyond what is to be left, in bytes.
+func (r *Reserve) Use(leave int64, f func() error) error {
 	err := f()
-	for errors.Is(err, unix.ENOSPC) && r.Give() {
+	for errors.Is(err, unix.ENOSPC) && r.held() > leave && r.Give() {
 		err = f()
 	}
 	return err
+}
+
+func (r *Reserve) held() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.size
 }
 
 func (r *Reserve) take(want int64) error {

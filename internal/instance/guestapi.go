@@ -121,9 +121,10 @@ func (s *Set) setGuest(l *live, i Instance) error {
 		if _, err := os.Stat(dir); err != nil {
 			return nil // it was started by a kiln without guest API
 		}
-		g, err := guestapi.Listen(dir, root, asked{s, i.Project, i.Name, i.Options[UUIDKey]})
-		l.guest.server = g
-		return err
+		return s.db.WithSome(func() (err error) {
+			l.guest.server, err = guestapi.Listen(dir, root, asked{s, i.Project, i.Name, i.Options[UUIDKey]})
+			return err
+		})
 	case !wanted:
 		err := closeGuest(l.guest.server)
 		l.guest.server = nil

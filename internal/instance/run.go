@@ -70,13 +70,18 @@ func (s *Set) start(ctx context.Context, name string) (failed error) {
 	if i, err = s.assignIDs(ctx, i); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "ids of instance %q: %w", name, err)
 	}
-	g, err := s.openGuest(i)
-	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "guest API of instance %q: %w", name, err)
-	}
-	b, err := s.startBox(ctx, i, vol, nics)
-	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "start instance %q: %w", name, errors.Join(err, closeGuest(g)))
+	var g *guestapi.Server
+	var b *box.Box
+	if err := s.db.WithSome(func() (err error) { // what ran can be restarted on a full disk
+		if g, err = s.openGuest(i); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "guest API of instance %q: %w", name, err)
+		}
+		if b, err = s.startBox(ctx, i, vol, nics); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "start instance %q: %w", name, errors.Join(err, closeGuest(g)))
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	now := time.Now().UTC()
 	err = s.edit(ctx, name, func(r *db.Instance) {

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
@@ -171,11 +172,8 @@ func LostSize(ctx context.Context, dir string, l Lost) (int64, error) {
 // DropLost removes what was put away from the pool in a directory, which others may be
 // using: the layers that only it stood on go with their next sweep. The error is NotFound.
 func DropLost(dir string, l Lost) error {
-	temp, err := os.MkdirTemp(filepath.Join(dir, "tmp"), "old-")
-	if err != nil {
-		return err
-	}
-	err = os.Rename(filepath.Join(dir, "lost", l.Entry), filepath.Join(temp, "it"))
+	temp := filepath.Join(dir, "tmp", "old-"+rand.Text())
+	err := os.Rename(filepath.Join(dir, "lost", l.Entry), temp)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = kiln.Errorf(kiln.NotFound, "%s was not put away", l.Entry)
 	}

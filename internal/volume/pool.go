@@ -8,6 +8,7 @@ package volume
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -355,18 +356,16 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 	return p.sweepLayers()
 }
 
-// discard moves a directory out of sight and removes it beside the caller.
+// discard moves a directory out of sight and removes it beside the caller. It makes nothing
+// for that: on a full disk there may be no room for another directory.
 func (p *Pool) discard(dir string) error {
-	temp, err := os.MkdirTemp(filepath.Join(p.dir, "tmp"), "old-")
+	temp := filepath.Join(p.dir, "tmp", "old-"+rand.Text())
+	err := os.Rename(dir, temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
-	}
-	err = os.Rename(dir, filepath.Join(temp, "it"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.Remove(temp)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
 	}
 	p.wg.Go(func() { _ = removeTree(temp) }) // the next Open tries again
 	return nil
