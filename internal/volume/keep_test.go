@@ -27,7 +27,7 @@ func TestKeep(t *testing.T) {
 	}
 	// As if that had been long ago.
 	_, rest, _ := strings.Cut(list[0].Entry, "T")
-	if err := errors.Join(os.Rename(filepath.Join(dir, "lost", list[0].Entry), filepath.Join(dir, "lost", "20200101T"+rest)),
+	if err := errors.Join(os.Rename(filepath.Join(dir, "lost", list[0].Entry), filepath.Join(dir, "lost", longAgo()+rest)),
 		p.SweepLost()); err != nil {
 		t.Fatal(err)
 	}

@@ -213,3 +213,6 @@ func TestLoseTwice(t *testing.T) {
 		t.Errorf("%d, %v", len(list), err)
 	}
 }
+
+// longAgo begins the name of what was put away longer ago than it stays.
+func longAgo() string { return time.Now().UTC().Add(-2*volume.LostTime).Format("20060102") + "T" }

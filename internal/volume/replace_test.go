@@ -214,7 +214,7 @@ func TestDamagedSuperblock(t *testing.T) {
 				t.Error("the new tree isn't on the disk")
 			}
 			_, rest, _ := strings.Cut(list[0].Entry, "T")
-			if err := errors.Join(os.Rename(dir+"/lost/"+list[0].Entry, dir+"/lost/20200101T"+rest), p.SweepLost()); err != nil {
+			if err := errors.Join(os.Rename(dir+"/lost/"+list[0].Entry, dir+"/lost/"+longAgo()+rest), p.SweepLost()); err != nil {
 				t.Fatal(err)
 			}
 			if list, err := p.Lost(); err != nil || len(list) > 0 {
