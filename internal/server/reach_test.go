@@ -141,3 +141,18 @@ func TestExecTrustEnds(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCapped: what is recorded is the beginning, however it is written; the rest is taken and
+// dropped.
+func TestCapped(t *testing.T) {
+	var b strings.Builder
+	c := &capped{w: &b, left: 3}
+	for _, part := range []string{"ab", "cde", "f"} {
+		if n, err := c.Write([]byte(part)); n != len(part) || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if b.String() != "abc" {
+		t.Errorf("%q", b.String())
+	}
+}
