@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -93,17 +93,50 @@ func (p *Pool) touchMarked(ctx context.Context, r record, dir, mark string) erro
 		return err
 	}
 	defer whole.Close()
-	for _, name := range names {
-		if err := touchIfMarked(fmt.Sprintf("/proc/self/fd/%d%s", whole.Fd(), name), mark); err != nil {
+	var in *folder
+	at := -1
+	defer func() { unix.Close(at) }()
+	for _, n := range names {
+		if at < 0 || n.in != in {
+			unix.Close(at)
+			if at, err = openBeneath(int(whole.Fd()), n.in.path()); err != nil {
+				return fmt.Errorf("find names of a file: %w", err)
+			}
+			in = n.in
+		}
+		if err := touchIfMarked(fmt.Sprintf("/proc/self/fd/%d/%s", at, n.name), mark); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// A folder is a directory of a tree, which may be deeper than any path is long: names in it
+// take no more memory for that.
+type folder struct {
+	above *folder // nil: the tree's root
+	name  string
+}
+
+// path is relative to the tree's root.
+func (f *folder) path() string {
+	var names []string
+	for ; f.above != nil; f = f.above {
+		names = append(names, f.name)
+	}
+	slices.Reverse(names)
+	return strings.Join(names, "/")
+}
+
+// fileName is a name of a file that has several.
+type fileName struct {
+	in   *folder
+	name string
+}
+
 // sharedNames gives the names of all files that have several, as they look without
 // the index. No other can be missing.
-func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]string, error) {
+func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]fileName, error) {
 	lowers, _, err := p.lowers(r)
 	if err != nil {
 		return nil, err
@@ -114,22 +147,45 @@ func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]string,
 		return nil, err
 	}
 	defer frozen.Close()
-	root := fmt.Sprintf("/proc/self/fd/%d", frozen.Fd())
-	var names []string
-	err = filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
-		if err := errors.Join(err, ctx.Err()); err != nil || e.IsDir() {
-			return err
-		}
-		fi, err := e.Info()
+	c, err := openCursor(fmt.Sprintf("/proc/self/fd/%d/.", frozen.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.shared(ctx, &folder{}, nil)
+}
+
+// shared adds to a list the names of files below the place that have several.
+func (c *cursor) shared(ctx context.Context, here *folder, list []fileName) ([]fileName, error) {
+	if err := ctx.Err(); err != nil {
+		return list, err
+	}
+	names, err := c.names()
+	if err != nil {
+		return list, err
+	}
+	for _, name := range names {
+		st, err := c.lstat(name)
 		if err != nil {
-			return err
+			return list, err
 		}
-		if fi.Sys().(*syscall.Stat_t).Nlink > 1 {
-			names = append(names, strings.TrimPrefix(path, root))
+		if !isDir(&st) {
+			if st.Nlink > 1 {
+				list = append(list, fileName{here, name})
+			}
+			continue
 		}
-		return nil
-	})
-	return names, err
+		if err := c.enter(name); err != nil {
+			return list, err
+		}
+		if list, err = c.shared(ctx, &folder{here, name}, list); err != nil {
+			return list, err
+		}
+		if err := c.leave(); err != nil {
+			return list, err
+		}
+	}
+	return list, nil
 }
 
 func touchIfMarked(name, mark string) error {
