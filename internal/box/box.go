@@ -235,17 +235,13 @@ func find(id string) state {
 		if len(statusField(pid, "NSpid")) != 2 || !isInit(pid) { // or of a container within
 			continue
 		}
-		root, err := os.Open(proc + "root")
-		if err != nil {
-			continue
-		}
-		defer root.Close()
 		ids, err := os.ReadFile(proc + "uid_map")
 		var host uint32
 		if _, serr := fmt.Sscanf(string(ids), "%d %d", new(uint32), &host); err != nil || serr != nil {
 			continue
 		}
-		found := state{ID: id, Halt: haltSignal(root), Privileged: host == 0, RootUID: host, Init: identify(pid)}
+		found := state{ID: id, Privileged: host == 0, RootUID: host, Init: identify(pid)}
+		found.Halt = haltSignalOf(found.Init)
 		var parent int
 		if ppid := statusField(pid, "PPid"); len(ppid) == 1 && scan(ppid[0], "%d", &parent) && parent > 1 {
 			found.Monitor = identify(parent)
@@ -287,18 +283,13 @@ func (b *Box) Life() string {
 func (b *Box) Begun(ctx context.Context) error {
 	for {
 		b.mu.Lock()
-		init, monitor := b.init.PID, 0
-		if b.monitor != nil {
-			monitor = b.monitor.PID
-		}
+		init := b.init.PID
 		b.mu.Unlock()
-		// Until then it is a copy of its monitor.
-		is, err := os.Stat(fmt.Sprintf("/proc/%d/exe", init))
-		was, merr := os.Stat(fmt.Sprintf("/proc/%d/exe", monitor))
+		setUp, err := forked(init) // it is a copy of its monitor until then
 		switch {
 		case err != nil:
 			return kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
-		case merr != nil || !os.SameFile(is, was):
+		case !setUp:
 			return nil
 		}
 		select {
@@ -410,7 +401,7 @@ func (b *Box) Shutdown(ctx context.Context) error {
 	if unix.Signal(b.state.Halt) == unix.SIGPWR && b.asking.CompareAndSwap(false, true) {
 		go func() {
 			defer b.asking.Store(false)
-			_ = b.askSysvinit() // if it is one
+			b.askSysvinit(context.WithoutCancel(ctx)) // if it is one
 		}()
 	}
 	return b.signal(unix.Signal(b.state.Halt))

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
-	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // An ExecSpec says what command to run in a container.
@@ -79,7 +78,7 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 		return nil, err
 	}
 	b.mu.Lock()
-	orphan, pid := b.monitor == nil, b.init.PID
+	orphan := b.monitor == nil
 	b.mu.Unlock()
 	if orphan {
 		return nil, kiln.Errorf(kiln.Conflict, "the container's monitor died; stop the container with --force and start "+
@@ -87,20 +86,24 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 	}
 	p := &Process{}
 	stdio := []*os.File{s.Stdin, s.Stdout, s.Stderr}
-	tty := "0"
+	terminal := []string{"0", "", "", "", ""}
+	var files []*os.File
+	var hand *os.File // where the terminal comes from
 	if s.TTY {
-		master, slave, err := openPTY(pid, b.hostID(s.UID))
+		init, pid, err := b.holdInit()
 		if err != nil {
-			return nil, fmt.Errorf("make a terminal: %w", err)
+			return nil, err
 		}
-		defer slave.Close()
-		p.pty, tty = master, "1"
-		stdio = []*os.File{slave, slave, slave}
-		if s.Width > 0 && s.Height > 0 {
-			if err := p.Resize(s.Width, s.Height); err != nil {
-				return nil, errors.Join(err, master.Close())
-			}
+		defer init.Close()
+		ours, theirs, err := socketPair()
+		if err != nil {
+			return nil, err
 		}
+		defer ours.Close()
+		defer theirs.Close()
+		hand, files, stdio = ours, []*os.File{init, theirs}, make([]*os.File, 3)
+		terminal = []string{"1", strconv.Itoa(pid), strconv.Itoa(b.hostID(s.UID)), strconv.Itoa(s.Width),
+			strconv.Itoa(s.Height)}
 	}
 	for i, f := range stdio {
 		if f == nil {
@@ -114,17 +117,18 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 	}
 	boundLog(filepath.Join(b.dir, logFile)) // helpers write to it, too
 	request := []string{runDir, b.state.ID, filepath.Join(b.dir, configFile),
-		strconv.FormatUint(uint64(s.UID), 10), strconv.FormatUint(uint64(s.GID), 10), tty, s.Cwd, strconv.Itoa(len(s.Env))}
+		strconv.FormatUint(uint64(s.UID), 10), strconv.FormatUint(uint64(s.GID), 10), s.Cwd}
+	request = append(append(request, terminal...), strconv.Itoa(len(s.Env)))
 	for _, k := range slices.Sorted(maps.Keys(s.Env)) {
 		request = append(request, k+"="+s.Env[k])
 	}
 	var err error
-	if p.helper, err = runHelper(ctx, "kiln-attach", stdio, nil, append(request, s.Command...)...); err != nil {
+	if p.helper, err = runHelper(ctx, "kiln-attach", stdio, files, append(request, s.Command...)...); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	var n int
 	begin, cancel := context.WithTimeoutCause(ctx, execTime, kiln.Errorf(kiln.Timeout,
-		"the command did not begin within %v", execTime))
+		"the command did not begin within %v; a file system that the container serves itself may not answer", execTime))
 	defer cancel()
 	line, err := p.helper.line(begin)
 	if err != nil {
@@ -133,6 +137,11 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 	if !scan(line, "pid %d", &n) {
 		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)",
 			orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
+	}
+	if hand != nil {
+		if p.pty, err = receiveFile(hand); err != nil {
+			return nil, errors.Join(fmt.Errorf("take the terminal: %w", err), p.Close())
+		}
 	}
 	// It can be gone by now: then there is nothing to signal.
 	p.proc, _ = openProcess(identify(n))
@@ -211,41 +220,32 @@ func control(file *os.File, f func(fd int) error) error {
 	return errors.Join(raw.Control(func(fd uintptr) { inner = f(int(fd)) }), inner)
 }
 
-// openPTY makes a terminal in the devpts of the container of a process, so that
-// tty(1) works inside. The path belongs to the container: it is resolved within
-// its root, without magic links, and what is opened must answer as a ptmx.
-func openPTY(pid, owner int) (master, slave *os.File, err error) {
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// socketPair makes two connected sockets, of which files can be received.
+func socketPair() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer unix.Close(root)
-	how := unix.OpenHow{
-		Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC | unix.O_NONBLOCK,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
-	}
-	fd, err := rootfd.Openat2(root, "dev/pts/ptmx", how)
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+// receiveFile takes the file that has been sent to a socket. It doesn't wait.
+func receiveFile(socket *os.File) (*os.File, error) {
+	var b [1]byte
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), b[:], oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open /dev/pts/ptmx of the container: %w", err)
+		return nil, err
 	}
-	master = os.NewFile(uintptr(fd), "ptmx")
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.DEVPTS_SUPER_MAGIC {
-		return nil, nil, errors.Join(errors.New("/dev/pts of the container is no devpts"), err, master.Close())
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return nil, errors.Join(err, errors.New("no file came"))
 	}
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, errors.Join(err, master.Close())
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.Join(err, errors.New("no file came"))
 	}
-	inner, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER,
-		unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if errno != 0 {
-		return nil, nil, errors.Join(errno, master.Close())
-	}
-	if err := unix.Fchown(int(inner), owner, -1); err != nil {
-		unix.Close(int(inner))
-		return nil, nil, errors.Join(err, master.Close())
-	}
-	return master, os.NewFile(inner, "pts"), nil
+	return os.NewFile(uintptr(fds[0]), "ptmx"), nil
 }
 
 // Drain copies what a command writes on its terminal until the last writer is

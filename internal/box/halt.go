@@ -1,13 +1,13 @@
 package box
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,9 +15,8 @@ import (
 )
 
 // haltSignal says which signal asks the init of a root filesystem to power off:
-// each of systemd(1), busybox and sysvinit has its own.
+// each of systemd(1), busybox and sysvinit has its own. No container runs there yet.
 func haltSignal(rootfs *os.File) int {
-	const rtmin = 34 // SIGRTMIN of the C libraries of Linux
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := rootfd.Openat2(int(rootfs.Fd()), "sbin/init", how)
 	if err != nil {
@@ -28,6 +27,12 @@ func haltSignal(rootfs *os.File) int {
 	if err != nil {
 		return int(unix.SIGPWR)
 	}
+	return signalOf(path)
+}
+
+// signalOf gives the signal for the program that a path is of.
+func signalOf(path string) int {
+	const rtmin = 34 // SIGRTMIN of the C libraries of Linux
 	switch base := filepath.Base(path); {
 	case strings.Contains(base, "systemd"):
 		return rtmin + 3
@@ -37,46 +42,51 @@ func haltSignal(rootfs *os.File) int {
 	return int(unix.SIGPWR)
 }
 
-// initRequest is what sysvinit reads from its pipe, /run/initctl: struct init_request of its
-// initreq.h, 384 bytes.
-type initRequest struct {
-	Magic, Command, Runlevel, Sleep int32
-	_                               [368]byte
+// askTime is how long kiln-init may take: the paths are the container's, who may serve them
+// itself.
+const askTime = 5 * time.Second
+
+// haltSignalOf is haltSignal for a container that runs, by its init.
+func haltSignalOf(init identity) int {
+	p, err := openProcess(init)
+	if err != nil {
+		return int(unix.SIGPWR)
+	}
+	held := os.NewFile(uintptr(p.fd), "pidfd")
+	defer held.Close()
+	path, _ := askInit(context.Background(), "name", held, p.PID)
+	return signalOf(path)
 }
 
 // askSysvinit asks a sysvinit to go to runlevel 0. Its signal for that, SIGPWR, does
 // nothing where its inittab has no entry for a power failure, as in Debian. Another init
-// has nobody at the other end of the pipe: the error is ENOENT or ENXIO. The path is the
-// container's, who may serve it itself, so this may take for ever.
-func (b *Box) askSysvinit() error {
-	b.mu.Lock()
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", b.init.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		defer unix.Close(root)
-		err = b.init.signal(0) // else the number may be another process's now
-	}
-	b.mu.Unlock()
+// hears nothing. It returns when nobody waits for the container's files any more.
+func (b *Box) askSysvinit(ctx context.Context) {
+	init, pid, err := b.holdInit()
 	if err != nil {
-		return err
+		return
 	}
-	fd, err := rootfd.Openat2(root, "run/initctl", unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	defer init.Close()
+	_, reaped := askInit(ctx, "halt", init, pid)
+	<-reaped
+}
+
+// askInit runs kiln-init, and gives its answer, "" when there is none. reaped is closed when
+// the process is gone, which may be when the container is.
+func askInit(ctx context.Context, what string, init *os.File, pid int) (answer string, reaped <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	done := make(chan struct{})
+	h, err := runHelper(ctx, "kiln-init", nil, []*os.File{init}, what, strconv.Itoa(pid))
 	if err != nil {
-		return err
+		close(done)
+		return "", done
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
-		return errors.Join(unix.ENOENT, err)
-	}
-	pipe, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	var request bytes.Buffer
-	err = binary.Write(&request, binary.NativeEndian, initRequest{Magic: 0x03091969, Command: 1, Runlevel: '0'})
-	if err == nil {
-		_, err = unix.Write(pipe, request.Bytes()) // whole or not at all, and at once
-	}
-	return errors.Join(err, unix.Close(pipe))
+	answer, _ = h.line(ctx)
+	go func() {
+		defer close(done)
+		_ = h.wait()
+		_ = h.Close()
+	}()
+	return answer, done
 }

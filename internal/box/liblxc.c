@@ -7,6 +7,7 @@
 //   starts a container; liblxc's daemon, which stays, is its grandchild.
 //   kiln-attach: runs one command in a container and waits for it.
 //   kiln-mount (mount.c): mounts something in a container that runs, or unmounts it.
+//   kiln-init (inside.c): finds out which init a container has, or asks it to halt.
 //   kiln-cgroup: writes a setting of a container's cgroup by way of its monitor.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -223,9 +224,14 @@ static int attach(void)
 		return 1;
 	}
 	fcntl(STATUS, F_SETFD, FD_CLOEXEC);
-	char *uid = field(), *gid = field(), *tty = field(), *cwd = field(), *envs = field();
+	char *uid = field(), *gid = field(), *cwd = field();
+	char *tty = field(), *init = field(), *owner = field(), *width = field(), *height = field(), *envs = field();
 	if (!envs) {
 		say("error reading the request\n");
+		return 1;
+	}
+	if (tty[0] == '1' && !make_terminal(init, strtoul(owner, NULL, 10), atoi(width), atoi(height))) {
+		say("error making a terminal in its /dev/pts: %s\n", strerror(errno));
 		return 1;
 	}
 	options.uid = strtoul(uid, NULL, 10);
@@ -290,6 +296,8 @@ __attribute__((constructor)) static void become(int argc, char **argv)
 		_exit(attach());
 	if (strcmp(argv[0], "kiln-mount") == 0)
 		_exit(change_mount());
+	if (strcmp(argv[0], "kiln-init") == 0)
+		_exit(ask_init());
 	if (strcmp(argv[0], "kiln-cgroup") == 0)
 		_exit(set_cgroup());
 }

@@ -43,7 +43,7 @@ static int fail(const char *what, const char *of)
 	return 1;
 }
 
-static int open_below(int root, const char *path, int flags, uint64_t resolve)
+int open_below(int root, const char *path, int flags, uint64_t resolve)
 {
 	struct open_how how = { .flags = O_PATH | O_CLOEXEC | flags, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve };
 	int fd = -1;

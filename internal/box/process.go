@@ -28,12 +28,8 @@ type identity struct {
 
 // identify gives the identity of a process; the zero one when there is none.
 func identify(pid int) identity {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return identity{}
-	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const startTime = 22 - 3 // the third field is the first after the name
+	fields := statFields(pid)
+	const startTime = 22 - 3
 	if len(fields) <= startTime || fields[0] == "Z" {
 		return identity{}
 	}
@@ -42,6 +38,30 @@ func identify(pid int) identity {
 		return identity{}
 	}
 	return identity{pid, start}
+}
+
+// forked reports whether a process is a copy of another one still: it hasn't begun a program
+// (PF_FORKNOEXEC of the kernel's include/linux/sched.h, in field 9 of proc_pid_stat(5)). That
+// needs no look at the program's file, which may be of a file system that the container
+// serves itself. The error is ESRCH when it is gone.
+func forked(pid int) (bool, error) {
+	fields := statFields(pid)
+	const flags, notBegun = 9 - 3, 0x40
+	if len(fields) <= flags || fields[0] == "Z" {
+		return false, unix.ESRCH
+	}
+	n, err := strconv.ParseUint(fields[flags], 10, 32)
+	return n&notBegun != 0, err
+}
+
+// statFields gives the fields of proc_pid_stat(5) from the third on, the first after the
+// name; none when there is no such process.
+func statFields(pid int) []string {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 }
 
 // A process is held by a pidfd, so that signals can't hit another one.
@@ -86,16 +106,23 @@ func (p process) dup() (process, error) {
 // InitProcess gives a pidfd of init, of the caller's own, and whether it has a user
 // namespace of its own. The error is Conflict when it is gone.
 func (b *Box) InitProcess() (init *os.File, mapped bool, err error) {
+	init, _, err = b.holdInit()
+	return init, !b.state.Privileged, err
+}
+
+// holdInit gives a pidfd of init, of the caller's own, and its number. The error is Conflict
+// when it is gone.
+func (b *Box) holdInit() (init *os.File, pid int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.init.PID == 0 {
-		return nil, false, kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
+		return nil, 0, kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
 	}
 	p, err := b.init.dup()
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
-	return os.NewFile(uintptr(p.fd), "pidfd"), !b.state.Privileged, nil
+	return os.NewFile(uintptr(p.fd), "pidfd"), p.PID, nil
 }
 
 func (p process) signal(s unix.Signal) error {

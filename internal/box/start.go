@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -299,11 +300,15 @@ func (b *Box) failedReboot() string {
 	return strings.TrimPrefix(b.reason(since), ": ")
 }
 
-// A helper is one of the two C programs under way. It answers in lines.
+// A helper is one of the C programs under way. It answers in lines.
 type helper struct {
 	cmd    *exec.Cmd
 	status *os.File
 	rest   []byte
+
+	reap   sync.Once
+	reaped chan struct{} // closed when the process is gone
+	end    error         // what it ended with, then
 }
 
 // runHelper starts one of the C programs of this binary. The request is what it
@@ -341,7 +346,7 @@ func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.F
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, status.Close())
 	}
-	h := &helper{cmd: cmd, status: status}
+	h := &helper{cmd: cmd, status: status, reaped: make(chan struct{})}
 	_, err = io.WriteString(asked, strings.Join(request, "\x00")+"\x00")
 	if err := errors.Join(err, ctx.Err()); err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), h.Close())
@@ -382,12 +387,27 @@ func (h *helper) read() (string, error) {
 	}
 }
 
-func (h *helper) wait() error { return h.cmd.Wait() }
+// wait waits for the end of the process, whose files nobody else needs.
+func (h *helper) wait() error {
+	h.reap.Do(func() {
+		h.end = h.cmd.Wait()
+		close(h.reaped)
+	})
+	return h.end
+}
 
-// Close lets go of a helper, and reaps it if nobody has.
+// leaveTime is how long Close waits for a helper that is about to end.
+const leaveTime = 5 * time.Second
+
+// Close lets go of a helper, and reaps it if nobody has. One that waits in the kernel for the
+// container ends when that does, and isn't waited for.
 func (h *helper) Close() error {
-	if h.cmd.ProcessState == nil {
-		_ = h.cmd.Wait()
+	go h.wait()
+	late := time.NewTimer(leaveTime)
+	defer late.Stop()
+	select {
+	case <-h.reaped:
+	case <-late.C:
 	}
 	return h.status.Close()
 }
