@@ -21,7 +21,8 @@ var (
 )
 
 func main() {
-	for program, main := range map[string]func() error{network.Program: network.Main, proxy.Program: proxy.Main} {
+	for program, main := range map[string]func() error{network.Program: network.Main, proxy.Program: proxy.Main,
+		proxy.DeviceProgram: proxy.DeviceMain} {
 		if os.Args[0] == program {
 			if err := main(); err != nil {
 				log.Fatal(err)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,36 +34,57 @@ const (
 // SIGTERM, or the directory is gone.
 func Main() error {
 	syscall.Umask(0o177) // sockets at paths are nobody's until they have their owner and mode
-	d := proxyd{running: map[string]*running{}, said: map[string]string{}}
-	defer d.update(nil, nil)
+	d := proxyd{devices: map[string]*device{}, leaving: map[*device]bool{}, said: map[string]string{}}
+	defer d.end()
 	return sibling.Serve(func(root *os.Root) { d.update(root, readProxies(root)) })
 }
 
-// proxyd is what is carried at a time, by the names of files.
+// proxyd is what is carried at a time. Devices come and go beside each other: none waits for
+// another.
 type proxyd struct {
-	running map[string]*running
+	mu      sync.Mutex
+	devices map[string]*device // that are wanted, by the names of files
+	leaving map[*device]bool   // that aren't, and may listen still
 	said    map[string]string
 }
 
+// A device is a proxy that is about to listen, or does.
+type device struct {
+	Proxy
+	init string // of the container, when it began
+	stop context.CancelFunc
+	done chan struct{} // closed when it listens no more
+}
+
+func (d *device) ended() bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// update has those that are wanted come, and others go. It waits for none.
 func (d *proxyd) update(root *os.Root, want map[string]Proxy) {
-	for name, r := range d.running {
-		if p, ok := want[name]; !ok || p.Serial != r.Serial || r.moved() {
-			r.close()
-			delete(d.running, name)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, dev := range d.devices {
+		// Its sockets may be in a container that is gone: it has rebooted, or ended.
+		if p, ok := want[name]; !ok || p.Serial != dev.Serial || dev.init != initOf(dev.Box) {
+			dev.stop()
+			d.leaving[dev] = true
+			delete(d.devices, name)
 		}
 	}
 	for name, p := range want {
-		if p.NAT || d.running[name] != nil {
+		if dev := d.devices[name]; p.NAT || dev != nil && !dev.ended() {
 			continue
 		}
-		r, err := open(p)
-		st := status{Serial: p.Serial}
-		if err == nil {
-			d.running[name] = r
-		} else {
-			st.Error = err.Error()
-		}
-		d.answer(root, name, st)
+		ctx, stop := context.WithCancel(context.Background())
+		dev := &device{Proxy: p, init: initOf(p.Box), stop: stop, done: make(chan struct{})}
+		d.devices[name] = dev
+		go d.run(ctx, root, name, dev)
 	}
 	for name := range d.said {
 		if _, ok := want[name]; !ok {
@@ -71,10 +93,76 @@ func (d *proxyd) update(root *os.Root, want map[string]Proxy) {
 	}
 }
 
-// answer tells the daemon once how a proxy is.
-func (d *proxyd) answer(root *os.Root, name string, st status) {
+// leaveTime is how long a device may take to go: how long one that comes to its address waits
+// for that, and how long the process of one has before it is killed.
+const leaveTime = 3 * time.Second
+
+// run carries a device's connections until ctx ends, or it can't listen.
+func (d *proxyd) run(ctx context.Context, root *os.Root, name string, dev *device) {
+	defer close(dev.done)
+	defer dev.stop()
+	listens := func() { d.answer(root, name, dev, nil) }
+	for begun := time.Now(); ; {
+		mayGo := d.someLeave() // one that goes meanwhile has had the address, perhaps
+		gone, err := dev.carry(ctx, listens)
+		if errors.Is(err, kiln.Busy) && mayGo && ctx.Err() == nil && time.Since(begun) < leaveTime {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		if err != nil {
+			d.answer(root, name, dev, err)
+		}
+		<-gone // it isn't tried again before
+		return
+	}
+}
+
+// carry returns when the device listens no more. gone is closed when nothing of it is left.
+// The error says why it didn't listen: Busy when the address is in use.
+func (d *device) carry(ctx context.Context, listens func()) (gone <-chan struct{}, err error) {
+	switch {
+	case d.init == "":
+		err = kiln.Errorf(kiln.Conflict, "the instance doesn't run")
+	case d.looksInside():
+		return carryApart(ctx, d.Proxy, listens)
+	default:
+		err = carryHere(ctx, d.Proxy, listens)
+	}
+	none := make(chan struct{})
+	close(none)
+	return none, err
+}
+
+// someLeave reports whether a device that isn't wanted any more may still listen.
+func (d *proxyd) someLeave() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for dev := range d.leaving {
+		if dev.ended() {
+			delete(d.leaving, dev)
+		}
+	}
+	return len(d.leaving) > 0
+}
+
+// end has all devices go, and waits for that as long as they may take.
+func (d *proxyd) end() {
+	d.update(nil, nil)
+	for end := time.Now().Add(leaveTime); d.someLeave() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// answer tells the daemon once how a device is, while it is wanted.
+func (d *proxyd) answer(root *os.Root, name string, dev *device, err error) {
+	st := status{Serial: dev.Serial}
+	if err != nil {
+		st.Error = err.Error()
+	}
 	b, err := json.Marshal(st)
-	if err != nil || d.said[name] == string(b) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil || d.devices[name] != dev || d.said[name] == string(b) {
 		return
 	}
 	d.said[name] = string(b)
@@ -99,7 +187,6 @@ func (d *proxyd) answer(root *os.Root, name string, st status) {
 type running struct {
 	Proxy
 	from, to side
-	init     string // of the container, when it was opened
 	streams  chan struct{}
 	wg       sync.WaitGroup
 
@@ -108,29 +195,32 @@ type running struct {
 	closed bool
 }
 
-func open(p Proxy) (*running, error) {
+// carryHere carries a device's connections in this process until ctx ends. The error says why
+// it doesn't listen.
+func carryHere(ctx context.Context, p Proxy, listens func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	r := &running{Proxy: p, to: side{p.Box}, streams: make(chan struct{}, mostStreams), open: map[io.Closer]bool{}}
 	if p.Inside {
 		r.from, r.to = r.to, r.from
 	}
-	if r.init = initOf(p.Box); r.init == "" {
-		return nil, kiln.Errorf(kiln.Conflict, "the instance doesn't run")
-	}
+	defer r.close()
 	for i := range p.Listen.count() {
 		l, packets, err := r.from.listen(p.Device, i)
 		if err != nil {
-			r.close()
-			return nil, err
+			return err
 		}
 		if packets != nil {
 			r.keep(packets)
-			r.wg.Go(func() { r.carryPackets(packets, i) })
+			r.wg.Go(func() { r.carryPackets(ctx, packets, i) })
 			continue
 		}
 		r.keep(l)
-		r.wg.Go(func() { r.accept(l, i) })
+		r.wg.Go(func() { r.accept(ctx, l, i) })
 	}
-	return r, nil
+	listens()
+	<-ctx.Done()
+	return nil
 }
 
 // initOf names the init of a container; "": there is none.
@@ -146,10 +236,6 @@ func initOf(dir string) string {
 	}
 	return fmt.Sprint(pid, st.Ino)
 }
-
-// moved reports whether a proxy's sockets are in a container that is gone: it has
-// rebooted, or ended.
-func (r *running) moved() bool { return r.init != initOf(r.Box) }
 
 // keep notes what is to be closed with the proxy, and reports whether it still is there.
 func (r *running) keep(c io.Closer) bool {
@@ -169,18 +255,23 @@ func (r *running) drop(c io.Closer) {
 	_ = c.Close()
 }
 
+// close returns when nothing listens, and nothing is carried, any more. What dials then gives
+// up by itself.
 func (r *running) close() {
 	r.mu.Lock()
 	r.closed = true
-	for c := range r.open {
-		_ = c.Close()
-	}
+	open := r.open
+	r.open = map[io.Closer]bool{}
 	r.mu.Unlock()
-	r.wg.Wait()
+	var all sync.WaitGroup
+	for c := range open {
+		all.Go(func() { _ = c.Close() }) // a socket at a path takes a look-up there
+	}
+	all.Wait()
 }
 
 // accept takes connections, as many as there may be; others wait in the kernel's queue.
-func (r *running) accept(l net.Listener, port int) {
+func (r *running) accept(ctx context.Context, l net.Listener, port int) {
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -202,14 +293,14 @@ func (r *running) accept(l net.Listener, port int) {
 			default:
 				return // it has enough
 			}
-			r.carry(c, port)
+			r.carry(ctx, c, port)
 		})
 	}
 }
 
 // carry connects one connection.
-func (r *running) carry(c net.Conn, port int) {
-	to, err := r.to.dial(r.Device, port)
+func (r *running) carry(ctx context.Context, c net.Conn, port int) {
+	to, err := r.to.dial(ctx, r.Device, port)
 	if err != nil || !r.keep(to) {
 		if to != nil {
 			_ = to.Close()
@@ -261,7 +352,7 @@ func header(from, to net.Addr) string {
 
 // carryPackets carries packets: whoever sends some is one connection to the other side
 // until it is silent.
-func (r *running) carryPackets(p net.PacketConn, port int) {
+func (r *running) carryPackets(ctx context.Context, p net.PacketConn, port int) {
 	var mu sync.Mutex
 	flows := map[string]net.Conn{}
 	buf := make([]byte, mostPacket)
@@ -281,7 +372,7 @@ func (r *running) carryPackets(p net.PacketConn, port int) {
 			if many {
 				continue // packets may be lost
 			}
-			if to, err = r.to.dial(r.Device, port); err != nil {
+			if to, err = r.to.dial(ctx, r.Device, port); err != nil {
 				continue
 			}
 			if !r.keep(to) {

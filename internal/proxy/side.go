@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/rootfd"
 	"github.com/kiln-containers/kiln/internal/thread"
@@ -27,7 +29,7 @@ type side struct {
 }
 
 // enter runs f on a thread that is in the side's network, with the root directory of its
-// files and its ids. A socket that is made there can be used anywhere.
+// files, -1 for the host's, and its ids. A socket that is made there can be used anywhere.
 func (s side) enter(f func(root int, ids idMap) error) error {
 	if s.box == "" {
 		return thread.Run(func() error { return f(-1, idMap{}) })
@@ -147,7 +149,8 @@ func (s side) listen(d Device, i int) (l net.Listener, p net.PacketConn, err err
 		return err
 	})
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = fmt.Errorf("the address %s is in use; another program, or another device, listens there", a.Shown(i))
+		err = kiln.Errorf(kiln.Busy, "the address %s is in use; another program, or another device, listens there",
+			a.Shown(i))
 	} else if err != nil {
 		err = fmt.Errorf("listen at %s: %w", a.Shown(i), err)
 	}
@@ -272,17 +275,18 @@ type pathListener struct {
 }
 
 func (l *pathListener) Close() error {
-	err := l.Listener.Close()
+	var err error
 	var st unix.Stat_t
+	// While it listens nobody else has taken its place.
 	if serr := unix.Fstatat(l.parent, l.name, &st, unix.AT_SYMLINK_NOFOLLOW); serr == nil &&
 		st.Mode&unix.S_IFMT == unix.S_IFSOCK {
-		err = errors.Join(err, unix.Unlinkat(l.parent, l.name, 0))
+		err = unix.Unlinkat(l.parent, l.name, 0)
 	}
-	return errors.Join(err, unix.Close(l.parent))
+	return errors.Join(err, l.Listener.Close(), unix.Close(l.parent))
 }
 
-// dial connects to the i-th port of an address, or its only one.
-func (s side) dial(d Device, i int) (net.Conn, error) {
+// dial connects to the i-th port of an address, or its only one. It gives up when ctx ends.
+func (s side) dial(ctx context.Context, d Device, i int) (net.Conn, error) {
 	a := d.Connect
 	if a.count() == 1 {
 		i = 0
@@ -310,7 +314,7 @@ func (s side) dial(d Device, i int) (net.Conn, error) {
 	file := os.NewFile(uintptr(fd), a.one(i))
 	defer file.Close()
 	if a.Protocol != "unix" {
-		if err := connect(file, netip.AddrPortFrom(a.Host, a.Ports[i])); err != nil {
+		if err := connect(ctx, file, netip.AddrPortFrom(a.Host, a.Ports[i])); err != nil {
 			return nil, err
 		}
 	}
@@ -318,7 +322,7 @@ func (s side) dial(d Device, i int) (net.Conn, error) {
 }
 
 // connect connects a socket that doesn't block.
-func connect(file *os.File, to netip.AddrPort) error {
+func connect(ctx context.Context, file *os.File, to netip.AddrPort) error {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
@@ -330,6 +334,7 @@ func connect(file *os.File, to netip.AddrPort) error {
 	if err := file.SetWriteDeadline(time.Now().Add(dialTime)); err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { _ = file.SetWriteDeadline(time.Unix(1, 0)) })()
 	begun := false
 	var result error
 	err = raw.Write(func(fd uintptr) bool {

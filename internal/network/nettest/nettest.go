@@ -27,6 +27,8 @@ func Isolate(commands ...string) {
 		exit(network.Main())
 	case proxy.Program:
 		exit(proxy.Main())
+	case proxy.DeviceProgram:
+		exit(proxy.DeviceMain())
 	}
 	for _, c := range commands {
 		if filepath.Base(os.Args[0]) == c {
