@@ -90,6 +90,13 @@ func TestTrust(t *testing.T) {
 	s.fails("remote add srv 127.0.0.1:"+port, 5, "was not accepted")
 	s.ok("remote add pub 127.0.0.1:" + port + " --public --accept-certificate")
 	s.fails("remote add pub 127.0.0.1:"+port, 4, "already exists")
+	elsewhere := "127.0.0.1:" + freePort(t)
+	wrong := " --fingerprint 0000000000000000000000000000000000000000000000000000000000000000"
+	s.fails("remote add pub "+elsewhere+wrong+" --public", 4, "is another server: https://127.0.0.1:"+port, "kiln remote remove pub")
+	s.fails("remote add b "+s.ok("config trust add --name again -q"), 4, "is another server: unix:")
+	s.fails("remote add local 127.0.0.1:"+port+wrong, 4, "is another server")
+	s.fails("remote add pub 127.0.0.1:"+port+wrong, 5, "may be intercepting") // the same server
+	s.ok("config trust revoke-token again")
 	s.says("image list pub: -f csv -c l", "one\n")
 	s.fails("image copy one pub:", 5, "not authorized")
 	s.fails("image copy b:x pub:", 5, "not authorized", "kiln config trust add")

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,9 +99,8 @@ func (a *app) remoteAddCmd() *cobra.Command {
 		if err := place.CheckRemoteName(name); err != nil {
 			return err
 		}
-		if old, there := r.Remotes[name]; there && o.fingerprint == "" {
-			return kiln.Errorf(kiln.Conflict, "The remote %q already exists, at %s; to accept another certificate of it give "+
-				"--fingerprint, else remove it first", name, old.Addr)
+		if err := notTaken(r, name, where, token, o); err != nil {
+			return err
 		}
 		if len(token.Addresses) > 0 {
 			return a.addByToken(c.Context(), r, name, token, o)
@@ -108,6 +108,32 @@ func (a *app) remoteAddCmd() *cobra.Command {
 		return a.addRemote(c.Context(), r, name, where, o)
 	}
 	return c
+}
+
+// notTaken refuses a name that another remote has. One of the same server may be added
+// again, with a certificate or token that says so. The error is Conflict.
+func notTaken(r *place.Config, name, where string, token trust.Token, o addOptions) error {
+	old, there := r.Remotes[name]
+	if !there {
+		return nil
+	}
+	addresses := token.Addresses
+	if len(addresses) == 0 {
+		addresses = []string{where}
+	}
+	same := slices.ContainsFunc(addresses, func(addr string) bool {
+		addr, err := place.Address(addr, *o.protocol)
+		return err == nil && strings.TrimSuffix(addr, "/") == strings.TrimSuffix(old.Addr, "/")
+	})
+	switch {
+	case same && o.fingerprint != "":
+		return nil
+	case same:
+		return kiln.Errorf(kiln.Conflict, "The remote %q already exists, at %s; to accept another certificate of it give "+
+			"--fingerprint, else remove it first", name, old.Addr)
+	}
+	return kiln.Errorf(kiln.Conflict, "The remote %q already exists, and is another server: %s; give the new one another "+
+		"name, or remove that one first: kiln remote remove %s", name, old.Addr, name)
 }
 
 // nameOf makes a name for a remote of its address.
