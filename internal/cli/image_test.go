@@ -79,6 +79,7 @@ func TestImageVerbs(t *testing.T) {
 	s.fails("image import ftp://x/y", 3)
 
 	s.fails("image delete "+two[:4], 2, "at least 8 digits")
+	s.fails("image delete "+strings.ToUpper(two[:4]), 2, "at least 8 digits")
 	s.ok("image delete two")
 	s.fails("image delete one nothing", 3, `no image "nothing"`, "nothing was deleted")
 	s.ok("image delete one")
@@ -99,6 +100,8 @@ func TestImageVersions(t *testing.T) {
 	s.fails("image rollback nothing", 3)
 	s.says("image diff web "+two+" -f json", `"files"`)
 	s.ok("image diff web " + two)
+	s.fails("image delete web@9", 3, `no image "web@9"`)
+	s.fails("image delete web@0 "+one[:4], 2, one[:4]+`" is short for the image`)
 	s.ok("image diff web " + two + " --packages -f csv")
 	s.fails("image diff web b:"+two, 2, "different servers")
 	s.fails("image patch web "+two[:12]+" "+filepath.Join(s.dir, "p"), 3, "table of contents")
@@ -112,6 +115,10 @@ func TestImageVersions(t *testing.T) {
 	if _, err, _ := s.run("image prune"); !strings.HasPrefix(err, "1 image of ") {
 		t.Errorf("%q", err)
 	}
+	older := s.image("4", "--alias web")
+	s.image("5", "--alias web")
+	s.ok("image delete web@1") // no fingerprint, though it is short
+	s.fails("image info "+older, 3)
 }
 
 // TestOutdated finds the instances whose image has another version now, whatever

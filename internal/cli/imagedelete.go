@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +41,7 @@ func (i heldImage) surely() error {
 	const enough = 8
 	name := i.at.Name
 	isAlias := slices.ContainsFunc(i.Aliases, func(al api.ImageAlias) bool { return al.Name == name })
-	if !isAlias && len(name) < enough {
+	if !isAlias && len(name) < enough && strings.HasPrefix(i.Fingerprint, strings.ToLower(name)) {
 		return kiln.Errorf(kiln.Invalid, "%q is short for the image %s; to delete it give at least %d digits or an alias",
 			name, short(i.Fingerprint), enough)
 	}
