@@ -268,7 +268,7 @@ func (a *app) switchProject(remote, name string) error {
 		return err
 	}
 	c := *found
-	c.Project, c.Static = name, false
+	c.Project = name
 	r.Remotes[remote] = &c
 	return r.Save()
 }

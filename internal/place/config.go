@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -32,7 +33,7 @@ type Remote struct {
 	CA       string   `yaml:"ca,omitempty"` // PEM
 	Mirrors  []string `yaml:"mirrors,omitempty"`
 	Proxy    string   `yaml:"proxy,omitempty"`
-	Static   bool     `yaml:"-"` // always there, in no file
+	Static   bool     `yaml:"-"` // always there; in the file only if somebody changed something else of it
 }
 
 // Streams reports whether the server only has images.
@@ -116,7 +117,10 @@ func (c *Config) Save() error {
 		out.Default = "local"
 	}
 	out.Remotes = maps.Clone(c.Remotes)
-	maps.DeleteFunc(out.Remotes, func(_ string, r *Remote) bool { return r.Static })
+	unchanged := static()
+	maps.DeleteFunc(out.Remotes, func(name string, r *Remote) bool {
+		return unchanged[name] != nil && reflect.DeepEqual(r, unchanged[name])
+	})
 	b, err := yaml.Marshal(out)
 	if err != nil {
 		return err

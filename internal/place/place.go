@@ -68,8 +68,11 @@ func (r *Resolver) Config() (*Config, error) {
 		return nil, err
 	}
 	for name, s := range static() {
-		if _, own := c.Remotes[name]; !own {
+		own, changed := c.Remotes[name]
+		if !changed {
 			c.Remotes[name] = s
+		} else {
+			own.Static = own.Addr == s.Addr && own.Protocol == s.Protocol
 		}
 	}
 	if c.saved = c.Default; c.Default == "" {
