@@ -29,6 +29,7 @@ type copying struct {
 	put     api.ImagePut
 	aliases []api.ImageAlias
 	reuse   bool // take aliases from other images
+	within  bool // from one project of a server to another
 }
 
 // The ways of an image, as --mode has them.
@@ -41,9 +42,10 @@ const (
 
 func (a *app) imageCopyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"}, Short: "Copy an image to another server",
-		Args: cobra.ExactArgs(2),
-		Long: "Copy an image to another server. With --mode pull the target fetches it, with push the source sends it, " +
+		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"},
+		Short: "Copy an image to another server or project", Args: cobra.ExactArgs(2),
+		Long: "Copy an image to another server, or to another project of its own (--target-project). With --mode pull " +
+			"the target fetches it, with push the source sends it, " +
 			"with relay it goes through this client; auto tries them in this order.",
 	}
 	f := c.Flags()
@@ -114,7 +116,14 @@ func (a *app) planCopy(ctx context.Context, from, to, project string, aliases ..
 		return nil, err
 	}
 	job.remote, job.typed = r.Split(from)
-	if job.remote == job.to.Remote {
+	if job.within = job.remote == job.to.Remote; job.within {
+		at, err := a.At(from)
+		if err != nil {
+			return nil, err
+		}
+		if current(at) != current(job.to) {
+			return job.find(ctx, from)
+		}
 		name := "<alias>"
 		if len(aliases) > 0 {
 			name = aliases[0]
@@ -123,13 +132,19 @@ func (a *app) planCopy(ctx context.Context, from, to, project string, aliases ..
 			name = job.remote + ":" + name
 		}
 		return nil, kiln.Errorf(kiln.Invalid, "The source and target servers must be different; for one more name: kiln "+
-			"image alias create %s %s", name, job.typed)
+			"image alias create %s %s; for a copy in another project give --target-project", name, job.typed)
 	}
-	if job.src, job.img, err = a.FindImage(ctx, from); err != nil {
+	return job.find(ctx, from)
+}
+
+// find finds the image to copy.
+func (c *copying) find(ctx context.Context, from string) (*copying, error) {
+	var err error
+	if c.src, c.img, err = c.app.FindImage(ctx, from); err != nil {
 		return nil, err
 	}
-	job.isAlias = slices.ContainsFunc(job.img.Aliases, func(al kiln.Alias) bool { return al.Name == job.typed })
-	return job, nil
+	c.isAlias = slices.ContainsFunc(c.img.Aliases, func(al kiln.Alias) bool { return al.Name == c.typed })
+	return c, nil
 }
 
 // run copies the image in one way, or in the first that works.
@@ -139,6 +154,9 @@ func (c *copying) run(ctx context.Context, mode string) error {
 			return err
 		}
 		mode = pull
+	}
+	if c.within {
+		mode = relay // the client may use both projects, and the server needs no address for it
 	}
 	ways := map[string]func(context.Context) error{pull: c.pull, push: c.push, relay: c.relay}
 	if mode != auto {
@@ -174,6 +192,9 @@ func anotherWay(err error) bool {
 // canUpdate says at once why a copy couldn't be kept up to date.
 func (c *copying) canUpdate(mode string) error {
 	switch {
+	case c.within:
+		return kiln.Errorf(kiln.Invalid, "a copy in another project of its server isn't updated from there; leave "+
+			"--auto-update out")
 	case mode == push || mode == relay:
 		return kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: the target has to know where to ask "+
 			"for the next version")
@@ -221,7 +242,7 @@ func (c *copying) pull(ctx context.Context) error {
 
 // estimate tells what the copy would move.
 func (c *copying) estimate(ctx context.Context, mode string) error {
-	if mode == push || mode == relay {
+	if mode == push || mode == relay || c.within {
 		c.app.say("%s: %s, the whole image", c.img.Fingerprint.Short(), kiln.FormatSize(c.img.Size))
 		return nil
 	}
