@@ -45,14 +45,16 @@ func (a *app) shutdownCmd() *cobra.Command {
 		if _, err := a.Local().Get(ctx, "/1.0", nil, &server); err != nil {
 			return err
 		}
-		r, err := a.Config()
-		if err != nil {
-			return err
-		}
-		if r.Default != "" && r.Default != "local" && terminal(a.In) {
-			if yes, err := a.confirm(fmt.Sprintf("Stop the daemon of this host, not %s, which is the default remote",
-				r.Default)); !yes {
+		if terminal(a.In) { // a service manager's unit has no home that remotes could be in
+			r, err := a.Config()
+			if err != nil {
 				return err
+			}
+			if r.Default != "" && r.Default != "local" {
+				if yes, err := a.confirm(fmt.Sprintf("Stop the daemon of this host, not %s, which is the default remote",
+					r.Default)); !yes {
+					return err
+				}
 			}
 		}
 		// Asking whether it still answers would start it again where systemd holds
