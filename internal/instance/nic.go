@@ -230,11 +230,14 @@ func checkBounds(d map[string]string) error {
 // ended removes what holds for a port that is gone.
 func (nicDevice) ended(_ context.Context, in *guest) error { return in.unbound() }
 
-func (g *guest) unbound() error {
-	if _, _, ok, _ := Bounds(g.keys); !ok || g.notes[nicHostNote] == "" {
+func (g *guest) unbound() error { return g.set.unbound(g.keys, g.notes[nicHostNote]) }
+
+// unbound ends what bounds an interface, which has a name on the host; "" is none.
+func (s *Set) unbound(d map[string]string, host string) error {
+	if _, _, bounded, _ := Bounds(d); !bounded || host == "" {
 		return nil
 	}
-	return g.set.Networks.Disconnect(g.notes[nicHostNote])
+	return s.Networks.Disconnect(host)
 }
 
 // change has other bounds hold for an interface that stays.
@@ -387,9 +390,7 @@ func (s *Set) checkNetworks(ctx context.Context, devices map[string]map[string]s
 func (s *Set) disconnect(i Instance, nics map[string]box.Nic) error {
 	var errs []error
 	for device, n := range nics {
-		if _, _, bounded, _ := Bounds(i.ExpandedDevices[device]); bounded && n.HostName != "" {
-			errs = append(errs, s.Networks.Disconnect(n.HostName))
-		}
+		errs = append(errs, s.unbound(i.ExpandedDevices[device], n.HostName))
 	}
 	return errors.Join(errs...)
 }

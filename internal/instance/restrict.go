@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -123,10 +124,7 @@ func (r Rules) forbids(options map[string]string, devices map[string]map[string]
 		case d["type"] == "nic" && r.has(ruledNic, "block"):
 			list = append(list, fmt.Sprintf("device %q of type nic (%s)", name, ruledNic))
 		case d["type"] == "nic":
-			on := d["network"]
-			if on == "" {
-				on = d["parent"]
-			}
+			on := cmp.Or(d["network"], d["parent"])
 			if r.config[ruledNets] != "" && !slices.Contains(splitList(r.config[ruledNets]), on) {
 				list = append(list, fmt.Sprintf("device %q on the network %q (%s)", name, on, ruledNets))
 			}
@@ -147,14 +145,8 @@ func splitList(text string) []string {
 // with all that it has of profiles, or, with part, of a profile. Each line names the key.
 func Forbids(project string, config, options map[string]string, devices map[string]map[string]string,
 	part bool) []string {
-	return RulesOf(project, config).forbids(clean(options, devices, part))
-}
-
-// clean is a configuration as expand gives it.
-func clean(options map[string]string, devices map[string]map[string]string, part bool) (map[string]string,
-	map[string]map[string]string, bool) {
-	options, devices = expand(Config{Options: options, Devices: devices}, nil)
-	return options, devices, part
+	options, devices = expand(Config{Options: options, Devices: devices}, nil) // without what is empty
+	return RulesOf(project, config).forbids(options, devices, part)
 }
 
 // A Keeping is a way to keep what an instance or a storage volume is at a moment.
