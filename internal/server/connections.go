@@ -132,21 +132,22 @@ func (l counting) Accept() (net.Conn, error) {
 		from := host(conn.RemoteAddr().String())
 		switch {
 		case l.conns.take(from), l.conns.makeRoom(from) && l.conns.take(from):
-			c := newCounted(conn, &l.conns.budget, nil)
+			c := newCounted(conn, &l.conns.budget)
 			c.conns, c.from = l.conns, from
-			c.ends = []func(){func() {
+			c.atClose(func() {
 				l.conns.keep(c, true)
 				l.conns.release(from)
-			}}
+			})
 			l.conns.wait(c)
 			return c, nil
 		case l.conns.refuse():
 			over := time.AfterFunc(refusalTime, func() { conn.Close() })
-			c := newCounted(conn, &l.conns.budget, func() {
+			c := newCounted(conn, &l.conns.budget)
+			c.refused = true
+			c.atClose(func() {
 				over.Stop()
 				l.conns.releaseRefused()
 			})
-			c.refused = true
 			return c, nil
 		}
 		conn.Close()

@@ -62,9 +62,7 @@ type counted struct {
 	taken  int64    // of the budget
 }
 
-func newCounted(c net.Conn, b *budget, release func()) *counted {
-	return &counted{Conn: c, budget: b, ends: []func(){release}}
-}
+func newCounted(c net.Conn, b *budget) *counted { return &counted{Conn: c, budget: b} }
 
 // begin says that a request is being answered, until the function is called that it gives:
 // then the connection waits for the next one, if that isn't a trusted client's.

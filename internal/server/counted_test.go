@@ -26,7 +26,7 @@ func connection(t *testing.T) (*counted, *budget) {
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { theirs.Close() })
 	b := new(budget)
-	c := newCounted(ours, b, func() {})
+	c := newCounted(ours, b)
 	t.Cleanup(func() { c.Close() })
 	return c, b
 }
