@@ -36,10 +36,7 @@ func (a *app) exportCmd() *cobra.Command {
 			"<instance>.tar and what the compression adds, in this directory.",
 		Args: cobra.RangeArgs(1, 2)}
 	f := c.Flags()
-	only := f.Bool("instance-only", false, "without the snapshots")
-	compression := compressionFlag(f)
-	optimized := f.Bool("optimized-storage", false, "")
-	_ = f.MarkHidden("optimized-storage") // lxc has it
+	only, optimized, compression := backupFlags(f, "instance-only")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -57,9 +54,15 @@ func (a *app) exportCmd() *cobra.Command {
 	return c
 }
 
-func compressionFlag(f *pflag.FlagSet) *string {
-	return f.String("compression", "", "none, gzip, zstd, xz, bzip2 or lz4, with options, as in \"xz -9\" "+
+// backupFlags are those of what makes a backup; alone is called the one for it without its
+// snapshots.
+func backupFlags(f *pflag.FlagSet, alone string) (only, optimized *bool, compression *string) {
+	only = f.Bool(alone, false, "without the snapshots")
+	optimized = f.Bool("optimized-storage", false, "")
+	_ = f.MarkHidden("optimized-storage") // lxc has it
+	compression = f.String("compression", "", "none, gzip, zstd, xz, bzip2 or lz4, with options, as in \"xz -9\" "+
 		"(default: the server's backups.compression_algorithm)")
+	return only, optimized, compression
 }
 
 // exportBackup has the server make a backup of what is at a path, and fetches it.

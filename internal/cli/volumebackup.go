@@ -19,11 +19,7 @@ func (a *app) volumeExportCmd() *cobra.Command {
 			"have it keep running. Without a file, the backup is <volume>.tar and what the compression adds, in this " +
 			"directory.",
 		Args: cobra.RangeArgs(2, 3)}
-	f := c.Flags()
-	only := f.Bool("volume-only", false, "without the snapshots")
-	compression := compressionFlag(f)
-	optimized := f.Bool("optimized-storage", false, "")
-	_ = f.MarkHidden("optimized-storage") // lxc has it
+	only, optimized, compression := backupFlags(c.Flags(), "volume-only")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
