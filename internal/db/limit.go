@@ -61,7 +61,7 @@ func checkLimits(ctx context.Context, tx *Tx, in int64) error {
 	if !limited(p.Config, nil) {
 		return nil
 	}
-	all, err := expandedConfigs(ctx, tx.tx, in)
+	all, err := expandedConfigs(ctx, tx.tx, in, everyInstance)
 	if err != nil {
 		return err
 	}
@@ -101,10 +101,14 @@ func checkSum(p Project, key string, instances []Instance) error {
 	return nil
 }
 
-// expandedConfigs gives the instances of a project by their rows, each with its name, and its
-// configuration and devices over those of its profiles. What can't be read of a row is left
-// out.
-func expandedConfigs(ctx context.Context, q queryer, in int64) (map[int64]Instance, error) {
+// expandedConfigs gives one instance of a project, or everyInstance, by their rows, each with
+// its name, and its configuration and devices over those of its profiles. What can't be read
+// of a row is left out.
+func expandedConfigs(ctx context.Context, q queryer, in, instance int64) (map[int64]Instance, error) {
+	which, args := `project_id = ?`, []any{in}
+	if instance != everyInstance {
+		which, args = which+` AND id = ?`, append(args, instance)
+	}
 	all := map[int64]Instance{}
 	lay := func(id int64, config map[string]string, devices map[string]map[string]string) Instance {
 		i, ok := all[id]
@@ -121,8 +125,8 @@ func expandedConfigs(ctx context.Context, q queryer, in int64) (map[int64]Instan
 		return i
 	}
 	err := each(ctx, q, `SELECT o.instance_id, p.config, p.devices FROM instances_profiles o JOIN profiles p ON p.id = o.profile_id
-		WHERE o.instance_id IN (SELECT id FROM instances WHERE project_id = ?) ORDER BY o.instance_id, o.position`,
-		[]any{in}, func(rows *sql.Rows) error {
+		WHERE o.instance_id IN (SELECT id FROM instances WHERE `+which+`) ORDER BY o.instance_id, o.position`,
+		args, func(rows *sql.Rows) error {
 			var id int64
 			var config map[string]string
 			var devices map[string]map[string]string
@@ -134,7 +138,7 @@ func expandedConfigs(ctx context.Context, q queryer, in int64) (map[int64]Instan
 	if err != nil {
 		return nil, err
 	}
-	err = each(ctx, q, `SELECT id, name, config, devices FROM instances WHERE project_id = ?`, []any{in},
+	err = each(ctx, q, `SELECT id, name, config, devices FROM instances WHERE `+which, args,
 		func(rows *sql.Rows) error {
 			var id int64
 			var i Instance

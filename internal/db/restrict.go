@@ -75,15 +75,12 @@ func checkRules(ctx context.Context, tx *Tx, in, instance int64) error {
 	if err != nil || !restricts(p.Config) || tx.forbids == nil {
 		return err
 	}
-	all, err := expandedConfigs(ctx, tx.tx, in)
+	all, err := expandedConfigs(ctx, tx.tx, in, instance)
 	if err != nil {
 		return err
 	}
 	var broken []string
-	for id, i := range all {
-		if instance != everyInstance && instance != id {
-			continue
-		}
+	for _, i := range all {
 		if list := tx.forbids(p.Name, p.Config, i.Config, i.Devices, false); len(list) > 0 {
 			broken = append(broken, fmt.Sprintf("instance %q has %s", i.Name, strings.Join(list, ", ")))
 		}
