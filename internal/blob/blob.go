@@ -441,21 +441,12 @@ func (d *Dir) Find(fp kiln.Fingerprint) error {
 	return removeMark(lost)
 }
 
-// dropOld removes what was put away longer ago than LostTime. What was before the clock was
-// set is so from now on.
+// dropOld removes what was put away longer ago than LostTime.
 func dropOld(path string) error {
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return nil // somebody else has
+	if old, err := disk.Stale(path, LostTime); err != nil || !old {
+		return err
 	}
-	switch long, unknown := disk.LongAgo(fi.ModTime(), LostTime); {
-	case unknown:
-		now := time.Now()
-		return os.Chtimes(path, now, now)
-	case long:
-		return os.RemoveAll(path)
-	}
-	return nil
+	return os.RemoveAll(path)
 }
 
 // SweepLost removes the blobs that were put away longer ago than LostTime, but for those

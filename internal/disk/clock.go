@@ -1,6 +1,11 @@
 package disk
 
-import "time"
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+)
 
 // written is no later than any time at which this program can run.
 var written = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -17,4 +22,22 @@ func LongAgo(t time.Time, while time.Duration) (long, unknown bool) {
 		return ClockSet(t) && now.Sub(t) > while, !ClockSet(t)
 	}
 	return false, false
+}
+
+// Stale reports whether a file was changed longer ago than a while. The while begins now for
+// one that was at a time when the clock wasn't set. One that isn't there isn't stale.
+func Stale(path string, while time.Duration) (bool, error) {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	long, unknown := LongAgo(fi.ModTime(), while)
+	if !unknown {
+		return long, nil
+	}
+	now := time.Now()
+	return false, os.Chtimes(path, now, now)
 }

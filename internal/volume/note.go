@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -109,22 +108,17 @@ func (p *Pool) sweepNotes() error {
 	}
 	var errs []error
 	for _, e := range entries {
-		name := strings.TrimSuffix(e.Name(), ".json")
-		fi, err := e.Info()
-		if err == nil && disk.IsUnfinished(e.Name()) && time.Since(fi.ModTime()) > LostTime { // of who was killed
-			errs = append(errs, os.Remove(filepath.Join(p.dir, "notes", e.Name())))
-			continue
+		name, path := strings.TrimSuffix(e.Name(), ".json"), filepath.Join(p.dir, "notes", e.Name())
+		old, err := disk.Stale(path, LostTime)
+		errs = append(errs, err)
+		switch {
+		case !old:
+		case disk.IsUnfinished(e.Name()): // of who was killed
+			errs = append(errs, os.Remove(path))
+		case checkName(name) == nil && !slices.Contains(owned, name) &&
+			!slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }):
+			errs = append(errs, p.dropNoteLocked(name))
 		}
-		if err == nil && !disk.ClockSet(fi.ModTime()) && disk.ClockSet(time.Now()) { // how old it is isn't known
-			now := time.Now()
-			errs = append(errs, os.Chtimes(filepath.Join(p.dir, "notes", e.Name()), now, now))
-			continue
-		}
-		if err != nil || time.Since(fi.ModTime()) < LostTime || checkName(name) != nil ||
-			slices.Contains(owned, name) || slices.ContainsFunc(lost, func(l Lost) bool { return l.Name == name }) {
-			continue
-		}
-		errs = append(errs, p.dropNoteLocked(name))
 	}
 	return errors.Join(errs...)
 }
