@@ -35,6 +35,7 @@ var ladder = map[string]int{
 	"internal/proxy":             3,
 	"internal/rootfd":            1,
 	"internal/disk":              1,
+	"internal/disk/disktest":     1,
 	"internal/trust":             2,
 	"internal/grant":             3,
 	"internal/fetch":             1,

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,25 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk/disktest"
 )
-
-// silent mounts a file system at a directory that never answers, until end lets all go
-// that wait for it: syncs of the whole machine among them.
-func silent(t *testing.T, dir string) (end func()) {
-	t.Helper()
-	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("silent", dir, "fuse", 0,
-		fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		fuse.Close() // who waits gets an error
-		unix.Unmount(dir, unix.MNT_DETACH)
-	}
-}
 
 // TestCopiesOnDeadMount has the copies of the database on a file system that doesn't
 // answer: the daemon works, and ends, without it.
@@ -40,7 +22,7 @@ func TestCopiesOnDeadMount(t *testing.T) {
 	if err := os.MkdirAll(copies, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	let := silent(t, copies)
+	let := disktest.Silent(t, copies)
 	defer let()
 	d, err := Open(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test",
 		Stall: 100 * time.Millisecond})
