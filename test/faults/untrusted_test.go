@@ -193,6 +193,7 @@ func TestRestricted(t *testing.T) {
 	hc, own := untrusted(t)
 	path := filepath.Join(h.Home, "client.crt")
 	writeFile(t, path, trust.PEM(own.Leaf))
+	h.ok("project", "create", "elsewhere")
 	h.ok("config", "trust", "add", path, "--name", "r", "--restricted", "--projects", "elsewhere")
 	pull := fmt.Sprintf(`{"source":{"type":"image","mode":"pull","server":"https://%s","protocol":"lxd","fingerprint":%q}}`, h.Address, fp)
 	for path, body := range map[string]string{"/1.0/images": pull, "/1.0/images/" + fp + "/secret": "{}",
