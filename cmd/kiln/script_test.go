@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -88,12 +87,12 @@ func debian(ts *testscript.TestScript, neg bool, args []string) {
 
 // freePort finds a port that nobody listens on.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := nettest.FreeAddress()
 	if err != nil {
 		return "", err
 	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, errors.Join(err, l.Close())
+	_, port, err := net.SplitHostPort(address)
+	return port, err
 }
 
 // unmountAll lets go of what is mounted below a directory.

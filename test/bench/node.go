@@ -2,12 +2,13 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kiln-containers/kiln/internal/network/nettest"
 )
 
 // A node is a daemon of its own that others reach over the network.
@@ -69,12 +70,11 @@ func (n *node) drop() string {
 }
 
 func freeAddress(b *bench) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := nettest.FreeAddress()
 	if err != nil {
 		b.fail("%v", err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // image makes an image that compresses as little as one that is compressed

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/network/nettest"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -52,14 +52,11 @@ type Machine struct {
 // New makes a machine whose daemon was not started yet. The path of dir must be short,
 // as the socket is in it.
 func New(dir, home string) (*Machine, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := nettest.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{Dir: dir, Home: home, Address: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		return nil, err
-	}
+	m := &Machine{Dir: dir, Home: home, Address: address}
 	m.log, err = os.Create(filepath.Join(home, "log"))
 	return m, err
 }
