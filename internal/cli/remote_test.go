@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -105,6 +106,11 @@ func TestTrust(t *testing.T) {
 	// The daemon fetches a URL: it is told of the certificate that this client trusts.
 	at := "https://127.0.0.1:" + port
 	s.fails("image import "+at+"/lxd/nothing b:", 3)
+	meta, root := formattest.Split(t)
+	s.ok("image import " + s.write("meta.tar", string(meta)) + " " + s.write("root.tar", string(root)) +
+		" --alias two --public")
+	s.fails("image import "+at+"/lxd/two b:", 3, `image "two" has two files`, "simplestreams")
+	s.ok("image delete two")
 	s.ok("image import " + at + "/lxd/one b: --alias web")
 	s.says("image list b: -f csv -c l", "web")
 	s.ok("image delete b:web")

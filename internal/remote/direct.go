@@ -1,14 +1,22 @@
 package remote
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"path"
+	"strconv"
 	"strings"
+	"time"
+	"unicode/utf8"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/fetch"
+	"github.com/kiln-containers/kiln/internal/foreign"
 )
 
 // direct is an image behind a URL whose headers tell where it is and which
@@ -43,9 +51,42 @@ func (d *direct) Find(ctx context.Context, name string) (kiln.Image, error) {
 	}
 	resp.Body.Close()
 	if resp.StatusCode == http.StatusNotFound {
-		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "there is no image at %s: %s", fetch.Shown(name), resp.Status)
+		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "there is no image at %s: %s", fetch.Shown(name),
+			cmp.Or(d.reason(req), resp.Status))
 	}
 	return d.answer(name, resp)
+}
+
+// The bounds of what a server may say of why it has no image.
+var (
+	maxReason  = foreign.Limit{Bytes: 64 << 10, Objects: 100, Values: 1000}
+	reasonTime = 10 * time.Second
+)
+
+// reason asks again for what a server says in the body of its refusal, which the answer to
+// HEAD hasn't got: the error of LXD's API, of 300 characters at most. It is "" where none
+// is to be had.
+func (d *direct) reason(head *http.Request) string {
+	ctx, cancel := context.WithTimeout(head.Context(), reasonTime)
+	defer cancel()
+	req := head.Clone(ctx)
+	req.Method = http.MethodGet
+	resp, err := d.http.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	var a api.Response
+	if json.NewDecoder(foreign.NewReader(resp.Body, maxReason)).Decode(&a) != nil || a.Type != "error" {
+		return ""
+	}
+	text := strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, a.Error)
+	return fmt.Sprintf("%.300s", text)
 }
 
 func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {

@@ -73,3 +73,31 @@ func TestRefusalIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestReasonOfADirectServer: why there is no image at a URL is in a body, as long and as
+// odd as the server likes.
+func TestReasonOfADirectServer(t *testing.T) {
+	for _, c := range []struct{ body, want string }{
+		{`{"type":"error","error":"image \"x\" has two files"}`, `: image "x" has two files`},
+		{"{\"type\":\"error\",\"error\":\"a\\u001b[2Jb\"}", ": a\uFFFD[2Jb"},
+		{`{"type":"error","error":"` + strings.Repeat("é", 1000) + `"}`, ": " + strings.Repeat("é", 300)},
+		{`{"type":"error","error":"` + strings.Repeat("x", 1<<20) + `"}`, ": 404 Not Found"},
+		{`{"type":"sync","error":"x"}`, ": 404 Not Found"},
+		{"<html>", ": 404 Not Found"},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, c.body)
+		}))
+		defer s.Close()
+		o := &Opener{AllowHTTP: func() bool { return true }}
+		src, err := o.Open(kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolDirect}, Access{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = src.Find(t.Context(), s.URL+"/x")
+		if want := "there is no image at " + s.URL + "/x" + c.want; !errors.Is(err, kiln.NotFound) || err.Error() != want {
+			t.Errorf("%.60q: %v, want %s", c.body, err, want)
+		}
+	}
+}
