@@ -43,12 +43,12 @@ type Image struct {
 
 // Present says whether the files of the image can be had from its store, as far as that
 // is known: else nobody is offered it, until it is imported or copied again. The error is
-// NotFound.
+// Integrity.
 func (i *Image) Present() error {
 	if i.Missing == "" {
 		return nil
 	}
-	return Errorf(NotFound, "image %s can't be had: %s; import or copy it again, or delete it: kiln image delete %s",
+	return Errorf(Integrity, "image %s can't be had: %s; import or copy it again, or delete it: kiln image delete %s",
 		i.Fingerprint.Short(), i.Missing, i.Fingerprint.Short())
 }
 

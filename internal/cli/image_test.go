@@ -276,3 +276,28 @@ func TestImageEdit(t *testing.T) {
 	}
 	s.fails("image edit nothing", 3)
 }
+
+// TestDamagedImage has an image whose file is damaged: once that was noticed, whoever wants
+// the file is told so, once.
+func TestDamagedImage(t *testing.T) {
+	s := newSession(t)
+	fp := s.image("1", "--alias one")
+	files, err := filepath.Glob(filepath.Join(s.dir, "a", "blobs", "*", "*", fp))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	if err := os.Truncate(files[0], 100); err != nil {
+		t.Fatal(err)
+	}
+	s.fails("image verify one", 7, "is damaged")
+	s.fails("image export one -", 7, "is damaged")
+	s.fails("image export one "+s.dir, 7, "is damaged")
+	for _, flags := range []string{"", " -q", " --mode relay"} {
+		_, said, code := s.run("image copy one b:" + flags)
+		if code != 7 || strings.Count(said, "is damaged") != 1 || strings.Count(said, "isn't listening") > 1 {
+			t.Errorf("copy%s: exit %d, %s", flags, code, said)
+		}
+	}
+	s.ok("image import " + filepath.Join(s.dir, "1.tar"))
+	s.ok("image copy one b:")
+}

@@ -162,7 +162,7 @@ func (c *copying) run(ctx context.Context, mode string) error {
 	if mode != auto {
 		return ways[mode](ctx)
 	}
-	var errs []error
+	var errs []error // each once: two ways can have the same obstacle
 	for _, way := range []string{pull, push, relay} {
 		err := ways[way](ctx)
 		if err == nil {
@@ -174,10 +174,23 @@ func (c *copying) run(ctx context.Context, mode string) error {
 		if ctx.Err() != nil || !anotherWay(err) {
 			return err
 		}
-		c.app.remark("%s doesn't work (%v)", way, err)
-		errs = append(errs, err)
+		known := slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() })
+		if !known {
+			errs = append(errs, err)
+		}
+		switch {
+		case way == relay: // the last one
+		case known:
+			c.app.remark("%s doesn't work for the same reason", way)
+		default:
+			c.app.remark("%s doesn't work (%v)", way, err)
+		}
 	}
-	return errors.Join(errs...)
+	last := errs[len(errs)-1]
+	if !c.app.quiet { // the others were told
+		return last
+	}
+	return kiln.Errorf(kiln.KindOf(last), "%w", errors.Join(errs...))
 }
 
 // anotherWay reports whether an error is about the way, not about the image.

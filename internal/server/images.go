@@ -141,7 +141,7 @@ func asker(r *http.Request) daemon.Asker {
 }
 
 // usableImage is image for what needs more of it than its name. The error is Integrity
-// when its row is damaged, NotFound when its files are missing.
+// when its row is damaged, or its files are missing or damaged.
 func (s *Server) usableImage(r *http.Request) (kiln.Image, error) {
 	img, err := s.image(r)
 	if err == nil {

@@ -44,6 +44,7 @@ func TestMissingFile(t *testing.T) {
 				t.Errorf("%s: %s: %.500s", step, path, b)
 			}
 		}
+		want = map[bool]int{true: 200, false: 422}[whole] // for whom it belongs to
 		if resp, b := p.do("GET", path+"/export", ""); resp.StatusCode != want {
 			t.Errorf("%s: its owner is sent %d %.200s", step, resp.StatusCode, b)
 		}

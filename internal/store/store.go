@@ -274,8 +274,8 @@ func (s *stream) Close() error {
 }
 
 // Update changes what a user may change of an image, in one transaction.
-// Properties without a value are dropped. Errors: NotFound for an image and for missing
-// files of one, Integrity for a damaged row, those of change.
+// Properties without a value are dropped. Errors: NotFound, Integrity for a damaged row and
+// for files that are missing or damaged, those of change.
 func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*kiln.Image) error) error {
 	return s.db.Tx(ctx, func(tx *db.Tx) error {
 		img, err := whole(ctx, tx, fp)
