@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -70,6 +72,11 @@ func (a *app) exportBackup(ctx context.Context, at place.Place, of, name string,
 	if target == "-" && terminal(a.Out) {
 		return usageError{errors.New("a backup isn't written to a terminal; redirect the output, or name a file")}
 	}
+	if target != "-" { // making the backup can take long
+		if err := writable(target); err != nil {
+			return err
+		}
+	}
 	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: of + "/backups", Body: post})
 	if err != nil {
 		return err
@@ -87,6 +94,28 @@ func (a *app) exportBackup(ctx context.Context, at place.Place, of, name string,
 	}
 	if target != "-" {
 		a.say("Backup exported successfully!")
+	}
+	return nil
+}
+
+// writable says why no file can be made where a backup is to go: in a directory, or in that
+// of a file.
+func writable(target string) error {
+	dir := filepath.Dir(target) // of what ends with a slash, all before that
+	if fi, err := os.Stat(target); err == nil && fi.IsDir() {
+		dir = target
+	}
+	fi, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return kiln.Errorf(kiln.NotFound, "there is no directory %s", dir)
+	case err == nil && !fi.IsDir():
+		return kiln.Errorf(kiln.Invalid, "%s is no directory", dir)
+	case err == nil:
+		err = unix.Access(dir, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "write into %s: %w", dir, bare(err))
 	}
 	return nil
 }
@@ -251,12 +280,12 @@ func (a *app) importInstance(ctx context.Context, at place.Place, file string, o
 		}
 		h[api.InstanceHeader] = []string{more}
 	}
-	return a.sendBackup(ctx, at, file, "/1.0/instances", at.Name, h)
+	return a.sendBackup(ctx, at, file, "/1.0/instances", at.Name, "for images: kiln image import", h)
 }
 
 // sendBackup has a server make something of a backup; name is what it is called, "" for what
-// the backup says.
-func (a *app) sendBackup(ctx context.Context, at place.Place, file, to, name string, h http.Header) error {
+// the backup says, and instead what to do with a directory.
+func (a *app) sendBackup(ctx context.Context, at place.Place, file, to, name, instead string, h http.Header) error {
 	in, size := io.Reader(a.In), int64(-1)
 	if file != "-" {
 		f, err := os.Open(file)
@@ -266,7 +295,7 @@ func (a *app) sendBackup(ctx context.Context, at place.Place, file, to, name str
 		defer f.Close()
 		fi, err := f.Stat()
 		if err == nil && fi.IsDir() {
-			err = kiln.Errorf(kiln.Invalid, "%s is a directory and no backup; for images: kiln image import", file)
+			err = kiln.Errorf(kiln.Invalid, "%s is a directory and no backup; %s", file, instead)
 		}
 		if err != nil {
 			return err

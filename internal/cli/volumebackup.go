@@ -64,6 +64,7 @@ func (a *app) volumeImportCmd() *cobra.Command {
 					return err
 				}
 			}
-			return a.sendBackup(c.Context(), at, args[1], volumesPath(at.Name, "custom"), name, http.Header{})
+			return a.sendBackup(c.Context(), at, args[1], volumesPath(at.Name, "custom"), name, "create a volume, attach it "+
+				"to an instance, and copy the files there with: kiln file push -r", http.Header{})
 		}}
 }

@@ -37,6 +37,14 @@ func Arrange(facts []Facts) (Layout, error) {
 			return Layout{}, kiln.Errorf(kiln.Unsupported, "%s is an image of a virtual machine; kiln runs system containers",
 				which(n, facts))
 		}
+		switch f.backup {
+		case ofInstance:
+			return Layout{}, kiln.Errorf(kiln.Invalid, "%s is a backup of an instance and no image; make an instance of it "+
+				"with: kiln import FILE", which(n, facts))
+		case ofVolume:
+			return Layout{}, kiln.Errorf(kiln.Invalid, "%s is a backup of a storage volume and no image; make a volume of it "+
+				"with: kiln storage volume import default FILE", which(n, facts))
+		}
 	}
 	var l Layout
 	var err error

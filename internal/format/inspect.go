@@ -29,11 +29,20 @@ type Facts struct {
 	Bytes     int64  // unpacked
 	stray     string // where a metadata.yaml is that should be at the top
 	vm        bool   // it is a disk of a virtual machine
+	backup    backup // what it is a backup of
 	outside   error  // of a hard link that a unified image may not have
 	nodes     int    // device nodes outside of dev/, which are left out …
 	node      string // … and the first of them
 	hosts     bool   // etc/hosts says something, or is a link
 }
+
+// A backup says what an archive in the format of LXD's backups is of; "": it is none.
+type backup string
+
+const (
+	ofInstance backup = "instance"
+	ofVolume   backup = "storage volume"
+)
 
 // Inspect reads one file of an image from r to its end, while it is being
 // written to f. All of it is unpacked and checked. f is read for formats that
@@ -104,6 +113,10 @@ func (i *inspector) entry(e *archive.Entry, r io.Reader) error {
 		i.Rootfs = true
 	case e.Path == "rootfs.img":
 		i.vm = true
+	case e.Path == "backup/index.yaml" && i.backup == "":
+		i.backup = ofInstance
+	case e.Path == "backup/volume", strings.HasPrefix(e.Path, "backup/volume/"):
+		i.backup = ofVolume
 	case path.Base(e.Path) == "metadata.yaml" && i.stray == "":
 		i.stray = e.Path
 	}
@@ -207,6 +220,9 @@ func (i *inspector) finish() {
 	i.Tree = !i.Rootfs && (slices.Contains(i.top, "etc") || slices.Contains(i.top, "usr") ||
 		slices.Contains(i.top, "bin") || slices.Contains(i.top, "sbin"))
 	i.Arch = i.shellArch()
+	if i.Tree || i.Rootfs || i.Metadata != nil { // with a directory of that name
+		i.backup = ""
+	}
 }
 
 // shellArch gives the architecture of /bin/sh, or else of most programs.
