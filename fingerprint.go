@@ -26,8 +26,12 @@ func ParseFingerprint(s string) (Fingerprint, error) {
 // String gives the 64 hexadecimal digits.
 func (fp Fingerprint) String() string { return hex.EncodeToString(fp[:]) }
 
-// Short gives the 12 digits that listings show.
-func (fp Fingerprint) Short() string { return fp.String()[:12] }
+// ShortDigits is how many digits of a fingerprint listings show, and how many are enough to
+// mean one image: they aren't an alias by chance.
+const ShortDigits = 12
+
+// Short gives the digits that listings show.
+func (fp Fingerprint) Short() string { return fp.String()[:ShortDigits] }
 
 // IsZero reports whether fp is unset, as for an image that was not read yet.
 func (fp Fingerprint) IsZero() bool { return fp == Fingerprint{} }

@@ -3,6 +3,7 @@ module github.com/kiln-containers/kiln
 go 1.26.0
 
 require (
+	aead.dev/minisign v0.3.0
 	github.com/adhocore/gronx v1.20.4
 	github.com/coder/websocket v1.8.15
 	github.com/flosch/pongo2/v6 v6.0.0

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type Image struct {
 	Size         int64  // bytes of all its files as stored
 	Filename     string // as uploaded; for people only
 	Properties   map[string]string
+	Signature    string // who vouches for it, see internal/signing; "": nobody
 	Profiles     []string
 	Aliases      []Alias
 	Public       bool
@@ -39,6 +41,34 @@ type Image struct {
 	ReplacedAt   time.Time
 	Damage       string // what of it a store can't read; "": nothing
 	Missing      string // what is known to be wrong with its files in a store; "": nothing
+}
+
+// SignatureProperty is the property in which the signature of an image travels: through the
+// API, and so through servers that know nothing of it.
+const SignatureProperty = "kiln.signature"
+
+// WithSignature gives a copy of the properties with the signature among them, as others
+// are told them.
+func (i *Image) WithSignature() map[string]string {
+	m := maps.Clone(i.Properties)
+	if i.Signature != "" {
+		if m == nil {
+			m = map[string]string{}
+		}
+		m[SignatureProperty] = i.Signature
+	}
+	return m
+}
+
+// TakeSignature is the inverse: what was among the properties is the signature. It is
+// apart from them since it is of this image only, and they go over to instances, to what
+// is published from those, and to newer versions.
+func (i *Image) TakeSignature() {
+	sig, ok := i.Properties[SignatureProperty]
+	if i.Signature = sig; ok {
+		i.Properties = maps.Clone(i.Properties)
+		delete(i.Properties, SignatureProperty)
+	}
 }
 
 // Present says whether the files of the image can be had from its store, as far as that
@@ -72,6 +102,8 @@ type Remote struct {
 	Certificate string `json:"certificate,omitempty"`
 	CA          string `json:"ca,omitempty"`    // PEM, authorities besides those of the system
 	Proxy       string `json:"proxy,omitempty"` // URL; "": as the environment says
+	// public key of minisign, with which every image from there is signed; "": none has to be
+	Key string `json:"key,omitempty"`
 }
 
 // The protocols of remotes. The first three are one on the wire.

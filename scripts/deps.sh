@@ -67,6 +67,7 @@ if [ "$1" = test ]; then
 	want xdelta3 xdelta3
 	want curl curl
 	want sshfs sshfs
+	want minisign minisign
 fi
 if [ -n "$need" ]; then
 	if [ "$(id -u)" != 0 ]; then

@@ -49,6 +49,7 @@ var ladder = map[string]int{
 	"internal/network/nettest":   4,
 	"internal/format/formattest": 4,
 	"internal/simplestreams":     2,
+	"internal/signing":           1,
 	"internal/volume":            3,
 	"internal/volume/volumetest": 4,
 	"internal/remote":            3,

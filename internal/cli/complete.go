@@ -136,7 +136,12 @@ func (a *app) names(ctx context.Context, c *cobra.Command, kind, server string, 
 	case "alias":
 		return a.aliasNames(ctx, server)
 	case "key":
-		return a.keys(ctx, c, args)
+		return a.configKeys(ctx, c, args)
+	case "key-name":
+		if keys, err := a.keys(); err == nil {
+			return keys.Names()
+		}
+		return nil
 	case "device":
 		if c.Parent().Name() == "volume" {
 			return a.volumeDevices(ctx, c, args)
@@ -279,9 +284,9 @@ func (a *app) volumeDevices(ctx context.Context, c *cobra.Command, args []string
 	return slices.Collect(maps.Keys(h.devices))
 }
 
-// keys gives the keys that can be there: properties of the image that was named, keys
+// configKeys gives the keys that can be there: properties of the image that was named, keys
 // of instances and profiles, or of the server if nothing was named.
-func (a *app) keys(ctx context.Context, c *cobra.Command, args []string) []string {
+func (a *app) configKeys(ctx context.Context, c *cobra.Command, args []string) []string {
 	switch {
 	case c.Parent().Name() == "image" && len(args) > 0:
 		if i, err := a.image(ctx, args[0]); err == nil {

@@ -95,6 +95,9 @@ kiln image import ./tree --alias mine os=debian
 kiln image import https://images.example/lxd/debian`,
 		"kiln image copy": `kiln image copy images:debian/12 local: --alias deb12 --auto-update
 kiln image copy deb12 srv: --copy-aliases --dry-run`,
+		"kiln key": `kiln key generate                                        # a key to sign images with
+kiln key export default kiln.pub                         # its public part, for everybody
+kiln key import ~/.minisign/minisign.key work            # keys of minisign`,
 		"kiln image edit": `kiln image edit debian
 echo "public: true" | kiln image edit debian             # the other keys stay as they are`,
 		"kiln image export": `kiln image export debian .

@@ -153,9 +153,6 @@ func Wire(i kiln.Image) api.Image {
 	return w
 }
 
-// enough digits of a fingerprint aren't an alias by chance.
-const enough = 12
-
 // ImageSource says where another server finds an image of a remote. A private one is
 // shared with it by a secret. With offline, no server is asked.
 func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline bool) (api.ImagesPostSource, error) {
@@ -174,7 +171,7 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 		Project:      c.Project,
 		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
 	}
-	if s.Alias = image; len(image) >= enough && kiln.IsPrefix(strings.ToLower(image)) {
+	if s.Alias = image; len(image) >= kiln.ShortDigits && kiln.IsPrefix(strings.ToLower(image)) {
 		s.Alias, s.Fingerprint = "", image
 	}
 	if c.Streams() || offline && !c.Unix() {
