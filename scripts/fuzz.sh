@@ -11,7 +11,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 fuzz() { # directory, target, time or a number of inputs as in 100x
-	(cd "$1" && timeout 120 "$work/test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$3" \
+	(cd "$1" && timeout 120 "$work/test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$3" -test.parallel 1 \
 		-test.fuzzminimizetime 1s -test.fuzzcachedir "$work/corpus") >"$work/log" 2>&1 && return
 	# The engine calls it a failure when the time ends in the middle of an input.
 	grep -q 'context deadline exceeded' "$work/log" && ! grep -q -E 'Failing input|panic' "$work/log" && return
@@ -21,22 +21,39 @@ fuzz() { # directory, target, time or a number of inputs as in 100x
 }
 inputs() { sed -n 's/^fuzz: elapsed: .*execs: \([0-9]*\) .*/\1/p' "$work/log" | tail -n 1; }
 
-count=0
-for dir in $(grep -l -r '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do
-	go test -c -fuzz . -o "$work/test" "$dir"
-	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$dir"/*_test.go); do
-		fuzz "$dir" "$target" "$time"
+package() { # directory
+	work=$work/${1//\//_}
+	mkdir "$work"
+	go test -c -fuzz . -o "$work/test" "$1"
+	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$1"/*_test.go); do
+		fuzz "$1" "$target" "$time"
 		n=$(inputs)
 		rate=$(sed -n 's/^fuzz: elapsed: .*(\([0-9]*\)\/sec).*/\1/p' "$work/log" | sort -n | tail -n 1)
-		printf '%s %s: %s inputs, %s/s at best\n' "$dir" "$target" "${n:-0}" "${rate:-0}"
+		printf '%s %s: %s inputs, %s/s at best\n' "$1" "$target" "${n:-0}" "${rate:-0}"
 		if [ "${n:-0}" -lt "$floor" ]; then
-			fuzz "$dir" "$target" "${floor}x" # a busy machine gets more time
+			fuzz "$1" "$target" "${floor}x" # a busy machine gets more time
 			if [ "$(inputs)" -lt "$floor" ]; then
-				echo "kiln: $dir $target doesn't get through $floor inputs in two minutes" >&2
+				echo "kiln: $1 $target doesn't get through $floor inputs in two minutes" >&2
 				exit 1
 			fi
 		fi
-		count=$((count + 1))
+		touch "$work/$target.done"
 	done
+}
+
+# As many packages at once as there are processors, with one worker each: while one is
+# compiled, another one runs.
+running=0
+for dir in $(grep -l -r '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do
+	if [ "$running" -ge "$(nproc)" ]; then
+		wait -n
+		running=$((running - 1))
+	fi
+	package "$dir" &
+	running=$((running + 1))
 done
-echo "$count fuzz targets"
+while [ "$running" -gt 0 ]; do
+	wait -n
+	running=$((running - 1))
+done
+echo "$(find "$work" -name '*.done' | wc -l) fuzz targets"

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -27,8 +28,13 @@ import (
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
-// TestMain runs a child that imports until it is killed.
+// TestMain runs a child that imports until it is killed. Properties are checked fewer
+// times than rapid's hundred, since each time makes a database; -rapid.checks has the
+// last word.
 func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
 	project.Assume(project.Alone(project.Default))
 	if dir := os.Getenv("KILN_STORE_CHILD"); dir != "" {
 		s, _, err := openDir(context.Background(), dir)

@@ -13,7 +13,7 @@ import (
 )
 
 // stall is how long the daemons of these tests let others keep them waiting.
-const stall = 2 * time.Second
+const stall = 4 * time.Second
 
 // TestMain builds the command, which every test finds by its name.
 func TestMain(m *testing.M) { os.Exit(run(m)) }
