@@ -524,6 +524,22 @@ func TestSetLimits(t *testing.T) {
 	if err := b.SetLimits(Limits{CPUs: CPUs{Set: "4000"}}); err == nil {
 		t.Error("there is a processor 4000")
 	}
+	for limit := range 4 { // where a command's beginning fails depends on how many are there
+		if err := b.SetLimits(Limits{Processes: int64(limit + 1)}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := b.Exec(t.Context(), ExecSpec{Command: []string{"true"}})
+		if err == nil && limit == 0 || err != nil && (!errors.Is(err, kiln.Conflict) ||
+			!strings.Contains(err.Error(), "limits.processes allows, "+fmt.Sprint(limit+1))) {
+			t.Errorf("with %d processes: %v", limit+1, err)
+		}
+		if err == nil {
+			_, err = p.Wait()
+			if err := errors.Join(err, p.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 	if err := b.SetLimits(Limits{}); err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,8 @@ func (s *ExecSpec) check() error {
 }
 
 // Exec starts a command. The caller waits for it.
-// Errors: Invalid, Conflict when the container doesn't run, Timeout.
+// Errors: Invalid, Conflict when the container doesn't run or may have no more processes,
+// Timeout.
 func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -135,6 +136,10 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	if !scan(line, "pid %d", &n) {
+		if limit := b.fullOfProcesses(); limit > 0 {
+			return nil, errors.Join(kiln.Errorf(kiln.Conflict, "the instance has as many processes as limits.processes "+
+				"allows, %d; raise the limit, or end some of them", limit), p.Close())
+		}
 		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)",
 			orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
 	}

@@ -61,6 +61,21 @@ func (b *Box) SetLimits(l Limits) error {
 	)
 }
 
+// attachProcesses is how many processes a command needs to begin: itself, and the one that
+// enters the container before it.
+const attachProcesses = 2
+
+// fullOfProcesses gives how many processes the container may have, if it can't have those of
+// one more command; 0 if it can.
+func (b *Box) fullOfProcesses() int64 {
+	dir := controllerDir("pids", b.state.ID)
+	limit := readInt(filepath.Join(dir, "pids.max")) // "max" is 0
+	if readInt(filepath.Join(dir, "pids.current"))+attachProcesses > limit {
+		return limit
+	}
+	return 0
+}
+
 // setAllowance bounds the processor time in each period, in microseconds.
 func (b *Box) setAllowance(quota, period int64) error {
 	dir, bound := controllerDir("cpu", b.state.ID), period > 0
