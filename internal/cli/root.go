@@ -62,23 +62,50 @@ func (a *app) root() *cobra.Command {
 	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.operationCmd(), a.warningCmd(),
 		a.monitorCmd(), a.queryCmd())
 	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
-	root.AddCommand(a.absentCmds()...)
+	addAbsent(root)
 	a.prepare(root)
 	describeAll(root)
 	return root
 }
 
-// absentCmds are commands of lxc and incus for what kiln doesn't do. They say so.
-func (a *app) absentCmds() []*cobra.Command {
-	var all []*cobra.Command
-	for name, text := range map[string]string{
-		"cluster": "kiln has no clusters; manage several servers with: kiln remote add",
-		"shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
-	} {
-		all = append(all, &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
-			RunE: func(*cobra.Command, []string) error { return kiln.Errorf(kiln.Unsupported, "%s", text) }})
+// absentCommands are commands of lxc and incus for what kiln doesn't do, by their paths.
+func absentCommands() map[string]string {
+	pool := "there is one storage pool, \"default\": the file system of the daemon's directory (KILN_DIR), which has no " +
+		"configuration; for volumes: kiln storage volume"
+	filtered := "kiln has no network ACLs; bound an instance by keys of its nic, such as security.mac_filtering and " +
+		"security.ipv4_filtering, and the host by its firewall"
+	all := map[string]string{
+		"kiln alias":   "kiln has no aliases of commands; make one in your shell: alias kl='kiln list'",
+		"kiln cluster": "kiln has no clusters; manage several servers with: kiln remote add",
+		"kiln shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
+
+		"kiln network acl":         filtered,
+		"kiln network address-set": filtered,
+		"kiln network integration": "kiln has no network integrations; its networks are bridges of one host",
+		"kiln network load-balancer": "kiln has no load balancers; to lead ports of an address to instances: kiln network " +
+			"forward",
+		"kiln network peer": "kiln has no network peers; its networks are bridges of one host, which routes between them",
+		"kiln network zone": "kiln has no network zones; instances find one another by name on their network (dns.domain)",
+
+		"kiln storage bucket": "kiln has no storage buckets; for directories: kiln storage volume",
+	}
+	for _, verb := range []string{"create", "delete", "edit", "get", "set", "unset"} {
+		all["kiln storage "+verb] = pool
 	}
 	return all
+}
+
+// addAbsent adds, to a command and those below it, commands that say why they aren't there.
+func addAbsent(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		addAbsent(sub)
+	}
+	for path, text := range absentCommands() {
+		if name, ok := strings.CutPrefix(path, c.CommandPath()+" "); ok && !strings.Contains(name, " ") {
+			c.AddCommand(&cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true,
+				RunE: func(*cobra.Command, []string) error { return kiln.Errorf(kiln.Unsupported, "%s", text) }})
+		}
+	}
 }
 
 // absentFlags are flags of lxc and incus for what kiln doesn't do, and why.

@@ -117,6 +117,15 @@ func TestMistakes(t *testing.T) {
 	s.ok("project switch default")
 	s.ok("project delete other")
 	s.fails("shell c1", 1, "kiln exec")
+	s.fails("storage create p1 zfs size=5GiB", 1, "one storage pool", "kiln storage volume")
+	s.fails("storage delete --help", 1, "one storage pool")
+	s.fails("storage creat p1", 2, "unknown command")
+	s.fails("storage volum list default", 2, `did you mean "volume"?`)
+	s.fails("network acl rule add a ingress", 1, "no network ACLs", "security.ipv4_filtering")
+	s.fails("network lod-balancer list", 2, "unknown command")
+	for path, text := range absentCommands() {
+		s.fails(strings.TrimPrefix(path, "kiln ")+" list", 1, text)
+	}
 	s.fails("export c1 "+gone+"/x.tar", 3, "there is no directory "+gone)
 	s.fails("export c1 "+gone+"/", 3, "there is no directory "+gone)
 	s.fails("export c1 "+filepath.Join(s.dir, "1.tar", "x"), 2, "is no directory")
