@@ -44,8 +44,9 @@ type Backups struct {
 	resources  map[string][]string
 	key        string // under which a backup is among the resources of an operation
 
-	// begin gives the UUID by which a first backup is to be kept.
-	begin func() (string, error)
+	// begin gives the UUID by which a first backup is to be kept. What is backed up keeps its
+	// name until release is called.
+	begin func() (of string, release func(), err error)
 	// keep holds on to what is backed up, as it is now.
 	keep func(ctx context.Context, only bool) (kept, error)
 	// gone reports whether what was backed up isn't there any more. nil: it can't go meanwhile.
@@ -64,7 +65,7 @@ func (d *Daemon) InstanceBackups(ctx context.Context, name string) (Backups, err
 	of := instance.BackupsOf(i.Options)
 	return Backups{d: d, of: of, what: "instance", name: name, url: instanceURL(name), event: "instance-backup-",
 		resources: instanceResources(name), key: "instances_backups",
-		begin: func() (string, error) { return of, nil },
+		begin: func() (string, func(), error) { return of, func() {}, nil }, // keep says which is meant
 		keep: func(ctx context.Context, only bool) (kept, error) {
 			return d.instances.Share(instance.Meaning(ctx, i), name, only)
 		},
@@ -141,10 +142,12 @@ func (b Backups) Create(ctx context.Context, n NewBackup) (*op.Operation, error)
 	if n.Name, err = b.newName(n.Name); err != nil {
 		return nil, err
 	}
-	if b.of, err = b.begin(); err != nil {
+	var release func()
+	if b.of, release, err = b.begin(); err != nil {
 		return nil, err
 	}
 	return b.op(ctx, "Backing up "+b.what, n.Name, func(ctx context.Context, o *op.Operation) error {
+		defer release()
 		if err := b.write(ctx, o, n, c); err != nil {
 			return err
 		}

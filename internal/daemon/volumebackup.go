@@ -26,12 +26,22 @@ func (d *Daemon) VolumeBackups(ctx context.Context, name string) (Backups, error
 	return Backups{d: d, of: v.Backups, what: "storage volume", name: name, url: volumeURL(name),
 		event: "storage-volume-backup-", resources: map[string][]string{"storage_volumes": {volumeURL(name)}},
 		key: "storage_volume_backups",
-		begin: func() (of string, err error) {
-			return of, d.pool.EditCustom(n, func(s *volume.CustomState) error {
+		begin: func() (of string, release func(), err error) {
+			if release, err = d.pool.UseCustom(n); err != nil {
+				return "", nil, err
+			}
+			err = d.pool.EditCustom(n, func(s *volume.CustomState) error {
+				if !s.CreatedAt.Equal(v.CreatedAt) || v.Backups != "" && s.Backups != v.Backups {
+					return n.Another()
+				}
 				s.Backups = cmp.Or(s.Backups, uuid.NewString())
 				of = s.Backups
 				return nil
 			})
+			if err != nil {
+				release()
+			}
+			return of, release, err
 		},
 		keep: func(ctx context.Context, only bool) (kept, error) {
 			return d.pool.KeepCustom(ctx, n, !only, d.holdUsers(ctx, name, false))

@@ -115,6 +115,37 @@ func (d *Daemon) withVolumeUsers(ctx context.Context, all ...volume.Custom) ([]V
 	return list, nil
 }
 
+// A volumeClaim keeps a volume under its name, from before it is read until what is done with
+// it is over: else another one may have the name by then.
+type volumeClaim struct{ release func() }
+
+// claimVolume is Volume for work that takes its time. Errors: NotFound, Conflict while its
+// files are exchanged.
+func (d *Daemon) claimVolume(ctx context.Context, name string) (v Volume, c *volumeClaim, err error) {
+	n, err := volumeIn(ctx, name)
+	if err != nil {
+		return v, nil, err
+	}
+	release, err := d.pool.UseCustom(n)
+	if err != nil {
+		return v, nil, err
+	}
+	if v, err = d.Volume(ctx, name); err != nil {
+		release()
+		return v, nil, err
+	}
+	return v, &volumeClaim{release}, nil
+}
+
+// keep hands on to an operation what ends the claim.
+func (c *volumeClaim) keep() (release func()) {
+	release, c.release = c.release, func() {}
+	return release
+}
+
+// unlessKept ends a claim that no operation has.
+func (c *volumeClaim) unlessKept() { c.release() }
+
 // VolumeUsage is how many bytes the files of a custom volume take. The error is NotFound.
 func (d *Daemon) VolumeUsage(ctx context.Context, name string) (int64, error) {
 	n, err := volumeIn(ctx, name)

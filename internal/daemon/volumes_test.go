@@ -16,6 +16,9 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -55,6 +58,70 @@ func TestExpireVolumeSnapshots(t *testing.T) {
 	}
 	if got := left(now.Add(25 * time.Hour)); got != "never" {
 		t.Error(got)
+	}
+}
+
+// TestVolumeKeepsItsName gives the name of a volume away while something is done with it: that
+// is refused until it is over.
+func TestVolumeKeepsItsName(t *testing.T) {
+	d, ctx := fresh(t), t.Context()
+	if err := d.CreateVolume(ctx, "data", volume.CustomState{}); err != nil {
+		t.Fatal(err)
+	}
+	backups, err := d.VolumeBackups(ctx, "data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices := map[string]map[string]string{"d": {"type": "disk", "pool": "default", "source": "data", "path": "/d"}}
+	o, err := d.CreateInstance(ctx, CreateSpec{Name: "x", Source: Source{Type: "none"},
+		Config: instance.Config{Devices: devices}})
+	wait(t, o, err)
+	names := func() error { // what else would keep the name is left out
+		n := volume.CustomName{In: project.Default, Name: "data"}
+		return errors.Join(d.pool.RenameCustom(n, "old"), d.pool.RenameCustom(volume.CustomName{In: n.In, Name: "old"}, "data"))
+	}
+	for verb, begin := range map[string]func() (*op.Operation, error){
+		"snapshot": func() (*op.Operation, error) { return d.CreateVolumeSnapshot(ctx, "data", NewVolumeSnapshot{}) },
+		"copy": func() (*op.Operation, error) {
+			return d.CopyVolume(ctx, "copy", volume.CustomState{}, VolumeCopy{From: "data"})
+		},
+		"backup": func() (*op.Operation, error) { return backups.Create(ctx, NewBackup{Name: "b"}) },
+	} {
+		resume, err := d.instances.HoldAll(ctx, []db.Name{{Project: project.Default, Name: "x"}}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := begin()
+		if err != nil {
+			t.Fatal(verb, err)
+		}
+		if err := names(); !errors.Is(err, kiln.Conflict) {
+			t.Errorf("%s: another one can have the name: %v", verb, err)
+		}
+		if err := resume(); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, o, nil)
+		if err := names(); err != nil {
+			t.Errorf("after %s: %v", verb, err)
+		}
+	}
+	for verb, begin := range map[string]func() (*op.Operation, error){ // that are refused
+		"snapshot": func() (*op.Operation, error) {
+			return d.CreateVolumeSnapshot(ctx, "data", NewVolumeSnapshot{Name: "/"})
+		},
+		"copy": func() (*op.Operation, error) {
+			return d.CopyVolume(ctx, "copy", volume.CustomState{}, VolumeCopy{From: "data"})
+		},
+		"backup":       func() (*op.Operation, error) { return backups.Create(ctx, NewBackup{Name: "/"}) },
+		"of no volume": func() (*op.Operation, error) { return d.CreateVolumeSnapshot(ctx, "none", NewVolumeSnapshot{}) },
+	} {
+		if _, err := begin(); err == nil {
+			t.Errorf("%s succeeds", verb)
+		}
+		if err := names(); err != nil {
+			t.Errorf("after a %s that is refused: %v", verb, err)
+		}
 	}
 }
 

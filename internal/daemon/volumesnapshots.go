@@ -62,13 +62,14 @@ func (d *Daemon) holdUsers(in context.Context, name string, stopped bool) volume
 // run and have it stand still for a moment. Errors: NotFound, Denied when the project doesn't
 // allow it, Invalid, Conflict; others are the operation's.
 func (d *Daemon) CreateVolumeSnapshot(ctx context.Context, name string, s NewVolumeSnapshot) (*op.Operation, error) {
-	v, err := d.Volume(ctx, name)
-	if err == nil {
-		err = d.instances.CheckKeeping(ctx, instance.Snapshots)
+	if err := d.instances.CheckKeeping(ctx, instance.Snapshots); err != nil {
+		return nil, err
 	}
+	v, claim, err := d.claimVolume(ctx, name)
 	if err != nil {
 		return nil, err
 	}
+	defer claim.unlessKept()
 	if s.Name == "" {
 		list, err := d.pool.CustomSnapshots(v.CustomName)
 		if err != nil {
@@ -92,7 +93,9 @@ func (d *Daemon) CreateVolumeSnapshot(ctx context.Context, name string, s NewVol
 		s.ExpiresAt = &expires
 	}
 	const title = "Snapshotting storage volume"
+	release := claim.keep()
 	return d.volumeSnapshotOp(ctx, title, name, s.Name, func(ctx context.Context) error {
+		defer release()
 		hold := d.holdUsers(ctx, name, false)
 		if err := d.pool.SnapshotCustom(ctx, v.CustomName, s.Name, at, s.ExpiresAt.UTC(), hold); err != nil {
 			return err
@@ -163,25 +166,15 @@ func (d *Daemon) DeleteVolumeSnapshot(ctx context.Context, name, snap string) er
 	return nil
 }
 
-// RestoreVolume gives a custom storage volume the files of a snapshot. No instance that runs
-// may have it. Errors: NotFound, Conflict, Integrity.
-func (d *Daemon) RestoreVolume(ctx context.Context, name, snap string) error {
-	v, err := d.Volume(ctx, name)
+// RestoreVolume gives a custom storage volume the files of a snapshot, if check lets what is
+// said of it pass. No instance that runs may have it. Errors: NotFound, Conflict, Integrity,
+// and check's.
+func (d *Daemon) RestoreVolume(ctx context.Context, name, snap string, check func(volume.CustomState) error) error {
+	n, err := volumeIn(ctx, name)
 	if err != nil {
 		return err
 	}
-	if _, err := d.pool.CustomSnapshot(v.CustomName, snap); err != nil {
-		return err // before anybody is asked to stop
-	}
-	quiet := d.holdUsers(ctx, name, true)
-	resume, err := quiet(ctx) // before any work is done
-	if err == nil {
-		err = resume()
-	}
-	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "storage volume %q can't be restored: %w", name, err)
-	}
-	if err := d.pool.RestoreCustom(ctx, v.CustomName, snap, quiet); err != nil {
+	if err := d.pool.RestoreCustom(ctx, n, snap, check, d.holdUsers(ctx, name, true)); err != nil {
 		return err
 	}
 	d.tell(ctx, "storage-volume-restored", volumeURL(name), map[string]any{"snapshot": snap})
@@ -211,10 +204,11 @@ func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomSta
 			return nil, err
 		}
 	}
-	from, err := d.Volume(in, c.From)
+	from, claim, err := d.claimVolume(in, c.From)
 	if err != nil {
 		return nil, err
 	}
+	defer claim.unlessKept()
 	if c.Snapshot != "" {
 		if _, err := d.pool.CustomSnapshot(from.CustomName, c.Snapshot); err != nil {
 			return nil, err
@@ -231,8 +225,10 @@ func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomSta
 	}
 	s.CreatedAt = time.Now().UTC()
 	resources := map[string][]string{"storage_volumes": {volumeURL(name)}}
+	release := claim.keep()
 	return d.Ops.Start(ctx, "Copying storage volume", op.Options{Resources: resources, MayCancel: true}, func(
 		ctx context.Context, _ *op.Operation) error {
+		defer release()
 		hold := d.holdUsers(in, c.From, false)
 		if err := d.pool.CopyCustom(ctx, from.CustomName, c.Snapshot, to, s, !c.Only, hold); err != nil {
 			return err
@@ -272,10 +268,11 @@ func (d *Daemon) expireVolumeSnapshots(ctx context.Context, now time.Time) error
 			list, err := d.pool.CustomSnapshots(n)
 			errs = append(errs, err)
 			for _, s := range list {
-				if s.ExpiresAt.IsZero() || s.ExpiresAt.After(now) {
+				if !s.Expired(now) {
 					continue
 				}
-				if err := d.pool.DeleteCustomSnapshot(n, s.Name); !errors.Is(err, kiln.Conflict) {
+				// By now it may be another one of that name.
+				if err := d.pool.ExpireCustomSnapshot(n, s.Name, now); !errors.Is(err, kiln.Conflict) {
 					errs = append(errs, err)
 				}
 			}

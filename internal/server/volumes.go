@@ -267,14 +267,8 @@ func (s *Server) putVolume(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, err
 	}
 	if put.Restore != "" {
-		v, err := s.d.Volume(r.Context(), r.PathValue("volume"))
-		if err == nil {
-			err = checkETag(r, volumePut(v.CustomState))
-		}
-		if err != nil {
-			return nil, err
-		}
-		return nil, s.d.RestoreVolume(r.Context(), v.Name, put.Restore)
+		return nil, s.d.RestoreVolume(r.Context(), r.PathValue("volume"), put.Restore,
+			func(v volume.CustomState) error { return checkETag(r, volumePut(v)) })
 	}
 	return nil, s.changeVolume(r, func(api.StorageVolumePut) api.StorageVolumePut { return put })
 }

@@ -62,6 +62,12 @@ func (n CustomName) exists() error {
 	return kiln.Errorf(kiln.Conflict, "Storage volume %q already exists", n.Name)
 }
 
+// Another is the error about a name that another custom volume has got meanwhile.
+func (n CustomName) Another() error {
+	return kiln.Errorf(kiln.Conflict, "storage volume %q is another one now: that of before was renamed or deleted "+
+		"meanwhile; look which is which (kiln storage volume list default), then try again", n.Name)
+}
+
 func (p *Pool) customDir(n CustomName) string { return filepath.Join(p.dir, "custom", n.In, n.Name) }
 
 // CustomFiles gives the directory with the files of a custom volume. Errors: Invalid,

@@ -250,7 +250,7 @@ func TestCustomSnapshots(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(in, "sub", "a"), []byte("2"), 0o600))
 	must(t, os.WriteFile(filepath.Join(in, "new"), nil, 0o600))
 	refused := errors.New("in use")
-	err = p.RestoreCustom(ctx, data, "s0", func(context.Context) (func() error, error) {
+	err = p.RestoreCustom(ctx, data, "s0", anyState, func(context.Context) (func() error, error) {
 		isKind(t, p.DeleteCustom(data), kiln.Conflict)
 		isKind(t, p.RenameCustom(data, "x"), kiln.Conflict)
 		isKind(t, p.DeleteCustomSnapshot(data, "s0"), kiln.Conflict)
@@ -263,16 +263,33 @@ func TestCustomSnapshots(t *testing.T) {
 		t.Errorf("%v: %s", err, files(t, in))
 	}
 	nobody := func(context.Context) (func() error, error) { return func() error { return nil }, nil }
-	must(t, p.RestoreCustom(ctx, data, "s0", nobody))
+	must(t, p.RestoreCustom(ctx, data, "s0", anyState, nobody))
 	if got := files(t, in); got != "last=moment sub/a=1" {
 		t.Error(got)
 	}
-	isKind(t, p.RestoreCustom(ctx, data, "none", nobody), kiln.NotFound)
+	isKind(t, p.RestoreCustom(ctx, data, "none", anyState, nobody), kiln.NotFound)
+	changed := kiln.Errorf(kiln.Invalid, "what is said of it was changed")
+	if err := p.RestoreCustom(ctx, data, "s0", func(s volume.CustomState) error {
+		if s.Description != state.Description {
+			t.Errorf("%+v", s)
+		}
+		return changed
+	}, func(context.Context) (func() error, error) { t.Error("somebody is asked to stop"); return nil, nil }); !errors.Is(
+		err, changed) {
+		t.Error(err)
+	}
+	// The time of one may be put off after it was listed.
+	must(t, p.ExpireCustomSnapshot(data, "s0", at))
+	must(t, p.SnapshotCustom(ctx, data, "gone", at, at.Add(time.Hour), nil))
+	must(t, p.ExpireCustomSnapshot(data, "gone", at.Add(time.Hour)))
+	if list, err := p.CustomSnapshots(data); err != nil || len(list) != 1 || list[0].Name != "s0" {
+		t.Errorf("%+v %v", list, err)
+	}
 
 	release, err := p.UseCustom(data)
 	must(t, err)
 	isKind(t, p.DeleteCustom(data), kiln.Conflict)
-	isKind(t, p.RestoreCustom(ctx, data, "s0", nobody), kiln.Conflict)
+	isKind(t, p.RestoreCustom(ctx, data, "s0", anyState, nobody), kiln.Conflict)
 	release()
 
 	copied := volume.CustomName{In: "web", Name: "copied"}
@@ -301,7 +318,7 @@ func TestCustomSnapshots(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Damage == "" {
 		t.Errorf("%+v %v", list, err)
 	}
-	isKind(t, p.RestoreCustom(ctx, copied, "s0", nobody), kiln.Integrity)
+	isKind(t, p.RestoreCustom(ctx, copied, "s0", anyState, nobody), kiln.Integrity)
 	isKind(t, p.EditCustomSnapshot(copied, "s0", func(*volume.CustomSnapshot) error { return nil }), kiln.Integrity)
 	must(t, p.DeleteCustomSnapshot(copied, "s0"))
 	isKind(t, p.DeleteCustomSnapshot(copied, "s0"), kiln.NotFound)
@@ -339,3 +356,6 @@ func TestUnfinishedCustom(t *testing.T) {
 		t.Errorf("%+v %v", all, err)
 	}
 }
+
+// anyState restores whatever is said of a volume.
+func anyState(volume.CustomState) error { return nil }

@@ -30,7 +30,7 @@ func TestCustomOrder(t *testing.T) {
 		{"copy", "/custom/default/other/", func() error {
 			return p.CopyCustom(ctx, data, "", other, volume.CustomState{}, true, nil)
 		}},
-		{"restore", "/data/files/", func() error { return p.RestoreCustom(ctx, data, "s", quiet) }},
+		{"restore", "/data/files/", func() error { return p.RestoreCustom(ctx, data, "s", anyState, quiet) }},
 	} {
 		list := steps(t, c.f)
 		synced := first(t, list, 0, disk.SyncedSystem, "/tmp/new-")

@@ -30,6 +30,11 @@ type CustomSnapshot struct {
 	ExpiresAt time.Time // zero: never
 }
 
+// Expired reports whether the time of a snapshot is over.
+func (s CustomSnapshot) Expired(now time.Time) bool {
+	return !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(now)
+}
+
 // snapshotState is the record of a snapshot.
 type snapshotState struct {
 	CustomState
@@ -284,9 +289,19 @@ func (p *Pool) RenameCustomSnapshot(n CustomName, from, to string) error {
 // DeleteCustomSnapshot removes a snapshot. Errors: Invalid, NotFound, Conflict while somebody
 // reads it.
 func (p *Pool) DeleteCustomSnapshot(n CustomName, snap string) error {
+	return p.deleteCustomSnapshot(n, snap, func(CustomSnapshot) bool { return true })
+}
+
+// ExpireCustomSnapshot removes a snapshot if its time is over. The errors are those of
+// DeleteCustomSnapshot.
+func (p *Pool) ExpireCustomSnapshot(n CustomName, snap string, now time.Time) error {
+	return p.deleteCustomSnapshot(n, snap, func(s CustomSnapshot) bool { return s.Expired(now) })
+}
+
+func (p *Pool) deleteCustomSnapshot(n CustomName, snap string, due func(CustomSnapshot) bool) error {
 	p.customs.Lock()
 	defer p.customs.Unlock()
-	if _, err := p.CustomSnapshot(n, snap); err != nil {
+	if s, err := p.CustomSnapshot(n, snap); err != nil || !due(s) {
 		return err
 	}
 	if err := p.idle(n); err != nil {
@@ -299,18 +314,34 @@ func (p *Pool) DeleteCustomSnapshot(n CustomName, snap string) error {
 }
 
 // RestoreCustom gives a custom volume the files of one of its snapshots. What it has said of
-// it stays. quiet makes sure that nobody uses the files until the function is called that it
-// gives; it is called when they are about to be exchanged, all at once. Errors: Invalid,
-// NotFound, Integrity, Conflict, and quiet's.
-func (p *Pool) RestoreCustom(ctx context.Context, n CustomName, snap string, quiet Pause) error {
+// it stays; check is told that first, and may refuse it. quiet makes sure that nobody uses the
+// files until the function is called that it gives; it is called before any work is done, and
+// when they are about to be exchanged, all at once. Errors: Invalid, NotFound, Integrity,
+// Conflict, and those of check and quiet.
+func (p *Pool) RestoreCustom(ctx context.Context, n CustomName, snap string, check func(CustomState) error,
+	quiet Pause) error {
 	release, err := p.use(n, true)
 	if err != nil {
 		return err
 	}
 	defer release()
-	s, err := p.CustomSnapshot(n, snap)
+	c, err := p.Custom(n)
+	if err == nil {
+		err = check(c.CustomState)
+	}
 	if err != nil {
 		return err
+	}
+	s, err := p.CustomSnapshot(n, snap)
+	if err != nil {
+		return err // before anybody is asked to stop
+	}
+	resume, err := quiet(ctx)
+	if err == nil {
+		err = resume()
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "storage volume %q can't be restored: %w", n.Name, err)
 	}
 	if s.Damage != "" {
 		return kiln.Errorf(kiln.Integrity, "storage volume %q can't be restored from snapshot %q, which is damaged: %s",
@@ -324,8 +355,7 @@ func (p *Pool) RestoreCustom(ctx context.Context, n CustomName, snap string, qui
 		return err
 	}
 	defer p.wg.Go(func() { _ = removeTree(temp) }) // the next Open tries again
-	resume, err := quiet(ctx)
-	if err != nil {
+	if resume, err = quiet(ctx); err != nil {
 		return err
 	}
 	return errors.Join(p.exchange(filepath.Join(temp, "files"), filepath.Join(p.customDir(n), "files")), resume())
