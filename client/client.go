@@ -37,6 +37,8 @@ type Client struct {
 	all     bool   // requests are about all projects
 	secret  string // of a private image
 	agent   string // who asks, for the log of the server
+
+	meant, uuid string // the path of an instance, and which one requests about it mean
 }
 
 // Unix makes a client of the daemon behind a socket. Nothing is sent yet.
@@ -85,10 +87,24 @@ func (c *Client) WithSecret(secret string) *Client {
 // URL is where a path of the server is, with what the client adds to requests.
 func (c *Client) URL(path string) string { return c.url(path, nil) }
 
+// Meaning gives a client whose requests about an instance mean by its name the one that has
+// a UUID (of its configuration: "volatile.backups", which it has once it was rebuilt and stays
+// the same when that is done again, or else "volatile.uuid"): another one that has got the name meanwhile
+// is a Conflict. Servers without the API extension kiln_instance_uuid look at the name only.
+func (c *Client) Meaning(instance, uuid string) *Client {
+	copied := *c
+	copied.meant, copied.uuid = Path("/1.0/instances", instance), uuid
+	return &copied
+}
+
 // url adds to a path what the client's requests have in common, and more. A path may have a
 // query itself, which stays as it is; a project that it names is the one that is meant.
 func (c *Client) url(path string, more url.Values) string {
 	q := c.query(more)
+	rest, ok := strings.CutPrefix(path, c.meant)
+	if ok && c.uuid != "" && (rest == "" || rest[0] == '/' || rest[0] == '?') {
+		q.Set("uuid", c.uuid)
+	}
 	_, own, has := strings.Cut(path, "?")
 	if said, err := url.ParseQuery(own); err == nil && (said.Has("project") || said.Has("all-projects")) {
 		q.Del("project")

@@ -57,6 +57,15 @@ func (a *app) fileAt(word string) (filePlace, error) {
 	return filePlace{at, a, path.Clean("/" + name), name == "" || strings.HasSuffix(name, "/")}, err
 }
 
+// pin has the place be in the instance that has its name now, for work of several requests:
+// when another one gets the name meanwhile, they fail.
+func (at filePlace) pin(ctx context.Context) (filePlace, error) {
+	i := heldInstance{app: at.app, at: at.Place}
+	err := i.read(ctx)
+	at.Place = i.at
+	return at, err
+}
+
 // explain makes an error about a file one about the instance if that isn't there.
 func (at filePlace) explain(ctx context.Context, err error) error {
 	return at.app.suggest(ctx, at.Place, err)
@@ -153,6 +162,9 @@ func (a *app) fileCreateCmd() *cobra.Command {
 			spec.Body = strings.NewReader(args[1])
 		}
 		if flags.parents {
+			if at, err = at.pin(c.Context()); err != nil {
+				return err
+			}
 			above := at
 			above.path = path.Dir(at.path)
 			if err := above.mkdirs(c.Context(), client.FileSpec{UID: spec.UID, GID: spec.GID}); err != nil {
@@ -184,6 +196,9 @@ func (a *app) fileEditCmd() *cobra.Command {
 			}
 			if !terminal(a.In) { // owner and mode stay as they are
 				return at.explain(c.Context(), at.PutFile(c.Context(), at.Name, at.path, client.FileSpec{Body: a.In}))
+			}
+			if at, err = at.pin(c.Context()); err != nil {
+				return err
 			}
 			f, err := at.follow(c.Context())
 			if err != nil {

@@ -45,6 +45,9 @@ func (a *app) fileMountCmd() *cobra.Command {
 			return usageError{errors.New("--listen, --auth-user and --no-auth are for serving SFTP; leave out either them or " +
 				"the directory")}
 		}
+		if at, err = at.pin(c.Context()); err != nil {
+			return err
+		}
 		if err := at.checkDirectory(c.Context()); err != nil {
 			return err
 		}

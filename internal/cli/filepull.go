@@ -44,6 +44,9 @@ func (a *app) filePullCmd() *cobra.Command {
 		}
 		return each(words, func(word string) error {
 			from, err := a.fileAt(word)
+			if err == nil && *recursive {
+				from, err = from.pin(c.Context())
+			}
 			if err != nil {
 				return err
 			}

@@ -45,6 +45,11 @@ func (a *app) filePushCmd() *cobra.Command {
 				return err
 			}
 		}
+		if flags.parents || *recursive || len(sources) > 1 {
+			if to, err = to.pin(c.Context()); err != nil {
+				return err
+			}
+		}
 		if flags.parents {
 			dir := to
 			if !to.isDir && !*recursive {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,18 @@ func (a *app) instance(ctx context.Context, word string) (i heldInstance, err er
 	if i.at, err = a.At(word); err != nil {
 		return i, err
 	}
-	i.tag, err = i.at.Get(ctx, instancePath(i.at.Name), nil, &i.Instance)
-	return i, a.suggest(ctx, i.at, err)
+	return i, i.read(ctx)
+}
+
+// read looks at an instance as it is now. Requests to where it is are about this one from
+// then on, also when another one gets its name.
+func (i *heldInstance) read(ctx context.Context) (err error) {
+	i.Instance = api.Instance{}
+	if i.tag, err = i.at.Get(ctx, instancePath(i.at.Name), nil, &i.Instance); err != nil {
+		return i.app.suggest(ctx, i.at, err)
+	}
+	i.at.Client = i.at.Meaning(i.at.Name, cmp.Or(i.Config["volatile.backups"], i.Config["volatile.uuid"]))
+	return nil
 }
 
 // save writes what can be changed of an instance.
@@ -196,6 +207,13 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if *console != "" {
+				i, err := a.instance(c.Context(), word)
+				if err != nil {
+					return err
+				}
+				at = i.at
+			}
 			err = a.act(c.Context(), at, api.InstanceStatePut{Action: action, Force: *force, Timeout: *timeout})
 			if err != nil || *console == "" {
 				return err
@@ -217,7 +235,11 @@ func (a *app) deleteCmd() *cobra.Command {
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	interactive := c.Flags().BoolP("interactive", "i", false, "ask before each is deleted")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := each(args, func(word string) error { return a.deletable(c.Context(), word, *force) }); err != nil {
+		looked := map[string]heldInstance{}
+		if err := each(args, func(word string) (err error) {
+			looked[word], err = a.deletable(c.Context(), word, *force)
+			return err
+		}); err != nil {
 			return notAny(err, len(args))
 		}
 		return each(args, func(word string) error {
@@ -229,8 +251,8 @@ func (a *app) deleteCmd() *cobra.Command {
 			if isSnapshot(word) {
 				return a.deleteSnapshot(c.Context(), word)
 			}
-			i, err := a.instance(c.Context(), word)
-			if err != nil {
+			i := looked[word]
+			if err := i.read(c.Context()); err != nil {
 				return err
 			}
 			if i.Status != "Stopped" {
@@ -250,23 +272,22 @@ func (a *app) deleteCmd() *cobra.Command {
 func isSnapshot(word string) bool { return strings.Contains(word, "/") }
 
 // deletable says what keeps an instance or a snapshot from being deleted, if anything
-// does.
-func (a *app) deletable(ctx context.Context, word string, force bool) error {
+// does. It gives the instance that is meant by a word.
+func (a *app) deletable(ctx context.Context, word string, force bool) (heldInstance, error) {
 	if isSnapshot(word) {
 		at, instance, snap, err := snapshotOf(a, []string{word})
-		if err != nil {
-			return err
+		if err == nil {
+			_, err = at.Get(ctx, snapshotPath(instance, snap), nil, nil)
 		}
-		_, err = at.Get(ctx, snapshotPath(instance, snap), nil, nil)
-		return err
+		return heldInstance{}, err
 	}
 	i, err := a.instance(ctx, word)
 	if err == nil && i.Status != "Stopped" && !force {
-		return kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
+		return i, kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
 	}
 	if err == nil && kiln.IsTrue(i.ExpandedConfig["security.protection.delete"]) {
-		return kiln.Errorf(kiln.Conflict, "The instance %q is protected from being deleted; allow it with: kiln config set "+
-			"%s security.protection.delete=false", i.Name, word)
+		return i, kiln.Errorf(kiln.Conflict, "The instance %q is protected from being deleted; allow it with: kiln config "+
+			"set %s security.protection.delete=false", i.Name, word)
 	}
-	return err
+	return i, err
 }

@@ -1,8 +1,12 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestInstanceVerbs(t *testing.T) {
@@ -311,4 +315,52 @@ func TestListFilters(t *testing.T) {
 	}
 	s.fails("list s=RUNNING", 2, `unknown field "s"`)
 	s.fails("list statuss=RUNNING", 2, `did you mean "status"?`)
+}
+
+// TestMeantInstance gives the name of an instance to another one while a command is at work
+// that asks the server more than once: the other one stays as it is.
+func TestMeantInstance(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one")
+	s.ok("image copy one b: --mode relay --copy-aliases")
+	for _, name := range []string{"x", "z"} {
+		s.ok("init b:one b:" + name + " --no-profiles -d root,type=disk,path=/,pool=default")
+	}
+	swap := func() {
+		s.ok("rename b:x b:old")
+		s.ok("rename b:z b:x")
+	}
+	swapBack := func() {
+		s.ok("rename b:x b:z")
+		s.ok("rename b:old b:x")
+	}
+	const another = `"x" is another one now`
+	s.stdin, s.asked = "yes\n", swap
+	s.fails("delete -i b:x", 4, another)
+	s.says("list b: -f csv -c n", "old\nx\n")
+	swapBack()
+
+	fifo := filepath.Join(t.TempDir(), "swaps")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	swapped := make(chan struct{})
+	go func() {
+		defer close(swapped)
+		f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		swap()
+	}()
+	private := filepath.Join(t.TempDir(), "private")
+	if err := os.WriteFile(private, []byte("private"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run("file push " + fifo + " " + private + " b:x/")
+	<-swapped
+	s.fails("file pull b:x/private -", 3)
+	swapBack()
+	s.ok("delete -f b:x b:z")
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ type session struct {
 	dir   string
 	there *daemon.Daemon // of the remote "b"
 	stdin string         // of the next command
+	asked func()         // is called when the next command reads it, if it isn't nil
 }
 
 // newSession starts the daemons.
@@ -81,10 +83,24 @@ func serve(t *testing.T, dir string) *daemon.Daemon {
 func (s *session) run(words string) (out, err string, code int) {
 	s.t.Helper()
 	var o, e bytes.Buffer
-	in := strings.NewReader(s.stdin)
-	s.stdin = ""
+	in := &answers{strings.NewReader(s.stdin), s.asked}
+	s.stdin, s.asked = "", nil
 	code = Main(s.t.Context(), fields(words), Streams{In: in, Out: &o, Err: &e}, Deps{Version: "1.2"})
 	return o.String(), e.String(), code
+}
+
+// answers is what a user types.
+type answers struct {
+	io.Reader
+	before func() // is called once, before anything is typed
+}
+
+func (a *answers) Read(b []byte) (int, error) {
+	if f := a.before; f != nil {
+		a.before = nil
+		f()
+	}
+	return a.Reader.Read(b)
 }
 
 // fields splits words as a shell does, with quotes ' alone.

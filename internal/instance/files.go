@@ -44,6 +44,7 @@ func (s *Set) fileServer(ctx context.Context, name string) (*files.Helper, error
 	if err != nil {
 		return nil, err
 	}
+	ctx = Meaning(ctx, fromRow(r)) // also where it waits for other work
 	uuid := r.Config[UUIDKey]
 	unlock, err := s.files.lock(ctx, uuid)
 	if err != nil {

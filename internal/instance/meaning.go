@@ -16,6 +16,14 @@ func Meaning(ctx context.Context, i Instance) context.Context {
 	})
 }
 
+// MeaningUUID has work mean by a name the instance that a client has seen with a UUID, of its
+// files (volatile.uuid) or of its backups: the latter stays the same when it is rebuilt.
+func MeaningUUID(ctx context.Context, name, uuid string) context.Context {
+	return db.Meaning(ctx, name, func(r db.Instance) bool {
+		return r.Config[UUIDKey] == uuid || BackupsOf(r.Config) == uuid
+	})
+}
+
 // meaningFiles has work mean by a name the instance whose files have a UUID.
 func meaningFiles(ctx context.Context, name, uuid string) context.Context {
 	return db.Meaning(ctx, name, func(r db.Instance) bool { return r.Config[UUIDKey] == uuid })

@@ -42,7 +42,7 @@ var extensions = []string{
 	"kiln_image_diff", "instances_rebuild", "image_compression_algorithm", "instance_publish_split", "kiln_publish",
 	"kiln_image_estimate",
 	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force", "kiln_network_explain",
-	"kiln_delete_unchanged",
+	"kiln_delete_unchanged", "kiln_instance_uuid",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -100,6 +100,16 @@ func (s *Server) guard(to route, method string, h handler) handler {
 		if err != nil {
 			return nil, err
 		}
-		return h(w, r)
+		return h(w, meant(r, to))
 	}
+}
+
+// meant has a request about an instance with ?uuid= mean that one only: another one that has
+// the name by now is a Conflict. It is for clients whose work takes several requests.
+func meant(r *http.Request, to route) *http.Request {
+	uuid := r.URL.Query().Get("uuid")
+	if uuid == "" || !strings.HasPrefix(to.path, "/1.0/instances/{name}") {
+		return r
+	}
+	return r.WithContext(instance.MeaningUUID(r.Context(), r.PathValue("name"), uuid))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
 )
 
@@ -192,4 +193,39 @@ func FuzzFileSpec(f *testing.F) {
 			t.Errorf("%+v, %+v", spec, keep)
 		}
 	})
+}
+
+// TestMeantInstance asks about an instance by its name and UUID: another one of that name is
+// neither shown nor changed.
+func TestMeantInstance(t *testing.T) {
+	p := start(t)
+	p.empty("c")
+	uuid := get[api.Instance](p, "/1.0/instances/c").Config["volatile.uuid"]
+	for _, c := range []struct{ method, path, body string }{
+		{"GET", "", ""}, {"GET", "/state", ""}, {"POST", "/files?path=f", "x"}, {"GET", "/files?path=f", ""},
+		{"PATCH", "", "{}"}, {"POST", "/snapshots", `{"name": "s"}`}, {"GET", "/snapshots/s", ""}, {"DELETE", "", ""},
+		{"PUT", "/state", `{"action": "start"}`}, {"POST", "/console", "{}"}, {"POST", "/exec", `{"command": ["true"]}`},
+		{"GET", "/console", ""}, {"GET", "/backups", ""}, {"POST", "", `{"name": "d"}`}, {"GET", "/logs", ""},
+		{"GET", "/metadata", ""}, {"POST", "/backups", "{}"}, {"POST", "/rebuild", `{"source": {"type": "none"}}`},
+	} {
+		q := "?"
+		if strings.Contains(c.path, "?") {
+			q = "&"
+		}
+		for _, name := range []string{"c", "containers"} {
+			path := "/1.0/instances/c" + c.path + q + "uuid=b1946ac9-2a5b-4f4f-9b1c-000000000000"
+			if name == "containers" {
+				path = strings.Replace(path, "instances", name, 1)
+			}
+			r, b := p.do(c.method, path, c.body)
+			if r.StatusCode != http.StatusConflict || !strings.Contains(string(b), "is another one now") {
+				t.Errorf("%s %s: %d %s", c.method, path, r.StatusCode, b)
+			}
+		}
+		if c.method == "GET" && c.path == "" || c.path == "/files?path=f" {
+			if r, b := p.do(c.method, "/1.0/instances/c"+c.path+q+"uuid="+uuid, c.body); r.StatusCode != http.StatusOK {
+				t.Errorf("%s %s of the one that is meant: %d %s", c.method, c.path, r.StatusCode, b)
+			}
+		}
+	}
 }
