@@ -132,6 +132,25 @@ func TestTrust(t *testing.T) {
 	s.fails("image import x --ca x", 2, "about the server of a URL")
 	s.ok("remote add pub 127.0.0.1:" + port + " --public --accept-certificate")
 
+	// The next version is private.
+	s.image("2", "--alias web --public")
+	s.ok("image copy pub:web b: --alias web --auto-update")
+	s.ok("init web c1")
+	for _, next := range []string{"publish c1 --alias web", "image import " + filepath.Join(s.dir, "3.tar") + " --alias web"} {
+		s.ok("image import " + filepath.Join(s.dir, "2.tar") + " --alias web --public")
+		if err := os.WriteFile(filepath.Join(s.dir, "3.tar"), formattest.Tiny(t, "3"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, said, code := s.run(next); code != 0 || !strings.Contains(said, "web was public and is now a private image") {
+			t.Errorf("%s: exit %d, %q", next, code, said)
+		}
+		if _, said, code := s.run(next + " --reuse"); strings.Contains(said, "was public") {
+			t.Errorf("%s again: exit %d, %q", next, code, said)
+		}
+	}
+	s.fails("image refresh b:web", 3, `has no public image "web" any more`, "its newest version may be private")
+	s.says("image list b: -f csv -c L", "web")
+
 	// As an image server, with a certificate that no authority signed.
 	streams := "remote add st https://127.0.0.1:" + port + " --protocol simplestreams"
 	s.fails(streams, 5, "--fingerprint")

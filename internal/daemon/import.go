@@ -38,6 +38,7 @@ type ImportSpec struct {
 func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream) *op.Operation {
 	meta := map[string]any{}
 	spec.warn = func(text string) { meta["warning"] = text }
+	public := d.publicAliases(ctx, spec.Aliases)
 	img, err := kiln.Copy(ctx, keeper{d: d, spec: spec}, brought{s}, spec.Filename)
 	if spec.Secret != "" {
 		meta["secret"] = spec.Secret
@@ -49,6 +50,9 @@ func (d *Daemon) ImportImage(ctx context.Context, spec ImportSpec, s kiln.Stream
 	if !img.Fingerprint.IsZero() {
 		meta["fingerprint"], meta["size"] = img.Fingerprint.String(), strconv.FormatInt(img.Size, 10)
 		resources = map[string][]string{"images": {imageURL(img.Fingerprint)}}
+		if text := d.endOfUpdates(ctx, img.Fingerprint, public); text != "" && meta["warning"] == nil {
+			meta["warning"] = text
+		}
 	}
 	return d.Ops.Start(ctx, "Importing image", op.Options{Metadata: meta, Resources: resources},
 		func(context.Context, *op.Operation) error { return err })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -56,9 +57,13 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 			o.Set("fingerprint", img.Fingerprint.String())
 			return err
 		}
+		public := d.publicAliases(ctx, spec.Aliases)
 		got, err := kiln.Copy(ctx, keeper{d, spec.ImportSpec, !spec.Again}, src, spec.From)
 		if got.Fingerprint.IsZero() {
 			return err
+		}
+		if text := d.endOfUpdates(ctx, got.Fingerprint, public); text != "" {
+			o.Set("warning", text)
 		}
 		o.Set("fingerprint", got.Fingerprint.String())
 		o.Set("size", strconv.FormatInt(got.Size, 10))
@@ -73,6 +78,28 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 		return kiln.Errorf(kiln.Conflict, "The image already exists: %s; %q has not changed since it was published",
 			got.Fingerprint, spec.From)
 	}), nil
+}
+
+// publicAliases gives those of some aliases that mean a public image.
+func (d *Daemon) publicAliases(ctx context.Context, of []kiln.Alias) (names []string) {
+	for _, a := range of {
+		if _, err := d.Images.PublicAlias(ctx, a.Name); err == nil {
+			names = append(names, a.Name)
+		}
+	}
+	return names
+}
+
+// endOfUpdates warns of an image that has aliases of public ones and isn't public itself: the
+// servers that update their copies from here don't find it. "": there is nothing to say.
+func (d *Daemon) endOfUpdates(ctx context.Context, fp kiln.Fingerprint, public []string) string {
+	img, err := d.Images.Get(ctx, fp)
+	if err != nil || img.Public || len(public) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s was public and is now a private image: servers that have copies of it get no updates any "+
+		"more, and untrusted clients don't see it; to make it public: kiln image edit %s", strings.Join(public, ", "),
+		public[0])
 }
 
 // hasher is a sink that keeps nothing but the fingerprint.

@@ -48,6 +48,11 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 	}
 	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}
 	img, err := d.find(ctx, o, spec, fresh)
+	if errors.Is(err, kiln.NotFound) && spec.Remote.Protocol != kiln.ProtocolDirect { // which says why
+		err = kiln.Errorf(kiln.NotFound, "%s has no public image %q any more: its newest version may be private, or the "+
+			"alias deleted; image %s stays as it is here; have the other one made public there (kiln image edit), or copy "+
+			"one by another alias", spec.Remote.Server, spec.Name, fp.Short())
+	}
 	if err != nil {
 		return fp, err
 	}
