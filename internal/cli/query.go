@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"
 )
 
@@ -45,6 +47,9 @@ func (a *app) queryCmd() *cobra.Command {
 		}
 		var out any
 		_, op, err := at.Do(c.Context(), r, &out)
+		if notJSON(err) {
+			return kiln.Errorf(kiln.Invalid, "the answer isn't JSON, as that of a log or a file; to see it as it is give --raw")
+		}
 		if err != nil {
 			return err
 		}
@@ -63,4 +68,11 @@ func (a *app) queryCmd() *cobra.Command {
 		return e.Encode(out)
 	}
 	return c
+}
+
+// notJSON reports whether an error is that of an answer in another format.
+func notJSON(err error) bool {
+	var syntax *json.SyntaxError
+	var other *json.UnmarshalTypeError // a number, as text can begin
+	return errors.As(err, &syntax) || errors.As(err, &other) || errors.Is(err, io.EOF)
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
-	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/trust"
@@ -189,12 +188,12 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 	before, had := r.Remotes[name]
 	r.Remotes[name] = c
 	if err := a.introduce(ctx, r, name, c, o); err != nil {
+		r.Unpin(name)
 		delete(r.Remotes, name)
 		if had {
 			r.Remotes[name] = before
-			return err
 		}
-		return errors.Join(err, r.Forget(name))
+		return err
 	}
 	return r.Save()
 }
@@ -282,7 +281,7 @@ func protocols() []string {
 }
 
 // pin looks at the certificate of a server, and pins it if it isn't signed by a
-// trusted CA and the user accepts it.
+// trusted CA and the user accepts it. It is kept with the remote.
 func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Remote, o addOptions) error {
 	shown, trusted, err := look(ctx, c)
 	if err != nil {
@@ -295,7 +294,8 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 		}
 	case o.accept && !trusted:
 	case trusted:
-		return r.Forget(name)
+		r.Pin(name, "")
+		return nil
 	case o.told() != "":
 		if err := expected(c.Addr, shown, o.told()); err != nil {
 			return err
@@ -305,7 +305,8 @@ func (a *app) pin(ctx context.Context, r *place.Config, name string, c *place.Re
 			return err
 		}
 	}
-	return disk.WriteBytes(r.CertPath(name), 0o600, []byte(trust.PEM(shown)))
+	r.Pin(name, trust.PEM(shown))
+	return nil
 }
 
 // expected says whether a server shows the certificate with the fingerprint that the

@@ -10,7 +10,7 @@ import (
 // user's, and nothing suggested that is something else.
 func TestMistakes(t *testing.T) {
 	s := newSession(t)
-	s.image("1", "--alias one")
+	fp := s.image("1", "--alias one")
 	s.ok("init one c1")
 	gone := filepath.Join(s.dir, "gone")
 	s.fails("config device add c1 d disk path=/mnt source="+gone, 2, `Device "d"`, gone, "optional=true")
@@ -137,6 +137,15 @@ func TestMistakes(t *testing.T) {
 	s.ok("storage volume export default v1 " + filepath.Join(s.dir, "v1.tar"))
 	s.fails("image import "+filepath.Join(s.dir, "c1.tar"), 2, "a backup of an instance", "kiln import FILE")
 	s.fails("image import "+filepath.Join(s.dir, "v1.tar"), 2, "a backup of a storage volume", "kiln storage volume import")
+	_, said, code := s.run("export c1 - --compression lzo")
+	if code != 2 || !strings.Contains(said, "a backup is a tarball") || strings.Contains(said, "squashfs") {
+		t.Errorf("a compression that there isn't: exit %d, %s", code, said)
+	}
+	s.fails("export c1 - --compression squashfs", 2, "a backup is a tarball")
+	s.fails("query /1.0/images/"+fp+"/export", 2, "isn't JSON", "--raw")
+	s.ok("project create small -c limits.instances=1 -c features.images=false")
+	s.ok("init one i1 --project small")
+	s.fails("init one i2 --project small", 2, "may have 1 instances")
 	s.fails("image export one "+filepath.Join(s.dir, "x", "y"), 3, "write "+filepath.Join(s.dir, "x", "y"))
 	t.Setenv("KILN_SOCKET", filepath.Join(s.dir, "nothing"))
 	s.fails("waitready --timeout 1 -q", 9, "isn't ready after 1 s", "no kiln daemon answers")

@@ -310,7 +310,7 @@ func (d *Daemon) RestoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 			}
 			if len(left.devices) > 0 {
 				text := fmt.Sprintf("instance %q was imported without what would give it access to this host: %s; add what it "+
-					"should have (kiln config device add), or import it again with --host-access", name,
+					"should have (kiln config device add), or delete and import it again: kiln import --host-access", name,
 					strings.Join(left.devices, ", "))
 				said = append(said, text)
 				// Not every client shows what an operation warns of.
@@ -430,9 +430,13 @@ func (d *Daemon) planRestore(ctx context.Context, a *arrival, t *kiln.Transfer) 
 }
 
 func checkBackupFormat(v string) error {
-	c, err := archive.ParseCompression(v)
-	if err == nil && c.Name == "squashfs" {
-		err = kiln.Errorf(kiln.Invalid, "a backup is a tarball, and isn't written as squashfs; choose another compression")
+	const squashfs = "squashfs" // an image can be one; a backup is a tarball
+	name, _, _ := strings.Cut(strings.TrimSpace(v), " ")
+	if name == squashfs || !slices.Contains(archive.Compressions, name) {
+		fit := slices.DeleteFunc(slices.Clone(archive.Compressions), func(name string) bool { return name == squashfs })
+		return kiln.Errorf(kiln.Invalid, "Invalid compression algorithm %q: a backup is a tarball, for which it is one of %s",
+			v, strings.Join(fit, ", "))
 	}
+	_, err := archive.ParseCompression(v)
 	return err
 }

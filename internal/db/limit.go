@@ -39,7 +39,7 @@ func limited(a, b map[string]string) bool {
 }
 
 // checkLimits refuses what was just changed if a project's instances are too many now, or
-// may have too much together. The error is Denied.
+// may have too much together. The error is Invalid; Conflict is for names.
 func checkLimits(ctx context.Context, tx *Tx, in int64) error {
 	if tx.unbound {
 		return nil
@@ -54,7 +54,7 @@ func checkLimits(ctx context.Context, tx *Tx, in int64) error {
 	}
 	for _, key := range CountLimits() {
 		if most, err := strconv.Atoi(p.Config[key]); err == nil && n > most {
-			return kiln.Errorf(kiln.Denied, "project %q may have %d instances (%s), and has them; delete one, or ask whoever "+
+			return kiln.Errorf(kiln.Invalid, "project %q may have %d instances (%s), and has them; delete one, or ask whoever "+
 				"manages the server", p.Name, most, key)
 		}
 	}
@@ -84,16 +84,16 @@ func checkSum(p Project, key string, instances []Instance) error {
 	}
 	for _, i := range instances {
 		if i.Config[key] == "" {
-			return kiln.Errorf(kiln.Denied, "project %q may have %s of %s together, so each of its instances has to say how "+
+			return kiln.Errorf(kiln.Invalid, "project %q may have %s of %s together, so each of its instances has to say how "+
 				"much it may have, by itself or by a profile; %q doesn't: give it %[3]s", p.Name, p.Config[key], key, i.Name)
 		}
 		has, err := ParseLimit(key, i.Config[key])
 		if err != nil {
-			return kiln.Errorf(kiln.Denied, "project %q may have %s of %s together; what instance %q says can't be added "+
+			return kiln.Errorf(kiln.Invalid, "project %q may have %s of %s together; what instance %q says can't be added "+
 				"up: %w", p.Name, p.Config[key], key, i.Name, err)
 		}
 		if has > left {
-			return kiln.Errorf(kiln.Denied, "project %q may have %s of %s together, and its instances would have more; give "+
+			return kiln.Errorf(kiln.Invalid, "project %q may have %s of %s together, and its instances would have more; give "+
 				"one less, or ask whoever manages the server", p.Name, p.Config[key], key)
 		}
 		left -= has

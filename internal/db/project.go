@@ -155,13 +155,17 @@ func (d *DB) EditProject(ctx context.Context, name string, f func(*Project, Cont
 		var id int64
 		err = tx.tx.QueryRowContext(ctx, `UPDATE projects SET description = ?, config = ? WHERE name = ? RETURNING id`,
 			p.Description, toJSON(orEmpty(p.Config)), name).Scan(&id)
-		if err == nil && limited(had, p.Config) {
+		if err != nil {
+			return err
+		}
+		if limited(had, p.Config) {
 			err = checkLimits(ctx, tx, id)
 		}
 		if err == nil && ruled(had, p.Config) {
 			err = cmp.Or(checkRules(ctx, tx, id, everyInstance), checkProfileRules(ctx, tx, id))
 		}
-		if errors.Is(err, kiln.Denied) { // it is what there is already that stands in the way
+		// It is what there is already that stands in the way.
+		if errors.Is(err, kiln.Denied) || errors.Is(err, kiln.Invalid) {
 			err = kiln.Errorf(kiln.Conflict, "%w", err)
 		}
 		return err

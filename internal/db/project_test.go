@@ -105,7 +105,7 @@ func TestCountLimit(t *testing.T) {
 		d.CreateInstance(t.Context(), Instance{Name: "2"})); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.CreateInstance(a, Instance{Name: "2"}); !errors.Is(err, kiln.Denied) {
+	if err := d.CreateInstance(a, Instance{Name: "2"}); !errors.Is(err, kiln.Invalid) {
 		t.Error(err)
 	}
 	if list, err := d.Instances(a); len(list) != 1 || err != nil {
@@ -167,7 +167,7 @@ func TestMoveInstance(t *testing.T) {
 	}
 	told = nil
 	for name, refused := range map[string]error{
-		"taken": kiln.Conflict, "one-too-many": kiln.Denied,
+		"taken": kiln.Conflict, "one-too-many": kiln.Invalid,
 	} {
 		if err := d.MoveInstance(here, there, "c", name, []string{"p"}); !errors.Is(err, refused) {
 			t.Errorf("to %s: %v", name, err)

@@ -50,7 +50,8 @@ type Config struct {
 	Rest    map[string]any     `yaml:",inline"` // what others keep there
 
 	dir   string
-	saved string // the default remote in the file
+	saved string            // the default remote in the file
+	pins  map[string]string // certificates by remote, PEM, that Save writes; "": it removes that one
 }
 
 // Dir is where the client's configuration is: $KILN_CONF, or kiln in the user's
@@ -109,8 +110,41 @@ func Read(dir string) (*Config, error) {
 // Switch makes another remote the default one.
 func (c *Config) Switch(name string) { c.Default, c.saved = name, name }
 
-// Save writes the file of remotes, whole or not at all.
+// Pin has a remote show a certificate from now on, in PEM form; "": one that a CA vouches
+// for. Save keeps it.
+func (c *Config) Pin(name, certificate string) {
+	if c.pins == nil {
+		c.pins = map[string]string{}
+	}
+	c.pins[name] = certificate
+}
+
+// Unpin takes back what Pin said since the last Save.
+func (c *Config) Unpin(name string) { delete(c.pins, name) }
+
+// savePins writes the certificates that remotes must show.
+func (c *Config) savePins() error {
+	for name, pin := range c.pins {
+		var err error
+		if pin == "" {
+			err = c.Forget(name)
+		} else {
+			err = disk.WriteBytes(c.CertPath(name), 0o600, []byte(pin))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	c.pins = nil
+	return nil
+}
+
+// Save writes the certificates that were pinned, and then the file of remotes, each whole or
+// not at all.
 func (c *Config) Save() error {
+	if err := c.savePins(); err != nil {
+		return err
+	}
 	out := *c
 	out.Default = c.saved
 	if out.Default == "" {
@@ -149,6 +183,7 @@ func (c *Config) CertPath(name string) string {
 
 // Forget removes the certificate that is pinned for a remote.
 func (c *Config) Forget(name string) error {
+	c.Unpin(name)
 	err := os.Remove(c.CertPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -182,8 +217,8 @@ func (c *Config) Reach(name string) (kiln.Remote, error) {
 	if err != nil {
 		return kiln.Remote{}, err
 	}
-	pin, err := os.ReadFile(c.CertPath(name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	pin, err := c.pin(name)
+	if err != nil {
 		return kiln.Remote{}, err
 	}
 	protocol := r.Protocol
@@ -191,7 +226,19 @@ func (c *Config) Reach(name string) (kiln.Remote, error) {
 		protocol = kiln.ProtocolLXD
 	}
 	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(r.Addr, "/"), Mirrors: r.Mirrors,
-		Certificate: string(pin), CA: r.CA, Proxy: r.Proxy}, nil
+		Certificate: pin, CA: r.CA, Proxy: r.Proxy}, nil
+}
+
+// pin gives the certificate that a remote must show; "": any that a CA vouches for.
+func (c *Config) pin(name string) (string, error) {
+	if pin, ok := c.pins[name]; ok {
+		return pin, nil
+	}
+	pin, err := os.ReadFile(c.CertPath(name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return string(pin), nil
 }
 
 // ReachURL is what is known of the server of a URL, if that is a remote: the one with

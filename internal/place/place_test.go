@@ -229,6 +229,25 @@ func TestRename(t *testing.T) {
 	if where, err := again.Reach("new"); err != nil || where.Certificate != "x" {
 		t.Error(where, err)
 	}
+	pinned := func(want, file string) { // what c and what somebody who reads it has
+		t.Helper()
+		where, err := c.Reach("new")
+		b, _ := os.ReadFile(c.CertPath("new"))
+		if err != nil || where.Certificate != want || string(b) != file {
+			t.Errorf("%q and in the file %q, want %q and %q: %v", where.Certificate, b, want, file, err)
+		}
+	}
+	c.Pin("new", "y")
+	pinned("y", "x")
+	c.Unpin("new")
+	pinned("x", "x")
+	for _, pin := range []string{"y", ""} {
+		c.Pin("new", pin)
+		if err := c.Save(); err != nil {
+			t.Error(err)
+		}
+		pinned(pin, pin)
+	}
 	if err := errors.Join(c.Forget("new"), c.Forget("new")); err != nil {
 		t.Error(err)
 	}
