@@ -67,9 +67,11 @@ install: all
 	@[ -n "$(DESTDIR)" ] || scripts/postinstall.sh $(PREFIX)
 
 uninstall:
+	@[ -n "$(DESTDIR)" ] || scripts/preuninstall.sh $(PREFIX) $(UNITS)
 	cd $(DESTDIR)$(PREFIX) && rm -f bin/kiln $(UNITS:%=lib/systemd/system/%) lib/sysusers.d/kiln.conf \
 		lib/sysctl.d/60-kiln.conf share/bash-completion/completions/kiln share/zsh/site-functions/_kiln \
 		share/fish/vendor_completions.d/kiln.fish
+	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl daemon-reload
 
 clean:
 	rm -rf bin
