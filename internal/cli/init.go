@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
@@ -15,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A preseed is what LXD and Incus are set up by.
@@ -125,37 +127,54 @@ func (p preseed) check() (warnings []string, err error) {
 				"configuration are to be", pool.Name, pool.Driver))
 		}
 	}
-	for _, project := range p.Projects {
-		if project.Name != "default" {
-			return nil, kiln.Errorf(kiln.Unsupported, "the preseed makes the project %q; make it afterwards, and leave it out",
-				project.Name)
+	for _, made := range p.Projects {
+		if err := made.check(); err != nil {
+			return nil, err
 		}
-	}
-	named := func(noun, name, project string) error {
-		switch {
-		case name == "":
-			return kiln.Errorf(kiln.Invalid, "the preseed has a %s without a name", noun)
-		case project != "" && project != "default":
-			return kiln.Errorf(kiln.Unsupported, "the preseed makes the %s %q in the project %q; make it afterwards, and "+
-				"leave it out", noun, name, project)
-		}
-		return nil
 	}
 	for _, n := range p.Networks {
 		if n.Type != "" && n.Type != "bridge" {
 			return nil, kiln.Errorf(kiln.Unsupported, "the preseed makes the network %q of type %q; kiln's are bridges", n.Name,
 				n.Type)
 		}
-		if err := named("network", n.Name, n.Project); err != nil {
+		if err := named("network", n.Name); err != nil {
 			return nil, err
+		}
+		if n.Project != "" && n.Project != project.Default {
+			return nil, kiln.Errorf(kiln.Unsupported, "the preseed makes the network %q in the project %q; in kiln all "+
+				"projects have those of the default one: leave \"project\" out", n.Name, n.Project)
 		}
 	}
 	for _, profile := range p.Profiles {
-		if err := named("profile", profile.Name, profile.Project); err != nil {
+		if err := named("profile", profile.Name); err != nil {
 			return nil, err
 		}
 	}
 	return warnings, nil
+}
+
+func named(noun, name string) error {
+	if name == "" {
+		return kiln.Errorf(kiln.Invalid, "the preseed has a %s without a name", noun)
+	}
+	return nil
+}
+
+// check refuses a project with what no project of kiln has of its own.
+func (p seedProject) check() error {
+	if err := named("project", p.Name); err != nil || p.Name == project.Default {
+		return err
+	}
+	if err := kiln.CheckProjectName(p.Name); err != nil {
+		return err
+	}
+	for _, key := range []string{"features.networks", "features.networks.zones", "features.storage.buckets"} {
+		if kiln.IsTrue(p.Config[key]) {
+			return kiln.Errorf(kiln.Unsupported, "the preseed makes the project %q with %s; no project of kiln has those of "+
+				"its own: make it false, or leave it out", p.Name, key)
+		}
+	}
+	return nil
 }
 
 // parsePreseed reads a preseed. What has no value is as if it weren't there: the peers'
@@ -193,6 +212,15 @@ func (a *app) readPreseed(ctx context.Context, at place.Place) error {
 	for _, w := range warnings {
 		fmt.Fprintf(a.Err, "Warning: %s\n", printable(w))
 	}
+	projects, err := nameList(ctx, at, "/1.0/projects")
+	if err != nil {
+		return err
+	}
+	for _, made := range p.Projects {
+		if err := a.seedProjectInto(ctx, at, made, slices.Contains(projects, made.Name)); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "project %q: %w", made.Name, err)
+		}
+	}
 	if len(p.Config) > 0 {
 		if err := at.Change(ctx, http.MethodPatch, "/1.0", api.ServerPut{Config: p.Config}, ""); err != nil {
 			return err
@@ -207,16 +235,38 @@ func (a *app) readPreseed(ctx context.Context, at place.Place) error {
 			return kiln.Errorf(kiln.KindOf(err), "network %q: %w", n.Name, err)
 		}
 	}
-	profiles, err := nameList(ctx, at, "/1.0/profiles")
-	if err != nil {
-		return err
-	}
 	for _, profile := range p.Profiles {
-		if err := a.seedProfileInto(ctx, at, profile, slices.Contains(profiles, profile.Name)); err != nil {
+		in := at
+		if profile.Project != "" {
+			in.Client = at.WithProject(profile.Project)
+		}
+		profiles, err := nameList(ctx, in, "/1.0/profiles")
+		if err == nil {
+			err = a.seedProfileInto(ctx, in, profile, slices.Contains(profiles, profile.Name))
+		}
+		if err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "profile %q: %w", profile.Name, err)
 		}
 	}
 	return nil
+}
+
+func (a *app) seedProjectInto(ctx context.Context, at place.Place, p seedProject, there bool) error {
+	put := api.ProjectPut{Description: p.Description, Config: p.Config}
+	if !there {
+		return at.Change(ctx, http.MethodPost, "/1.0/projects", api.ProjectsPost{ProjectPut: put, Name: p.Name}, "")
+	}
+	var now api.Project
+	tag, err := at.Get(ctx, projectPath(p.Name), nil, &now)
+	if err != nil {
+		return err
+	}
+	said := maps.Clone(p.Config)
+	maps.DeleteFunc(said, func(k, _ string) bool { // it has all that there is, in LXD and here
+		return p.Name == project.Default && strings.HasPrefix(k, "features.")
+	})
+	put.Description, put.Config = cmp.Or(p.Description, now.Description), over(now.Config, said)
+	return a.change(ctx, at, projectPath(p.Name), put, tag)
 }
 
 func seedNetworkInto(ctx context.Context, at place.Place, n seedNetwork, there bool) error {
@@ -265,10 +315,10 @@ func over[V any](now, said map[string]V) map[string]V {
 func (a *app) dumpPreseed(ctx context.Context, at place.Place) error {
 	var s api.Server
 	var networks []api.Network
-	var profiles []api.Profile
+	var projects []api.Project
 	var pools []api.StoragePool
 	all := map[string][]string{"recursion": {"1"}}
-	for path, to := range map[string]any{"/1.0": &s, "/1.0/networks": &networks, "/1.0/profiles": &profiles,
+	for path, to := range map[string]any{"/1.0": &s, "/1.0/networks": &networks, "/1.0/projects": &projects,
 		"/1.0/storage-pools": &pools} {
 		if _, err := at.Get(ctx, path, all, to); err != nil {
 			return err
@@ -286,9 +336,19 @@ func (a *app) dumpPreseed(ctx context.Context, at place.Place) error {
 		p.StoragePools = append(p.StoragePools, seedPool{Name: pool.Name, Driver: pool.Driver, Description: pool.Description,
 			Config: pool.Config})
 	}
-	for _, profile := range profiles {
-		p.Profiles = append(p.Profiles, seedProfile{Name: profile.Name, Description: profile.Description,
-			Config: profile.Config, Devices: profile.Devices})
+	for _, in := range projects {
+		p.Projects = append(p.Projects, seedProject{Name: in.Name, Description: in.Description, Config: in.Config})
+		if in.Name != project.Default && !kiln.IsTrue(in.Config["features.profiles"]) {
+			continue // those of the default project
+		}
+		var profiles []api.Profile
+		if _, err := at.WithProject(in.Name).Get(ctx, "/1.0/profiles", all, &profiles); err != nil {
+			return err
+		}
+		for _, profile := range profiles {
+			p.Profiles = append(p.Profiles, seedProfile{Name: profile.Name, Description: profile.Description, Project: in.Name,
+				Config: profile.Config, Devices: profile.Devices})
+		}
 	}
 	return a.yaml(p)
 }

@@ -150,3 +150,54 @@ func TestMistakes(t *testing.T) {
 	t.Setenv("KILN_SOCKET", filepath.Join(s.dir, "nothing"))
 	s.fails("waitready --timeout 1 -q", 9, "isn't ready after 1 s", "no kiln daemon answers")
 }
+
+// TestPreseedProjects sets projects up as LXD does, with profiles of their own.
+func TestPreseedProjects(t *testing.T) {
+	s := newSession(t)
+	s.ok("project create here -c user.a=1 -c features.profiles=false")
+	for text, says := range map[string]string{
+		"projects: [{name: web}, {name: zones, config: {features.networks: 'true'}}]": "features.networks",
+		"projects: [{name: web}, {name: a/b}]":                                        "a/b",
+		"projects: [{name: web}, {config: {}}]":                                       "without a name",
+		"{projects: [{name: web}], networks: [{name: n, project: web}]}":              "all projects have those of the default one",
+	} {
+		s.stdin = text
+		if _, err, code := s.run("admin init --preseed"); code == 0 || !strings.Contains(err, says) {
+			t.Errorf("%s: exit %d, %s", text, code, err)
+		}
+	}
+	if out := s.ok("project list -f csv -c n"); out != "default (current)\nhere\n" {
+		t.Errorf("a preseed that was refused made %q", out)
+	}
+	s.stdin = `
+projects:
+- name: default
+  config: {features.images: "true", features.networks: "true", features.storage.buckets: "true", user.b: "2"}
+- {name: here, description: known, config: {user.b: "2"}}
+- {name: web, description: sites, config: {features.images: "false", limits.instances: "2"}}
+profiles:
+- {name: default, project: web, config: {limits.memory: 1GiB}}
+- {name: small, project: web, config: {limits.cpu: "1"}}
+- {name: base, config: {user.c: "3"}}
+`
+	s.ok("admin init --preseed")
+	for words, want := range map[string]string{
+		"project get default user.b": "2", "project get here user.a": "1", "project get here user.b": "2",
+		"project get web limits.instances": "2", "project get web features.images": "false",
+		"profile get default limits.memory --project web": "1GiB", "profile get small limits.cpu --project web": "1",
+		"profile get default limits.memory": "", "profile get base user.c --project here": "3",
+	} {
+		if out := s.ok(words); out != want+"\n" {
+			t.Errorf("%s: %q, want %q", words, out, want)
+		}
+	}
+	dump := s.ok("admin init --dump")
+	s.stdin = dump
+	s.ok("admin init --preseed b:")
+	s.says("project list b: -f csv -c nd", "web,sites\n", "here,known\n")
+	s.stdin = dump
+	s.ok("admin init --preseed")
+	if again := s.ok("admin init --dump"); again != dump {
+		t.Errorf("%s\nis after its own dump\n%s", dump, again)
+	}
+}
