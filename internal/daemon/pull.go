@@ -407,20 +407,33 @@ func progress(o *op.Operation, size int64) func(string, int64) {
 	if o == nil {
 		return func(string, int64) {}
 	}
-	var start, last time.Time
-	var first int64 // what was here before
+	var last time.Time
+	var p pace
 	return func(server string, done int64) {
 		now := time.Now()
-		if start.IsZero() {
-			start, first = now, done
-		}
+		rate := p.rate(now, done)
 		if now.Sub(last) < 300*time.Millisecond {
 			return
 		}
 		last = now
-		rate := float64(done-first) / max(now.Sub(start).Seconds(), 1e-3)
 		o.Set("download_progress", progressText(server, done, size, rate))
 	}
+}
+
+// A pace is how fast something comes, from its beginning on.
+type pace struct {
+	start       time.Time
+	first, last int64 // what was here before, and what is
+}
+
+// rate gives the bytes a second. Fewer bytes than before are another beginning: what was
+// here proved wrong.
+func (p *pace) rate(now time.Time, done int64) float64 {
+	if p.start.IsZero() || done < p.last {
+		p.start, p.first = now, done
+	}
+	p.last = done
+	return float64(done-p.first) / max(now.Sub(p.start).Seconds(), 1e-3)
 }
 
 // progressText is one line: how much, how fast, how long yet and from where.

@@ -340,3 +340,18 @@ func TestRefreshAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestPace: a download that goes on from what is here, and begins again when that proves
+// wrong, is never slower than nothing.
+func TestPace(t *testing.T) {
+	var p pace
+	begun := time.Now()
+	for _, c := range []struct {
+		after, done int64 // seconds, bytes
+		rate        float64
+	}{{0, 500, 0}, {1, 600, 100}, {2, 900, 200}, {3, 0, 0}, {4, 100, 100}, {5, 700, 350}} {
+		if got := p.rate(begun.Add(time.Duration(c.after)*time.Second), c.done); got != c.rate {
+			t.Errorf("after %d s, with %d bytes: %v a second, want %v", c.after, c.done, got, c.rate)
+		}
+	}
+}
