@@ -68,6 +68,8 @@ type reader struct {
 	begin            func(index) (contents, error)
 	newRoot, newMeta func(snapshot string) (archive.TreeWriter, error) // newMeta may be nil
 
+	source io.Reader // of the archive
+
 	index *contents
 	seen  map[string]bool // snapshots whose files came, "" for what the backup is of itself
 	rooted,
@@ -83,7 +85,7 @@ func (in *reader) read(ctx context.Context, r io.Reader, lim archive.Limits) err
 		return err
 	}
 	defer z.Close()
-	in.seen = map[string]bool{}
+	in.seen, in.source = map[string]bool{}, r
 	lim.Xattrs = maxXattrs
 	if err := archive.Walk(ctx, z, lim, in.entry); err != nil {
 		return errors.Join(err, in.close())
@@ -127,7 +129,7 @@ func (in *reader) readIndex(e *archive.Entry, r io.Reader) error {
 	case in.index != nil:
 		return kiln.Errorf(kiln.Invalid, "%s comes twice", indexPath)
 	}
-	i, err := takeIndex(e.Size, r)
+	i, err := takeIndex(e.Size, r, in.source)
 	if err != nil {
 		return err
 	}
@@ -142,10 +144,11 @@ const smallIndexSize = 1 << 20
 
 var largeIndexes = make(chan struct{}, 4)
 
-// largeIndexTime is how long one waits for the others.
+// largeIndexTime is how long one waits for the others, and how long one may take to come.
 const largeIndexTime = time.Minute
 
-func takeIndex(size int64, r io.Reader) (index, error) {
+// takeIndex reads an index out of an archive that comes from a source.
+func takeIndex(size int64, r io.Reader, source any) (index, error) {
 	if size > smallIndexSize {
 		late := time.NewTimer(largeIndexTime)
 		defer late.Stop()
@@ -154,6 +157,11 @@ func takeIndex(size int64, r io.Reader) (index, error) {
 			defer func() { <-largeIndexes }()
 		case <-late.C:
 			return index{}, kiln.Errorf(kiln.Busy, "other large backups are being read; try again later")
+		}
+		if s, ok := source.(interface{ SetReadDeadline(time.Time) error }); ok { // else the others wait for a slow sender
+			if err := s.SetReadDeadline(time.Now().Add(largeIndexTime)); err == nil {
+				defer func() { _ = s.SetReadDeadline(time.Time{}) }()
+			}
 		}
 	}
 	b, err := io.ReadAll(r)

@@ -82,6 +82,7 @@ const mostOperations = 4096
 func (s *Server) guard(to route, method string, h handler) handler {
 	open, admin := to.open(method), to.adminOnly(method)
 	return func(w http.ResponseWriter, r *http.Request) (any, error) {
+		within := time.Duration(0)
 		switch c := callerOf(r); {
 		case !c.trusted && !open:
 			return nil, kiln.Errorf(kiln.Denied, "not authorized")
@@ -94,13 +95,15 @@ func (s *Server) guard(to route, method string, h handler) handler {
 				"some, or cancel them: kiln operation list", mostOperations)
 		case !c.trusted:
 			// An untrusted client doesn't get to hold a connection with a slow request.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.stall()))
+			within = s.stall()
 		}
 		r, err := s.inProject(r, to, method)
 		if err != nil {
 			return nil, err
 		}
-		return h(w, meant(r, to))
+		r = meant(r, to)
+		s.pace(w, r, within)
+		return h(w, r)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -180,9 +179,7 @@ func volumeFile(r *http.Request) error {
 
 // received has an operation read the body of a request.
 func received(w http.ResponseWriter, r *http.Request, read func(io.Reader) *op.Operation) (any, error) {
-	streamed(r)
-	// It takes its time, whoever sends it.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	unhurried(w, r)
 	o := read(r.Body)
 	if final := o.Snapshot(); final.Err != nil {
 		_ = drained(w, r, nil)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -249,7 +250,9 @@ func (s *Server) postFile(w http.ResponseWriter, r *http.Request) (any, error) {
 			err = t.Symlink(string(target), name)
 		}
 	default:
-		err = t.Write(name, requestBody{r.Body}, spec.Attributes, keep, spec.add)
+		body := &requestBody{Reader: r.Body}
+		err = t.Write(name, body, spec.Attributes, keep, spec.add)
+		err = cmp.Or(body.err, err) // with which the request's context ends, and what it was written by
 	}
 	if err != nil {
 		return nil, drained(w, r, ofInstance(r, err))
@@ -259,13 +262,19 @@ func (s *Server) postFile(w http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 // requestBody is a request's body whose errors are the client's.
-type requestBody struct{ io.Reader }
+type requestBody struct {
+	io.Reader
+	err error // but for io.EOF
+}
 
 // Read implements io.Reader.
-func (b requestBody) Read(p []byte) (int, error) {
+func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		err = kiln.Errorf(kiln.Invalid, "read the request: %w", err)
+		if !errors.Is(err, kiln.Timeout) {
+			err = kiln.Errorf(kiln.Invalid, "read the request: %w", err)
+		}
+		b.err = err
 	}
 	return n, err
 }

@@ -367,7 +367,7 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
-	case errors.Is(err, kiln.Busy):
+	case errors.Is(err, kiln.Busy), errors.Is(err, kiln.Timeout):
 		return nil, err
 	case err != nil:
 		return nil, kiln.Errorf(kiln.Invalid, "read the request: %w", err)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -143,17 +142,15 @@ func (s *Server) arrivalOf(w http.ResponseWriter, r *http.Request, form *multipa
 		case <-r.Context().Done():
 			return a, r.Context().Err()
 		}
-		deadline := http.NewResponseController(w)
-		if deadline.SetReadDeadline(time.Now().Add(arrivalTime)) == nil {
-			defer func() { _ = deadline.SetReadDeadline(time.Time{}) }()
-		}
+		readWithin(w, r, time.Now().Add(arrivalTime))
+		defer readWithin(w, r, time.Time{})
 	}
 	switch err := json.NewDecoder(foreign.NewReader(in, maxArrival)).Decode(&a); {
 	case errors.Is(err, kiln.TooLarge):
 		return a, kiln.Errorf(kiln.TooLarge, "what is said of the instance is too large: %w; delete snapshots that nobody "+
 			"needs, or copy it without them: --instance-only", err)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return a, kiln.Errorf(kiln.Timeout, "the part \"instance\" didn't come within %v", arrivalTime)
+	case errors.Is(err, kiln.Timeout):
+		return a, kiln.Errorf(kiln.Timeout, "the part \"instance\" didn't come whole: %w", err)
 	case err != nil:
 		return a, kiln.Errorf(kiln.Invalid, "the part \"instance\" is not the JSON that is expected here: %w", err)
 	}
@@ -168,6 +165,9 @@ func nextPart(form *multipart.Reader, id string) (io.ReadCloser, error) {
 			return nil, kiln.Errorf(kiln.Invalid, "the form ends without the part %q", id)
 		}
 		if err != nil {
+			if errors.Is(err, kiln.Timeout) {
+				return nil, err
+			}
 			return nil, kiln.Errorf(kiln.Network, "the instance broke off on its way: %w", err)
 		}
 		if part.FormName() == id {

@@ -48,9 +48,7 @@ func (s *Server) postImages(w http.ResponseWriter, r *http.Request) (any, error)
 		}
 		r = r.WithContext(ctx)
 		spec.Filename, spec.Secret = header(r, "filename"), word
-		streamed(r)
-		// An image takes its time, whoever sends it.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+		unhurried(w, r)
 	}
 	upload, err := newUpload(r, spec.Filename)
 	if err != nil {
@@ -197,8 +195,11 @@ const drainTime = 10 * time.Second
 // drained reads the rest of an upload that failed, for a while: a client that is
 // still sending would see a broken connection in the place of the answer.
 func drained(w http.ResponseWriter, r *http.Request, err error) error {
+	if stalled(r) {
+		return err
+	}
 	streamed(r)
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+	readWithin(w, r, time.Now().Add(drainTime))
 	_, _ = io.Copy(io.Discard, r.Body)
 	return err
 }
@@ -237,7 +238,7 @@ func (u *upload) Next() (kiln.File, error) {
 	if errors.Is(err, io.EOF) {
 		return kiln.File{}, io.EOF
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, kiln.Timeout) {
 		return kiln.File{}, brokenOff(err)
 	}
 	if err != nil {
@@ -268,6 +269,9 @@ func (u *upload) Read(b []byte) (int, error) {
 }
 
 func brokenOff(err error) error {
+	if errors.Is(err, kiln.Timeout) {
+		return err
+	}
 	return kiln.Errorf(kiln.Cancelled, "the client broke the upload off: %w", err)
 }
 
