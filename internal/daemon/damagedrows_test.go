@@ -262,8 +262,8 @@ func names(t *testing.T, d *Daemon) map[string][]string {
 	for _, i := range instances {
 		all["instance"] = append(all["instance"], i.Name)
 	}
-	snapshots, err4 := d.AllSnapshots(ctx)
-	for _, s := range snapshots[db.Name{Project: "default", Name: "good"}] {
+	snapshots, err4 := d.Snapshots(ctx, "good")
+	for _, s := range snapshots {
 		all["snapshot"] = append(all["snapshot"], s.Name)
 	}
 	slices.Sort(all["snapshot"]) // a damaged time has its own order

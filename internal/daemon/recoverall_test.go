@@ -28,7 +28,7 @@ type state struct {
 	Images    []kiln.Image
 	History   []store.Version
 	Instances []instance.Instance
-	Snapshots map[db.Name][]instance.Snapshot
+	Snapshots map[string][]instance.Snapshot // of every instance
 	Profiles  []db.Profile
 	Networks  []db.Network
 }
@@ -40,7 +40,12 @@ func stateOf(t *testing.T, d *Daemon) (s state) {
 	s.Images, err[0] = d.Images.List(ctx, store.Query{Files: true})
 	s.History, err[1] = d.Images.History(ctx, "split")
 	s.Instances, err[2] = d.Instances(ctx)
-	s.Snapshots, err[3] = d.instances.AllSnapshots(ctx)
+	s.Snapshots = map[string][]instance.Snapshot{}
+	for _, i := range s.Instances {
+		if list, serr := d.Snapshots(ctx, i.Name); len(list) > 0 || serr != nil {
+			s.Snapshots[i.Name], err[3] = list, errors.Join(err[3], serr)
+		}
+	}
 	s.Profiles, err[4] = d.db.Profiles(ctx)
 	s.Networks, err[5] = d.db.Networks(ctx)
 	if err := errors.Join(err[:]...); err != nil {

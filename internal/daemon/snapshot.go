@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
-	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 )
@@ -18,9 +17,10 @@ func (d *Daemon) Snapshots(ctx context.Context, instance string) ([]instance.Sna
 	return d.instances.Snapshots(ctx, instance)
 }
 
-// AllSnapshots gives the snapshots of every instance of the projects that ctx is about.
-func (d *Daemon) AllSnapshots(ctx context.Context) (map[db.Name][]instance.Snapshot, error) {
-	return d.instances.AllSnapshots(ctx)
+// AllSnapshots gives the snapshots of one instance, or for "" of every instance of the
+// projects that ctx is about. The error is NotFound.
+func (d *Daemon) AllSnapshots(ctx context.Context, instance string) (*instance.AllSnapshots, error) {
+	return d.instances.AllSnapshots(ctx, instance)
 }
 
 // Snapshot gives one snapshot. The error is NotFound.

@@ -202,7 +202,7 @@ func TestProfilesMigration(t *testing.T) {
 	lists := func() map[string]string {
 		out := map[string]string{}
 		instances, err := d.Instances(ctx)
-		snapshots, serr := d.AllSnapshots(ctx)
+		snapshots, serr := allSnapshots(ctx, d)
 		if err != nil || serr != nil {
 			t.Fatal(err, serr)
 		}

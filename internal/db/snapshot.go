@@ -3,7 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
-	"slices"
+	"encoding/json"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -54,22 +54,14 @@ func (d *DB) Snapshots(ctx context.Context, instance string) ([]Snapshot, error)
 	if err != nil {
 		return nil, err
 	}
-	return d.snapshots(ctx, `WHERE i.project_id = ? AND i.name = ? ORDER BY s.created_at, s.name`, in, instance)
-}
-
-// AllSnapshots gives the snapshots of every instance of the projects that ctx is about,
-// oldest first.
-func (d *DB) AllSnapshots(ctx context.Context) ([]Snapshot, error) {
-	in, args, err := within(ctx, project.Instances, "i.project_id")
-	if err != nil {
-		return nil, err
-	}
-	return d.snapshots(ctx, `WHERE `+in+` ORDER BY i.name, i.project_id, s.created_at, s.name`, args...)
-}
-
-func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapshot, error) {
 	var list []Snapshot
-	err := d.view(ctx, func(v queryer) error {
+	err = d.snapshots(ctx, func(_ int64, s Snapshot) { list = append(list, s) },
+		`WHERE i.project_id = ? AND i.name = ? ORDER BY s.created_at, s.name`, in, instance)
+	return list, err
+}
+
+func (d *DB) snapshots(ctx context.Context, add func(id int64, s Snapshot), which string, args ...any) error {
+	return d.view(ctx, func(v queryer) error {
 		used, err := profilesOf(ctx, v, snapshotsProfiles,
 			`WHERE o.snapshot_id IN (SELECT s.id FROM `+snapshotTables+` `+which+`)`, args...)
 		if err != nil {
@@ -81,11 +73,56 @@ func (d *DB) snapshots(ctx context.Context, which string, args ...any) ([]Snapsh
 				var id int64
 				err := s.scan(rows, &id)
 				s.Profiles = orNone(used[id])
-				list = append(list, s)
+				add(id, s)
 				return err
 			})
 	})
+}
+
+// A SnapshotRef is where a snapshot is, and what lists of many show of it.
+type SnapshotRef struct {
+	ID                      int64
+	Project, Instance, Name string
+	CreatedAt               time.Time
+	Text                    int64 // bytes of JSON that it is configured with
+}
+
+// SnapshotRefs gives those of one instance, or for "" of every instance of the projects that
+// ctx is about, in the order of Instances, oldest first.
+func (d *DB) SnapshotRefs(ctx context.Context, instance string) (list []SnapshotRef, err error) {
+	in, args, err := within(ctx, project.Instances, "i.project_id")
+	if err != nil {
+		return nil, err
+	}
+	if instance != "" {
+		in, args = in+` AND i.name = ?`, append(args, instance)
+	}
+	err = each(ctx, d.read, `SELECT s.id, (SELECT name FROM projects WHERE id = i.project_id), i.name, s.name,
+		s.created_at, coalesce(octet_length(s.description) + octet_length(s.config) + octet_length(s.devices), 0)
+		FROM `+snapshotTables+` WHERE `+in+` ORDER BY i.name, i.project_id, s.created_at, s.name`, args,
+		func(rows *sql.Rows) error {
+			var r SnapshotRef
+			err := rows.Scan(&r.ID, &r.Project, &r.Instance, noted{"name", &r.Name, new(string)},
+				noted{"created_at", timeColumn{&r.CreatedAt}, new(string)}, &r.Text)
+			list = append(list, r)
+			return err
+		})
 	return list, err
+}
+
+// SnapshotsAt gives the snapshots at refs, by their IDs. Those that are gone are left out.
+func (d *DB) SnapshotsAt(ctx context.Context, refs []SnapshotRef) (map[int64]Snapshot, error) {
+	ids := make([]int64, len(refs))
+	for i, r := range refs {
+		ids[i] = r.ID
+	}
+	b, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int64]Snapshot, len(refs))
+	return all, d.snapshots(ctx, func(id int64, s Snapshot) { all[id] = s },
+		`WHERE s.id IN (SELECT value FROM json_each(?))`, string(b))
 }
 
 // SnapshotFiles are what a snapshot is called, and its files: what many need to know of
@@ -186,8 +223,13 @@ func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, e
 	if err != nil {
 		return nil, err
 	}
-	list, err := d.snapshots(ctx, `WHERE s.expires_at <> '' AND `+in+` ORDER BY s.expires_at`, args...)
-	return slices.DeleteFunc(list, func(s Snapshot) bool { return s.Damage != "" || s.ExpiresAt.After(now) }), err
+	var list []Snapshot
+	err = d.snapshots(ctx, func(_ int64, s Snapshot) {
+		if s.Damage == "" && !s.ExpiresAt.After(now) {
+			list = append(list, s)
+		}
+	}, `WHERE s.expires_at <> '' AND `+in+` ORDER BY s.expires_at`, args...)
+	return list, err
 }
 
 // CreateSnapshot adds a row. Errors: Conflict when the name is taken, NotFound for the

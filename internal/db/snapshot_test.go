@@ -1,7 +1,9 @@
 package db
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -44,7 +46,7 @@ func TestSnapshots(t *testing.T) {
 	if list, err := d.Snapshots(ctx, "c1"); len(list) != 2 || list[1].Name != "a" || err != nil {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if list, err := d.AllSnapshots(ctx); len(list) != 3 || err != nil {
+	if list, err := allSnapshots(ctx, d); len(list) != 3 || err != nil {
 		t.Errorf("%+v, %v", list, err)
 	}
 	if list, err := d.AllSnapshotFiles(ctx); len(list) != 3 || err != nil ||
@@ -84,7 +86,7 @@ func TestSnapshots(t *testing.T) {
 	if err := errors.Join(d.DeleteSnapshot(ctx, "c3", "b"), d.DeleteInstance(ctx, "c3")); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := d.AllSnapshots(ctx); len(list) != 1 || err != nil {
+	if list, err := allSnapshots(ctx, d); len(list) != 1 || err != nil {
 		t.Errorf("they went with their instance: %+v, %v", list, err)
 	}
 }
@@ -92,4 +94,24 @@ func TestSnapshots(t *testing.T) {
 // at gives a change to a time, whatever it was.
 func at(t time.Time) func(time.Time) (time.Time, error) {
 	return func(time.Time) (time.Time, error) { return t, nil }
+}
+
+// allSnapshots gives the snapshots of every instance.
+func allSnapshots(ctx context.Context, d *DB) (list []Snapshot, err error) {
+	refs, err := d.SnapshotRefs(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	at, err := d.SnapshotsAt(ctx, append(refs, SnapshotRef{ID: 1 << 40})) // and one that is gone
+	for _, r := range refs {
+		s := at[r.ID]
+		if s.Project != r.Project || s.Instance != r.Instance || s.Name != r.Name || !s.CreatedAt.Equal(r.CreatedAt) {
+			return nil, fmt.Errorf("%+v is at %+v", s, r)
+		}
+		list = append(list, s)
+	}
+	if len(at) != len(refs) {
+		err = errors.Join(err, fmt.Errorf("%d at %d", len(at), len(refs)))
+	}
+	return list, err
 }

@@ -53,19 +53,92 @@ func (s *Set) Snapshots(ctx context.Context, name string) ([]Snapshot, error) {
 	return s.completeSnapshots(ctx, rows)
 }
 
-// AllSnapshots gives the snapshots of every instance of the projects that ctx is about.
-func (s *Set) AllSnapshots(ctx context.Context) (map[db.Name][]Snapshot, error) {
-	rows, err := s.db.AllSnapshots(ctx)
-	if err != nil {
+// AllSnapshots are the snapshots of many instances. What these are configured with may be
+// large together: a few are in memory at once.
+type AllSnapshots struct {
+	set      *Set
+	profiles func(project string) profiles
+	refs     []db.SnapshotRef
+	first    map[db.Name]int // of an instance, among refs
+	read     map[int64]db.Snapshot
+	from, to int // among refs, of what was read
+}
+
+// At once are read snapshots with mostRead bytes of configuration, or mostRefs of them.
+const (
+	mostRead = 1 << 20
+	mostRefs = 1000
+)
+
+// AllSnapshots gives the snapshots of one instance, or for "" of every instance of the
+// projects that ctx is about. The error is NotFound.
+func (s *Set) AllSnapshots(ctx context.Context, instance string) (*AllSnapshots, error) {
+	if instance != "" {
+		if _, err := s.db.Instance(ctx, instance); err != nil {
+			return nil, err
+		}
+	}
+	a := &AllSnapshots{set: s, first: map[db.Name]int{}}
+	var err error
+	if a.refs, err = s.db.SnapshotRefs(ctx, instance); err != nil {
 		return nil, err
 	}
-	list, err := s.completeSnapshots(ctx, rows)
-	all := map[db.Name][]Snapshot{}
-	for _, snap := range list {
-		of := db.Name{Project: snap.Project, Name: snap.Instance}
-		all[of] = append(all[of], snap)
+	for i, r := range a.refs {
+		if of := ownerOf(r); i == 0 || of != ownerOf(a.refs[i-1]) {
+			a.first[of] = i
+		}
 	}
-	return all, err
+	a.profiles, err = s.profilesOf(ctx)
+	return a, err
+}
+
+func ownerOf(r db.SnapshotRef) db.Name { return db.Name{Project: r.Project, Name: r.Instance} }
+
+// Refs gives what lists show of the snapshots of an instance, oldest first.
+func (a *AllSnapshots) Refs(of db.Name) []db.SnapshotRef {
+	from, ok := a.first[of]
+	if !ok {
+		return nil
+	}
+	to := from
+	for to < len(a.refs) && ownerOf(a.refs[to]) == of {
+		to++
+	}
+	return a.refs[from:to]
+}
+
+// Each calls f with the snapshots of an instance, oldest first, but for those that are gone
+// by now. It is quickest in the order in which instances are listed.
+func (a *AllSnapshots) Each(ctx context.Context, of db.Name, f func(Snapshot) error) error {
+	from := a.first[of]
+	for i, ref := range a.Refs(of) {
+		if err := a.load(ctx, from+i); err != nil {
+			return err
+		}
+		row, ok := a.read[ref.ID]
+		if !ok || row.Project != of.Project || row.Instance != of.Name {
+			continue
+		}
+		if err := f(a.set.completeSnapshot(row, a.profiles)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load reads the snapshot at a place of refs, and those behind it.
+func (a *AllSnapshots) load(ctx context.Context, at int) (err error) {
+	if a.from <= at && at < a.to {
+		return nil
+	}
+	a.from, a.to, a.read = at, at, nil
+	for text := int64(0); a.to < len(a.refs) && a.to < at+mostRefs && (a.to == at || text < mostRead); a.to++ {
+		text += a.refs[a.to].Text
+	}
+	if a.read, err = a.set.db.SnapshotsAt(ctx, a.refs[at:a.to]); err != nil {
+		a.from, a.to = 0, 0
+	}
+	return err
 }
 
 // Snapshot gives one snapshot. The error is NotFound.
@@ -118,26 +191,30 @@ func (s *Set) completeSnapshots(ctx context.Context, rows []db.Snapshot) ([]Snap
 	}
 	list := []Snapshot{}
 	for _, r := range rows {
-		snap := Snapshot{
-			Project: r.Project, Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt,
-			LastUsedAt:   r.LastUsedAt,
-			Architecture: r.Architecture, Base: r.Base, Damage: r.Damage,
-			Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config,
-				Devices: r.Devices},
-		}
-		var used []Profile // but for those that are gone since
-		for _, name := range r.Profiles {
-			if p, ok := profiles(r.Project).list[name]; ok {
-				used = append(used, p)
-			}
-		}
-		snap.ExpandedConfig, snap.ExpandedDevices = expand(snap.Config, used)
-		if tree, err := s.pool.GetSnapshot(r.Files); err == nil {
-			snap.Size, _ = tree.Usage() // one that can't be counted is listed all the same
-		}
-		list = append(list, snap)
+		list = append(list, s.completeSnapshot(r, profiles))
 	}
 	return list, nil
+}
+
+func (s *Set) completeSnapshot(r db.Snapshot, profiles func(project string) profiles) Snapshot {
+	snap := Snapshot{
+		Project: r.Project, Instance: r.Instance, Name: r.Name, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt,
+		LastUsedAt:   r.LastUsedAt,
+		Architecture: r.Architecture, Base: r.Base, Damage: r.Damage,
+		Config: Config{Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles, Options: r.Config,
+			Devices: r.Devices},
+	}
+	var used []Profile // but for those that are gone since
+	for _, name := range r.Profiles {
+		if p, ok := profiles(r.Project).list[name]; ok {
+			used = append(used, p)
+		}
+	}
+	snap.ExpandedConfig, snap.ExpandedDevices = expand(snap.Config, used)
+	if tree, err := s.pool.GetSnapshot(r.Files); err == nil {
+		snap.Size, _ = tree.Usage() // one that can't be counted is listed all the same
+	}
+	return snap
 }
 
 // CreateSnapshot keeps an instance as it is now, its files and its configuration.

@@ -191,10 +191,21 @@ func TestSnapshotDue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	all, err := s.AllSnapshots(ctx)
-	a := all[db.Name{Project: "default", Name: "a"}]
-	if err != nil || len(all) != 1 || len(a) != 2 || a[1].Name != "auto1" {
-		t.Errorf("%+v, %v", all, err)
+	all, err := s.AllSnapshots(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"a": 2, "b": 0, "c": 0} {
+		of, got := db.Name{Project: "default", Name: name}, 0
+		if err := all.Each(ctx, of, func(s Snapshot) error {
+			if s.Instance != name || s.Name != fmt.Sprintf("auto%d", got) {
+				t.Errorf("%+v", s)
+			}
+			got++
+			return nil
+		}); err != nil || got != want || len(all.Refs(of)) != want {
+			t.Errorf("%s: %d, %d, %v", name, got, len(all.Refs(of)), err)
+		}
 	}
 
 	var failed []string

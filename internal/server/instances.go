@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"io"
 	"maps"
 	"net/http"
@@ -59,58 +60,68 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	var snapshots map[db.Name][]instance.Snapshot
+	var snapshots *instance.AllSnapshots
 	var backups map[string][]backup.Stored
 	if recursion(r) > 1 {
-		if snapshots, err = s.d.AllSnapshots(r.Context()); err != nil {
+		if snapshots, err = s.d.AllSnapshots(r.Context(), ""); err != nil {
 			return nil, err
 		}
 		if backups, err = s.d.AllBackups(); err != nil {
 			return nil, err
 		}
 	}
-	urls, objects, full := []string{}, []api.Instance{}, []api.InstanceFull{}
-	for _, i := range all {
-		o := wireInstance(i)
-		if !f.Empty() && !f.Match(fields(o)) {
-			continue
-		}
-		switch recursion(r) {
-		case 0:
-			urls = append(urls, inURL("/1.0/instances/"+i.Name, i.Project))
-		case 1:
-			objects = append(objects, o)
-		default:
-			of := db.Name{Project: i.Project, Name: i.Name}
-			one, err := s.fullInstance(r, o, snapshots[of], backups[instance.BackupsOf(i.Options)])
-			if kiln.KindOf(err) == kiln.NotFound {
-				continue // deleted meanwhile
+	return long(func(w *bufio.Writer) error {
+		list := array{w: w}
+		for _, i := range all {
+			o := wireInstance(i)
+			if !f.Empty() && !f.Match(fields(o)) {
+				continue
 			}
-			if err != nil { // one that can't be looked into doesn't hide the others
-				s.log.Warn("look into an instance", "instance", i.Name, "err", err)
+			var err error
+			switch recursion(r) {
+			case 0:
+				err = list.add(inURL("/1.0/instances/"+i.Name, i.Project))
+			case 1:
+				err = list.add(o)
+			default:
+				one, serr := s.fullInstance(r, o, backups[instance.BackupsOf(i.Options)])
+				if kiln.KindOf(serr) == kiln.NotFound {
+					continue // deleted meanwhile
+				}
+				if serr != nil { // one that can't be looked into doesn't hide the others
+					s.log.Warn("look into an instance", "instance", i.Name, "err", serr)
+				}
+				if err = list.next(); err == nil {
+					err = writeFull(w, one, snapshotsOf(r, snapshots, i))
+				}
 			}
-			full = append(full, one)
+			if err != nil {
+				return err
+			}
 		}
-	}
-	switch recursion(r) {
-	case 0:
-		return urls, nil
-	case 1:
-		return objects, nil
-	}
-	return full, nil
+		return list.end()
+	}), nil
 }
 
-func (s *Server) fullInstance(r *http.Request, o api.Instance, snapshots []instance.Snapshot,
-	backups []backup.Stored) (api.InstanceFull, error) {
+// snapshotsOf gives the snapshots of an instance as they are on the wire, one after another.
+func snapshotsOf(r *http.Request, all *instance.AllSnapshots, i instance.Instance) func(
+	func(api.InstanceSnapshot) error) error {
+	return func(f func(api.InstanceSnapshot) error) error {
+		return all.Each(r.Context(), db.Name{Project: i.Project, Name: i.Name}, func(s instance.Snapshot) error {
+			return f(wireSnapshot(s))
+		})
+	}
+}
+
+// fullInstance gives an instance with all that belongs to it, but for its snapshots.
+func (s *Server) fullInstance(r *http.Request, o api.Instance, backups []backup.Stored) (api.InstanceFull, error) {
 	ctx, err := s.d.In(r.Context(), o.Project)
 	if err != nil {
 		return api.InstanceFull{Instance: o}, err
 	}
 	state, err := s.d.InstanceState(ctx, o.Name)
 	st := wireState(state)
-	return api.InstanceFull{Instance: o, State: &st, Snapshots: wireSnapshots(snapshots),
-		Backups: wired(backups, wireBackup)}, err
+	return api.InstanceFull{Instance: o, State: &st, Backups: wired(backups, wireBackup)}, err
 }
 
 func wireState(st instance.State) api.InstanceState {
@@ -135,7 +146,7 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 	}
 	o := wireInstance(i)
 	if recursion(r) > 0 {
-		snapshots, err := s.d.Snapshots(r.Context(), i.Name)
+		snapshots, err := s.d.AllSnapshots(r.Context(), i.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -147,8 +158,10 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 		if err != nil {
 			return nil, err
 		}
-		full, err := s.fullInstance(r, o, snapshots, backups)
-		return tagged{full, instancePut(i)}, err
+		full, err := s.fullInstance(r, o, backups)
+		return tagged{long(func(w *bufio.Writer) error {
+			return writeFull(w, full, snapshotsOf(r, snapshots, i))
+		}), instancePut(i)}, err
 	}
 	return tagged{o, instancePut(i)}, nil
 }

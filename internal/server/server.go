@@ -225,8 +225,14 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	case ready:
 		w.Header().Set("ETag", `"`+v.tag+`"`)
 		s.send(w, http.StatusOK, v.body)
+	case long:
+		s.answerLong(w, r, v)
 	case tagged:
 		w.Header().Set("ETag", `"`+etag(v.state)+`"`)
+		if write, ok := v.value.(long); ok {
+			s.answerLong(w, r, write)
+			return
+		}
 		s.answer(w, http.StatusOK, success(encode(v.value)))
 	case nil:
 		s.answer(w, http.StatusOK, success(json.RawMessage("{}")))

@@ -1,11 +1,14 @@
 package server
 
 import (
+	"bufio"
+	"cmp"
 	"net/http"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 )
 
@@ -20,25 +23,25 @@ func wireSnapshot(s instance.Snapshot) api.InstanceSnapshot {
 	}
 }
 
-func wireSnapshots(list []instance.Snapshot) []api.InstanceSnapshot {
-	out := []api.InstanceSnapshot{}
-	for _, s := range list {
-		out = append(out, wireSnapshot(s))
-	}
-	return out
-}
-
 func (s *Server) getSnapshots(w http.ResponseWriter, r *http.Request) (any, error) {
 	name := r.PathValue("name")
-	list, err := s.d.Snapshots(r.Context(), name)
+	i, err := s.d.Instance(r.Context(), name)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.d.AllSnapshots(r.Context(), name)
 	if err != nil {
 		return nil, err
 	}
 	if recursion(r) > 0 {
-		return wireSnapshots(list), nil
+		return long(func(w *bufio.Writer) error {
+			list := array{w: w}
+			err := snapshotsOf(r, all, i)(func(s api.InstanceSnapshot) error { return list.add(s) })
+			return cmp.Or(err, list.end())
+		}), nil
 	}
 	urls := []string{}
-	for _, snap := range list {
+	for _, snap := range all.Refs(db.Name{Project: i.Project, Name: i.Name}) {
 		urls = append(urls, inURL("/1.0/instances/"+name+"/snapshots/"+segment(snap.Name), snap.Project))
 	}
 	return urls, nil

@@ -116,19 +116,20 @@ func (s *Server) getVolumes(w http.ResponseWriter, r *http.Request) (any, error)
 	if err := inPool(r); err != nil {
 		return nil, err
 	}
-	volumes, only := []api.StorageVolume{}, r.PathValue("type")
+	var volumes []api.StorageVolume
+	only := r.PathValue("type")
 	if only == "" || only == containerVolume {
 		all, err := s.d.Instances(r.Context())
 		if err != nil {
 			return nil, err
 		}
-		snapshots, err := s.d.AllSnapshots(r.Context())
+		snapshots, err := s.d.AllSnapshots(r.Context(), "")
 		if err != nil {
 			return nil, err
 		}
 		for _, i := range all {
 			volumes = append(volumes, wireInstanceVolume(i))
-			for _, snap := range snapshots[db.Name{Project: i.Project, Name: i.Name}] {
+			for _, snap := range snapshots.Refs(db.Name{Project: i.Project, Name: i.Name}) {
 				o := wireInstanceVolume(i)
 				o.Name, o.CreatedAt, o.UsedBy = i.Name+"/"+snap.Name, snap.CreatedAt, []string{}
 				volumes = append(volumes, o)
