@@ -37,6 +37,7 @@ var openedOtherwise = map[string]string{
 	"volume/image.go":         "O_EXCL: a new file; and /proc",
 	"volume/mount.go":         "devices and files of the kernel",
 	"volume/pack.go":          "O_DIRECTORY or O_NONBLOCK",
+	"volume/resolve.go":       "O_NONBLOCK",
 	"volume/pool.go":          "a probe in a directory that was just made",
 	"volume/volumetest/":      "a test",
 	"format/formattest/":      "a test",

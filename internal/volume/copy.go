@@ -68,6 +68,15 @@ func copyContent(from, to string, ino uint64) error {
 	if fi.Sys().(*syscall.Stat_t).Ino != ino {
 		return unix.ESTALE
 	}
+	return copyOpen(src, to)
+}
+
+// copyOpen is copyContent for a file that is open.
+func copyOpen(src *os.File, to string) error {
+	fi, err := src.Stat()
+	if err != nil {
+		return err
+	}
 	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

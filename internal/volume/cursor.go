@@ -97,7 +97,7 @@ func (c *cursor) lstat(name string) (unix.Stat_t, error) {
 }
 
 // path is a name of the directory for calls that take paths, "." the directory.
-func (c *cursor) path(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", c.fd, name) }
+func (c *cursor) path(name string) string { return fdPath(c.fd, name) }
 
 // walk calls f for everything below the place. What goes away meanwhile is passed
 // over; errMoved ends the walk.
@@ -203,6 +203,24 @@ func removeTree(dir string) error {
 	return nil
 }
 
+// An ofError says what an error is of.
+type ofError struct {
+	name string
+	err  error
+}
+
+func (e *ofError) Error() string { return fmt.Sprintf("%.100q: %v", e.name, e.err) }
+func (e *ofError) Unwrap() error { return e.err }
+
+// of says what an error is of, unless the error does: through however many directories it is
+// given on, its text stays short.
+func of(name string, err error) error {
+	if e := (*ofError)(nil); errors.As(err, &e) {
+		return err
+	}
+	return &ofError{name, err}
+}
+
 // empty removes what is in the directory.
 func (c *cursor) empty() error {
 	clearFlags(c.path("."))
@@ -212,7 +230,7 @@ func (c *cursor) empty() error {
 	}
 	for _, name := range names {
 		if err := c.remove(name); err != nil {
-			return fmt.Errorf("%.100q: %w", name, err)
+			return of(name, err)
 		}
 	}
 	return nil

@@ -128,10 +128,39 @@ func (f *folder) path() string {
 	return strings.Join(names, "/")
 }
 
+// under gives a directory below.
+func (f *folder) under(path string) *folder {
+	for name := range strings.SplitSeq(path, "/") {
+		f = &folder{f, name}
+	}
+	return f
+}
+
+// is reports whether two are the same directory of the same tree.
+func (f *folder) is(other *folder) bool {
+	for f != other {
+		if f.above == nil || other.above == nil || f.name != other.name {
+			return f.above == nil && other.above == nil
+		}
+		f, other = f.above, other.above
+	}
+	return true
+}
+
 // fileName is a name of a file that has several.
 type fileName struct {
 	in   *folder
 	name string
+}
+
+// link makes one more name of the file, which is below a root, in a directory.
+func (f fileName) link(root, dir int, name string) error {
+	at, err := openBeneath(root, f.in.path())
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return unix.Linkat(at, f.name, dir, name, 0)
 }
 
 // sharedNames gives the names of all files that have several, as they look without

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -125,11 +126,11 @@ func (p *Pool) mergeAll(ctx context.Context, layers []string) ([]string, error) 
 func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 	m := mergedLayer{slices.Clone(parts), level}
 	temp, err := p.prepare(func(temp string) error {
-		g := merger{to: filepath.Join(temp, "upper"), links: map[fileID]string{}}
+		var trees []string
 		for _, part := range parts {
-			g.layers = append(g.layers, p.layerTree(part))
+			trees = append(trees, p.layerTree(part))
 		}
-		if err := g.run(ctx); err != nil {
+		if err := mergeTrees(ctx, trees, filepath.Join(temp, "upper")); err != nil {
 			return err
 		}
 		if err := disk.SyncSystem(temp); err != nil {
@@ -153,64 +154,111 @@ func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 	return nil
 }
 
-// A merger makes one layer of several, which looks the same on top of whatever
-// they stood on.
+// A merger makes one layer of several, which looks the same on top of whatever they stood
+// on. It is in one directory of each of them at a time, and of what it makes, which may be
+// deeper than any path is long: it holds two descriptors of each, however deep they are.
 type merger struct {
-	layers []string // directories, top first
-	to     string
-	links  map[fileID]string // copies of files with several names
+	roots, fds []int   // descriptors of the layers and of the directories in them, top first
+	places     []place // which those are
+	out        *cursor // the directory that is being made
+	top        int     // descriptor of the root of what is made
+	links      map[fileID]fileName
 }
 
-// fileID names a file of one of the layers.
+// A place is a directory of a layer.
+type place struct {
+	at   *folder
+	here bool // overlayfs merges it into the one that is being made
+}
+
+// fileID names a file of one of the layers that has several names.
 type fileID struct {
 	layer int
 	ino   uint64
 }
 
-func (g *merger) run(ctx context.Context) error {
-	if err := os.Mkdir(g.to, 0o700); err != nil {
+// mergeTrees makes a directory of several, top first.
+func mergeTrees(ctx context.Context, trees []string, to string) error {
+	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
-	return g.dir(ctx, ".", nil)
-}
-
-// dir writes the directory at a path of the merged view. below is the path that
-// the layers further down have its parent at; nil if none of them is looked into.
-func (g *merger) dir(ctx context.Context, path string, parentBelow *string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	v, err := g.resolve(0, path)
+	g, err := openMerger(trees)
 	if err != nil {
 		return err
 	}
-	to := filepath.Join(g.to, path)
-	if len(v.dirs) == 0 {
-		return kiln.Errorf(kiln.Integrity, "%s is in none of the layers", path)
+	defer g.close()
+	if g.out, err = openCursor(to); err != nil {
+		return err
 	}
-	done := map[string]bool{}
-	for _, d := range v.dirs {
-		entries, err := os.ReadDir(d.path)
+	if g.top, err = unix.Open(to, unix.O_PATH|openDirFlags, 0); err != nil {
+		return err
+	}
+	root := &folder{}
+	return g.dir(ctx, root, root, root)
+}
+
+// openMerger is a merger that is in the roots of some layers, top first, and makes nothing.
+func openMerger(trees []string) (*merger, error) {
+	g := &merger{top: -1, links: map[fileID]fileName{}}
+	for _, tree := range trees {
+		for _, list := range []*[]int{&g.roots, &g.fds} {
+			fd, err := unix.Open(tree, unix.O_PATH|openDirFlags, 0)
+			if err != nil {
+				g.close()
+				return nil, &os.PathError{Op: "open", Path: tree, Err: err}
+			}
+			*list = append(*list, fd)
+		}
+		g.places = append(g.places, place{&folder{}, true})
+	}
+	return g, nil
+}
+
+func (g *merger) close() {
+	for _, fd := range slices.Concat(g.roots, g.fds, []int{g.top}) {
+		unix.Close(fd)
+	}
+	if g.out != nil {
+		g.out.Close()
+	}
+}
+
+// dir makes what is in the directory that the merger is in, and then gives that its
+// attributes. made is that directory in what is made. below is what the layers further down
+// have it as, and above what they have its parent as; nil if none of them is looked into.
+func (g *merger) dir(ctx context.Context, made, below, above *folder) error {
+	first, done := -1, map[string]bool{}
+	for i, p := range g.places {
+		if !p.here {
+			continue
+		}
+		if first < 0 {
+			first = i
+		}
+		names, err := (&cursor{fd: g.fds[i]}).names()
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			if done[e.Name()] {
+		for _, name := range names {
+			if done[name] {
 				continue
 			}
-			done[e.Name()] = true
-			if err := g.entry(ctx, d, filepath.Join(path, e.Name()), v.below); err != nil {
+			done[name] = true
+			if err := g.entry(ctx, i, name, made, below); err != nil {
 				return err
 			}
 		}
 	}
-	return g.finishDir(v, to, path, parentBelow)
+	if first < 0 {
+		return kiln.Errorf(kiln.Integrity, "%.100q is in none of the layers", made.name)
+	}
+	return g.finish(fdPath(g.fds[first], "."), made, below, above)
 }
 
-// finishDir gives a directory its attributes, and says what it is merged with in
-// the layers further down.
-func (g *merger) finishDir(v view, to, path string, parentBelow *string) error {
-	from := v.dirs[0].path
+// finish gives a directory its attributes, and says what it is merged with in the layers
+// further down.
+func (g *merger) finish(from string, made, below, above *folder) error {
+	to := g.out.path(".")
 	st, err := lstat(from)
 	if err != nil {
 		return err
@@ -223,47 +271,128 @@ func (g *merger) finishDir(v view, to, path string, parentBelow *string) error {
 			return err
 		}
 	}
-	if v.below == nil {
+	if below == nil {
 		err = writeXattrs(to, []xattr{{overlayXattr + "opaque", "y"}})
-	} else if path != "." && (parentBelow == nil || *v.below != filepath.Join(*parentBelow, filepath.Base(path))) {
-		err = writeXattrs(to, []xattr{{overlayXattr + "redirect", "/" + *v.below}})
+	} else if made.above != nil {
+		err = writeRedirect(to, made.name, below, above)
 	}
 	return errors.Join(err, setTimes(to, st))
 }
 
-// entry writes what the merged view has at a path, which is first found in d. A
-// whiteout is needed only where there is something below.
-func (g *merger) entry(ctx context.Context, d place, path string, parentBelow *string) error {
-	from := filepath.Join(d.path, filepath.Base(path))
+// writeRedirect says under which path the layers below have something, unless it is under
+// the same name in what they have its parent as.
+func writeRedirect(to, name string, below, above *folder) error {
+	value := below.name
+	switch {
+	case above == nil || !below.above.is(above):
+		value = "/" + below.path() // as long as overlayfs made it, whatever the depth
+	case below.name == name:
+		return nil
+	}
+	return writeXattrs(to, []xattr{{overlayXattr + "redirect", value}})
+}
+
+// entry makes what the layers from one on have under a name in the directory that the
+// merger is in. A whiteout is needed only where there is something below.
+func (g *merger) entry(ctx context.Context, layer int, name string, made, below *folder) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	from := fdPath(g.fds[layer], name)
 	st, err := lstat(from)
 	if err != nil {
 		return err
 	}
-	to := filepath.Join(g.to, path)
 	switch {
 	case isDir(st):
-		if err := os.Mkdir(to, 0o700); err != nil {
-			return err
-		}
-		return g.dir(ctx, path, parentBelow)
-	case isWhiteout(st) && parentBelow == nil:
+		return g.subdir(ctx, layer, name, made, below)
+	case isWhiteout(st) && below == nil:
 		return nil
 	}
-	id := fileID{d.layer, st.Ino}
+	if err := g.file(layer, from, name, st, made, below); err != nil {
+		return of(name, err)
+	}
+	return nil
+}
+
+// subdir is entry for a directory.
+func (g *merger) subdir(ctx context.Context, layer int, name string, made, below *folder) error {
+	v, err := g.look(layer, name, below)
+	if err == nil {
+		err = unix.Mkdirat(g.out.fd, name, 0o700)
+	}
+	if err == nil {
+		err = g.out.enter(name)
+	}
+	if err != nil {
+		v.close()
+		return of(name, err)
+	}
+	was := g.enter(v)
+	if err := g.dir(ctx, &folder{made, name}, v.below, below); err != nil {
+		return err
+	}
+	if err := errors.Join(g.leave(was), g.out.leave()); err != nil {
+		return of(name, err)
+	}
+	return nil
+}
+
+// enter goes to the directories of a view, whose descriptors it takes. It gives where it
+// was.
+func (g *merger) enter(v view) (was []place) {
+	was = g.places
+	g.places = make([]place, len(was))
+	for i := range was {
+		g.places[i].at = was[i].at
+	}
+	for _, d := range v.dirs {
+		unix.Close(g.fds[d.layer])
+		g.fds[d.layer], g.places[d.layer] = d.fd, place{d.at, true}
+	}
+	return was
+}
+
+// leave goes back to where enter was called.
+func (g *merger) leave(was []place) error {
+	for i, p := range g.places {
+		if p.at == was[i].at {
+			continue
+		}
+		var fd int
+		var err error
+		if p.at.above == was[i].at {
+			fd, err = unix.Openat(g.fds[i], "..", unix.O_PATH|openDirFlags, 0)
+		} else {
+			fd, err = openBeneath(g.roots[i], was[i].at.path())
+		}
+		if err != nil {
+			return err
+		}
+		unix.Close(g.fds[i])
+		g.fds[i] = fd
+	}
+	g.places = was
+	return nil
+}
+
+// file is entry for what is no directory.
+func (g *merger) file(layer int, from, name string, st *unix.Stat_t, made, below *folder) error {
+	id := fileID{layer, st.Ino}
 	if first, ok := g.links[id]; ok {
-		return os.Link(first, to)
+		return first.link(g.top, g.out.fd, name)
 	}
 	_, meta, err := overlayAttribute(from, "metacopy")
 	if err != nil {
 		return err
 	}
 	if meta {
-		err = g.metacopy(d, from, to, path, st, parentBelow)
+		err = g.metacopy(layer, from, name, st, below)
 	} else {
-		err = copyFile(from, to, st)
+		err = copyFile(from, g.out.path(name), st)
 	}
-	if st.Nlink > 1 {
-		g.links[id] = to
+	if err == nil && st.Nlink > 1 {
+		g.links[id] = fileName{made, name}
 	}
 	return err
 }

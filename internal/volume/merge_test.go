@@ -158,7 +158,95 @@ func TestMergeLooksTheSame(t *testing.T) {
 	}
 }
 
-// TestDepth has many snapshots on few layers, which go with the snapshots.
+// below gives the last of directories below one that are deeper than any path is long. It
+// makes those that aren't there.
+func below(t *testing.T, top string) *os.File {
+	t.Helper()
+	fd, err := unix.Open(top, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range 25 {
+		name := strings.Repeat("d", 200)
+		if merr := unix.Mkdirat(fd, name, 0o755); merr != nil && merr != unix.EEXIST {
+			t.Fatal(merr)
+		}
+		next, nerr := unix.Openat(fd, name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		unix.Close(fd)
+		fd, err = next, errors.Join(err, nerr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fd), "below")
+}
+
+// TestMergeDeep merges layers whose directories are deeper than any path is long, also below
+// one that was moved.
+func TestMergeDeep(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			p, err := volume.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			r := rand.New(rand.NewPCG(seed, 2))
+			v, err := p.Clone(t.Context(), "v", volumetest.Image, deep)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tops := []string{"/a", "/b/moved", "/c/d/f/again"} // a is in the image, too
+			top := 0
+			tree := func(m volumetest.Mounter) map[string]string {
+				root, err := m.Mount(t.Context(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer root.Close()
+				d := below(t, fmt.Sprintf("/proc/self/fd/%d%s", root.Fd(), tops[top]))
+				defer d.Close()
+				return volumetest.TreeAt(t, d)
+			}
+			var last *volume.Snapshot
+			for i := range 8 {
+				root, end := volumetest.Mount(t, v, false)
+				d := below(t, root+tops[top])
+				for range 25 {
+					err := work(r, fmt.Sprintf("/proc/self/fd/%d", d.Fd()))
+					if err != nil && !errors.Is(err, unix.EXDEV) { // overlayfs wants short paths to move a directory
+						t.Fatal(err)
+					}
+				}
+				d.Close()
+				if next := r.IntN(len(tops)); next != top {
+					if err := os.Rename(root+tops[top], root+tops[next]); err != nil {
+						t.Fatal(err)
+					}
+					top = next
+				}
+				end()
+				if last, err = p.Snapshot(t.Context(), "v", fmt.Sprint(i), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := tree(last)
+			if len(want) < 3 {
+				t.Errorf("there is little: %v", want)
+			}
+			for last.Depth() > 1 {
+				from := r.IntN(last.Depth() - 1)
+				to := from + 2 + r.IntN(last.Depth()-from-1)
+				if last, err = p.WithMerged(t.Context(), last, from, to); err != nil {
+					t.Fatal(err)
+				}
+				if d := cmp.Diff(want, tree(last)); d != "" {
+					t.Fatalf("layers %d to %d merged (-want +got):\n%s", from, to, d)
+				}
+			}
+		})
+	}
+}
+
+// TestDepth has many snapshots on few layers, which go with the snapshots, of a file that is
+// deeper than any path is long.
 func TestDepth(t *testing.T) {
 	dir := t.TempDir()
 	p, err := volume.Open(dir)
@@ -174,9 +262,11 @@ func TestDepth(t *testing.T) {
 	var names []string
 	for i := range n {
 		root, end := volumetest.Mount(t, v, false)
-		if err := os.WriteFile(root+"/file", fmt.Append(nil, i), 0o644); err != nil {
+		d := below(t, root)
+		if err := os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/file", d.Fd()), fmt.Append(nil, i), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		d.Close()
 		end()
 		names = append(names, fmt.Sprint(i))
 		if _, err := p.Snapshot(t.Context(), "v", names[i], nil); err != nil {

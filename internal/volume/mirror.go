@@ -116,7 +116,7 @@ func (m *mirror) dir(ctx context.Context, n *node) error {
 			err = nil // it went away, or became another; the last pass sees
 		}
 		if err != nil {
-			return fmt.Errorf("copy %.100q: %w", name, err)
+			return of(name, err)
 		}
 	}
 	for name, c := range n.children {

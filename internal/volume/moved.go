@@ -1,15 +1,15 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
-	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -97,18 +97,19 @@ func handleUUID(name string) string {
 // dropOrigins drops the handles of the files in an upper layer, but for its root and
 // those with some inode numbers.
 func dropOrigins(ctx context.Context, upper string, keep map[uint64]bool) error {
-	return filepath.WalkDir(upper, func(path string, e fs.DirEntry, err error) error {
-		if err := errors.Join(err, ctx.Err()); err != nil || path == upper {
-			return err
+	c, err := openCursor(upper)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.walk(ctx, func(name string, st *unix.Stat_t) error {
+		if keep[st.Ino] {
+			return nil
 		}
-		st, err := lstat(path)
-		if err != nil || keep[st.Ino] {
-			return err
-		}
-		for _, name := range []string{"origin", "nlink"} {
+		for _, attribute := range []string{"origin", "nlink"} {
 			// A file that can't be changed (chattr +i) came with its file system, not as a copy.
-			if err := dropXattr(path, name); err != nil && err != unix.EPERM {
-				return fmt.Errorf("attribute %s of %s: %w", name, path, err)
+			if err := dropXattr(c.path(name), attribute); err != nil && err != unix.EPERM {
+				return fmt.Errorf("attribute %s of %.100q: %w", attribute, name, err)
 			}
 		}
 		return nil
@@ -160,36 +161,42 @@ func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint6
 		return err
 	}
 	defer whole.Close()
-	root := fmt.Sprintf("/proc/self/fd/%d", whole.Fd())
-	type inode struct{ dev, ino uint64 }
-	changed, unchanged := map[inode]string{}, map[inode][]string{}
+	c, err := openCursor(fdPath(int(whole.Fd()), "."))
+	if err != nil {
+		return err
+	}
+	names, err := c.shared(ctx, &folder{}, nil)
+	c.Close()
+	if err != nil {
+		return err
+	}
 	// A base that is mounted in the namespace of the pool has no handles that are stale.
-	g := merger{layers: append([]string{filepath.Join(dir, "upper")}, hostPaths(lowers)...)}
-	err = filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
-		if err := errors.Join(err, ctx.Err()); err != nil || e.IsDir() {
+	g, err := openMerger(append([]string{filepath.Join(dir, "upper")}, hostPaths(lowers)...))
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	changed, unchanged := map[inode]fileName{}, map[inode][]fileName{}
+	for _, n := range names {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		fi, err := e.Info()
-		if err != nil || fi.Sys().(*syscall.Stat_t).Nlink < 2 {
-			return err
-		}
-		name := strings.TrimPrefix(path, root+"/")
-		above, below, err := g.lookBoth(name)
+		above, below, err := g.lookBoth(n.in.path(), n.name)
 		switch {
-		case err != nil || below == nil:
+		case err != nil:
 			return err
+		case below == nil:
 		case above == nil:
 			of := inode{below.Dev, below.Ino}
-			unchanged[of] = append(unchanged[of], name)
+			unchanged[of] = append(unchanged[of], n)
 		case stale[above.Ino] != "" && above.Mode&unix.S_IFMT == below.Mode&unix.S_IFMT &&
 			!replaced[attributesOf(below)]:
-			changed[inode{below.Dev, below.Ino}] = name
+			changed[inode{below.Dev, below.Ino}] = n
 		}
-		return nil
-	})
-	for of, name := range changed {
+	}
+	for of, n := range changed {
 		for _, other := range unchanged[of] {
-			err = errors.Join(err, replaceByLink(root+"/"+name, root+"/"+other))
+			err = errors.Join(err, replaceByLink(int(whole.Fd()), n, other))
 		}
 	}
 	return err
@@ -206,58 +213,74 @@ func hostPaths(lowers []string) []string {
 	return list
 }
 
-// lookBoth finds what is no directory at a path: above in the first layer, and below in
-// the topmost of the others that has it. Each is nil if there is none.
-func (g *merger) lookBoth(path string) (above, below *unix.Stat_t, err error) {
-	parent, base := filepath.Dir(path), filepath.Base(path)
-	for i := range g.layers {
-		var v view
-		next, hidden, err := g.look(i, parent, &v)
-		if err != nil {
+// lookBoth finds what is no directory under a name in a directory, by its path from the
+// roots: above in the first layer, and below in the topmost of the others that has it. Each
+// is nil if there is none.
+func (g *merger) lookBoth(dir, name string) (above, below *unix.Stat_t, err error) {
+	r := route{cmp.Or(dir, "."), true}
+	for i := range g.fds {
+		st, next, hidden, err := g.lookOne(i, r, &name)
+		switch {
+		case err != nil:
 			return nil, nil, err
-		}
-		parent = next
-		if len(v.dirs) > 0 {
-			file := filepath.Join(v.dirs[0].path, base)
-			st, err := lstat(file)
-			switch {
-			case errors.Is(err, fs.ErrNotExist):
-			case err != nil:
-				return nil, nil, err
-			case isWhiteout(st):
-				return above, nil, nil
-			case i > 0:
-				return above, st, nil
-			default:
-				above = st
-				var to string
-				if to, hidden, err = redirected(file, filepath.Join(next, base), hidden); err != nil {
-					return nil, nil, err
-				}
-				parent, base = filepath.Dir(to), filepath.Base(to)
-			}
+		case st != nil && isWhiteout(st):
+			return above, nil, nil
+		case st != nil && i > 0:
+			return above, st, nil
+		case st != nil:
+			above = st
 		}
 		if hidden {
 			return above, nil, nil
 		}
+		r = next
 	}
 	return above, nil, nil
+}
+
+// lookOne is lookBoth for one layer. It gives the route of the directory for the next one
+// and changes the name into what it is there; or says that this layer hides those below.
+func (g *merger) lookOne(i int, r route, name *string) (st *unix.Stat_t, next route, hidden bool, err error) {
+	var v view
+	defer v.close()
+	next, hidden, err = g.follow(i, r, &v)
+	if err != nil || len(v.dirs) == 0 {
+		return nil, next, hidden, err
+	}
+	file := fdPath(v.dirs[0].fd, *name)
+	st, err = lstat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, next, hidden, nil
+	}
+	if err != nil {
+		return nil, next, hidden, err
+	}
+	to, hidden, err := redirected(file, route{path.Join(next.path, *name), true}, hidden)
+	*name = path.Base(to.path)
+	return st, route{path.Dir(to.path), true}, hidden, err
 }
 
 // linking is the name of a link before it takes the place of another file.
 const linking = ".kiln-link-being-completed"
 
-// replaceByLink makes a file another name of one, in one step. The directory keeps its
-// times.
-func replaceByLink(file, other string) error {
-	dir := filepath.Dir(other)
-	st, err := lstat(dir)
+// replaceByLink makes a file another name of one, in one step, below a root. The directory
+// keeps its times.
+func replaceByLink(root int, file, other fileName) error {
+	dir, err := openBeneath(root, other.in.path())
 	if err != nil {
 		return err
 	}
-	temp := filepath.Join(dir, linking)
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an attempt that was interrupted
+	defer unix.Close(dir)
+	st, err := lstat(fdPath(dir, "."))
+	if err != nil {
 		return err
 	}
-	return errors.Join(os.Link(file, temp), os.Rename(temp, other), setTimes(dir, st))
+	err = unix.Unlinkat(dir, linking, 0) // of an attempt that was interrupted
+	if err != nil && err != unix.ENOENT {
+		return err
+	}
+	if err := file.link(root, dir, linking); err != nil {
+		return err
+	}
+	return errors.Join(unix.Renameat(dir, linking, dir, other.name), setTimes(fdPath(dir, "."), st))
 }

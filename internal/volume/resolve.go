@@ -4,7 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
+	"os"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -12,143 +13,184 @@ import (
 	"github.com/kiln-containers/kiln"
 )
 
-// A place is a file in one of a merger's layers.
-type place struct {
-	layer int
-	path  string
-}
-
-// A view is what overlayfs would find at a path of several layers.
+// A view is what overlayfs would find under a name in several layers.
 type view struct {
-	dirs  []place // directories that are merged, top first …
-	file  *place  // … or the file that is there
-	below *string // where layers further down are looked into; nil: they aren't
+	dirs  []found  // directories that are merged, top first …
+	file  *os.File // … or the file with the content
+	below *folder  // what layers further down have it as; nil: they aren't looked into
 }
 
-// resolve follows a path through the layers from one on, as overlayfs does: a
-// directory that was renamed says under which path the layers below have it, and
-// an opaque one, a file or a whiteout hides them. A file whose content is further
-// down (a "metacopy") is passed: the view then has its content.
-func (g *merger) resolve(from int, path string) (view, error) {
-	v := view{}
-	for i := from; i < len(g.layers); i++ {
-		next, hidden, err := g.look(i, path, &v)
+// found is an open directory of a layer.
+type found struct {
+	layer, fd int
+	at        *folder
+}
+
+func (v *view) close() {
+	for _, d := range v.dirs {
+		unix.Close(d.fd)
+	}
+	if v.file != nil {
+		v.file.Close()
+	}
+}
+
+// A route is a path of something, from the directory that the merger is in or, if it is far,
+// from the roots of the layers.
+type route struct {
+	path string
+	far  bool
+}
+
+// look follows a name in the directory that the merger is in through the layers from one
+// on, as overlayfs does: a directory that was renamed says under which path the layers below
+// have it, and an opaque one, a file or a whiteout hides them. A file whose content is
+// further down (a "metacopy") is passed: the view then has its content. below is what the
+// layers further down have that directory as. The view is to be closed, also after an error.
+func (g *merger) look(from int, name string, below *folder) (view, error) {
+	v, r := view{}, route{path: name}
+	for i := from; i < len(g.fds); i++ {
+		if !r.far && !g.places[i].here {
+			continue
+		}
+		next, hidden, err := g.follow(i, r, &v)
 		if err != nil || hidden {
 			return v, err
 		}
-		path = next
+		r = next
 	}
-	v.below = &path
+	switch {
+	case r.far:
+		v.below = (&folder{}).under(r.path)
+	case below != nil:
+		v.below = below.under(r.path)
+	}
 	return v, nil
 }
 
-// look looks for a path in one layer and adds what is there to v. It gives the path
-// for the next layer, or that this one hides those below.
-func (g *merger) look(i int, path string, v *view) (next string, hidden bool, err error) {
-	here := g.layers[i]
-	if path == "." {
-		v.dirs = append(v.dirs, place{i, here})
-		return path, false, nil
+// follow follows a route in one layer and adds what is there to v. It gives the route for
+// the next layer, or that this one hides those below.
+func (g *merger) follow(i int, r route, v *view) (next route, hidden bool, err error) {
+	dir, at := g.fds[i], g.places[i].at
+	if r.far {
+		dir, at = g.roots[i], &folder{}
 	}
-	parts := strings.Split(path, "/")
+	passed := -1 // a directory on the way, which is open
+	defer func() { unix.Close(passed) }()
+	next.far = r.far
+	parts := strings.Split(r.path, "/")
 	for n, name := range parts {
-		here = filepath.Join(here, name)
-		st, err := lstat(here)
+		st, err := lstat(fdPath(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return filepath.Join(next, filepath.Join(parts[n:]...)), hidden, nil
+			next.path = path.Join(next.path, path.Join(parts[n:]...))
+			return next, hidden, nil
 		}
 		if err != nil {
-			return "", false, err
+			return next, false, err
 		}
+		next.path = path.Join(next.path, name)
 		last := n == len(parts)-1
-		next = filepath.Join(next, name)
 		if !isDir(st) {
-			return lookFile(place{i, here}, st, next, last, hidden, v)
+			return lookFile(fdPath(dir, name), st, next, last, hidden, v)
 		}
-		if last {
-			v.dirs = append(v.dirs, place{i, here})
-		}
-		opaque, _, err := overlayAttribute(here, "opaque")
+		fd, err := unix.Openat(dir, name, unix.O_PATH|openDirFlags, 0)
 		if err != nil {
-			return "", false, err
+			return next, false, err
+		}
+		dir, at = fd, &folder{at, name}
+		if last {
+			v.dirs = append(v.dirs, found{i, fd, at})
+		} else {
+			unix.Close(passed)
+			passed = fd
+		}
+		opaque, _, err := overlayAttribute(fdPath(fd, "."), "opaque")
+		if err != nil {
+			return next, false, err
 		}
 		if opaque == "y" {
 			hidden = true
-		} else if next, hidden, err = redirected(here, next, hidden); err != nil {
-			return "", false, err
+		} else if next, hidden, err = redirected(fdPath(fd, "."), next, hidden); err != nil {
+			return next, false, err
 		}
 	}
 	return next, hidden, nil
 }
 
-// lookFile is look for what is no directory.
-func lookFile(p place, st *unix.Stat_t, path string, last, above bool, v *view) (next string, hidden bool, err error) {
+// lookFile is follow for what is no directory.
+func lookFile(file string, st *unix.Stat_t, r route, last, above bool, v *view) (next route, hidden bool, err error) {
 	if !last || isWhiteout(st) || len(v.dirs) > 0 {
-		return "", true, nil
+		return r, true, nil
 	}
-	if _, meta, err := overlayAttribute(p.path, "metacopy"); err != nil || !meta {
-		v.file = &p
-		return "", true, err
+	_, meta, err := overlayAttribute(file, "metacopy")
+	if err != nil {
+		return r, true, err
 	}
-	return redirected(p.path, path, above)
+	if meta {
+		return redirected(file, r, above)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		v.file, err = os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	}
+	return r, true, err
 }
 
-// redirected gives the path that layers below have a directory or a metacopy at,
-// which this layer has at another. A path from the root leads out of a directory
-// that hides them.
-func redirected(file, path string, above bool) (next string, hidden bool, err error) {
+// redirected gives the route by which layers below have a directory or a metacopy, which
+// this layer has by another. A path from the root leads out of a directory that hides them.
+func redirected(file string, r route, above bool) (next route, hidden bool, err error) {
 	to, ok, err := overlayAttribute(file, "redirect")
 	if err != nil || !ok {
-		return path, above, err
+		return r, above, err
 	}
-	if abs, ok := strings.CutPrefix(to, "/"); ok {
-		return filepath.Clean(abs), false, nil
+	rest, abs := strings.CutPrefix(to, "/")
+	for part := range strings.SplitSeq(rest, "/") {
+		if part == "" || part == "." || part == ".." || !abs && part != rest {
+			return r, true, kiln.Errorf(kiln.Integrity, "it is redirected to %.100q, which is no path", to)
+		}
 	}
-	return filepath.Join(filepath.Dir(path), to), above, nil
+	if abs {
+		return route{rest, true}, false, nil
+	}
+	return route{path.Join(path.Dir(r.path), to), r.far}, above, nil
 }
 
 // metacopy writes a file of which a layer has all but the content: with the content
 // if one of the layers has it, else with the path that it has below them.
-func (g *merger) metacopy(d place, from, to, path string, st *unix.Stat_t, parentBelow *string) error {
-	v, err := g.resolve(d.layer, g.inLayer(d, filepath.Base(path)))
+func (g *merger) metacopy(layer int, from, name string, st *unix.Stat_t, below *folder) error {
+	v, err := g.look(layer, name, below)
+	defer v.close()
 	if err != nil {
 		return err
 	}
-	content := from
+	to := g.out.path(name)
 	switch {
 	case v.file != nil:
-		content = v.file.path
+		err = copyOpen(v.file, to)
 	case v.below == nil:
-		return kiln.Errorf(kiln.Integrity, "the content of %s is in none of the layers", path)
+		err = kiln.Errorf(kiln.Integrity, "its content is in none of the layers")
+	default:
+		err = copyContent(from, to, st.Ino)
 	}
-	in, err := lstat(content)
 	if err != nil {
-		return err
-	}
-	if err := copyContent(content, to, in.Ino); err != nil {
 		return err
 	}
 	if err := copyAttributes(from, to, st); err != nil {
 		return err
 	}
-	if v.file != nil {
-		err = errors.Join(dropXattr(to, "metacopy"), dropXattr(to, "redirect"))
-	} else if st.Nlink > 1 || parentBelow == nil || *v.below != filepath.Join(*parentBelow, filepath.Base(path)) {
-		err = writeXattrs(to, []xattr{{overlayXattr + "redirect", "/" + *v.below}})
-	} else {
-		err = dropXattr(to, "redirect")
+	err = dropXattr(to, "redirect")
+	switch {
+	case v.file != nil:
+		err = errors.Join(err, dropXattr(to, "metacopy"))
+	case st.Nlink > 1: // for each of its names
+		err = errors.Join(err, writeRedirect(to, name, v.below, nil))
+	default:
+		err = errors.Join(err, writeRedirect(to, name, v.below, below))
 	}
 	return errors.Join(err, setTimes(to, st))
 }
 
-// inLayer gives the path of a name in a directory of a layer.
-func (g *merger) inLayer(d place, name string) string {
-	rel, err := filepath.Rel(g.layers[d.layer], d.path)
-	if err != nil {
-		return name // both are absolute
-	}
-	return filepath.Join(rel, name)
-}
+// fdPath is a name in an open directory, which "." is, for calls that take paths.
+func fdPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
 
 func lstat(path string) (*unix.Stat_t, error) {
 	var st unix.Stat_t
@@ -165,8 +207,12 @@ func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFC
 
 // overlayAttribute gives one of overlayfs's own attributes of a file.
 func overlayAttribute(path, name string) (value string, ok bool, err error) {
-	buf := make([]byte, unix.PathMax)
+	buf := make([]byte, 256) // as long as overlayfs makes a redirect
 	n, err := unix.Lgetxattr(path, overlayXattr+name, buf)
+	if err == unix.ERANGE {
+		buf = make([]byte, 64<<10)
+		n, err = unix.Lgetxattr(path, overlayXattr+name, buf)
+	}
 	if err == unix.ENODATA || err == unix.ENOTSUP {
 		return "", false, nil
 	}

@@ -32,9 +32,15 @@ func Tree(t testing.TB, m Mounter) map[string]string {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	return TreeAt(t, f)
+}
+
+// TreeAt is Tree for a directory that is open, which may be deeper than any path is long.
+func TreeAt(t testing.TB, f *os.File) map[string]string {
+	t.Helper()
 	root := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
 	tree, first := map[string]string{}, map[uint64]string{}
-	err = filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
