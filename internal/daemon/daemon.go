@@ -122,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.wg.Go(func() {
 		d.proxies.start()
 		d.networks.start(d.ctx)
-		if err := d.instances.MendDevices(d.ctx); err != nil {
+		if err := d.db.WithSome(func() error { return d.instances.MendDevices(d.ctx) }); err != nil {
 			d.cfg.Log.Warn("give instances that run their devices", "err", err)
 		}
 		if err := d.instances.Autostart(d.ctx); err != nil {
@@ -169,7 +169,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.remotes = d.opener()
 	d.deltas.dir = filepath.Join(d.cfg.Dir, "deltas")
-	if d.pool, err = volume.OpenFor(filepath.Join(d.cfg.Dir, "volumes"), d.owned); err != nil {
+	if d.pool, err = volume.OpenFor(filepath.Join(d.cfg.Dir, "volumes"), d.owned, d.db.WithReserve); err != nil {
 		return err
 	}
 	d.pool.Refill = d.refill

@@ -100,7 +100,7 @@ func (v *recoverer) recoverInto(ctx context.Context, file string) (err error) {
 	}
 	v.pool, err = volume.OpenFor(filepath.Join(v.cfg.Dir, "volumes"), func() (volumes, snapshots []string, err error) {
 		return nil, nil, errors.New("rows are being recovered") // so nothing is swept
-	})
+	}, v.db.WithReserve)
 	if err != nil {
 		return err
 	}

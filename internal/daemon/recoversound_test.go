@@ -91,7 +91,7 @@ func unswept(t *testing.T, dir string) *volume.Pool {
 	t.Helper()
 	p, err := volume.OpenFor(filepath.Join(dir, "volumes"), func() (volumes, snapshots []string, err error) {
 		return nil, nil, errors.New("nothing is swept")
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -195,7 +195,8 @@ func Copy(ctx context.Context, from, to string) error {
 // readOnly opens a file as it is. With a log beside it, what is only there counts; it
 // isn't written back.
 func readOnly(path string) (*DB, error) {
-	how := "?mode=ro"
+	// The index of the log in memory, as in openWith: an exclusive lock, which a file that is only read can't have.
+	how := "?mode=ro&vfs=unix-none&_locking_mode=EXCLUSIVE"
 	if _, err := os.Stat(path + "-wal"); errors.Is(err, fs.ErrNotExist) {
 		how = "?immutable=1" // without files of its own beside it
 	}
@@ -267,6 +268,7 @@ func Freeing(ctx context.Context) context.Context { return context.WithValue(ctx
 // changes rows through the Tx only. On a full disk f is run again if ctx is Freeing's.
 // Errors: those of f, NoSpace.
 func (d *DB) Tx(ctx context.Context, f func(*Tx) error) error {
+	_ = d.reserve.Keep(d.dir) // without it, a full disk is told by what comes next
 	err := d.once(ctx, f)
 	// Somebody else may take what is given away, and there are several pieces.
 	for ctx.Value(freeingKey{}) != nil && errors.Is(err, kiln.NoSpace) && d.reserve.Give() {
@@ -281,7 +283,6 @@ func (d *DB) once(ctx context.Context, f func(*Tx) error) error {
 		return known(err)
 	}
 	defer tx.Rollback()
-	_ = d.reserve.Keep(d.dir) // without it, a full disk is told by what comes next
 	t := &Tx{tx: tx, forbids: d.forbids, unbound: d.unbound}
 	err = f(t)
 	if err == nil {

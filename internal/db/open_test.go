@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,11 +33,11 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 3 { // with the log and the reserve
+	if err != nil || len(files) != 4 { // with the log and both parts of the reserve
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, f := range files {
-		if fi, err := f.Info(); err != nil || fi.Mode() != 0o600 {
+		if fi, err := f.Info(); err != nil || fi.Mode() != 0o600 && fi.Mode() != fs.ModeDir|0o700 {
 			t.Errorf("%s: %v, %v", f.Name(), fi.Mode(), err)
 		}
 	}

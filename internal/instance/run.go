@@ -61,15 +61,17 @@ func (s *Set) start(ctx context.Context, name string) (failed error) {
 	if err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "connect instance %q: %w", name, err)
 	}
-	if err := s.writeResolver(ctx, i, vol, resolver); err != nil {
+	if err := s.db.WithSome(func() error { return s.writeResolver(ctx, i, vol, resolver) }); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "resolver of instance %q: %w", name, err)
 	}
-	if err := s.applyTemplates(ctx, i, vol); err != nil {
+	if err := s.db.WithSome(func() error { return s.applyTemplates(ctx, i, vol) }); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "templates of instance %q: %w", name, err)
 	}
-	if i, err = s.assignIDs(ctx, i); err != nil {
+	with := i
+	if err := s.db.WithSome(func() (err error) { with, err = s.assignIDs(ctx, i); return err }); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "ids of instance %q: %w", name, err)
 	}
+	i = with
 	var g *guestapi.Server
 	var b *box.Box
 	if err := s.db.WithSome(func() (err error) { // what ran can be restarted on a full disk
@@ -84,13 +86,15 @@ func (s *Set) start(ctx context.Context, name string) (failed error) {
 		return err
 	}
 	now := time.Now().UTC()
-	err = s.edit(ctx, name, func(r *db.Instance) {
-		r.Running, r.LastUsedAt = true, now
-		delete(r.Config, templateKey)
-		delete(r.Config, powerKey)
-		delete(r.Config, restartKey)
-		delete(r.Config, crashKey)
-		delete(r.Config, readyKey)
+	err = s.db.WithSome(func() error {
+		return s.edit(ctx, name, func(r *db.Instance) {
+			r.Running, r.LastUsedAt = true, now
+			delete(r.Config, templateKey)
+			delete(r.Config, powerKey)
+			delete(r.Config, restartKey)
+			delete(r.Config, crashKey)
+			delete(r.Config, readyKey)
+		})
 	})
 	if err != nil {
 		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close(), closeGuest(g))

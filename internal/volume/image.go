@@ -278,7 +278,7 @@ func (p *Pool) settle(dir string) error {
 		return nil
 	}
 	// Read from memory, in which it is as it was written.
-	if err := writeDigest(dir); err != nil {
+	if err := p.spare(func() error { return writeDigest(dir) }); err != nil {
 		return err
 	}
 	if err := disk.SyncSystem(dir); err != nil {

@@ -58,7 +58,7 @@ func (p *Pool) lose(kind, name, dir string) error {
 func (p *Pool) putAway(kind, name, dir string) (string, error) {
 	for at := time.Now().UTC(); ; at = at.Add(time.Millisecond) {
 		to := filepath.Join(p.dir, "lost", strings.Join([]string{at.Format(lostFormat), kind, name}, "."))
-		err := disk.RenameNew(dir, to)
+		err := p.spare(func() error { return disk.RenameNew(dir, to) })
 		if !errors.Is(err, fs.ErrExist) { // one of the same name was put away in this millisecond
 			return to, err
 		}

@@ -81,7 +81,7 @@ func TestLostRecord(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			p, err = volume.OpenFor(dir, owned)
+			p, err = volume.OpenFor(dir, owned, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +106,7 @@ func TestLostRecord(t *testing.T) {
 			if err != nil || len(after) != len(before) {
 				t.Errorf("layers were %v, are %v, %v", before, after, err)
 			}
-			p, err = volume.OpenFor(dir, owned)
+			p, err = volume.OpenFor(dir, owned, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,7 +150,7 @@ func TestOwnerUnknown(t *testing.T) {
 	}
 	var volumes []string
 	why := errors.New("no rows")
-	p, err = volume.OpenFor(dir, func() ([]string, []string, error) { return volumes, nil, why })
+	p, err = volume.OpenFor(dir, func() ([]string, []string, error) { return volumes, nil, why }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestDeletedMeanwhile(t *testing.T) {
 		answer := owned[0]
 		owned = owned[min(1, len(owned)-1):]
 		return answer, nil, nil
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,7 @@ type Pool struct {
 	Refill func(ctx context.Context, fp kiln.Fingerprint) (Content, error)
 
 	owned Owned
+	spare Spare
 	dir   string
 	ns    *namespace
 	erofs bool
@@ -96,14 +97,23 @@ var temporary = regexp.MustCompile(`^(new|old|squashfs)-`)
 // who deletes one before.
 type Owned func() (volumes, snapshots []string, err error)
 
-// Open is OpenFor an owner that only has what is in the pool.
-func Open(dir string) (*Pool, error) { return OpenFor(dir, nil) }
+// Spare runs what makes room and must go on when the disk is full, again with what its owner
+// has reserved for that.
+type Spare func(f func() error) error
+
+// Open is OpenFor an owner that only has what is in the pool, and no reserve.
+func Open(dir string) (*Pool, error) {
+	return OpenFor(dir, nil, nil)
+}
 
 // OpenFor opens a pool and removes what was being made or removed when its last
 // owner died; layers that nobody names are put away. As long as the files of something
 // that the owner has are missing, or owned fails, no layer and no tree of an image is
-// removed.
-func OpenFor(dir string, owned Owned) (*Pool, error) {
+// removed. Without a spare, nothing is reserved.
+func OpenFor(dir string, owned Owned, spare Spare) (*Pool, error) {
+	if spare == nil {
+		spare = func(f func() error) error { return f() }
+	}
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -124,7 +134,7 @@ func OpenFor(dir string, owned Owned) (*Pool, error) {
 		return nil, fmt.Errorf("open pool %s: %w", dir, err)
 	}
 	p := &Pool{
-		owned: owned, dir: dir, ns: ns, erofs: hasErofs(), boot: boot, closing: make(chan struct{}),
+		owned: owned, spare: spare, dir: dir, ns: ns, erofs: hasErofs(), boot: boot, closing: make(chan struct{}),
 		filling: map[kiln.Fingerprint]*fill{}, pinned: map[kiln.Fingerprint]int{}, merged: map[string]mergedLayer{},
 		sizes: map[string]int64{}, using: map[CustomName]int{},
 	}
@@ -360,7 +370,7 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 // for that: on a full disk there may be no room for another directory.
 func (p *Pool) discard(dir string) error {
 	temp := filepath.Join(p.dir, "tmp", "old-"+rand.Text())
-	err := os.Rename(dir, temp)
+	err := p.spare(func() error { return os.Rename(dir, temp) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
