@@ -87,6 +87,7 @@ func fromWire(img api.Image) (kiln.Image, error) {
 		Properties: img.Properties,
 		Public:     img.Public, CreatedAt: img.CreatedAt, ExpiresAt: img.ExpiresAt, UploadedAt: img.UploadedAt,
 	}
+	out.TakeSignature()
 	if out.ExpiresAt.Unix() <= 0 {
 		out.ExpiresAt = time.Time{}
 	}
@@ -166,11 +167,14 @@ func uploadHeader(img kiln.Image) http.Header {
 	h := http.Header{}
 	h.Set("X-LXD-filename", img.Filename)
 	h.Set("X-Kiln-Move-Aliases", "true")
+	if !img.Fingerprint.IsZero() { // whatever is on the way, the server keeps this one or none
+		h.Set("X-LXD-fingerprint", img.Fingerprint.String())
+	}
 	if img.Public {
 		h.Set("X-LXD-public", "true")
 	}
 	q := url.Values{}
-	for k, v := range img.Properties {
+	for k, v := range img.WithSignature() {
 		q.Set(k, v)
 	}
 	if len(q) > 0 {

@@ -98,6 +98,8 @@ kiln image copy deb12 srv: --copy-aliases --dry-run`,
 		"kiln key": `kiln key generate                                        # a key to sign images with
 kiln key export default kiln.pub                         # its public part, for everybody
 kiln key import ~/.minisign/minisign.key work            # keys of minisign`,
+		"kiln image sign": `kiln image sign debian
+kiln image sign debian --key work --alias debian/12      # as this, whatever its aliases are`,
 		"kiln image edit": `kiln image edit debian
 echo "public: true" | kiln image edit debian             # the other keys stay as they are`,
 		"kiln image export": `kiln image export debian .

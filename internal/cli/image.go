@@ -26,7 +26,7 @@ func (a *app) imageCmd() *cobra.Command {
 		a.imagePropertyCmd("get-property"), a.imagePropertyCmd("set-property"), a.imagePropertyCmd("unset-property"),
 		a.imageHashCmd(), a.imageVerifyCmd(), a.imageDfCmd(), a.aliasCmd(),
 		a.imageCopyCmd(), a.imageRefreshCmd(), a.imagePruneCmd(), a.publishTreeCmd(),
-		a.imageHistoryCmd(), a.imageRollbackCmd(), a.imageDiffCmd(), a.imagePatchCmd(), a.publishCmd(),
+		a.imageHistoryCmd(), a.imageRollbackCmd(), a.imageDiffCmd(), a.imagePatchCmd(), a.publishCmd(), a.imageSignCmd(),
 	)
 	return c
 }
@@ -86,7 +86,9 @@ func shortAlias(img api.Image) string {
 	return short
 }
 
-func imageColumns() []column[api.Image] {
+// imageColumns are the columns of a list of images. Who signed one is only known by the
+// keys that are known.
+func imageColumns(known signers) []column[api.Image] {
 	return []column[api.Image]{
 		col('l', "ALIAS", shortAlias),
 		colList('L', "ALIASES", func(i api.Image) []string {
@@ -111,6 +113,7 @@ func imageColumns() []column[api.Image] {
 		col('C', "CREATED", func(i api.Image) string { return minute(i.CreatedAt) }),
 		col('x', "EXPIRES", func(i api.Image) string { return minute(i.ExpiresAt) }),
 		col('k', "KEPT", func(i api.Image) string { return i.Kept }),
+		col('g', "SIGNED BY", func(i api.Image) string { return known.of(i).column() }),
 	}
 }
 
@@ -130,7 +133,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		Long: "List images. A filter is a part of an alias or of a fingerprint, or key=value: a property (os=debian) " +
 			"or a field (architecture, type, public, cached). All must fit.",
 	}
-	columns := columnsFlag(c, "lfpdatsu", imageColumns(), "; user.KEY or properties:KEY[:TITLE[:WIDTH]]: a property")
+	columns := columnsFlag(c, "lfpdatsu", imageColumns(nil), "; user.KEY or properties:KEY[:TITLE[:WIDTH]]: a property")
 	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
 	form := formatFlag(c)
 	a.allProjectsFlag(c)
@@ -138,7 +141,11 @@ func (a *app) imageListCmd() *cobra.Command {
 		if a.AllProjects && !c.Flags().Changed("columns") {
 			*columns = "e" + *columns
 		}
-		cols, err := choose(imageColumns(), *columns, imageProperty)
+		known, err := a.signers()
+		if err != nil {
+			return err
+		}
+		cols, err := choose(imageColumns(known), *columns, imageProperty)
 		if err != nil {
 			return err
 		}
@@ -259,14 +266,18 @@ func (a *app) imageInfoCmd() *cobra.Command {
 		if done, err := a.object(*form, i.Image); done {
 			return err
 		}
-		a.printImage(i.Image)
+		known, err := a.signers()
+		if err != nil {
+			return err
+		}
+		a.printImage(i.Image, known.of(i.Image))
 		return nil
 	}
 	return c
 }
 
 // printImage shows an image as people read it.
-func (a *app) printImage(i api.Image) {
+func (a *app) printImage(i api.Image, signed *vouching) {
 	a.print("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:",
 		orElse(i.Fingerprint, "- (it is known when the image was copied)"), size(i.Size),
 		i.Architecture, i.Type, yesNo(i.Public))
@@ -276,7 +287,12 @@ func (a *app) printImage(i api.Image) {
 	a.print("    Uploaded: %s\n    Expires: %s\n    Last used: %s\nProperties:", minute(i.UploadedAt), minute(i.ExpiresAt),
 		minute(i.LastUsedAt))
 	for _, k := range slices.Sorted(maps.Keys(i.Properties)) {
-		a.print("    %s: %s", k, i.Properties[k])
+		if k != kiln.SignatureProperty {
+			a.print("    %s: %s", k, i.Properties[k])
+		}
+	}
+	if signed != nil {
+		a.print("Signature: %s", signed.String())
 	}
 	a.print("Aliases:")
 	for _, al := range i.Aliases {

@@ -351,7 +351,7 @@ func (c *copying) push(ctx context.Context) error {
 		return err
 	}
 	kilnServer := c.movesAliases()
-	c.put.Properties = c.img.Properties
+	c.put.Properties = c.img.WithSignature()
 	req := c.request(api.ImagesPostSource{Type: "image", Mode: "push", Fingerprint: c.img.Fingerprint.String()})
 	_, token, err := c.to.Do(ctx, req, nil)
 	if err != nil {
@@ -396,7 +396,7 @@ func (c *copying) relay(ctx context.Context) error {
 	images := c.to.Images()
 	images.Warn = c.app.warn
 	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
-		Properties: c.img.Properties, Profiles: c.put.Profiles}
+		Properties: c.img.Properties, Signature: c.img.Signature, Profiles: c.put.Profiles}
 	kilnServer := c.movesAliases()
 	if kilnServer {
 		for _, al := range c.aliases {

@@ -42,7 +42,12 @@ func (a *app) imageImportCmd() *cobra.Command {
 		"version before (images.keep_versions)")
 	fingerprint := c.Flags().String("fingerprint", "", "SHA-256 of the certificate that the server of a URL must show")
 	ca := c.Flags().String("ca", "", "file with the CA certificate of the server of a URL, in PEM form")
+	sign := signFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		by, err := a.wantedSigner(*sign)
+		if err != nil {
+			return err
+		}
 		img := kiln.Image{Public: *public, Properties: map[string]string{}}
 		for _, n := range *aliases {
 			if err := kiln.CheckAlias(n); err != nil {
@@ -69,21 +74,30 @@ func (a *app) imageImportCmd() *cobra.Command {
 			}
 		}
 		if len(paths) == 1 && isURL(paths[0]) {
-			return a.importURL(c.Context(), at, paths[0], img, *fingerprint, *ca)
+			fp, err := a.importURL(c.Context(), at, paths[0], img, *fingerprint, *ca)
+			if err != nil {
+				return err
+			}
+			return a.signNew(c.Context(), at, fp, by)
 		}
 		if *fingerprint != "" || *ca != "" {
 			return usageError{errors.New("--fingerprint and --ca are about the server of a URL; a file has none")}
 		}
-		return a.importImage(c.Context(), at, remote.Files{Paths: paths}, img)
+		fp, err := a.importImage(c.Context(), at, remote.Files{Paths: paths}, img)
+		if err != nil {
+			return err
+		}
+		return a.signNew(c.Context(), at, fp.String(), by)
 	}
 	return c
 }
 
-// importImage is kiln.Copy with what the user says of the image.
-func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files, img kiln.Image) error {
+// importImage is kiln.Copy with what the user says of the image. It gives the fingerprint.
+func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files, img kiln.Image) (kiln.Fingerprint,
+	error) {
 	found, err := src.Find(ctx, "")
 	if err != nil {
-		return err
+		return kiln.Fingerprint{}, err
 	}
 	img.Filename = found.Filename
 	var total int64
@@ -104,13 +118,13 @@ func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files,
 		from: found, img: img, size: total}, "")
 	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
 		a.say("Image is there already, with fingerprint: %s%s", got.Fingerprint, applied(img))
-		return nil
+		return got.Fingerprint, nil
 	}
 	if err != nil {
-		return kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
+		return got.Fingerprint, kiln.Errorf(kiln.KindOf(err), "import %s: %w", strings.Join(src.Paths, " "), err)
 	}
 	a.say("Image imported with fingerprint: %s", got.Fingerprint)
-	return nil
+	return got.Fingerprint, nil
 }
 
 // applied tells what was done to an image that was there already: what the user said of

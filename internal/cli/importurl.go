@@ -22,34 +22,34 @@ func isURL(word string) bool {
 // importURL has a server fetch the image that a URL tells of. That server knows nothing
 // of the certificates that this client trusts, so it is told: the one that has the
 // fingerprint, or was signed by the CA, that is given, else what is known of a remote at
-// the same address.
+// the same address. It gives the fingerprint.
 func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, fingerprint,
-	caFile string) error {
+	caFile string) (fp string, err error) {
 	if !strings.HasPrefix(url, "https://") && (fingerprint != "" || caFile != "") {
-		return usageError{errors.New("--fingerprint and --ca are about a certificate, and there is none at http://")}
+		return "", usageError{errors.New("--fingerprint and --ca are about a certificate, and there is none at http://")}
 	}
 	src := api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}
 	switch {
 	case fingerprint != "":
 		pin, err := pinned(ctx, url, fingerprint)
 		if err != nil {
-			return err
+			return "", err
 		}
 		src.Certificate = pin
 	case caFile != "":
 		ca, err := os.ReadFile(caFile)
 		if err != nil {
-			return err
+			return "", err
 		}
 		src.CA = string(ca)
 	default:
 		config, err := a.Config()
 		if err != nil {
-			return err
+			return "", err
 		}
 		known, err := config.ReachURL(url)
 		if err != nil {
-			return err
+			return "", err
 		}
 		src.Certificate, src.CA, src.Proxy = known.Certificate, known.CA, known.Proxy
 	}
@@ -59,10 +59,11 @@ func (a *app) importURL(ctx context.Context, at place.Place, url string, img kil
 	}
 	op, err := a.watch(ctx, at, client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: post})
 	if err != nil {
-		return err
+		return "", err
 	}
-	a.say("Image imported with fingerprint: %v", op.Metadata["fingerprint"])
-	return nil
+	fp, _ = op.Metadata["fingerprint"].(string)
+	a.say("Image imported with fingerprint: %s", fp)
+	return fp, nil
 }
 
 // pinned gives the certificate of the server at a URL, which must have a fingerprint.

@@ -51,6 +51,7 @@ func (a *app) publishCmd() *cobra.Command {
 	f.BoolVar(&p.machineID, "keep-machine-id", false, "leave /etc/machine-id as it is; by default it is empty in the "+
 		"image, so that each instance gets its own")
 	f.StringVar(&p.check, "check", "", "keep nothing; only compare with this image")
+	sign := signFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -70,6 +71,13 @@ func (a *app) publishCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		by, err := a.wantedSigner(*sign)
+		if err != nil {
+			return err
+		}
+		if by != nil && p.check != "" {
+			return usageError{errors.New("--check makes no image that could be signed; leave --sign out")}
+		}
 		fp, err := a.publishTo(c.Context(), at, to, post, p.force)
 		if err != nil {
 			return err
@@ -79,7 +87,7 @@ func (a *app) publishCmd() *cobra.Command {
 		}
 		a.say("Instance published with fingerprint: %s", fp)
 		a.tellOutdated(c.Context(), to, fp)
-		return nil
+		return a.signNew(c.Context(), to, fp, by)
 	}
 	return c
 }

@@ -17,6 +17,7 @@ type ImportSpec struct {
 	Public     bool
 	AutoUpdate bool
 	Properties map[string]string // laid over those of metadata.yaml
+	Signature  string            // "": none; it has to be of the image
 	Profiles   []string          // nil: "default"
 	Aliases    []kiln.Alias
 	// MoveAliases moves aliases from other images instead of failing. An image that
@@ -28,6 +29,13 @@ type ImportSpec struct {
 	Secret      string // of who brings it without being trusted
 
 	warn func(string) // see store.PutOptions
+}
+
+// TakeSignature has what is among the properties be the signature, as it travels.
+func (s *ImportSpec) TakeSignature() {
+	img := kiln.Image{Properties: s.Properties}
+	img.TakeSignature()
+	s.Properties, s.Signature = img.Properties, img.Signature
 }
 
 // ImportImage reads s to its end into the store, whose bytes must be there when
@@ -95,7 +103,8 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 	options := store.PutOptions{MoveAliases: spec.MoveAliases, KeepExisting: k.keepExisting, Warn: spec.warn}
 	got, err := d.Images.With(options).Put(ctx, kiln.Image{
 		Fingerprint: spec.Fingerprint, Filename: spec.Filename, Public: spec.Public, AutoUpdate: spec.AutoUpdate,
-		Properties: spec.Properties, Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt,
+		Properties: spec.Properties, Signature: spec.Signature,
+		Profiles: profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt,
 		Cached: spec.Cached,
 	}, s)
 	exists := errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero()

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
+	"github.com/kiln-containers/kiln/internal/signing"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -156,7 +157,8 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 func (d *Daemon) given(spec PullSpec) kiln.Image {
 	return kiln.Image{
 		Public: spec.Public, AutoUpdate: spec.AutoUpdate, Cached: spec.Cached, Own: spec.Properties,
-		Profiles: spec.Profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt, Origin: spec.origin(),
+		Signature: spec.Signature,
+		Profiles:  spec.Profiles, Aliases: spec.Aliases, ExpiresAt: spec.ExpiresAt, Origin: spec.origin(),
 	}
 }
 
@@ -330,7 +332,8 @@ func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, ho
 	if how.again {
 		access.Base, access.Seeds = nil, nil
 	}
-	sink := receiver{d.Images.With(store.PutOptions{Replaces: how.replaces, Warn: how.warn}), spec, how.again}
+	sink := receiver{d.Images.With(store.PutOptions{Replaces: how.replaces, Warn: how.warn}), spec, how.again,
+		how.warn}
 	for again := false; ; {
 		src, err := d.remotes.Open(spec.Remote, access)
 		if err != nil {
@@ -379,6 +382,7 @@ type receiver struct {
 	*store.Store
 	spec  PullSpec
 	again bool
+	warn  func(string)
 }
 
 // Has implements kiln.Sink.
@@ -393,12 +397,30 @@ func (l receiver) Has(ctx context.Context, fp kiln.Fingerprint) (bool, error) {
 func (l receiver) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Image, error) {
 	got, err := l.Store.Put(ctx, kiln.Image{
 		Fingerprint: img.Fingerprint, Filename: img.Filename, Properties: img.Properties, ExpiresAt: img.ExpiresAt,
-		Profiles: []string{defaultProfile}, Cached: true, Origin: l.spec.origin(),
+		Profiles: []string{defaultProfile}, Cached: true, Origin: l.spec.origin(), Signature: l.signature(img),
 	}, s)
 	if errors.Is(err, kiln.Conflict) && !got.Fingerprint.IsZero() {
 		return got, nil // somebody else brought it
 	}
 	return got, err
+}
+
+// signature gives what a remote says is the signature of its image. One that can't be is
+// left out, with a warning: the image may be good all the same, and whoever wants it signed
+// has pinned a key.
+func (l receiver) signature(img kiln.Image) string {
+	if img.Signature == "" {
+		return ""
+	}
+	s, err := signing.Parse(img.Signature)
+	if err == nil {
+		err = s.Of(img.Fingerprint)
+	}
+	if err != nil {
+		l.warn(fmt.Sprintf("the signature of the image that %s gives is left out: %v", l.spec.Remote.Server, err))
+		return ""
+	}
+	return img.Signature
 }
 
 // progress tells an operation's watchers how a download of so many bytes goes, a few

@@ -187,6 +187,7 @@ func (r *imageRow) scan(rows *sql.Rows) (kiln.Image, error) {
 		}
 	}
 	i.Properties, i.Own, i.Profiles = orEmpty(i.Properties), orEmpty(i.Own), orNone(i.Profiles)
+	i.TakeSignature() // they are one column
 	return i, err
 }
 
@@ -219,7 +220,7 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 		ON CONFLICT (project_id, fingerprint) DO NOTHING RETURNING id`,
 		in, i.Fingerprint.String(), i.Type, i.Architecture, i.Size, i.Filename, i.Public, i.AutoUpdate, i.Cached,
 		timeText(i.CreatedAt), timeText(i.ExpiresAt), timeText(i.LastUsedAt), timeText(i.UploadedAt),
-		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin),
+		toJSON(orEmpty(i.WithSignature())), toJSON(orNone(i.Profiles)), originText(i.Origin), originKey(i.Origin),
 		toJSON(orEmpty(i.Own))).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return kiln.Errorf(kiln.Conflict, "Image %q already exists", i.Fingerprint)
@@ -266,7 +267,7 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ?
 		WHERE project_id = ? AND fingerprint = ? RETURNING id`,
 		i.Public, i.AutoUpdate, i.Cached, timeText(i.ExpiresAt), timeText(i.LastUsedAt),
-		toJSON(orEmpty(i.Properties)), toJSON(orNone(i.Profiles)),
+		toJSON(orEmpty(i.WithSignature())), toJSON(orNone(i.Profiles)),
 		originText(i.Origin), originKey(i.Origin), toJSON(orEmpty(i.Own)), hashText(i.ReplacedBy), timeText(i.ReplacedAt),
 		in, i.Fingerprint.String()).Scan(&id)
 	if err != nil {

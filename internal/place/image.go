@@ -140,7 +140,8 @@ func (r *Resolver) streamed(ctx context.Context, words []string) (all []api.Imag
 // whose metadata is made when it is copied has no fingerprint before.
 func Wire(i kiln.Image) api.Image {
 	w := api.Image{
-		ImagePut:     api.ImagePut{Properties: i.Properties, Public: i.Public, ExpiresAt: i.ExpiresAt, Profiles: []string{}},
+		ImagePut: api.ImagePut{Properties: i.WithSignature(), Public: i.Public, ExpiresAt: i.ExpiresAt,
+			Profiles: []string{}},
 		Architecture: i.Architecture, Filename: i.Filename, Fingerprint: i.Fingerprint.String(), Size: i.Size, Type: i.Type,
 		CreatedAt: i.CreatedAt, UploadedAt: i.UploadedAt, Aliases: []api.ImageAlias{},
 	}

@@ -137,7 +137,8 @@ func orName(img kiln.Image) string {
 func imageOf(i simplestreams.Image, names []string) kiln.Image {
 	img := kiln.Image{
 		Fingerprint: i.Fingerprint, Type: i.Type, Architecture: i.Architecture, Size: i.Size, Filename: i.Files[0].Name,
-		Properties: i.Properties, Public: true, CreatedAt: i.CreatedAt, UploadedAt: i.CreatedAt, ExpiresAt: i.ExpiresAt,
+		Properties: i.Properties, Signature: i.Signature,
+		Public: true, CreatedAt: i.CreatedAt, UploadedAt: i.CreatedAt, ExpiresAt: i.ExpiresAt,
 	}
 	for _, n := range names {
 		img.Aliases = append(img.Aliases, kiln.Alias{Name: n, Target: i.Fingerprint})

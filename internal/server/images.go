@@ -16,7 +16,7 @@ import (
 )
 
 func imagePut(img kiln.Image) api.ImagePut {
-	properties := orEmpty(img.Properties)
+	properties := orEmpty(img.WithSignature())
 	if wrong := cmp.Or(img.Damage, img.Missing); wrong != "" {
 		properties["description"] = described("", wrong) // where every client shows it
 	}
@@ -164,7 +164,7 @@ func (s *Server) getImage(w http.ResponseWriter, r *http.Request) (any, error) {
 
 // imageState is what an image's ETag stands for.
 func imageState(img kiln.Image) any {
-	return []any{img.Public, img.AutoUpdate, orEmpty(img.Properties), img.ExpiresAt, orNone(img.Profiles)}
+	return []any{img.Public, img.AutoUpdate, orEmpty(img.WithSignature()), img.ExpiresAt, orNone(img.Profiles)}
 }
 
 // unset reports whether a time of the wire means none: people write the zero time
@@ -234,7 +234,12 @@ func (s *Server) changeImage(r *http.Request, change func(*kiln.Image) error) er
 		if err := checkETag(r, imageState(*img)); err != nil {
 			return err
 		}
-		return change(img)
+		img.Properties = img.WithSignature()
+		if err := change(img); err != nil {
+			return err
+		}
+		img.TakeSignature()
+		return nil
 	})
 }
 

@@ -78,6 +78,7 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	if !unset(post.ExpiresAt) {
 		spec.ExpiresAt = post.ExpiresAt
 	}
+	spec.TakeSignature()
 	for _, a := range post.Aliases {
 		spec.Aliases = append(spec.Aliases, kiln.Alias{Name: a.Name, Description: a.Description})
 	}
@@ -158,6 +159,7 @@ func importSpec(r *http.Request) (daemon.ImportSpec, error) {
 	for k := range properties {
 		spec.Properties[k] = properties.Get(k)
 	}
+	spec.TakeSignature()
 	if spec.Profiles, err = names(header(r, "profiles"), "profile"); err != nil {
 		return spec, err
 	}

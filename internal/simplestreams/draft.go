@@ -30,7 +30,7 @@ func newDraft(img kiln.Image, pathOf func(kiln.Image, kiln.File) string) (draft,
 		return draft{}, err
 	}
 	d := draft{img: img, aliases: joinAliases(img.Aliases), version: versionOf(img)}
-	d.content = wireVersion{Label: clip(img.Properties["label"]), Items: items}
+	d.content = wireVersion{Label: clip(img.Properties["label"]), Signature: img.Signature, Items: items}
 	if d.product, err = productOf(img); err != nil {
 		return draft{}, err
 	}

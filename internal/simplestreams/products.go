@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // ParseProducts reads a list of products. What is wrong with a file or a product
@@ -53,9 +54,10 @@ type product struct {
 
 // A version is one of a product's, with the files that are of use.
 type version struct {
-	label  string
-	items  map[string]item // by kind; the first of each
-	deltas []Delta
+	label     string
+	signature string          // of the image that is signed
+	items     map[string]item // by kind; the first of each
+	deltas    []Delta
 }
 
 // product reads one product and makes images of it.
@@ -106,6 +108,8 @@ func (d *document) version(p *product, name string) error {
 		switch field {
 		case "label":
 			return d.text(&v.label)
+		case kiln.SignatureProperty:
+			return d.signature(&v.signature)
 		case "items":
 			return d.object("a version's items", func(string) error { return d.item(v, name) })
 		}
@@ -124,6 +128,16 @@ func (d *document) version(p *product, name string) error {
 		p.versions[name] = v
 	}
 	return nil
+}
+
+// signature reads a text that may be a signature: of one that is too long, enough for that
+// to be said.
+func (d *document) signature(s *string) error {
+	_, err := d.value(s)
+	if len(*s) > signing.MaxSignature {
+		*s = strings.Clone((*s)[:signing.MaxSignature+1])
+	}
+	return err
 }
 
 var versionName = regexp.MustCompile(`^(\d{8})(?:_(\d\d):?(\d\d))?`)
@@ -165,7 +179,7 @@ func (d *document) images(key string, p *product) []Image {
 			}
 			img.Architecture, img.Product, img.Version = arch, key, name
 			img.CreatedAt, img.ExpiresAt = versionTime(name), expires
-			img.Properties = p.properties(name, v.label, kind)
+			img.Properties, img.Signature = p.properties(name, v.label, kind), v.signature
 			if !aliased[img.Type] {
 				aliased[img.Type], img.Aliases = true, splitAliases(p.aliases)
 			}

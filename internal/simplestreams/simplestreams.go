@@ -94,6 +94,7 @@ type Image struct {
 	Type         string // "container" or "virtual-machine"
 	Architecture string // canonical
 	Properties   map[string]string
+	Signature    string   // unchecked; see kiln.Image
 	Aliases      []string // plain ones; Names has the other form too
 	Product      string   // key of the product
 	Version      string   // name of the version, also called serial

@@ -57,9 +57,10 @@ type wireProduct struct {
 }
 
 type wireVersion struct {
-	Label   string              `json:"label"`
-	PubName string              `json:"pubname"`
-	Items   map[string]wireItem `json:"items"`
+	Label     string              `json:"label"`
+	PubName   string              `json:"pubname"`
+	Signature string              `json:"kiln.signature,omitempty"` // as an image has it as a property
+	Items     map[string]wireItem `json:"items"`
 }
 
 // Write makes the two documents of a server that has these images, for clients of

@@ -48,6 +48,20 @@ func image(t testing.TB, digits string, properties map[string]string, aliases ..
 	return img
 }
 
+// TestSignatures has a signature travel with its image, and enough of what is too long for
+// one to see that it is.
+func TestSignatures(t *testing.T) {
+	signed, huge := image(t, "1", nil, "a"), image(t, "2", nil, "b")
+	signed.Signature = "untrusted comment: x\nRU\ntrusted comment: y\nz"
+	huge.Signature = strings.Repeat("ä", 1<<20)
+	for _, img := range write(t, signed, huge, image(t, "3", nil, "c")) {
+		want := map[kiln.Fingerprint]string{signed.Fingerprint: signed.Signature, huge.Fingerprint: huge.Signature[:701]}
+		if got := img.Signature; got != want[img.Fingerprint] {
+			t.Errorf("%s: %.20q, %d bytes", img.Aliases, got, len(got))
+		}
+	}
+}
+
 // TestWrite shows the documents as they are, for every kind of image.
 func TestWrite(t *testing.T) {
 	debian := image(t, "1", map[string]string{

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -51,7 +52,7 @@ func (s *Store) With(o PutOptions) *Store {
 // properties given are applied to it all the same, and files that were lost or
 // damaged are mended. Other errors: Invalid and Unsupported for what is no image,
 // TooLarge, Integrity when it isn't the fingerprint or the file that was
-// expected, NoSpace, Conflict for an alias that is taken.
+// expected or the signature isn't one of it, NoSpace, Conflict for an alias that is taken.
 func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.Image, error) {
 	for _, a := range img.Aliases {
 		if err := kiln.CheckAlias(a.Name); err != nil {
@@ -83,6 +84,9 @@ func (s *Store) Put(ctx context.Context, img kiln.Image, in kiln.Stream) (kiln.I
 		}
 		return kiln.Image{}, kiln.Errorf(kiln.Integrity, "fingerprints don't match, got %s expected %s", p.fingerprint,
 			img.Fingerprint)
+	}
+	if err := checkSignature(img.Signature, p.fingerprint); err != nil {
+		return kiln.Image{}, err
 	}
 	got, err := p.commit(img)
 	if err != nil && !errors.Is(err, kiln.Conflict) || got.Fingerprint.IsZero() {
@@ -227,12 +231,13 @@ func (p *putter) image(given kiln.Image) kiln.Image {
 		Fingerprint: p.fingerprint, Type: "container", Architecture: arch, Filename: given.Filename,
 		Properties: map[string]string{}, Profiles: given.Profiles, Public: given.Public, AutoUpdate: given.AutoUpdate,
 		Cached: given.Cached, CreatedAt: m.Created(), ExpiresAt: m.Expires(), UploadedAt: time.Now().UTC(), Files: p.files,
-		Origin: given.Origin, Own: given.Own,
+		Origin: given.Origin, Own: given.Own, Signature: given.Signature,
 	}
 	if !given.ExpiresAt.IsZero() {
 		img.ExpiresAt = given.ExpiresAt
 	}
 	maps.Copy(img.Properties, m.Properties)
+	delete(img.Properties, kiln.SignatureProperty) // no file has a signature of itself
 	maps.Copy(img.Properties, given.Properties)
 	maps.Copy(img.Properties, given.Own)
 	dropEmpty(img.Properties)
@@ -261,6 +266,7 @@ func laidOver(img, given kiln.Image) kiln.Image {
 	maps.Copy(img.Properties, given.Own)
 	maps.Copy(img.Own, given.Own)
 	dropEmpty(img.Properties)
+	img.Signature = cmp.Or(img.Signature, given.Signature)
 	img.Public = img.Public || given.Public
 	img.AutoUpdate = img.AutoUpdate || given.AutoUpdate
 	img.Cached = img.Cached && given.Cached

@@ -82,7 +82,7 @@ func (r Record) Encode() ([]byte, error) {
 	i := r.Image
 	f := recordFile{
 		Version: recordVersion, Project: i.Project, Fingerprint: i.Fingerprint, Type: i.Type, Architecture: i.Architecture,
-		Filename: i.Filename, Properties: i.Properties, Own: i.Own, Profiles: i.Profiles, Public: i.Public,
+		Filename: i.Filename, Properties: i.WithSignature(), Own: i.Own, Profiles: i.Profiles, Public: i.Public,
 		AutoUpdate: i.AutoUpdate, Cached: i.Cached, CreatedAt: i.CreatedAt, ExpiresAt: i.ExpiresAt,
 		UploadedAt: i.UploadedAt, ReplacedAt: i.ReplacedAt, ReplacedBy: i.ReplacedBy, Origin: i.Origin,
 	}
@@ -126,6 +126,7 @@ func ParseRecord(b []byte) (Record, error) {
 		Cached: f.Cached, CreatedAt: f.CreatedAt, ExpiresAt: f.ExpiresAt, UploadedAt: f.UploadedAt,
 		ReplacedAt: f.ReplacedAt, ReplacedBy: f.ReplacedBy, Origin: f.Origin,
 	}}
+	r.Image.TakeSignature()
 	for n, file := range f.Files {
 		roles := []kiln.Role{kiln.Metadata, kiln.Rootfs}
 		if len(f.Files) == 1 {

@@ -20,8 +20,9 @@ func testRecord(n byte, alias string, at time.Time) Record {
 	fp := kiln.Fingerprint{n}
 	return Record{
 		Image: kiln.Image{Project: "default", Fingerprint: fp, Type: "container", Architecture: "x86_64", Size: 3, Filename: "x",
-			Properties: map[string]string{"os": "debian"}, Own: map[string]string{"os": "debian"}, Profiles: []string{"default"},
-			Public: true, Cached: true, CreatedAt: at, UploadedAt: at, ReplacedBy: kiln.Fingerprint{9}, ReplacedAt: at,
+			Properties: map[string]string{"os": "debian"}, Own: map[string]string{"os": "debian"},
+			Profiles: []string{"default"}, Signature: "by somebody", Public: true, Cached: true, CreatedAt: at,
+			UploadedAt: at, ReplacedBy: kiln.Fingerprint{9}, ReplacedAt: at,
 			Origin: &kiln.Origin{Alias: "d", Remote: kiln.Remote{Server: "https://x", Protocol: "lxd"}},
 			Files: []kiln.File{{Role: kiln.Metadata, Hash: kiln.Fingerprint{n, 1}, Size: 1, Name: "m", Ext: ".tar"},
 				{Role: kiln.Rootfs, Hash: kiln.Fingerprint{n, 2}, Size: 2, Name: "r", Ext: ".squashfs"}},

@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/project"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // Options are what a store is told besides where its bytes and rows are.
@@ -274,8 +275,9 @@ func (s *stream) Close() error {
 }
 
 // Update changes what a user may change of an image, in one transaction.
-// Properties without a value are dropped. Errors: NotFound, Integrity for a damaged row and
-// for files that are missing or damaged, those of change.
+// Properties without a value are dropped. Errors: NotFound; Integrity for a damaged row, for
+// files that are missing or damaged, and for what is no signature of the image; those of
+// change.
 func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*kiln.Image) error) error {
 	return s.db.Tx(ctx, func(tx *db.Tx) error {
 		img, err := whole(ctx, tx, fp)
@@ -290,7 +292,7 @@ func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*ki
 		if err := change(&img); err != nil {
 			return err
 		}
-		if err := checkProperties(img.Properties); err != nil {
+		if err := errors.Join(checkProperties(img.Properties), checkSignature(img.Signature, fp)); err != nil {
 			return err
 		}
 		img.Fingerprint = fp
@@ -304,6 +306,23 @@ func (s *Store) Update(ctx context.Context, fp kiln.Fingerprint, change func(*ki
 func checkProperties(m map[string]string) error {
 	if _, there := m[""]; there {
 		return kiln.Errorf(kiln.Invalid, "a property has no name: it is written key=value")
+	}
+	return nil
+}
+
+// checkSignature says whether a signature is one, and of an image; "" is none. Who made it
+// is for whoever pins a key to ask. The error is Integrity.
+func checkSignature(text string, fp kiln.Fingerprint) error {
+	if text == "" {
+		return nil
+	}
+	s, err := signing.Parse(text)
+	if err == nil {
+		err = s.Of(fp)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.Integrity, "the property %s of image %s can't be kept: %w; sign the image again (kiln image "+
+			"sign), or leave the property out", kiln.SignatureProperty, fp.Short(), err)
 	}
 	return nil
 }

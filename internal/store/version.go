@@ -219,7 +219,7 @@ func (s *Store) Replaced(ctx context.Context, by kiln.Fingerprint) ([]kiln.Image
 
 // Apply lays what somebody says over an image that is here, as Put does. Aliases
 // that other images have are moved with moveAliases, else a Conflict.
-// Errors: NotFound, Invalid, Conflict.
+// Errors: NotFound, Invalid, Conflict, Integrity for what is no signature of the image.
 func (s *Store) Apply(ctx context.Context, fp kiln.Fingerprint, given kiln.Image, moveAliases bool) error {
 	for _, a := range given.Aliases {
 		if err := kiln.CheckAlias(a.Name); err != nil {
@@ -229,6 +229,9 @@ func (s *Store) Apply(ctx context.Context, fp kiln.Fingerprint, given kiln.Image
 	return s.db.Tx(ctx, func(tx *db.Tx) error {
 		here, err := whole(ctx, tx, fp)
 		if err != nil {
+			return err
+		}
+		if err := checkSignature(given.Signature, fp); err != nil {
 			return err
 		}
 		img := laidOver(here, given)

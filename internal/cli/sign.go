@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/signing"
+)
+
+func (a *app) imageSignCmd() *cobra.Command {
+	c := &cobra.Command{Use: "sign [<remote>:]<image>", Short: "Sign an image with a key of this client",
+		Args: cobra.ExactArgs(1),
+		Long: "Sign an image: say that this one, by its fingerprint, is what its aliases mean. Who pins the key (kiln " +
+			"remote add --key) gets an image only by a name that it was signed with, so sign it again when it has other " +
+			"aliases. A signature that the image has already is replaced."}
+	key := c.Flags().String("key", "", "name of the key (default: the one called \"default\", or the only one)")
+	aliases := c.Flags().StringArray("alias", nil, "sign the image as this (repeatable; default: all its aliases)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		s, err := a.signer(*key)
+		if err != nil {
+			return err
+		}
+		i, err := a.image(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return a.sign(c.Context(), i, s, *aliases)
+	}
+	return c
+}
+
+// signFlag adds --sign to a command that makes an image.
+func signFlag(c *cobra.Command) *string {
+	key := c.Flags().String("sign", "", "sign the image, with the key of this name (default: the one called "+
+		"\"default\", or the only one)")
+	c.Flags().Lookup("sign").NoOptDefVal = place.DefaultKey
+	return key
+}
+
+// A signer signs images.
+type signer struct {
+	name string // of the key
+	key  signing.Secret
+}
+
+// signer opens the key of a name, or the one that is meant without one, and asks for its
+// password if it has one.
+func (a *app) signer(name string) (*signer, error) {
+	keys, err := a.keys()
+	if err != nil {
+		return nil, err
+	}
+	if name == "" || name == place.DefaultKey {
+		if name, err = keys.Signer(); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := keys.Find(name); err != nil {
+		return nil, err
+	}
+	file, err := keys.SecretFile(name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.unlock(name, file)
+	return &signer{name, key}, err
+}
+
+// wantedSigner is signer for --sign: nil if it wasn't given. It is asked before an image is
+// made, so that a mistake costs nothing.
+func (a *app) wantedSigner(flag string) (*signer, error) {
+	if flag == "" {
+		return nil, nil
+	}
+	return a.signer(flag)
+}
+
+// sign signs an image as what it is called, or as some of that.
+func (a *app) sign(ctx context.Context, i heldImage, by *signer, aliases []string) error {
+	fp, err := kiln.ParseFingerprint(i.Fingerprint)
+	if err != nil {
+		return kiln.Errorf(kiln.Network, "the server names an image %w", err)
+	}
+	if len(aliases) == 0 {
+		for _, al := range i.Aliases {
+			aliases = append(aliases, al.Name)
+		}
+	}
+	sig, err := signing.Sign(by.key, signing.Statement{Fingerprint: fp, Serial: time.Now(), Aliases: aliases})
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "sign image %s: %w", fp.Short(), err)
+	}
+	if i.Properties == nil {
+		i.Properties = map[string]string{}
+	}
+	i.Properties[kiln.SignatureProperty] = sig.Text()
+	if err := i.save(ctx); err != nil {
+		return err
+	}
+	if len(aliases) == 0 {
+		a.say("Image %s signed with the key %s, without an alias: who pins the key gets it by its fingerprint only",
+			fp.Short(), by.name)
+		return nil
+	}
+	a.say("Image %s signed with the key %s, as: %s", fp.Short(), by.name, strings.Join(sig.Aliases, ", "))
+	return nil
+}
+
+// signNew signs an image that was just made; by nil doesn't. The error says that it is there.
+func (a *app) signNew(ctx context.Context, at place.Place, fp string, by *signer) error {
+	if by == nil {
+		return nil
+	}
+	i, err := a.image(ctx, at.At(fp).Word())
+	if err == nil {
+		err = a.sign(ctx, i, by, nil)
+	}
+	if err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "the image is there, but isn't signed: %w; when that is mended: kiln image "+
+			"sign %s", err, short(fp))
+	}
+	return nil
+}
+
+// signers are the keys that this client knows, by what they call themselves.
+type signers map[string][]namedSigner
+
+type namedSigner struct {
+	name string
+	key  signing.Key
+}
+
+// signers gives the user's keys, and those that remotes are pinned to.
+func (a *app) signers() (signers, error) {
+	r, err := a.Config()
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.Keys().List()
+	if err != nil {
+		a.warn(err.Error())
+	}
+	all := signers{}
+	for _, n := range list {
+		all[n.Key.ID()] = append(all[n.Key.ID()], namedSigner{n.Name, n.Key})
+	}
+	return all, nil
+}
+
+// A vouching is what comes of looking at the signature of an image.
+type vouching struct {
+	signing.Signature
+	by    string // name of the key; "": nobody knows it here
+	wrong error
+}
+
+// of looks at the signature that an image has among its properties; nil: it has none.
+func (s signers) of(i api.Image) *vouching {
+	text := i.Properties[kiln.SignatureProperty]
+	if text == "" {
+		return nil
+	}
+	var v vouching
+	if v.Signature, v.wrong = signing.Parse(text); v.wrong != nil {
+		return &v
+	}
+	if fp, err := kiln.ParseFingerprint(i.Fingerprint); err == nil {
+		v.wrong = v.Of(fp)
+	}
+	for _, known := range s[v.KeyID] {
+		err := v.Verify(known.key)
+		if err == nil && v.wrong == nil {
+			v.by = known.name
+			return &v
+		}
+		if v.wrong == nil {
+			v.wrong = err
+		}
+	}
+	return &v
+}
+
+// column tells it in a list.
+func (v *vouching) column() string {
+	switch {
+	case v == nil:
+		return ""
+	case v.wrong != nil:
+		return "BAD"
+	case v.by == "":
+		return v.KeyID + " (unknown)"
+	}
+	return v.by
+}
+
+// String tells it in a line.
+func (v *vouching) String() string {
+	as := "no alias"
+	if len(v.Aliases) > 0 {
+		as = strings.Join(v.Aliases, ", ")
+	}
+	switch {
+	case v.wrong != nil:
+		return fmt.Sprintf("BAD: %v", v.wrong)
+	case v.by == "":
+		return fmt.Sprintf("by the unknown key %s, as %s; to check it, import the public key: kiln key import", v.KeyID, as)
+	}
+	return fmt.Sprintf("good, by the key %s (%s), as %s, on %s", v.by, v.KeyID, as, minute(v.Serial))
+}
