@@ -275,6 +275,11 @@ func TestRefusesWhatIsNoBackup(t *testing.T) {
 		"dots": {in(entry{name: "backup/container/rootfs/../../x"}), kiln.Invalid, ".."},
 		"metadata": {in(entry{name: "backup/container/metadata.yaml", typ: tar.TypeSymlink, link: "/etc/passwd"}),
 			kiln.Invalid, "no file"},
+		"template": {in(entry{name: "backup/container/templates/t", typ: tar.TypeSymlink, link: "/etc/passwd"}),
+			kiln.Invalid, "no file"},
+		"many ids": {sound(strings.Replace(smallIndex, "name: c1, arch", "name: c1, config: {volatile.last_state.idmap: '["+
+			strings.TrimSuffix(strings.Repeat("null,", 1001), ",")+
+			"]'}, arch", 1)), kiln.Invalid, "more than 1000 ranges"},
 		"ids": {sound(strings.Replace(smallIndex, "name: c1, arch", "name: c1, config: {volatile.last_state.idmap: '[{"+
 			`"Isuid":true,"Hostid":4294967000,"Nsid":0,"Maprange":65536}]'}, arch`, 1)), kiln.Invalid, "can't be"},
 	} {

@@ -261,3 +261,37 @@ func TestFlood(t *testing.T) {
 		}
 	})
 }
+
+// TestConnections opens as many connections as a container can: those beyond a few wait, and
+// are answered once others end.
+func TestConnections(t *testing.T) {
+	_, c := listen(t, &told{})
+	dial := c.Transport.(*http.Transport).DialContext
+	var conns []net.Conn
+	for range mostConnections + 1 {
+		conn, err := dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: lxd\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	answered := func(conn net.Conn, within time.Duration) bool {
+		_ = conn.SetReadDeadline(time.Now().Add(within))
+		_, err := conn.Read(make([]byte, 12))
+		return err == nil
+	}
+	for i, conn := range conns[:mostConnections] {
+		if !answered(conn, time.Minute) {
+			t.Fatalf("connection %d isn't answered", i)
+		}
+	}
+	if last := conns[mostConnections]; answered(last, 100*time.Millisecond) {
+		t.Errorf("%d connections are served at once", mostConnections+1)
+	} else if conns[0].Close(); !answered(last, time.Minute) {
+		t.Error("who waited isn't answered")
+	}
+}

@@ -133,3 +133,19 @@ func TestFailure(t *testing.T) {
 		t.Errorf("List: %v", list)
 	}
 }
+
+// TestOverIsOver changes an operation that is over, and what was told of one: neither becomes
+// anything else.
+func TestOverIsOver(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	defer table.Close()
+	o := table.Start(t.Context(), "Testing", Options{Metadata: map[string]any{"a": 1},
+		Resources: map[string][]string{"instances": {"c1"}}}, func(context.Context, *Operation) error { return nil })
+	s := o.Wait(t.Context())
+	s.Metadata["a"], s.Resources["instances"] = 2, nil
+	o.Set("b", 3)
+	if s := o.Snapshot(); s.Status != Success || s.Err != nil || len(s.Metadata) != 1 || s.Metadata["a"] != 1 ||
+		len(s.Resources["instances"]) != 1 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
 )
 
@@ -198,5 +200,24 @@ func BenchmarkRender(b *testing.B) {
 	entries := map[string]Entry{"/etc/hostname": {When: []string{"start"}, Template: "x.tpl"}}
 	for b.Loop() {
 		w.do(w.render("start", entries))
+	}
+}
+
+// TestBounds looks at what the kernel lets the process of templates do.
+func TestBounds(t *testing.T) {
+	p, err := start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.render(t.Context(), job{Source: []byte("x"), Instance: guest}); err != nil { // it is confined by then
+		t.Fatal(err)
+	}
+	for what, most := range map[int]uint64{unix.RLIMIT_CPU: uint64(10 * maxTime / time.Second), unix.RLIMIT_CORE: 0,
+		unix.RLIMIT_FSIZE: 0, unix.RLIMIT_AS: 16 << 30} {
+		var lim unix.Rlimit
+		if err := unix.Prlimit(p.cmd.Process.Pid, what, nil, &lim); err != nil || lim.Cur > most || lim.Max > most {
+			t.Errorf("limit %d: %d, %d, want %d; %v", what, lim.Cur, lim.Max, most, err)
+		}
 	}
 }
