@@ -408,3 +408,32 @@ func FuzzIndex(f *testing.F) {
 		}
 	})
 }
+
+// patient is a source that is told until when it has to have come.
+type patient struct {
+	io.Reader
+	told []time.Time
+}
+
+func (p *patient) SetReadDeadline(at time.Time) error {
+	p.told = append(p.told, at)
+	return nil
+}
+
+// TestLargeIndexHasItsTime bounds how long a large index, of which there are few at a time,
+// may take to come, and nothing else of an archive.
+func TestLargeIndexHasItsTime(t *testing.T) {
+	for padding, times := range map[int]int{0: 0, 2 << 20: 2} {
+		text := smallIndex + "#" + strings.Repeat("x", padding) + "\n"
+		p := &patient{Reader: bytes.NewReader(pack(t, sound(text)...))}
+		if _, err := backup.Read(t.Context(), p, archive.Limits{Bytes: 8 << 20, Entries: 1000},
+			&trees{entries: map[string]archive.Entry{}}); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.told) != times {
+			t.Errorf("with %d bytes more: %v", padding, p.told)
+		} else if times > 0 && (time.Until(p.told[0]) > time.Minute || p.told[0].IsZero() || !p.told[1].IsZero()) {
+			t.Errorf("until %v, then %v", p.told[0], p.told[1])
+		}
+	}
+}
