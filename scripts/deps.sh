@@ -68,6 +68,7 @@ if [ "$1" = test ]; then
 	want curl curl
 	want sshfs sshfs
 	want minisign minisign
+	want rsync rsync
 fi
 if [ -n "$need" ]; then
 	if [ "$(id -u)" != 0 ]; then

@@ -69,7 +69,7 @@ type reader struct {
 	newRoot, newMeta func(snapshot string) (archive.TreeWriter, error) // newMeta may be nil
 
 	source io.Reader // of the archive
-
+	plain  bool      // paths are of one instance or snapshot, as ReadTree has them
 	index *contents
 	seen  map[string]bool // snapshots whose files came, "" for what the backup is of itself
 	rooted,
@@ -214,12 +214,11 @@ func (in *reader) rootEntry(e *archive.Entry, r io.Reader) error {
 	}
 	switch e.Type {
 	case archive.Hardlink:
-		p, ok := in.placeOf(e.Link)
-		rest, inRoot := below(p.rest, in.layout.root)
-		if !ok || !inRoot || p.snapshot != in.now {
-			return kiln.Errorf(kiln.Invalid, "%.100q is a hard link to %.100q, which is elsewhere", e.Path, e.Link)
+		link, err := in.checkLink(e)
+		if err != nil {
+			return err
 		}
-		e.Link = rest
+		e.Link = link
 	case archive.CharDevice:
 		if e.Major == 0 && e.Minor == 0 && in.newMeta != nil { // a storage volume is in no overlay
 			in.left++

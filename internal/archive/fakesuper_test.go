@@ -1,0 +1,133 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+)
+
+// fake makes a file as rsync --fake-super does.
+func fake(t *testing.T, path, stat, content string) {
+	t.Helper()
+	var err error
+	if content == "/" {
+		err = os.MkdirAll(path, 0o700)
+	} else {
+		err = os.WriteFile(path, []byte(content), 0o600)
+	}
+	if err == nil && stat != "" {
+		err = unix.Setxattr(path, statXattr, []byte(stat), 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func walkFake(t *testing.T, dir string, lim Limits) (string, error) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var list []string
+	err = WalkFakeSuper(t.Context(), f, lim, func(e *Entry, r io.Reader) error {
+		content := ""
+		if e.Type == Regular {
+			b, err := io.ReadAll(r)
+			if err != nil {
+				return err
+			}
+			content = string(b)
+		}
+		list = append(list, fmt.Sprint(e.Path, e.Type, fmt.Sprintf("%o", e.Mode), e.UID, e.GID, e.Major, e.Minor, e.Link,
+			content, e.Xattrs))
+		return nil
+	})
+	return strings.Join(list, "\n"), err
+}
+
+func TestWalkFakeSuper(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	fake(t, dir, "40750 0,0 1:2", "/")
+	fake(t, in("d"), "42755 0,0 0:0", "/")
+	fake(t, in("d/f"), "104711 0,0 5:6", "text")
+	fake(t, in("d/null"), "20666 1,3 0:0", "")
+	fake(t, in("d/socket"), "140600 0,0 0:0", "")
+	fake(t, in("plain"), "", "x")
+	fake(t, in("symlink"), "120777 0,0 0:0", "/etc/passwd")
+	for _, err := range []error{os.Link(in("d/f"), in("link")), os.Chmod(in("plain"), 0o640), os.Chown(in("plain"), 7, 8),
+		unix.Setxattr(in("plain"), "user.a", []byte("b"), 0),
+		unix.Setxattr(in("plain"), "user.rsync.trusted.overlay.opaque", []byte("y"), 0),
+		unix.Setxattr(in("plain"), "user.overlay.opaque", []byte("y"), 0)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := walkFake(t, dir, Limits{})
+	want := strings.Join([]string{". 0 750 1 2 0 0  map[]", "d 0 2755 0 0 0 0  map[]", "d/f 1 4711 5 6 0 0 text map[]",
+		"d/null 6 666 0 0 1 3  map[]", "d/socket 5 600 0 0 0 0  map[]", "link 3 4711 5 6 0 0 d/f map[]",
+		"plain 1 640 7 8 0 0 x map[user.a:b]", "symlink 2 777 0 0 0 0 /etc/passwd map[]"}, "\n")
+	if squeeze(got) != squeeze(want) || err != nil {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	if _, err := walkFake(t, dir, Limits{Entries: 3}); !errors.Is(err, kiln.TooLarge) {
+		t.Error("too many files:", err)
+	}
+	if _, err := walkFake(t, dir, Limits{Bytes: 3}); !errors.Is(err, kiln.TooLarge) {
+		t.Error("too many bytes:", err)
+	}
+}
+
+// squeeze takes the spaces away, which fmt puts where it likes.
+func squeeze(s string) string { return strings.ReplaceAll(s, " ", "") }
+
+// TestWalkFakeHostile has the receiver leave what it never would.
+func TestWalkFakeHostile(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"a symlink": func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"a pipe":    func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a device":  func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, 0x103) },
+		"a file that says it is a directory": func(path string) error {
+			fake(t, path, "40755 0,0 0:0", "")
+			return nil
+		},
+		"an owner out of range": func(path string) error {
+			fake(t, path, "100644 0,0 4294967295:0", "")
+			return nil
+		},
+		"an owner that is no number": func(path string) error {
+			fake(t, path, "100644 0,0 root:0", "")
+			return nil
+		},
+		"no type": func(path string) error {
+			fake(t, path, "170644 0,0 0:0", "")
+			return nil
+		},
+		"capabilities that are none": func(path string) error {
+			fake(t, path, "100644 0,0 0:0", "")
+			return unix.Setxattr(path, "user.rsync.security.capability", []byte("x"), 0)
+		},
+		"a symlink to nothing": func(path string) error {
+			fake(t, path, "120777 0,0 0:0", "")
+			return nil
+		},
+	} {
+		dir := t.TempDir()
+		if err := make(filepath.Join(dir, "f")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := walkFake(t, dir, Limits{}); err == nil || !strings.Contains(err.Error(), `"f"`) {
+			t.Errorf("%s: %v\n%s", name, err, got)
+		}
+	}
+}
