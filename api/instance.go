@@ -52,7 +52,7 @@ type InstancesPost struct {
 
 // An InstanceSource says what an instance is made from.
 type InstanceSource struct {
-	Type         string            `json:"type"` // "image", "copy" or "none"
+	Type         string            `json:"type"` // "image", "copy", "none" or "migration"
 	Alias        string            `json:"alias,omitempty"`
 	Fingerprint  string            `json:"fingerprint,omitempty"`
 	Properties   map[string]string `json:"properties,omitempty"`
@@ -66,9 +66,30 @@ type InstanceSource struct {
 	InstanceOnly bool              `json:"instance_only,omitempty"`
 	Refresh      bool              `json:"refresh,omitempty"`
 	Offline      bool              `json:"offline,omitempty"` // of kiln_remotes: use local images only
+	// Of a migration in mode "pull": the operation of the source, and the secrets of its
+	// websockets.
+	Operation string            `json:"operation,omitempty"`
+	Secrets   map[string]string `json:"secrets,omitempty"`
 	// of kiln_instance_copy: take over settings that give the instance access to the host
 	HostAccess bool `json:"host_access,omitempty"`
 	RemoteAccess
+}
+
+// InstancePost is the body of POST /1.0/instances/{name}: another name, another project, or a
+// copy to another server, which this one sends to the target, or that fetches it.
+type InstancePost struct {
+	Rename
+	Live          bool                   `json:"live,omitempty"` // with its processes
+	InstanceOnly  bool                   `json:"instance_only,omitempty"`
+	ContainerOnly bool                   `json:"container_only,omitempty"` // the same, of older clients
+	Target        *InstanceMigrateTarget `json:"target,omitempty"`
+}
+
+// InstanceMigrateTarget is how to reach the target of a migration.
+type InstanceMigrateTarget struct {
+	Certificate string            `json:"certificate"`
+	Operation   string            `json:"operation"`
+	Secrets     map[string]string `json:"secrets"` // of the websockets "control" and "fs"
 }
 
 // InstanceRebuildPost is the body of POST /1.0/instances/{name}/rebuild.

@@ -70,8 +70,8 @@ type reader struct {
 
 	source io.Reader // of the archive
 	plain  bool      // paths are of one instance or snapshot, as ReadTree has them
-	index *contents
-	seen  map[string]bool // snapshots whose files came, "" for what the backup is of itself
+	index  *contents
+	seen   map[string]bool // snapshots whose files came, "" for what the backup is of itself
 	rooted,
 	inside bool // the files of now are coming, and among them its root directory
 	now        string

@@ -78,6 +78,7 @@ type Daemon struct {
 	joinTokens  grant.Registry[Client]
 	imageGrants grant.Registry[imageGrant]
 	shares      grant.Registry[*share]
+	migrating   chan struct{} // full when as many instances are migrating as may
 	throttle    throttle
 	asked       asked
 	woken       chan struct{} // the settings changed
@@ -103,7 +104,7 @@ type Daemon struct {
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, id: uuid.NewString(), began: time.Now().Truncate(time.Millisecond), Events: event.NewHub(),
-		woken: make(chan struct{}, 1)}
+		woken: make(chan struct{}, 1), migrating: make(chan struct{}, migrations)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.Ops = op.NewTable(func(s op.Snapshot) {

@@ -18,7 +18,7 @@ import (
 
 // A Source says what an instance is made from.
 type Source struct {
-	Type        string            // "image", "copy" or "none"
+	Type        string            // "image", "copy", "none", or "migration" for AwaitInstance
 	Alias       string            // of an image …
 	Fingerprint string            // … or the beginning of its fingerprint …
 	Properties  map[string]string // … or properties: the newest image that has them all
@@ -54,11 +54,12 @@ func (spec *CreateSpec) check() (err error) {
 			spec.Type)
 	}
 	switch t := spec.Source.Type; t {
-	case "image", "copy", "none":
+	case "image", "copy", "none", "migration":
 	case "":
-		return kiln.Errorf(kiln.Invalid, "the source of the instance is missing; its type is one of image, copy, none")
+		return kiln.Errorf(kiln.Invalid, "the source of the instance is missing; its type is one of image, copy, none, "+
+			"migration")
 	default:
-		return kiln.Errorf(kiln.Invalid, "Unknown source type %s; it is one of image, copy, none", t)
+		return kiln.Errorf(kiln.Invalid, "Unknown source type %s; it is one of image, copy, none, migration", t)
 	}
 	if spec.Architecture == "" {
 		spec.Architecture = HostArch()

@@ -25,6 +25,8 @@ type arrival struct {
 	spec CreateSpec
 	// open gives a part, a .tar.zst. Parts are asked for in their order, each once.
 	open func(ctx context.Context, id string) (io.ReadCloser, error)
+	// fromPeer says that whoever asks for it may be a client that can't give host access.
+	fromPeer bool
 }
 
 // fetchInstance makes a copy of an instance of another server, which this one asks for
@@ -193,8 +195,13 @@ func (d *Daemon) checkHostAccess(ctx context.Context, a *arrival) error {
 		return nil
 	}
 	slices.Sort(list)
-	return kiln.Errorf(kiln.Denied, "the instance would get access to this host: %s; to give it that, say so: "+
-		"--host-access", strings.Join(slices.Compact(list), ", "))
+	cure := "to give it that, say so: --host-access"
+	if a.fromPeer {
+		cure = "copy it without that (lxc copy -c KEY=VALUE), and give it that here; or between kiln servers: kiln copy " +
+			"--host-access"
+	}
+	return kiln.Errorf(kiln.Denied, "the instance would get access to this host: %s; %s",
+		strings.Join(slices.Compact(list), ", "), cure)
 }
 
 // receiveFiles makes the files of an instance that arrives.

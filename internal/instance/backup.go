@@ -39,12 +39,7 @@ func (h *Share) Backup(ctx context.Context, w io.Writer, c archive.Compression) 
 
 // tree opens what is shared of a snapshot, "" for the instance.
 func (h *Share) tree(ctx context.Context, snapshot string) (t backup.Tree, err error) {
-	files := h.trees[len(h.trees)-1]
-	if snapshot != "" {
-		at := slices.IndexFunc(h.Snapshots, func(s kiln.InstanceState) bool { return s.Name == snapshot })
-		files = h.trees[at]
-	}
-	snap, err := h.set.pool.GetSnapshot(files)
+	snap, err := h.snapshot(snapshot)
 	if err != nil {
 		return t, err
 	}
@@ -61,6 +56,16 @@ func (h *Share) tree(ctx context.Context, snapshot string) (t backup.Tree, err e
 		return t, errors.Join(err, mount.Close())
 	}
 	return t, nil
+}
+
+// snapshot gives what is shared of a snapshot, "" for the instance.
+func (h *Share) snapshot(name string) (*volume.Snapshot, error) {
+	files := h.trees[len(h.trees)-1]
+	if name != "" {
+		at := slices.IndexFunc(h.Snapshots, func(s kiln.InstanceState) bool { return s.Name == name })
+		files = h.trees[at]
+	}
+	return h.set.pool.GetSnapshot(files)
 }
 
 // metaFiles reads the metadata and the templates of a snapshot, as they are.

@@ -108,7 +108,7 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 		options[BaseKey] = n.Base.String()
 	}
 	if n.Trigger != "" {
-		options[templateKey] = n.Trigger
+		options[TemplateKey] = n.Trigger
 	}
 	if n.CreatedAt.IsZero() {
 		n.CreatedAt = time.Now().UTC()

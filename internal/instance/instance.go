@@ -97,8 +97,8 @@ func BackupsOf(options map[string]string) string {
 	return cmp.Or(options[backupsKey], options[UUIDKey])
 }
 
-// templateKey holds the trigger of the templates that the next start applies.
-const templateKey = "volatile.apply_template"
+// TemplateKey holds the trigger of the templates that the next start applies.
+const TemplateKey = "volatile.apply_template"
 
 // restoreKey names the snapshot that an instance's files are being made from, so
 // that what a crash interrupts can be finished.

@@ -392,7 +392,7 @@ func TestRows(t *testing.T) {
 		t.Errorf("taken: %v", err)
 	}
 	i, err := s.Get(t.Context(), "a")
-	if err != nil || i.Status != Stopped || i.Options[UUIDKey] != "uuid-a" || i.Options[templateKey] != "create" ||
+	if err != nil || i.Status != Stopped || i.Options[UUIDKey] != "uuid-a" || i.Options[TemplateKey] != "create" ||
 		len(i.Options) != 3 {
 		t.Errorf("%+v, %v", i, err)
 	}
@@ -416,8 +416,8 @@ func TestRows(t *testing.T) {
 	if err := s.Rename(t.Context(), "a", "b"); err != nil {
 		t.Fatal(err)
 	}
-	if i, err := s.Get(t.Context(), "b"); err != nil || i.Options[templateKey] != "rename" &&
-		i.Options[templateKey] != "create" {
+	if i, err := s.Get(t.Context(), "b"); err != nil || i.Options[TemplateKey] != "rename" &&
+		i.Options[TemplateKey] != "create" {
 		t.Errorf("%+v, %v", i, err)
 	}
 	for _, f := range []func() error{

@@ -39,7 +39,7 @@ func (s *Set) applyTemplates(ctx context.Context, i Instance, vol *volume.Volume
 		return err
 	}
 	var triggers []string
-	for _, t := range []string{i.Options[templateKey], "start"} {
+	for _, t := range []string{i.Options[TemplateKey], "start"} {
 		for _, e := range m.Templates {
 			if t != "" && slices.Contains(e.When, t) {
 				triggers = append(triggers, t)

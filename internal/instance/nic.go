@@ -452,7 +452,7 @@ const resolverFile = "etc/resolv.conf"
 // unless its image has a program that does: what is in the file then is the host's that
 // the image was built on.
 func (s *Set) writeResolver(ctx context.Context, i Instance, vol *volume.Volume, r Resolver) error {
-	if i.Options[templateKey] == "" || !r.Address.IsValid() {
+	if i.Options[TemplateKey] == "" || !r.Address.IsValid() {
 		return nil
 	}
 	mount, err := vol.Mount(ctx, nil)

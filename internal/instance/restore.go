@@ -71,12 +71,12 @@ func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap d
 		config := maps.Clone(snap.Config)
 		// What the host knows of the instance isn't part of its past.
 		for k := range config {
-			if strings.HasPrefix(k, "volatile.") && k != templateKey && k != BaseKey {
+			if strings.HasPrefix(k, "volatile.") && k != TemplateKey && k != BaseKey {
 				delete(config, k)
 			}
 		}
 		for k, v := range r.Config {
-			if strings.HasPrefix(k, "volatile.") && k != templateKey && k != BaseKey && k != restoreKey {
+			if strings.HasPrefix(k, "volatile.") && k != TemplateKey && k != BaseKey && k != restoreKey {
 				config[k] = v
 			}
 		}

@@ -89,7 +89,7 @@ func (s *Set) start(ctx context.Context, name string) (failed error) {
 	err = s.db.WithSome(func() error {
 		return s.edit(ctx, name, func(r *db.Instance) {
 			r.Running, r.LastUsedAt = true, now
-			delete(r.Config, templateKey)
+			delete(r.Config, TemplateKey)
 			delete(r.Config, powerKey)
 			delete(r.Config, restartKey)
 			delete(r.Config, crashKey)

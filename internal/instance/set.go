@@ -458,8 +458,8 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 	}
 	s.notify(ctx, Change{Name: to, Action: "renamed"})
 	return s.edit(ctx, to, func(r *db.Instance) {
-		if r.Config[templateKey] == "" {
-			r.Config[templateKey] = "rename"
+		if r.Config[TemplateKey] == "" {
+			r.Config[TemplateKey] = "rename"
 		}
 	})
 }

@@ -423,8 +423,8 @@ func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) err
 		from := r.Files
 		r.Files, r.Config = uuid.NewString(), maps.Clone(r.Config)
 		r.Config[UUIDKey] = to.UUID
-		if r.Config[templateKey] == "" { // in its files are still the name and such of the other
-			r.Config[templateKey] = "copy"
+		if r.Config[TemplateKey] == "" { // in its files are still the name and such of the other
+			r.Config[TemplateKey] = "copy"
 		}
 		if err := s.pool.CopySnapshot(ctx, from, r.Files); err != nil {
 			return filesOfSnapshot(instance, r.Name, err)

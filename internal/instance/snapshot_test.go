@@ -87,7 +87,7 @@ func TestSnapshotRows(t *testing.T) {
 	i, err = s.Get(ctx, "a")
 	if err != nil || i.Options["user.x"] != "1" || i.Description != "first" || i.Options[UUIDKey] != "uuid-a" ||
 		i.Options["volatile.kept"] != "yes" ||
-		i.Options[restoreKey] != "" || i.Options[templateKey] != "create" {
+		i.Options[restoreKey] != "" || i.Options[TemplateKey] != "create" {
 		t.Errorf("%+v, %v", i, err)
 	}
 	if got := read(t, p, "a", "f"); got != "one" {

@@ -93,8 +93,8 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 	}
 	h.InstanceState = kiln.InstanceState{
 		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Profiles: i.Profiles,
-		Config: lasting(i.Options), Devices: i.Devices, CreatedAt: i.CreatedAt, LastUsedAt: i.LastUsedAt,
-		Trigger: i.Options[templateKey], Stack: kept.Stack(),
+		Config: Lasting(i.Options), Devices: i.Devices, CreatedAt: i.CreatedAt, LastUsedAt: i.LastUsedAt,
+		Trigger: i.Options[TemplateKey], Stack: kept.Stack(),
 	}
 	return nil
 }
@@ -135,14 +135,14 @@ func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.InstanceState, er
 	}
 	return kiln.InstanceState{
 		Name: r.Name, Architecture: r.Architecture, Description: r.Description, Ephemeral: r.Ephemeral, Profiles: r.Profiles,
-		Config: lasting(r.Config), Devices: r.Devices, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt,
+		Config: Lasting(r.Config), Devices: r.Devices, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt,
 		LastUsedAt: r.LastUsedAt,
-		Trigger:    r.Config[templateKey], Stack: kept.Stack(),
+		Trigger:    r.Config[TemplateKey], Stack: kept.Stack(),
 	}, nil
 }
 
-// lasting is a configuration without what only this host knows.
-func lasting(options map[string]string) map[string]string {
+// Lasting is a configuration without what only this host knows.
+func Lasting(options map[string]string) map[string]string {
 	out := maps.Clone(options)
 	maps.DeleteFunc(out, func(k, _ string) bool { return strings.HasPrefix(k, "volatile.") })
 	return out
@@ -220,7 +220,7 @@ func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver 
 		r := db.Snapshot{
 			Name: m.Name, Files: uuid.NewString(), CreatedAt: m.CreatedAt, ExpiresAt: m.ExpiresAt, LastUsedAt: m.LastUsedAt,
 			Architecture: m.Architecture, Description: m.Description, Ephemeral: m.Ephemeral, Base: m.Base,
-			Config: lasting(m.Config), Devices: m.Devices, Profiles: m.Profiles,
+			Config: Lasting(m.Config), Devices: m.Devices, Profiles: m.Profiles,
 		}
 		if r.Config == nil {
 			r.Config = map[string]string{}
@@ -230,7 +230,7 @@ func (s *Set) Receive(ctx context.Context, to *Files, t kiln.Transfer, receiver 
 			r.Config[BaseKey] = m.Base.String()
 		}
 		if m.Trigger != "" {
-			r.Config[templateKey] = m.Trigger
+			r.Config[TemplateKey] = m.Trigger
 		}
 		to.snapshots = append(to.snapshots, r)
 		stacks[r.Files] = stack(m.Stack)

@@ -189,11 +189,15 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 		maps.Copy(size, post.Config) // what is said by itself wins
 		post.Config = size
 	}
-	return s.d.CreateInstance(r.Context(), daemon.CreateSpec{
+	spec := daemon.CreateSpec{
 		Name: post.Name, Type: post.Type, Architecture: post.Architecture, Start: post.Start,
 		Config: config(post.InstancePut),
 		Source: source(src),
-	})
+	}
+	if src.Type == "migration" {
+		return s.awaitInstance(r, spec, src)
+	}
+	return s.d.CreateInstance(r.Context(), spec)
 }
 
 func source(src api.InstanceSource) daemon.Source {
@@ -266,7 +270,7 @@ func (s *Server) changeInstance(r *http.Request, change func(api.InstancePut) ap
 }
 
 func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, error) {
-	var to api.Rename
+	var to api.InstancePost
 	if err := readJSON(r, &to); err != nil {
 		return nil, err
 	}
@@ -277,8 +281,7 @@ func (s *Server) postInstance(w http.ResponseWriter, r *http.Request) (any, erro
 		return s.d.MoveInstance(r.Context(), r.PathValue("name"), to.Project, to.Name, to.Profiles)
 	}
 	if to.Migration {
-		return nil, kiln.Errorf(kiln.Unsupported, "kiln doesn't move instances by this protocol; between two kiln "+
-			"servers: kiln move; else publish the instance and copy the image")
+		return s.sendInstance(r, r.PathValue("name"), to)
 	}
 	return s.d.RenameInstance(r.Context(), r.PathValue("name"), to.Name)
 }

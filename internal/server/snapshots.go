@@ -96,12 +96,12 @@ func (s *Server) putSnapshot(w http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (s *Server) postSnapshot(w http.ResponseWriter, r *http.Request) (any, error) {
-	var to api.Rename
+	var to api.InstancePost
 	if err := readJSON(r, &to); err != nil {
 		return nil, err
 	}
 	if to.Migration {
-		return nil, kiln.Errorf(kiln.Unsupported, "moving snapshots between servers is not supported by this version of kiln")
+		return s.sendInstance(r, r.PathValue("name")+"/"+r.PathValue("snap"), to)
 	}
 	return s.d.RenameSnapshot(r.Context(), r.PathValue("name"), r.PathValue("snap"), to.Name)
 }

@@ -91,6 +91,20 @@ func (l *Receiver) Tree(id string) (archive.TreeWriter, error) {
 	return w, nil
 }
 
+// Staging makes a directory of which somebody else fills trees, and that is no part. It goes
+// with the receiver, or when drop is called: nothing of it is synced then.
+func (l *Receiver) Staging(owner int) (dir *os.File, drop func() error, err error) {
+	path := filepath.Join(l.dir, uuid.NewString())
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, nil, err
+	}
+	if err := os.Chown(path, owner, owner); err != nil {
+		return nil, nil, err
+	}
+	dir, err = disk.OpenDir(path)
+	return dir, func() error { return removeTree(path) }, err
+}
+
 // treeWriters is how many small files of a tree are written at a time.
 const treeWriters = 4
 

@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/migrate"
+)
+
+// begin starts a migration, and connects to it as the other server does.
+func (p *peer) begin(path, body string) (operation string, conns map[string]*websocket.Conn) {
+	p.t.Helper()
+	_, b := p.do("POST", path, body, "Content-Type", "application/json")
+	var a api.Response
+	var o api.Operation
+	if err := json.Unmarshal(b, &a); err != nil || a.Type != "async" || json.Unmarshal(a.Metadata, &o) != nil {
+		p.t.Fatalf("POST %s: %s", path, b)
+	}
+	conns = map[string]*websocket.Conn{}
+	for _, name := range []string{"control", "fs"} {
+		c, _, err := websocket.Dial(p.t.Context(), "ws://x"+a.Operation+"/websocket?secret="+o.Metadata[name].(string),
+			&websocket.DialOptions{HTTPClient: p.Client})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		c.SetReadLimit(-1)
+		p.t.Cleanup(func() { c.CloseNow() })
+		conns[name] = c
+	}
+	return a.Operation, conns
+}
+
+// relay carries messages between source and target, as clients do, until they end it, or
+// after so many bytes of files.
+func relay(ctx context.Context, source, target map[string]*websocket.Conn, most int) {
+	ctx, cut := context.WithCancel(ctx)
+	budget := make(chan int, 1)
+	budget <- most
+	carry := func(from, to *websocket.Conn, counted bool) {
+		for {
+			kind, b, err := from.Read(ctx)
+			if err != nil {
+				status := websocket.CloseStatus(err)
+				if status == -1 {
+					status = websocket.StatusGoingAway
+				}
+				_ = to.Close(status, "")
+				return
+			}
+			if counted {
+				left := <-budget - len(b)
+				if budget <- left; left < 0 {
+					cut()
+					return
+				}
+			}
+			if to.Write(ctx, kind, b) != nil {
+				return
+			}
+		}
+	}
+	for _, name := range []string{"control", "fs"} {
+		go carry(source[name], target[name], name == "fs")
+		go carry(target[name], source[name], name == "fs")
+	}
+	go func() {
+		<-ctx.Done()
+		for _, conns := range []map[string]*websocket.Conn{source, target} {
+			for _, c := range conns {
+				c.CloseNow()
+			}
+		}
+	}()
+}
+
+const pushed = `{"name":"c2","architecture":"x86_64","profiles":["default"],"config":{"user.a":"b","volatile.uuid":"x"},
+	"source":{"type":"migration","mode":"push"}}`
+
+// TestMigration carries an instance from a server to itself, and cuts that in many places
+// before: nothing is left then, and the name is free.
+func TestMigration(t *testing.T) {
+	p := start(t)
+	fp := p.upload(formattest.Unified(t)).Metadata["fingerprint"].(string)
+	for path, body := range map[string]string{
+		"/1.0/instances": `{"name":"c1","source":{"type":"image","fingerprint":"` + fp + `"}}`} {
+		if o := p.finish("POST", path, body); o.Err != "" {
+			t.Fatal(o.Err)
+		}
+	}
+	if o := p.finish("POST", "/1.0/instances/c1/snapshots", `{"name":"s0","expires_at":"2099-01-02T00:00:00Z"}`); o.Err != "" {
+		t.Fatal(o.Err)
+	}
+	var whole api.Operation
+	for _, most := range []int{0, 10, 1000, 100_000, 300_000, 1 << 40} {
+		ctx, cancel := context.WithCancel(t.Context())
+		from, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
+		to, target := p.begin("/1.0/instances", pushed)
+		relay(ctx, source, target, most)
+		whole = get[api.Operation](p, to+"/wait")
+		sent := get[api.Operation](p, from+"/wait")
+		cancel()
+		if (whole.Err == "") != (sent.Err == "") {
+			t.Errorf("after %d bytes the target says %q, and the source %q", most, whole.Err, sent.Err)
+		}
+		if list := get[[]string](p, "/1.0/instances"); (len(list) == 2) != (whole.Err == "") {
+			t.Errorf("after %d bytes: %v, %s", most, list, whole.Err)
+		}
+		if whole.Err == "" {
+			break
+		}
+	}
+	if whole.Err != "" {
+		t.Fatal(whole.Err)
+	}
+	c2 := get[api.Instance](p, "/1.0/instances/c2")
+	if c2.Config["user.a"] != "b" || c2.Config["volatile.uuid"] == "x" {
+		t.Errorf("%+v", c2)
+	}
+	s := get[[]api.InstanceSnapshot](p, "/1.0/instances/c2/snapshots?recursion=1")
+	if len(s) != 1 || s[0].Name != "s0" || s[0].ExpiresAt.Year() != 2099 {
+		t.Errorf("%+v", s)
+	}
+	want, got := p.tree("c1"), p.tree("c2")
+	if want != got || !strings.Contains(got, "bin") {
+		t.Errorf("c1 has %s, c2 %s", want, got)
+	}
+}
+
+// tree lists the root directory of an instance.
+func (p *peer) tree(name string) string {
+	p.t.Helper()
+	_, b := p.do("GET", "/1.0/instances/"+name+"/files?path=/", "")
+	return string(b)
+}
+
+// TestMigrationHostile has the other server say what can't be: it is told why not, nothing is
+// made, and the name is free.
+func TestMigrationHostile(t *testing.T) {
+	p := start(t)
+	whole := &migrate.Features{Xattrs: true, Delete: true, Bidirectional: true}
+	snapshot := func(s migrate.Snapshot) []byte {
+		s.Architecture = 2
+		return migrate.Header{Features: whole, Names: []string{s.Name}, Snapshots: []migrate.Snapshot{s}}.Marshal()
+	}
+	for name, c := range map[string]struct {
+		header []byte
+		want   string
+	}{
+		"nonsense":      {[]byte("\xff\xff\xff"), "damaged"},
+		"no rsync":      {migrate.Header{FS: 2}.Marshal(), "doesn't offer to copy files by rsync"},
+		"old rsync":     {migrate.Header{Features: &migrate.Features{Xattrs: true}}.Marshal(), "with rsync in the way"},
+		"processes":     {migrate.Header{Processes: 1, Features: whole}.Marshal(), "--stateless"},
+		"its own error": {migrate.Control{Message: "disk is on fire"}.Marshal(), "disk is on fire"},
+		"snapshots apart": {migrate.Header{Features: whole, Names: []string{"a"},
+			Snapshots: []migrate.Snapshot{{Name: "b"}}}.Marshal(), `"b" in the place of "a"`},
+		"a snapshot's name":     {snapshot(migrate.Snapshot{Name: "../x"}), "../x"},
+		"a stateful snapshot":   {snapshot(migrate.Snapshot{Name: "s", Stateful: true}), "--instance-only"},
+		"a snapshot's profile":  {snapshot(migrate.Snapshot{Name: "s", Profiles: []string{"lost"}}), "lost"},
+		"a privileged snapshot": {snapshot(migrate.Snapshot{Name: "s", Config: map[string]string{"security.privileged": "true"}}), "access to this host"},
+		"a disk of this host": {snapshot(migrate.Snapshot{Name: "s", Devices: map[string]map[string]string{
+			"d": {"type": "disk", "source": "/etc", "path": "/x"}}}), "access to this host"},
+		"a map of ids that can't be": {migrate.Header{Features: whole,
+			IDs: []migrate.IDRange{{Users: true, Host: -5, Count: 1 << 40}}}.Marshal(), "broke off"},
+	} {
+		operation, conns := p.begin("/1.0/instances", pushed)
+		if err := conns["control"].Write(t.Context(), websocket.MessageBinary, c.header); err != nil {
+			t.Fatal(name, err)
+		}
+		told := make(chan string, 1)
+		go func() {
+			defer close(told)
+			defer conns["fs"].CloseNow()
+			defer conns["control"].CloseNow()
+			for {
+				_, b, err := conns["control"].Read(t.Context())
+				if err != nil {
+					return
+				}
+				if m, err := migrate.ParseControl(b); err == nil && m.Message != "" {
+					told <- m.Message
+					return
+				}
+				conns["fs"].CloseNow() // it has taken the header
+			}
+		}()
+		o := get[api.Operation](p, operation+"/wait")
+		if !strings.Contains(o.Err, c.want) {
+			t.Errorf("%s: %q, not %q", name, o.Err, c.want)
+		}
+		if m := <-told; m != o.Err && m != "" {
+			t.Errorf("%s: the other server was told %q", name, m)
+		}
+		if list := get[[]string](p, "/1.0/instances"); len(list) > 0 {
+			t.Fatalf("%s: %v", name, list)
+		}
+	}
+}
+
+// TestMigrationRequests refuses at once what can't be.
+func TestMigrationRequests(t *testing.T) {
+	p := start(t)
+	p.empty("c1")
+	at := func(operation, secrets string) string {
+		return `{"name":"c2","source":{"type":"migration","operation":"` + operation + `","secrets":{` + secrets + `}}}`
+	}
+	const both = `"control":"a","fs":"b"`
+	for _, c := range []struct{ path, body, want string }{
+		{"/1.0/instances/c1", `{"migration":true,"live":true}`, "--stateless"},
+		{"/1.0/instances/lost", `{"migration":true}`, "not found"},
+		{"/1.0/instances/c1/snapshots/lost", `{"migration":true,"name":"x"}`, "lost"},
+		{"/1.0/instances/c1", `{"migration":true,"target":{"operation":"https://x/1.0/operations/y"}}`, "control"},
+		{"/1.0/instances", at("ftp://x/1.0/operations/y", both), "https"},
+		{"/1.0/instances", at("https://x", both), "operation"},
+		{"/1.0/instances", at("https://x/1.0/operations/y", `"fs":"b"`), "control"},
+		{"/1.0/instances", `{"name":"c2","source":{"type":"migration","mode":"fly"}}`, "fly"},
+		{"/1.0/instances", strings.Replace(pushed, "c2", "c1", 1), "already exists"},
+		{"/1.0/instances", strings.Replace(pushed, "x86_64", "vax", 1), "vax"},
+	} {
+		resp, b := p.do("POST", c.path, c.body, "Content-Type", "application/json")
+		if resp.StatusCode < 400 || resp.StatusCode >= 500 && resp.StatusCode != http.StatusNotImplemented ||
+			!strings.Contains(string(b), c.want) {
+			t.Errorf("POST %s %s: %d %s", c.path, c.body, resp.StatusCode, b)
+		}
+	}
+	t.Setenv("PATH", t.TempDir())
+	if _, b := p.do("POST", "/1.0/instances/c1", `{"migration":true}`); !strings.Contains(string(b), "install the package rsync") {
+		t.Errorf("without rsync: %s", b)
+	}
+}
+
+// TestMigrationSilence ends a migration that the user doesn't want any more, of a server that
+// says nothing.
+func TestMigrationSilence(t *testing.T) {
+	p := start(t)
+	operation, conns := p.begin("/1.0/instances", pushed)
+	h := migrate.Header{Features: &migrate.Features{Xattrs: true, Delete: true, Bidirectional: true}}
+	silent := &migrate.Peer{Control: conns["control"], Files: conns["fs"], Silence: time.Minute}
+	if err := silent.WriteHeader(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := silent.ReadHeader(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	go func() { // it says nothing, and takes a goodbye
+		for _, c := range conns {
+			_, _, _ = c.Read(t.Context())
+			c.CloseNow()
+		}
+	}()
+	if resp, b := p.do("DELETE", operation, ""); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s", b)
+	}
+	if o := get[api.Operation](p, operation+"/wait"); o.Status != "Cancelled" {
+		t.Errorf("%+v", o)
+	}
+	p.empty("c2") // the name is free
+}
