@@ -75,6 +75,18 @@ func TestEveryMoveKeepsVersions(t *testing.T) {
 		if a, err := s.Alias(ctx, "web@1"); a.Target != one || err != nil {
 			t.Errorf("%s: web@1 is %s, %v", way, a.Target.Short(), err)
 		}
+
+		// One that still has another name is no version that may go.
+		three := put(t, s, "named", kiln.Image{Properties: version("3")})
+		if err := s.CreateAlias(ctx, kiln.Alias{Name: "stays", Target: three}); err != nil {
+			t.Fatal(err)
+		}
+		if err := move(s, kiln.Alias{Name: "named", Target: two}); err != nil {
+			t.Fatal(way, err)
+		}
+		if img := get(t, s, three); !img.ReplacedBy.IsZero() {
+			t.Errorf("%s: an image with a name was replaced by %s", way, img.ReplacedBy.Short())
+		}
 	}
 }
 
