@@ -30,7 +30,8 @@ func TestPipes(t *testing.T) {
 	cached(t, d, "a")
 	end(t, d)
 	var paths []string
-	for _, pattern := range []string{"server.crt", "server.key", "server.ca", "ca.crl", databaseFile + "-reserve", networksFile,
+	for _, pattern := range []string{"server.crt", "server.key", "server.ca", "ca.crl", databaseFile + "-reserve",
+		databaseFile + "-reserve.d", networksFile,
 		imagesDir + "/*.json", "volumes/notes/*.json", "volumes/images/*/image.json", "volumes/volumes/*/volume.json",
 		"boxes/*/lxc.log", "networks/owner"} {
 		list, err := filepath.Glob(filepath.Join(dir, pattern))

@@ -167,7 +167,7 @@ func (v *recoverer) dropUnfinished() error {
 	list, err := disk.Glob(v.cfg.Dir, recoveredFile+"*")
 	errs := []error{err}
 	for _, path := range list {
-		errs = append(errs, os.Remove(path))
+		errs = append(errs, os.RemoveAll(path)) // one is a directory: its reserve's
 	}
 	return errors.Join(errs...)
 }
@@ -180,8 +180,10 @@ func (v *recoverer) database(ctx context.Context) (string, error) {
 		return path, err // nil, or nobody knows that it is damaged
 	}
 	v.overrule = true
-	if err := os.Remove(path + "-reserve"); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be all the room
-		return "", err
+	for _, part := range []string{"-reserve", "-reserve.d"} { // it may be all the room
+		if err := os.RemoveAll(path + part); err != nil {
+			return "", err
+		}
 	}
 	v.r.Backup, err = wholeCopy(ctx, v.cfg.Dir, "")
 	if err == nil {

@@ -58,9 +58,14 @@ func NewReserve(path string, most int64) *Reserve {
 	}
 	var fs unix.Statfs_t
 	fill := unix.Statfs(r.dir(), &fs) == nil && isBtrfs(&fs)
-	entries, _ := os.ReadDir(r.dir()) // without it, there is none
-	for _, e := range entries {
-		small := filepath.Join(r.dir(), e.Name())
+	d, err := OpenDir(r.dir())
+	if err != nil {
+		return r // there is none
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	for _, name := range names {
+		small := filepath.Join(r.dir(), name)
 		if n, _ := unix.Llistxattr(small, nil); n > 0 || !fill { // it may be a copy
 			r.small = append(r.small, small)
 		}
