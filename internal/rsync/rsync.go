@@ -92,7 +92,7 @@ func Send(ctx context.Context, s Stream, f Files, temp string, o Options) error 
 		return err
 	}
 	defer dir.Close()
-	p, err := newProcess(temp, "send", append(o.args("-ar"), "/files/", "peer:/files", "-e", toPeer)...)
+	p, err := newProcess(temp, "send", append(o.args("-ar"), "--blocking-io", "/files/", "peer:/files", "-e", toPeer)...)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package rsync
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -20,7 +21,36 @@ type end struct {
 	io.WriteCloser
 }
 
+// halting stops for a while once some has been written.
+type halting struct {
+	io.WriteCloser
+	n int
+}
+
+func (h *halting) Write(b []byte) (int, error) {
+	const enough = 500_000
+	if h.n < enough && h.n+len(b) >= enough {
+		time.Sleep(time.Second)
+	}
+	h.n += len(b)
+	return h.WriteCloser.Write(b)
+}
+
 func (e end) CloseWrite() error { return e.WriteCloser.Close() }
+
+// fastDir gives a directory in memory, if attributes can be kept there.
+func fastDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "kiln-rsync-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if unix.Setxattr(dir, "user.a", nil, 0) != nil {
+		return t.TempDir()
+	}
+	return dir
+}
 
 func opened(t *testing.T, dir string) *os.File {
 	t.Helper()
@@ -55,7 +85,7 @@ var capability = []byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x0
 
 // TestCopy sends files of every type from one confined process to another.
 func TestCopy(t *testing.T) {
-	base, tree, to, temp := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	base, tree, to, temp := t.TempDir(), fastDir(t), fastDir(t), t.TempDir()
 	for _, err := range []error{
 		os.Mkdir(filepath.Join(base, "rootfs"), 0o755),
 		os.WriteFile(filepath.Join(base, "metadata.yaml"), []byte("x"), 0o644),
@@ -74,6 +104,12 @@ func TestCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// So much that what the sender is asked for piles up while it is held up.
+	for i := range 20_000 {
+		if err := os.WriteFile(filepath.Join(tree, fmt.Sprint("many", i)), bytes.Repeat([]byte("x"), 500), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ids := userNS(t)
 	mount, err := private(opened(t, tree), ids, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
@@ -84,10 +120,10 @@ func TestCopy(t *testing.T) {
 	defer cancel()
 	r1, w1 := io.Pipe()
 	r2, w2 := io.Pipe()
-	o := Options{Xattrs: true, Delete: true, Compress: true, Links: true}
+	o := Options{Xattrs: true, Delete: true, Links: true} // Compress would leave nothing to pile up
 	sent := make(chan error, 1)
 	go func() {
-		sent <- Send(ctx, end{r1, w2}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o)
+		sent <- Send(ctx, end{r1, &halting{WriteCloser: w2}}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o)
 	}()
 	if err := Receive(ctx, end{r2, w1}, opened(t, to), temp, o, func() error { return nil }); err != nil {
 		t.Error("receive:", err)
