@@ -37,7 +37,7 @@ func (h *Share) Send(ctx context.Context, snapshot string, s rsync.Stream, o rsy
 		return err
 	}
 	temp := h.set.pool.TempDir()
-	dir, err := os.MkdirTemp(temp, "send-")
+	dir, err := os.MkdirTemp(temp, "new-")
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -82,7 +83,7 @@ type Files struct{ Dir, Tree, IDs *os.File }
 
 // toPeer is the remote shell of the sender: what it reads and writes is the other server's,
 // by the descriptors FROM and TO of confine.c. It ends when the other server has said all.
-const toPeer = `sh -c "exec 9<&0; cat <&9 >&8 & exec cat <&7"`
+const toPeer = `sh -c "exec 9<&0; cat <&9 >&8 & exec cat <&7 8>&- 9<&-"`
 
 // Send sends files, and returns when the other end has them. temp is a directory for an
 // empty one. Errors: Unsupported without rsync, Network, and the stream's.
@@ -164,7 +165,7 @@ func newProcess(temp, how string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	place, err := os.MkdirTemp(temp, "rsync-")
+	place, err := os.MkdirTemp(temp, "new-")
 	if err != nil {
 		return nil, err
 	}
@@ -197,6 +198,9 @@ func (p *process) run(ctx context.Context, s Stream, room func() error, in, out 
 	defer os.Remove(p.place)
 	defer p.from.Close()
 	defer p.to.Close()
+	// The process ends with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err := p.cmd.Start()
 	in.Close()
 	out.Close()
