@@ -88,7 +88,7 @@ func (c *Client) WithSecret(secret string) *Client {
 func (c *Client) URL(path string) string { return c.url(path, nil) }
 
 // Meaning gives a client whose requests about an instance mean by its name the one that has
-// a UUID (of its configuration: "volatile.backups", which it has once it was rebuilt and stays
+// a UUID (of its configuration: "volatile.backups.uuid", which it has once it was rebuilt and stays
 // the same when that is done again, or else "volatile.uuid"): another one that has got the name meanwhile
 // is a Conflict. Servers without the API extension kiln_instance_uuid look at the name only.
 func (c *Client) Meaning(instance, uuid string) *Client {

@@ -42,7 +42,8 @@ func (i *heldInstance) read(ctx context.Context) (err error) {
 	if i.tag, err = i.at.Get(ctx, instancePath(i.at.Name), nil, &i.Instance); err != nil {
 		return i.app.suggest(ctx, i.at, err)
 	}
-	i.at.Client = i.at.Meaning(i.at.Name, cmp.Or(i.Config["volatile.backups"], i.Config["volatile.uuid"]))
+	i.at.Client = i.at.Meaning(i.at.Name, cmp.Or(i.Config["volatile.backups.uuid"], i.Config["volatile.backups"],
+		i.Config["volatile.uuid"]))
 	return nil
 }
 

@@ -31,6 +31,8 @@ type Source struct {
 	// HostAccess has an instance of another server keep the settings that let it reach
 	// this host, see instance.HostAccess; else they are refused.
 	HostAccess bool
+	// Refresh brings an instance that is there up to date, of AwaitInstance.
+	Refresh bool
 }
 
 // elsewhere reports whether another server has what the instance is made from.
@@ -60,6 +62,10 @@ func (spec *CreateSpec) check() (err error) {
 			"migration")
 	default:
 		return kiln.Errorf(kiln.Invalid, "Unknown source type %s; it is one of image, copy, none, migration", t)
+	}
+	if spec.Source.Refresh && spec.Source.Type != "migration" {
+		return kiln.Errorf(kiln.Unsupported, "a copy is brought up to date (--refresh) only from another server, by lxc or "+
+			"incus; delete it and copy it again, which moves only what differs from the image")
 	}
 	if spec.Architecture == "" {
 		spec.Architecture = HostArch()

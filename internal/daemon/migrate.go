@@ -204,13 +204,35 @@ func (d *Daemon) AwaitInstance(ctx context.Context, spec CreateSpec, from *remot
 		}
 		m.connect = func(ctx context.Context) (*migrate.Peer, error) { return d.remotes.Migration(ctx, *from) }
 	}
-	var err error
-	if spec.Name, m.drop, err = d.instances.Claim(ctx, spec.Name); err != nil {
+	there, err := d.refreshes(ctx, &spec)
+	if err != nil {
+		return nil, err
+	}
+	if m.drop = func() {}; spec.Source.Refresh {
+		m.ctx = there
+	} else if spec.Name, m.drop, err = d.instances.Claim(ctx, spec.Name); err != nil {
 		return nil, err
 	}
 	m.Resources = instanceResources(spec.Name)
 	m.run = func(ctx context.Context, o *op.Operation, p *migrate.Peer) error { return d.await(ctx, o, spec, p) }
 	return m, nil
+}
+
+// refreshes says of a spec whether an instance is there that can be brought up to date: else
+// one is made. The context means it by its name. The error is Conflict while it runs.
+func (d *Daemon) refreshes(ctx context.Context, spec *CreateSpec) (context.Context, error) {
+	if !spec.Source.Refresh {
+		return ctx, nil
+	}
+	err := d.instances.CheckRefresh(ctx, spec.Name)
+	if errors.Is(err, kiln.NotFound) {
+		spec.Source.Refresh = false
+		return ctx, nil
+	}
+	if err != nil {
+		return ctx, err
+	}
+	return d.instances.Meaning(ctx, spec.Name, "")
 }
 
 // await is the target of a migration. The other server is told that it succeeded when the
@@ -242,6 +264,13 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 	if err != nil {
 		return n, ctx, err
 	}
+	var drop []string
+	if spec.Source.Refresh { // it keeps its configuration, and the snapshots that both have
+		a.Config, a.Devices = nil, nil
+		if drop, err = d.missingSnapshots(ctx, a); err != nil {
+			return n, ctx, err
+		}
+	}
 	n = a.plan()
 	n.Trigger, a.spec.Profiles = a.Trigger, spec.Profiles // whoever names profiles that are here wants them
 	if err := d.checkArrival(ctx, a, n); err != nil {
@@ -254,8 +283,13 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 	defer release()
 	features := migrate.Features{Xattrs: true, Delete: true, Compress: options.Compress, Bidirectional: true,
 		Links: options.Links}
-	if err := p.WriteHeader(ctx, migrate.Header{FS: migrate.RSYNC, Processes: h.Processes, Names: h.Names,
-		Snapshots: h.Snapshots, Features: &features}); err != nil {
+	answer := migrate.Header{FS: migrate.RSYNC, Processes: h.Processes, Features: &features, Refresh: spec.Source.Refresh}
+	for _, s := range h.Snapshots {
+		if a.wants(s.Name) {
+			answer.Names, answer.Snapshots = append(answer.Names, s.Name), append(answer.Snapshots, s)
+		}
+	}
+	if err := p.WriteHeader(ctx, answer); err != nil {
 		return n, ctx, err
 	}
 	listening := p.Listen(ctx)
@@ -264,6 +298,9 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 	left, err := d.receiveTrees(listening, a, files, p, received{owners, options, h.Processes == migrate.JustFiles})
 	if err != nil {
 		return n, ctx, err
+	}
+	if spec.Source.Refresh {
+		return n, ctx, d.instances.Refresh(listening, n.Name, spec.Options[instance.UUIDKey], files, drop)
 	}
 	if err := d.instances.Create(listening, n, files); err != nil {
 		return n, ctx, err
@@ -300,7 +337,7 @@ func arrivalOf(spec CreateSpec, h migrate.Header) (a *arrival, owners map[string
 		a.Trigger = "create" // it never ran
 	}
 	a.spec.Options, a.spec.Devices, a.spec.Profiles = nil, nil, nil
-	if len(h.Names) != len(h.Snapshots) && len(h.Snapshots) > 0 {
+	if len(h.Names) != len(h.Snapshots) {
 		return nil, nil, kiln.Errorf(kiln.Invalid, "the other server names %d snapshots, and tells of %d", len(h.Names),
 			len(h.Snapshots))
 	}
@@ -333,6 +370,30 @@ func arrivalOf(spec CreateSpec, h migrate.Header) (a *arrival, owners map[string
 		a.Snapshots = append(a.Snapshots, m)
 	}
 	return a, owners, nil
+}
+
+// wants reports whether a snapshot is among those that come.
+func (a *arrival) wants(name string) bool {
+	return slices.ContainsFunc(a.Snapshots, func(s kiln.InstanceState) bool { return s.Name == name })
+}
+
+// missingSnapshots leaves of the snapshots that the source has those that aren't here yet, and
+// gives those to drop: the source hasn't got them, or has another one of the name.
+func (d *Daemon) missingSnapshots(ctx context.Context, a *arrival) (drop []string, err error) {
+	have, err := d.instances.Snapshots(ctx, a.spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, here := range have {
+		at := slices.IndexFunc(a.Snapshots, func(s kiln.InstanceState) bool { return s.Name == here.Name })
+		switch {
+		case at >= 0 && a.Snapshots[at].CreatedAt.Unix() == here.CreatedAt.Unix():
+			a.Snapshots = slices.Delete(a.Snapshots, at, at+1)
+		case at >= 0 || !a.spec.Source.Only:
+			drop = append(drop, here.Name)
+		}
+	}
+	return drop, nil
 }
 
 // received says how trees come.

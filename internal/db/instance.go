@@ -154,40 +154,65 @@ func (d *DB) CreateInstance(ctx context.Context, i Instance, snapshots ...Snapsh
 // EditInstance reads a row, lets f change all but its name, and writes it back, in
 // one transaction. Errors: NotFound, Invalid for a profile that is none, Integrity when the row is damaged, those of f.
 func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) error) error {
+	return d.Tx(ctx, func(tx *Tx) error { return editInstance(ctx, tx, name, f) })
+}
+
+// RefreshInstance is EditInstance with snapshots that the instance hasn't got any more, and
+// others that it gets. Errors: also Conflict.
+func (d *DB) RefreshInstance(ctx context.Context, name string, f func(*Instance) error, drop []string,
+	add []Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		i, id, err := getInstance(ctx, tx.tx, name)
-		if err != nil {
+		if err := editInstance(ctx, tx, name, f); err != nil {
 			return err
 		}
-		if i.Damage != "" { // what can't be read would be overwritten
-			return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
-		}
-		tx.instanceChanged(ctx, name)
-		before, had := slices.Clone(i.Profiles), maps.Clone(i.Config)
-		devices := maps.Clone(i.Devices)
-		if err := f(&i); err != nil {
-			return err
-		}
-		others := !slices.Equal(before, i.Profiles)
-		if others {
-			if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
+		for _, snap := range drop {
+			if err := deleteSnapshot(ctx, tx, name, snap); err != nil && !errors.Is(err, kiln.NotFound) {
 				return err
 			}
 		}
-		_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
-			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ? WHERE id = ?`,
-			append(i.values()[1:], id)...)
-		limits := others || limited(had, i.Config)
-		rules := limits || reconfigured(had, i.Config) || !maps.EqualFunc(devices, i.Devices, maps.Equal)
-		if err != nil || !rules {
+		for _, s := range add {
+			s.Instance = name
+			if err := createSnapshot(ctx, tx, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func editInstance(ctx context.Context, tx *Tx, name string, f func(*Instance) error) error {
+	i, id, err := getInstance(ctx, tx.tx, name)
+	if err != nil {
+		return err
+	}
+	if i.Damage != "" { // what can't be read would be overwritten
+		return kiln.Errorf(kiln.Integrity, "instance %q can't be changed: %s", name, i.Damage)
+	}
+	tx.instanceChanged(ctx, name)
+	before, had := slices.Clone(i.Profiles), maps.Clone(i.Config)
+	devices := maps.Clone(i.Devices)
+	if err := f(&i); err != nil {
+		return err
+	}
+	others := !slices.Equal(before, i.Profiles)
+	if others {
+		if err := setProfiles(ctx, tx, instancesProfiles, id, i.Profiles); err != nil {
 			return err
 		}
-		in, err := projectID(ctx, tx.tx, project.Instances)
-		if err == nil && limits {
-			err = checkLimits(ctx, tx, in)
-		}
-		return cmp.Or(err, checkRules(ctx, tx, in, id))
-	})
+	}
+	_, err = tx.tx.ExecContext(ctx, `UPDATE instances SET type = ?, architecture = ?, description = ?, ephemeral = ?, running = ?,
+			created_at = ?, last_used_at = ?, base = ?, config = ?, devices = ? WHERE id = ?`,
+		append(i.values()[1:], id)...)
+	limits := others || limited(had, i.Config)
+	rules := limits || reconfigured(had, i.Config) || !maps.EqualFunc(devices, i.Devices, maps.Equal)
+	if err != nil || !rules {
+		return err
+	}
+	in, err := projectID(ctx, tx.tx, project.Instances)
+	if err == nil && limits {
+		err = checkLimits(ctx, tx, in)
+	}
+	return cmp.Or(err, checkRules(ctx, tx, in, id))
 }
 
 // RenameInstance changes a name. Errors: NotFound, Conflict.

@@ -295,13 +295,15 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 
 // DeleteSnapshot removes a row. The error is NotFound.
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	return d.Tx(Freeing(ctx), func(tx *Tx) error {
-		tx.instanceChanged(ctx, instance)
-		_, id, err := getSnapshot(ctx, tx.tx, instance, name)
-		if err != nil {
-			return err
-		}
-		_, err = tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE id = ?`, id)
+	return d.Tx(Freeing(ctx), func(tx *Tx) error { return deleteSnapshot(ctx, tx, instance, name) })
+}
+
+func deleteSnapshot(ctx context.Context, tx *Tx, instance, name string) error {
+	tx.instanceChanged(ctx, instance)
+	_, id, err := getSnapshot(ctx, tx.tx, instance, name)
+	if err != nil {
 		return err
-	})
+	}
+	_, err = tx.tx.ExecContext(ctx, `DELETE FROM instance_snapshots WHERE id = ?`, id)
+	return err
 }

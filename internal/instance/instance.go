@@ -89,12 +89,21 @@ const volatilePrefix = "volatile."
 // BaseKey is the option in which clients look for the image's fingerprint.
 const BaseKey = "volatile.base_image"
 
+// refreshedKey has the UUID, on the other server, of the instance that this one was brought up
+// to date from.
+const refreshedKey = "volatile.refreshed_from.uuid"
+
 // backupsKey names an instance's backups since a rebuild gave its files another name.
-const backupsKey = "volatile.backups"
+//
+// lxc takes such keys along to LXD, which doesn't know kiln's: it knows those that end so.
+const backupsKey = "volatile.backups.uuid"
+
+// olderBackupsKey was its name.
+const olderBackupsKey = "volatile.backups"
 
 // BackupsOf gives the UUID that the backups of an instance with these options are kept by.
 func BackupsOf(options map[string]string) string {
-	return cmp.Or(options[backupsKey], options[UUIDKey])
+	return cmp.Or(options[backupsKey], options[olderBackupsKey], options[UUIDKey])
 }
 
 // TemplateKey holds the trigger of the templates that the next start applies.

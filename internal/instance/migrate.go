@@ -5,12 +5,15 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/backup"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/rsync"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -107,7 +110,10 @@ func (t *Trees) room(lim archive.Limits) error {
 	if err := unix.Fstatfs(int(t.own.Fd()), &now); err != nil {
 		return err
 	}
+	used := (int64(t.before.Bfree) - int64(now.Bfree)) * now.Bsize // by whomever
 	switch {
+	case lim.Bytes > 0 && used > lim.Bytes:
+		return kiln.Errorf(kiln.TooLarge, "the files are larger than %s", kiln.FormatSize(lim.Bytes))
 	case now.Bavail*uint64(now.Bsize) < leastFree, now.Files > 0 && now.Ffree < leastFiles:
 		return kiln.Errorf(kiln.NoSpace, "the files need more space than is free")
 	case lim.Entries > 0 && int64(t.before.Ffree)-int64(now.Ffree) > lim.Entries:
@@ -135,3 +141,49 @@ func (t *Trees) Stacks(of *kiln.Transfer) {
 
 // Close lets go of the files as they came.
 func (t *Trees) Close() error { return errors.Join(t.own.Close(), t.drop()) }
+
+// CheckRefresh says whether an instance can be given other files. Errors: NotFound, Conflict
+// while it runs.
+func (s *Set) CheckRefresh(ctx context.Context, name string) error {
+	_, err := s.stopped(ctx, name, "brought up to date")
+	return err
+}
+
+// Refresh gives a stopped instance other files and more snapshots, and drops those of its
+// snapshots that are named, in one step. Its configuration stays. from is the UUID that the
+// other server has for the source; "" if it isn't known. Errors: NotFound, Conflict.
+func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []string) error {
+	ctx, unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, err := s.stopped(ctx, name, "brought up to date")
+	if err != nil {
+		return err
+	}
+	rows, err := s.db.SnapshotFiles(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = s.db.RefreshInstance(ctx, name, func(r *db.Instance) error {
+		r.Config[backupsKey] = BackupsOf(r.Config)
+		delete(r.Config, olderBackupsKey)
+		r.Config[UUIDKey], r.Config[TemplateKey] = f.UUID, "copy"
+		if delete(r.Config, refreshedKey); uuid.Validate(from) == nil {
+			r.Config[refreshedKey] = from
+		}
+		return nil
+	}, drop, f.snapshots)
+	if err != nil {
+		return err
+	}
+	f.taken = true
+	s.notify(ctx, Change{Name: name, Action: "refreshed"})
+	left, err := s.db.SnapshotFiles(ctx, name)
+	if err == nil {
+		gone := slices.DeleteFunc(filesOf(rows), func(files string) bool { return slices.Contains(filesOf(left), files) })
+		err = s.pool.DeleteSnapshots(ctx, gone...)
+	}
+	return errors.Join(err, s.pool.Delete(ctx, old.Config[UUIDKey]), os.RemoveAll(s.boxDir(old)))
+}

@@ -59,6 +59,7 @@ func (s *Set) exchange(ctx context.Context, name string, n New, f *Files) error 
 			r.Config[BaseKey] = n.Base.String()
 		}
 		r.Config[backupsKey] = BackupsOf(r.Config)
+		delete(r.Config, olderBackupsKey)
 		r.Config[UUIDKey], r.Config[TemplateKey] = f.UUID, "create"
 		r.Base, r.Architecture = n.Base, n.Architecture
 	})

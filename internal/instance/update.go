@@ -37,6 +37,9 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err != nil {
 		return nil, err
 	}
+	if from := i.Options[refreshedKey]; from != "" && c.Options[UUIDKey] == from {
+		c.Options = Lasting(c.Options) // the other one's, as lxc copy --refresh ends: what its server keeps isn't for here
+	}
 	if err := s.checkAccess(ctx, "the instance", c, i.Config); err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ type Peer struct {
 // ReadHeader reads the header of the peer. Errors: Invalid, TooLarge, Network, Timeout, and
 // what the peer says in the place of one.
 func (p *Peer) ReadHeader(ctx context.Context) (Header, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, headerTime, errSilent(headerTime))
+	most := min(headerTime, p.Silence)
+	ctx, cancel := context.WithTimeoutCause(ctx, most, errSilent(most))
 	defer cancel()
 	b, err := p.message(ctx)
 	if err != nil {

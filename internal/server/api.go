@@ -30,6 +30,7 @@ var extensions = []string{
 	"images_push_relay", "image_force_refresh",
 	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",
 	"snapshot_disk_usage", "container_only_migration", "container_push", "container_push_target",
+	"container_incremental_copy",
 	"directory_manipulation", "file_append", "file_delete", "file_symlinks", "file_get_symlink", "instance_sftp",
 	"instances_files_modify_permissions",
 	"container_backup", "backup_compression", "backup_compression_algorithm", "container_backup_override_pool",

@@ -205,7 +205,7 @@ func source(src api.InstanceSource) daemon.Source {
 		Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source,
 		Only:   src.InstanceOnly,
 		Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret,
-		Project: src.Project, Offline: src.Offline, HostAccess: src.HostAccess,
+		Project: src.Project, Offline: src.Offline, HostAccess: src.HostAccess, Refresh: src.Refresh,
 	}
 }
 

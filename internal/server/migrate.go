@@ -38,10 +38,6 @@ func (s *Server) awaitInstance(r *http.Request, spec daemon.CreateSpec, src api.
 	default:
 		return nil, kiln.Errorf(kiln.Invalid, "%q is no mode of a migration; there are pull and push", src.Mode)
 	}
-	if src.Refresh {
-		return nil, kiln.Errorf(kiln.Unsupported, "an instance that is here can't be brought up to date from another "+
-			"server; delete it, and copy it anew")
-	}
 	m, err := s.d.AwaitInstance(r.Context(), spec, from)
 	if err != nil {
 		return nil, err

@@ -134,6 +134,71 @@ func TestMigration(t *testing.T) {
 	}
 }
 
+// TestRefresh brings a copy up to date, with the snapshots that it lacks, and without those
+// that the source hasn't got.
+func TestRefresh(t *testing.T) {
+	p := start(t)
+	p.empty("c1")
+	snapshot := func(of, name string) {
+		t.Helper()
+		if o := p.finish("POST", "/1.0/instances/"+of+"/snapshots", `{"name":"`+name+`"}`); o.Err != "" {
+			t.Fatal(o.Err)
+		}
+	}
+	refresh := strings.Replace(pushed, `"push"`, `"push","refresh":true`, 1)
+	uuid := get[api.Instance](p, "/1.0/instances/c1").Config["volatile.uuid"]
+	refresh = strings.Replace(refresh, `"volatile.uuid":"x"`, `"volatile.uuid":"`+uuid+`"`, 1)
+	carry := func(most int) string {
+		_, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
+		to, target := p.begin("/1.0/instances", refresh)
+		relay(t.Context(), source, target, most)
+		return get[api.Operation](p, to+"/wait").Err
+	}
+	snapshot("c1", "s0")
+	if err := carry(1 << 40); err != "" { // it isn't there yet
+		t.Fatal(err)
+	}
+	snapshot("c1", "s1")
+	snapshot("c2", "mine")
+	if o := p.finish("DELETE", "/1.0/instances/c1/snapshots/s0", ""); o.Err != "" {
+		t.Fatal(o.Err)
+	}
+	before := get[api.Instance](p, "/1.0/instances/c2")
+	if err := carry(100); err == "" {
+		t.Error("it is up to date with half the files")
+	}
+	if list := strings.Join(get[[]string](p, "/1.0/instances/c2/snapshots"), " "); strings.Contains(list, "s1") ||
+		!strings.Contains(list, "s0") || !strings.Contains(list, "mine") {
+		t.Errorf("after half a refresh: %s", list)
+	}
+	if err := carry(1 << 40); err != "" {
+		t.Fatal(err)
+	}
+	if list := get[[]string](p, "/1.0/instances/c2/snapshots"); len(list) != 1 || !strings.HasSuffix(list[0], "/s1") {
+		t.Error(list)
+	}
+	after := get[api.Instance](p, "/1.0/instances/c2")
+	if after.CreatedAt != before.CreatedAt || after.Config["volatile.uuid"] == before.Config["volatile.uuid"] {
+		t.Errorf("%+v, and was %+v", after, before)
+	}
+	// lxc writes the other one's configuration over it then, with what that server keeps.
+	body := `{"architecture":"x86_64","profiles":["default"],"config":{"user.b":"c","volatile.uuid":"` + uuid + `",
+		"volatile.idmap.next":"[]"}}`
+	if o := p.finish("PUT", "/1.0/instances/c2", body); o.Err != "" {
+		t.Error(o.Err)
+	}
+	if last := get[api.Instance](p, "/1.0/instances/c2").Config; last["user.b"] != "c" ||
+		last["volatile.uuid"] != after.Config["volatile.uuid"] || last["volatile.idmap.next"] != "" {
+		t.Error(last)
+	}
+	if o := p.finish("POST", "/1.0/instances/c2/snapshots/s1", `{"name":"s2"}`); o.Err != "" {
+		t.Error(o.Err)
+	}
+	if o := p.finish("PUT", "/1.0/instances/c2", `{"restore":"s2"}`); o.Err != "" {
+		t.Error(o.Err)
+	}
+}
+
 // tree lists the root directory of an instance.
 func (p *peer) tree(name string) string {
 	p.t.Helper()
