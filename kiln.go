@@ -103,7 +103,7 @@ type Remote struct {
 	CA          string `json:"ca,omitempty"`    // PEM, authorities besides those of the system
 	Proxy       string `json:"proxy,omitempty"` // URL; "": as the environment says
 	// public key of minisign, with which every image from there is signed; "": none has to be
-	Key string `json:"key,omitempty"`
+	ImageKey string `json:"image_key,omitempty"`
 }
 
 // The protocols of remotes. The first three are one on the wire.

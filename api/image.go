@@ -58,6 +58,8 @@ type ImageSource struct {
 	Protocol    string `json:"protocol" yaml:"protocol"`
 	Server      string `json:"server" yaml:"server"`
 	ImageType   string `json:"image_type" yaml:"image_type"`
+	// of kiln_image_signatures: the public key that every version from there is signed with
+	ImageKey string `json:"image_key,omitempty" yaml:"image_key,omitempty"`
 }
 
 // An ImageAliasesEntry is an alias as the list of aliases has it.
@@ -130,6 +132,9 @@ type RemoteAccess struct {
 	CA      string   `json:"ca,omitempty" yaml:"ca,omitempty"`           // PEM, authorities besides those of the system
 	Mirrors []string `json:"mirrors,omitempty" yaml:"mirrors,omitempty"` // URLs of servers with the same files
 	Proxy   string   `json:"proxy,omitempty" yaml:"proxy,omitempty"`     // URL
+	// of kiln_image_signatures: the public key of minisign that images from there have to be
+	// signed with; "": they needn't be signed
+	ImageKey string `json:"image_key,omitempty" yaml:"image_key,omitempty"`
 }
 
 // An AliasVersion is an image that an alias points, or pointed, to (API extension

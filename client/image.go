@@ -72,12 +72,12 @@ func (i Images) Find(ctx context.Context, name string) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
-	return fromWire(img)
+	return Image(img)
 }
 
-// fromWire reads what a server says of an image. The error is Network when that
+// Image reads what a server says of an image. The error is Network when that
 // can't be.
-func fromWire(img api.Image) (kiln.Image, error) {
+func Image(img api.Image) (kiln.Image, error) {
 	fp, err := kiln.ParseFingerprint(img.Fingerprint)
 	if err != nil {
 		return kiln.Image{}, kiln.Errorf(kiln.Network, "the server names an image %w", err)
@@ -355,7 +355,7 @@ func (i Images) List(ctx context.Context) ([]kiln.Image, error) {
 	}
 	list := make([]kiln.Image, 0, len(all))
 	for _, w := range all {
-		if img, err := fromWire(w); err == nil {
+		if img, err := Image(w); err == nil {
 			list = append(list, img)
 		}
 	}

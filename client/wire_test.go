@@ -29,7 +29,7 @@ func FuzzImage(f *testing.F) {
 		if json.Unmarshal(b, &w) != nil {
 			return
 		}
-		img, err := fromWire(w)
+		img, err := Image(w)
 		if err != nil {
 			if kiln.KindOf(err) != kiln.Network {
 				t.Errorf("%s: %v", b, err)

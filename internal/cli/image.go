@@ -63,7 +63,7 @@ func (a *app) anyImage(ctx context.Context, word string) (heldImage, error) {
 	} else if !streams {
 		return a.image(ctx, word)
 	}
-	_, img, err := a.FindImage(ctx, word)
+	_, img, err := a.LookAtImage(ctx, word)
 	return heldImage{Image: place.Wire(img)}, err
 }
 
@@ -306,6 +306,9 @@ func (a *app) printImage(i api.Image, signed *vouching) {
 		map[bool]string{true: "enabled", false: "disabled"}[i.AutoUpdate])
 	if s := i.UpdateSource; s != nil {
 		a.print("Source:\n    Server: %s\n    Protocol: %s\n    Alias: %s", s.Server, s.Protocol, s.Alias)
+		if s.ImageKey != "" {
+			a.print("    Image key: %s", s.ImageKey)
+		}
 	}
 	if i.Kept != "" {
 		a.print("Kept: %s", i.Kept)

@@ -221,6 +221,16 @@ func (c *copying) canUpdate(mode string) error {
 	return nil
 }
 
+// unverified says why the target can't be told to fetch the image itself: it would take it
+// unsigned. The error is Unsupported.
+func (c *copying) unverified(ctx context.Context) error {
+	r, err := c.app.Config()
+	if err != nil || r.Remotes[c.remote].ImageKey == "" {
+		return err
+	}
+	return place.Verifies(ctx, c.to)
+}
+
 // request is what the target is told, whichever way the image comes.
 func (c *copying) request(s api.ImagesPostSource) client.Request {
 	return client.Request{Method: http.MethodPost, Path: "/1.0/images", Body: api.ImagesPost{
@@ -230,6 +240,9 @@ func (c *copying) request(s api.ImagesPostSource) client.Request {
 
 // pull has the target fetch the image.
 func (c *copying) pull(ctx context.Context) error {
+	if err := c.unverified(ctx); err != nil {
+		return err
+	}
 	s, err := c.app.ImageSource(ctx, c.remote, c.typed, false)
 	if err != nil {
 		return err

@@ -29,6 +29,18 @@ func (a *app) importURL(ctx context.Context, at place.Place, url string, img kil
 		return "", usageError{errors.New("--fingerprint and --ca are about a certificate, and there is none at http://")}
 	}
 	src := api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}
+	config, err := a.Config()
+	if err != nil {
+		return "", err
+	}
+	known, err := config.ReachURL(url)
+	if err != nil {
+		return "", err
+	}
+	if known.ImageKey != "" {
+		return "", kiln.Errorf(kiln.Integrity, "a URL tells no signature, and a remote at this address has a key that its "+
+			"images must be signed with; copy the image from that remote: kiln image copy <remote>:<alias>")
+	}
 	switch {
 	case fingerprint != "":
 		pin, err := pinned(ctx, url, fingerprint)
@@ -43,14 +55,6 @@ func (a *app) importURL(ctx context.Context, at place.Place, url string, img kil
 		}
 		src.CA = string(ca)
 	default:
-		config, err := a.Config()
-		if err != nil {
-			return "", err
-		}
-		known, err := config.ReachURL(url)
-		if err != nil {
-			return "", err
-		}
 		src.Certificate, src.CA, src.Proxy = known.Certificate, known.CA, known.Proxy
 	}
 	post := api.ImagesPost{

@@ -95,7 +95,7 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 			Name: orElse(*name, remote), Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
 			Filters: args[1:],
 			Keep:    *keep, PullThrough: *through, Public: !*private, RemoteAccess: api.RemoteAccess{CA: where.CA,
-				Mirrors: where.Mirrors, Proxy: where.Proxy},
+				Mirrors: where.Mirrors, Proxy: where.Proxy, ImageKey: where.ImageKey},
 		}
 		done, err := a.watch(c.Context(), at, client.Request{Method: http.MethodPost, Path: "/1.0/kiln/mirrors", Body: post})
 		a.tellMirrored(done)

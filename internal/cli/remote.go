@@ -16,6 +16,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 func (a *app) remoteCmd() *cobra.Command {
@@ -57,6 +58,20 @@ func (a *app) remoteCmd() *cobra.Command {
 			r.Remotes[args[0]] = &c
 			return err
 		}),
+		a.remoteChange("set-key <remote> <public-key>|<file>|none", "Set the key that images of a remote must be signed with",
+			2, func(r *place.Config, args []string) error {
+				c := *r.Remotes[args[0]]
+				c.ImageKey = ""
+				if args[1] != "none" {
+					key, err := place.PublicKey(args[1])
+					if err != nil {
+						return err
+					}
+					c.ImageKey = key.String()
+				}
+				r.Remotes[args[0]] = &c
+				return nil
+			}),
 	)
 	return c
 }
@@ -89,6 +104,16 @@ func (a *app) remoteListCmd() *cobra.Command {
 		col('P', "PUBLIC", func(w row) string { return strings.ToUpper(yesNo(w.Public)) }),
 		col('s', "STATIC", func(w row) string { return strings.ToUpper(yesNo(w.Static)) }),
 		col('g', "GLOBAL", func(row) string { return "NO" }),
+		col('k', "IMAGE KEY", func(w row) string {
+			key, err := signing.ParseKey(w.ImageKey)
+			switch {
+			case w.ImageKey == "":
+				return ""
+			case err != nil:
+				return "BAD"
+			}
+			return key.ID()
+		}),
 	})
 	list.RunE = func(*cobra.Command, []string) error {
 		r, err := a.Config()
@@ -101,6 +126,12 @@ func (a *app) remoteListCmd() *cobra.Command {
 		var rows []row
 		for _, n := range slices.Sorted(maps.Keys(r.Remotes)) {
 			rows = append(rows, row{n, n == r.Default, r.Remotes[n]})
+		}
+		columns := list.Flag("columns")
+		if !columns.Changed && slices.ContainsFunc(rows, func(w row) bool { return w.ImageKey != "" }) {
+			if err := columns.Value.Set(columns.DefValue + "k"); err != nil { // scripts for lxc count on the others
+				return err
+			}
 		}
 		return show(rows)
 	}

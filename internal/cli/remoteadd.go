@@ -30,7 +30,7 @@ import (
 type addOptions struct {
 	accept, public, http                bool
 	fingerprint, token, password, proxy string
-	project, caFile                     string
+	project, caFile, key                string
 	protocol                            *string
 	mirrors                             []string
 }
@@ -50,7 +50,9 @@ func (a *app) remoteAddCmd() *cobra.Command {
 		Use: "add [<remote>] <address>|<token>", Short: "Add a remote server", Args: cobra.RangeArgs(1, 2),
 		Long: "Add a server: an address, or a token of \"kiln config trust add\" there, which has the addresses in it.\n\n" +
 			"If the server's certificate is not signed by a trusted CA, kiln asks whether to trust it; --fingerprint " +
-			"and --accept-certificate answer that.",
+			"and --accept-certificate answer that.\n\n" +
+			"With --key only images are taken from there that are signed with that key, as what they are asked for by, " +
+			"whoever runs the server: kiln image sign. Instances are not signed.",
 	}
 	var o addOptions
 	f := c.Flags()
@@ -65,6 +67,8 @@ func (a *app) remoteAddCmd() *cobra.Command {
 	f.StringArrayVar(&o.mirrors, "mirror", nil, "URL of a server with the same images (repeatable)")
 	f.StringVar(&o.proxy, "proxy", "", "URL of the proxy for this server")
 	f.StringVar(&o.project, "project", "", "project there")
+	f.StringVar(&o.key, "key", "", "public key of minisign (RW…), or a file with one, that the images there must be "+
+		"signed with")
 	choiceFlag(c, "auth-type", "", "tls", "how clients authenticate", "tls")
 	_ = f.MarkHidden("auth-type")
 	f.BoolVar(&o.http, "allow-http", false, "allow a plain http address")
@@ -184,6 +188,13 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 	}
 	if _, err := (trust.Peer{CA: c.CA}).TLS(); err != nil {
 		return err
+	}
+	if o.key != "" {
+		key, err := place.PublicKey(o.key)
+		if err != nil {
+			return err
+		}
+		c.ImageKey = key.String()
 	}
 	before, had := r.Remotes[name]
 	r.Remotes[name] = c

@@ -151,6 +151,11 @@ func (a *app) signers() (signers, error) {
 	for _, n := range list {
 		all[n.Key.ID()] = append(all[n.Key.ID()], namedSigner{n.Name, n.Key})
 	}
+	for _, name := range r.Names() {
+		if key, err := signing.ParseKey(r.Remotes[name].ImageKey); err == nil {
+			all[key.ID()] = append(all[key.ID()], namedSigner{name + ":", key})
+		}
+	}
 	return all, nil
 }
 

@@ -97,3 +97,92 @@ func TestSign(t *testing.T) {
 	s.fails("publish c1 --sign=nobody --alias five", 3, `no key "nobody"`)
 	s.fails("image info five", 3, "no image")
 }
+
+// TestPin takes from a remote with a key only what is signed with it, by every verb that
+// takes images, whoever of client and servers asks.
+func TestPin(t *testing.T) {
+	s := newSession(t)
+	at := s.listening("b")
+	s.listening("local")
+	s.ok("remote switch b")
+	s.ok("key generate")
+	s.ok("key generate other")
+	public := filepath.Join(s.dir, "image.pub")
+	s.ok("key export default " + public)
+	renamed := s.image("4", "--alias renamed --public")
+	for seed, flags := range map[string]string{"1": "--alias good --public", "2": "--alias unsigned --public",
+		"3": "--alias theirs --public", "5": "--alias secret"} {
+		s.image(seed, flags)
+	}
+	s.ok("image sign good")
+	s.ok("image sign theirs --key other")
+	s.ok("image sign renamed --alias before")
+	s.ok("image sign secret")
+	s.ok("remote switch local")
+	s.fails("remote add up "+at+" --public --accept-certificate --key nonsense", 2, "not a public key of minisign")
+	s.fails("remote add up "+at+" --public --accept-certificate --key "+filepath.Join(s.dir, "conf/keys/default.key"), 2,
+		"secret key")
+	s.ok("remote add up " + at + " --public --accept-certificate --key " + public)
+	id := strings.Split(strings.TrimSpace(s.ok("key list -f csv")), ",")[1]
+	s.says("remote list -f csv", "up,"+at+",kiln,tls,YES,NO,NO,"+id+"\n", "local (current),unix://,kiln,file access,NO,YES,NO,\n")
+	s.says("image info up:good", "good, by the key default")
+	s.says("image info up:theirs", "good, by the key other")
+
+	for name, want := range map[string]string{"unsigned": "isn't signed", "theirs": "not with " + id,
+		"renamed": `signed as before, not as "renamed"`} {
+		out := filepath.Join(s.dir, "out-"+name)
+		for _, verb := range []string{"image copy up:" + name + " local:", "image copy up:" + name + " local: --mode relay",
+			"image copy up:" + name + " local: --dry-run", "image export up:" + name + " " + out, "init up:" + name + " c1"} {
+			s.fails(verb, 7, want)
+		}
+		if files, err := filepath.Glob(out + "*"); err != nil || len(files) > 0 {
+			t.Errorf("%s: %v, %v", name, files, err)
+		}
+	}
+	if out := s.ok("image list -f csv") + s.ok("list -f csv"); out != "" {
+		t.Errorf("there is %q", out)
+	}
+
+	// What is signed comes in every way, and its source is pinned from then on.
+	s.ok("image export up:good " + filepath.Join(s.dir, "good"))
+	s.ok("image copy up:good local: --mode relay --alias relayed")
+	s.ok("image delete relayed")
+	s.ok("image copy up:good local: --alias good --auto-update")
+	s.says("image info good", "good, by the key default", "Image key: RW")
+	s.ok("image copy up:" + renamed[:12] + " local: --alias by-digits")
+	s.ok("init up:good c1")
+	s.ok("rebuild c1 up:good")
+	s.fails("rebuild c1 up:unsigned", 7, "isn't signed")
+	s.ok("remote switch b")
+	s.image("6", "--alias good --public")
+	s.ok("remote switch local")
+	s.fails("image refresh good", 7, "isn't signed")
+	s.ok("remote switch b")
+	s.ok("image sign good")
+	s.ok("remote switch local")
+	s.says("image refresh good", "Image refreshed successfully!")
+
+	// Private ones, which the other server is asked for by their fingerprint.
+	s.ok("remote set-key b " + public)
+	s.ok("image copy b:secret local: --alias secret")
+	s.fails("image copy b:theirs local:", 7, "not with "+id)
+	s.ok("remote switch b")
+	s.ok("image alias rename secret hidden")
+	s.ok("remote switch local")
+	s.fails("image copy b:hidden local:", 7, `signed as secret, not as "hidden"`)
+	s.fails("init b:hidden c2", 7, `signed as secret, not as "hidden"`)
+
+	// A mirror, and a URL, which tells nothing of signatures.
+	s.fails("mirror add up", 7, "isn't signed")
+	s.fails("image info unsigned", 3)
+	s.says("image info good", "good, by the key default")
+	s.ok("mirror remove up")
+	s.fails("image import "+at+"/lxd/good", 7, "a URL tells no signature")
+
+	s.ok("remote set-key up none")
+	s.ok("image copy up:unsigned local: --alias unsigned")
+	s.fails("remote set-key up nonsense", 2, "not a public key of minisign")
+	s.fails("config set images.require_signature never", 2, "pinned, always")
+	s.ok("config set images.require_signature always")
+	s.fails("image copy up:renamed local: --mode pull", 7, "images.require_signature", "kiln remote set-key")
+}

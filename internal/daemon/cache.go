@@ -23,8 +23,11 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 	if s.Alias == "" {
 		spec.Name, spec.IsAlias = s.Fingerprint, false
 		img, err := d.Images.ByPrefix(ctx, s.Fingerprint)
-		if err == nil && (img.Missing == "" || img.Damage != "") {
+		switch signed := checkSigned(s.Remote, img, spec.Name); {
+		case err == nil && img.Damage != "":
 			return img, img.Whole()
+		case err == nil && img.Missing == "" && signed == nil:
+			return img, nil
 		}
 		if err == nil {
 			damaged = &img
@@ -35,20 +38,34 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 		return kiln.Image{}, err
 	}
 	last = cmp.Or(last, damaged)
+	if last != nil && last.Origin != nil { // who pinned a key did it for everybody here
+		spec.Remote.ImageKey = cmp.Or(spec.Remote.ImageKey, last.Origin.ImageKey)
+	}
 	if s.Offline {
 		if last == nil {
 			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it",
 				spec.Name, s.Remote.Server)
 		}
-		return *last, nil
+		return *last, refusedHere(spec, *last)
 	}
 	img, err := d.fetchCached(ctx, o, spec, last)
 	if away(err) && last != nil && ctx.Err() == nil {
 		d.warn(o, fmt.Sprintf("%s can't be reached (%v); using the image of %s that is here", s.Remote.Server, err,
 			last.UploadedAt.UTC().Format("2006/01/02 15:04 MST")))
-		return *last, nil
+		return *last, refusedHere(spec, *last)
 	}
 	return img, err
+}
+
+// refusedHere says why an image that is here can't stand in for what a name means at its
+// remote, which isn't asked: it isn't signed as it has to be. The error is Integrity.
+func refusedHere(spec PullSpec, img kiln.Image) error {
+	err := checkSigned(spec.Remote, img, spec.Name)
+	if err == nil {
+		return nil
+	}
+	return kiln.Errorf(kiln.KindOf(err), "the image %s, which is here for %q of %s, is refused: %w",
+		img.Fingerprint.Short(), spec.Name, spec.Remote.Server, err)
 }
 
 // away reports whether an error is that of a server that isn't there at the moment.
@@ -79,6 +96,9 @@ func (d *Daemon) lastOf(ctx context.Context, origin *kiln.Origin) (*kiln.Image, 
 // it meant last, unless that is a copy that somebody made to stay as it is.
 func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec, last *kiln.Image) (kiln.Image,
 	error) {
+	if err := d.mayFetch(ctx, spec.Remote); err != nil {
+		return kiln.Image{}, err
+	}
 	img, err := d.find(ctx, o, spec, false)
 	if err != nil {
 		return kiln.Image{}, err
@@ -103,8 +123,11 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 		}
 	}
 	before, known, err := d.here(ctx, spec, img)
-	if err != nil || known && replaces.IsZero() {
+	if err != nil {
 		return before, err
+	}
+	if known && replaces.IsZero() {
+		return d.vouched(ctx, spec.Remote, img, before)
 	}
 	got, err := d.bring(ctx, o, spec, img, bringOptions{replaces: replaces, proof: !replaces.IsZero()})
 	if err != nil {

@@ -188,6 +188,19 @@ func (c *mirrored) tell(o *op.Operation, name string, all int) {
 // elsewhere comes again: only a server that has the bytes may say what they are called
 // here, and that everybody may have them.
 func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img kiln.Image) (kiln.Image, error) {
+	if err := d.mayFetch(ctx, m.Remote); err != nil {
+		return kiln.Image{}, err
+	}
+	img.Aliases = slices.Clone(img.Aliases)
+	var refused error
+	img.Aliases = slices.DeleteFunc(img.Aliases, func(a kiln.Alias) bool {
+		err := checkSigned(m.Remote, img, a.Name)
+		refused = cmp.Or(refused, err)
+		return err != nil
+	})
+	if len(img.Aliases) == 0 {
+		return kiln.Image{}, refused
+	}
 	spec := PullSpec{Remote: m.Remote, Name: img.Aliases[0].Name, IsAlias: true}
 	spec.Public, spec.MoveAliases = m.Public, true
 	for _, a := range img.Aliases {

@@ -122,6 +122,9 @@ func (d *Daemon) EstimateImage(ctx context.Context, spec PullSpec) (kiln.Image, 
 
 // pull is PullImage within an operation.
 func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln.Image, error) {
+	if err := d.mayFetch(ctx, spec.Remote); err != nil {
+		return kiln.Image{}, err
+	}
 	img, err := d.find(ctx, o, spec, false)
 	if err != nil {
 		return kiln.Image{}, err
@@ -174,6 +177,9 @@ func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh
 	stop := waiting(o, spec.Remote.Server)
 	img, err := src.Find(ctx, spec.Name)
 	stop()
+	if errors.Is(err, kiln.Integrity) && !fresh { // its index may be older than the signature
+		return d.find(ctx, o, spec, true)
+	}
 	if err == nil && img.Type == "virtual-machine" {
 		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
 	}
@@ -222,6 +228,15 @@ func (d *Daemon) partial(ctx context.Context, hash kiln.Fingerprint) int64 {
 // bring has an image that find gave in the store, as one that nobody asked to keep.
 // One that is here isn't moved; one that others wait for comes once for all.
 func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
+	options bringOptions) (kiln.Image, error) {
+	got, err := d.bringFiles(ctx, o, spec, img, options)
+	if err != nil {
+		return got, err
+	}
+	return d.vouched(ctx, spec.Remote, img, got)
+}
+
+func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
 	options bringOptions) (kiln.Image, error) {
 	here, ok, err := d.here(ctx, spec, img)
 	if err != nil {

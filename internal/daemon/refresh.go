@@ -47,6 +47,9 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 			"alias from a public remote", fp.Short())
 	}
 	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}
+	if err := d.mayFetch(ctx, spec.Remote); err != nil {
+		return fp, err
+	}
 	img, err := d.find(ctx, o, spec, fresh)
 	if errors.Is(err, kiln.NotFound) && spec.Remote.Protocol != kiln.ProtocolDirect { // which says why
 		err = kiln.Errorf(kiln.NotFound, "%s has no public image %q any more: its newest version may be private, or the "+

@@ -25,23 +25,24 @@ type setting struct {
 
 // The settings that kiln itself reads.
 const (
-	mountSquashfs  = "images.mount_squashfs"
-	unpackedBytes  = "images.unpacked_limit"
-	unpackedFiles  = "images.unpacked_files"
-	defaultArchKey = "images.default_architecture"
-	httpsAddress   = "core.https_address"
-	trustPassword  = "core.trust_password"
-	trustCA        = "core.trust_ca_certificates"
-	tokenExpiry    = "core.remote_token_expiry"
-	updateInterval = "images.auto_update_interval"
-	updateCached   = "images.auto_update_cached"
-	cacheExpiry    = "images.remote_cache_expiry"
-	keepVersions   = "images.keep_versions"
-	allowHTTP      = "images.allow_http"
-	backupFormat   = "backups.compression_algorithm"
-	proxyHTTP      = "core.proxy_http"
-	proxyHTTPS     = "core.proxy_https"
-	proxyIgnore    = "core.proxy_ignore_hosts"
+	mountSquashfs    = "images.mount_squashfs"
+	unpackedBytes    = "images.unpacked_limit"
+	unpackedFiles    = "images.unpacked_files"
+	defaultArchKey   = "images.default_architecture"
+	httpsAddress     = "core.https_address"
+	trustPassword    = "core.trust_password"
+	trustCA          = "core.trust_ca_certificates"
+	tokenExpiry      = "core.remote_token_expiry"
+	updateInterval   = "images.auto_update_interval"
+	updateCached     = "images.auto_update_cached"
+	cacheExpiry      = "images.remote_cache_expiry"
+	keepVersions     = "images.keep_versions"
+	allowHTTP        = "images.allow_http"
+	requireSignature = "images.require_signature"
+	backupFormat     = "backups.compression_algorithm"
+	proxyHTTP        = "core.proxy_http"
+	proxyHTTPS       = "core.proxy_https"
+	proxyIgnore      = "core.proxy_ignore_hosts"
 )
 
 // hidden are the settings whose values nobody is told.
@@ -61,6 +62,7 @@ func settings() map[string]setting {
 		updateInterval:                 {"6", upTo(maxHours)},
 		keepVersions:                   {"1", checkNumber},
 		allowHTTP:                      {"false", checkBool},
+		requireSignature:               {"pinned", oneOf("pinned", "always")},
 		backupFormat:                   {"gzip", checkBackupFormat},
 		"images.compression_algorithm": {"zstd", checkCompression},
 		defaultArchKey:                 {"", checkArch},

@@ -33,7 +33,8 @@ type Remote struct {
 	CA       string   `yaml:"ca,omitempty"` // PEM
 	Mirrors  []string `yaml:"mirrors,omitempty"`
 	Proxy    string   `yaml:"proxy,omitempty"`
-	Static   bool     `yaml:"-"` // always there; in the file only if somebody changed something else of it
+	ImageKey string   `yaml:"image_key,omitempty"` // public key that its images are signed with; "": needn't be
+	Static   bool     `yaml:"-"`                   // always there; in the file only if somebody changed something else of it
 }
 
 // Streams reports whether the server only has images.
@@ -226,7 +227,7 @@ func (c *Config) Reach(name string) (kiln.Remote, error) {
 		protocol = kiln.ProtocolLXD
 	}
 	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(r.Addr, "/"), Mirrors: r.Mirrors,
-		Certificate: pin, CA: r.CA, Proxy: r.Proxy}, nil
+		Certificate: pin, CA: r.CA, Proxy: r.Proxy, ImageKey: r.ImageKey}, nil
 }
 
 // pin gives the certificate that a remote must show; "": any that a CA vouches for.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // defaultImage is the alias that an instance is made from where none is named, as with lxc.
@@ -39,8 +41,40 @@ func (r *Resolver) OnlyImages(word string) (bool, error) {
 	return err == nil && remote.Streams(), err
 }
 
-// FindImage finds the image that a word means, and where its files are.
+// FindImage finds the image that a word means, and where its files are. The error is
+// Integrity for one that isn't signed as those of its remote have to be.
 func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kiln.Image, error) {
+	src, img, err := r.LookAtImage(ctx, word)
+	if err != nil {
+		return nil, kiln.Image{}, err
+	}
+	c, err := r.Config()
+	if err != nil {
+		return nil, kiln.Image{}, err
+	}
+	remote, name := c.Split(word)
+	return src, img, c.Remotes[remote].checkSigned(img, remote, name)
+}
+
+// checkSigned says whether an image is signed as those of a remote have to be, as what it
+// was asked for by. The error is Integrity.
+func (r *Remote) checkSigned(img kiln.Image, remote, name string) error {
+	if r.ImageKey == "" {
+		return nil
+	}
+	key, err := signing.ParseKey(r.ImageKey)
+	if err == nil {
+		err = signing.Check(key, img, name)
+	}
+	if err == nil {
+		return nil
+	}
+	return kiln.Errorf(kiln.KindOf(err), "the image %q of the remote %q is refused: %w; ask who runs it, or pin another "+
+		"key: kiln remote set-key %s <key>", name, remote, err, remote)
+}
+
+// LookAtImage is FindImage for who only wants to look, whoever signed it.
+func (r *Resolver) LookAtImage(ctx context.Context, word string) (kiln.Source, kiln.Image, error) {
 	c, err := r.Config()
 	if err != nil {
 		return nil, kiln.Image{}, err
@@ -170,7 +204,7 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	s = api.ImagesPostSource{
 		Type: "image", Mode: "pull", Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
 		Project:      c.Project,
-		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
+		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy, ImageKey: where.ImageKey},
 	}
 	if s.Alias = image; len(image) >= kiln.ShortDigits && kiln.IsPrefix(strings.ToLower(image)) {
 		s.Alias, s.Fingerprint = "", image
@@ -193,6 +227,15 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	}
 	if err != nil {
 		return s, err
+	}
+	if c.ImageKey != "" { // the other server is told a fingerprint, and doesn't know what it is called
+		found, err := client.Image(img)
+		if err == nil {
+			err = c.checkSigned(found, name, image)
+		}
+		if err != nil {
+			return s, err
+		}
 	}
 	if img.Public && s.Alias != "" {
 		return s, nil
@@ -220,6 +263,9 @@ func (r *Resolver) InstanceSource(ctx context.Context, word string, to Place, of
 		return api.InstanceSource{Type: "image", Alias: name}, nil
 	}
 	s, err := r.ImageSource(ctx, remote, name, offline)
+	if err == nil && s.ImageKey != "" {
+		err = Verifies(ctx, to)
+	}
 	if err != nil {
 		return api.InstanceSource{}, err
 	}
@@ -227,6 +273,20 @@ func (r *Resolver) InstanceSource(ctx context.Context, word string, to Place, of
 		Type: "image", Mode: "pull", Server: s.Server, Protocol: s.Protocol, Certificate: s.Certificate, Alias: s.Alias,
 		Fingerprint: s.Fingerprint, Secret: s.Secret, Project: s.Project, Offline: offline, RemoteAccess: s.RemoteAccess,
 	}, nil
+}
+
+// Verifies says whether a server checks signatures of the images that it is told to get. The
+// error is Unsupported.
+func Verifies(ctx context.Context, at Place) error {
+	var server api.Server
+	if _, err := at.Get(ctx, "/1.0", nil, &server); err != nil {
+		return err
+	}
+	if slices.Contains(server.APIExtensions, "kiln_image_signatures") {
+		return nil
+	}
+	return kiln.Errorf(kiln.Unsupported, "the server %q can't check the signature of an image, which the remote's key "+
+		"asks for; copy the image there through this client, which can: %s", at.Remote, ImageRelay)
 }
 
 // ImageRelay sends an image through the client.

@@ -240,7 +240,7 @@ func (r *Resolver) Explain(err error) error {
 		"kiln remote add <name> <token>", r.asked)
 }
 
-// Source gives the images of a remote, whichever protocol it speaks.
+// Source gives the images of a remote, whichever protocol it speaks, signed or not.
 func (r *Resolver) Source(name string) (kiln.Source, error) {
 	config, err := r.Config()
 	if err != nil {
@@ -266,6 +266,7 @@ func (r *Resolver) Source(name string) (kiln.Source, error) {
 		return nil, err
 	}
 	r.patiently(hc)
+	where.ImageKey = ""
 	return o.Open(where, remote.Access{Warn: r.Warn, Fresh: !r.Stale})
 }
 

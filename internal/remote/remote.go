@@ -74,9 +74,21 @@ type Access struct {
 	Seeds func(kiln.Image, kiln.File) []Seed
 }
 
-// Open gives the images of a remote. Nothing is sent yet. The error is Invalid or
-// Unsupported for a remote that can't be.
+// Open gives the images of a remote: where it has a key, Find gives those that are signed
+// with it. Nothing is sent yet. The error is Invalid or Unsupported for a remote that can't
+// be.
 func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
+	if r.ImageKey == "" {
+		return o.open(r, a)
+	}
+	src, err := o.open(r, a)
+	if err != nil {
+		return nil, err
+	}
+	return Pinned(src, r.ImageKey)
+}
+
+func (o *Opener) open(r kiln.Remote, a Access) (kiln.Source, error) {
 	hc, err := o.HTTP(r)
 	if err != nil {
 		return nil, err

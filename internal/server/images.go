@@ -51,7 +51,7 @@ func updateSource(o *kiln.Origin) *api.ImageSource {
 		return nil
 	}
 	return &api.ImageSource{Alias: o.Alias, Certificate: o.Certificate, Protocol: o.Protocol, Server: o.Server,
-		ImageType: "container"}
+		ImageType: "container", ImageKey: o.ImageKey}
 }
 
 // wholeImage is an image with what lists leave out.

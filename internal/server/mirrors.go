@@ -16,7 +16,7 @@ func (s *Server) getMirrors(w http.ResponseWriter, r *http.Request) (any, error)
 				Name: m.Name, Server: m.Remote.Server, Protocol: m.Remote.Protocol, Certificate: m.Remote.Certificate,
 				Filters: orNone(m.Filters), Keep: m.Keep,
 				PullThrough: m.PullThrough, Public: m.Public, RemoteAccess: api.RemoteAccess{CA: m.Remote.CA,
-					Mirrors: m.Remote.Mirrors, Proxy: m.Remote.Proxy},
+					Mirrors: m.Remote.Mirrors, Proxy: m.Remote.Proxy, ImageKey: m.Remote.ImageKey},
 			}})
 	}
 	return mirrors, err

@@ -141,7 +141,7 @@ func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.
 		protocol = kiln.ProtocolLXD
 	}
 	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(server, "/"), Mirrors: more.Mirrors,
-		Certificate: certificate, CA: more.CA, Proxy: more.Proxy}
+		Certificate: certificate, CA: more.CA, Proxy: more.Proxy, ImageKey: more.ImageKey}
 }
 
 // importSpec reads what the headers of an upload say.

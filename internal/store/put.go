@@ -272,7 +272,11 @@ func laidOver(img, given kiln.Image) kiln.Image {
 	img.Cached = img.Cached && given.Cached
 	// Where it is updated from is not changed by somebody who finds it elsewhere as well.
 	if given.Origin != nil && (img.Origin == nil || img.Origin.Server == given.Origin.Server) {
-		img.Origin = given.Origin
+		origin := *given.Origin
+		if img.Origin != nil { // nor does somebody without a key take away that of another
+			origin.ImageKey = cmp.Or(origin.ImageKey, img.Origin.ImageKey)
+		}
+		img.Origin = &origin
 	}
 	return img
 }
