@@ -181,8 +181,9 @@ func Open(dir string) (*Box, error) {
 			return nil, errors.Join(err, disk.RemoveAll(filepath.Join(dir, stateFile)), clean(dir, filepath.Base(dir)))
 		}
 		b.state.Dir = idOf(dir)
-		if err := errors.Join(disk.RemoveAll(filepath.Join(dir, stateFile)), b.save()); err != nil {
-			return nil, err
+		if b.save() != nil { // something else is in its place, or the disk is full: it is found again
+			_ = disk.RemoveAll(filepath.Join(dir, stateFile))
+			_ = b.save()
 		}
 	}
 	if m, err := openProcess(b.state.Monitor); err == nil {
@@ -193,6 +194,9 @@ func Open(dir string) (*Box, error) {
 	}
 	b.logged = fileSize(filepath.Join(dir, logFile))
 	b.init, err = openProcess(b.state.Init)
+	if err != nil {
+		b.init, err = b.findAgain()
+	}
 	if err != nil {
 		err := kiln.Errorf(kiln.NotFound, "container %s doesn't run", b.state.ID)
 		return nil, errors.Join(err, b.Close(), clean(dir, b.state.ID))
@@ -210,6 +214,23 @@ func Open(dir string) (*Box, error) {
 		}
 	}
 	return b, nil
+}
+
+// findAgain finds the init of a container whose record names one that is gone, or none: who
+// wrote it died before, or found no room on the disk.
+func (b *Box) findAgain() (process, error) {
+	found := find(b.state.ID)
+	init, err := openProcess(found.Init)
+	if err != nil {
+		return init, err
+	}
+	b.state.Init = found.Init
+	if b.monitor == nil {
+		if m, err := openProcess(found.Monitor); err == nil {
+			b.monitor, b.state.Monitor = &m, m.identity
+		}
+	}
+	return init, nil
 }
 
 // betweenTime is how long a monitor may have no init when it is found: the container
@@ -324,6 +345,9 @@ type Event struct {
 	// Failed says of one that stopped why: it was to reboot, and liblxc couldn't start it
 	// again. "": it wasn't.
 	Failed string
+	// Unsaved says of one that rebooted why its record couldn't be written, as on a full disk.
+	// Open finds its new init all the same.
+	Unsaved error
 }
 
 // How long a monitor may go on when its container has ended: then it starts no next
@@ -348,7 +372,7 @@ func (b *Box) Next(ctx context.Context) (Event, error) {
 		if pid := findInit(monitor.PID); pid != 0 && pid != init.PID {
 			next, err := openProcess(identify(pid))
 			if err == nil {
-				return Event{Kind: Rebooted}, b.replaceInit(next)
+				return Event{Kind: Rebooted, Unsaved: b.replaceInit(next)}, nil
 			}
 		}
 		if monitor.waitFor(ctx, initPoll) {
@@ -393,7 +417,7 @@ func (b *Box) save() error {
 	if err != nil {
 		return err
 	}
-	return disk.WriteUnsynced(filepath.Join(b.dir, stateFile), 0o600, data)
+	return disk.Rewrite(filepath.Join(b.dir, stateFile), 0o600, data)
 }
 
 // Shutdown asks init to stop the system. It doesn't wait.
@@ -449,6 +473,24 @@ func (b *Box) Abort(ctx context.Context) error {
 	}
 	b.mu.Unlock()
 	return b.Kill(ctx)
+}
+
+// endTime bounds how long End waits.
+const endTime = 30 * time.Second
+
+// End is Kill and Close of a container that nobody waits for. It returns when nothing is left
+// of it, whatever becomes of ctx.
+func (b *Box) End(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), endTime, kiln.Errorf(kiln.Timeout,
+		"the container's monitor did not end within %v", endTime))
+	defer cancel()
+	err := b.Abort(ctx)
+	for e := (Event{Kind: Rebooted}); err == nil && e.Kind != Stopped; {
+		if e, err = b.Next(ctx); err != nil {
+			err = context.Cause(ctx)
+		}
+	}
+	return errors.Join(err, b.Close())
 }
 
 func (b *Box) signal(s unix.Signal) error {

@@ -88,10 +88,13 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	if err == nil {
 		err = b.settle(ctx, console)
 	}
+	if err == nil {
+		err = b.save() // or nobody would know of it
+	}
 	if err != nil {
 		return nil, errors.Join(err, b.Close(), clean(s.Dir, s.ID))
 	}
-	return b, b.save()
+	return b, nil
 }
 
 const (

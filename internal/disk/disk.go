@@ -219,6 +219,40 @@ func WriteUnsynced(path string, mode fs.FileMode, b []byte) error {
 	return nil
 }
 
+// spare is how much longer what is in a file of Rewrite may become where there is no room, in
+// bytes, and rounded how its size is.
+const spare, rounded = 64, 512
+
+// Rewrite is WriteUnsynced for a record in JSON, which has spaces at its end. Where there is no
+// room for another file it is written over the one that is there, if that is long enough: who
+// reads it then may see some of both, and so may the next one after a crash of the host.
+func Rewrite(path string, mode fs.FileMode, b []byte) error {
+	err := WriteUnsynced(path, mode, pad(b, (len(b)+spare+rounded-1)/rounded*rounded))
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	f, oerr := OpenFile(path, os.O_WRONLY, 0)
+	if oerr != nil {
+		return err
+	}
+	defer f.Close()
+	fi, serr := f.Stat()
+	if serr != nil || fi.Size() < int64(len(b)) {
+		return err
+	}
+	if _, werr := f.WriteAt(pad(b, int(fi.Size())), 0); werr != nil {
+		return errors.Join(err, werr)
+	}
+	return nil
+}
+
+// pad gives a copy with spaces at its end.
+func pad(b []byte, size int) []byte {
+	padded := bytes.Repeat([]byte{' '}, size)
+	copy(padded, b)
+	return padded
+}
+
 // Sync returns when what is in a file is on the disk.
 func Sync(f *os.File) error {
 	if err := f.Sync(); err != nil {

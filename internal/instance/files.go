@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
-	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/files"
 )
 
@@ -135,7 +134,10 @@ func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error
 		return nil, err
 	}
 	uuid := r.Config[UUIDKey]
-	if l := s.running(r); l != nil {
+	if l, err := s.look(r); l != nil || err != nil {
+		if err != nil {
+			return nil, err
+		}
 		return s.joinFiles(ctx, uuid, l)
 	}
 	i, err := s.Get(ctx, name)
@@ -144,10 +146,6 @@ func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error
 	}
 	if uuid == "" {
 		return nil, kiln.Errorf(kiln.Integrity, "%s; mend that, or delete the instance", i.Problem)
-	}
-	if pids := box.Processes(uuid); len(pids) > 0 {
-		return nil, kiln.Errorf(kiln.Conflict, "processes of it still run on this host, which the daemon can't reach: "+
-			"%v", pids)
 	}
 	h, err := s.mountFiles(ctx, i)
 	if err != nil {

@@ -102,13 +102,19 @@ func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resum
 		}
 		done = append(done, func() error { unlock(); return nil })
 		i, err := s.Get(in, n.Name)
-		switch {
-		case errors.Is(err, kiln.NotFound): // deleted meanwhile
-		case err != nil:
+		if errors.Is(err, kiln.NotFound) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
 			return undo(err)
-		case s.running(db.Instance{Config: i.Options}) == nil:
-		case stopped && IsRestricted(ctx) && n.Project != project.Name(ctx):
+		}
+		l, err := s.look(db.Instance{Config: i.Options})
+		switch {
+		case l == nil && err == nil:
+		case (stopped || err != nil) && IsRestricted(ctx) && n.Project != project.Name(ctx):
 			return undo(kiln.Errorf(kiln.Conflict, "an instance of another project runs that has it"))
+		case err != nil:
+			return undo(kiln.Errorf(kiln.Conflict, "instance %q, which has it: %w", n.Name, err))
 		case stopped:
 			return undo(kiln.Errorf(kiln.Conflict, "instance %q runs and has it; stop it, or detach the volume from it, first",
 				n.Name))

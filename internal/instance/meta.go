@@ -50,7 +50,7 @@ func (s *Set) applyTemplates(ctx context.Context, i Instance, vol *volume.Volume
 	if len(triggers) == 0 {
 		return nil
 	}
-	mount, err := vol.Mount(ctx, nil)
+	mount, err := vol.MountToChange(ctx, nil)
 	if err != nil {
 		return err
 	}

@@ -455,7 +455,7 @@ func (s *Set) writeResolver(ctx context.Context, i Instance, vol *volume.Volume,
 	if i.Options[TemplateKey] == "" || !r.Address.IsValid() {
 		return nil
 	}
-	mount, err := vol.Mount(ctx, nil)
+	mount, err := vol.MountToChange(ctx, nil)
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,11 @@ func (s *Set) snapshotFor(ctx context.Context, name, files string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.pool.Snapshot(ctx, i.Options[UUIDKey], files, s.pause(i))
+	pause, err := s.pause(i)
+	if err != nil {
+		return err
+	}
+	_, err = s.pool.Snapshot(ctx, i.Options[UUIDKey], files, pause)
 	return filesOfInstance(instance, err)
 }
 

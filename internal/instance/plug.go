@@ -24,7 +24,8 @@ import (
 // there is written before it is there, and what is gone after it is gone: when the daemon
 // dies in between, the next one makes the instance as its row says.
 type plugs struct {
-	path string
+	path    string
+	written map[string]plugged // what the file says there is now
 
 	Life  string             `json:"life"`  // of the box; "": it is being started
 	Start map[string]plugged `json:"start"` // those it was started with, which a reboot brings back
@@ -69,6 +70,8 @@ func (s *Set) plugs(i Instance, l *live) *plugs {
 	}
 	if life := l.box.Life(); p.Life != life || p.Now == nil {
 		p.Life, p.Now = life, maps.Clone(p.Start)
+	} else {
+		p.written = maps.Clone(p.Now)
 	}
 	return p
 }
@@ -79,7 +82,11 @@ func (p *plugs) save() error {
 	if err != nil {
 		return err
 	}
-	return disk.WriteUnsynced(p.path, 0o600, b)
+	if err := disk.Rewrite(p.path, 0o600, b); err != nil {
+		return err
+	}
+	p.written = maps.Clone(p.Now)
+	return nil
 }
 
 // plug gives an instance a device.
@@ -90,8 +97,11 @@ func (s *Set) plug(ctx context.Context, i Instance, l *live, p *plugs, name stri
 		return nil, checkDevice(d)
 	}
 	p.Now[name] = plugged{Device: d}
-	if err := p.save(); err != nil {
-		return nil, err
+	if !maps.Equal(p.written[name].Device, d) { // what was taken away may be there again without room on the disk
+		if err := p.save(); err != nil {
+			delete(p.Now, name)
+			return nil, kiln.Errorf(kiln.KindOf(err), "device %q of instance %q: %w", name, i.Name, err)
+		}
 	}
 	in := &guest{Instance: i, set: s, live: l, device: name, keys: d, others: p.Now}
 	if err := t.add(ctx, in); err != nil {
@@ -113,7 +123,10 @@ func (s *Set) unplug(ctx context.Context, i Instance, l *live, p *plugs, name st
 		said = in.said
 	}
 	delete(p.Now, name)
-	return said, p.save()
+	if err := s.db.WithReserve(p.save); err != nil {
+		return said, kiln.Errorf(kiln.KindOf(err), "device %q of instance %q: %w", name, i.Name, err)
+	}
+	return said, nil
 }
 
 // change makes a device what it is to be without taking it away, where that can be done.

@@ -33,7 +33,11 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	if err := s.checkRules(ctx, "snapshot "+name, snapshotConfig(snap), i.Config); err != nil {
 		return err
 	}
-	runs := s.running(db.Instance{Config: i.Options}) != nil
+	l, err := s.look(db.Instance{Config: i.Options})
+	if err != nil {
+		return kiln.Errorf(kiln.Conflict, "instance %q can't be restored: %w", instance, err)
+	}
+	runs := l != nil
 	if runs {
 		if err := s.planRestart(ctx, instance, true); err != nil {
 			return err

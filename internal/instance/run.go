@@ -97,7 +97,7 @@ func (s *Set) start(ctx context.Context, name string) (failed error) {
 		})
 	})
 	if err != nil {
-		return errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close(), closeGuest(g))
+		return errors.Join(err, b.End(ctx), closeGuest(g))
 	}
 	s.follow(ctx, name, i.Options[UUIDKey], b, g)
 	s.notify(ctx, Change{Name: name, Action: "started"})
@@ -143,7 +143,7 @@ func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume, nics
 	if err != nil {
 		return nil, err
 	}
-	rootfs, err := vol.Mount(ctx, volumeIDs(spec.IDMap))
+	rootfs, err := vol.MountToChange(ctx, volumeIDs(spec.IDMap))
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume, nics
 		return nil, err
 	}
 	if err := s.addLater(ctx, i, b, list, later); err != nil {
-		return nil, errors.Join(err, b.Kill(context.WithoutCancel(ctx)), b.Close())
+		return nil, errors.Join(err, b.End(ctx))
 	}
 	return b, nil
 }
@@ -241,14 +241,29 @@ func (s *Set) follow(ctx context.Context, name, uuid string, b *box.Box, g *gues
 	return l
 }
 
+// watchPause is how long an instance isn't watched when that fails.
+const watchPause = time.Second
+
 // watch waits for the end of an instance; life is of the daemon, and about its project.
 func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 	for begun := time.Now(); ; {
 		e, err := l.box.Next(life)
-		if err != nil {
+		if life.Err() != nil {
 			return // the daemon ends; the instance goes on
 		}
+		if err != nil {
+			s.warn("watch instance "+strconv.Quote(name), err)
+			select {
+			case <-life.Done():
+			case <-time.After(watchPause):
+			}
+			continue
+		}
 		if e.Kind == box.Rebooted {
+			if e.Unsaved != nil {
+				s.warn("write down that instance "+strconv.Quote(name)+" rebooted", e.Unsaved)
+			}
+			l.begin("its reboot")
 			s.endFiles(uuid, name, "rebooted")
 			if s.mayGoOn(uuid, time.Since(begun)) {
 				s.rebooted(life, name, l)
@@ -256,8 +271,10 @@ func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 				s.giveUp(life, name, l.box.Abort(life))
 			}
 			begun = time.Now()
+			l.begin("")
 			continue
 		}
+		l.begin("its devices and its files on this host to be let go of")
 		ctx, asked := event.WithRequestor(life, l.stop.Load()), l.stopping.Load() > 0
 		var reboot error
 		if e.Failed != "" && !asked { // it isn't what the instance wanted, nor the end of an ephemeral one
@@ -268,6 +285,7 @@ func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 		s.endDevices(ctx, name, l)
 		s.endFiles(uuid, name, "stopped") // which would keep them mounted
 		_ = l.guest.close()
+		l.begin("its end to be written down")
 		// Written down before anybody can see it as stopped. A failure is
 		// mended by the next daemon, which finds no box.
 		if err := s.ended(ctx, name, "stopped"); err != nil && life.Err() == nil {
@@ -314,10 +332,7 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 		// It doesn't wait its turn behind a clean stop that takes its time.
 		if l, err := s.get(ctx, name); err == nil {
 			defer l.stopFor(ctx)()
-			if err := l.box.Kill(ctx); err != nil {
-				return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
-			}
-			return l.wait(ctx)
+			return l.kill(ctx, name)
 		}
 	}
 	ctx, unlock, err := s.lock(ctx, name)
@@ -345,10 +360,7 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 	}
 	defer l.stopFor(ctx)()
 	if force {
-		if err := l.box.Kill(ctx); err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
-		}
-		return l.wait(ctx)
+		return l.kill(ctx, name)
 	}
 	if l.box.Frozen() {
 		if err := l.box.Thaw(ctx); err != nil {
@@ -389,6 +401,38 @@ func (l *live) wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// endTime is how long what follows the end of an instance may take, each part of it.
+const endTime = time.Minute
+
+// begin notes what whoever waits for the end of the instance waits for.
+func (l *live) begin(what string) { l.doing.Store(&what) }
+
+// kill ends an instance, and returns when that is written down. The error is Timeout when
+// it takes too long: it says what does.
+func (l *live) kill(ctx context.Context, name string) error {
+	if err := l.box.Kill(ctx); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
+	}
+	for {
+		doing := l.doing.Load()
+		waiting, cancel := context.WithTimeout(ctx, endTime)
+		err := l.wait(waiting)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if doing != l.doing.Load() {
+			continue // it goes on
+		}
+		what := "its monitor to end"
+		if doing != nil && *doing != "" {
+			what = *doing
+		}
+		return kiln.Errorf(kiln.Timeout, "stop instance %q: its processes were killed, but this waited %v for %s; see the "+
+			"log of the daemon, and try again", name, endTime, what)
 	}
 }
 

@@ -94,6 +94,7 @@ type live struct {
 	stopping atomic.Int32                    // how many are waiting for its end
 	console  atomic.Pointer[Attachment]      // who is attached to its console
 	guest    guestServer                     // answers it about itself
+	doing    atomic.Pointer[string]          // what is done about its end, or its reboot
 	gone     chan struct{}                   // closed when its end is written down
 }
 
@@ -142,7 +143,8 @@ func (s *Set) adopt(ctx context.Context, r db.Instance, profiles profiles) error
 	if err != nil {
 		return err
 	}
-	b, err := box.Open(s.boxDir(r))
+	var b *box.Box
+	err = s.db.WithReserve(func() (err error) { b, err = box.Open(s.boxDir(r)); return err })
 	switch {
 	case err == nil:
 		if err := s.letGo(ctx, r, b); err != nil {
@@ -507,18 +509,27 @@ func (s *Set) stopped(ctx context.Context, name, planned string) (db.Instance, e
 	if err != nil {
 		return r, err
 	}
-	if s.running(r) != nil {
+	l, err := s.look(r)
+	if l != nil {
 		return r, kiln.Errorf(kiln.Conflict, "instance %q is running and can't be %s; stop it first", name, planned)
 	}
-	uuid := r.Config[UUIDKey]
-	if uuid == "" {
-		return r, nil // the row is damaged
-	}
-	if pids := box.Processes(uuid); len(pids) > 0 {
-		return r, kiln.Errorf(kiln.Conflict, "instance %q can't be %s: processes of it still run on this host: %v", name,
-			planned, pids)
+	if err != nil {
+		return r, kiln.Errorf(kiln.Conflict, "instance %q can't be %s: %w", name, planned, err)
 	}
 	return r, nil
+}
+
+// look gives what runs of an instance whose files are to be worked with; nil when nothing
+// does. The error is Conflict when processes of it run of which the daemon doesn't know.
+func (s *Set) look(r db.Instance) (*live, error) {
+	if l := s.running(r); l != nil {
+		return l, nil
+	}
+	if pids := box.Processes(r.Config[UUIDKey]); len(pids) > 0 {
+		return nil, kiln.Errorf(kiln.Conflict, "processes of it still run on this host, which the daemon can't reach: %v; "+
+			"restart the daemon, which takes them over, or end them", pids)
+	}
+	return nil, nil
 }
 
 // Delete removes a stopped instance, its files and its snapshots; with the State of a Share,

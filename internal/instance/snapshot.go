@@ -280,7 +280,11 @@ func (s *Set) snapshot(ctx context.Context, i Instance, n NewSnapshot) error {
 		Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral, Base: i.Base,
 		Config: i.Options, Devices: i.Devices, Profiles: i.Profiles,
 	}
-	if _, err := s.pool.Snapshot(ctx, i.Options[UUIDKey], row.Files, s.pause(i)); err != nil {
+	pause, err := s.pause(i)
+	if err != nil {
+		return err
+	}
+	if _, err := s.pool.Snapshot(ctx, i.Options[UUIDKey], row.Files, pause); err != nil {
 		err = filesOfInstance(i.Name, err)
 		return kiln.Errorf(kiln.KindOf(err), "snapshot %s/%s: %w", i.Name, n.Name, err)
 	}
@@ -402,12 +406,16 @@ func (s *Set) CopyFiles(ctx context.Context, from string, to *Files, snapshots b
 		}
 		return err
 	}
+	pause, err := s.pause(i)
+	if err != nil {
+		return err
+	}
 	if snapshots {
 		if err := s.copySnapshots(ctx, instance, to); err != nil {
 			return err
 		}
 	}
-	_, err = s.pool.Copy(ctx, i.Options[UUIDKey], to.UUID, s.pause(i))
+	_, err = s.pool.Copy(ctx, i.Options[UUIDKey], to.UUID, pause)
 	return filesOfInstance(instance, err)
 }
 
@@ -435,11 +443,14 @@ func (s *Set) copySnapshots(ctx context.Context, instance string, to *Files) err
 }
 
 // pause gives what holds an instance still while its files are copied; nil when it
-// doesn't run.
-func (s *Set) pause(i Instance) volume.Pause {
-	l := s.running(db.Instance{Config: i.Options})
-	if l == nil {
-		return nil
+// doesn't run. The error is Conflict, as of look.
+func (s *Set) pause(i Instance) (volume.Pause, error) {
+	l, err := s.look(db.Instance{Config: i.Options})
+	if err != nil {
+		return nil, kiln.Errorf(kiln.Conflict, "instance %q: %w", i.Name, err)
 	}
-	return func(ctx context.Context) (func() error, error) { return s.hold(ctx, i, l) }
+	if l == nil {
+		return nil, nil
+	}
+	return func(ctx context.Context) (func() error, error) { return s.hold(ctx, i, l) }, nil
 }

@@ -79,8 +79,12 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 			h.Snapshots = append(h.Snapshots, m)
 		}
 	}
+	pause, err := h.set.pause(i)
+	if err != nil {
+		return err
+	}
 	tree := uuid.NewString()
-	kept, err := h.set.pool.Snapshot(ctx, i.Options[UUIDKey], tree, h.set.pause(i))
+	kept, err := h.set.pool.Snapshot(ctx, i.Options[UUIDKey], tree, pause)
 	if err != nil {
 		err = filesOfInstance(name, err)
 		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)

@@ -86,12 +86,23 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err := s.relimit(i, next); err != nil {
 		return nil, errors.Join(err, undo())
 	}
-	if err := s.saveConfig(ctx, i, c); err != nil {
+	saving := ctx
+	if lessens(i.Config, c) { // also on a full disk
+		saving = db.Freeing(ctx)
+	}
+	if err := s.saveConfig(saving, i, c); err != nil {
 		return nil, errors.Join(err, s.relimit(next, i), undo())
 	}
 	s.guestChanged(i, next)
 	s.notify(ctx, Change{Name: name, Action: "updated"})
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
+}
+
+// lessens reports whether a configuration is a part of what it was.
+func lessens(was, is Config) bool {
+	part := func(a, b map[string]string) bool { return len(added(a, b)) == 0 }
+	return is.Description == was.Description && is.Ephemeral == was.Ephemeral && slices.Equal(is.Profiles, was.Profiles) &&
+		part(was.Options, is.Options) && len(changedDevices(was.Devices, is.Devices)) == 0
 }
 
 // changedDevices are those of the next devices that weren't the same before: what has

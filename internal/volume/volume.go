@@ -32,6 +32,27 @@ func (v *Volume) Mount(ctx context.Context, ids []IDMap) (*os.File, error) {
 	return v.pool.mount(ctx, r, v.dir(), ids)
 }
 
+// MountToChange is Mount for what can't go on if nothing can be changed. overlayfs is only read
+// where it finds no room for what it works with: the error is NoSpace then.
+func (v *Volume) MountToChange(ctx context.Context, ids []IDMap) (*os.File, error) {
+	tree, err := v.Mount(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(tree.Fd()), &st); err != nil {
+		return nil, errors.Join(&os.PathError{Op: "statfs", Path: v.dir(), Err: err}, tree.Close())
+	}
+	if st.Flags&unix.ST_RDONLY == 0 {
+		return tree, nil
+	}
+	why := unix.ENOSPC
+	if err := unix.Statfs(v.dir(), &st); err == nil && st.Flags&unix.ST_RDONLY != 0 {
+		why = unix.EROFS
+	}
+	return nil, errors.Join(fmt.Errorf("its files can only be read: %w", why), tree.Close())
+}
+
 // Ready makes sure that the volume can be mounted: its image's tree is made again if it
 // is lost or damaged. What was opened of the image's metadata before may be another's
 // after that. The error is Integrity.
