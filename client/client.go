@@ -421,6 +421,15 @@ func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocke
 	return conn, nil
 }
 
+// Connect opens a websocket of an operation by its secret. Its messages have no bound.
+func (c *Client) Connect(ctx context.Context, operation, secret string) (*websocket.Conn, error) {
+	conn, err := c.dial(ctx, Path("/1.0/operations", operation)+"/websocket", url.Values{"secret": {secret}})
+	if err == nil {
+		conn.SetReadLimit(-1)
+	}
+	return conn, err
+}
+
 // Path joins names to a path, each as one segment.
 func Path(base string, names ...string) string {
 	for _, n := range names {

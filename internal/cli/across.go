@@ -35,10 +35,12 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 	if x.to.Name == "" {
 		x.to.Name = x.instance
 	}
-	for _, at := range []place.Place{from, to} {
-		if err := canCopy(ctx, at); err != nil {
-			return "", err
-		}
+	theirs, err := byPeers(ctx, from, to)
+	if err != nil {
+		return "", err
+	}
+	if theirs {
+		return "", x.migrate(ctx, o)
 	}
 	if x.post, err = o.request(ctx, from, x.to); err != nil {
 		return "", a.suggest(ctx, from, err)
@@ -63,20 +65,6 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 	}()
 	state, _ = op.Metadata["state"].(string)
 	return state, x.run(ctx, *o.mode)
-}
-
-// canCopy reports whether a server copies instances as kiln does. The error is
-// Unsupported.
-func canCopy(ctx context.Context, at place.Place) error {
-	s, err := trustedServer(ctx, at)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(s.APIExtensions, "kiln_instance_copy") {
-		return kiln.Errorf(kiln.Unsupported, "the server %q doesn't copy instances as kiln does: it is LXD, Incus or an "+
-			"older kiln; publish the instance as an image and copy that (image copy), then launch it", at.Remote)
-	}
-	return nil
 }
 
 // free says at once that the target has an instance of this name. The error is

@@ -135,7 +135,7 @@ func (a *app) copyCmd() *cobra.Command {
 		Short: "Copy an instance with its snapshots, or create an instance from a snapshot", Args: cobra.RangeArgs(1, 2),
 		Long: "Copy an instance with its snapshots, or create an instance from a snapshot, also on another server. " +
 			"A running instance keeps running. Between servers, the image is transferred if the target doesn't have it, and " +
-			"what was changed since.",
+			"what was changed since; to and from LXD and Incus, all files.",
 	}
 	o := newCopyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {

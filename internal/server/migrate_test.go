@@ -301,6 +301,28 @@ func TestMigrationRequests(t *testing.T) {
 	}
 }
 
+// TestMigrationRestricted has a restricted client ask for what isn't its own, and for what
+// reaches the host.
+func TestMigrationRestricted(t *testing.T) {
+	p := start(t)
+	p.project(t, "own")
+	p.empty("c1")
+	guest := p.restrictedTo(t, "own")
+	for _, c := range []struct{ path, body, want string }{
+		{"/1.0/instances/c1?project=default", `{"migration":true}`, "Project not found"},
+		{"/1.0/instances/c1?project=own", `{"migration":true}`, "not found"},
+		{"/1.0/instances?project=default", pushed, "Project not found"},
+		{"/1.0/instances?project=own", strings.Replace(pushed, `"user.a":"b"`, `"security.privileged":"true"`, 1),
+			"access to the host"},
+		{"/1.0/instances?project=own", strings.Replace(pushed, `"name"`,
+			`"devices":{"d":{"type":"disk","source":"/","path":"/mnt"}},"name"`, 1), "access to the host"},
+	} {
+		if w := p.ask(guest, "POST", c.path, c.body); w.Code < 400 || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("POST %s %s: %d %s", c.path, c.body, w.Code, w.Body)
+		}
+	}
+}
+
 // TestMigrationSilence ends a migration that the user doesn't want any more, of a server that
 // says nothing.
 func TestMigrationSilence(t *testing.T) {

@@ -1,0 +1,258 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/coder/websocket"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
+)
+
+// byPeers reports whether an instance has to be copied by the protocol of LXD and Incus, since
+// one of the servers is of these. The error is Unsupported for one that can't do that either.
+func byPeers(ctx context.Context, from, to place.Place) (bool, error) {
+	theirs := false
+	for _, at := range []place.Place{from, to} {
+		s, err := trustedServer(ctx, at)
+		if err != nil {
+			return false, err
+		}
+		if slices.Contains(s.APIExtensions, "kiln_instance_copy") {
+			continue
+		}
+		if theirs = true; !slices.Contains(s.APIExtensions, "container_push") {
+			return false, kiln.Errorf(kiln.Unsupported, "the server %q can't send and take instances; publish the instance as "+
+				"an image and copy that (image copy), then launch it", at.Remote)
+		}
+	}
+	return theirs, nil
+}
+
+// migrate copies an instance in one way, or in the first that works.
+func (x *crossing) migrate(ctx context.Context, o *copyFlags) error {
+	if err := x.describe(ctx, o); err != nil {
+		return err
+	}
+	if err := x.free(ctx); err != nil {
+		return err
+	}
+	x.app.say("Creating %s", x.to.Name)
+	switch *o.mode {
+	case pull:
+		return x.migratePull(ctx)
+	case push:
+		return x.migratePush(ctx)
+	case relay:
+		return x.migrateRelay(ctx)
+	}
+	err := x.migratePull(ctx)
+	if kind := kiln.KindOf(err); err == nil || ctx.Err() != nil || kind == kiln.Conflict || kind == kiln.Invalid ||
+		kind == kiln.NotFound || !strings.Contains(err.Error(), "connect") && kind != kiln.Unsupported {
+		return err
+	}
+	x.app.remark("pull doesn't work (%v); copying by relay", err)
+	return x.migrateRelay(ctx)
+}
+
+// describe says in the request what the copy is to be. By this protocol the client does: the
+// target isn't told by the source.
+func (x *crossing) describe(ctx context.Context, o *copyFlags) error {
+	path := instancePath(x.from.Name)
+	if instance, snap, ok := strings.Cut(x.from.Name, "/"); ok {
+		path = snapshotPath(instance, snap)
+	}
+	var there struct {
+		api.InstancePut
+		Description string
+	}
+	if _, err := x.from.Get(ctx, path, nil, &there); err != nil {
+		return x.app.suggest(ctx, x.from, err)
+	}
+	put := there.InstancePut
+	put.Description, put.Stateful = there.Description, false
+	maps.DeleteFunc(put.Config, func(k, _ string) bool {
+		return strings.HasPrefix(k, "volatile.") && k != "volatile.base_image"
+	})
+	if name := theirDisk(put.Devices, o.devices); name != "" && !o.hostAccess {
+		return kiln.Errorf(kiln.Denied, "the device %q, which the server %q says the instance has, would show it %s of the "+
+			"target; to want that, say so: --host-access", name, x.from.Remote, put.Devices[name]["source"])
+	}
+	if err := describe(&put, o.config, o.devices, o.pool); err != nil {
+		return err
+	}
+	if p := o.chosenProfiles(); p != nil {
+		put.Profiles = p
+	}
+	put.Ephemeral = put.Ephemeral || o.ephemeral
+	x.post = api.InstancesPost{Name: x.to.Name, Type: "container", InstancePut: put, Source: api.InstanceSource{
+		Type: "migration", InstanceOnly: o.only, HostAccess: o.hostAccess}}
+	return nil
+}
+
+// offer has the source send the instance, to a target or to whoever has the secrets of the
+// operation. drop ends that.
+func (x *crossing) offer(ctx context.Context, to *api.InstanceMigrateTarget) (op api.Operation, drop func(),
+	err error) {
+	path := instancePath(x.from.Name)
+	if instance, snap, ok := strings.Cut(x.from.Name, "/"); ok {
+		path = snapshotPath(instance, snap)
+	}
+	op, err = start(ctx, x.from, client.Request{Method: http.MethodPost, Path: path, Body: api.InstancePost{
+		Rename: api.Rename{Name: x.to.Name, Migration: true}, InstanceOnly: x.post.Source.InstanceOnly,
+		ContainerOnly: x.post.Source.InstanceOnly, Target: to}})
+	return op, func() { // it may have ended by itself
+		_ = x.from.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+op.ID, nil, "")
+	}, err
+}
+
+// accept has the target wait for the instance, or fetch it.
+func (x *crossing) accept(ctx context.Context, s api.InstanceSource) (api.Operation, error) {
+	post := x.post
+	s.Type, s.InstanceOnly, s.HostAccess = post.Source.Type, post.Source.InstanceOnly, post.Source.HostAccess
+	post.Source = s
+	return start(ctx, x.to, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
+}
+
+// reach gives the URL of an operation as another server reaches it, and the certificate that
+// this one shows.
+func (x *crossing) reach(ctx context.Context, at place.Place, op api.Operation) (url, certificate string, err error) {
+	r, err := x.app.Config()
+	if err != nil {
+		return "", "", err
+	}
+	where, err := r.Reach(at.Remote)
+	if err != nil {
+		return "", "", err
+	}
+	s := api.ImagesPostSource{Server: where.Server, Certificate: where.Certificate}
+	if r.Remotes[at.Remote].Unix() {
+		if err := place.OverNetwork(ctx, at.Client, &s, x.relayVerb()); err != nil {
+			return "", "", err
+		}
+	}
+	return strings.TrimSuffix(s.Server, "/") + "/1.0/operations/" + op.ID, s.Certificate, nil
+}
+
+// secretsOf gives the secrets of the websockets of an operation.
+func secretsOf(op api.Operation) map[string]string {
+	secrets := map[string]string{}
+	for _, name := range []string{"control", "fs"} {
+		secrets[name], _ = op.Metadata[name].(string)
+	}
+	return secrets
+}
+
+func (x *crossing) migratePull(ctx context.Context) error {
+	offer, drop, err := x.offer(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer drop()
+	s := api.InstanceSource{Mode: pull, Secrets: secretsOf(offer)}
+	if s.Operation, s.Certificate, err = x.reach(ctx, x.from, offer); err != nil {
+		return err
+	}
+	op, err := x.accept(ctx, s)
+	if err == nil {
+		_, err = x.app.await(ctx, x.to, op)
+	}
+	return err
+}
+
+func (x *crossing) migratePush(ctx context.Context) error {
+	op, err := x.accept(ctx, api.InstanceSource{Mode: push})
+	if err != nil {
+		return err
+	}
+	to := &api.InstanceMigrateTarget{Secrets: secretsOf(op)}
+	if to.Operation, to.Certificate, err = x.reach(ctx, x.to, op); err == nil {
+		var drop func()
+		if _, drop, err = x.offer(ctx, to); err == nil {
+			defer drop()
+		}
+	}
+	if err != nil {
+		_ = x.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+op.ID, nil, "")
+		return err
+	}
+	_, err = x.app.await(ctx, x.to, op)
+	return err
+}
+
+// migrateRelay carries what source and target say to each other.
+func (x *crossing) migrateRelay(ctx context.Context) error {
+	op, err := x.accept(ctx, api.InstanceSource{Mode: push})
+	if err != nil {
+		return err
+	}
+	offer, drop, err := x.offer(ctx, nil)
+	if err != nil {
+		_ = x.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+op.ID, nil, "")
+		return err
+	}
+	defer drop()
+	carrying, stop := context.WithCancel(ctx)
+	var carriers sync.WaitGroup
+	defer carriers.Wait()
+	defer stop()
+	for _, name := range []string{"control", "fs"} {
+		from, err := x.from.Connect(ctx, offer.ID, secretsOf(offer)[name])
+		if err != nil {
+			return err
+		}
+		defer from.CloseNow()
+		to, err := x.to.Connect(ctx, op.ID, secretsOf(op)[name])
+		if err != nil {
+			return err
+		}
+		defer to.CloseNow()
+		carriers.Go(func() { carry(carrying, from, to) })
+		carriers.Go(func() { carry(carrying, to, from) })
+	}
+	if _, err = x.app.await(ctx, x.to, op); err != nil {
+		return fmt.Errorf("copy instance %q: %w", x.from.Name, err)
+	}
+	_, err = x.from.Wait(ctx, offer.ID)
+	return err
+}
+
+// carry hands on messages, until one side has no more.
+func carry(ctx context.Context, from, to *websocket.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		kind, r, err := from.Reader(ctx)
+		if err != nil {
+			status := websocket.CloseStatus(err)
+			if status == -1 {
+				status = websocket.StatusGoingAway
+			}
+			_ = to.Close(status, "")
+			return
+		}
+		w, err := to.Writer(ctx, kind)
+		for err == nil {
+			var n int
+			var rerr error
+			n, rerr = r.Read(buf)
+			if n > 0 {
+				_, err = w.Write(buf[:n])
+			}
+			if rerr != nil {
+				break // its end, or that of the connection, which the next call tells
+			}
+		}
+		if err != nil || w.Close() != nil {
+			_ = from.Close(websocket.StatusGoingAway, "")
+			return
+		}
+	}
+}
