@@ -211,7 +211,8 @@ func (p *Peer) Stream(ctx context.Context) *Stream {
 // Context ends when no byte was on its way for too long.
 func (s *Stream) Context() context.Context { return s.ctx }
 
-// Close lets go of the stream.
+// Close lets go of the stream. Nobody may be reading or writing: that would break the
+// connection.
 func (s *Stream) Close() {
 	s.alive.Stop()
 	s.stop(nil)

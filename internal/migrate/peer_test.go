@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,11 +52,13 @@ func TestStreams(t *testing.T) {
 	a, b := pair(t, time.Minute)
 	for _, text := range []string{"", "one", strings.Repeat("two", 100_000)} {
 		there, here := a.Stream(t.Context()), b.Stream(t.Context())
-		go func() {
+		var sending sync.WaitGroup
+		sending.Go(func() {
 			_, _ = io.Copy(there, strings.NewReader(text))
 			_ = there.CloseWrite()
-		}()
+		})
 		got, err := io.ReadAll(here)
+		sending.Wait()
 		if string(got) != text || err != nil {
 			t.Errorf("%d bytes, %v; want %d", len(got), err, len(text))
 		}
