@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +43,9 @@ type Sibling struct {
 	Capabilities []uintptr // that it has, though it is nobody
 	Env          []string
 }
+
+// version is how the lock names the version.
+func (s Sibling) version() string { return strings.ReplaceAll(s.Version, " ", "-") }
 
 func (s Sibling) lockFile() string { return filepath.Join(s.Path, s.Short+".lock") }
 
@@ -77,7 +81,7 @@ func (s Sibling) Ensure() error {
 	if p := s.running(); p != nil {
 		defer p.Release()
 		b, _ := disk.ReadFile(s.lockFile())
-		if f := strings.Fields(string(b)); len(f) == 2 && f[1] == s.Version {
+		if f := strings.Fields(string(b)); len(f) == 2 && f[1] == s.version() {
 			return p.Signal(syscall.SIGWINCH)
 		}
 		if err := s.end(p); err != nil {
@@ -96,8 +100,8 @@ func (s Sibling) Running() bool {
 	return p.Release() == nil
 }
 
-// running gives the process that holds the lock; nil: none does. Its number is that of no
-// other process, since the lock is looked at again when it is open.
+// running gives the process that holds the lock; nil: none does. What the file says about it
+// is only a hint: a process that doesn't have the lock where a sibling has it is another one.
 func (s Sibling) running() *os.Process {
 	f, err := disk.Open(s.lockFile())
 	if err != nil {
@@ -111,20 +115,47 @@ func (s Sibling) running() *os.Process {
 		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
 		return false
 	}
-	// Whoever starts one writes the number just after it took the lock.
+	lock, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	// Whoever starts one has the lock just before it is there.
 	for end := time.Now().Add(2 * time.Second); held() && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		var pid int
 		b := make([]byte, 64)
 		n, _ := f.ReadAt(b, 0)
-		if _, err := fmt.Sscan(string(b[:n]), &pid); err != nil || pid <= 0 {
-			continue
+		if _, err := fmt.Sscan(string(b[:n]), &pid); err == nil && pid > 0 {
+			if p := s.process(pid, lock); p != nil {
+				return p
+			}
 		}
-		p, err := os.FindProcess(pid)
-		if err == nil && held() {
-			return p
+		all, _ := disk.Glob("/proc", "[0-9]*")
+		for _, path := range all {
+			if pid, err := strconv.Atoi(filepath.Base(path)); err == nil {
+				if p := s.process(pid, lock); p != nil {
+					return p
+				}
+			}
 		}
 	}
 	return nil
+}
+
+// process gives a process by its number, if it is a sibling that has the lock; nil: it isn't.
+func (s Sibling) process(pid int, lock fs.FileInfo) *os.Process {
+	p, err := os.FindProcess(pid) // held from here on: no other one gets its number
+	if err != nil {
+		return nil
+	}
+	proc := fmt.Sprintf("/proc/%d/", pid)
+	args, err := os.ReadFile(proc + "cmdline")
+	name, _, _ := strings.Cut(string(args), "\x00")
+	has, serr := os.Stat(fmt.Sprint(proc, "fd/", lockFD))
+	if err != nil || serr != nil || name != s.Program || !os.SameFile(has, lock) {
+		_ = p.Release()
+		return nil
+	}
+	return p
 }
 
 // endTime is how long a sibling may take to end.
@@ -192,7 +223,7 @@ func (s Sibling) start() error {
 		return fmt.Errorf("start %s: %w", s.Program, err)
 	}
 	go func() { _ = cmd.Wait() }() // whatever it ends with, the next look finds no lock
-	_, err = fmt.Fprintf(lock, "%d %s\n", cmd.Process.Pid, strings.ReplaceAll(s.Version, " ", "-"))
+	_, err = fmt.Fprintf(lock, "%d %s\n", cmd.Process.Pid, s.version())
 	return err
 }
 
