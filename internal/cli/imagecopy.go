@@ -323,6 +323,10 @@ func (c *copying) copyAliases(ctx context.Context) error {
 			c.app.remark("not copied: %v", err)
 			continue
 		}
+		if err := r.Remotes[c.remote].CheckSigned(c.img, c.remote, al.Name); err != nil {
+			c.app.remark("the alias %s is not copied: %v", al.Name, err)
+			continue
+		}
 		has, _, err := c.to.Images().Resolve(ctx, al.Name)
 		isAlias := slices.ContainsFunc(has.Aliases, func(a api.ImageAlias) bool { return a.Name == al.Name })
 		if err == nil && isAlias && has.Fingerprint != c.img.Fingerprint.String() && !c.reuse &&

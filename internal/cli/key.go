@@ -92,19 +92,43 @@ func (a *app) newPassword(key string) (string, error) {
 	return password, err
 }
 
-// askPassword reads a line that a terminal doesn't show.
+// askPassword reads a line that a terminal doesn't show. The error is interruptedPrompt
+// when the user typed ctrl-c.
 func (a *app) askPassword(prompt string) (string, error) {
 	fmt.Fprint(a.Err, printable(prompt))
-	defer fmt.Fprintln(a.Err)
 	if in, ok := a.In.(*os.File); ok && terminal(a.In) {
-		b, err := term.ReadPassword(int(in.Fd()))
-		return string(b), err
+		defer fmt.Fprintln(a.Err)
+		return a.readHidden(int(in.Fd()))
 	}
 	line, err := a.readLine()
+	a.endPrompt()
 	if errors.Is(err, io.EOF) {
 		err = nil // the last line, or none
 	}
 	return line, err
+}
+
+// readHidden is readLine with a terminal that shows nothing, and is as it was afterwards.
+func (a *app) readHidden(fd int) (string, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type answer struct {
+		line []byte
+		err  error
+	}
+	typed := make(chan answer, 1)
+	go func() {
+		line, err := term.ReadPassword(fd)
+		typed <- answer{line, err}
+	}()
+	select {
+	case <-a.interrupted:
+		return "", errors.Join(interruptedPrompt, term.Restore(fd, before))
+	case got := <-typed:
+		return string(got.line), got.err
+	}
 }
 
 // keyInfo is what is shown of a key.

@@ -72,6 +72,17 @@ func TestKeys(t *testing.T) {
 	s.fails("key import "+filepath.Join(s.dir, "locked.key"), 5, "password is wrong")
 	s.stdin = "correct horse"
 	s.ok("key import " + filepath.Join(s.dir, "locked.key"))
+	p := newPTY(t, 80)
+	code := make(chan int)
+	go func() { code <- s.tty(p, "key import "+filepath.Join(s.dir, "locked.key")+" typed") }()
+	p.wait(t, "Password for the key typed: ")
+	if _, err := p.user.WriteString("correct horse\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-code; got != 0 || strings.Contains(p.text(), "horse") {
+		t.Errorf("exit %d, %q", got, p.text())
+	}
+	s.ok("key delete typed --force")
 	s.says("key list -f csv -c ns", "locked,encrypted\n", "out,yes\n", "third,no\n", "friend,no\n")
 	if got := s.ok("key export locked --secret"); got != string(encrypted) {
 		t.Errorf("exported as %q", got)
@@ -82,9 +93,9 @@ func TestKeys(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "broken.pub"), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := s.run("key list -f csv -c n")
-	if code != 2 || out != "locked\nout\n" || !strings.Contains(errs, `"broken"`) {
-		t.Errorf("exit %d, %q, %q", code, out, errs)
+	out, errs, exit := s.run("key list -f csv -c n")
+	if exit != 2 || out != "locked\nout\n" || !strings.Contains(errs, `"broken"`) {
+		t.Errorf("exit %d, %q, %q", exit, out, errs)
 	}
 	s.ok("key delete broken")
 }

@@ -197,6 +197,9 @@ func (a *app) addRemote(ctx context.Context, r *place.Config, name, where string
 		c.ImageKey = key.String()
 	}
 	before, had := r.Remotes[name]
+	if had && o.key == "" {
+		c.ImageKey = before.ImageKey // it is the same server
+	}
 	r.Remotes[name] = c
 	if err := a.introduce(ctx, r, name, c, o); err != nil {
 		r.Unpin(name)

@@ -176,9 +176,12 @@ func (s signers) of(i api.Image) *vouching {
 	if v.Signature, v.wrong = signing.Parse(text); v.wrong != nil {
 		return &v
 	}
-	if fp, err := kiln.ParseFingerprint(i.Fingerprint); err == nil {
-		v.wrong = v.Of(fp)
+	fp, err := kiln.ParseFingerprint(i.Fingerprint)
+	if err != nil { // its metadata is made when it is copied
+		v.wrong = kiln.Errorf(kiln.Integrity, "the image has no fingerprint yet")
+		return &v
 	}
+	v.wrong = v.Of(fp)
 	for _, known := range s[v.KeyID] {
 		err := v.Verify(known.key)
 		if err == nil && v.wrong == nil {

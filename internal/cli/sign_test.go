@@ -149,6 +149,12 @@ func TestPin(t *testing.T) {
 	s.ok("image delete relayed")
 	s.ok("image copy up:good local: --alias good --auto-update")
 	s.says("image info good", "good, by the key default", "Image key: RW")
+	s.ok("remote switch b")
+	s.ok("image alias create more " + s.ok("image list good --exact -f csv -c F"))
+	s.ok("remote switch local")
+	s.ok("image copy up:good local: --copy-aliases")
+	s.fails("image info more", 3, "no image")
+	s.fails("image copy up:"+renamed[:8]+" local:", 7, "at least 12 digits")
 	s.ok("image copy up:" + renamed[:12] + " local: --alias by-digits")
 	s.ok("init up:good c1")
 	s.ok("rebuild c1 up:good")
@@ -179,6 +185,12 @@ func TestPin(t *testing.T) {
 	s.ok("mirror remove up")
 	s.fails("image import "+at+"/lxd/good", 7, "a URL tells no signature")
 
+	var server api.Server
+	if err := json.Unmarshal([]byte(s.ok("query b:/1.0")), &server); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("remote add up " + at + " --public --fingerprint " + server.Environment.CertificateFingerprint)
+	s.says("remote list -f csv", id)
 	s.ok("remote set-key up none")
 	s.ok("image copy up:unsigned local: --alias unsigned")
 	s.fails("remote set-key up nonsense", 2, "not a public key of minisign")

@@ -53,12 +53,12 @@ func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kil
 		return nil, kiln.Image{}, err
 	}
 	remote, name := c.Split(word)
-	return src, img, c.Remotes[remote].checkSigned(img, remote, name)
+	return src, img, c.Remotes[remote].CheckSigned(img, remote, name)
 }
 
-// checkSigned says whether an image is signed as those of a remote have to be, as what it
+// CheckSigned says whether an image is signed as those of a remote have to be, as what it
 // was asked for by. The error is Integrity.
-func (r *Remote) checkSigned(img kiln.Image, remote, name string) error {
+func (r *Remote) CheckSigned(img kiln.Image, remote, name string) error {
 	if r.ImageKey == "" {
 		return nil
 	}
@@ -231,7 +231,7 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	if c.ImageKey != "" { // the other server is told a fingerprint, and doesn't know what it is called
 		found, err := client.Image(img)
 		if err == nil {
-			err = c.checkSigned(found, name, image)
+			err = c.CheckSigned(found, name, image)
 		}
 		if err != nil {
 			return s, err

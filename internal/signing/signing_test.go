@@ -339,6 +339,10 @@ func TestAttacks(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
+	err := Check(key.Key(), img, img.Fingerprint.String()[:8])
+	if err == nil || !strings.Contains(err.Error(), "at least 12 digits") {
+		t.Error(err)
+	}
 	img.Fingerprint = kiln.Fingerprint{} // its metadata is made when it is copied
 	if err := Check(key.Key(), img, "debian/12"); kiln.KindOf(err) != kiln.Integrity {
 		t.Error(err)

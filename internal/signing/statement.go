@@ -204,6 +204,10 @@ func Check(k Key, img kiln.Image, name string) error {
 	if name == "" || s.says(name, img.Architecture) {
 		return nil
 	}
+	if strings.HasPrefix(s.Fingerprint.String(), strings.ToLower(name)) {
+		return kiln.Errorf(kiln.Integrity, "%q is too little of its fingerprint to mean one image; give at least %d digits",
+			name, kiln.ShortDigits)
+	}
 	if len(s.Aliases) == 0 {
 		return kiln.Errorf(kiln.Integrity, "it is signed without an alias, so nobody says that %q means it; ask for it by "+
 			"its fingerprint, %s", name, s.Fingerprint.Short())
