@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -190,6 +191,11 @@ func (w *DirWriter) remove(dir int, name string) error {
 }
 
 func (w *DirWriter) file(dir int, e *Entry, r io.Reader) error {
+	if g, ok := r.(Given); ok {
+		if err := w.take(dir, e, g); err != unix.EXDEV {
+			return err
+		}
+	}
 	if e.Size > smallFile {
 		return writeFile(dir, e, r)
 	}
@@ -205,6 +211,27 @@ func (w *DirWriter) file(dir int, e *Entry, r io.Reader) error {
 	w.pending.Add(1)
 	w.jobs <- job{own, *e, content}
 	return nil
+}
+
+// take gives a file another name, and what the entry says of it. The error is EXDEV for one of
+// another file system.
+func (w *DirWriter) take(dir int, e *Entry, g Given) error {
+	if err := unix.Linkat(int(g.Fd()), "", dir, path.Base(e.Path), unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	list, err := xattrList(g.File)
+	if err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(list, "\x00"), "\x00") {
+		if name == "" {
+			continue
+		}
+		if err := unix.Fremovexattr(int(g.Fd()), name); err != nil && err != unix.ENODATA {
+			return fmt.Errorf("extended attribute %s: %w", name, err)
+		}
+	}
+	return fileAttributes(int(g.Fd()), e)
 }
 
 func writeFile(dir int, e *Entry, r io.Reader) error {

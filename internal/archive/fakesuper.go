@@ -38,6 +38,21 @@ func WalkFakeSuper(ctx context.Context, dir *os.File, lim Limits, fn Found) erro
 	return f.entry(ctx, ".")
 }
 
+// TakeFakeSuper is WalkFakeSuper of a tree that nobody needs any more: the files themselves
+// are Given.
+func TakeFakeSuper(ctx context.Context, dir *os.File, lim Limits, fn Found) error {
+	return WalkFakeSuper(ctx, dir, lim, func(e *Entry, r io.Reader) error {
+		if f, ok := r.(*os.File); ok && e.Type == Regular {
+			r = Given{f}
+		}
+		return fn(e, r)
+	})
+}
+
+// Given is the content of an entry, in a file of which a TreeWriter may make its own, whatever
+// else there is of it.
+type Given struct{ *os.File }
+
 type fakeTree struct {
 	walker
 	root  *os.File

@@ -88,6 +88,49 @@ func TestWalkFakeSuper(t *testing.T) {
 	}
 }
 
+// TestTakeFakeSuper makes a tree of the files themselves, with nothing beside them.
+func TestTakeFakeSuper(t *testing.T) {
+	dir, to := t.TempDir(), t.TempDir()
+	fake(t, dir, "40755 0,0 0:0", "/")
+	fake(t, filepath.Join(dir, "f"), "104711 0,0 5:6", "text")
+	fake(t, filepath.Join(dir, "symlink"), "120777 0,0 0:0", "f")
+	for _, err := range []error{os.Link(filepath.Join(dir, "f"), filepath.Join(dir, "g")),
+		unix.Setxattr(filepath.Join(dir, "f"), "user.a", []byte("b"), 0),
+		unix.Setxattr(filepath.Join(dir, "f"), "user.overlay.opaque", []byte("y"), 0)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := NewDirWriter(to, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(TakeFakeSuper(t.Context(), f, Limits{}, w.Add), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var was, is, link unix.Stat_t
+	if err := errors.Join(unix.Lstat(filepath.Join(dir, "f"), &was), unix.Lstat(filepath.Join(to, "f"), &is),
+		unix.Lstat(filepath.Join(to, "g"), &link)); err != nil {
+		t.Fatal(err)
+	}
+	if was.Ino != is.Ino || link.Ino != is.Ino || is.Uid != 5 || is.Gid != 6 || is.Mode != unix.S_IFREG|0o4711 {
+		t.Errorf("%+v and %+v, and was %+v", is, link, was)
+	}
+	if target, err := os.Readlink(filepath.Join(to, "symlink")); target != "f" || err != nil {
+		t.Error(target, err)
+	}
+	buf := make([]byte, 1000)
+	n, err := unix.Listxattr(filepath.Join(to, "f"), buf)
+	if got := string(buf[:max(n, 0)]); got != "user.a\x00" || err != nil {
+		t.Errorf("attributes %q, %v", got, err)
+	}
+}
+
 // squeeze takes the spaces away, which fmt puts where it likes.
 func squeeze(s string) string { return strings.ReplaceAll(s, " ", "") }
 

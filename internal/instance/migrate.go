@@ -122,12 +122,15 @@ func (t *Trees) room(lim archive.Limits) error {
 	return nil
 }
 
-// Keep makes a part of the files that came last, of a snapshot or for "" of the instance.
-// owners says whom they belong to, as backup.OwnersKey does. left is as of backup.Read.
+// Keep makes a part of the files that came last, of a snapshot or for "" of the instance, after
+// which no others come. owners says whom they belong to, as backup.OwnersKey does. left is as
+// of backup.Read.
 func (t *Trees) Keep(ctx context.Context, snapshot, owners string, lim archive.Limits) (left int, err error) {
-	return backup.ReadTree(snapshot, owners, &t.in, func(fn archive.Found) error {
-		return archive.WalkFakeSuper(ctx, t.own, lim, fn)
-	})
+	walk := archive.WalkFakeSuper
+	if snapshot == "" { // what is kept needs no second copy
+		walk = archive.TakeFakeSuper
+	}
+	return backup.ReadTree(snapshot, owners, &t.in, func(fn archive.Found) error { return walk(ctx, t.own, lim, fn) })
 }
 
 // Stacks says of an instance and its snapshots which trees are theirs.
