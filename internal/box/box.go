@@ -299,6 +299,26 @@ func (b *Box) Life() string {
 	return fmt.Sprintf("%d-%d", b.state.Init.PID, b.state.Init.Start)
 }
 
+// dyingTime is how long the end of a container may take to be seen once something failed for
+// it.
+const dyingTime = 100 * time.Millisecond
+
+// EndedSince reports whether the container ended or rebooted since it had a life, or is about
+// to.
+func (b *Box) EndedSince(life string) bool {
+	if b.Life() != life {
+		return true
+	}
+	b.mu.Lock()
+	init, err := b.init.dup() // whoever waits for its end closes the box then
+	b.mu.Unlock()
+	if err != nil {
+		return false
+	}
+	defer init.Close()
+	return init.waitFor(context.Background(), dyingTime)
+}
+
 // Begun waits until the container is set up and its init runs: after a reboot that is a
 // moment later than there is a process. The error is that of ctx, or Conflict when it ended.
 func (b *Box) Begun(ctx context.Context) error {

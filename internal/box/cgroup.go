@@ -250,6 +250,9 @@ func (b *Box) freeze(ctx context.Context, want string) error {
 		return kiln.Errorf(kiln.Unsupported, "freeze container: %w", err)
 	}
 	for keyed(filepath.Join(dir, "cgroup.events"), "frozen") != want {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -40,8 +40,8 @@ func (s *Set) Attach(ctx context.Context, name string, force bool) (*Attachment,
 	if err != nil {
 		return nil, err
 	}
-	console, err := l.box.Console()
-	if err != nil {
+	var console *box.Console
+	if err := l.steady(name, func() (err error) { console, err = l.box.Console(); return err }); err != nil {
 		return nil, kiln.Errorf(kiln.KindOf(err), "console of instance %q: %w", name, err)
 	}
 	a := &Attachment{Console: console, name: name, by: event.RequestorOf(ctx), since: time.Now(), to: l}

@@ -54,7 +54,7 @@ func (s *Set) fileServer(ctx context.Context, name string) (*files.Helper, error
 		return h, nil
 	}
 	if l := s.running(r); l != nil {
-		return s.joinFiles(ctx, uuid, l)
+		return s.joinFiles(ctx, name, uuid, l)
 	}
 	return s.enterFiles(ctx, name)
 }
@@ -98,15 +98,18 @@ func (s *Set) serve(ctx context.Context, uuid string, h *files.Helper, same func
 }
 
 // joinFiles serves the files of an instance that runs.
-func (s *Set) joinFiles(ctx context.Context, uuid string, l *live) (*files.Helper, error) {
+func (s *Set) joinFiles(ctx context.Context, name, uuid string, l *live) (*files.Helper, error) {
 	pid := l.box.InitPID()
-	process, mapped, err := l.box.InitProcess()
-	if err != nil {
-		return nil, err
-	}
-	defer process.Close()
-	h, err := files.Join(ctx, process, mapped, files.Options{})
-	if err != nil {
+	var h *files.Helper
+	if err := l.steady(name, func() error {
+		process, mapped, err := l.box.InitProcess()
+		if err != nil {
+			return err
+		}
+		defer process.Close()
+		h, err = files.Join(ctx, process, mapped, files.Options{})
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	same := func() bool { return s.live[uuid] == l && l.box.InitPID() == pid }
@@ -138,7 +141,7 @@ func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error
 		if err != nil {
 			return nil, err
 		}
-		return s.joinFiles(ctx, uuid, l)
+		return s.joinFiles(ctx, name, uuid, l)
 	}
 	i, err := s.Get(ctx, name)
 	if err != nil {
@@ -203,7 +206,9 @@ func (s *Set) pauseFiles(uuid string) (resume func(), err error) {
 	s.mu.Unlock()
 	again := func() {}
 	if h != nil {
-		again, err = h.Pause()
+		if again, err = h.Pause(); err != nil && h.Ended() {
+			again, err = func() {}, nil // the instance stopped or rebooted: nobody changes them by it
+		}
 	}
 	resume = func() {
 		s.mu.Lock()

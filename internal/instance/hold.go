@@ -27,6 +27,9 @@ const heldFile = "held"
 // waits for a disk or a network file system can't be stopped.
 const holdTimeout = 10 * time.Second
 
+// mostReboots is how many times an instance may reboot while it is to stand still.
+const mostReboots = 5
+
 // hold freezes an instance for a moment and gives the function that lets it go on.
 // One that is paused already stays so; one that ends meanwhile stands still enough.
 func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, error) {
@@ -55,9 +58,16 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 	ctx, cancel := context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
 		"the processes of instance %q did not stand still within %v; stop it, then try again", i.Name, holdTimeout))
 	defer cancel()
-	err = l.box.Freeze(ctx)
-	if err != nil && l.ends(ctx) {
-		err = nil
+	for tries := 0; ; tries++ {
+		life := l.box.Life()
+		err = l.box.Freeze(ctx)
+		if err != nil && l.ends(ctx) {
+			err = nil
+		}
+		if err == nil || tries == mostReboots || ctx.Err() != nil || !l.box.EndedSince(life) {
+			break
+		}
+		_ = l.box.Begun(ctx) // it rebooted; what is wrong is told by the next try
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -138,17 +148,23 @@ func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resum
 
 // ends reports whether an instance is gone, or nearly.
 func (l *live) ends(ctx context.Context) bool {
-	if _, err := l.box.Usage(); !errors.Is(err, kiln.NotFound) {
-		return false // it has processes
-	}
-	select {
-	case <-l.gone:
-		return true
-	case <-time.After(holdTimeout):
-	case <-ctx.Done():
+	for begun := time.Now(); time.Since(begun) < holdTimeout; {
+		if _, err := l.box.Usage(); !errors.Is(err, kiln.NotFound) {
+			return false // it has processes, perhaps again
+		}
+		select {
+		case <-l.gone:
+			return true
+		case <-time.After(endsPoll):
+		case <-ctx.Done():
+			return false
+		}
 	}
 	return false
 }
+
+// endsPoll is how often one that may have ended is looked at.
+const endsPoll = 5 * time.Millisecond
 
 // letGo lets an instance go on that the last daemon had frozen when it died.
 func (s *Set) letGo(ctx context.Context, r db.Instance, b *box.Box) error {

@@ -79,7 +79,9 @@ func (s *Set) Exec(ctx context.Context, name string, spec box.ExecSpec) (*box.Pr
 	maps.Copy(env, environment(i.ExpandedConfig))
 	maps.Copy(env, spec.Env)
 	spec.Env = env
-	return l.box.Exec(ctx, spec)
+	var p *box.Process
+	err = l.steady(name, func() (err error) { p, err = l.box.Exec(ctx, spec); return err })
+	return p, err
 }
 
 // CheckExec says why a command can't be run in an instance, if it can't.

@@ -436,6 +436,17 @@ func (l *live) kill(ctx context.Context, name string) error {
 	}
 }
 
+// steady does something with an instance that runs. What fails because the instance stopped or
+// rebooted meanwhile is a Conflict that says so.
+func (l *live) steady(name string, f func() error) error {
+	life := l.box.Life()
+	err := f()
+	if err == nil || kiln.KindOf(err) == kiln.Cancelled || kiln.KindOf(err) == kiln.Timeout || !l.box.EndedSince(life) {
+		return err
+	}
+	return kiln.Errorf(kiln.Conflict, "instance %q stopped or rebooted meanwhile; try again", name)
+}
+
 // get gives what runs under a name. Errors: NotFound, Conflict when it doesn't.
 func (s *Set) get(ctx context.Context, name string) (*live, error) {
 	r, err := s.db.Instance(ctx, name)
@@ -475,12 +486,12 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 	case !frozen && !freeze:
 		return kiln.Errorf(kiln.Conflict, "The instance %q is not paused", name)
 	case freeze:
-		if err := l.box.Freeze(ctx); err != nil {
+		if err := l.steady(name, func() error { return l.box.Freeze(ctx) }); err != nil {
 			return err
 		}
 		s.notify(ctx, Change{Name: name, Action: "paused"})
 	default:
-		if err := l.box.Thaw(ctx); err != nil {
+		if err := l.steady(name, func() error { return l.box.Thaw(ctx) }); err != nil {
 			return err
 		}
 		s.notify(ctx, Change{Name: name, Action: "resumed"})

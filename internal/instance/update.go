@@ -77,7 +77,11 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if l := s.running(db.Instance{Config: i.Options}); l != nil {
 		warnings = atNextStart(i.ExpandedConfig, next.ExpandedConfig)
 		var said []string
-		said, undo, err = s.replug(ctx, next, l, next.ExpandedDevices, changedNames(i.ExpandedDevices, next.ExpandedDevices))
+		err = l.steady(name, func() (err error) {
+			said, undo, err = s.replug(ctx, next, l, next.ExpandedDevices,
+				changedNames(i.ExpandedDevices, next.ExpandedDevices))
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +158,7 @@ func (s *Set) relimit(now, next Instance) error {
 	if err == nil && has == want {
 		return nil // also the choice of processors stays
 	}
-	if err := l.box.SetLimits(want); err != nil {
+	if err := l.steady(now.Name, func() error { return l.box.SetLimits(want) }); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "limits of instance %q: %w", now.Name, errors.Join(err, l.box.SetLimits(has)))
 	}
 	return nil
