@@ -103,8 +103,8 @@ func (d *Daemon) Send(ctx context.Context, name string, spec SendSpec) (*Migrati
 	}
 	m := &Migration{Title: "Migrating instance", Resources: instanceResources(of), ctx: ctx, turn: d.migrating,
 		drop: func() {},
-		run: func(ctx context.Context, _ *op.Operation, p *migrate.Peer) error {
-			return d.send(ctx, name, spec.Only, p)
+		run: func(ctx context.Context, o *op.Operation, p *migrate.Peer) error {
+			return d.send(ctx, o, name, spec.Only, p)
 		}}
 	if t := spec.Target; t != nil {
 		if err := d.remotes.CheckMigration(*t); err != nil {
@@ -116,7 +116,7 @@ func (d *Daemon) Send(ctx context.Context, name string, spec SendSpec) (*Migrati
 }
 
 // send is the source of a migration.
-func (d *Daemon) send(ctx context.Context, name string, only bool, p *migrate.Peer) error {
+func (d *Daemon) send(ctx context.Context, o *op.Operation, name string, only bool, p *migrate.Peer) error {
 	h, err := d.instances.Share(ctx, name, only)
 	if err != nil {
 		return p.Fail(ctx, err)
@@ -134,7 +134,7 @@ func (d *Daemon) send(ctx context.Context, name string, only bool, p *migrate.Pe
 		return err
 	}
 	ctx = p.Listen(ctx)
-	if err := sendTrees(ctx, h, answer, p); err != nil {
+	if err := sendTrees(ctx, h, answer, &carrier{Peer: p, o: o, sent: true}); err != nil {
 		return p.Fail(ctx, fmt.Errorf("copy instance %q: %w", name, err))
 	}
 	return p.Wait(ctx)
@@ -153,7 +153,7 @@ func headerOf(t kiln.Transfer) migrate.Header {
 	return h
 }
 
-func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, p *migrate.Peer) error {
+func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, c *carrier) error {
 	if answer.FS != migrate.RSYNC {
 		return kiln.Errorf(kiln.Unsupported, "the other server wants files in another way than by rsync")
 	}
@@ -169,7 +169,7 @@ func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, p 
 		}
 	}
 	for _, name := range append(names, "") {
-		if err := stream(ctx, p, func(ctx context.Context, s *migrate.Stream) error {
+		if err := c.tree(ctx, func(ctx context.Context, s rsync.Stream) error {
 			return h.Send(ctx, name, s, o)
 		}); err != nil {
 			return err
@@ -178,11 +178,54 @@ func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, p 
 	return nil
 }
 
-// stream carries one tree.
-func stream(ctx context.Context, p *migrate.Peer, f func(context.Context, *migrate.Stream) error) error {
-	s := p.Stream(ctx)
+// A carrier carries trees between a peer and rsync, and says how much it has carried.
+type carrier struct {
+	*migrate.Peer
+	o    *op.Operation
+	sent bool // the trees are sent, else they come
+
+	n    int64 // bytes
+	last time.Time
+}
+
+// tree carries one tree.
+func (c *carrier) tree(ctx context.Context, f func(context.Context, rsync.Stream) error) error {
+	s := c.Stream(ctx)
 	defer s.Close()
-	return f(s.Context(), s)
+	return f(s.Context(), carriedStream{s, c})
+}
+
+// count says how much there is, in the words in which LXD does.
+func (c *carrier) count(n int) {
+	c.n += int64(n)
+	if now := time.Now(); now.Sub(c.last) > 300*time.Millisecond {
+		c.last = now
+		c.o.Set("fs_progress", "files: "+kiln.FormatSize(c.n))
+	}
+}
+
+// A carriedStream is a stream of a carrier. Only one direction has the files, and is counted.
+type carriedStream struct {
+	*migrate.Stream
+	of *carrier
+}
+
+// Read implements io.Reader.
+func (s carriedStream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	if !s.of.sent {
+		s.of.count(n)
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (s carriedStream) Write(b []byte) (int, error) {
+	n, err := s.Stream.Write(b)
+	if s.of.sent {
+		s.of.count(n)
+	}
+	return n, err
 }
 
 // AwaitInstance prepares to make an instance that another server sends. from is where that
@@ -295,7 +338,8 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 	listening := p.Listen(ctx)
 	files := d.instances.NewFiles()
 	defer func() { err = errors.Join(err, files.Close()) }()
-	left, err := d.receiveTrees(listening, a, files, p, received{owners, options, h.Processes == migrate.JustFiles})
+	left, err := d.receiveTrees(listening, a, files, &carrier{Peer: p, o: o}, received{owners, options,
+		h.Processes == migrate.JustFiles})
 	if err != nil {
 		return n, ctx, err
 	}
@@ -404,7 +448,7 @@ type received struct {
 }
 
 // receiveTrees makes the files of an instance. left is as of backup.Read.
-func (d *Daemon) receiveTrees(ctx context.Context, a *arrival, files *instance.Files, p *migrate.Peer, r received) (
+func (d *Daemon) receiveTrees(ctx context.Context, a *arrival, files *instance.Files, c *carrier, r received) (
 	left int, err error) {
 	receiver, err := d.pool.Receive(nil)
 	if err != nil {
@@ -417,7 +461,7 @@ func (d *Daemon) receiveTrees(ctx context.Context, a *arrival, files *instance.F
 	}
 	defer func() { err = errors.Join(err, trees.Close()) }()
 	fetch := func(lim archive.Limits) error {
-		return stream(ctx, p, func(ctx context.Context, s *migrate.Stream) error {
+		return c.tree(ctx, func(ctx context.Context, s rsync.Stream) error {
 			return trees.Fetch(ctx, s, r.Options, lim)
 		})
 	}
