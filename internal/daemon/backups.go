@@ -374,6 +374,9 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 			}
 			return err
 		}
+		if err := d.instances.CheckArriving(ctx, len(t.Snapshots), "kiln export --instance-only"); err != nil {
+			return err
+		}
 		// A restricted client is refused instead: what is left out isn't for it to know.
 		if !a.spec.Source.HostAccess && !instance.IsRestricted(ctx) {
 			left.devices = withoutHost(t)

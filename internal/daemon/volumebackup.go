@@ -94,6 +94,9 @@ func (d *Daemon) importVolume(ctx context.Context, a *arrivingVolume, r io.Reade
 		if err := d.freeVolume(n); err != nil { // before all of it came
 			return err
 		}
+		if err := d.instances.CheckArriving(ctx, len(b.Snapshots), "kiln storage volume export --volume-only"); err != nil {
+			return err
+		}
 		return a.plan(b, time.Now().UTC())
 	}); err != nil {
 		return err

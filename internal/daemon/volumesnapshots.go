@@ -214,6 +214,15 @@ func (d *Daemon) CopyVolume(ctx context.Context, name string, s volume.CustomSta
 			return nil, err
 		}
 	}
+	if c.Snapshot == "" && !c.Only {
+		list, err := d.pool.CustomSnapshots(from.CustomName)
+		if err == nil {
+			err = d.instances.CheckArriving(ctx, len(list), "--volume-only")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	if s.Config = withoutEmpty(s.Config); len(s.Config) == 0 && s.Description == "" {
 		s.Config, s.Description = from.Config, from.Description
 	}

@@ -92,6 +92,9 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	if err := s.CheckAccess(ctx, n.Config); err != nil {
 		return err
 	}
+	if err := s.CheckArriving(ctx, len(f.snapshots), "--instance-only"); err != nil {
+		return err
+	}
 	for _, r := range f.snapshots {
 		if err := s.checkAccess(ctx, "its snapshot "+r.Name, snapshotConfig(r), Config{}); err != nil {
 			return err

@@ -116,6 +116,9 @@ func (r Rules) forbids(options map[string]string, devices map[string]map[string]
 	if !part && r.has(privilege, "isolated") && !kiln.IsTrue(options["security.idmap.isolated"]) {
 		list = append(list, fmt.Sprintf("no security.idmap.isolated=true (%s)", privilege))
 	}
+	if options["snapshots.schedule"] != "" && r.has(Snapshots.key(), "block") {
+		list = append(list, fmt.Sprintf("snapshots.schedule (%s)", Snapshots.key()))
+	}
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
 		d := devices[name]
 		switch {
@@ -187,6 +190,19 @@ func (s *Set) CheckKeeping(ctx context.Context, k Keeping) error {
 		return err
 	}
 	return r.CheckKeeping(k)
+}
+
+// CheckArriving is CheckKeeping for the snapshots that something brings which comes into the
+// project, if it has any; without is how it comes without them.
+func (s *Set) CheckArriving(ctx context.Context, snapshots int, without string) error {
+	if snapshots == 0 {
+		return nil
+	}
+	if err := s.CheckKeeping(ctx, Snapshots); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "%d snapshots would come along: leave them out (%s); %w", snapshots, without,
+			err)
+	}
+	return nil
 }
 
 // checkRules refuses what the project doesn't allow, unless it has all of it already. The row

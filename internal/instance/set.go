@@ -493,6 +493,13 @@ func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string
 	if err := s.Check(into, i.Config); err != nil {
 		return err
 	}
+	list, err := s.db.SnapshotFiles(ctx, from)
+	if err == nil {
+		err = s.CheckArriving(into, len(list), "delete them first")
+	}
+	if err != nil {
+		return err
+	}
 	if err := s.db.MoveInstance(ctx, into, from, to, i.Config.Profiles); err != nil {
 		if errors.Is(err, kiln.Conflict) {
 			return conflict(to)
