@@ -257,14 +257,28 @@ func (d *Dir) Sweep(now time.Time, known func(of string) bool, keep time.Duratio
 				}
 			}
 		}
+		if d.empty(of) {
+			continue
+		}
 		since, err := d.unknownSince(of, now, known(of))
 		if err == nil && !since.IsZero() && now.Sub(since) > keep {
 			err = d.DeleteAll(of)
 		}
 		errs = append(errs, err)
-		_ = os.Remove(filepath.Join(d.dir, of)) // it stays unless it is empty
 	}
 	return errors.Join(errs...)
+}
+
+// empty removes the directory of somebody who has no backups, and reports whether it did: one
+// where some is being made stays.
+func (d *Dir) empty(of string) bool {
+	path := filepath.Join(d.dir, of)
+	entries, err := os.ReadDir(path)
+	if err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != orphaned }) {
+		return false
+	}
+	_ = os.Remove(filepath.Join(path, orphaned))
+	return os.Remove(path) == nil
 }
 
 // unknownSince remembers since when somebody isn't known; zero: they are.

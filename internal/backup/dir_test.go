@@ -113,6 +113,15 @@ func TestDir(t *testing.T) {
 		must(d.DeleteAll(odd))
 		same(a, "first")
 	}
+	// Of who has none, no directory stays, and nobody is waited for.
+	must(d.Create(b, backup.Stored{Name: "last"}, func(io.Writer) error { return nil }))
+	must(d.Sweep(begin.Add(6*week), only(a), week))
+	same(b, "last")
+	must(d.Delete(b, "last"))
+	must(d.Sweep(begin.Add(6*week), only(a), week))
+	if _, err := os.Stat(filepath.Join(root, b)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an empty directory stays: %v", err)
+	}
 	must(d.DeleteAll(a))
 	must(d.DeleteAll(a))
 	all, err := d.All()
