@@ -76,7 +76,7 @@ func TestCopiesElsewhere(t *testing.T) {
 	if err := db.Check(t.Context(), list[0]); err != nil {
 		t.Error(err)
 	}
-	for at, most := range map[string]int{dir: 1, d.cfg.Dir: 4} { // the database with its log and reserve, and dir
+	for at, most := range map[string]int{dir: 1, d.cfg.Dir: 5} { // the database, its log, two parts of a reserve, dir
 		left, err := os.ReadDir(at)
 		if err != nil || len(left) != most {
 			t.Errorf("%s has %v (%v)", at, left, err)
