@@ -165,7 +165,6 @@ func (d *proxyd) answer(root *os.Root, name string, dev *device, err error) {
 	if err != nil || d.devices[name] != dev || d.said[name] == string(b) {
 		return
 	}
-	d.said[name] = string(b)
 	if st.Error != "" {
 		log.Printf("%s: %s", name, st.Error)
 	}
@@ -180,7 +179,9 @@ func (d *proxyd) answer(root *os.Root, name string, dev *device, err error) {
 	}
 	if err != nil {
 		log.Printf("%s: %v", name, err)
+		return
 	}
+	d.said[name] = string(b)
 }
 
 // running is a proxy with its sockets.
@@ -270,7 +271,7 @@ func (r *running) close() {
 	all.Wait()
 }
 
-// accept takes connections, as many as there may be; others wait in the kernel's queue.
+// accept takes connections, as many as there may be; others are closed at once.
 func (r *running) accept(ctx context.Context, l net.Listener, port int) {
 	for {
 		c, err := l.Accept()

@@ -172,6 +172,22 @@ func TestBeside(t *testing.T) {
 	if text := answer("stuck", "1"); !strings.Contains(text, "did not answer") {
 		t.Errorf("of a path that nobody can look up: %q", text)
 	}
+	if err := root.Mkdir("full"+statusEx+".new", 0o700); err != nil { // it can't be written
+		t.Fatal(err)
+	}
+	full := map[string]Proxy{"stuck": stuck, "full": proxy("4", "tcp:192.0.2.1:1", "unix:/nowhere", false)}
+	d.update(root, full)
+	d.mu.Lock()
+	tried := d.devices["full"]
+	d.mu.Unlock()
+	eventually(t, "it can't listen", tried.ended)
+	if err := root.Remove("full" + statusEx + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	d.update(root, full)
+	if text := answer("full", "4"); text == "" {
+		t.Error("it listens at an address that isn't of this host")
+	}
 	before := d.devices["stuck"]
 	d.update(root, map[string]Proxy{"stuck": stuck})
 	if d.devices["stuck"] != before {
@@ -247,5 +263,22 @@ func TestApart(t *testing.T) {
 	<-gone
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket after the end: %v", err)
+	}
+}
+
+// TestRefused has proxyd not start: the device isn't there then, for whoever asks next.
+func TestRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "proxies")
+	if err := os.MkdirAll(filepath.Join(dir, "proxyd.log"), 0o755); err != nil { // it can't write that
+		t.Fatal(err)
+	}
+	d := Directory{Path: dir, Version: "1"}
+	for _, nat := range []bool{false, true} {
+		p := Proxy{Instance: "7a9e9ee8-1111-4444-8888-000000000000", Name: "web", Box: t.TempDir()}
+		p.NAT = nat
+		err := d.Open(t.Context(), p)
+		if left := d.Proxies(); err == nil || len(left) > 0 {
+			t.Errorf("NAT %v: %v; left: %v", nat, err, left)
+		}
 	}
 }

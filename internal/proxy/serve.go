@@ -73,8 +73,11 @@ func (d Directory) Open(ctx context.Context, p Proxy) error {
 		return err
 	}
 	name := file(p.Instance, p.Name)
-	if err := d.proxyd().Write(name+proxyEx, b); err != nil || p.NAT {
-		return err
+	if err := d.proxyd().Write(name+proxyEx, b); err != nil {
+		return errors.Join(err, d.Close(p.Instance, p.Name)) // it may be written, and proxyd not start
+	}
+	if p.NAT {
+		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, openTime, kiln.Errorf(kiln.Timeout, "%s did not listen within %v; see %s",
 		Program, openTime, filepath.Join(d.Path, "proxyd.log")))
