@@ -77,13 +77,15 @@ func (nicDevice) add(ctx context.Context, in *guest) error {
 	if err := checkHostName(ctx, "", in.keys); err != nil {
 		return err
 	}
-	n, _, err := in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
+	name, err := in.nicName(ctx)
 	if err != nil {
 		return err
 	}
-	if n.Name, err = in.nicName(ctx); err != nil {
-		return err
+	n, _, err := in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
+	if err != nil {
+		return errors.Join(err, in.forgetNic(ctx))
 	}
+	n.Name = name
 	in.noteNic(n)
 	if err := in.live.box.AddNic(n); err != nil {
 		return errors.Join(err, in.unbound(), in.forgetNic(ctx))
@@ -396,7 +398,8 @@ func (s *Set) disconnect(i Instance, nics map[string]box.Nic) error {
 }
 
 // connect gives the interfaces of an instance that starts, by device, and the first
-// resolver on them. Where the host can't have networks it starts without.
+// resolver on them. Where the host can't have networks it starts without. On errors it gives
+// those that are to be disconnected.
 func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic, first Resolver, err error) {
 	nics = map[string]box.Nic{}
 	if s.Networks == nil {
@@ -417,7 +420,7 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 	for _, device := range devices {
 		d := i.ExpandedDevices[device]
 		if err := checkHostName(ctx, i.Options[UUIDKey], d); err != nil {
-			return nil, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
+			return nics, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
 		}
 		n, r, err := s.Networks.Connect(ctx, i, device, d)
 		if errors.Is(err, kiln.Unsupported) {
@@ -425,7 +428,7 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 			continue
 		}
 		if err != nil {
-			return nil, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
+			return nics, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
 		}
 		n.Name = nameInside(device, i.ExpandedDevices)
 		for k := 0; n.Name == ""; k++ {
