@@ -80,7 +80,7 @@ func TestArrivingSnapshots(t *testing.T) {
 				return d.CreateInstance(own, CreateSpec{Name: "s", Source: Source{Type: "none"},
 					Config: instance.Config{Options: map[string]string{"snapshots.schedule": "@daily"}}})
 			},
-			"move": func() (*op.Operation, error) { return d.MoveInstance(ctx, "c", "own", "", nil) },
+			"move": func() (*op.Operation, error) { return d.MoveInstance(ctx, "c", "own", "m", nil) },
 		} {
 			o, err := begin()
 			if err == nil {
@@ -89,7 +89,10 @@ func TestArrivingSnapshots(t *testing.T) {
 			switch {
 			case allowed == "allow" && err == nil:
 				if verb == "move" {
-					o, err := d.MoveInstance(own, "c", "default", "", nil) // another copy may come after it
+					if i, err := d.Instance(own, "m"); err != nil || i.Options[instance.TemplateKey] != "rename" {
+						t.Errorf("its files have another name in them: %v, %v", i.Options, err)
+					}
+					o, err := d.MoveInstance(own, "m", "default", "c", nil) // another copy may come after it
 					wait(t, o, err)
 				}
 			case allowed == "allow":

@@ -458,8 +458,13 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 		}
 		return err
 	}
-	s.notify(ctx, Change{Name: to, Action: "renamed"})
-	return s.edit(ctx, to, func(r *db.Instance) {
+	return s.renamed(ctx, to)
+}
+
+// renamed has the next start tell the files of an instance the name that it has now.
+func (s *Set) renamed(ctx context.Context, name string) error {
+	s.notify(ctx, Change{Name: name, Action: "renamed"})
+	return s.edit(ctx, name, func(r *db.Instance) {
 		if r.Config[TemplateKey] == "" {
 			r.Config[TemplateKey] = "rename"
 		}
@@ -505,6 +510,9 @@ func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string
 			return conflict(to)
 		}
 		return err
+	}
+	if to != from {
+		return s.renamed(into, to)
 	}
 	s.notify(into, Change{Name: to, Action: "renamed"})
 	return nil
