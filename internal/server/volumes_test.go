@@ -34,6 +34,7 @@ func TestSharedVolumes(t *testing.T) {
 	}{
 		{"GET", one, "", http.StatusOK},
 		{"GET", strings.Replace(one, "data", "data/state", 1), "", http.StatusOK},
+		{"GET", strings.Replace(one, "data", "data/snapshots", 1), "", http.StatusOK},
 		{"PATCH", one, `{"description":"x"}`, http.StatusOK},
 		{"POST", "/1.0/storage-pools/default/volumes/custom" + in, `{"name":"more"}`, http.StatusCreated},
 		{"PATCH", "/1.0/instances/c1" + in, attach, http.StatusOK},
