@@ -62,6 +62,9 @@ type kept interface {
 // InstanceBackups gives the backups of an instance. The error is NotFound.
 func (d *Daemon) InstanceBackups(ctx context.Context, name string) (Backups, error) {
 	i, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return Backups{}, err
+	}
 	of := instance.BackupsOf(i.Options)
 	return Backups{d: d, of: of, what: "instance", name: name, url: instanceURL(name), event: "instance-backup-",
 		resources: instanceResources(name), key: "instances_backups",
@@ -73,7 +76,7 @@ func (d *Daemon) InstanceBackups(ctx context.Context, name string) (Backups, err
 			owners, all, err := d.instances.BackupOwners(ctx)
 			return all && !owners[of], err
 		},
-	}, err
+	}, nil
 }
 
 // AllBackups gives the backups of every instance, by instance.BackupsOf it.

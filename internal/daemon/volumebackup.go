@@ -22,6 +22,9 @@ import (
 // VolumeBackups gives the backups of a custom storage volume. The error is NotFound.
 func (d *Daemon) VolumeBackups(ctx context.Context, name string) (Backups, error) {
 	v, err := d.Volume(ctx, name)
+	if err != nil {
+		return Backups{}, err
+	}
 	n := v.CustomName
 	return Backups{d: d, of: v.Backups, what: "storage volume", name: name, url: volumeURL(name),
 		event: "storage-volume-backup-", resources: map[string][]string{"storage_volumes": {volumeURL(name)}},
@@ -46,7 +49,7 @@ func (d *Daemon) VolumeBackups(ctx context.Context, name string) (Backups, error
 		keep: func(ctx context.Context, only bool) (kept, error) {
 			return d.pool.KeepCustom(ctx, n, !only, d.holdUsers(ctx, name, false))
 		},
-	}, err
+	}, nil
 }
 
 // ImportVolume makes a custom storage volume of a backup, all of it or nothing, while it is

@@ -1,5 +1,5 @@
-// Package foreign reads JSON that others wrote, with a bound on what it may cost. Bytes
-// alone bound little: three of JSON, "{},", become a struct of several hundred in memory.
+// Package foreign reads JSON and YAML that others wrote, with a bound on what it may cost.
+// Bytes alone bound little: three of JSON, "{},", become a struct of several hundred in memory.
 // So values are counted, too, before anything is made of them. The package doesn't know
 // what is read.
 package foreign

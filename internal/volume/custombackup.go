@@ -105,7 +105,8 @@ func (t customTrees) Begin(v backup.Volume) error { return t.check(v) }
 func (t customTrees) Root(snapshot string) (archive.TreeWriter, error) { return t.to.Tree(snapshot) }
 
 // CommitCustom makes a custom volume of the part "", and its snapshots of the parts with their
-// names, whole or not at all. Errors: Invalid, Conflict.
+// names, whole or not at all. Errors: Invalid when the files of one didn't come, or the name
+// can't be; Conflict when there is such a volume; that of ctx when it ended.
 func (l *Receiver) CommitCustom(ctx context.Context, n CustomName, s CustomState, snapshots []CustomSnapshot) error {
 	return l.pool.placeCustom(n, func(temp string) error {
 		if err := l.moveTree("", temp); err != nil {
