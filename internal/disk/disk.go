@@ -290,25 +290,61 @@ func SyncSystem(dir string) error {
 	return nil
 }
 
-// Rename gives what is synced its name, in the place of a file that has it, and
-// returns when that is on the disk.
+// Rename gives what is synced its name, in the place of a file that has it, and returns
+// when that is on the disk. When the disk doesn't take it the file that was there is gone
+// all the same, and what is renamed has its new name.
 func Rename(from, to string) error { return rename(from, to, 0) }
 
-// RenameNew is Rename for a name that must be new: fs.ErrExist when it isn't.
+// RenameNew is Rename for a name that must be new: fs.ErrExist when it isn't. When it
+// fails, also because the disk doesn't take it, all has the name that it had.
 func RenameNew(from, to string) error { return rename(from, to, unix.RENAME_NOREPLACE) }
 
-// Exchange has two files or directories change places in one step.
-func Exchange(a, b string) error {
-	if err := rename(a, b, unix.RENAME_EXCHANGE); err != nil {
+// Exchange has two files or directories change places in one step. When it fails, also
+// because the disk doesn't take it, each is where it was: who cleans up removes what was
+// to be put there, not what was there.
+func Exchange(a, b string) error { return rename(a, b, unix.RENAME_EXCHANGE) }
+
+// syncNames is (*os.File).Sync, which no test makes fail by itself.
+var syncNames = (*os.File).Sync
+
+func rename(from, to string, flags uint) (err error) {
+	// Opened before: there may be no descriptor left for them later.
+	paths := []string{filepath.Dir(to)}
+	if flags == unix.RENAME_EXCHANGE {
+		paths = append(paths, filepath.Dir(from))
+	}
+	var dirs []*os.File
+	defer func() {
+		for _, d := range dirs {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	for _, p := range paths {
+		d, err := OpenDir(p)
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs, d)
+	}
+	if err := move(from, to, flags); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(a))
+	for _, d := range dirs {
+		if err := syncNames(d); err != nil {
+			if flags != 0 { // what was replaced doesn't come back
+				err = errors.Join(err, move(to, from, flags))
+			}
+			return err
+		}
+		done(SyncedDir, d.Name())
+	}
+	return nil
 }
 
-func rename(from, to string, flags uint) error {
+func move(from, to string, flags uint) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags); err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	done(Renamed, to)
-	return SyncDir(filepath.Dir(to))
+	return nil
 }

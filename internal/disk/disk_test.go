@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestWrite(t *testing.T) {
@@ -45,5 +47,50 @@ func TestOrder(t *testing.T) {
 	if len(steps) != 3 || steps[0].Kind != SyncedFile || steps[1] != (Step{Renamed, dir + "/f"}) ||
 		steps[2] != (Step{SyncedDir, dir}) {
 		t.Errorf("%v", steps)
+	}
+}
+
+// TestRenameUnsynced has a disk that doesn't take names, and a process without a descriptor
+// left: who is told of a failure finds all where it was, and may remove what is new.
+func TestRenameUnsynced(t *testing.T) {
+	for what, fail := range map[string]func() func(){
+		"sync": func() func() {
+			was := syncNames
+			syncNames = func(*os.File) error { return unix.EIO }
+			return func() { syncNames = was }
+		},
+		"descriptors": func() func() {
+			var was unix.Rlimit
+			if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+					t.Error(err)
+				}
+			}
+		},
+	} {
+		dir := t.TempDir()
+		for _, name := range []string{"old", "new", "other"} {
+			if err := os.MkdirAll(filepath.Join(dir, name, "is "+name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		end := fail()
+		exchanged := Exchange(filepath.Join(dir, "new"), filepath.Join(dir, "old"))
+		renamed := RenameNew(filepath.Join(dir, "other"), filepath.Join(dir, "free"))
+		end()
+		if exchanged == nil || renamed == nil {
+			t.Errorf("%s: %v, %v", what, exchanged, renamed)
+		}
+		for _, name := range []string{"old", "new", "other"} {
+			if _, err := os.Stat(filepath.Join(dir, name, "is "+name)); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
 	}
 }

@@ -245,10 +245,11 @@ func (p *Pool) openLayers() error {
 		return err
 	}
 	for _, e := range entries {
-		// One without a record that can be read is a layer like others.
+		// One without a record that makes sense is a layer like others: compact ends since
+		// each that it puts in has the place of several.
 		var m mergedLayer
 		b, err := disk.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile))
-		if err == nil && json.Unmarshal(b, &m) == nil {
+		if err == nil && json.Unmarshal(b, &m) == nil && len(m.Parts) > 1 && !slices.Contains(m.Parts, e.Name()) {
 			p.merged[e.Name()] = m
 		}
 	}
