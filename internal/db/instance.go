@@ -157,6 +157,25 @@ func (d *DB) EditInstance(ctx context.Context, name string, f func(*Instance) er
 	return d.Tx(ctx, func(tx *Tx) error { return editInstance(ctx, tx, name, f) })
 }
 
+// TryInstance is EditInstance that changes nothing: it says whether that would be refused.
+func (d *DB) TryInstance(ctx context.Context, name string, f func(*Instance) error) error {
+	tried := errors.New("tried")
+	err := d.Tx(ctx, func(tx *Tx) error { return cmp.Or(editInstance(ctx, tx, name, f), tried) })
+	if errors.Is(err, tried) {
+		return nil
+	}
+	return err
+}
+
+// SettleInstance is EditInstance for what was decided before, when TryInstance didn't refuse
+// it: nobody is asked again what the project may have, and a full disk has room for it.
+func (d *DB) SettleInstance(ctx context.Context, name string, f func(*Instance) error) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error {
+		tx.unbound = true
+		return editInstance(ctx, tx, name, f)
+	})
+}
+
 // RefreshInstance is EditInstance with snapshots that the instance hasn't got any more, and
 // others that it gets. Errors: also Conflict.
 func (d *DB) RefreshInstance(ctx context.Context, name string, f func(*Instance) error, drop []string,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -31,6 +32,10 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 		return err
 	}
 	if err := s.checkRules(ctx, "snapshot "+name, snapshotConfig(snap), i.Config); err != nil {
+		return err
+	}
+	// What the row's last change could be refused for, before anything is lost for it.
+	if err := s.db.TryInstance(ctx, instance, func(r *db.Instance) error { become(r, snap); return nil }); err != nil {
 		return err
 	}
 	l, err := s.look(db.Instance{Config: i.Options})
@@ -61,7 +66,9 @@ func (s *Set) Restore(ctx context.Context, instance, name string) error {
 	return err
 }
 
-// finishRestore can be done again. When it fails the instance is what it was.
+// finishRestore makes the files and then the row what they were. When the files can't be, the
+// instance is what it was before. When it is the row that can't, the restore is still to be
+// finished: a start does that first, so that nothing is written between the two.
 func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap db.Snapshot) error {
 	err := snap.Whole()
 	if err == nil {
@@ -71,38 +78,65 @@ func (s *Set) finishRestore(ctx context.Context, instance, volume string, snap d
 		err = kiln.Errorf(kiln.KindOf(err), "restore instance %q: %w", instance, err)
 		return errors.Join(err, s.edit(ctx, instance, func(r *db.Instance) { delete(r.Config, restoreKey) }))
 	}
-	return s.edit(ctx, instance, func(r *db.Instance) {
-		config := maps.Clone(snap.Config)
-		// What the host knows of the instance isn't part of its past.
-		for k := range config {
-			if strings.HasPrefix(k, "volatile.") && k != TemplateKey && k != BaseKey {
-				delete(config, k)
-			}
-		}
-		for k, v := range r.Config {
-			if strings.HasPrefix(k, "volatile.") && k != TemplateKey && k != BaseKey && k != restoreKey {
-				config[k] = v
-			}
-		}
-		r.Architecture, r.Description, r.Ephemeral, r.Base = snap.Architecture, snap.Description, snap.Ephemeral, snap.Base
-		r.Config, r.Devices, r.Profiles = config, snap.Devices, snap.Profiles
-	})
+	return s.db.SettleInstance(ctx, instance, func(r *db.Instance) error { become(r, snap); return nil })
 }
 
-// finishRestores does what the last daemon had begun when it died. Where that
-// fails the instance is what it was.
-func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
-	for _, r := range rows {
-		if name := r.Config[restoreKey]; name != "" {
-			ctx, err := s.in(ctx, r.Project)
-			if err != nil {
-				continue
-			}
-			snap := db.Snapshot{Instance: r.Name, Name: name}
-			if row, err := s.db.Snapshot(ctx, r.Name, name); err == nil {
-				snap = row
-			}
-			_ = s.finishRestore(ctx, r.Name, r.Config[UUIDKey], snap)
+// become makes a row what it was at a snapshot.
+func become(r *db.Instance, snap db.Snapshot) {
+	config := maps.Clone(snap.Config)
+	if config == nil {
+		config = map[string]string{}
+	}
+	// What the host knows of the instance isn't part of its past.
+	for k := range config {
+		if strings.HasPrefix(k, "volatile.") && k != TemplateKey && k != BaseKey {
+			delete(config, k)
 		}
 	}
+	for k, v := range r.Config {
+		if strings.HasPrefix(k, "volatile.") && k != TemplateKey && k != BaseKey && k != restoreKey {
+			config[k] = v
+		}
+	}
+	r.Architecture, r.Description, r.Ephemeral, r.Base = snap.Architecture, snap.Description, snap.Ephemeral, snap.Base
+	r.Config, r.Devices, r.Profiles = config, snap.Devices, snap.Profiles
+}
+
+// finishRestores does what the last daemon had begun when it died. An instance that runs has
+// written since, so its files stay: it never runs between the two halves of a restore.
+func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
+	for _, r := range rows {
+		if r.Config[restoreKey] == "" {
+			continue
+		}
+		what := "finish the restore of instance " + strconv.Quote(r.Name)
+		ctx, err := s.in(ctx, r.Project)
+		if err == nil {
+			err = s.finishPending(ctx, r.Name, r.Config)
+		}
+		if err != nil {
+			s.warn(what, err)
+		}
+	}
+}
+
+// finishPending finishes a restore that an instance's configuration tells of, if there is one.
+func (s *Set) finishPending(ctx context.Context, instance string, config map[string]string) error {
+	name := config[restoreKey]
+	if name == "" {
+		return nil
+	}
+	l, err := s.look(db.Instance{Config: config})
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		return errors.Join(kiln.Errorf(kiln.Conflict, "it runs, and keeps what it has; to have what was in snapshot %q, "+
+			"restore it again", name), s.edit(ctx, instance, func(r *db.Instance) { delete(r.Config, restoreKey) }))
+	}
+	snap := db.Snapshot{Instance: instance, Name: name}
+	if row, err := s.db.Snapshot(ctx, instance, name); err == nil {
+		snap = row
+	}
+	return s.finishRestore(ctx, instance, config[UUIDKey], snap)
 }

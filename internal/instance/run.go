@@ -39,6 +39,12 @@ func (s *Set) start(ctx context.Context, name string) (failed error) {
 	if i.Status != Stopped {
 		return kiln.Errorf(kiln.Conflict, "The instance %q is already running", name)
 	}
+	if i.Options[restoreKey] != "" {
+		if err := s.finishPending(ctx, name, i.Options); err != nil {
+			return err
+		}
+		return s.start(ctx, name)
+	}
 	if err := s.runnable(i); err != nil {
 		return err
 	}

@@ -176,6 +176,47 @@ func TestRestoreInterrupted(t *testing.T) {
 	}
 }
 
+// TestRestoreSettles has the row's last change fail after the files were exchanged. A start
+// finishes that first; what runs when a daemon comes keeps its files.
+func TestRestoreSettles(t *testing.T) {
+	s, d, p := set(t)
+	ctx := t.Context()
+	create(t, s, p, "a", Config{Options: map[string]string{"user.x": "1"}})
+	if err := s.CreateSnapshot(ctx, "a", NewSnapshot{Name: "s0"}); err != nil {
+		t.Fatal(err)
+	}
+	pending := func() {
+		t.Helper()
+		if err := s.edit(ctx, "a", func(r *db.Instance) { r.Config["user.x"], r.Config[restoreKey] = "2", "s0" }); err != nil {
+			t.Fatal(err)
+		}
+		write(t, p, "a", "f", "since")
+	}
+	pending()
+	_ = s.Start(ctx, "a") // there is no system in it
+	if i, err := s.Get(ctx, "a"); i.Options["user.x"] != "1" || i.Options[restoreKey] != "" || err != nil {
+		t.Errorf("after a start: %+v, %v", i, err)
+	}
+	pending()
+	row, err := d.Instance(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.live["uuid-a"] = &live{}
+	s.mu.Unlock()
+	s.finishRestores(ctx, []db.Instance{row})
+	s.mu.Lock()
+	delete(s.live, "uuid-a")
+	s.mu.Unlock()
+	if i, err := s.Get(ctx, "a"); i.Options["user.x"] != "2" || i.Options[restoreKey] != "" || err != nil {
+		t.Errorf("one that runs: %+v, %v", i, err)
+	}
+	if got := read(t, p, "a", "f"); got != "since" {
+		t.Errorf("the files of one that runs: %q", got)
+	}
+}
+
 func TestSnapshotDue(t *testing.T) {
 	s, _, p := set(t)
 	ctx := t.Context()
