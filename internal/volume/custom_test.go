@@ -117,6 +117,9 @@ func TestDamagedCustom(t *testing.T) {
 	if len(all) != 7 || err != nil {
 		t.Fatalf("%+v %v", all, err)
 	}
+	if _, all, err := p.CustomBackups(); all || err != nil {
+		t.Errorf("they all say what their backups are kept by: %v", err)
+	}
 	for _, c := range all {
 		if (c.Damage == "") != (c.Name == "good") {
 			t.Errorf("%s: damage %q", c.Name, c.Damage)

@@ -2,12 +2,14 @@ package volume_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -22,6 +24,21 @@ func TestCustomOrder(t *testing.T) {
 	must(t, p.CreateCustom(data, volume.CustomState{}))
 	quiet := func(context.Context) (func() error, error) { return func() error { return nil }, nil }
 	snapshot := func() error { return p.SnapshotCustom(ctx, data, "s", time.Now(), time.Time{}, nil) }
+	arrive := func(ctx context.Context) error {
+		r, err := p.Receive(nil)
+		must(t, err)
+		defer r.Close()
+		tree, err := r.Tree("")
+		must(t, err)
+		must(t, tree.Add(&archive.Entry{Path: ".", Type: archive.Dir, Mode: 0o755}, nil))
+		must(t, tree.Close())
+		return r.CommitCustom(ctx, volume.CustomName{In: "default", Name: "arrived"}, volume.CustomState{}, nil)
+	}
+	late, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := arrive(late); !errors.Is(err, context.Canceled) {
+		t.Errorf("import of who is gone: %v", err)
+	}
 	for _, c := range []struct {
 		what, name string
 		f          func() error
@@ -30,6 +47,7 @@ func TestCustomOrder(t *testing.T) {
 		{"copy", "/custom/default/other/", func() error {
 			return p.CopyCustom(ctx, data, "", other, volume.CustomState{}, true, nil)
 		}},
+		{"import", "/custom/default/arrived/", func() error { return arrive(ctx) }},
 		{"restore", "/data/files/", func() error { return p.RestoreCustom(ctx, data, "s", anyState, quiet) }},
 	} {
 		list := steps(t, c.f)
@@ -55,6 +73,8 @@ func TestCustomOrder(t *testing.T) {
 	isKind(t, p.SnapshotCustom(ctx, data, "t", time.Now(), time.Time{}, nil), kiln.Integrity)
 	isKind(t, p.CopyCustom(ctx, data, "", volume.CustomName{In: "default", Name: "third"}, volume.CustomState{}, false, nil),
 		kiln.Integrity)
+	_, err = p.KeepCustom(ctx, data, true, nil)
+	isKind(t, err, kiln.Integrity)
 	must(t, os.WriteFile(record, whole, 0o600))
 	for part, f := range map[string]func() error{
 		"/custom/default/other/snapshots/": func() error { return p.DeleteCustomSnapshot(other, "s") },

@@ -67,7 +67,7 @@ func TestOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	end()
-	var s *volume.Snapshot
+	var s, both *volume.Snapshot
 	list = steps(t, func() (err error) { s, err = p.Snapshot(t.Context(), "v", "s", nil); return err })
 	at = first(t, list, 0, disk.SyncedSystem, "/volumes/v/") // what becomes the layer
 	at = first(t, list, at, disk.SyncedFile, "snapshot.json")
@@ -83,7 +83,7 @@ func TestOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	list = steps(t, func() error {
-		_, err := p.Snapshot(t.Context(), "v", "t", func(context.Context) (func() error, error) {
+		both, err = p.Snapshot(t.Context(), "v", "t", func(context.Context) (func() error, error) {
 			return func() error { return nil }, nil
 		})
 		return err
@@ -93,6 +93,10 @@ func TestOrder(t *testing.T) {
 	at = first(t, list, at, disk.Renamed, "/layers/")
 	at = first(t, list, at, disk.Renamed, "/snapshots/t/")
 	first(t, list, at, disk.SyncedDir, "/snapshots/")
+
+	list = steps(t, func() error { _, err := p.WithMerged(t.Context(), both, 0, both.Depth()); return err })
+	at = first(t, list, 0, disk.SyncedSystem, dir+"/tmp/")
+	first(t, list, at, disk.Renamed, "/layers/")
 
 	if err := other.Fill(t.Context(), volumetest.Image, volumetest.Content(new(atomic.Int32))); err != nil {
 		t.Fatal(err)
