@@ -109,6 +109,15 @@ func TestDir(t *testing.T) {
 	must(d.Sweep(begin.Add(5*week+time.Second), only(a), week))
 	same(a, "first")
 	same(b)
+	// Of a mark from when the clock wasn't set, the while begins when it is.
+	must(d.Create(b, backup.Stored{Name: "first"}, func(io.Writer) error { return nil }))
+	must(d.Sweep(time.Unix(5, 0), only(a), week))
+	set := time.Now()
+	must(d.Sweep(set, only(a), week))
+	must(d.Sweep(set.Add(week), only(a), week))
+	same(b, "first")
+	must(d.Sweep(set.Add(week+time.Second), only(a), week))
+	same(b)
 	for _, odd := range []string{"", ".", a + "/first/.."} {
 		must(d.DeleteAll(odd))
 		same(a, "first")
