@@ -326,9 +326,10 @@ func TestMeantInstance(t *testing.T) {
 	for _, name := range []string{"x", "z"} {
 		s.ok("init b:one b:" + name + " --no-profiles -d root,type=disk,path=/,pool=default")
 	}
+	other := *s // for another goroutine
 	swap := func() {
-		s.ok("rename b:x b:old")
-		s.ok("rename b:z b:x")
+		other.ok("rename b:x b:old")
+		other.ok("rename b:z b:x")
 	}
 	swapBack := func() {
 		s.ok("rename b:x b:z")

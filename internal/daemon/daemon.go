@@ -192,6 +192,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.tellWithheld()
 	d.tellLost()
+	d.tellUnknown()
 	return nil
 }
 

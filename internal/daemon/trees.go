@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -156,6 +157,17 @@ func (d *Daemon) tellWithheld() {
 	if told := d.withheld.Swap(err != nil); err != nil && !told {
 		d.cfg.Log.Warn("a record is lost or damaged", "err", err)
 	}
+}
+
+// tellUnknown warns of containers that run and have no row: the database is older than they.
+func (d *Daemon) tellUnknown() {
+	var err error
+	if names := d.instances.Unknown(); len(names) > 0 {
+		err = kiln.Errorf(kiln.Integrity, "%s: running, and left alone; to have it back stop the daemon, then: "+
+			"kiln admin recover", strings.Join(names, ", "))
+		d.cfg.Log.Warn("the database doesn't know what runs", "err", err)
+	}
+	d.outcome(instanceUnknown, db.Subject{}, err)
 }
 
 // owned tells the pool which volumes and snapshots have rows. The error is Integrity when

@@ -73,6 +73,7 @@ type Set struct {
 	sendImage atomic.Pointer[SendImage]
 	idRanges  sync.Mutex // held while ids are chosen and written down
 
+	unknown   []string    // runs without a row, since Open
 	suspended atomic.Bool // the host goes down: nothing starts by itself any more
 
 	mu      sync.Mutex
@@ -173,7 +174,8 @@ func (s *Set) adopt(ctx context.Context, r db.Instance, profiles profiles) error
 
 // sweep puts away what no row names: volumes and snapshots of instances that were
 // being made or deleted when the last daemon died, and, who knows, of ones whose row
-// is damaged. So the files are kept for a while.
+// is damaged. So the files are kept for a while. What runs and has a record is of a database
+// of another age, and goes on: nobody ends it because its row is missing.
 func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	keep := map[string]bool{}
 	for _, r := range rows {
@@ -187,15 +189,23 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	boxes, err := os.ReadDir(s.dir)
+	errs := []error{err}
+	for _, e := range boxes {
+		if id := e.Name(); !keep[id] && uuid.Validate(id) == nil {
+			if r, err := Recorded(s.pool, id); err == nil && s.runsAlone(id) {
+				keep[id] = true
+				s.unknown = append(s.unknown, r.Instance.Name)
+			}
+		}
+	}
 	for _, name := range volumes {
 		if !keep[name] {
 			errs = append(errs, s.pool.Lose(name))
 			s.warn("no instance has the files "+strconv.Quote(name), fmt.Errorf("kept in lost/ for %v", volume.LostTime))
 		}
 	}
-	boxes, err := os.ReadDir(s.dir)
-	errs = append(errs, err, s.sweepSnapshots(ctx))
+	errs = append(errs, s.sweepSnapshots(ctx))
 	for _, e := range boxes {
 		if keep[e.Name()] {
 			continue
@@ -211,6 +221,18 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// Unknown names what ran when the instances were opened, by its record, and has no row.
+func (s *Set) Unknown() []string { return s.unknown }
+
+// runsAlone reports whether there is a container that no instance is followed for.
+func (s *Set) runsAlone(uuid string) bool {
+	b, err := box.Open(filepath.Join(s.dir, uuid))
+	if err == nil {
+		err = b.Close()
+	}
+	return err == nil
 }
 
 // Close stops watching. The instances keep running.

@@ -195,7 +195,7 @@ func TestFilter(t *testing.T) {
 			break
 		}
 	}
-	if came < 100 || came > 400 {
+	if came < 50 || came > 400 { // a full socket drops some of the burst
 		t.Errorf("%d of 1000 frames came through a bound of 256 KiB at once and 1 kB a second", came)
 	}
 }

@@ -14,7 +14,7 @@ import (
 // are in memory at once.
 func TestLargeSnapshots(t *testing.T) {
 	p := start(t)
-	const instances, each, size = 4, 12, 1 << 20
+	const instances, each, size = 4, 12, 1 << 18
 	text := strings.Repeat("x", size)
 	for n := range instances {
 		name := fmt.Sprintf("c%d", n)
@@ -62,7 +62,7 @@ func TestLargeSnapshots(t *testing.T) {
 			t.Errorf("%s: %d snapshots, want %d; ends with %q, %v", path, found, want, held[max(0, kept-9):kept], err)
 		}
 	}
-	if most > 24<<20 {
+	if most > 16<<20 {
 		t.Errorf("%d MB of %d are in memory", most>>20, instances*each*size*2>>20)
 	}
 }
