@@ -365,8 +365,8 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 	lim.Room, lim.Entries = max(receiver.Room(), 1), lim.Entries*entriesPerBackup
 	a := &arrival{spec: spec}
 	var n instance.New
-	release := func() {}
-	defer func() { release() }()
+	release, unused := func() {}, func() {}
+	defer func() { unused(); release() }()
 	t, nodes, err := instance.ReadBackup(ctx, r, lim, receiver, func(t *kiln.Transfer) (err error) {
 		if a.spec.Name == "" {
 			a.spec.Name = t.Name
@@ -384,7 +384,13 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 		if !a.spec.Source.HostAccess && !instance.IsRestricted(ctx) {
 			left.devices = withoutHost(t)
 		}
-		n, err = d.planRestore(ctx, a, t)
+		if n, err = d.planRestore(ctx, a, t); err != nil {
+			return err
+		}
+		used, err := d.instances.Use(ctx, n.Devices) // while the files come
+		if err == nil {
+			unused = used
+		}
 		return err
 	})
 	if err != nil {

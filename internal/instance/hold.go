@@ -49,14 +49,13 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 	resume := func() error {
 		defer l.held.Store(false)
 		defer served()
-		err := l.box.Thaw(context.WithoutCancel(ctx))
+		err := l.thaw(context.WithoutCancel(ctx))
 		if l.ends(ctx) {
 			err = nil
 		}
 		return errors.Join(err, removeIfThere(mark))
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
-		"the processes of instance %q did not stand still within %v; stop it, then try again", i.Name, holdTimeout))
+	ctx, cancel := standStill(ctx, i.Name)
 	defer cancel()
 	for tries := 0; ; tries++ {
 		life := l.box.Life()
@@ -76,6 +75,12 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 		return nil, errors.Join(err, resume())
 	}
 	return resume, nil
+}
+
+// standStill bounds how long the processes of an instance may take to stand still.
+func standStill(ctx context.Context, name string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
+		"the processes of instance %q did not stand still within %v; stop it, then try again", name, holdTimeout))
 }
 
 // quietTime is how long other work on instances may take that are to stand still together.

@@ -492,17 +492,39 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 	case !frozen && !freeze:
 		return kiln.Errorf(kiln.Conflict, "The instance %q is not paused", name)
 	case freeze:
-		if err := l.steady(name, func() error { return l.box.Freeze(ctx) }); err != nil {
+		if err := l.steady(name, func() error { return l.freeze(ctx, name) }); err != nil {
 			return err
 		}
 		s.notify(ctx, Change{Name: name, Action: "paused"})
 	default:
-		if err := l.steady(name, func() error { return l.box.Thaw(ctx) }); err != nil {
+		if err := l.steady(name, func() error { return l.thaw(ctx) }); err != nil {
 			return err
 		}
 		s.notify(ctx, Change{Name: name, Action: "resumed"})
 	}
 	return nil
+}
+
+// freeze has all processes of a container stand still, or none: one that waits in the kernel
+// for a file system which the container serves itself doesn't. The error is Timeout then.
+func (l *live) freeze(ctx context.Context, name string) error {
+	bound, cancel := standStill(ctx, name)
+	defer cancel()
+	err := l.box.Freeze(bound)
+	if err == nil {
+		return nil
+	}
+	if bound.Err() != nil {
+		err = context.Cause(bound)
+	}
+	return errors.Join(err, l.thaw(context.WithoutCancel(ctx)))
+}
+
+// thaw has a bound of its own.
+func (l *live) thaw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	return l.box.Thaw(ctx)
 }
 
 // Suspend stops every instance because the host goes down, and remembers which ran.
