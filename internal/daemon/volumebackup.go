@@ -128,7 +128,7 @@ func (d *Daemon) arrived(ctx context.Context, n volume.CustomName) error {
 	d.volumeNames.Lock()
 	defer d.volumeNames.Unlock()
 	if err := d.stillIn(ctx, n); err != nil {
-		return errors.Join(err, d.pool.DeleteCustom(n))
+		return errors.Join(err, d.pool.DeleteCustom(n, nil))
 	}
 	d.tell(ctx, "storage-volume-created", volumeURL(n.Name), nil)
 	return nil

@@ -274,7 +274,7 @@ func (d *Daemon) RenameVolume(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.pool.RenameCustom(v.CustomName, to); err != nil {
+	if err := d.pool.RenameCustom(v.CustomName, to, d.stillUnused(ctx, from, "renamed")); err != nil {
 		return err
 	}
 	d.tell(ctx, "storage-volume-renamed", volumeURL(to), map[string]any{"old_name": from})
@@ -290,11 +290,19 @@ func (d *Daemon) DeleteVolume(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.pool.DeleteCustom(v.CustomName); err != nil {
+	if err := d.pool.DeleteCustom(v.CustomName, d.stillUnused(ctx, name, "deleted")); err != nil {
 		return err
 	}
 	d.tell(ctx, "storage-volume-deleted", volumeURL(name), nil)
 	return d.backups.DeleteAll(v.Backups)
+}
+
+// stillUnused asks again: an instance may have got the volume meanwhile.
+func (d *Daemon) stillUnused(ctx context.Context, name, planned string) func() error {
+	return func() error {
+		_, err := d.unusedVolume(ctx, name, planned)
+		return err
+	}
 }
 
 // unusedVolume gives a volume, unless somebody uses it. Errors: NotFound, Conflict.

@@ -78,7 +78,7 @@ func TestVolumeKeepsItsName(t *testing.T) {
 	wait(t, o, err)
 	names := func() error { // what else would keep the name is left out
 		n := volume.CustomName{In: project.Default, Name: "data"}
-		return errors.Join(d.pool.RenameCustom(n, "old"), d.pool.RenameCustom(volume.CustomName{In: n.In, Name: "old"}, "data"))
+		return errors.Join(d.pool.RenameCustom(n, "old", nil), d.pool.RenameCustom(volume.CustomName{In: n.In, Name: "old"}, "data", nil))
 	}
 	for verb, begin := range map[string]func() (*op.Operation, error){
 		"snapshot": func() (*op.Operation, error) { return d.CreateVolumeSnapshot(ctx, "data", NewVolumeSnapshot{}) },

@@ -76,7 +76,7 @@ func TestUseFails(t *testing.T) {
 			t.Errorf("%v; networks in use: %d", err, nets.used)
 		}
 		renamed := volume.CustomName{In: "default", Name: "renamed"}
-		if err := errors.Join(p.RenameCustom(data, renamed.Name), p.RenameCustom(renamed, data.Name)); err != nil {
+		if err := errors.Join(p.RenameCustom(data, renamed.Name, nil), p.RenameCustom(renamed, data.Name, nil)); err != nil {
 			t.Error(err)
 		}
 	}

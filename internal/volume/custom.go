@@ -230,16 +230,17 @@ func (p *Pool) EditCustom(n CustomName, f func(*CustomState) error) error {
 	return writeCustom(p.customDir(n), c.CustomState)
 }
 
-// RenameCustom gives a custom volume that nobody uses another name. Errors: NotFound,
-// Invalid, Conflict.
-func (p *Pool) RenameCustom(n CustomName, name string) error {
+// RenameCustom gives a custom volume that nobody uses another name. free may be nil; it is
+// asked when nobody can begin to use the volume any more, must be quick, and may refuse it.
+// Errors: NotFound, Invalid, Conflict, and those of free.
+func (p *Pool) RenameCustom(n CustomName, name string, free func() error) error {
 	to := CustomName{n.In, name}
 	if err := errors.Join(n.check(), to.check()); err != nil {
 		return err
 	}
 	p.customs.Lock()
 	defer p.customs.Unlock()
-	if err := p.idle(n); err != nil {
+	if err := p.unused(n, free); err != nil {
 		return err
 	}
 	err := disk.RenameNew(p.customDir(n), p.customDir(to))
@@ -254,7 +255,8 @@ func (p *Pool) RenameCustom(n CustomName, name string) error {
 
 // DeleteCustom removes a custom volume with its files. It is gone for everybody when
 // DeleteCustom returns; many files are removed after that. Errors: Invalid, NotFound.
-func (p *Pool) DeleteCustom(n CustomName) error {
+// free is as for RenameCustom.
+func (p *Pool) DeleteCustom(n CustomName, free func() error) error {
 	if err := n.check(); err != nil {
 		return err
 	}
@@ -263,13 +265,21 @@ func (p *Pool) DeleteCustom(n CustomName) error {
 	if _, err := os.Lstat(p.customDir(n)); errors.Is(err, fs.ErrNotExist) {
 		return n.missing()
 	}
-	if err := p.idle(n); err != nil {
+	if err := p.unused(n, free); err != nil {
 		return err
 	}
 	if err := p.discard(p.customDir(n)); err != nil {
 		return err
 	}
 	return disk.SyncDir(filepath.Dir(p.customDir(n)))
+}
+
+// unused is idle, and then free. p.customs is held.
+func (p *Pool) unused(n CustomName, free func() error) error {
+	if err := p.idle(n); err != nil || free == nil {
+		return err
+	}
+	return free()
 }
 
 // CustomUsage is how many bytes the files of a custom volume take. When ctx ends, what was

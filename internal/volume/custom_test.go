@@ -49,8 +49,8 @@ func TestCustom(t *testing.T) {
 	for _, name := range []string{"", ".", "..", ".hidden", "a/b", "a b", "-f"} {
 		bad := volume.CustomName{In: "default", Name: name}
 		isKind(t, p.CreateCustom(bad, volume.CustomState{}), kiln.Invalid)
-		isKind(t, p.RenameCustom(data, name), kiln.Invalid)
-		isKind(t, p.DeleteCustom(bad), kiln.Invalid)
+		isKind(t, p.RenameCustom(data, name, nil), kiln.Invalid)
+		isKind(t, p.DeleteCustom(bad, nil), kiln.Invalid)
 		isKind(t, p.CreateCustom(volume.CustomName{In: name, Name: "x"}, volume.CustomState{}), kiln.Invalid)
 	}
 	files, err := p.CustomFiles(data)
@@ -62,9 +62,9 @@ func TestCustom(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, p.CreateCustom(other, volume.CustomState{}))
-	isKind(t, p.RenameCustom(data, "other"), kiln.Conflict)
-	isKind(t, p.RenameCustom(volume.CustomName{In: "default", Name: "none"}, "new"), kiln.NotFound)
-	must(t, p.RenameCustom(data, "new"))
+	isKind(t, p.RenameCustom(data, "other", nil), kiln.Conflict)
+	isKind(t, p.RenameCustom(volume.CustomName{In: "default", Name: "none"}, "new", nil), kiln.NotFound)
+	must(t, p.RenameCustom(data, "new", nil))
 	_, err = p.CustomFiles(data)
 	isKind(t, err, kiln.NotFound)
 	data.Name = "new"
@@ -79,8 +79,11 @@ func TestCustom(t *testing.T) {
 	// One name in two projects is two volumes.
 	elsewhere := volume.CustomName{In: "web", Name: "new"}
 	must(t, p.CreateCustom(elsewhere, volume.CustomState{}))
-	must(t, p.DeleteCustom(data))
-	isKind(t, p.DeleteCustom(data), kiln.NotFound)
+	taken := func() error { return kiln.Errorf(kiln.Conflict, "an instance has it now") }
+	isKind(t, p.DeleteCustom(data, taken), kiln.Conflict)
+	isKind(t, p.RenameCustom(data, "new", taken), kiln.Conflict)
+	must(t, p.DeleteCustom(data, nil))
+	isKind(t, p.DeleteCustom(data, nil), kiln.NotFound)
 	if c, err := p.Custom(elsewhere); err != nil || c.Damage != "" {
 		t.Errorf("%+v %v", c, err)
 	}
@@ -128,7 +131,7 @@ func TestDamagedCustom(t *testing.T) {
 			continue
 		}
 		isKind(t, p.EditCustom(c.CustomName, func(*volume.CustomState) error { return nil }), kiln.Integrity)
-		must(t, p.DeleteCustom(c.CustomName))
+		must(t, p.DeleteCustom(c.CustomName, nil))
 	}
 	if _, err := os.Stat(kept); err != nil {
 		t.Error(err)
@@ -146,8 +149,8 @@ func TestCustomAtOnce(t *testing.T) {
 	data := volume.CustomName{In: "default", Name: "data"}
 	for _, step := range []func() error{
 		func() error { return p.CreateCustom(data, volume.CustomState{}) },
-		func() error { return p.RenameCustom(data, "next") },
-		func() error { return p.DeleteCustom(volume.CustomName{In: "default", Name: "next"}) },
+		func() error { return p.RenameCustom(data, "next", nil) },
+		func() error { return p.DeleteCustom(volume.CustomName{In: "default", Name: "next"}, nil) },
 	} {
 		var wg sync.WaitGroup
 		done := make(chan error, 8)
@@ -254,8 +257,8 @@ func TestCustomSnapshots(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(in, "new"), nil, 0o600))
 	refused := errors.New("in use")
 	err = p.RestoreCustom(ctx, data, "s0", anyState, func(context.Context) (func() error, error) {
-		isKind(t, p.DeleteCustom(data), kiln.Conflict)
-		isKind(t, p.RenameCustom(data, "x"), kiln.Conflict)
+		isKind(t, p.DeleteCustom(data, nil), kiln.Conflict)
+		isKind(t, p.RenameCustom(data, "x", nil), kiln.Conflict)
 		isKind(t, p.DeleteCustomSnapshot(data, "s0"), kiln.Conflict)
 		_, err := p.MountCustom(data)
 		isKind(t, err, kiln.Conflict)
@@ -291,7 +294,7 @@ func TestCustomSnapshots(t *testing.T) {
 
 	release, err := p.UseCustom(data)
 	must(t, err)
-	isKind(t, p.DeleteCustom(data), kiln.Conflict)
+	isKind(t, p.DeleteCustom(data, nil), kiln.Conflict)
 	isKind(t, p.RestoreCustom(ctx, data, "s0", anyState, nobody), kiln.Conflict)
 	release()
 
@@ -326,7 +329,7 @@ func TestCustomSnapshots(t *testing.T) {
 	must(t, p.DeleteCustomSnapshot(copied, "s0"))
 	isKind(t, p.DeleteCustomSnapshot(copied, "s0"), kiln.NotFound)
 	must(t, p.RenameCustomSnapshot(data, "s0", "s1"))
-	must(t, p.DeleteCustom(data))
+	must(t, p.DeleteCustom(data, nil))
 }
 
 // TestUnfinishedCustom leaves what a daemon leaves that is killed while it copies: the next

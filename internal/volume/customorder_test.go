@@ -63,7 +63,7 @@ func TestCustomOrder(t *testing.T) {
 	must(t, err)
 	isKind(t, p.RenameCustomSnapshot(data, "s", "r"), kiln.Conflict)
 	isKind(t, p.DeleteCustomSnapshot(data, "s"), kiln.Conflict)
-	isKind(t, p.DeleteCustom(data), kiln.Conflict)
+	isKind(t, p.DeleteCustom(data, nil), kiln.Conflict)
 	release()
 	// What is damaged isn't copied as if it were whole.
 	record := filepath.Join(dir, "custom/default/data/custom.json")
@@ -78,7 +78,7 @@ func TestCustomOrder(t *testing.T) {
 	must(t, os.WriteFile(record, whole, 0o600))
 	for part, f := range map[string]func() error{
 		"/custom/default/other/snapshots/": func() error { return p.DeleteCustomSnapshot(other, "s") },
-		"/custom/default/":                 func() error { return p.DeleteCustom(data) },
+		"/custom/default/":                 func() error { return p.DeleteCustom(data, nil) },
 	} {
 		list := steps(t, f)
 		if last := list[len(list)-1]; last.Kind != disk.SyncedDir || last.Path+"/" != filepath.Join(dir, part)+"/" {
