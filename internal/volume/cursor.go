@@ -9,11 +9,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
 // errMoved says that a directory was moved while somebody was in it.
 var errMoved = errors.New("the directory was moved meanwhile")
+
+// deepest is how many directories below each other are gone down into: who walks a tree needs
+// memory for each of them. Tests have less.
+var deepest = 200_000
+
+// errDeep says that there are more.
+var errDeep = kiln.Errorf(kiln.Unsupported, "there are more than %d directories in each other", deepest)
 
 // A cursor is a place in a tree that others may change, also to do harm: it holds
 // one descriptor however deep it is, goes down by names and never through a
@@ -21,6 +29,7 @@ var errMoved = errors.New("the directory was moved meanwhile")
 type cursor struct {
 	fd    int
 	above []inode
+	raise func(name string) error // takes away a directory that is too far down to be emptied; may be nil
 }
 
 // An inode is what a file is, whatever it is called.
@@ -39,8 +48,11 @@ func openCursor(dir string) (*cursor, error) {
 // Close lets go of the place.
 func (c *cursor) Close() { unix.Close(c.fd) }
 
-// enter goes down into a directory.
+// enter goes down into a directory. The error may be errDeep.
 func (c *cursor) enter(name string) error {
+	if len(c.above) >= deepest {
+		return errDeep
+	}
 	here, err := c.inode()
 	if err != nil {
 		return err
@@ -146,14 +158,17 @@ func gone(err error) bool {
 
 // usage sums up what is allocated below a directory, in bytes. While an instance
 // runs, its directories may be moved under the walk's feet: what was counted until
-// then is given when that goes on.
+// then is given when that goes on, as it is of a tree that is too deep.
 func usage(ctx context.Context, dir string) (total int64, err error) {
 	for range 3 {
 		if total, err = countBlocks(ctx, dir); !errors.Is(err, errMoved) {
-			return total, err
+			break
 		}
 	}
-	return total, nil
+	if errors.Is(err, errMoved) || errors.Is(err, errDeep) {
+		err = nil
+	}
+	return total, err
 }
 
 func countBlocks(ctx context.Context, dir string) (int64, error) {
@@ -194,8 +209,27 @@ func removeTree(dir string) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.empty(); err != nil {
-		return fmt.Errorf("remove %s: %w", dir, err)
+	top, err := unix.Dup(c.fd)
+	if err != nil {
+		return &os.PathError{Op: "remove", Path: dir, Err: err}
+	}
+	defer unix.Close(top)
+	raised := 0
+	c.raise = func(name string) error { // to the top, where it has its turn later
+		for {
+			raised++
+			err := unix.Renameat2(c.fd, name, top, fmt.Sprintf("raised-%d", raised), unix.RENAME_NOREPLACE)
+			if !errors.Is(err, unix.EEXIST) {
+				return err
+			}
+		}
+	}
+	for again := true; again; {
+		before := raised
+		if err := c.empty(); err != nil {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+		again = raised > before
 	}
 	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "remove", Path: dir, Err: err}
@@ -248,6 +282,9 @@ func (c *cursor) remove(name string) error {
 			return errors.Join(err, lerr)
 		}
 		return unix.Unlinkat(c.fd, name, unix.AT_REMOVEDIR)
+	case errors.Is(eerr, errDeep) && c.raise != nil:
+		clearFlags(c.path(name))
+		return c.raise(name)
 	case gone(eerr): // a file, which has attributes that keep it
 		clearFlags(c.path(name))
 		return unix.Unlinkat(c.fd, name, 0)

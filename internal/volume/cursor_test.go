@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // deepTree makes a directory in a directory, and so on, as anybody can with mkdir and
@@ -78,6 +80,30 @@ func TestDeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// TestTooDeep has a tree that is deeper than anybody goes: nothing of that is copied, and all
+// of it can be counted in part, and removed.
+func TestTooDeep(t *testing.T) {
+	from := deepTree(t, 1050)
+	was := deepest
+	deepest = 100
+	t.Cleanup(func() { deepest = was })
+	if n, err := usage(t.Context(), from); err != nil || n < 100*512 {
+		t.Errorf("usage: %d, %v", n, err)
+	}
+	if err := copyTree(t.Context(), from, filepath.Join(t.TempDir(), "copy")); !errors.Is(err, kiln.Unsupported) {
+		t.Errorf("copy: %v", err)
+	}
+	if _, err := os.Stat(from + "/d"); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeTree(from); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(from); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
 	}
 }
