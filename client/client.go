@@ -164,20 +164,25 @@ type Request struct {
 }
 
 // unreachable explains why a server doesn't answer. The error is Network, or
-// Denied.
+// Denied; or, where a file that is sent can't be read, what reading it said.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	var kind kiln.Kind
+	var file *fs.PathError
+	var socket *net.OpError
+	dialled := errors.As(err, &socket) && socket.Op == "dial"
 	switch {
 	case ctx.Err() != nil: // a server that takes too long looks like this, too
 		return err
+	case !dialled && errors.As(err, &file): // of the request's body: sockets have errors of another type
+		return cause(err)
 	case errors.As(err, &kind):
 		return kiln.Errorf(kind, "%s: %w", c.where, cause(err))
 	case !c.local:
 		return kiln.Errorf(kiln.Network, "talk to the server %s: %w", c.where, cause(err))
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case dialled && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)):
 		return kiln.Errorf(kiln.Network, "no kiln daemon answers at %s; start one with \"systemctl start kiln\" or \"kiln "+
 			"daemon\"", c.where)
-	case errors.Is(err, fs.ErrPermission):
+	case dialled && errors.Is(err, fs.ErrPermission):
 		return kiln.Errorf(kiln.Denied, "you may not talk to the kiln daemon at %s; become root or a member of the group "+
 			"\"kiln\"", c.where)
 	}
