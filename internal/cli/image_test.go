@@ -155,6 +155,8 @@ func TestImageCopy(t *testing.T) {
 	fp := s.image("1", "--alias one --alias uno")
 	s.fails("image copy one", 2, "missing argument: <remote>")
 	s.fails("image copy one b", 2, `write it as "b:"`)
+	s.fails("image copy one b:stable", 2, `"b: --alias stable"`)
+	s.fails("image copy one b:stable:", 2, `"b: --alias stable"`)
 	s.fails("image copy one local:", 2, "different")
 	s.fails("image copy one b: --mode sideways", 2, "auto, pull, push or relay")
 	s.fails("image copy one b: --vm", 1, "virtual")

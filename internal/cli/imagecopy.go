@@ -65,8 +65,12 @@ func (a *app) imageCopyCmd() *cobra.Command {
 		if *vm {
 			return kiln.Errorf(kiln.Unsupported, "kiln keeps images of system containers, not of virtual machines")
 		}
-		if !strings.HasSuffix(args[1], ":") {
+		switch server, name, ok := strings.Cut(args[1], ":"); {
+		case !ok:
 			return usageError{fmt.Errorf("the target is a server: write it as %q", args[1]+":")}
+		case name != "":
+			return usageError{fmt.Errorf("the target is a server, without a name; to give the copy an alias write "+
+				"\"%s: --alias %s\"", server, strings.TrimSuffix(name, ":"))}
 		}
 		for _, n := range *aliases {
 			if err := kiln.CheckAlias(n); err != nil {
