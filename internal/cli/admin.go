@@ -36,7 +36,9 @@ func (a *app) adminCmd() *cobra.Command {
 	restore := &cobra.Command{Use: "restore-database [<file>]", Args: cobra.MaximumNArgs(1),
 		Short: "Bring back a copy of the database",
 		Long: "Put a copy of the database in the place of the one that is there, which is kept beside it as " +
-			"kiln.db.damaged-<time>. Without a file, it is the newest of the copies in backups/ that is whole.",
+			"kiln.db.damaged-<time>. Without a file, it is the newest of the copies in backups/ that is whole. " +
+			"Images and instances that are newer than the copy are brought back by \"kiln admin recover\": run it before the " +
+			"daemon starts, which leaves what runs and isn't in the copy alone. What both have stays as the copy has it.",
 		Example: "  kiln admin restore-database\n  kiln admin restore-database /var/lib/kiln/backups/kiln-20260131.db"}
 	restore.RunE = func(c *cobra.Command, args []string) error {
 		file := ""
@@ -50,7 +52,8 @@ func (a *app) adminCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		a.say("The database in %s is %s now", *dir, used)
+		a.say("The database in %s is %s now; before the daemon starts, bring back newer images and instances: kiln admin "+
+			"recover", *dir, used)
 		return nil
 	}
 	c.AddCommand(a.initCmd(), restore, a.recoverCmd(dir), a.lostCmd(dir))
