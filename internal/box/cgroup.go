@@ -237,25 +237,42 @@ func cpuset(c CPUs) (string, error) {
 	return strings.Join(list, ","), nil
 }
 
-// Freeze stops every process of the container where it is. It returns when
-// they are frozen.
-func (b *Box) Freeze(ctx context.Context) error { return b.freeze(ctx, "1") }
+// Freeze stops every process of the container where it is. It returns when they are frozen,
+// or with what ended ctx: it says which of them wait in the kernel, where nothing stops them.
+// The error is Conflict when the container is gone.
+func (b *Box) Freeze(ctx context.Context) error {
+	err := b.freeze(ctx, "1")
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	if late := waiting(inside(b.state.ID)); len(late) > 0 {
+		err = kiln.Errorf(kiln.KindOf(err), "%w (%s)", err, stuck(late))
+	}
+	return err
+}
 
-// Thaw lets a frozen container go on.
-func (b *Box) Thaw(ctx context.Context) error { return b.freeze(ctx, "0") }
+// Thaw lets a frozen container go on. One that is gone has no need of that.
+func (b *Box) Thaw(ctx context.Context) error {
+	if err := b.freeze(ctx, "0"); !errors.Is(err, kiln.Conflict) {
+		return err
+	}
+	return nil
+}
 
 func (b *Box) freeze(ctx context.Context, want string) error {
 	dir := filepath.Join(unified(), payloadCgroup, b.state.ID)
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte(want), 0); err != nil {
-		return kiln.Errorf(kiln.Unsupported, "freeze container: %w", err)
-	}
-	for keyed(filepath.Join(dir, "cgroup.events"), "frozen") != want {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	err := os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte(want), 0)
+	for err != nil || keyed(filepath.Join(dir, "cgroup.events"), "frozen") != want {
+		_, there := os.Stat(dir)
+		if errors.Is(there, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) { // it was removed before it was written to
 			return kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
+		}
+		if err != nil {
+			return kiln.Errorf(kiln.Unsupported, "freeze container: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-time.After(time.Millisecond):
 		}
 	}

@@ -201,6 +201,20 @@ func stuck(pids []int) string {
 	return strings.Join(list, "; ")
 }
 
+// waiting gives the threads of processes that wait in the kernel and can't be interrupted.
+func waiting(pids []int) (list []int) {
+	for _, pid := range pids {
+		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task") // none of one that has ended
+		for _, t := range tasks {
+			tid, _ := strconv.Atoi(t.Name())
+			if state := statusField(tid, "State"); len(state) > 0 && state[0] == "D" {
+				list = append(list, tid)
+			}
+		}
+	}
+	return list
+}
+
 // findInit gives the child of a monitor that is the first process of a process
 // namespace, 0 when there is none now.
 func findInit(monitor int) int {

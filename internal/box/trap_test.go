@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
 )
 
 // TestTrap has a container that serves file systems of its own, and doesn't answer: where
@@ -45,9 +47,27 @@ func TestTrap(t *testing.T) {
 		return out == "/traps/set\n"
 	})
 
+	run(t, b, sh("cat /run/x >/dev/null 2>&1 </dev/null &"))
+	late := kiln.Errorf(kiln.Timeout, "it took too long")
+	var err error
+	eventually(t, "a process waits in the trap, and can't be frozen", func() bool {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second/2, late)
+		defer cancel()
+		if err = b.Freeze(ctx); err == nil { // it isn't there yet
+			err = b.Thaw(t.Context())
+		}
+		return err != nil
+	})
+	if !errors.Is(err, late) || kiln.KindOf(err) != kiln.Timeout || !strings.Contains(err.Error(), "cat") {
+		t.Errorf("one that waits in the trap is frozen: %v", err)
+	}
+	if err := b.Thaw(t.Context()); err != nil || b.Frozen() {
+		t.Errorf("after the freeze that failed: frozen %v, %v", b.Frozen(), err)
+	}
+
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	_, err := b.Exec(ctx, ExecSpec{Command: []string{"/bin/true"}, TTY: true})
+	_, err = b.Exec(ctx, ExecSpec{Command: []string{"/bin/true"}, TTY: true})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a terminal in the trap: %v", err)
 	}
@@ -88,4 +108,38 @@ func TestTrap(t *testing.T) {
 	default:
 	}
 	again.Close()
+}
+
+// TestFreezeGone has a container end while it is frozen and let go on.
+func TestFreezeGone(t *testing.T) {
+	b := &Box{state: state{ID: "gone-" + strconv.Itoa(os.Getpid())}}
+	gone := func(when string) {
+		t.Helper()
+		if err := b.Freeze(t.Context()); !errors.Is(err, kiln.Conflict) {
+			t.Errorf("%s: Freeze: %v", when, err)
+		}
+		if err := b.Thaw(t.Context()); err != nil {
+			t.Errorf("%s: Thaw: %v", when, err)
+		}
+	}
+	gone("before")
+	dir := filepath.Join(unified(), payloadCgroup, b.state.ID)
+	for range 200 {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var removing sync.WaitGroup
+		removing.Go(func() {
+			if err := unix.Rmdir(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		for _, f := range []func(context.Context) error{b.Freeze, b.Thaw} {
+			if err := f(t.Context()); err != nil && !errors.Is(err, kiln.Conflict) {
+				t.Error(err)
+			}
+		}
+		removing.Wait()
+	}
+	gone("after")
 }

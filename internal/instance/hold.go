@@ -49,7 +49,7 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 	resume := func() error {
 		defer l.held.Store(false)
 		defer served()
-		err := l.thaw(context.WithoutCancel(ctx))
+		err := l.thaw(context.WithoutCancel(ctx), i.Name)
 		if l.ends(ctx) {
 			err = nil
 		}
@@ -69,9 +69,6 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 		_ = l.box.Begun(ctx) // it rebooted; what is wrong is told by the next try
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return nil, errors.Join(err, resume())
 	}
 	return resume, nil
@@ -178,7 +175,7 @@ func (s *Set) letGo(ctx context.Context, r db.Instance, b *box.Box) error {
 		return nil
 	}
 	if b.Frozen() {
-		if err := b.Thaw(ctx); err != nil {
+		if err := (&live{box: b}).thaw(ctx, r.Name); err != nil {
 			return err
 		}
 	}

@@ -369,7 +369,7 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 		return l.kill(ctx, name)
 	}
 	if l.box.Frozen() {
-		if err := l.box.Thaw(ctx); err != nil {
+		if err := l.thaw(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -497,7 +497,7 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 		}
 		s.notify(ctx, Change{Name: name, Action: "paused"})
 	default:
-		if err := l.steady(name, func() error { return l.thaw(ctx) }); err != nil {
+		if err := l.steady(name, func() error { return l.thaw(ctx, name) }); err != nil {
 			return err
 		}
 		s.notify(ctx, Change{Name: name, Action: "resumed"})
@@ -514,15 +514,13 @@ func (l *live) freeze(ctx context.Context, name string) error {
 	if err == nil {
 		return nil
 	}
-	if bound.Err() != nil {
-		err = context.Cause(bound)
-	}
-	return errors.Join(err, l.thaw(context.WithoutCancel(ctx)))
+	return errors.Join(err, l.thaw(context.WithoutCancel(ctx), name))
 }
 
 // thaw has a bound of its own.
-func (l *live) thaw(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+func (l *live) thaw(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
+		"the processes of instance %q did not go on within %v; stop it with --force", name, holdTimeout))
 	defer cancel()
 	return l.box.Thaw(ctx)
 }
