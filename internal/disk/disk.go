@@ -307,23 +307,19 @@ func Exchange(a, b string) error { return rename(a, b, unix.RENAME_EXCHANGE) }
 // syncNames is (*os.File).Sync, which no test makes fail by itself.
 var syncNames = (*os.File).Sync
 
-func rename(from, to string, flags uint) (err error) {
+func rename(from, to string, flags uint) error {
 	// Opened before: there may be no descriptor left for them later.
 	paths := []string{filepath.Dir(to)}
 	if flags == unix.RENAME_EXCHANGE {
 		paths = append(paths, filepath.Dir(from))
 	}
 	var dirs []*os.File
-	defer func() {
-		for _, d := range dirs {
-			err = errors.Join(err, d.Close())
-		}
-	}()
 	for _, p := range paths {
 		d, err := OpenDir(p)
 		if err != nil {
 			return err
 		}
+		defer d.Close() // what is there is there, whatever that says
 		dirs = append(dirs, d)
 	}
 	if err := move(from, to, flags); err != nil {
