@@ -60,9 +60,7 @@ func (a *app) copyAcross(ctx context.Context, from, to place.Place, o *copyFlags
 	}
 	x.secret, _ = op.Metadata["secret"].(string)
 	token, _ := op.Metadata["token"].(string)
-	defer func() { // it may have ended by itself
-		_ = from.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token, nil, "")
-	}()
+	defer drop(ctx, from, token)
 	state, _ = op.Metadata["state"].(string)
 	return state, x.run(ctx, *o.mode)
 }

@@ -229,12 +229,8 @@ func theirDisk(devices map[string]map[string]string, named []string) string {
 func describeCopy(ctx context.Context, post *api.InstancesPost, from place.Place, config, devices []string,
 	pool string) error {
 	if len(devices) > 0 || pool != "" {
-		path := instancePath(from.Name)
-		if instance, snap, ok := strings.Cut(from.Name, "/"); ok {
-			path = snapshotPath(instance, snap)
-		}
 		var src struct{ Devices map[string]map[string]string }
-		if _, err := from.Get(ctx, path, nil, &src); err != nil {
+		if _, err := from.Get(ctx, pathOf(from.Name), nil, &src); err != nil {
 			return fmt.Errorf("read what to copy: %w", err)
 		}
 		post.Devices = src.Devices

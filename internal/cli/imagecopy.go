@@ -382,9 +382,7 @@ func (c *copying) push(ctx context.Context) error {
 	if !ok {
 		return kiln.Errorf(kiln.Network, "the target gave no secret to push the image with")
 	}
-	defer func() { // it may have ended by itself
-		_ = c.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+token.ID, nil, "")
-	}()
+	defer drop(ctx, c.to, token.ID)
 	post := api.ImageExportPost{Target: target.Server, Certificate: target.Certificate, Secret: secret, Aliases: c.aliases,
 		Profiles: c.put.Profiles}
 	path := "/1.0/images/" + c.img.Fingerprint.String() + "/export"

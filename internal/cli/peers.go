@@ -66,15 +66,11 @@ func (x *crossing) migrate(ctx context.Context, o *copyFlags) error {
 // describe says in the request what the copy is to be. By this protocol the client does: the
 // target isn't told by the source.
 func (x *crossing) describe(ctx context.Context, o *copyFlags) error {
-	path := instancePath(x.from.Name)
-	if instance, snap, ok := strings.Cut(x.from.Name, "/"); ok {
-		path = snapshotPath(instance, snap)
-	}
 	var there struct {
 		api.InstancePut
 		Description string
 	}
-	if _, err := x.from.Get(ctx, path, nil, &there); err != nil {
+	if _, err := x.from.Get(ctx, pathOf(x.from.Name), nil, &there); err != nil {
 		return x.app.suggest(ctx, x.from, err)
 	}
 	put := there.InstancePut
@@ -99,19 +95,13 @@ func (x *crossing) describe(ctx context.Context, o *copyFlags) error {
 }
 
 // offer has the source send the instance, to a target or to whoever has the secrets of the
-// operation. drop ends that.
-func (x *crossing) offer(ctx context.Context, to *api.InstanceMigrateTarget) (op api.Operation, drop func(),
+// operation. end ends that.
+func (x *crossing) offer(ctx context.Context, to *api.InstanceMigrateTarget) (op api.Operation, end func(),
 	err error) {
-	path := instancePath(x.from.Name)
-	if instance, snap, ok := strings.Cut(x.from.Name, "/"); ok {
-		path = snapshotPath(instance, snap)
-	}
-	op, err = start(ctx, x.from, client.Request{Method: http.MethodPost, Path: path, Body: api.InstancePost{
+	op, err = start(ctx, x.from, client.Request{Method: http.MethodPost, Path: pathOf(x.from.Name), Body: api.InstancePost{
 		Rename: api.Rename{Name: x.to.Name, Migration: true}, InstanceOnly: x.post.Source.InstanceOnly,
 		ContainerOnly: x.post.Source.InstanceOnly, Target: to}})
-	return op, func() { // it may have ended by itself
-		_ = x.from.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+op.ID, nil, "")
-	}, err
+	return op, func() { drop(ctx, x.from, op.ID) }, err
 }
 
 // accept has the target wait for the instance, or fetch it.
@@ -152,11 +142,11 @@ func secretsOf(op api.Operation) map[string]string {
 }
 
 func (x *crossing) migratePull(ctx context.Context) error {
-	offer, drop, err := x.offer(ctx, nil)
+	offer, end, err := x.offer(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer drop()
+	defer end()
 	s := api.InstanceSource{Mode: pull, Secrets: secretsOf(offer)}
 	if s.Operation, s.Certificate, err = x.reach(ctx, x.from, offer); err != nil {
 		return err
@@ -175,13 +165,13 @@ func (x *crossing) migratePush(ctx context.Context) error {
 	}
 	to := &api.InstanceMigrateTarget{Secrets: secretsOf(op)}
 	if to.Operation, to.Certificate, err = x.reach(ctx, x.to, op); err == nil {
-		var drop func()
-		if _, drop, err = x.offer(ctx, to); err == nil {
-			defer drop()
+		var end func()
+		if _, end, err = x.offer(ctx, to); err == nil {
+			defer end()
 		}
 	}
 	if err != nil {
-		_ = x.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+op.ID, nil, "")
+		drop(ctx, x.to, op.ID)
 		return err
 	}
 	_, err = x.app.await(ctx, x.to, op)
@@ -194,12 +184,12 @@ func (x *crossing) migrateRelay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	offer, drop, err := x.offer(ctx, nil)
+	offer, end, err := x.offer(ctx, nil)
 	if err != nil {
-		_ = x.to.Change(context.WithoutCancel(ctx), http.MethodDelete, "/1.0/operations/"+op.ID, nil, "")
+		drop(ctx, x.to, op.ID)
 		return err
 	}
-	defer drop()
+	defer end()
 	carrying, stop := context.WithCancel(ctx)
 	var carriers sync.WaitGroup
 	defer carriers.Wait()

@@ -19,6 +19,14 @@ import (
 
 func snapshotsPath(instance string) string { return instancePath(instance) + "/snapshots" }
 
+// pathOf is instancePath, or for "c1/snap0" snapshotPath.
+func pathOf(name string) string {
+	if instance, snap, ok := strings.Cut(name, "/"); ok {
+		return snapshotPath(instance, snap)
+	}
+	return instancePath(name)
+}
+
 func snapshotPath(instance, snap string) string {
 	return client.Path(snapshotsPath(instance), snap)
 }

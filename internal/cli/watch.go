@@ -34,6 +34,16 @@ func start(ctx context.Context, at place.Place, r client.Request) (api.Operation
 	return *op, nil
 }
 
+// dropTime is how long a server has to end an operation that nobody needs any more.
+const dropTime = 5 * time.Second
+
+// drop ends an operation, whatever has become of ctx. It may have ended by itself.
+func drop(ctx context.Context, at place.Place, operation string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+	defer cancel()
+	_ = at.Change(ctx, http.MethodDelete, "/1.0/operations/"+operation, nil, "")
+}
+
 // await is what watch does after start.
 func (a *app) await(ctx context.Context, at place.Place, op api.Operation) (api.Operation, error) {
 	looking, stop := context.WithCancel(ctx)
@@ -47,9 +57,7 @@ func (a *app) await(ctx context.Context, at place.Place, op api.Operation) (api.
 	stop()
 	<-done
 	if ctx.Err() != nil {
-		cancel, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer end()
-		_ = at.Change(cancel, http.MethodDelete, "/1.0/operations/"+op.ID, nil, "") // it may be over
+		drop(ctx, at, op.ID)
 		kept := ""
 		if downloads {
 			kept = "; what was downloaded is kept for a while, and the next attempt resumes it"
