@@ -427,11 +427,7 @@ func (l receiver) signature(img kiln.Image) string {
 	if img.Signature == "" {
 		return ""
 	}
-	s, err := signing.Parse(img.Signature)
-	if err == nil {
-		err = s.Of(img.Fingerprint)
-	}
-	if err != nil {
+	if _, err := signing.ParseOf(img.Signature, img.Fingerprint); err != nil {
 		l.warn(fmt.Sprintf("the signature of the image that %s gives is left out: %v", l.spec.Remote.Server, err))
 		return ""
 	}

@@ -10,14 +10,7 @@ import (
 // checkSigned says whether an image, here or at its remote, is signed as the remote's images
 // have to be, for what it is called there. The error is Integrity.
 func checkSigned(r kiln.Remote, img kiln.Image, name string) error {
-	if r.ImageKey == "" {
-		return nil
-	}
-	key, err := signing.ParseKey(r.ImageKey)
-	if err != nil {
-		return err
-	}
-	return signing.Check(key, img, name)
+	return signing.CheckPinned(r.ImageKey, img, name)
 }
 
 // mayFetch says whether images of a remote may come here at all: with

@@ -59,13 +59,7 @@ func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kil
 // CheckSigned says whether an image is signed as those of a remote have to be, as what it
 // was asked for by. The error is Integrity.
 func (r *Remote) CheckSigned(img kiln.Image, remote, name string) error {
-	if r.ImageKey == "" {
-		return nil
-	}
-	key, err := signing.ParseKey(r.ImageKey)
-	if err == nil {
-		err = signing.Check(key, img, name)
-	}
+	err := signing.CheckPinned(r.ImageKey, img, name)
 	if err == nil {
 		return nil
 	}

@@ -184,6 +184,29 @@ func (s Signature) Of(fp kiln.Fingerprint) error {
 		fp.Short())
 }
 
+// ParseOf is Parse of what is said to be the signature of an image. Who made it is for whoever
+// pins a key to ask. The error is Integrity.
+func ParseOf(text string, fp kiln.Fingerprint) (Signature, error) {
+	s, err := Parse(text)
+	if err == nil {
+		err = s.Of(fp)
+	}
+	return s, err
+}
+
+// CheckPinned is Check by the text of a key, as it is pinned; "" is none: nobody has to vouch.
+// The error is also Invalid for what is no key.
+func CheckPinned(key string, img kiln.Image, name string) error {
+	if key == "" {
+		return nil
+	}
+	k, err := ParseKey(key)
+	if err != nil {
+		return err
+	}
+	return Check(k, img, name)
+}
+
 // Check says whether the owner of a key vouches for an image and for what it is called,
 // which is "" when nobody asked for it by a name. The error is Integrity, and says what
 // was expected and what came.

@@ -310,17 +310,13 @@ func checkProperties(m map[string]string) error {
 	return nil
 }
 
-// checkSignature says whether a signature is one, and of an image; "" is none. Who made it
-// is for whoever pins a key to ask. The error is Integrity.
+// checkSignature says whether a signature is one, and of an image; "" is none. The error is
+// Integrity.
 func checkSignature(text string, fp kiln.Fingerprint) error {
 	if text == "" {
 		return nil
 	}
-	s, err := signing.Parse(text)
-	if err == nil {
-		err = s.Of(fp)
-	}
-	if err != nil {
+	if _, err := signing.ParseOf(text, fp); err != nil {
 		return kiln.Errorf(kiln.Integrity, "the property %s of image %s can't be kept: %w; sign the image again (kiln image "+
 			"sign), or leave the property out", kiln.SignatureProperty, fp.Short(), err)
 	}
