@@ -324,8 +324,8 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 		return n, ctx, err
 	}
 	defer release()
-	features := migrate.Features{Xattrs: true, Delete: true, Compress: options.Compress, Bidirectional: true,
-		Links: options.Links}
+	features := copied
+	features.Compress, features.Links = options.Compress, options.Links
 	answer := migrate.Header{FS: migrate.RSYNC, Processes: h.Processes, Features: &features, Refresh: spec.Source.Refresh}
 	for _, s := range h.Snapshots {
 		if a.wants(s.Name) {

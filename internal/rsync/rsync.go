@@ -11,6 +11,7 @@ import "C" // confine.c: its constructor runs in every binary that has this pack
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,8 +128,8 @@ func private(dir, ids *os.File, attr uint64) (*os.File, error) {
 const checkEvery = 250 * time.Millisecond
 
 // Receive takes files into a directory that belongs to Nobody; what is there is brought up to
-// date. room says again and again whether there
-// is room for more; its error ends the copy. Errors: as of Send.
+// date. room says again and again whether there is room for more; its error ends the copy.
+// Errors: as of Send.
 func Receive(ctx context.Context, s Stream, dir *os.File, temp string, o Options, room func() error) error {
 	mount, err := private(dir, nil, 0)
 	if err != nil {
@@ -247,7 +248,7 @@ func (p *process) run(ctx context.Context, s Stream, room func() error, in, out 
 		werr = p.failed(ctx, werr)
 		stop(werr)
 	}
-	return first(werr, p.rest(ctx, sent), p.rest(ctx, came))
+	return cmp.Or(werr, p.rest(ctx, sent), p.rest(ctx, came))
 }
 
 // rest waits for the end of what one end sends.
@@ -298,15 +299,6 @@ func (p *process) failed(ctx context.Context, err error) error {
 		err = errors.New(text)
 	}
 	return kiln.Errorf(kiln.Network, "copy files with rsync: %w", err)
-}
-
-func first(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // clipped keeps the end of what a program says, where the reason is.
