@@ -178,9 +178,7 @@ func (t *fakeTree) typed(e *Entry, f *os.File, mode uint32, st *unix.Stat_t) err
 			return err
 		}
 		e.Type, e.Link, e.Xattrs = Symlink, string(target), nil
-		if e.Link == "" || len(e.Link) >= maxName || strings.Contains(e.Link, "\x00") {
-			return errors.New("the target of the symlink is empty, too long, or has a NUL")
-		}
+		return checkTarget(e.Link)
 	case unix.S_IFIFO:
 		e.Type = Fifo
 	case unix.S_IFSOCK:

@@ -303,8 +303,8 @@ func (w *walker) typed(e *Entry, h *tar.Header) error {
 		e.Type = Dir
 	case tar.TypeSymlink:
 		e.Type, e.Link = Symlink, h.Linkname
-		if e.Link == "" || len(e.Link) >= maxName || strings.Contains(e.Link, "\x00") {
-			return bad(e.Path, "the target of the symlink is empty, too long, or has a NUL")
+		if err := checkTarget(e.Link); err != nil {
+			return bad(e.Path, "%w", err)
 		}
 	case tar.TypeLink:
 		return w.hardlink(e, h)
@@ -319,6 +319,14 @@ func (w *walker) typed(e *Entry, h *tar.Header) error {
 	}
 	if e.Path == "." && e.Type != Dir {
 		return bad(e.Path, "the root of the tree is not a directory")
+	}
+	return nil
+}
+
+// checkTarget says whether a symlink may have a target, wherever that leads.
+func checkTarget(link string) error {
+	if link == "" || len(link) >= maxName || strings.Contains(link, "\x00") {
+		return errors.New("the target of the symlink is empty, too long, or has a NUL")
 	}
 	return nil
 }

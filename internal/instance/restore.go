@@ -109,13 +109,12 @@ func (s *Set) finishRestores(ctx context.Context, rows []db.Instance) {
 		if r.Config[restoreKey] == "" {
 			continue
 		}
-		what := "finish the restore of instance " + strconv.Quote(r.Name)
 		ctx, err := s.in(ctx, r.Project)
 		if err == nil {
 			err = s.finishPending(ctx, r.Name, r.Config)
 		}
 		if err != nil {
-			s.warn(what, err)
+			s.warn("finish the restore of instance "+strconv.Quote(r.Name), err)
 		}
 	}
 }

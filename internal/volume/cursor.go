@@ -224,12 +224,11 @@ func removeTree(dir string) error {
 			}
 		}
 	}
-	for again := true; again; {
-		before := raised
+	for before := -1; before < raised; {
+		before = raised
 		if err := c.empty(); err != nil {
 			return fmt.Errorf("remove %s: %w", dir, err)
 		}
-		again = raised > before
 	}
 	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "remove", Path: dir, Err: err}
