@@ -9,6 +9,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/fetch"
 	"github.com/kiln-containers/kiln/internal/migrate"
 )
 
@@ -61,8 +62,7 @@ func (o *Opener) Migration(ctx context.Context, m Migration) (*migrate.Peer, err
 		conn, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: hc,
 			CompressionMode: websocket.CompressionDisabled, HTTPHeader: http.Header{"User-Agent": {o.UserAgent}}})
 		if err != nil {
-			text := strings.ReplaceAll(err.Error(), m.Secrets[name], "…")
-			return nil, kiln.Errorf(kiln.Network, "connect to %s: %s", m.Operation, text)
+			return nil, kiln.Errorf(kiln.Network, "connect to %s: %w", fetch.Shown(m.Operation), fetch.Cause(err))
 		}
 		conn.SetReadLimit(-1) // messages are read in pieces
 		return conn, nil
