@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/kiln-containers/kiln"
@@ -95,11 +96,11 @@ func (a *app) newPassword(key string) (string, error) {
 // askPassword reads a line that a terminal doesn't show. The error is interruptedPrompt
 // when the user typed ctrl-c.
 func (a *app) askPassword(prompt string) (string, error) {
-	fmt.Fprint(a.Err, printable(prompt))
 	if in, ok := a.In.(*os.File); ok && terminal(a.In) {
 		defer fmt.Fprintln(a.Err)
-		return a.readHidden(int(in.Fd()))
+		return a.readHidden(int(in.Fd()), prompt)
 	}
+	fmt.Fprint(a.Err, printable(prompt))
 	line, err := a.readLine()
 	a.endPrompt()
 	if errors.Is(err, io.EOF) {
@@ -108,12 +109,23 @@ func (a *app) askPassword(prompt string) (string, error) {
 	return line, err
 }
 
-// readHidden is readLine with a terminal that shows nothing, and is as it was afterwards.
-func (a *app) readHidden(fd int) (string, error) {
+// readHidden is readLine with a terminal that shows nothing from before the prompt on, after
+// which somebody may type at once, and is as it was afterwards.
+func (a *app) readHidden(fd int, prompt string) (line string, err error) {
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, term.Restore(fd, before)) }()
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err == nil {
+		t.Lflag &^= unix.ECHO
+		err = unix.IoctlSetTermios(fd, unix.TCSETS, t)
+	}
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprint(a.Err, printable(prompt))
 	type answer struct {
 		line []byte
 		err  error
@@ -125,7 +137,7 @@ func (a *app) readHidden(fd int) (string, error) {
 	}()
 	select {
 	case <-a.interrupted:
-		return "", errors.Join(interruptedPrompt, term.Restore(fd, before))
+		return "", interruptedPrompt
 	case got := <-typed:
 		return string(got.line), got.err
 	}
