@@ -50,6 +50,14 @@ type Limits struct {
 	CPUShare            int  // of busy processors, in percent of what others have; 0: 100
 	MemorySoft          bool // more than MemoryBytes while the host has enough
 	NoSwap              bool // cgroup v1 has that only beside MemoryBytes, not soft
+	Disks               []DiskLimit
+}
+
+// A DiskLimit bounds the traffic of the container with one block device, in a second; 0: not.
+type DiskLimit struct {
+	Device                          string // "MAJOR:MINOR" of a whole disk
+	ReadBytes, WriteBytes           int64
+	ReadOperations, WriteOperations int64
 }
 
 // check refuses what this host can't bound. The error is Unsupported.

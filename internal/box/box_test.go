@@ -500,9 +500,21 @@ func TestSetLimits(t *testing.T) {
 	}
 	_, all := run(t, b, sh("nproc"))
 	free := read("memory", "memory.limit_in_bytes", "memory.max")
+	disks, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil || len(disks) == 0 {
+		t.Fatal("no block device: ", err)
+	}
+	disk := readString(disks[0])
 	if err := b.SetLimits(Limits{MemoryBytes: 64 << 20, Processes: 50, CPUs: CPUs{Set: "0"}, CPUQuota: 250_000,
-		CPUPeriod: 500_000}); err != nil {
+		CPUPeriod: 500_000, Disks: []DiskLimit{{Device: disk, ReadBytes: 1 << 20, WriteOperations: 100}}}); err != nil {
 		t.Fatal(err)
+	}
+	traffic := func() string {
+		return read("blkio", "ns/blkio.throttle.read_bps_device", "io.max") +
+			read("blkio", "ns/blkio.throttle.write_iops_device", "")
+	}
+	if has := traffic(); has != disk+" 1048576"+disk+" 100" && has != disk+" rbps=1048576 wbps=max riops=max wiops=100" {
+		t.Errorf("traffic: %q", has)
 	}
 	if _, out := run(t, b, sh("nproc")); out != "1\n" {
 		t.Errorf("nproc: %q", out)
@@ -542,6 +554,9 @@ func TestSetLimits(t *testing.T) {
 	}
 	if err := b.SetLimits(Limits{}); err != nil {
 		t.Fatal(err)
+	}
+	if has := traffic(); has != "" {
+		t.Errorf("traffic without bounds: %q", has)
 	}
 	if _, out := run(t, b, sh("nproc")); out != all {
 		t.Errorf("nproc: %q, before %q", out, all)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -58,7 +59,75 @@ func (b *Box) SetLimits(l Limits) error {
 		set("pids", "pids.max", "pids.max", processes, l.Processes > 0),
 		b.setAllowance(l.CPUQuota, l.CPUPeriod),
 		b.setCPUs(l.CPUs),
+		b.setDisks(l.Disks),
 	)
+}
+
+// WritesAreBounded reports whether DiskLimit.Write* hold for what is written in the usual way.
+// In cgroup v1 the kernel writes the page cache out in nobody's name, so they are only of what
+// goes around it (O_DIRECT).
+func WritesAreBounded() bool { return !onV1("blkio") }
+
+// setDisks bounds the traffic with block devices. It does it when the container runs, since
+// in v1 what a cgroup is bound to isn't for those below it.
+func (b *Box) setDisks(limits []DiskLimit) error {
+	var errs []error
+	if !onV1("blkio") {
+		dir := controllerDir("io", b.state.ID)
+		for device := range boundDevices(filepath.Join(dir, "io.max"), limits) {
+			l := limitOf(device, limits)
+			errs = append(errs, writeLimit(filepath.Join(dir, "io.max"), fmt.Sprintf("%s rbps=%s wbps=%s riops=%s wiops=%s",
+				device, orMax(l.ReadBytes), orMax(l.WriteBytes), orMax(l.ReadOperations), orMax(l.WriteOperations)), true))
+		}
+		return errors.Join(errs...)
+	}
+	dirs := below(controllerDir("blkio", b.state.ID))
+	if len(dirs) == 0 && len(limits) > 0 {
+		return kiln.Errorf(kiln.Unsupported, "this host can't bound the traffic of a container's disks")
+	}
+	for file, of := range map[string]func(DiskLimit) int64{
+		"blkio.throttle.read_bps_device":   func(l DiskLimit) int64 { return l.ReadBytes },
+		"blkio.throttle.write_bps_device":  func(l DiskLimit) int64 { return l.WriteBytes },
+		"blkio.throttle.read_iops_device":  func(l DiskLimit) int64 { return l.ReadOperations },
+		"blkio.throttle.write_iops_device": func(l DiskLimit) int64 { return l.WriteOperations },
+	} {
+		for _, dir := range dirs {
+			for device := range boundDevices(filepath.Join(dir, file), limits) {
+				n := of(limitOf(device, limits)) // 0 lifts it
+				errs = append(errs, writeLimit(filepath.Join(dir, file), fmt.Sprintf("%s %d", device, n), n > 0))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// boundDevices are the devices that a file of a cgroup bounds now, and those of limits.
+func boundDevices(file string, limits []DiskLimit) map[string]bool {
+	all := map[string]bool{}
+	for line := range strings.Lines(readString(file)) {
+		if device, _, ok := strings.Cut(line, " "); ok {
+			all[device] = true
+		}
+	}
+	for _, l := range limits {
+		all[l.Device] = true
+	}
+	return all
+}
+
+func limitOf(device string, limits []DiskLimit) DiskLimit {
+	i := slices.IndexFunc(limits, func(l DiskLimit) bool { return l.Device == device })
+	if i < 0 {
+		return DiskLimit{Device: device}
+	}
+	return limits[i]
+}
+
+func orMax(n int64) string {
+	if n == 0 {
+		return "max"
+	}
+	return fmt.Sprint(n)
 }
 
 // attachProcesses is how many processes a command needs to begin: itself, and the one that

@@ -86,6 +86,9 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 	console := fileSize(b.ConsoleLog())
 	err = b.launch(ctx, append([]*os.File{s.Rootfs}, files...), kinds, console)
 	if err == nil {
+		err = b.setDisks(s.Limits.Disks)
+	}
+	if err == nil {
 		err = b.settle(ctx, console)
 	}
 	if err == nil {

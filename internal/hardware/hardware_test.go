@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 )
 
@@ -105,5 +106,37 @@ func TestHost(t *testing.T) {
 	}
 	if empty := Root(t.TempDir()).Read("x86_64"); empty.CPU.Total != 0 || empty.Memory.Total != 0 {
 		t.Errorf("a host without anything: %+v", empty)
+	}
+}
+
+func TestDisksOf(t *testing.T) {
+	r := machine(t, map[string]string{
+		"sys/devices/vda/dev":            "254:0",
+		"sys/devices/vda/vda1/dev":       "254:1",
+		"sys/devices/vda/vda1/partition": "1",
+		"sys/devices/vdb/dev":            "254:16",
+		"sys/dev/block/254:0":            "->../../devices/vda",
+		"sys/dev/block/254:1":            "->../../devices/vda/vda1",
+		"sys/dev/block/254:16":           "->../../devices/vdb",
+		"sys/fs/btrfs/features/x":        "1",
+		"sys/fs/btrfs/one/devices/vdb":   "->../../../../devices/vdb",
+		"sys/fs/btrfs/two/devices/vda1":  "->../../../../devices/vda/vda1",
+		"sys/fs/btrfs/two/devices/vdb2":  "->../../../../devices/vdb",
+		"proc/self/mountinfo": "7 1 0:30 / /a rw shared:1 - btrfs /dev/vda1 rw\n8 1 0:31 / /b rw - tmpfs none rw\n" +
+			"9 1 0:33 / /c rw - btrfs /dev/gone rw",
+	})
+	for f, want := range map[File][]string{
+		{Major: 254, Minor: 0}:           {"254:0"},
+		{Major: 254, Minor: 1}:           {"254:0"},
+		{Major: 7, Minor: 3}:             {"7:3"}, // one that sysfs doesn't tell of
+		{Major: 0, Minor: 55, Mount: 7}:  {"254:0", "254:16"},
+		{Major: 0, Minor: 55, Mount: 8}:  nil,
+		{Major: 0, Minor: 55, Mount: 9}:  nil,
+		{Major: 0, Minor: 55, Mount: 10}: nil,
+	} {
+		got, err := r.DisksOf(f)
+		if !cmp.Equal(got, want) || (want == nil) != (kiln.KindOf(err) == kiln.Unsupported) {
+			t.Errorf("%+v: %v, %v; want %v", f, got, err, want)
+		}
 	}
 }

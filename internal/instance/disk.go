@@ -47,10 +47,9 @@ func mayBeMissing(d map[string]string) bool {
 }
 
 func (diskDevice) check(d map[string]string) error {
-	unlimited := "kiln doesn't bound the traffic of a disk"
 	if err := checkKeys("disk", d, []string{"path", "pool", "source", "readonly", "optional", "required", "recursive",
-		"shift", "size", "raw.mount.options"}, map[string]string{
-		"limits.read": unlimited, "limits.write": unlimited, "limits.max": unlimited, "size.state": "", "boot.priority": "",
+		"shift", "size", "raw.mount.options", readLimit, writeLimit, bothLimits}, map[string]string{
+		"size.state": "", "boot.priority": "",
 		"io.cache": "", "io.bus": "", "io.threads": "", "ceph.cluster_name": "", "ceph.user_name": "", "wwn": "",
 		"propagation": "what is mounted on either side is never seen on the other",
 		"initial.uid": "", "initial.gid": "", "initial.mode": "",
@@ -73,6 +72,9 @@ func (diskDevice) check(d map[string]string) error {
 			d["required"])
 	}
 	if _, err := mountFlags(d["raw.mount.options"]); err != nil {
+		return err
+	}
+	if err := checkTraffic(d); err != nil {
 		return err
 	}
 	if isRoot(d) {

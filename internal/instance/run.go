@@ -137,7 +137,7 @@ func (s *Set) runnable(i Instance) error {
 }
 
 func (s *Set) startBox(ctx context.Context, i Instance, vol *volume.Volume, nics map[string]box.Nic) (*box.Box, error) {
-	spec, err := s.spec(i)
+	spec, err := s.spec(ctx, i)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func volumeIDs(ids []box.IDMap) []volume.IDMap {
 }
 
 // spec turns an instance's configuration into what a box is given.
-func (s *Set) spec(i Instance) (box.Spec, error) {
+func (s *Set) spec(ctx context.Context, i Instance) (box.Spec, error) {
 	c := i.ExpandedConfig
 	spec := box.Spec{
 		ID:       i.Options[UUIDKey],
@@ -192,11 +192,13 @@ func (s *Set) spec(i Instance) (box.Spec, error) {
 		spec.Config = append(spec.Config, strings.Split(raw, "\n")...)
 	}
 	var err error
-	spec.Limits, err = limits(c)
+	spec.Limits, err = s.limits(ctx, i)
 	return spec, err
 }
 
-func limits(c map[string]string) (box.Limits, error) {
+// limits are what an instance may take, by its configuration and its disks.
+func (s *Set) limits(ctx context.Context, i Instance) (box.Limits, error) {
+	c := i.ExpandedConfig
 	var l box.Limits
 	var errs []error
 	if v := c["limits.memory"]; v != "" {
@@ -222,7 +224,9 @@ func limits(c map[string]string) (box.Limits, error) {
 	if v := c["limits.processes"]; v != "" {
 		l.Processes = int64(number(v))
 	}
-	return l, errors.Join(errs...)
+	disks, err := s.diskLimits(ctx, i)
+	l.Disks = disks
+	return l, errors.Join(append(errs, err)...)
 }
 
 func environment(config map[string]string) map[string]string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -87,7 +88,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 		}
 		warnings = append(warnings, said...)
 	}
-	if err := s.relimit(i, next); err != nil {
+	if err := s.relimit(ctx, i, next); err != nil {
 		return nil, errors.Join(err, undo())
 	}
 	saving := ctx
@@ -95,10 +96,11 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 		saving = db.Freeing(ctx)
 	}
 	if err := s.saveConfig(saving, i, c); err != nil {
-		return nil, errors.Join(err, s.relimit(next, i), undo())
+		return nil, errors.Join(err, s.relimit(context.WithoutCancel(ctx), next, i), undo())
 	}
 	s.guestChanged(i, next)
 	s.notify(ctx, Change{Name: name, Action: "updated"})
+	warnings = append(warnings, noTraffic(changedDevices(i.Devices, c.Devices))...)
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
 }
 
@@ -145,17 +147,17 @@ func (s *Set) saveConfig(ctx context.Context, i Instance, c Config) error {
 
 // relimit gives the box of an instance that runs the limits of its next
 // configuration; when that fails, again those that it had.
-func (s *Set) relimit(now, next Instance) error {
+func (s *Set) relimit(ctx context.Context, now, next Instance) error {
 	l := s.running(db.Instance{Config: now.Options})
 	if l == nil {
 		return nil
 	}
-	has, err := limits(now.ExpandedConfig)
-	want, wrong := limits(next.ExpandedConfig)
+	has, err := s.limits(ctx, now)
+	want, wrong := s.limits(ctx, next)
 	if wrong != nil {
 		return wrong
 	}
-	if err == nil && has == want {
+	if err == nil && reflect.DeepEqual(has, want) {
 		return nil // also the choice of processors stays
 	}
 	if err := l.steady(now.Name, func() error { return l.box.SetLimits(want) }); err != nil {
@@ -171,7 +173,7 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 	if err != nil {
 		return err
 	}
-	want, err := limits(i.ExpandedConfig)
+	want, err := s.limits(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -234,7 +236,8 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 	if err != nil {
 		return nil, err
 	}
-	warnings = NoEffect(added(before.Config, profiles[before.Name].Config))
+	warnings = append(NoEffect(added(before.Config, profiles[before.Name].Config)),
+		noTraffic(changedDevices(before.Devices, profiles[before.Name].Devices))...)
 	// A profile may be for what other hosts have, or this one later.
 	if err := s.checkSources(ctx, changedDevices(before.Devices, profiles[before.Name].Devices)); err != nil {
 		warnings = append(warnings, err.Error())
@@ -250,7 +253,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 		}
 		was := i
 		was.ExpandedConfig, was.ExpandedDevices = expand(i.Config, used)
-		if err := s.relimit(was, i); err != nil {
+		if err := s.relimit(ctx, was, i); err != nil {
 			warnings = append(warnings, fmt.Sprintf("the profile was changed, but: %v", err))
 		}
 		s.guestChanged(was, i)

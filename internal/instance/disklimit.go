@@ -1,0 +1,172 @@
+package instance
+
+import (
+	"context"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/hardware"
+)
+
+// The keys of a disk that bound its traffic.
+const (
+	readLimit  = "limits.read"
+	writeLimit = "limits.write"
+	bothLimits = "limits.max" // instead of the others, as in LXD
+)
+
+// A rate is what a disk may do in a second; 0: as much as it can.
+type rate struct{ bytes, operations int64 }
+
+// parseRate reads the value of a limit: an amount of bytes, or operations as in "500iops".
+// The error is Invalid.
+func parseRate(v string) (rate, error) {
+	var r rate
+	var err error
+	count, operations := strings.CutSuffix(v, "iops")
+	switch {
+	case v == "":
+		return r, nil
+	case operations:
+		r.operations, err = strconv.ParseInt(strings.TrimSpace(count), 10, 64)
+	default:
+		r.bytes, err = kiln.ParseSize(v)
+	}
+	if err != nil || r.bytes < 0 || r.operations < 0 || r == (rate{}) {
+		return rate{}, kiln.Errorf(kiln.Invalid, "%q is neither bytes in a second, such as 10MiB, nor operations, such as "+
+			"500iops", v)
+	}
+	return r, nil
+}
+
+// traffic gives what a disk may read and write. The error is Invalid.
+func traffic(d map[string]string) (read, write rate, err error) {
+	for _, l := range []struct {
+		key string
+		to  []*rate
+	}{{readLimit, []*rate{&read}}, {writeLimit, []*rate{&write}}, {bothLimits, []*rate{&read, &write}}} {
+		r, err := parseRate(d[l.key])
+		if err != nil {
+			return rate{}, rate{}, kiln.Errorf(kiln.Invalid, "%s: %w", l.key, err)
+		}
+		for _, to := range l.to {
+			if d[l.key] != "" {
+				*to = r
+			}
+		}
+	}
+	return read, write, nil
+}
+
+func isLimited(d map[string]string) bool {
+	return d["type"] == "disk" && (d[readLimit] != "" || d[writeLimit] != "" || d[bothLimits] != "")
+}
+
+func checkTraffic(d map[string]string) error {
+	if isLimited(d) && d["source"] == memorySource {
+		return kiln.Errorf(kiln.Invalid, "a disk with source=%s is in memory, and has no traffic to bound; leave out "+
+			"limits.*", memorySource)
+	}
+	_, _, err := traffic(d)
+	return err
+}
+
+// noTraffic says which bounds of disks don't hold for everything on this host.
+func noTraffic(devices map[string]map[string]string) []string {
+	var said []string
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		if d := devices[name]; isLimited(d) && d[readLimit] == "" && !box.WritesAreBounded() {
+			said = append(said, "device "+strconv.Quote(name)+": this host has cgroup v1, which bounds only writes that go "+
+				"around the page cache (O_DIRECT)")
+		}
+	}
+	return said
+}
+
+// diskLimits gives the bounds of an instance's disks. They are the block devices': where
+// several disks are on one, the lowest bound of each kind holds for all of them. Errors:
+// Unsupported for files that are on no block device, Timeout.
+func (s *Set) diskLimits(ctx context.Context, i Instance) ([]box.DiskLimit, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, sourceTime, errLate) // for all of them
+	defer cancel()
+	bounds := map[string]box.DiskLimit{}
+	for _, name := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
+		d := i.ExpandedDevices[name]
+		if !isLimited(d) {
+			continue
+		}
+		read, write, err := traffic(d)
+		var disks []string
+		if err == nil {
+			disks, err = s.disksUnder(ctx, d)
+		}
+		if err != nil {
+			return nil, kiln.Errorf(kiln.KindOf(err), "device %q: limits.*: %w", name, err)
+		}
+		for _, disk := range disks {
+			l := bounds[disk]
+			l.Device = disk
+			for _, b := range []struct {
+				has *int64
+				may int64
+			}{{&l.ReadBytes, read.bytes}, {&l.WriteBytes, write.bytes}, {&l.ReadOperations, read.operations},
+				{&l.WriteOperations, write.operations}} {
+				if b.may > 0 && (*b.has == 0 || b.may < *b.has) {
+					*b.has = b.may
+				}
+			}
+			bounds[disk] = l
+		}
+	}
+	var list []box.DiskLimit
+	for _, disk := range slices.Sorted(maps.Keys(bounds)) {
+		list = append(list, bounds[disk])
+	}
+	return list, nil
+}
+
+// disksUnder gives the block devices that a disk is on; none for one that may be missing,
+// and is.
+func (s *Set) disksUnder(ctx context.Context, d map[string]string) ([]string, error) {
+	dir := s.pool.TempDir() // what is in the pool is on one file system
+	if fromHost(d) {
+		dir = d["source"]
+	}
+	var at hardware.File
+	_, err := lookAt(ctx, dir, func(path string) (fs.FileInfo, error) {
+		var st unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
+		at = hardware.File{Major: st.Dev_major, Minor: st.Dev_minor, Mount: st.Mnt_id}
+		return nil, err
+	})
+	if os.IsNotExist(err) && mayBeMissing(d) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	disks, err := hardware.Host.DisksOf(at)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.KindOf(err), "the files of %s can't be bounded: %w; leave the limits out", dir, err)
+	}
+	return disks, nil
+}
+
+// change makes a disk that is there as it is to be now, if only its limits are others: those
+// are the container's, not the mount's.
+func (diskDevice) change(_ context.Context, in *guest, was map[string]string) (done bool, err error) {
+	same := func(d map[string]string) map[string]string {
+		d = maps.Clone(d)
+		maps.DeleteFunc(d, func(key, _ string) bool { return key == readLimit || key == writeLimit || key == bothLimits })
+		return d
+	}
+	return maps.Equal(same(in.keys), same(was)), nil
+}
