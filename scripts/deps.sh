@@ -54,6 +54,7 @@ if [ "$1" = test ]; then
 	want lz4 lz4
 	want squashfs-tools mksquashfs
 	want erofs-utils fsck.erofs
+	want lxcfs lxcfs
 	want btrfs-progs mkfs.btrfs
 	want xfsprogs mkfs.xfs
 	want acl setfacl

@@ -43,7 +43,7 @@ func escape(path string) string {
 	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(path)
 }
 
-func writeConfig(s Spec, kinds string, halt int) error {
+func writeConfig(s Spec, kinds string, halt int, lxcfs []string) error {
 	var c config
 	c.set("lxc.log.file", "%s", filepath.Join(linkTo(s.ID), logFile))
 	c.set("lxc.log.level", "warn")
@@ -65,6 +65,9 @@ func writeConfig(s Spec, kinds string, halt int) error {
 	c.nics(s.Nics)
 	c.identity(s)
 	c.mounts(s, kinds)
+	for _, file := range lxcfs {
+		c.entry(filepath.Join(lxcfsDir, file), file, "none", "bind,optional")
+	}
 	if err := c.cgroups(s); err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 		}
 	}
 	clearPairs(ctx, s)
-	if err := writeConfig(s, kinds, b.state.Halt); err != nil {
+	if err := writeConfig(s, kinds, b.state.Halt, lxcfsFiles(ctx)); err != nil {
 		return nil, err
 	}
 	// Written before there is anything to find, so that whoever finds the
