@@ -278,25 +278,43 @@ func (d *Dir) List(fn func(kiln.Fingerprint, int64) error) error {
 // Verify reads a blob again. The error is Integrity when it isn't what its name
 // says, NotFound when it isn't there.
 func (d *Dir) Verify(ctx context.Context, fp kiln.Fingerprint) error {
+	return d.verify(fp, func(f *os.File, w io.Writer) error {
+		buf := make([]byte, 1<<20)
+		for {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n, err := f.Read(buf)
+			w.Write(buf[:n])
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// Scrub is Verify of what is on the disk, read at a pace. A file that the disk can't read is
+// damaged, too.
+func (d *Dir) Scrub(ctx context.Context, fp kiln.Fingerprint, pace disk.Pace) error {
+	err := d.verify(fp, func(f *os.File, w io.Writer) error { return disk.ReadThrough(ctx, f, pace, w) })
+	if errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG) {
+		err = kiln.Errorf(kiln.Integrity, "the file %s is damaged: %w", d.Path(fp), err)
+	}
+	return err
+}
+
+func (d *Dir) verify(fp kiln.Fingerprint, read func(*os.File, io.Writer) error) error {
 	f, err := d.Open(fp)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	h := sha256.New()
-	buf := make([]byte, 1<<20)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	if err := read(f, h); err != nil {
+		return err
 	}
 	if got := kiln.Fingerprint(h.Sum(nil)); got != fp {
 		return kiln.Errorf(kiln.Integrity, "the file %s is damaged: its hash is %s", d.Path(fp), got)

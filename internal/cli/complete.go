@@ -325,7 +325,7 @@ func serverKeys() []string {
 		"core.shutdown_timeout", "core.trust_ca_certificates", "core.trust_password",
 		"images.allow_http", "images.auto_update_cached", "images.auto_update_interval", "images.compression_algorithm",
 		"images.default_architecture", "images.keep_versions", "images.mount_squashfs", "images.remote_cache_expiry",
-		"images.unpacked_files", "images.unpacked_limit",
+		"images.unpacked_files", "images.unpacked_limit", "storage.scrub_interval", "storage.scrub_rate",
 	}
 }
 

@@ -114,6 +114,8 @@ kiln remote add streams https://images.example --protocol simplestreams`,
 kiln remote import ~/backup/lxc`,
 		"kiln mirror add": `kiln mirror add images debian architecture=amd64
 kiln mirror add images --pull-through`,
+		"kiln scrub start": `kiln scrub start
+kiln scrub start --wait                                  # exit code 7: something is damaged`,
 		"kiln warning list": `kiln warning list
 kiln warning list --all -c teSlm                         # with what was said`,
 		"kiln query": `kiln query /1.0/images?recursion=1

@@ -84,6 +84,7 @@ type Daemon struct {
 	woken       chan struct{} // the settings changed
 	stale       stale
 	copies      copies
+	scrubs      scrubs
 
 	settingEdits sync.Mutex // held while settings are read, compared and written
 	profileEdits sync.Mutex // held from reading a profile until instances have its limits
@@ -131,6 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 		}
 	})
 	d.wg.Go(d.findDamagedImages)
+	d.wg.Go(d.resumeScrub)
 	d.wg.Go(d.housekeeping)
 	d.wg.Go(d.everyMinute)
 	d.wg.Go(d.keepRecords)

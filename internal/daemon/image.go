@@ -7,8 +7,10 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // UpdateImage changes what a user may change of an image, in one transaction.
@@ -62,26 +64,68 @@ func (d *Daemon) VerifyImage(ctx context.Context, fp kiln.Fingerprint) *op.Opera
 // again from the image, which is good.
 func (d *Daemon) verifyTree(ctx context.Context, fp kiln.Fingerprint) error {
 	damage, err := d.pool.RepairTree(ctx, fp)
-	if damage == nil {
-		return err
+	switch {
+	case damage != nil:
+		return d.treeFound(ctx, fp, damage, err)
+	case err == nil:
+		d.treeSound(ctx, fp)
 	}
+	return err
+}
+
+// treeFound tells that the tree of an image was damaged, and in the error, which is Integrity,
+// what became of it: it was made again, unless err says why not.
+func (d *Daemon) treeFound(ctx context.Context, fp kiln.Fingerprint, damage, err error) error {
 	d.cfg.Log.Error("a tree of an image was damaged", "image", fp, "damage", damage, "err", err)
+	told, lerr := d.treeText(ctx, fp, damage, err)
+	all, aerr := d.treeText(project.InAll(ctx), fp, damage, err)
+	d.eachWith(ctx, fp, func(about db.Subject) { d.outcome(treeDamaged, about, all) })
+	return errors.Join(told, lerr, aerr)
+}
+
+// treeText says what treeFound does, with the instances of the projects that ctx is about.
+func (d *Daemon) treeText(ctx context.Context, fp kiln.Fingerprint, damage, err error) (told, lookup error) {
 	if err != nil {
-		return kiln.Errorf(kiln.Integrity, "%w", err) // it says what was damaged as well
+		// It says what was damaged as well.
+		return kiln.Errorf(kiln.Integrity, "%w; until the image is imported or copied again no other instance is made of it",
+			err), nil
 	}
 	text := "; it was made again from the image"
-	list, lerr := d.instances.List(ctx)
+	list, lookup := d.instances.List(ctx)
 	var running []string
 	for _, i := range list {
 		if i.Options[instance.BaseKey] == fp.String() && i.Status != instance.Stopped {
-			running = append(running, i.Name)
+			running = append(running, inProject(i.Name, i.Project))
 		}
 	}
 	if len(running) > 0 {
 		text += ", so restart those that read it now: " + strings.Join(running, ", ")
 	}
 	text += "; the damaged one is kept for a while: kiln admin lost"
-	return errors.Join(kiln.Errorf(kiln.Integrity, "%w%s", damage, text), lerr)
+	return kiln.Errorf(kiln.Integrity, "%w%s", damage, text), lookup
+}
+
+// treeSound tells that the tree of an image is what it was.
+func (d *Daemon) treeSound(ctx context.Context, fp kiln.Fingerprint) {
+	d.eachWith(ctx, fp, func(about db.Subject) {
+		if !about.Image.Fingerprint.IsZero() { // of others nobody knows yet
+			d.outcome(treeDamaged, about, nil)
+		}
+	})
+}
+
+// eachWith calls f for an image in each project that has it, or for the server if none does.
+func (d *Daemon) eachWith(ctx context.Context, fp kiln.Fingerprint, f func(db.Subject)) {
+	list, err := d.Images.Everywhere(ctx, fp)
+	if err != nil && ctx.Err() == nil {
+		d.cfg.Log.Error("look who has an image", "image", fp, "err", err)
+	}
+	for _, img := range list {
+		f(db.Subject{Image: db.Image{Project: img.Project, Fingerprint: fp}})
+	}
+	if len(list) == 0 {
+		f(db.Subject{})
+	}
 }
 
 // CreateAlias gives an image one more name. No image is deleted by that, however many

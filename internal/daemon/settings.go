@@ -43,6 +43,8 @@ const (
 	proxyHTTP        = "core.proxy_http"
 	proxyHTTPS       = "core.proxy_https"
 	proxyIgnore      = "core.proxy_ignore_hosts"
+	scrubInterval    = "storage.scrub_interval"
+	scrubRate        = "storage.scrub_rate"
 )
 
 // hidden are the settings whose values nobody is told.
@@ -70,6 +72,8 @@ func settings() map[string]setting {
 		cacheExpiry:                    {"10", upTo(maxHours / 24)},
 		unpackedBytes:                  {"1TiB", checkSize},
 		unpackedFiles:                  {"1000000", upTo(maxFiles)},
+		scrubInterval:                  {"30d", orOff(checkInterval)},
+		scrubRate:                      {"32MiB", orOff(checkRate)},
 	}
 }
 
@@ -225,7 +229,7 @@ func checkSettings(change map[string]string) error {
 		}
 		s, ok := known[key]
 		switch {
-		case !ok && change[key] != "" && foreignSetting(key) != "":
+		case !ok && change[key] != "" && !strings.HasPrefix(key, "storage.scrub_") && foreignSetting(key) != "":
 			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': %s", key, change[key], foreignSetting(key))
 		case !ok && strings.HasPrefix(key, "core.https_"):
 			hint := kiln.DidYouMean(key, slices.Collect(maps.Keys(known)))
@@ -236,7 +240,7 @@ func checkSettings(change map[string]string) error {
 		case !ok:
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key],
 				cmp.Or(kiln.DidYouMean(key, slices.Collect(maps.Keys(known))), "; the keys of a server begin with core., "+
-					"images. or backups.; for a key of an instance, name the instance before it"))
+					"images., storage. or backups.; for a key of an instance, name the instance before it"))
 		case change[key] == "":
 			continue
 		}
@@ -295,6 +299,46 @@ func checkAny(string) error { return nil }
 func checkSpan(v string) error {
 	_, err := kiln.ParseExpiry(v, time.Time{})
 	return err
+}
+
+// off is the value of a setting by which nothing is done.
+const off = "off"
+
+// orOff allows that value, too.
+func orOff(check func(string) error) func(string) error {
+	return func(v string) error {
+		if v == off {
+			return nil
+		}
+		if err := check(v); err != nil {
+			return fmt.Errorf("%w, nor is it %s", err, off)
+		}
+		return nil
+	}
+}
+
+// shortestInterval is how often at most what reads everything is begun.
+const shortestInterval = time.Hour
+
+func checkInterval(v string) error {
+	from := time.Unix(0, 0)
+	switch at, err := kiln.ParseExpiry(v, from); {
+	case err != nil:
+		return err
+	case at.Sub(from) < shortestInterval:
+		return fmt.Errorf("%q is not a time of an hour or more", v)
+	}
+	return nil
+}
+
+func checkRate(v string) error {
+	switch n, err := kiln.ParseSize(v); {
+	case err != nil:
+		return err
+	case n < 1:
+		return fmt.Errorf("%q is not a number of bytes a second", v)
+	}
+	return nil
 }
 
 func checkAddresses(v string) error {

@@ -139,6 +139,7 @@ func (d *Daemon) everyMinute() {
 		if d.withheld.Load() {
 			d.tellWithheld()
 		}
+		d.scrubIfDue(now)
 		if err := d.expireVolumeSnapshots(d.ctx, now); err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Error("delete expired snapshots of storage volumes", "err", err)
 		}

@@ -22,6 +22,7 @@ const (
 	copyFailed      = "Database copy failure"
 	recordDamaged   = "Storage record damaged"
 	imageDamaged    = "Image damaged"
+	treeDamaged     = "Image tree damaged"
 	instanceUnknown = "Instance unknown to the database"
 	devicesLeftOut  = "Instance imported without devices"
 )
@@ -30,7 +31,7 @@ const (
 var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
 	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate", devicesLeftOut: "low",
-	instanceUnknown: "high",
+	instanceUnknown: "high", treeDamaged: "moderate",
 }
 
 // resolvedLife is how long a warning is kept after what failed has worked again.

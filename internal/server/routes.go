@@ -63,6 +63,8 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/images/{name}/files/{hash}/index", untrusted: only(get), get: s.getFileIndex},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/patch/{base}", untrusted: only(get), get: s.getPatch},
 		{path: "/1.0/kiln/mirrors", server: true, admin: only(get, post), get: s.getMirrors, post: s.postMirrors},
+		{path: "/1.0/kiln/scrub", server: true, admin: only(get, post, del), get: s.getScrub, post: s.postScrub,
+			del: s.deleteScrub},
 		{path: "/1.0/kiln/mirrors/{name}", server: true, admin: only(del, post), post: s.runMirror, del: s.deleteMirror},
 		{path: "/1.0/kiln/instances", post: s.receiveInstance},
 		{path: "/1.0/kiln/instances/{name}/network", admin: only(get), get: s.explainNetwork},

@@ -2,6 +2,8 @@ package volume
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +28,9 @@ const (
 	kindDir      = "dir"
 )
 
+// imageFile is where an imageRecord is, in the directory of a tree.
+const imageFile = "image.json"
+
 // imageRecord is image.json.
 type imageRecord struct {
 	Kind   string `json:"kind"`
@@ -44,7 +49,7 @@ func (p *Pool) imageDir(fp kiln.Fingerprint) string {
 // none that can be used, and something else when that can't be told now.
 func (p *Pool) imageRecord(fp kiln.Fingerprint) (imageRecord, error) {
 	var r imageRecord
-	b, err := disk.ReadFile(filepath.Join(p.imageDir(fp), "image.json"))
+	b, err := disk.ReadFile(filepath.Join(p.imageDir(fp), imageFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return r, kiln.Errorf(kiln.NotFound, "the pool has no tree of image %s", fp.Short())
@@ -71,7 +76,10 @@ func (p *Pool) hasImage(fp kiln.Fingerprint) error {
 	if _, err := p.imageRecord(fp); err != nil {
 		return err
 	}
-	err := p.verifyMeta(fp)
+	if _, err := os.Lstat(filepath.Join(p.imageDir(fp), damagedMark)); err == nil {
+		return kiln.Errorf(kiln.NotFound, "the tree of image %s was found damaged", fp.Short())
+	}
+	err := p.verifyMeta(context.Background(), fp, fromMemory)
 	if errors.Is(err, kiln.Integrity) {
 		err = kiln.Errorf(kiln.NotFound, "%w", err)
 	}
@@ -196,6 +204,10 @@ func (p *Pool) place(fp kiln.Fingerprint, temp string) error {
 // with the old one, what starts from now on has the new one. It gives what was wrong. If
 // the tree can't be made again it stays as it is, and the error says why.
 func (p *Pool) RepairTree(ctx context.Context, fp kiln.Fingerprint) (damage, err error) {
+	return p.repairTree(ctx, fp, fromMemory)
+}
+
+func (p *Pool) repairTree(ctx context.Context, fp kiln.Fingerprint, read reading) (damage, err error) {
 	dir := p.imageDir(fp)
 	was, err := lstat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -204,11 +216,17 @@ func (p *Pool) RepairTree(ctx context.Context, fp kiln.Fingerprint) (damage, err
 	if err != nil {
 		return nil, err
 	}
-	damage = p.VerifyTree(ctx, fp)
+	mark := filepath.Join(dir, damagedMark)
+	damage = p.verifyTree(ctx, fp, read)
 	if !errors.Is(damage, kiln.Integrity) {
+		if damage == nil {
+			if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
 		return nil, damage
 	}
-	return damage, p.renew(ctx, fp, func() error {
+	err = p.renew(ctx, fp, func() error {
 		now, err := lstat(dir)
 		switch {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -218,6 +236,47 @@ func (p *Pool) RepairTree(ctx context.Context, fp kiln.Fingerprint) (damage, err
 		}
 		return kiln.Errorf(kiln.NotFound, "%w", damage)
 	})
+	if err != nil && ctx.Err() == nil {
+		if now, lerr := lstat(dir); lerr == nil && now.Ino == was.Ino {
+			err = errors.Join(err, disk.WriteBytes(mark, 0o600, nil))
+		}
+	}
+	return damage, err
+}
+
+// ScrubTree is RepairTree by what is on the disk, read at a pace. Of a tree without digests,
+// as an older version has made it, they are noted instead.
+func (p *Pool) ScrubTree(ctx context.Context, fp kiln.Fingerprint, pace disk.Pace) (damage, err error) {
+	if err := p.Settle(fp); err != nil {
+		return nil, err
+	}
+	damage, err = p.repairTree(ctx, fp, fromDisk(pace))
+	if damage != nil || err != nil {
+		return damage, err
+	}
+	return nil, p.noteDigests(fp)
+}
+
+// noteDigests writes the digests of a tree that has none, or not all.
+func (p *Pool) noteDigests(fp kiln.Fingerprint) error {
+	p.settling.Lock()
+	defer p.settling.Unlock()
+	if _, err := p.imageRecord(fp); err != nil {
+		if errors.Is(err, kiln.NotFound) {
+			return nil
+		}
+		return err
+	}
+	dir := p.imageDir(fp)
+	var errs []error
+	if fi, err := os.Stat(filepath.Join(dir, digestFile)); errors.Is(err, fs.ErrNotExist) || err == nil &&
+		fi.Size() == int64(hex.EncodedLen(sha256.Size)) {
+		errs = append(errs, writeDigest(dir))
+	}
+	if _, err := os.Stat(filepath.Join(dir, metaDigestFile)); errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, writeMetaDigest(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // Detach makes sure that what stands on an image doesn't need what its tree is made from
@@ -324,7 +383,7 @@ func (p *Pool) writeImage(ctx context.Context, dir string, fp kiln.Fingerprint, 
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "image.json"), b, 0o600) // as lasting as the tree
+	return os.WriteFile(filepath.Join(dir, imageFile), b, 0o600) // as lasting as the tree
 }
 
 // takeFile gives a file another name, or makes a copy of it on another file system.

@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+var everyByte = flag.Bool("every-byte", false, "damage every byte of a file and a tree, not only some")
+
+// scrubNow scrubs everything anew.
+func scrubNow(t testing.TB, d *Daemon) (Scrub, error) {
+	t.Helper()
+	o, joined, err := d.StartScrub(t.Context(), true)
+	if err != nil || joined {
+		t.Fatal(joined, err)
+	}
+	s := o.Wait(t.Context())
+	now, err := d.Scrub(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now.Status != ScrubFinished {
+		t.Fatalf("%+v, %v", now, s.Err)
+	}
+	return now, s.Err
+}
+
+// flip changes one bit of a file, on the disk.
+func flip(t testing.TB, path string, at int64, bit int) {
+	t.Helper()
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1 << bit
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// positions are the bytes of a file to damage: all, or some, with the first and the last.
+func positions(size, some int64) (list []int64) {
+	step := max(1, size/some)
+	if *everyByte {
+		step = 1
+	}
+	for at := int64(0); at < size; at += step {
+		list = append(list, at)
+	}
+	return append(list, size-1)
+}
+
+// TestScrubFindsEveryByte flips a bit in ever another byte of what is kept of an image: each
+// is found. A damaged file is told, and a damaged tree made again.
+func TestScrubFindsEveryByte(t *testing.T) {
+	d := fresh(t)
+	fp := cached(t, d, "tiny")
+	if err := errors.Join(d.fillImage(t.Context(), fp), d.pool.Settle(fp)); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 || s.Files != 1 || s.Trees != 1 || s.Bytes == 0 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	img, err := d.Images.Get(t.Context(), fp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := d.blobs.Path(img.Files[0].Hash)
+	n := 0
+	for _, at := range positions(img.Files[0].Size, 150) {
+		n++
+		flip(t, blob, at, n%8)
+		s, err := scrubNow(t, d)
+		if !errors.Is(err, kiln.Integrity) || len(s.Found) != 1 || s.Found[0].Kind != "file" || s.Found[0].Repaired != "" {
+			t.Fatalf("byte %d of the file: %+v, %v", at, s, err)
+		}
+		flip(t, blob, at, n%8)
+	}
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	dir := filepath.Join(d.cfg.Dir, "volumes/images", fp.String())
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil || filepath.Base(path) == "shared" { // it only counts
+			return err
+		}
+		for _, at := range positions(fi.Size(), 20) {
+			n++
+			flip(t, path, at, n%8)
+			s, err := scrubNow(t, d)
+			if err != nil || len(s.Found) != 1 || s.Found[0].Kind != "tree" || s.Found[0].Repaired == "" {
+				t.Fatalf("byte %d of %s: %+v, %v", at, path, s, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+}
+
+// TestScrubWarns has a tree that is damaged, and can't be made again since its image is, too:
+// nothing is launched of either until the image is imported again.
+func TestScrubWarns(t *testing.T) {
+	d := fresh(t)
+	content := formattest.Tiny(t, "tiny")
+	fp := cached(t, d, "tiny")
+	if err := errors.Join(d.fillImage(t.Context(), fp), d.pool.Settle(fp)); err != nil {
+		t.Fatal(err)
+	}
+	img, err := d.Images.Get(t.Context(), fp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func() error {
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Fingerprint: fp.String()}})
+		if err != nil {
+			return err
+		}
+		return o.Wait(t.Context()).Err
+	}
+	flip(t, d.blobs.Path(img.Files[0].Hash), 5, 0)
+	flip(t, filepath.Join(d.cfg.Dir, "volumes/images", fp.String(), "rootfs.erofs"), 1100, 0)
+	s, err := scrubNow(t, d)
+	if !errors.Is(err, kiln.Integrity) || len(s.Found) != 2 || !strings.Contains(err.Error(), fp.Short()) {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	is := func(status string) {
+		t.Helper()
+		list, err := d.Warnings(t.Context(), "default")
+		if err != nil || len(list) != 2 || list[0].Status != status || list[1].Status != status {
+			t.Errorf("%+v, %v", list, err)
+		}
+	}
+	is(db.WarningNew)
+	if err := create(); !errors.Is(err, kiln.Integrity) {
+		t.Errorf("launched: %v", err)
+	}
+	if s := importFiles(t, d, ImportSpec{}, content).Wait(t.Context()); s.Err != nil && !errors.Is(s.Err, kiln.Conflict) {
+		t.Fatal(s.Err)
+	}
+	if err := create(); err != nil {
+		t.Errorf("after it was imported again: %v", err)
+	}
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	is(db.WarningResolved)
+}
+
+// TestScrubGoesOn stops a scrub, ends the daemon in the middle of it, and has it end.
+func TestScrubGoesOn(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d := open(t, dir)
+	defer func() { end(t, d) }()
+	for _, seed := range []string{"a", "b", "c", "d"} {
+		cached(t, d, seed)
+	}
+	set := func(rate string) {
+		t.Helper()
+		if err := d.SetSettings(t.Context(), map[string]string{scrubRate: rate}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.StopScrub(t.Context()); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("stopped what isn't: %v", err)
+	}
+	set("1B")
+	start := func() *op.Operation {
+		t.Helper()
+		o, joined, err := d.StartScrub(t.Context(), false)
+		if err != nil || joined {
+			t.Fatal(joined, err)
+		}
+		return o
+	}
+	o := start()
+	if same, joined, err := d.StartScrub(t.Context(), true); same != o || !joined || err != nil {
+		t.Errorf("two at a time: %v, %v", joined, err)
+	}
+	if err := d.StopScrub(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	status := func(want string) Scrub {
+		t.Helper()
+		s, err := d.Scrub(t.Context())
+		if err != nil || s.Status != want {
+			t.Errorf("%+v, %v", s, err)
+		}
+		return s
+	}
+	began := status(ScrubStopped).StartedAt
+	start()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, dir)
+	eventually(t, func() bool { s, err := d.Scrub(t.Context()); return err == nil && s.Operation != "" })
+	if s := status(ScrubRunning); !s.StartedAt.Equal(began) {
+		t.Errorf("began anew: %+v", s)
+	}
+	set("off")
+	eventually(t, func() bool { s, err := d.Scrub(t.Context()); return err == nil && s.Operation == "" })
+	s := status(ScrubFinished)
+	if s.Files != 4 || !s.StartedAt.Equal(began) || !s.NextAt.Equal(s.EndedAt.AddDate(0, 0, 30)) {
+		t.Errorf("%+v", s)
+	}
+	d.scrubIfDue(time.Now())
+	status(ScrubFinished)
+	d.scrubIfDue(time.Now().AddDate(0, 0, 31))
+	eventually(t, func() bool { s, err := d.Scrub(t.Context()); return err == nil && s.StartedAt.After(began) })
+	for v, want := range map[string]error{"off": nil, "12H": nil, "30M": kiln.Invalid, "often": kiln.Invalid} {
+		if err := d.SetSettings(t.Context(), map[string]string{scrubInterval: v}, false); !errors.Is(err, want) {
+			t.Errorf("every %s: %v", v, err)
+		}
+	}
+	for v, want := range map[string]error{"off": nil, "1MiB": nil, "0": kiln.Invalid, "fast": kiln.Invalid} {
+		if err := d.SetSettings(t.Context(), map[string]string{scrubRate: v}, false); !errors.Is(err, want) {
+			t.Errorf("%s a second: %v", v, err)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestReadThrough reads files of sizes around those of pieces and of blocks, on a disk and
+// on a file system without one.
+func TestReadThrough(t *testing.T) {
+	for _, dir := range []string{t.TempDir(), "/dev/shm"} {
+		for _, size := range []int{0, 1, aligns - 1, aligns, aligns + 1, piece - 1, piece, piece + 1, 3*piece + 7} {
+			want := make([]byte, size)
+			rand.Read(want)
+			path := filepath.Join(dir, "kiln-"+rand.Text())
+			if err := os.WriteFile(path, want, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			paced := 0
+			pace := func(_ context.Context, n int) error { paced += n; return nil }
+			if err := ReadThrough(t.Context(), f, pace, &got); err != nil || !bytes.Equal(got.Bytes(), want) || paced != size {
+				t.Errorf("%d bytes in %s: %d came, %d announced, %v", size, dir, got.Len(), paced, err)
+			}
+			f.Close()
+			os.Remove(path)
+		}
+	}
+}
+
+// TestReadThroughEnds has whoever reads, paces or takes the bytes give up.
+func TestReadThroughEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, make([]byte, 5*piece), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	broken := errors.New("broken")
+	if err := ReadThrough(t.Context(), f, nil, writer(func() error { return broken })); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	pace := func(context.Context, int) error { return broken }
+	if err := ReadThrough(t.Context(), f, pace, new(bytes.Buffer)); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := ReadThrough(ctx, f, nil, writer(func() error { cancel(); return nil })); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+type writer func() error
+
+func (w writer) Write(b []byte) (int, error) { return len(b), w() }
+
+// BenchmarkReadThrough hashes a file of 256 MiB: from the disk, and what is in memory.
+func BenchmarkReadThrough(b *testing.B) {
+	const size = 256 << 20
+	path := filepath.Join(b.TempDir(), "file")
+	block := make([]byte, size)
+	rand.Read(block)
+	if err := os.WriteFile(path, block, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("disk", func(b *testing.B) {
+		b.SetBytes(size)
+		for range b.N {
+			f, err := Open(path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := ReadThrough(b.Context(), f, nil, sha256.New()); err != nil {
+				b.Fatal(err)
+			}
+			f.Close()
+		}
+	})
+	b.Run("sha256", func(b *testing.B) {
+		b.SetBytes(size)
+		for range b.N {
+			sha256.Sum256(block)
+		}
+	})
+}
