@@ -115,10 +115,8 @@ func raiseLimits(log *slog.Logger) {
 			log.Warn("raise the number of open files", "err", err)
 		}
 	}
-	for name, want := range map[string]int{
-		"fs/inotify/max_user_instances": 8192, "fs/inotify/max_user_watches": 1 << 20, "kernel/keys/maxkeys": 2000,
-	} {
-		path := "/proc/sys/" + name
+	for name, want := range daemon.KernelLimits() {
+		path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 		b, err := os.ReadFile(path)
 		if err != nil {
 			continue // this kernel has no such limit
@@ -127,7 +125,7 @@ func raiseLimits(log *slog.Logger) {
 			continue
 		}
 		if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0); err != nil {
-			log.Warn("raise a limit of the kernel", "limit", strings.ReplaceAll(name, "/", "."), "err", err)
+			log.Warn("raise a limit of the kernel", "limit", name, "err", err)
 		}
 	}
 }

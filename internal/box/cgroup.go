@@ -1,6 +1,7 @@
 package box
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,14 @@ func unified() string {
 func onV1(controller string) bool {
 	_, err := os.Stat(filepath.Join(cgroupRoot, controller, "cgroup.clone_children"))
 	return err == nil
+}
+
+// HasController reports whether this host counts for containers what a controller of cgroup v2
+// counts: "memory", "cpu", "cpuset", "pids", "io".
+func HasController(name string) bool {
+	v1 := map[string]string{"io": "blkio"}
+	return onV1(cmp.Or(v1[name], name)) ||
+		slices.Contains(strings.Fields(readString(filepath.Join(unified(), "cgroup.controllers"))), name)
 }
 
 // hierarchies gives the mount points of all cgroup hierarchies, each once.

@@ -59,9 +59,8 @@ func (a *app) root() *cobra.Command {
 		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
 		a.profileCmd(), a.networkCmd(), a.storageCmd(), a.projectCmd())
 	group(groupImages, "Images:", a.imageCmd(), a.publishCmd(), a.keyCmd())
-	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.scrubCmd(), a.operationCmd(),
-		a.warningCmd(),
-		a.monitorCmd(), a.queryCmd())
+	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.scrubCmd(), a.operationCmd(), a.warningCmd(),
+		a.doctorCmd(), a.monitorCmd(), a.queryCmd())
 	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
 	addAbsent(root)
 	a.prepare(root)

@@ -44,7 +44,7 @@ var extensions = []string{
 	"kiln_image_estimate",
 	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force", "kiln_network_explain",
 	"kiln_delete_unchanged", "kiln_instance_uuid",
-	"kiln_image_signatures", "kiln_scrub",
+	"kiln_image_signatures", "kiln_scrub", "kiln_host",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -98,6 +98,16 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) (any, error) {
 // getResources tells what the host is made of.
 func (s *Server) getResources(w http.ResponseWriter, r *http.Request) (any, error) {
 	return hardware.Host.Read(s.d.Environment().HostArch), nil
+}
+
+// examineHost tells what of the host is in the way of instances.
+func (s *Server) examineHost(w http.ResponseWriter, r *http.Request) (any, error) {
+	found, err := s.d.ExamineHost(r.Context())
+	list := []api.HostFinding{}
+	for _, f := range found {
+		list = append(list, api.HostFinding{Check: f.Check, State: string(f.State), Detail: f.Detail, Cure: f.Cure})
+	}
+	return list, err
 }
 
 func (s *Server) postShutdown(w http.ResponseWriter, r *http.Request) (any, error) {

@@ -149,6 +149,10 @@ func OpenFor(dir string, owned Owned, spare Spare) (*Pool, error) {
 	return p, errors.Join(p.settleUnsynced(), p.noteRecords(), p.openLayers())
 }
 
+// MountsImages reports whether the tree of an image is one file that the kernel mounts, and
+// not a directory.
+func (p *Pool) MountsImages() bool { return p.erofs }
+
 // hasErofs reports whether the kernel can mount EROFS, after trying to load it.
 func hasErofs() bool {
 	fd, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
