@@ -195,6 +195,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.tellWithheld()
 	d.tellLost()
 	d.tellUnknown()
+	d.instances.FollowUnknown(d.tellUnknown)
 	return nil
 }
 

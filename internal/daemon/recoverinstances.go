@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -227,6 +228,7 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 			Profiles: []string{defaultProfile}}
 	}
 	row.Base = vol.Base()
+	row.Running = len(box.Processes(uuid)) > 0 // the next daemon follows it, or finds that it has ended
 	if row.Profiles, err = v.there(ctx, row.Name, row.Profiles); err != nil {
 		return err
 	}

@@ -160,6 +160,7 @@ func (d *Daemon) tellWithheld() {
 }
 
 // tellUnknown warns of containers that run and have no row: the database is older than they.
+// It is called again when one of them has ended.
 func (d *Daemon) tellUnknown() {
 	var err error
 	if names := d.instances.Unknown(); len(names) > 0 {

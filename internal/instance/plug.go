@@ -352,6 +352,10 @@ func (s *Set) endDevices(ctx context.Context, name string, l *live) {
 	if err != nil {
 		return
 	}
+	s.endDevicesOf(ctx, i, l)
+}
+
+func (s *Set) endDevicesOf(ctx context.Context, i Instance, l *live) {
 	for device, has := range s.plugs(i, l).Now {
 		t, ok := deviceTypes()[has.Device["type"]].(outliving)
 		if !ok {
@@ -359,7 +363,7 @@ func (s *Set) endDevices(ctx context.Context, name string, l *live) {
 		}
 		in := &guest{Instance: i, set: s, live: l, device: device, keys: has.Device, notes: has.Notes}
 		if err := t.ended(ctx, in); err != nil {
-			s.warn("end the device "+strconv.Quote(device)+" of instance "+strconv.Quote(name), err)
+			s.warn("end the device "+strconv.Quote(device)+" of instance "+strconv.Quote(i.Name), err)
 		}
 	}
 }

@@ -73,7 +73,7 @@ type Set struct {
 	sendImage atomic.Pointer[SendImage]
 	idRanges  sync.Mutex // held while ids are chosen and written down
 
-	unknown   []string    // runs without a row, since Open
+	strays    strays
 	suspended atomic.Bool // the host goes down: nothing starts by itself any more
 
 	mu      sync.Mutex
@@ -174,14 +174,20 @@ func (s *Set) adopt(ctx context.Context, r db.Instance, profiles profiles) error
 
 // sweep puts away what no row names: volumes and snapshots of instances that were
 // being made or deleted when the last daemon died, and, who knows, of ones whose row
-// is damaged. So the files are kept for a while. What runs and has a record is of a database
-// of another age, and goes on: nobody ends it because its row is missing.
+// is damaged. So the files are kept for a while. What runs is of a database of another age,
+// and goes on with what is its: nobody ends it because its row is missing.
 func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	keep := map[string]bool{}
 	for _, r := range rows {
 		keep[r.Config[UUIDKey]] = true
 	}
-	if keep[""] {
+	damaged := keep[""]
+	boxes, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	s.findStrays(boxes, keep)
+	if damaged {
 		return errors.Join(kiln.Errorf(kiln.Integrity, "the row of an instance doesn't say which files it has, so none are "+
 			"put away until the instance is deleted"), s.sweepSnapshots(ctx))
 	}
@@ -189,16 +195,7 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 	if err != nil {
 		return err
 	}
-	boxes, err := os.ReadDir(s.dir)
-	errs := []error{err}
-	for _, e := range boxes {
-		if id := e.Name(); !keep[id] && uuid.Validate(id) == nil {
-			if r, err := Recorded(s.pool, id); err == nil && s.runsAlone(id) {
-				keep[id] = true
-				s.unknown = append(s.unknown, r.Instance.Name)
-			}
-		}
-	}
+	var errs []error
 	for _, name := range volumes {
 		if !keep[name] {
 			errs = append(errs, s.pool.Lose(name))
@@ -214,32 +211,16 @@ func (s *Set) sweep(ctx context.Context, rows []db.Instance) error {
 			s.warn("left alone", fmt.Errorf("%s isn't kiln's", filepath.Join(s.dir, e.Name())))
 			continue
 		}
-		dir := filepath.Join(s.dir, e.Name())
-		if b, err := box.Open(dir); err == nil { // it runs without files
-			errs = append(errs, b.Kill(ctx), b.Close())
-		}
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, os.RemoveAll(filepath.Join(s.dir, e.Name())))
 	}
 	return errors.Join(errs...)
-}
-
-// Unknown names what ran when the instances were opened, by its record, and has no row.
-func (s *Set) Unknown() []string { return s.unknown }
-
-// runsAlone reports whether there is a container that no instance is followed for.
-func (s *Set) runsAlone(uuid string) bool {
-	b, err := box.Open(filepath.Join(s.dir, uuid))
-	if err == nil {
-		err = b.Close()
-	}
-	return err == nil
 }
 
 // Close stops watching. The instances keep running.
 func (s *Set) Close() error {
 	s.cancel()
 	s.wg.Wait()
-	errs := []error{s.endAllFiles()}
+	errs := []error{s.endAllFiles(), s.strays.close()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.live {

@@ -348,7 +348,8 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	return s.pool.DeleteSnapshots(ctx, filesOf([]db.SnapshotFiles{{Files: row.Files}})...)
 }
 
-// sweepSnapshots removes the files of snapshots that no row names.
+// sweepSnapshots puts the snapshots away that no row names. Those of what runs without a row
+// stay, and all while it isn't known which these are.
 func (s *Set) sweepSnapshots(ctx context.Context) error {
 	rows, err := s.db.AllSnapshotFiles(project.InAll(ctx))
 	if err != nil {
@@ -363,9 +364,10 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 		return kiln.Errorf(kiln.Integrity, "the row of a snapshot doesn't say which files it has, so none are put away "+
 			"until the snapshot is deleted")
 	}
+	strays, any := s.strays.snapshots()
 	var errs []error
 	for _, name := range all {
-		if !slices.Contains(named, name) {
+		if !slices.Contains(named, name) && !strays[name] && !any {
 			errs = append(errs, s.pool.LoseSnapshot(name))
 			s.warn("no instance has the snapshot "+strconv.Quote(name), fmt.Errorf("kept in lost/ for %v", volume.LostTime))
 		}
