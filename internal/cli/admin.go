@@ -15,9 +15,10 @@ import (
 
 // Recovery is what "admin recover" tells of.
 type Recovery struct {
-	Backup                                                    string // the copy of the database that it began with
-	Images, Aliases, Instances, Snapshots, Profiles, Networks []string
-	Remarks, Left, Gone                                       []string
+	Backup string // the copy of the database that it began with
+
+	Images, Aliases, Instances, Snapshots, Projects, Profiles, Networks []string
+	Remarks, Left, Gone                                                 []string
 }
 
 // Lost is one line of "admin lost".
@@ -36,9 +37,11 @@ func (a *app) adminCmd() *cobra.Command {
 	restore := &cobra.Command{Use: "restore-database [<file>]", Args: cobra.MaximumNArgs(1),
 		Short: "Bring back a copy of the database",
 		Long: "Put a copy of the database in the place of the one that is there, which is kept beside it as " +
-			"kiln.db.damaged-<time>. Without a file, it is the newest of the copies in backups/ that is whole. " +
-			"Images and instances that are newer than the copy are brought back by \"kiln admin recover\": run it before the " +
-			"daemon starts, which leaves what runs and isn't in the copy alone. What both have stays as the copy has it.",
+			"kiln.db.damaged-<time>. Where the database is lost or damaged, \"kiln admin recover\" alone does more: it " +
+			"begins with the newest copy, and has what changed since. Without a file, it is the newest of the copies in " +
+			"backups/ that is whole. Images and instances that are newer than the copy are brought back by \"kiln admin " +
+			"recover\": run it before the daemon starts, which leaves what runs and isn't in the copy alone. What both have " +
+			"stays as the copy has it.",
 		Example: "  kiln admin restore-database\n  kiln admin restore-database /var/lib/kiln/backups/kiln-20260131.db"}
 	restore.RunE = func(c *cobra.Command, args []string) error {
 		file := ""
@@ -64,9 +67,9 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 	c := &cobra.Command{Use: "recover", Args: cobra.NoArgs,
 		Short: "Rebuild the database from the files of images and instances",
 		Long: "Make rows of what is on the disk and in no row. What kiln writes beside the files gives images their " +
-			"aliases, instances their names, configuration, profiles and snapshots, and networks their addresses again. A " +
-			"missing or damaged database is replaced by its newest copy that is whole. What can't be placed stays on the " +
-			"disk; see: kiln admin lost. The exit code is 1 then.",
+			"aliases, instances their names, configuration, profiles and snapshots, projects their rules and limits, and " +
+			"networks their addresses again. A missing or damaged database is replaced by its newest copy that is whole. " +
+			"What can't be placed stays on the disk; see: kiln admin lost. The exit code is 1 then.",
 		Example: "  kiln admin recover"}
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		r, err := a.deps.Recover(c.Context(), *dir)
@@ -79,8 +82,8 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 		for _, part := range []struct {
 			what string
 			list []string
-		}{{"image", r.Images}, {"alias", r.Aliases}, {"profile", r.Profiles}, {"instance", r.Instances},
-			{"snapshot", r.Snapshots}, {"network", r.Networks}} {
+		}{{"image", r.Images}, {"alias", r.Aliases}, {"project", r.Projects}, {"profile", r.Profiles},
+			{"instance", r.Instances}, {"snapshot", r.Snapshots}, {"network", r.Networks}} {
 			for _, name := range part.list {
 				a.print("%s %s", part.what, name)
 			}
@@ -97,9 +100,9 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 		if err != nil {
 			a.remark("Not finished; run it again when what is wrong is fixed")
 		}
-		a.say("Brought back: %s, %s, %s, %s, %s, %s", count(len(r.Images), "image"),
-			count(len(r.Aliases), "alias"), count(len(r.Profiles), "profile"), count(len(r.Instances), "instance"),
-			count(len(r.Snapshots), "snapshot"), count(len(r.Networks), "network"))
+		a.say("Brought back: %s, %s, %s, %s, %s, %s, %s", count(len(r.Images), "image"),
+			count(len(r.Aliases), "alias"), count(len(r.Projects), "project"), count(len(r.Profiles), "profile"),
+			count(len(r.Instances), "instance"), count(len(r.Snapshots), "snapshot"), count(len(r.Networks), "network"))
 		if err == nil && len(r.Left) > 0 {
 			err = fmt.Errorf("not all could be placed: %s; what is left stays on the disk, see: kiln admin lost",
 				count(len(r.Left), "thing"))

@@ -82,8 +82,9 @@ func checkDatabase(dir string) error {
 	}
 	return kiln.Errorf(kiln.Integrity,
 		"the database %s %s, but there are files of images and instances or copies of it (%s); nothing was "+
-			"changed. Bring a copy of it back: kiln admin restore-database; or make it anew from the files: kiln admin "+
-			"recover; or, to begin anew, move %s away", path, what, strings.Join(found, ", "), dir)
+			"changed. Make it anew from its newest copy and what is newer in the files: kiln admin recover; or bring a copy "+
+			"back as it is: kiln admin restore-database; or, to begin anew, move %s away",
+		path, what, strings.Join(found, ", "), dir)
 }
 
 // lostBlobs says which files no image has.

@@ -25,6 +25,7 @@ type stale struct {
 
 	mu        sync.Mutex
 	all       bool
+	projects  bool
 	networks  bool
 	instances map[db.Name]bool
 	images    map[db.Image]bool
@@ -35,13 +36,13 @@ type stale struct {
 func (s *stale) note(c db.Changes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all, s.networks = s.all || c.Profiles, s.networks || c.Networks
+	s.all, s.networks, s.projects = s.all || c.Profiles, s.networks || c.Networks, s.projects || c.Projects
 	if s.instances == nil {
 		s.instances, s.images = map[db.Name]bool{}, map[db.Image]bool{}
 	}
 	maps.Copy(s.instances, c.Instances)
 	maps.Copy(s.images, c.Images)
-	if s.all || s.networks || len(s.instances)+len(s.images) > 0 {
+	if s.all || s.networks || s.projects || len(s.instances)+len(s.images) > 0 {
 		select {
 		case s.woken <- struct{}{}:
 		default:
@@ -50,15 +51,15 @@ func (s *stale) note(c db.Changes) {
 }
 
 // take gives what is noted, and forgets it.
-func (s *stale) take() (instances []db.Name, images []db.Image, networks, all bool) {
+func (s *stale) take() (instances []db.Name, images []db.Image, c db.Changes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	instances, images = slices.Collect(maps.Keys(s.instances)), slices.Collect(maps.Keys(s.images))
-	networks, all = s.networks || s.all, s.all
-	s.networks, s.all = false, false
+	c = db.Changes{Profiles: s.all, Networks: s.networks || s.all, Projects: s.projects || s.all}
+	s.projects, s.networks, s.all = false, false, false
 	clear(s.instances)
 	clear(s.images)
-	return instances, images, networks, all
+	return instances, images, c
 }
 
 // keepRecords has the records of instances and images follow their rows, beside whoever
@@ -84,18 +85,21 @@ func (d *Daemon) keepRecords() {
 
 // saveRecords writes the records that may be stale.
 func (d *Daemon) saveRecords(ctx context.Context) error {
-	instances, images, networks, all := d.stale.take()
+	instances, images, c := d.stale.take()
 	var errs []error
-	if networks {
+	if c.Projects {
+		errs = append(errs, d.saveProjects(ctx))
+	}
+	if c.Networks {
 		errs = append(errs, d.saveNetworks(ctx))
 	}
 	if len(images) > 0 { // also those that were deleted
 		errs = append(errs, d.Images.SaveRecords(ctx, images...))
 	}
-	if len(instances) > 0 && !all {
+	if len(instances) > 0 && !c.Profiles {
 		errs = append(errs, d.instances.SaveRecords(ctx, instances...))
 	}
-	if all {
+	if c.Profiles {
 		errs = append(errs, d.saveProfiles(ctx), d.instances.SaveRecords(ctx), d.Images.SaveRecords(ctx))
 	}
 	err := errors.Join(errs...)

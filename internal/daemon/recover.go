@@ -30,6 +30,7 @@ type Recovery struct {
 	Aliases   []string // of these
 	Instances []string // names of instances that have rows again
 	Snapshots []string // "instance/snapshot" that are attached again
+	Projects  []string // that were made, or with what became of them as it was last: "web: restricted"
 	Profiles  []string // that were made or became what they were
 	Networks  []string // of the same kind
 	Remarks   []string // what isn't as it was, or may not be
@@ -90,6 +91,9 @@ func (v *recoverer) recoverInto(ctx context.Context, file string) (err error) {
 	v.db.OnRow(instance.Forbids)
 	v.db.Unbound()
 	if err := v.firstStart(ctx); err != nil {
+		return err
+	}
+	if err := v.recoverProjects(ctx); err != nil {
 		return err
 	}
 	if err := v.recoverNetworks(ctx); err != nil {
@@ -188,7 +192,8 @@ func (v *recoverer) database(ctx context.Context) (string, error) {
 	v.r.Backup, err = wholeCopy(ctx, v.cfg.Dir, "")
 	if err == nil {
 		v.r.Gone = append(v.r.Gone, fmt.Sprintf("settings, trusted clients and mirrors are those of the copy %s; "+
-			"compare: kiln config show, kiln config trust list, kiln mirror list", filepath.Base(v.r.Backup)))
+			"compare: kiln config show, kiln config trust list, kiln mirror list", filepath.Base(v.r.Backup)),
+			"rollbacks since then from images that are not here any more; an update may bring those back")
 		return temp, db.Copy(ctx, v.r.Backup, temp)
 	}
 	if !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Integrity) {

@@ -169,7 +169,7 @@ func TestRecoverOlderCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
-	if err != nil || r.Backup == "" || r.Backup == newest || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 1 {
+	if err != nil || r.Backup == "" || r.Backup == newest || len(r.Left)+len(r.Remarks) > 0 || len(r.Gone) != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	d = open(t, dir)
@@ -254,6 +254,9 @@ func TestRecoverVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	loseDatabase(t, dir)
+	if err := os.Remove(filepath.Join(dir, projectsFile)); err != nil {
+		t.Fatal(err)
+	}
 	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler), Version: "test"})
 	if err != nil || len(r.Left) > 0 || len(r.Remarks) != 1 {
 		t.Fatalf("%+v, %v", r, err)
@@ -271,7 +274,7 @@ func TestRecoverVolumes(t *testing.T) {
 }
 
 // olderCopy is a directory without its database, whose copy is of before the last changes, when
-// the project could have less, too.
+// the project could have less, too, of which there is no record.
 func olderCopy(t *testing.T) (dir string, before state) {
 	dir, _ = populated(t)
 	d := open(t, dir)
@@ -302,7 +305,8 @@ func olderCopy(t *testing.T) (dir string, before state) {
 		t.Fatal(err)
 	}
 	before = stateOf(t, d)
-	if err := errors.Join(d.Close(), os.Remove(filepath.Join(dir, databaseFile))); err != nil {
+	if err := errors.Join(d.Close(), os.Remove(filepath.Join(dir, databaseFile)),
+		os.Remove(filepath.Join(dir, projectsFile))); err != nil {
 		t.Fatal(err)
 	}
 	return dir, before

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/kiln-containers/kiln"
@@ -107,13 +108,21 @@ func (v *recoverer) adoptImages(ctx context.Context) error {
 // adoptFrom is adoptImages for the records of one project.
 func (v *recoverer) adoptFrom(ctx context.Context, all []db.Image) error {
 	var list []store.Record
+	aged := map[string]bool{}
 	for _, i := range all {
 		fp := i.Fingerprint
 		img, err := v.images.Get(ctx, fp)
-		if err == nil && img.Damage == "" && !v.overrule {
+		keep := err == nil && img.Damage == "" && !v.overrule
+		r, err := v.images.Record(i)
+		if keep {
+			if err == nil {
+				err = v.compareAliases(ctx, img, r, aged)
+			}
+			if err != nil && ctx.Err() != nil {
+				return ctx.Err()
+			}
 			continue
 		}
-		r, err := v.images.Record(i)
 		if err != nil {
 			v.remark("what was known of image %s is lost: %v", fp.Short(), err)
 			continue
@@ -124,6 +133,10 @@ func (v *recoverer) adoptFrom(ctx context.Context, all []db.Image) error {
 		} else if some && img.Fingerprint.IsZero() { // else remarkMissing tells
 			v.remark("image %s can't be brought back: not all of its files are there as they were", fp.Short())
 		}
+	}
+	if names := slices.Sorted(maps.Keys(aged)); len(names) > 0 {
+		v.remark("aliases point in the database where they didn't last, or weren't rolled back, by the records of images: "+
+			"%s; compare: kiln image history NAME", some(names))
 	}
 	adopted, err := v.images.Adopt(ctx, list)
 	v.r.Aliases = append(v.r.Aliases, adopted...)
@@ -143,6 +156,30 @@ func (v *recoverer) adoptFrom(ctx context.Context, all []db.Image) error {
 		v.r.Images = append(v.r.Images, r.Image.Fingerprint.String())
 	}
 	return err
+}
+
+// compareAliases notes the aliases that pointed to an image last, or were rolled back from it,
+// by its record, and don't and weren't by its row.
+func (v *recoverer) compareAliases(ctx context.Context, img kiln.Image, r store.Record, aged map[string]bool) error {
+	for _, a := range r.Image.Aliases {
+		if !slices.ContainsFunc(img.Aliases, func(b kiln.Alias) bool { return a.Name == b.Name }) {
+			aged[a.Name] = true
+		}
+	}
+	events, err := v.db.EventsOf(ctx, img.Fingerprint)
+	if err != nil {
+		return err
+	}
+	has := events[db.Image{Project: img.Project, Fingerprint: img.Fingerprint}]
+	for _, e := range r.Events {
+		known := slices.ContainsFunc(has, func(h db.Event) bool {
+			return h.Alias == e.Alias && h.RolledBackAt.Equal(e.RolledBackAt)
+		})
+		if !known && !e.RolledBackAt.IsZero() {
+			aged[e.Alias] = true
+		}
+	}
+	return nil
 }
 
 // unnamedBlobs gives the files that no image has.

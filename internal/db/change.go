@@ -15,6 +15,7 @@ type Changes struct {
 	Instances map[Name]bool  // with their snapshots; also names that they had
 	Images    map[Image]bool // with their aliases, and when these began to point to them
 	Profiles  bool           // any of them
+	Projects  bool           // any of them
 	Networks  bool           // any of them, without leases
 }
 

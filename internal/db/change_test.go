@@ -33,6 +33,10 @@ func TestChanges(t *testing.T) {
 		{"make a profile", "profiles", func() error { return d.CreateProfile(ctx, Profile{Name: "p"}) }},
 		{"edit it", "profiles", func() error { return d.EditProfile(ctx, "p", func(*Profile) error { return nil }) }},
 		{"rename it", "profiles", func() error { return d.RenameProfile(ctx, "p", "q") }},
+		{"make a project", "projects", func() error { return d.CreateProject(ctx, Project{Name: "p"}) }},
+		{"edit it", "projects", func() error { return d.EditProject(ctx, "p", func(*Project, Contents) error { return nil }) }},
+		{"rename it", "projects", func() error { return d.RenameProject(ctx, "p", "q", func(Contents) error { return nil }) }},
+		{"delete it", "projects", func() error { return d.DeleteProject(ctx, "q", func(Contents) error { return nil }) }},
 		{"make a network", "networks", func() error { return d.CreateNetwork(ctx, Network{Name: "n"}) }},
 		{"edit it", "networks", func() error { return d.EditNetwork(ctx, "n", func(*Network) error { return nil }) }},
 		{"rename it", "networks", func() error { return d.RenameNetwork(ctx, "n", "m") }},
@@ -70,6 +74,9 @@ func TestChanges(t *testing.T) {
 		}
 		if got.Profiles {
 			list = append(list, "profiles")
+		}
+		if got.Projects {
+			list = append(list, "projects")
 		}
 		if got.Networks {
 			list = append(list, "networks")

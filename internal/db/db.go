@@ -140,7 +140,8 @@ func (d *DB) check(ctx context.Context) error {
 }
 
 // remedy is what to do about a damaged database.
-const remedy = "stop the daemon, then: kiln admin restore-database"
+const remedy = "stop the daemon, then: kiln admin recover; or, for a copy as it is: " +
+	"kiln admin restore-database"
 
 // Backup writes a copy of the database to a file, as it is at one moment.
 func (d *DB) Backup(ctx context.Context, path string) error {

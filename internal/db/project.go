@@ -116,6 +116,7 @@ func (d *DB) Scopes(ctx context.Context) (map[string]project.Project, error) {
 // when the name is taken.
 func (d *DB) CreateProject(ctx context.Context, p Project, profiles ...Profile) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Projects = true
 		var id int64
 		err := tx.tx.QueryRowContext(ctx, `INSERT INTO projects (`+projectColumns+`) VALUES (?, ?, ?) RETURNING id`,
 			p.Name, p.Description, toJSON(orEmpty(p.Config))).Scan(&id)
@@ -136,6 +137,7 @@ func (d *DB) CreateProject(ctx context.Context, p Project, profiles ...Profile) 
 // is damaged, those of f.
 func (d *DB) EditProject(ctx context.Context, name string, f func(*Project, Contents) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Projects = true
 		p, err := getProject(ctx, tx.tx, name)
 		if err != nil {
 			return err
@@ -176,6 +178,7 @@ func (d *DB) EditProject(ctx context.Context, name string, f func(*Project, Cont
 // in it, also where certificates say it. Errors: NotFound, Conflict, those of f.
 func (d *DB) RenameProject(ctx context.Context, from, to string, f func(Contents) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
+		tx.changes.Projects = true
 		has, err := contentsOf(ctx, tx.tx, from)
 		if err != nil {
 			return err
@@ -195,6 +198,7 @@ func (d *DB) RenameProject(ctx context.Context, from, to string, f func(Contents
 // Errors: NotFound, those of f.
 func (d *DB) DeleteProject(ctx context.Context, name string, f func(Contents) error) error {
 	return d.Tx(Freeing(ctx), func(tx *Tx) error {
+		tx.changes.Projects = true
 		id, err := projectRow(ctx, tx.tx, name)
 		if err != nil {
 			return err

@@ -84,8 +84,30 @@ func adoptImage(ctx context.Context, tx *db.Tx, img kiln.Image) error {
 	return tx.UpdateImage(ctx, img) // by what it was replaced
 }
 
-// adoptEvents writes the history of aliases anew, in the order in which it was.
+// adoptEvents writes the history of aliases anew, in the order in which it was. What rows say
+// of images that no record is of stays: an alias isn't to go back to what it was rolled back
+// from.
 func adoptEvents(ctx context.Context, tx *db.Tx, events []adoptedEvent) error {
+	recorded, seen := map[kiln.Fingerprint]bool{}, map[string]bool{}
+	for _, e := range events {
+		recorded[e.image] = true
+	}
+	for _, e := range slices.Clone(events) {
+		if seen[e.Alias] {
+			continue
+		}
+		seen[e.Alias] = true
+		rows, err := tx.History(ctx, e.Alias)
+		if err != nil {
+			return err
+		}
+		for _, r := range slices.Backward(rows) {
+			if !recorded[r.Fingerprint] && !r.Fingerprint.IsZero() {
+				events = append(events, adoptedEvent{db.Event{Alias: e.Alias, At: r.At, RolledBackAt: r.RolledBackAt},
+					r.Fingerprint})
+			}
+		}
+	}
 	slices.SortStableFunc(events, func(a, b adoptedEvent) int { return a.At.Compare(b.At) })
 	dropped := map[string]bool{}
 	for _, e := range events {

@@ -129,6 +129,22 @@ func TestAdopt(t *testing.T) {
 	if _, err := s.Record(of); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("of a deleted image: %v", err)
 	}
+	// That the alias was rolled back from an image which is gone is in rows only.
+	if err := s.db.Tx(t.Context(), func(tx *db.Tx) error {
+		return tx.AddEvent(t.Context(), fp, db.Event{Alias: "web", At: at.Add(2 * time.Hour), RolledBackAt: at.Add(3 * time.Hour)})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	history, err = s.History(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Adopt(t.Context(), saved[:2]); err != nil { // of the others
+		t.Fatal(err)
+	}
+	if again, err := s.History(t.Context(), "web"); !cmp.Equal(again, history) || err != nil || len(again) != 3 {
+		t.Errorf("%+v, then %+v, %v", history, again, err)
+	}
 	if err := os.Rename(s.recordPath(list[1].of()), s.recordPath(of)); err != nil {
 		t.Fatal(err)
 	}
