@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,7 +134,7 @@ func (t *fakeTree) read(f *os.File, name string) (*Entry, error) {
 	if is != unix.S_IFDIR && is != unix.S_IFREG {
 		return nil, errors.New("it is neither a file nor a directory")
 	}
-	fake, err := fakeXattrs(f)
+	fake, err := fakeXattrs(f, cmp.Or(t.lim.Xattrs, MaxXattrs))
 	if err != nil {
 		return nil, err
 	}
@@ -194,12 +195,13 @@ func (t *fakeTree) typed(e *Entry, f *os.File, mode uint32, st *unix.Stat_t) err
 }
 
 // fakeXattrs reads the extended attributes of users, which are all that the receiver can set.
-func fakeXattrs(f *os.File) (map[string]string, error) {
+// Values that take more than most bytes together are Invalid, and aren't read to the end.
+func fakeXattrs(f *os.File, most int) (map[string]string, error) {
 	list, err := xattrList(f)
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]string{}
+	all, taken := map[string]string{}, 0
 	for name := range strings.SplitSeq(strings.TrimSuffix(list, "\x00"), "\x00") {
 		if !strings.HasPrefix(name, "user.") {
 			continue
@@ -208,6 +210,12 @@ func fakeXattrs(f *os.File) (map[string]string, error) {
 		n, err := unix.Fgetxattr(int(f.Fd()), name, buf)
 		if err != nil {
 			return nil, fmt.Errorf("extended attribute %s: %w", name, err)
+		}
+		if name != statXattr {
+			taken += n
+		}
+		if taken > most {
+			return nil, fmt.Errorf("its extended attributes take more than %d bytes", most)
 		}
 		all[name] = string(buf[:n])
 	}

@@ -174,3 +174,25 @@ func TestWalkFakeHostile(t *testing.T) {
 		}
 	}
 }
+
+// TestFakeXattrsAreBounded doesn't read what is more than a file may have.
+func TestFakeXattrsAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	fake(t, dir, "40750 0,0 1:2", "/")
+	for i := range 3 {
+		if err := unix.Setxattr(dir, fmt.Sprintf("user.%d", i), make([]byte, 60), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if all, err := fakeXattrs(f, 180); err != nil || len(all) != 4 {
+		t.Errorf("%d attributes, %v", len(all), err)
+	}
+	if all, err := fakeXattrs(f, 100); err == nil || all != nil {
+		t.Errorf("%d attributes of more than 100 bytes, %v", len(all), err)
+	}
+}

@@ -200,6 +200,9 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	machine := formattest.Tiny(t, "machine")
 	u.add(kiln.Fingerprint(sha256.Sum256(machine)), machine, true, "app-machine")
 	u.images[len(u.images)-1].Type = "virtual-machine"
+	unnamed := formattest.Tiny(t, "unnamed")
+	byNumber := kiln.Fingerprint(sha256.Sum256(unnamed))
+	hidden.add(byNumber, unnamed, true)
 	for _, m := range []Mirror{{Name: "a", Remote: u.serve(t), PullThrough: true, Public: true,
 		Filters: []string{"ap"}},
 		{Name: "b", Remote: hidden.serve(t), PullThrough: true}} {
@@ -230,6 +233,12 @@ func TestPullThroughKeepsSecrets(t *testing.T) {
 	}
 	if img, err := d.PullThrough(t.Context(), "internal", Asker{Trusted: true}); err != nil || img.Public {
 		t.Errorf("a trusted client: %v, %v", img.Fingerprint, err)
+	}
+
+	// What has no name there gets none of what somebody typed, and isn't kept for ever.
+	img, err = d.PullThrough(t.Context(), byNumber.String(), Asker{Trusted: true})
+	if err != nil || img.Fingerprint != byNumber || len(img.Aliases) > 0 || !img.Cached {
+		t.Errorf("by its fingerprint: %+v, %v", img, err)
 	}
 }
 

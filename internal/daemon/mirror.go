@@ -191,6 +191,9 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	if err := d.mayFetch(ctx, m.Remote); err != nil {
 		return kiln.Image{}, err
 	}
+	if len(img.Aliases) == 0 {
+		return d.mirrorUnnamed(ctx, o, m, img)
+	}
 	img.Aliases = slices.Clone(img.Aliases)
 	var refused error
 	img.Aliases = slices.DeleteFunc(img.Aliases, func(a kiln.Alias) bool {
@@ -230,6 +233,21 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	}
 	d.tell(ctx, "image-updated", imageURL(got.Fingerprint), nil)
 	if err := d.dropVersionsBut(ctx, got.Fingerprint, m.Keep); err != nil {
+		return kiln.Image{}, err
+	}
+	return d.Images.Get(ctx, got.Fingerprint)
+}
+
+// mirrorUnnamed has an image here that has no name there, and was asked for by its fingerprint.
+// It gets none here either, and goes when nobody uses it any more.
+func (d *Daemon) mirrorUnnamed(ctx context.Context, o *op.Operation, m Mirror, img kiln.Image) (kiln.Image, error) {
+	spec := PullSpec{Remote: m.Remote, Name: img.Fingerprint.String()}
+	spec.Public, spec.Cached = m.Public, true
+	if err := checkSigned(m.Remote, img, spec.Name); err != nil {
+		return kiln.Image{}, err
+	}
+	got, err := d.bring(ctx, o, spec, img, bringOptions{proof: true})
+	if err != nil {
 		return kiln.Image{}, err
 	}
 	return d.Images.Get(ctx, got.Fingerprint)
@@ -352,9 +370,6 @@ func (d *Daemon) pullThrough(ctx context.Context, m Mirror, name string, via []s
 	_, err = d.Images.Get(ctx, img.Fingerprint)
 	if err == nil || img.Type == "virtual-machine" || !img.Public || !passes(img, m.Filters) {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
-	}
-	if len(img.Aliases) == 0 {
-		img.Aliases = []kiln.Alias{{Name: name}}
 	}
 	return d.mirrorImage(ctx, nil, m, img)
 }

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 func open(t *testing.T, path string) *DB {
@@ -102,8 +104,25 @@ func TestProfiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Images of others may mean the default project's profiles, or those of their own project.
+	for _, name := range []string{"shares", "apart"} {
+		p := Project{Name: name, Config: map[string]string{"features.images": "true",
+			"features.profiles": fmt.Sprint(name == "apart")}}
+		in := project.In(t.Context(), project.New(name, p.Config))
+		if err := errors.Join(d.CreateProject(t.Context(), p, Profile{Name: "a"}), d.Tx(in, func(tx *Tx) error {
+			return tx.CreateImage(in, kiln.Image{Fingerprint: kiln.Fingerprint{1}, Profiles: []string{"a"}})
+		})); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := d.RenameProfile(t.Context(), "a", "b"); err != nil {
 		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"shares": "b", "apart": "a"} {
+		list, err := d.Images(project.In(t.Context(), project.Alone(name)), ImageQuery{})
+		if err != nil || len(list) != 1 || cmp.Diff([]string{want}, list[0].Profiles) != "" {
+			t.Errorf("%s: %+v, %v; want %s", name, list, err, want)
+		}
 	}
 	if i, _ := d.Instance(t.Context(), "c1"); cmp.Diff([]string{"x", "b"}, i.Profiles) != "" {
 		t.Errorf("%v", i.Profiles)

@@ -239,14 +239,19 @@ func setProfiles(ctx context.Context, tx *Tx, u users, id int64, names []string)
 	return nil
 }
 
-// replaceProfile puts another name, or none, into the lists of a project's images.
+// replaceProfile puts another name, or none, into the lists of the images that a project's
+// profiles are for: its own, and those of projects that use its profiles.
 func replaceProfile(ctx context.Context, tx *Tx, in int64, from, to string) error {
+	users, err := profileUsers(ctx, tx.tx, in)
+	if err != nil {
+		return err
+	}
 	lists := map[int64][]string{}
-	err := each(ctx, tx.tx, `SELECT id, profiles FROM images WHERE project_id = ?`, []any{in}, func(rows *sql.Rows) error {
-		var id int64
+	err = each(ctx, tx.tx, `SELECT id, project_id, profiles FROM images`, nil, func(rows *sql.Rows) error {
+		var id, of int64
 		var list []string
-		err := rows.Scan(&id, noted{"profiles", jsonColumn{&list}, new(string)}) // a damaged one stays as it is
-		if slices.Contains(list, from) {
+		err := rows.Scan(&id, &of, noted{"profiles", jsonColumn{&list}, new(string)}) // a damaged one stays as it is
+		if users[of] && slices.Contains(list, from) {
 			lists[id] = list
 		}
 		return err
@@ -266,4 +271,21 @@ func replaceProfile(ctx context.Context, tx *Tx, in int64, from, to string) erro
 		}
 	}
 	return nil
+}
+
+// profileUsers are the projects whose images name the profiles of one.
+func profileUsers(ctx context.Context, q queryer, of int64) (map[int64]bool, error) {
+	users := map[int64]bool{of: true}
+	if of != defaultID { // only the default one's are others', too
+		return users, nil
+	}
+	err := each(ctx, q, `SELECT id, name, config FROM projects`, nil, func(rows *sql.Rows) error {
+		var id int64
+		var name string
+		var config map[string]string
+		err := rows.Scan(&id, &name, noted{"config", jsonColumn{&config}, new(string)})
+		users[id] = users[id] || project.New(name, config).Profiles == project.Default
+		return err
+	})
+	return users, err
 }
