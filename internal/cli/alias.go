@@ -55,14 +55,7 @@ func (a *app) aliasCmd() *cobra.Command {
 		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"},
 			Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				return each(args, func(word string) error {
-					at, err := a.At(word)
-					if err != nil {
-						return err
-					}
-					err = at.Change(c.Context(), http.MethodDelete, aliasPath(at.Name), nil, "")
-					return a.missing(c.Context(), at, "alias", err)
-				})
+				return a.deleteAll(c.Context(), args, a.named("alias", aliasPath), "")
 			}},
 		&cobra.Command{Use: "show [<remote>:]<alias>", Short: "Show an alias as YAML", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {

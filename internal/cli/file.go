@@ -24,13 +24,21 @@ func (a *app) fileCmd() *cobra.Command {
 		&cobra.Command{Use: "delete [<remote>:]<instance>/<path>...", Aliases: []string{"rm"},
 			Short: "Delete files of instances, and directories that are empty", Args: cobra.MinimumNArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
-				return each(args, func(word string) error {
+				all, err := allThere(args, func(word string) (filePlace, error) {
 					at, err := a.fileAt(word)
-					if err != nil {
-						return err
+					if err == nil && len(args) > 1 {
+						err = at.there(c.Context())
 					}
-					return at.explain(c.Context(), at.DeleteFile(c.Context(), at.Name, at.path))
+					return at, err
 				})
+				if err != nil {
+					return err
+				}
+				var errs []error
+				for _, at := range all {
+					errs = append(errs, at.explain(c.Context(), at.DeleteFile(c.Context(), at.Name, at.path)))
+				}
+				return errors.Join(errs...)
 			}})
 	return c
 }
@@ -64,6 +72,18 @@ func (at filePlace) pin(ctx context.Context) (filePlace, error) {
 	err := i.read(ctx)
 	at.Place = i.at
 	return at, err
+}
+
+// there is NotFound if there is no such file. One that can't be read is there.
+func (at filePlace) there(ctx context.Context) error {
+	f, err := at.OpenFile(ctx, at.Name, at.path)
+	if err == nil && f.Body != nil {
+		err = f.Body.Close()
+	}
+	if !errors.Is(err, kiln.NotFound) {
+		return nil
+	}
+	return at.explain(ctx, err)
 }
 
 // explain makes an error about a file one about the instance if that isn't there.

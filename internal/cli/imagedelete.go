@@ -16,16 +16,15 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			var all []heldImage
-			if err := each(args, func(word string) error { // before any is gone
+			all, err := allThere(args, func(word string) (heldImage, error) {
 				i, err := a.image(c.Context(), word)
 				if err != nil {
-					return err
+					return i, err
 				}
-				all = append(all, i)
-				return i.surely()
-			}); err != nil {
-				return notAny(err, len(args))
+				return i, i.surely()
+			})
+			if err != nil {
+				return err
 			}
 			var errs []error
 			for _, i := range all {
@@ -46,12 +45,4 @@ func (i heldImage) surely() error {
 			name, short(i.Fingerprint), enough)
 	}
 	return nil
-}
-
-// notAny says that a wrong word among several has spared the others.
-func notAny(err error, words int) error {
-	if words < 2 {
-		return err
-	}
-	return kiln.Errorf(kiln.KindOf(err), "%w; nothing was deleted", err)
 }

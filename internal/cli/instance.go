@@ -237,11 +237,12 @@ func (a *app) deleteCmd() *cobra.Command {
 	interactive := c.Flags().BoolP("interactive", "i", false, "ask before each is deleted")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		looked := map[string]heldInstance{}
-		if err := each(args, func(word string) (err error) {
-			looked[word], err = a.deletable(c.Context(), word, *force)
-			return err
+		if _, err := allThere(args, func(word string) (i heldInstance, err error) {
+			i, err = a.deletable(c.Context(), word, *force)
+			looked[word] = i
+			return i, err
 		}); err != nil {
-			return notAny(err, len(args))
+			return err
 		}
 		return each(args, func(word string) error {
 			if *interactive {
@@ -250,7 +251,7 @@ func (a *app) deleteCmd() *cobra.Command {
 				}
 			}
 			if isSnapshot(word) {
-				return a.deleteSnapshot(c.Context(), word)
+				return a.deleteAll(c.Context(), []string{word}, a.oneSnapshot, "")
 			}
 			i := looked[word]
 			if err := i.read(c.Context()); err != nil {
@@ -276,10 +277,7 @@ func isSnapshot(word string) bool { return strings.Contains(word, "/") }
 // does. It gives the instance that is meant by a word.
 func (a *app) deletable(ctx context.Context, word string, force bool) (heldInstance, error) {
 	if isSnapshot(word) {
-		at, instance, snap, err := snapshotOf(a, []string{word})
-		if err == nil {
-			_, err = at.Get(ctx, snapshotPath(instance, snap), nil, nil)
-		}
+		_, err := a.oneSnapshot(ctx, word)
 		return heldInstance{}, err
 	}
 	i, err := a.instance(ctx, word)

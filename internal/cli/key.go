@@ -317,13 +317,26 @@ func (a *app) keyDeleteCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return each(args, func(name string) error {
-			if _, err := keys.SecretFile(name); !*force && !errors.Is(err, kiln.NotFound) {
-				return kiln.Errorf(kiln.Invalid, "%q is a secret key, which nobody can bring back; keep a copy of it (kiln key "+
+		if _, err := allThere(args, func(name string) (string, error) {
+			if err := place.CheckKeyName(name); err != nil {
+				return name, err
+			}
+			_, err := keys.SecretFile(name)
+			switch {
+			case errors.Is(err, kiln.NotFound):
+				_, err = keys.Find(name)
+				if !errors.Is(err, kiln.NotFound) { // a damaged one can go
+					err = nil
+				}
+			case !*force:
+				err = kiln.Errorf(kiln.Invalid, "%q is a secret key, which nobody can bring back; keep a copy of it (kiln key "+
 					"export %s --secret <file>), and delete it with --force", name, name)
 			}
-			return keys.Remove(name)
-		})
+			return name, err
+		}); err != nil {
+			return err
+		}
+		return each(args, keys.Remove)
 	}
 	return c
 }

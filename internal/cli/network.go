@@ -198,16 +198,7 @@ func (a *app) networkVerbs(verb addVerb) {
 		})
 	verb("delete [<remote>:]<network>...", "Delete networks that nobody uses", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			return each(args, func(word string) error {
-				at, err := a.At(word)
-				if err == nil {
-					err = a.missing(ctx, at, "network", at.Change(ctx, http.MethodDelete, networkPath(at.Name), nil, ""))
-				}
-				if err == nil {
-					a.say("Network %s deleted", at.Name)
-				}
-				return err
-			})
+			return a.deleteAll(ctx, args, a.named("network", networkPath), "Network %s deleted")
 		})
 }
 

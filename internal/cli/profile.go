@@ -147,16 +147,7 @@ func (a *app) profileVerbs(verb addVerb) {
 func (a *app) profileNameVerbs(verb addVerb) {
 	verb("delete [<remote>:]<profile>...", "Delete profiles", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			return each(args, func(word string) error {
-				at, err := a.At(word)
-				if err == nil {
-					err = a.missing(ctx, at, "profile", at.Change(ctx, http.MethodDelete, profilePath(at.Name), nil, ""))
-				}
-				if err == nil {
-					a.say("Profile %s deleted", at.Name)
-				}
-				return err
-			})
+			return a.deleteAll(ctx, args, a.named("profile", profilePath), "Profile %s deleted")
 		})
 	verb("rename [<remote>:]<profile> <new-name>", "Rename a profile", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {

@@ -228,16 +228,7 @@ func (a *app) projectVerbs(verb addVerb) {
 		})
 	verb("delete [<remote>:]<project>...", "Delete empty projects", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			return each(args, func(word string) error {
-				at, err := a.At(word)
-				if err == nil {
-					err = a.missing(ctx, at, "project", at.Change(ctx, http.MethodDelete, projectPath(at.Name), nil, ""))
-				}
-				if err == nil {
-					a.say("Project %s deleted", at.Name)
-				}
-				return err
-			})
+			return a.deleteAll(ctx, args, a.named("project", projectPath), "Project %s deleted")
 		})
 	verb("switch [<remote>:]<project>", "Set the project that commands are about", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {

@@ -203,21 +203,26 @@ func (a *app) snapshotDeleteCmd() *cobra.Command {
 		Short: "Delete snapshots", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.Contains(args[0], "/") {
-				return each(args, func(word string) error { return a.deleteSnapshot(c.Context(), word) })
+				return a.deleteAll(c.Context(), args, a.oneSnapshot, "")
 			}
 			if len(args) == 1 {
 				return usageError{fmt.Errorf("missing argument: <snapshot>; usage: %s", c.UseLine())}
 			}
-			return each(args[1:], func(snap string) error { return a.deleteSnapshot(c.Context(), args[0]+"/"+snap) })
+			return a.deleteAll(c.Context(), args[1:], func(ctx context.Context, snap string) (thing, error) {
+				return a.oneSnapshot(ctx, args[0]+"/"+snap)
+			}, "")
 		}}
 }
 
-func (a *app) deleteSnapshot(ctx context.Context, word string) error {
+// oneSnapshot finds the snapshot that a word means: "c1/s0".
+func (a *app) oneSnapshot(ctx context.Context, word string) (thing, error) {
 	at, instance, snap, err := snapshotOf(a, []string{word})
 	if err != nil {
-		return err
+		return thing{}, err
 	}
-	return at.Change(ctx, http.MethodDelete, snapshotPath(instance, snap), nil, "")
+	t := thing{at, snapshotPath(instance, snap), at.Name}
+	_, err = at.Get(ctx, t.path, nil, nil)
+	return t, err
 }
 
 func (a *app) snapshotRenameCmd() *cobra.Command {

@@ -62,13 +62,14 @@ func (a *app) trustCmd() *cobra.Command {
 			}},
 		&cobra.Command{Use: "remove [<remote>:]<client>...", Aliases: []string{"rm"}, Short: "Remove trusted clients",
 			Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-				return each(args, func(word string) error {
+				return a.deleteAll(c.Context(), args, func(ctx context.Context, word string) (thing, error) {
 					at, err := a.At(word)
 					if err != nil {
-						return err
+						return thing{}, err
 					}
-					return at.Change(c.Context(), http.MethodDelete, certificatePath(at.Name), nil, "")
-				})
+					_, err = at.Get(ctx, certificatePath(at.Name), nil, nil)
+					return thing{at, certificatePath(at.Name), at.Name}, err
+				}, "")
 			}},
 	)
 	return c

@@ -235,16 +235,10 @@ func (a *app) volumeVerbs(verb addVerb) {
 		})
 	verb("delete [<remote>:]<pool> <volume>...", "Delete storage volumes that nobody uses, with their files, or snapshots",
 		cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
-			return each(args[1:], func(word string) error {
+			return a.deleteAll(ctx, args[1:], func(ctx context.Context, word string) (thing, error) {
 				v, err := a.volumeOrSnapshot(ctx, args[0], word)
-				if err == nil {
-					err = v.at.Change(ctx, http.MethodDelete, v.path, nil, "")
-				}
-				if err == nil {
-					a.say("Storage volume %s deleted", v.Name)
-				}
-				return err
-			})
+				return thing{v.at, v.path, v.Name}, err
+			}, "Storage volume %s deleted")
 		})
 }
 

@@ -151,6 +151,43 @@ func TestMistakes(t *testing.T) {
 	s.fails("waitready --timeout 1 -q", 9, "isn't ready after 1 s", "no kiln daemon answers")
 }
 
+// TestOneOfSeveralMissing has verbs about several things do nothing to any when one is
+// wrong.
+func TestOneOfSeveralMissing(t *testing.T) {
+	s := newSession(t)
+	fp := s.image("1", "--alias one --alias two")
+	for _, setup := range []string{"init one c1", "init one c2", "snapshot c1 s1", "snapshot c1 s2", "profile create p1",
+		"profile create p2", "project create j1", "storage volume create default v1", "storage volume snapshot default v1 s1",
+		"file create c1/d/f -p", "key generate k1", "network create n1"} {
+		s.ok(setup)
+	}
+	s.ok("key export k1 " + filepath.Join(s.dir, "k1.pub"))
+	s.ok("key import " + filepath.Join(s.dir, "k1.pub") + " k2")
+	for words, still := range map[string]string{
+		"delete c1 gone": "info c1", "delete c1/s1 c1/gone": "snapshot show c1 s1", "snapshot delete c1 s1 gone s2": "snapshot show c1 s1",
+		"snapshot delete c1/s1 c1/gone": "snapshot show c1 s1", "profile delete p1 gone p2": "profile show p1",
+		"image alias delete one gone": "image alias show one", "image delete " + fp + " gone": "image info one",
+		"project delete j1 gone": "project show j1", "storage volume delete default v1 gone": "storage volume show default v1",
+		"storage volume delete default v1/s1 v1/gone": "storage volume show default v1/s1",
+		"file delete c1/d/f c1/d/gone":                "file pull c1/d/f -", "file delete c1/d/f gone/x": "file pull c1/d/f -",
+		"key delete k2 gone": "key show k2", "network delete n1 gone": "network show n1",
+	} {
+		s.fails(words, 3, "gone", "; nothing was deleted")
+		if _, err, code := s.run(still); code != 0 {
+			t.Errorf("%s deleted some of it: %s", words, err)
+		}
+	}
+	s.fails("key delete k2 k1", 2, "--force", "nothing was deleted")
+	s.fails("key delete k2 ../k1", 2, "can't name a key", "nothing was deleted")
+	s.ok("key show k2")
+	s.ok("profile delete p1 p2 p1") // once each
+	s.ok("snapshot delete c1 s1 s2")
+	s.ok("file delete c1/d/f c1/d")
+	s.ok("image alias delete one two")
+	s.ok("storage volume delete default v1/s1 v1")
+	s.ok("delete c1 c2")
+}
+
 // TestPreseedProjects sets projects up as LXD does, with profiles of their own.
 func TestPreseedProjects(t *testing.T) {
 	s := newSession(t)
