@@ -200,7 +200,7 @@ func (a *app) importCmd() *cobra.Command {
 	_ = f.MarkHidden("storage") // lxc has it
 	c.RunE = func(c *cobra.Command, args []string) error {
 		remote := ""
-		if _, err := os.Stat(args[0]); err != nil && strings.HasSuffix(args[0], ":") && len(args) > 1 {
+		if _, err := os.Stat(args[0]); err != nil && place.IsServer(args[0]) && len(args) > 1 {
 			remote, args = args[0], args[1:]
 		}
 		if len(args) > 2 {

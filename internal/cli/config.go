@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) configCmd() *cobra.Command {
@@ -22,7 +23,7 @@ func (a *app) configCmd() *cobra.Command {
 // isServer reports whether words for config get and the like mean the server: then
 // there is no instance before the keys.
 func isServer(args []string, keys int) bool {
-	return len(args) == keys || len(args) > 0 && strings.HasSuffix(args[0], ":")
+	return len(args) == keys || len(args) > 0 && place.IsServer(args[0])
 }
 
 func (a *app) configGetCmd() *cobra.Command {
@@ -94,7 +95,7 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			server := isServer(args, 1) && verb == "unset" || verb == "set" && (strings.Contains(args[0], "=") ||
-				strings.Contains(args[0], ".") && len(args) == 2 || strings.HasSuffix(args[0], ":"))
+				strings.Contains(args[0], ".") && len(args) == 2 || place.IsServer(args[0]))
 			target := ""
 			at, rest, err := a.Server(args)
 			switch {

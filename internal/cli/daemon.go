@@ -121,7 +121,7 @@ func (a *app) versionCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

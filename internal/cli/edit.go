@@ -144,6 +144,7 @@ func decode[T any](b []byte, now T, whole any, keys map[string]yaml.Node) (v T, 
 		}
 		is, there := fixed[k]
 		if !there {
+			known = slices.DeleteFunc(known, func(k string) bool { return k == oldAutoUpdate })
 			return v, kiln.Errorf(kiln.Invalid, "unknown key %q%s; the keys are %s; nothing was changed", k,
 				kiln.DidYouMean(k, known), strings.Join(known, ", "))
 		}

@@ -339,8 +339,12 @@ const imageHelp = `### This is what can be changed of an image, as YAML.
 ### Lines that begin with # are left out.
 ###
 ### properties are your own; an empty value removes one.
-### public makes the image make the image public: untrusted clients may use it.
+### public makes the image public: untrusted clients may use it.
+### auto_update has it follow the server that it was copied from.
 `
+
+// oldAutoUpdate is a key that is read, and not shown.
+const oldAutoUpdate = "autoupdate"
 
 // imageYAML is what people write: also the old name of auto_update.
 type imageYAML struct {
@@ -407,7 +411,7 @@ func (a *app) imageVerifyCmd() *cobra.Command {
 	addListFormats(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 || len(args) == 1 && place.IsServer(args[0]) {
-			at, _, err := a.Server(args)
+			at, err := a.server(args)
 			if err != nil {
 				return err
 			}
@@ -451,7 +455,7 @@ func (a *app) imageDfCmd() *cobra.Command {
 	c := &cobra.Command{Use: "df [<remote>:]", Short: "Show how much disk space images use", Args: cobra.MaximumNArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

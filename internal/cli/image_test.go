@@ -24,6 +24,14 @@ func TestImageVerbs(t *testing.T) {
 	s.says("image list -c lAcUCxk one", "| AUTO UPDATE | CACHED | LAST USED |", "| no          | no     | never     |")
 	s.says("image list -c L -f csv,header one", "ALIASES\n\"one\nuno\"\n")
 	s.says("image list b: -f csv", "")
+	s.says("image list local:two -f csv -c l", "two\n")
+	s.says("image alias list local:uno -f csv -c a", "uno\n")
+	if out := s.ok("image list local:two public=false -f csv"); out != "" {
+		t.Error(out)
+	}
+	s.fails("image list b:junk:", 2, `"b:junk:" names no server`)
+	s.fails("image import "+filepath.Join(s.dir, "1.tar")+" b:junk:", 2, `"b: --alias junk"`)
+	s.fails("image import "+filepath.Join(s.dir, "1.tar")+" b:junk", 2, `"b: --alias junk"`)
 	s.says("image list one -f yaml", "fingerprint: "+one)
 	s.fails("image list -c lz", 2, "shorthand char 'z'")
 	s.fails("image list -f xml", 2, "table, csv, json, yaml or compact")
@@ -41,7 +49,7 @@ func TestImageVerbs(t *testing.T) {
 	s.says("image verify -f csv", one+",good\n", two+",good\n")
 	s.says("image verify one", one+": good")
 	s.says("image df", "kB", "STORED")
-	s.says("image df -f csv one", "")
+	s.fails("image df -f csv one", 2, `"one" names no server`, "kiln remote list")
 
 	// Properties.
 	s.ok("image set-property one os 'Debian 12'")
@@ -72,7 +80,8 @@ func TestImageVerbs(t *testing.T) {
 	}
 	s.ok("image export one " + dir)
 	s.says("image hash "+filepath.Join(dir, one+".tar"), one)
-	s.fails("image export one "+filepath.Join(s.dir, "nowhere")+"/", 3, "no directory")
+	s.fails("image export nothing "+filepath.Join(s.dir, "nowhere")+"/", 3, "no directory")
+	s.fails("image patch one two "+filepath.Join(s.dir, "nowhere", "p"), 3, "no directory")
 	s.fails("image import "+filepath.Join(s.dir, "nothing"), 3, "nothing")
 	s.says("image import "+out+".tar --alias two3", "there already", one, "alias two3")
 	s.fails("image import "+out+".tar --alias 'a b'", 2, "white space")
@@ -259,6 +268,7 @@ func TestImageEdit(t *testing.T) {
 		"architecture: aarch64":            `"architecture" can't be changed`,
 		"public: false\npublic: true\n":    "public",
 		"properties: {os: x}\nprofils: []": `did you mean "profiles"?`,
+		"auto_updte: true":                 `did you mean "auto_update"?; the keys are auto_update, properties, public, expires_at, profiles;`,
 	} {
 		s.stdin = yaml
 		s.fails("image edit one", 2, want, "nothing was changed")

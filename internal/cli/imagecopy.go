@@ -32,6 +32,18 @@ type copying struct {
 	within  bool // from one project of a server to another
 }
 
+// forServer says what is wrong with the word for the server that an image is to be on.
+func forServer(word string) error {
+	switch server, name, ok := strings.Cut(word, ":"); {
+	case !ok:
+		return usageError{fmt.Errorf("the target is a server: write it as %q", word+":")}
+	case name != "":
+		return usageError{fmt.Errorf("the target is a server, without a name; to give the image an alias there write "+
+			"\"%s: --alias %s\"", server, strings.TrimSuffix(name, ":"))}
+	}
+	return nil
+}
+
 // The ways of an image, as --mode has them.
 const (
 	pull  = "pull"  // the target fetches it
@@ -65,12 +77,8 @@ func (a *app) imageCopyCmd() *cobra.Command {
 		if *vm {
 			return kiln.Errorf(kiln.Unsupported, "kiln keeps images of system containers, not of virtual machines")
 		}
-		switch server, name, ok := strings.Cut(args[1], ":"); {
-		case !ok:
-			return usageError{fmt.Errorf("the target is a server: write it as %q", args[1]+":")}
-		case name != "":
-			return usageError{fmt.Errorf("the target is a server, without a name; to give the copy an alias write "+
-				"\"%s: --alias %s\"", server, strings.TrimSuffix(name, ":"))}
+		if err := forServer(args[1]); err != nil {
+			return err
 		}
 		for _, n := range *aliases {
 			if err := kiln.CheckAlias(n); err != nil {

@@ -63,7 +63,10 @@ func (a *app) imageImportCmd() *cobra.Command {
 		for i, w := range args {
 			key, value, ok := strings.Cut(w, "=")
 			switch _, err := os.Stat(w); {
-			case i > 0 && strings.HasSuffix(w, ":") && err != nil:
+			case i > 0 && err != nil && a.namesServer(w):
+				if err := forServer(w); err != nil {
+					return err
+				}
 				if at, err = a.At(w); err != nil {
 					return err
 				}
@@ -90,6 +93,17 @@ func (a *app) imageImportCmd() *cobra.Command {
 		return a.signNew(c.Context(), at, fp.String(), by)
 	}
 	return c
+}
+
+// namesServer reports whether a word begins with a server: "srv:", also with a name after it
+// if there is such a remote.
+func (a *app) namesServer(word string) bool {
+	remote, rest, ok := strings.Cut(word, ":")
+	if !ok || strings.ContainsAny(remote, "/=") {
+		return false
+	}
+	config, err := a.Config()
+	return strings.HasSuffix(rest, ":") || rest == "" || err == nil && config.Remotes[remote] != nil
 }
 
 // importImage is kiln.Copy with what the user says of the image. It gives the fingerprint.
@@ -152,6 +166,13 @@ func (a *app) imageExportCmd() *cobra.Command {
 		Short: "Export the files of an image",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
+			target := "."
+			if len(args) == 2 {
+				target = args[1]
+			}
+			if err := a.exportable(target); err != nil { // before anything is fetched
+				return err
+			}
 			src, i, err := a.FindImage(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -159,10 +180,6 @@ func (a *app) imageExportCmd() *cobra.Command {
 			s, err := carried{Source: src, app: a, what: "Exporting the image", from: i, size: i.Size}.Open(c.Context(), i)
 			if err != nil {
 				return err
-			}
-			target := "."
-			if len(args) == 2 {
-				target = args[1]
 			}
 			err = a.export(i.Fingerprint, &checked{Stream: s, sum: sha256.New()}, target)
 			err = errors.Join(err, s.Close())
@@ -194,12 +211,20 @@ func (c *checked) is(want kiln.Fingerprint) error {
 	return nil
 }
 
+// exportable says why an image can't be written to a target.
+func (a *app) exportable(target string) error {
+	if target != "-" {
+		return writable(target)
+	}
+	if terminal(a.Out) {
+		return usageError{fmt.Errorf("an image isn't written to a terminal; redirect the output, or name a file")}
+	}
+	return nil
+}
+
 // export writes the files of an image to a target, all of them or none.
 func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 	if target == "-" {
-		if terminal(a.Out) {
-			return usageError{fmt.Errorf("an image isn't written to a terminal; redirect the output, or name a file")}
-		}
 		for {
 			f, err := s.Next()
 			if errors.Is(err, io.EOF) {
@@ -215,9 +240,6 @@ func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 				return err
 			}
 		}
-	}
-	if fi, err := os.Stat(target); strings.HasSuffix(target, "/") && (err != nil || !fi.IsDir()) {
-		return kiln.Errorf(kiln.NotFound, "there is no directory %s", target)
 	}
 	var temps, finals []string
 	defer func() {

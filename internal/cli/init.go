@@ -84,7 +84,7 @@ func (a *app) initCmd() *cobra.Command {
 			return usageError{fmt.Errorf("--dir is for what is done to the files of a daemon that doesn't run; init talks to " +
 				"one that does: KILN_DIR=DIR kiln admin init")}
 		}
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		switch {
 		case err != nil:
 			return err

@@ -74,8 +74,8 @@ func (a *app) infoCmd() *cobra.Command {
 	resources := c.Flags().Bool("resources", false, "of a server: show what its host is made of")
 	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 || strings.HasSuffix(args[0], ":") {
-			at, _, err := a.Server(args)
+		if len(args) == 0 || place.IsServer(args[0]) {
+			at, err := a.server(args)
 			if err != nil {
 				return err
 			}
@@ -183,7 +183,7 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *all {
-			at, _, err := a.Server(args)
+			at, err := a.server(args)
 			if err != nil {
 				return err
 			}

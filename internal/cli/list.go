@@ -40,7 +40,7 @@ func (a *app) listCmd() *cobra.Command {
 		if err := checkFilters(words); err != nil {
 			return err
 		}
-		at, words, err := a.Server(words)
+		at, words, err := a.Filtered(words)
 		if err != nil {
 			return err
 		}

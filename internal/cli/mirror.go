@@ -8,6 +8,7 @@ import (
 
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 func (a *app) mirrorCmd() *cobra.Command {
@@ -27,7 +28,7 @@ func (a *app) mirrorCmd() *cobra.Command {
 		col('e', "ERROR", func(m api.Mirror) string { return m.LastError }),
 	})
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}
@@ -96,6 +97,17 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 			Filters: args[1:],
 			Keep:    *keep, PullThrough: *through, Public: !*private, RemoteAccess: api.RemoteAccess{CA: where.CA,
 				Mirrors: where.Mirrors, Proxy: where.Proxy, ImageKey: where.ImageKey},
+		}
+		if r.Remotes[remote].Unix() {
+			s := api.ImagesPostSource{}
+			from, err := a.Connect(remote)
+			if err == nil {
+				err = place.OverNetwork(c.Context(), from, &s, "kiln image copy")
+			}
+			if err != nil {
+				return err
+			}
+			post.Server, post.Protocol, post.Certificate, post.Mirrors = s.Server, s.Protocol, s.Certificate, s.Mirrors
 		}
 		done, err := a.watch(c.Context(), at, client.Request{Method: http.MethodPost, Path: "/1.0/kiln/mirrors", Body: post})
 		a.tellMirrored(done)

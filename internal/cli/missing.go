@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -60,4 +61,15 @@ func nameList(ctx context.Context, at place.Place, collection string) ([]string,
 		}
 	}
 	return names, nil
+}
+
+// server finds the server that a command is about whose only argument is that: none, or
+// "srv:".
+func (a *app) server(args []string) (place.Place, error) {
+	at, rest, err := a.Server(args)
+	if err != nil || len(rest) == 0 {
+		return at, err
+	}
+	return at, usageError{fmt.Errorf("%q names no server; write <remote>: with the colon at the end; see: kiln remote list",
+		rest[0])}
 }

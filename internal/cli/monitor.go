@@ -24,7 +24,7 @@ func (a *app) monitorCmd() *cobra.Command {
 					alternatives(known))}
 			}
 		}
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

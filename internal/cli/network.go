@@ -74,7 +74,7 @@ func (a *app) networkListCmd() *cobra.Command {
 		col('s', "STATE", func(n api.Network) string { return strings.ToUpper(n.Status) }),
 	})
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func (a *app) operationListCmd() *cobra.Command {
 		col('u', "CREATED", func(o api.Operation) string { return minute(o.CreatedAt) }),
 	})
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

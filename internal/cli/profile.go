@@ -74,7 +74,7 @@ func (a *app) profileCmd() *cobra.Command {
 	})
 	a.allProjectsFlag(list)
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (a *app) profileCmd() *cobra.Command {
 		}
 		return show(all)
 	}
-	c.AddCommand(list, a.profileCopyCmd(), a.deviceCmd("profile", a.profileHolder))
+	c.AddCommand(list, a.profileCreateCmd(), a.profileCopyCmd(), a.deviceCmd("profile", a.profileHolder))
 	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command,
 			args []string) error {
@@ -107,29 +107,6 @@ func (a *app) profileVerbs(verb addVerb) {
 				return err
 			}
 			return a.yaml(p.Profile)
-		})
-	verb("create [<remote>:]<profile>", "Create a profile, from YAML on standard input if there is any",
-		cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
-			at, err := a.At(args[0])
-			if err != nil {
-				return err
-			}
-			post := api.ProfilesPost{Name: at.Name}
-			if !terminal(a.In) {
-				b, err := readYAML(a.In)
-				if err != nil {
-					return err
-				}
-				if post.ProfilePut, err = parseNew[api.ProfilePut](b); err != nil {
-					return err
-				}
-			}
-			if err := at.Change(ctx, http.MethodPost, "/1.0/profiles", post, ""); err != nil {
-				return err
-			}
-			a.say("Profile %s created", at.Name)
-			return nil
 		})
 	verb("edit [<remote>:]<profile>", "Edit a profile", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
@@ -162,6 +139,45 @@ func (a *app) profileNameVerbs(verb addVerb) {
 			err = at.Change(ctx, http.MethodPost, profilePath(at.Name), api.Rename{Name: to.Name}, "")
 			return a.missing(ctx, at, "profile", err)
 		})
+}
+
+func (a *app) profileCreateCmd() *cobra.Command {
+	c := &cobra.Command{Use: "create [<remote>:]<profile> [<key>=<value>...]",
+		Short: "Create a profile, from YAML on standard input if there is any", Args: cobra.MinimumNArgs(1)}
+	description := c.Flags().String("description", "", "description of the profile")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		config, err := pairs(args[1:])
+		if err != nil {
+			return err
+		}
+		at, err := a.At(args[0])
+		if err != nil {
+			return err
+		}
+		post := api.ProfilesPost{Name: at.Name}
+		if !terminal(a.In) {
+			b, err := readYAML(a.In)
+			if err != nil {
+				return err
+			}
+			if post.ProfilePut, err = parseNew[api.ProfilePut](b); err != nil {
+				return err
+			}
+		}
+		if post.Config == nil {
+			post.Config = map[string]string{}
+		}
+		maps.Copy(post.Config, config)
+		if *description != "" {
+			post.Description = *description
+		}
+		if err := at.Change(c.Context(), http.MethodPost, "/1.0/profiles", post, ""); err != nil {
+			return err
+		}
+		a.say("Profile %s created", at.Name)
+		return nil
+	}
+	return c
 }
 
 func (a *app) profileCopyCmd() *cobra.Command {

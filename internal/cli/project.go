@@ -100,7 +100,7 @@ func (a *app) projectListCmd() *cobra.Command {
 	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var err error
-		if at, _, err = a.Server(args); err != nil {
+		if at, err = a.server(args); err != nil {
 			return err
 		}
 		all, err := client.List[api.Project](c.Context(), at.Client, "/1.0/projects", 1)
@@ -240,7 +240,7 @@ func (a *app) projectVerbs(verb addVerb) {
 		})
 	verb("get-current [<remote>:]", "Show the project that commands are about", cobra.MaximumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			at, _, err := a.Server(args)
+			at, err := a.server(args)
 			if err != nil {
 				return err
 			}

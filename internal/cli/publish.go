@@ -61,7 +61,10 @@ func (a *app) publishCmd() *cobra.Command {
 			return usageError{kiln.Errorf(kiln.Invalid, "%q names no instance; write its name after the colon", args[0])}
 		}
 		to, words := at, args[1:]
-		if len(words) > 0 && strings.HasSuffix(words[0], ":") && !strings.Contains(words[0], "=") {
+		if len(words) > 0 && a.namesServer(words[0]) {
+			if err := forServer(words[0]); err != nil {
+				return err
+			}
 			if to, err = a.At(words[0]); err != nil {
 				return err
 			}

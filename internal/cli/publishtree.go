@@ -219,6 +219,9 @@ func (a *app) imagePatchCmd() *cobra.Command {
 			if len(args) == 3 {
 				name = args[2]
 			}
+			if err := writable(name); err != nil { // making a patch can take long
+				return err
+			}
 			path := "/1.0/kiln/images/" + img.Fingerprint + "/files/" + to.Hash + "/patch/" + from.Hash
 			if err := fetchBeside(c.Context(), base.at, path, name); err != nil {
 				return err

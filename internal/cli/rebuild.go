@@ -93,7 +93,7 @@ func (a *app) rebuildCmd() *cobra.Command {
 	all := c.Flags().Bool("outdated", false, "every instance whose image has a newer version")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
-		case *all && (*empty || len(args) > 1 || len(args) == 1 && !strings.HasSuffix(args[0], ":")):
+		case *all && (*empty || len(args) > 1 || len(args) == 1 && !place.IsServer(args[0])):
 			return usageError{errors.New("--outdated takes each instance from the newest version of its image; name no " +
 				"instance and no image")}
 		case *all:
@@ -112,7 +112,7 @@ func (a *app) rebuildCmd() *cobra.Command {
 
 // rebuildOutdated rebuilds each instance of a server whose image has a newer version.
 func (a *app) rebuildOutdated(ctx context.Context, args []string, force bool) error {
-	at, _, err := a.Server(args)
+	at, err := a.server(args)
 	if err != nil {
 		return err
 	}

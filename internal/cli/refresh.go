@@ -45,7 +45,7 @@ func (a *app) imagePruneCmd() *cobra.Command {
 	dry := c.Flags().Bool("dry-run", false, "only show what would be deleted")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

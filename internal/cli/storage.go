@@ -40,7 +40,7 @@ func (a *app) poolListCmd() *cobra.Command {
 		col('s', "STATE", func(p api.StoragePool) string { return strings.ToUpper(p.Status) }),
 	})
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ func (a *app) topCmd() *cobra.Command {
 		if *interval < 1 || *interval > 3600 {
 			return usageError{fmt.Errorf("--interval %d: it is from 1 to 3600 seconds", *interval)}
 		}
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

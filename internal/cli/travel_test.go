@@ -60,13 +60,16 @@ func TestImagesTravel(t *testing.T) {
 	s.ok("remote switch b")
 	s.says("mirror add up: pub --name copies --keep 2 --private", "mirror copies: 1 of ", "without an alias")
 	s.says("mirror list -f csv", "copies,"+a+",pub,all,")
-	s.fails("mirror add up pub --name copies", 4)
+	s.fails("mirror add up pub --name copies", 4, "kiln mirror run copies", "--name", "kiln mirror remove copies")
+	s.says("mirror add local: pub --name sock", "mirror sock: 1 of ") // by its address: a socket is nothing to another server
+	s.ok("mirror remove sock")
 	s.fails("mirror add nothing", 3, "no remote")
 	s.says("mirror run copies", "mirror copies: 1 of ")
 	s.says("mirror add up: nosuch --name nothing", "mirror nothing: 0 of ", "not matching the filters")
 	s.ok("mirror remove nothing")
 	s.ok("remote switch local")
 	s.fails("mirror add up", 2, "this server itself")
+
 	s.ok("remote switch b")
 	s.fails("mirror run copied", 3, `no mirror "copied"; did you mean "copies"?`)
 	s.ok("mirror remove copies")

@@ -91,7 +91,7 @@ func (a *app) trustListCmd() *cobra.Command {
 		colList('p', "PROJECTS", func(c api.Certificate) []string { return c.Projects }),
 	})
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}
@@ -262,7 +262,7 @@ func (a *app) trustTokensCmd() *cobra.Command {
 		col('e', "EXPIRES AT", func(t trust.Token) string { return minute(t.ExpiresAt) }),
 	})
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

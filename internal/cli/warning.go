@@ -66,7 +66,7 @@ func (a *app) warningListCmd() *cobra.Command {
 	form, wanted := formatFlag(list), columnsFlag(list, "uteSscl", columns, "")
 	all := list.Flags().BoolP("all", "a", false, "also those that are acknowledged or resolved")
 	list.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

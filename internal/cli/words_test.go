@@ -71,7 +71,14 @@ func TestMistakes(t *testing.T) {
 		t.Errorf("an ephemeral instance that didn't start is there: %q", out)
 	}
 	s.fails("init one@2 c9", 3, `no image "one@2"`, "kiln image history one")
-	s.ok("profile create web")
+	s.ok("profile create web --description sites user.a=1")
+	s.says("profile show web", "description: sites", `user.a: "1"`)
+	s.stdin = "description: from YAML\nconfig: {user.a: '1', user.b: '1'}"
+	s.ok("profile create both user.b=2")
+	s.says("profile show both", "description: from YAML", `user.a: "1"`, `user.b: "2"`)
+	s.fails("profile create more nokey", 2, "key=value")
+	s.fails("profile list more", 2, `"more" names no server`)
+	s.fails("stop --all c1", 2, `"c1" names no server`)
 	s.ok("profile add c1 web")
 	s.fails("profile delete web", 4, "in use by: c1;", "kiln profile remove <instance> web")
 	s.ok("profile remove c1 web")
@@ -146,7 +153,7 @@ func TestMistakes(t *testing.T) {
 	s.ok("project create small -c limits.instances=1 -c features.images=false")
 	s.ok("init one i1 --project small")
 	s.fails("init one i2 --project small", 2, "may have 1 instances")
-	s.fails("image export one "+filepath.Join(s.dir, "x", "y"), 3, "write "+filepath.Join(s.dir, "x", "y"))
+	s.fails("image export one "+filepath.Join(s.dir, "x", "y"), 3, "there is no directory "+filepath.Join(s.dir, "x"))
 	t.Setenv("KILN_SOCKET", filepath.Join(s.dir, "nothing"))
 	s.fails("waitready --timeout 1 -q", 9, "isn't ready after 1 s", "no kiln daemon answers")
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -49,7 +50,8 @@ func (d *Daemon) ExplainNetwork(ctx context.Context, name string) ([]Finding, er
 		}
 		row, err := d.db.Network(ctx, keys["network"])
 		if err != nil {
-			list = append(list, wrong(device, "network", err.Error(), "kiln network list"))
+			list = append(list, wrong(device, "network", err.Error(), "kiln network create "+keys["network"]+", and: kiln "+
+				"restart "+name))
 			continue
 		}
 		found, err := d.explainNic(ctx, i, device, keys, d.plan(row))
@@ -58,7 +60,11 @@ func (d *Daemon) ExplainNetwork(ctx context.Context, name string) ([]Finding, er
 		}
 		found.Init = init
 		if found.Host.Name == "" {
-			list = append(list, wrong(device, "lease", "it has no address on network "+row.Name, "kiln restart "+name))
+			check, detail, cure := "lease", "it has no address on network "+row.Name, "kiln restart "+name
+			if err := d.networks.possible(ctx, row.Name); err != nil { // as a restart would find
+				check, detail, cure = "network", err.Error(), "give it what it lacks, and: "+cure
+			}
+			list = append(list, wrong(device, check, detail, cure))
 			continue
 		}
 		for _, f := range d.plan(row).Explain(d.networks.owner, found) {
@@ -70,10 +76,48 @@ func (d *Daemon) ExplainNetwork(ctx context.Context, name string) ([]Finding, er
 		}
 	}
 	if len(list) == 0 {
-		list = append(list, wrong("", "interface", "it has no interface", "kiln config device add "+name+" eth0 nic network="+
-			defaultNetwork))
+		on, first, err := d.anyNetwork(ctx)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, wrong("", "interface", "it has no interface", first+"kiln config device add "+name+" "+
+			freeDevice(i)+" nic network="+on))
 	}
 	return list, nil
+}
+
+// freeDevice gives a name for an interface that no device of an instance has.
+func freeDevice(i instance.Instance) string {
+	for n := 0; ; n++ {
+		name := fmt.Sprintf("eth%d", n)
+		_, taken := i.Devices[name]
+		if _, theirs := i.ExpandedDevices[name]; !taken && !theirs {
+			return name
+		}
+	}
+}
+
+// anyNetwork gives a network to connect to, the default one if it is there, and what to do
+// first if there is none.
+func (d *Daemon) anyNetwork(ctx context.Context) (name, first string, err error) {
+	all, err := d.db.Networks(ctx)
+	for _, n := range all {
+		if name == "" || n.Name == defaultNetwork {
+			name = n.Name
+		}
+	}
+	if name == "" {
+		return defaultNetwork, "kiln network create " + defaultNetwork + ", and: ", err
+	}
+	return name, "", err
+}
+
+// possible says why a network can't be brought up. It is then, as when an instance starts.
+func (n *networks) possible(ctx context.Context, name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, err := n.up(ctx, name)
+	return err
 }
 
 // explainNic says where an interface is, and what its lease is.

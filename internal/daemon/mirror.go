@@ -36,7 +36,11 @@ func (d *Daemon) AddMirror(ctx context.Context, m Mirror) (*op.Operation, error)
 	if m.Remote.Certificate != "" && d.isOwn(m.Remote.Certificate) {
 		return nil, kiln.Errorf(kiln.Invalid, "%s is this server itself; a mirror is of another one", m.Remote.Server)
 	}
-	if err := d.db.CreateMirror(ctx, m); err != nil {
+	if err := d.db.CreateMirror(ctx, m); errors.Is(err, kiln.Conflict) {
+		return nil, kiln.Errorf(kiln.Conflict, "Mirror %q already exists; to update it now: kiln mirror run %[1]s; to add "+
+			"another one of the same server, give it a name with --name; to change it: kiln mirror remove %[1]s, and add it "+
+			"again", m.Name)
+	} else if err != nil {
 		return nil, err
 	}
 	return d.startMirror(ctx, m), nil

@@ -94,7 +94,7 @@ func (r *Resolver) Images(ctx context.Context, words []string,
 	if streams || err != nil {
 		return all, rest, err
 	}
-	at, rest, err := r.Server(words)
+	at, rest, err := r.Filtered(words)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,7 +118,7 @@ func (r *Resolver) Aliases(ctx context.Context, words []string) ([]api.ImageAlia
 		}
 		return all, rest, nil
 	}
-	at, rest, err := r.Server(words)
+	at, rest, err := r.Filtered(words)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -129,11 +129,9 @@ func (r *Resolver) Aliases(ctx context.Context, words []string) ([]api.ImageAlia
 // streamed gives the images of the server that the first word means, if that is one
 // that only has images.
 func (r *Resolver) streamed(ctx context.Context, words []string) (all []api.Image, rest []string, ok bool, err error) {
-	word := ""
-	if len(words) > 0 && IsServer(words[0]) {
-		word, rest = words[0], words[1:]
-	} else {
-		rest = words
+	word, rest, err := filters(words)
+	if err != nil {
+		return nil, nil, false, err
 	}
 	if ok, err = r.OnlyImages(word); !ok || err != nil {
 		return nil, nil, false, err

@@ -103,7 +103,10 @@ func (c *Config) Split(word string) (remote, name string) {
 }
 
 // IsServer reports whether a word means a whole server: "srv:".
-func IsServer(word string) bool { return strings.HasSuffix(word, ":") }
+func IsServer(word string) bool {
+	remote, rest, ok := strings.Cut(word, ":")
+	return ok && rest == "" && !strings.Contains(remote, "/")
+}
 
 // At finds the server that a word means, and gives the rest of the word. The error
 // is NotFound for a remote that isn't there, Unsupported for one that only has
@@ -127,6 +130,37 @@ func (r *Resolver) Server(words []string) (Place, []string, error) {
 	}
 	at, err := r.At("")
 	return at, words, err
+}
+
+// filters takes the words of a list apart: the server, as a word, and what its things have
+// to fit. "srv:deb" is "srv:" and "deb", as with lxc; "user.url=http://x" is a filter, as is
+// "c1/12:30". The error is Invalid.
+func filters(words []string) (server string, rest []string, err error) {
+	if len(words) == 0 {
+		return "", nil, nil
+	}
+	remote, filter, ok := strings.Cut(words[0], ":")
+	if !ok || strings.ContainsAny(remote, "/=") {
+		return "", words, nil
+	}
+	switch rest = words[1:]; {
+	case strings.HasSuffix(filter, ":"):
+		return "", nil, kiln.Errorf(kiln.Invalid, "%q names no server; the name of a remote has no colon in it, but one after "+
+			"it", words[0])
+	case filter != "":
+		rest = append([]string{filter}, rest...)
+	}
+	return remote + ":", rest, nil
+}
+
+// Filtered finds the server that a list is of, and gives the filters.
+func (r *Resolver) Filtered(words []string) (Place, []string, error) {
+	server, rest, err := filters(words)
+	if err != nil {
+		return Place{}, nil, err
+	}
+	at, err := r.At(server)
+	return at, rest, err
 }
 
 // Pair reads the words for an instance and for what it is to become. A word without
