@@ -70,6 +70,6 @@ func (a *app) server(args []string) (place.Place, error) {
 	if err != nil || len(rest) == 0 {
 		return at, err
 	}
-	return at, usageError{fmt.Errorf("%q names no server; write <remote>: with the colon at the end; see: kiln remote list",
-		rest[0])}
+	return at, usageError{fmt.Errorf("%q names no server; write <remote>: with the colon at the end; see: kiln remote "+
+		"list", rest[0])}
 }

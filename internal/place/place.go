@@ -145,8 +145,8 @@ func filters(words []string) (server string, rest []string, err error) {
 	}
 	switch rest = words[1:]; {
 	case strings.HasSuffix(filter, ":"):
-		return "", nil, kiln.Errorf(kiln.Invalid, "%q names no server; the name of a remote has no colon in it, but one after "+
-			"it", words[0])
+		return "", nil, kiln.Errorf(kiln.Invalid, "%q names no server; the name of a remote has no colon in it, but one "+
+			"after it", words[0])
 	case filter != "":
 		rest = append([]string{filter}, rest...)
 	}
