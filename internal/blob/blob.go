@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -188,6 +189,33 @@ func (w *Writer) Commit(want kiln.Fingerprint) (kiln.Fingerprint, error) {
 		return got, err
 	}
 	return got, disk.SyncDir(filepath.Join(w.dir.path, "sha256"))
+}
+
+// Mend is Commit in the place of a file that is damaged, which is put away: of that there is
+// always one or the other.
+func (w *Writer) Mend(want kiln.Fingerprint) error {
+	if err := w.Check(want); err != nil {
+		return err
+	}
+	if err := w.dir.keepDamaged(want); err != nil {
+		return err
+	}
+	_, err := w.Commit(want)
+	return err
+}
+
+// keepDamaged gives what is in the place of a blob a second name in lost/, if it is a file.
+func (d *Dir) keepDamaged(fp kiln.Fingerprint) error {
+	fi, err := os.Lstat(d.Path(fp))
+	if err != nil || !fi.Mode().IsRegular() { // which Commit makes way for
+		return nil
+	}
+	now := time.Now()
+	to := filepath.Join(d.path, "lost", fp.String()+oddMark+strconv.FormatInt(now.UnixNano(), 10))
+	if err := errors.Join(os.Chtimes(d.Path(fp), now, now), os.Link(d.Path(fp), to)); err != nil {
+		return err
+	}
+	return disk.SyncDir(filepath.Dir(to))
 }
 
 // New reports whether Commit made a blob that wasn't there before, nor put away: another
@@ -374,7 +402,48 @@ func (d *Dir) makeWay(fp kiln.Fingerprint) error {
 	return errors.Join(os.Chtimes(d.Path(fp), now, now), disk.RenameNew(d.Path(fp), to))
 }
 
-// sweepOdd removes what makeWay put away long ago.
+// An Odd is what was in the place of a blob and was put away, since it is none or damaged.
+type Odd struct {
+	Name string // for DropOdd
+	Blob kiln.Fingerprint
+	At   time.Time
+	Size int64 // bytes
+}
+
+// Odd gives what was in the place of blobs and was put away, by name.
+func (d *Dir) Odd() ([]Odd, error) {
+	paths, err := disk.Glob(d.path, "lost/*"+oddMark+"*")
+	var list []Odd
+	for _, path := range paths {
+		name := filepath.Base(path)
+		fp, perr := kiln.ParseFingerprint(name[:strings.Index(name, oddMark)])
+		fi, serr := os.Lstat(path)
+		if perr != nil || serr != nil {
+			continue // not ours, or removed meanwhile
+		}
+		list = append(list, Odd{name, fp, fi.ModTime(), fi.Size()})
+	}
+	return list, err
+}
+
+// DropOdd removes something that Odd gives. The error is NotFound.
+func (d *Dir) DropOdd(name string) error {
+	list, err := d.Odd()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(list, func(o Odd) bool { return o.Name == name }) {
+		return kiln.Errorf(kiln.NotFound, "%s was not put away", name)
+	}
+	return os.RemoveAll(filepath.Join(d.path, "lost", name))
+}
+
+// OpenLost gives a blob that was put away for reading. The error is fs.ErrNotExist.
+func (d *Dir) OpenLost(fp kiln.Fingerprint) (*os.File, error) {
+	return disk.Open(filepath.Join(d.path, "lost", fp.String()))
+}
+
+// sweepOdd removes what Odd gives, and was put away long ago.
 func (d *Dir) sweepOdd() error {
 	list, err := disk.Glob(d.path, "lost/*"+oddMark+"*")
 	errs := []error{err}

@@ -19,8 +19,10 @@ const scrubPath = "/1.0/kiln/scrub"
 func (a *app) scrubCmd() *cobra.Command {
 	c := &cobra.Command{Use: "scrub", Short: "Find damage of the disk in the files of images", Args: cobra.NoArgs,
 		Long: "A scrub reads the files of all images, and the trees that instances are made of, as they are on the disk, " +
-			"and compares them with what they were. A damaged tree is made again from its image. A daemon scrubs by itself " +
-			"as often as storage.scrub_interval says, and reads at most storage.scrub_rate bytes a second."}
+			"and compares them with what they were. A damaged tree is made again from its image. A damaged file is replaced " +
+			"by what has the same bytes: here, where the image came from, or on a server that is mirrored; what has others " +
+			"changes nothing. The damaged ones are kept for a while: kiln admin lost. A daemon scrubs by itself as often as " +
+			"storage.scrub_interval says, and reads at most storage.scrub_rate bytes a second."}
 	c.AddCommand(a.scrubStartCmd(), a.scrubStatusCmd(), a.scrubStopCmd())
 	return c
 }

@@ -20,7 +20,7 @@ const (
 func (a *app) warningCmd() *cobra.Command {
 	c := &cobra.Command{Use: "warning", Short: "Manage warnings",
 		Long: "A warning says what failed of what the daemon does unasked: starts of instances with the daemon, scheduled " +
-			"snapshots, updates of images, networks, copies of its database."}
+			"snapshots, updates of images, networks, copies of its database; and what it finds damaged."}
 	one := func(use, short string, run func(c *cobra.Command, at place.Place, path string) error) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {

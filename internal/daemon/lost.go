@@ -73,7 +73,8 @@ func lostFiles(dir string) ([]Lost, error) {
 		return nil, err
 	}
 	lost, err := blobs.Lost()
-	if err != nil || len(lost) == 0 {
+	odd, oerr := blobs.Odd()
+	if err := errors.Join(err, oerr); err != nil || len(lost)+len(odd) == 0 {
 		return nil, err
 	}
 	images := store.New(blobs, nil, store.Options{Records: filepath.Join(dir, imagesDir)})
@@ -100,6 +101,10 @@ func lostFiles(dir string) ([]Lost, error) {
 			l.GoesAt = at.Add(blob.LostTime)
 		}
 		list = append(list, l)
+	}
+	for _, o := range odd {
+		list = append(list, Lost{Name: o.Name, Kind: "file", About: strings.TrimSuffix("damaged "+about[o.Blob], " "),
+			Size: o.Size, Since: o.At, GoesAt: o.At.Add(blob.LostTime)})
 	}
 	return list, nil
 }
@@ -138,11 +143,14 @@ func DropLost(ctx context.Context, dir, name string) (string, error) {
 		}
 		return "", kiln.Errorf(kiln.NotFound, "nothing that is lost is called %q; see: kiln admin lost", name)
 	}
+	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		return found[0], err
+	}
 	if fp, err := kiln.ParseFingerprint(found[0]); err == nil {
-		blobs, err := blob.Open(filepath.Join(dir, "blobs"))
-		if err == nil {
-			err = blobs.DropLost(fp)
-		}
+		return found[0], blobs.DropLost(fp)
+	}
+	if err := blobs.DropOdd(found[0]); !errors.Is(err, kiln.NotFound) {
 		return found[0], err
 	}
 	pool := filepath.Join(dir, "volumes")

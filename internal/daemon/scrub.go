@@ -335,6 +335,13 @@ func (r *scrubRun) one(ctx context.Context, i scrubbed) error {
 		return err
 	}
 	found.About = aboutFile(i.file.Hash, images)
+	from, err := r.d.heal(ctx, r.o, i.file, images)
+	switch {
+	case err == nil:
+		found.Repaired = "with the bytes from " + from
+	case ctx.Err() == nil:
+		found.Problem += fmt.Sprintf("; not repaired: %v", err)
+	}
 	r.found(found)
 	return nil
 }
@@ -417,6 +424,7 @@ func (r *scrubRun) verdict() error {
 	if trees == 0 {
 		r.d.outcome(treeDamaged, db.Subject{}, nil)
 	}
+	r.resolve(s)
 	if len(repaired) > 0 {
 		r.o.Set("warning", fmt.Sprintf("damaged, and repaired: %s; see: kiln scrub status", some(repaired)))
 	}
@@ -425,6 +433,20 @@ func (r *scrubRun) verdict() error {
 	}
 	return kiln.Errorf(kiln.Integrity, "damaged: %s; see kiln scrub status, and import or copy these images again",
 		some(bad))
+}
+
+// resolve ends the warnings of files that were repaired before this scrub, which found them
+// whole.
+func (r *scrubRun) resolve(s Scrub) {
+	list, err := r.d.db.Warnings(r.d.ctx)
+	if err != nil && r.d.ctx.Err() == nil {
+		r.d.cfg.Log.Error("look for warnings that are over", "err", err)
+	}
+	for _, w := range list {
+		if w.Type == imageRepaired && w.Status != db.WarningResolved && w.LastSeen.Before(s.StartedAt) {
+			r.d.outcome(imageRepaired, w.About, nil)
+		}
+	}
 }
 
 // pace tells how far the scrub is, and waits as long as storage.scrub_rate says before some

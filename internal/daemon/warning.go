@@ -23,6 +23,7 @@ const (
 	recordDamaged   = "Storage record damaged"
 	imageDamaged    = "Image damaged"
 	treeDamaged     = "Image tree damaged"
+	imageRepaired   = "Image repaired"
 	instanceUnknown = "Instance unknown to the database"
 	devicesLeftOut  = "Instance imported without devices"
 )
@@ -31,7 +32,7 @@ const (
 var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
 	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate", devicesLeftOut: "low",
-	instanceUnknown: "high", treeDamaged: "moderate",
+	instanceUnknown: "high", treeDamaged: "moderate", imageRepaired: "low",
 }
 
 // resolvedLife is how long a warning is kept after what failed has worked again.

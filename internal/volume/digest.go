@@ -335,3 +335,13 @@ func compareTree(ctx context.Context, dir *os.Root, want string, read reading) e
 	}
 	return nil
 }
+
+// Squashfs opens the tree of an image that is the very file of the image. The error is
+// NotFound when it is another, or none.
+func (p *Pool) Squashfs(fp kiln.Fingerprint) (*os.File, error) {
+	f, err := disk.Open(filepath.Join(p.imageDir(fp), "rootfs."+kindSquashfs))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = kiln.Errorf(kiln.NotFound, "the pool has no squashfs of image %s", fp.Short())
+	}
+	return f, err
+}
