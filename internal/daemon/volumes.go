@@ -270,11 +270,14 @@ func checkVolumeKey(key, value string) error {
 func (d *Daemon) RenameVolume(ctx context.Context, from, to string) error {
 	d.volumeNames.Lock()
 	defer d.volumeNames.Unlock()
-	v, err := d.unusedVolume(ctx, from, "renamed")
+	n, err := volumeIn(ctx, from)
 	if err != nil {
 		return err
 	}
-	if err := d.pool.RenameCustom(v.CustomName, to, d.stillUnused(ctx, from, "renamed")); err != nil {
+	if err := d.pool.RenameCustom(n, to, func() error {
+		_, err := d.unusedVolume(ctx, from, "renamed")
+		return err
+	}); err != nil {
 		return err
 	}
 	d.tell(ctx, "storage-volume-renamed", volumeURL(to), map[string]any{"old_name": from})
@@ -286,23 +289,19 @@ func (d *Daemon) RenameVolume(ctx context.Context, from, to string) error {
 func (d *Daemon) DeleteVolume(ctx context.Context, name string) error {
 	d.volumeNames.Lock()
 	defer d.volumeNames.Unlock()
-	v, err := d.unusedVolume(ctx, name, "deleted")
+	n, err := volumeIn(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := d.pool.DeleteCustom(v.CustomName, d.stillUnused(ctx, name, "deleted")); err != nil {
+	var v Volume
+	if err := d.pool.DeleteCustom(n, func() (err error) {
+		v, err = d.unusedVolume(ctx, name, "deleted")
+		return err
+	}); err != nil {
 		return err
 	}
 	d.tell(ctx, "storage-volume-deleted", volumeURL(name), nil)
 	return d.backups.DeleteAll(v.Backups)
-}
-
-// stillUnused asks again: an instance may have got the volume meanwhile.
-func (d *Daemon) stillUnused(ctx context.Context, name, planned string) func() error {
-	return func() error {
-		_, err := d.unusedVolume(ctx, name, planned)
-		return err
-	}
 }
 
 // unusedVolume gives a volume, unless somebody uses it. Errors: NotFound, Conflict.

@@ -231,19 +231,21 @@ func (p *Pool) EditCustom(n CustomName, f func(*CustomState) error) error {
 }
 
 // RenameCustom gives a custom volume that nobody uses another name. free may be nil; it is
-// asked when nobody can begin to use the volume any more, must be quick, and may refuse it.
-// Errors: NotFound, Invalid, Conflict, and those of free.
+// asked when nobody can begin to use the volume any more, and may refuse it. Other volumes
+// can be used meanwhile. Errors: NotFound, Invalid, Conflict, and those of free.
 func (p *Pool) RenameCustom(n CustomName, name string, free func() error) error {
 	to := CustomName{n.In, name}
 	if err := errors.Join(n.check(), to.check()); err != nil {
 		return err
 	}
-	p.customs.Lock()
-	defer p.customs.Unlock()
-	if err := p.unused(n, free); err != nil {
+	release, err := p.unused(n, free)
+	if err != nil {
 		return err
 	}
-	err := disk.RenameNew(p.customDir(n), p.customDir(to))
+	defer release()
+	p.customs.Lock()
+	defer p.customs.Unlock()
+	err = disk.RenameNew(p.customDir(n), p.customDir(to))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return n.missing()
@@ -260,13 +262,15 @@ func (p *Pool) DeleteCustom(n CustomName, free func() error) error {
 	if err := n.check(); err != nil {
 		return err
 	}
+	release, err := p.unused(n, free)
+	if err != nil {
+		return err
+	}
+	defer release()
 	p.customs.Lock()
 	defer p.customs.Unlock()
 	if _, err := os.Lstat(p.customDir(n)); errors.Is(err, fs.ErrNotExist) {
 		return n.missing()
-	}
-	if err := p.unused(n, free); err != nil {
-		return err
 	}
 	if err := p.discard(p.customDir(n)); err != nil {
 		return err
@@ -274,12 +278,17 @@ func (p *Pool) DeleteCustom(n CustomName, free func() error) error {
 	return disk.SyncDir(filepath.Dir(p.customDir(n)))
 }
 
-// unused is idle, and then free. p.customs is held.
-func (p *Pool) unused(n CustomName, free func() error) error {
-	if err := p.idle(n); err != nil || free == nil {
-		return err
+// unused keeps everybody from beginning to use a custom volume, until the function is called
+// that it gives, and asks free then, which may be nil. Errors: Conflict, and those of free.
+func (p *Pool) unused(n CustomName, free func() error) (release func(), err error) {
+	if release, err = p.use(n, true); err != nil || free == nil {
+		return release, err
 	}
-	return free()
+	if err := free(); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // CustomUsage is how many bytes the files of a custom volume take. When ctx ends, what was

@@ -3,6 +3,7 @@ package volume_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,7 +80,12 @@ func TestCustom(t *testing.T) {
 	// One name in two projects is two volumes.
 	elsewhere := volume.CustomName{In: "web", Name: "new"}
 	must(t, p.CreateCustom(elsewhere, volume.CustomState{}))
-	taken := func() error { return kiln.Errorf(kiln.Conflict, "an instance has it now") }
+	taken := func() error { // which may take its time: other volumes can be used, and this one can't
+		must(t, p.EditCustom(elsewhere, func(*volume.CustomState) error { return nil }))
+		_, err := p.UseCustom(data)
+		isKind(t, err, kiln.Conflict)
+		return kiln.Errorf(kiln.Conflict, "an instance has it now")
+	}
 	isKind(t, p.DeleteCustom(data, taken), kiln.Conflict)
 	isKind(t, p.RenameCustom(data, "new", taken), kiln.Conflict)
 	must(t, p.DeleteCustom(data, nil))
@@ -214,6 +220,34 @@ func files(t *testing.T, dir string) string {
 		return err
 	}))
 	return strings.Join(all, " ")
+}
+
+// TestManyCustomSnapshots has a volume with as many snapshots as it may, and one whose
+// snapshots say as much as they may.
+func TestManyCustomSnapshots(t *testing.T) {
+	p, _ := openCustoms(t)
+	defer p.Close()
+	ctx, data := t.Context(), volume.CustomName{In: "default", Name: "data"}
+	must(t, p.CreateCustom(data, volume.CustomState{}))
+	must(t, p.SnapshotCustom(ctx, data, "first", time.Now(), time.Time{}, nil))
+	files, err := p.CustomFiles(data)
+	must(t, err)
+	snapshots := filepath.Join(filepath.Dir(files), "snapshots")
+	record := filepath.Join(snapshots, "first", "custom.json")
+	fi, err := os.Stat(record)
+	must(t, err)
+	must(t, os.Truncate(record, 32<<20))
+	isKind(t, p.SnapshotCustom(ctx, data, "next", time.Now(), time.Time{}, nil), kiln.TooLarge)
+	must(t, os.Truncate(record, fi.Size()))
+	for i := range 9_998 {
+		must(t, os.Mkdir(filepath.Join(snapshots, fmt.Sprint(i)), 0o700))
+	}
+	must(t, p.SnapshotCustom(ctx, data, "next", time.Now(), time.Time{}, nil))
+	err = p.SnapshotCustom(ctx, data, "more", time.Now(), time.Time{}, nil)
+	if isKind(t, err, kiln.TooLarge); !strings.Contains(err.Error(), `"data" has 10000 snapshots`) ||
+		!strings.Contains(err.Error(), "delete default data/SNAPSHOT; or have the next ones expire: ") {
+		t.Error(err)
+	}
 }
 
 func TestCustomSnapshots(t *testing.T) {

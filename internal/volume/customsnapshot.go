@@ -77,8 +77,8 @@ func (p *Pool) use(n CustomName, alone bool) (release func(), err error) {
 }
 
 func (n CustomName) busy() error {
-	return kiln.Errorf(kiln.Conflict, "storage volume %q is being copied, restored or attached; try again when that "+
-		"is done: kiln operation list", n.Name)
+	return kiln.Errorf(kiln.Conflict, "storage volume %q is being copied, restored, attached, renamed or deleted; try "+
+		"again when that is done: kiln operation list", n.Name)
 }
 
 // UseCustom keeps a custom volume where it is, and under its name, until the function is
@@ -139,6 +139,9 @@ func (p *Pool) SnapshotCustom(ctx context.Context, n CustomName, snap string, at
 	if _, err := os.Lstat(dir); err == nil {
 		return n.SnapshotExists(snap)
 	}
+	if err := p.roomForSnapshot(n); err != nil {
+		return err
+	}
 	if err := disk.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
@@ -154,6 +157,39 @@ func (p *Pool) SnapshotCustom(ctx context.Context, n CustomName, snap string, at
 		return n.SnapshotExists(snap)
 	}
 	return err
+}
+
+// Bounds on the snapshots of one custom volume: a backup has no more of them, and every list
+// has all that their records say, in bytes, as with instances.
+const (
+	mostSnapshots     = 10_000
+	mostSnapshotBytes = 32 << 20
+)
+
+// roomForSnapshot refuses another snapshot of a volume that has as many as it may, or whose
+// snapshots say too much together. The error is TooLarge.
+func (p *Pool) roomForSnapshot(n CustomName) error {
+	entries, err := os.ReadDir(p.customSnapshots(n))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var text int64
+	for _, e := range entries {
+		if fi, err := os.Lstat(filepath.Join(p.customSnapshotDir(n, e.Name()), customFile)); err == nil {
+			text += fi.Size()
+		}
+	}
+	const cure = "delete some: kiln storage volume delete default %[1]s/SNAPSHOT; or have the next ones expire: kiln " +
+		"storage volume set default %[1]s snapshots.expiry=30d"
+	switch {
+	case len(entries) >= mostSnapshots:
+		return kiln.Errorf(kiln.TooLarge, "storage volume %q has %d snapshots, which is the most; "+cure, n.Name,
+			len(entries))
+	case text >= mostSnapshotBytes:
+		return kiln.Errorf(kiln.TooLarge, "storage volume %q has %[2]d snapshots with %[3]s of descriptions and keys "+
+			"together, which is the most; "+cure, n.Name, len(entries), kiln.FormatSize(text))
+	}
+	return nil
 }
 
 // wholeCustom gives a custom volume whose files are to be copied. Errors: Invalid, NotFound,
