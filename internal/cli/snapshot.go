@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"path"
 	"strings"
@@ -116,10 +117,10 @@ func expiry(v string, now time.Time) (time.Time, error) {
 
 func (a *app) snapshot(ctx context.Context, at place.Place, post api.InstanceSnapshotsPost, reuse bool) error {
 	if reuse && post.Name != "" {
-		err := at.Change(ctx, http.MethodDelete, snapshotPath(at.Name, post.Name), nil, "")
-		if err != nil && kiln.KindOf(err) != kiln.NotFound {
-			return err
-		}
+		return replaceSnapshot(ctx, at, snapshotsPath(at.Name), post.Name, func(name string) error {
+			post.Name = name
+			return a.snapshot(ctx, at, post, false)
+		})
 	}
 	_, op, err := at.Do(ctx, client.Request{Method: http.MethodPost, Path: snapshotsPath(at.Name), Body: post}, nil)
 	if err != nil {
@@ -130,6 +131,32 @@ func (a *app) snapshot(ctx context.Context, at place.Place, post api.InstanceSna
 	}
 	if urls := op.Resources["instances_snapshots"]; post.Name == "" && len(urls) > 0 {
 		a.say("Snapshot name is: %s", path.Base(urls[0]))
+	}
+	return nil
+}
+
+// replaceSnapshot has a snapshot made in the place of the one that has its name, if there is
+// one. That stays until the new one is there, which has another name meanwhile.
+func replaceSnapshot(ctx context.Context, at place.Place, snapshots, name string,
+	create func(name string) error) error {
+	old := client.Path(snapshots, name)
+	if _, err := at.Get(ctx, old, nil, nil); errors.Is(err, kiln.NotFound) {
+		return create(name)
+	} else if err != nil {
+		return err
+	}
+	temp := fmt.Sprintf("reuse-%08x", rand.Uint32())
+	if err := create(temp); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx) // there are two now
+	made := client.Path(snapshots, temp)
+	err := at.Change(ctx, http.MethodDelete, old, nil, "")
+	if err != nil && !errors.Is(err, kiln.NotFound) {
+		return errors.Join(err, at.Change(ctx, http.MethodDelete, made, nil, ""))
+	}
+	if err := renameSnapshot(ctx, at, made, name); err != nil {
+		return kiln.Errorf(kiln.KindOf(err), "%w; the new snapshot is there as %q", err, temp)
 	}
 	return nil
 }

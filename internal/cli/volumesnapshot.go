@@ -34,26 +34,30 @@ func (a *app) volumeSnapshotCmd() *cobra.Command {
 			return err
 		}
 		if *reuse && post.Name != "" {
-			err := v.at.Change(c.Context(), http.MethodDelete, client.Path(v.path+"/snapshots", post.Name), nil, "")
-			if err != nil && kiln.KindOf(err) != kiln.NotFound {
-				return err
-			}
+			return replaceSnapshot(c.Context(), v.at, v.path+"/snapshots", post.Name, func(name string) error {
+				post.Name = name
+				return a.snapshotVolume(c.Context(), v, post)
+			})
 		}
-		request := client.Request{Method: http.MethodPost, Path: v.path + "/snapshots", Body: post}
-		_, op, err := v.at.Do(c.Context(), request, nil)
-		if err != nil {
-			return err
-		}
-		if _, err := v.at.Wait(c.Context(), op.ID); err != nil {
-			return err
-		}
-		if urls := op.Resources["storage_volume_snapshots"]; post.Name == "" && len(urls) > 0 {
-			name, _, _ := strings.Cut(path.Base(urls[0]), "?")
-			a.say("Snapshot name is: %s", name)
-		}
-		return nil
+		return a.snapshotVolume(c.Context(), v, post)
 	}
 	return c
+}
+
+func (a *app) snapshotVolume(ctx context.Context, v heldVolume, post api.StorageVolumeSnapshotsPost) error {
+	request := client.Request{Method: http.MethodPost, Path: v.path + "/snapshots", Body: post}
+	_, op, err := v.at.Do(ctx, request, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := v.at.Wait(ctx, op.ID); err != nil {
+		return err
+	}
+	if urls := op.Resources["storage_volume_snapshots"]; post.Name == "" && len(urls) > 0 {
+		name, _, _ := strings.Cut(path.Base(urls[0]), "?")
+		a.say("Snapshot name is: %s", name)
+	}
+	return nil
 }
 
 func (a *app) volumeRestoreCmd() *cobra.Command {

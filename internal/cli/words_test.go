@@ -100,6 +100,12 @@ func TestMistakes(t *testing.T) {
 		t.Errorf("exit %d, said %q", code, out)
 	}
 	s.fails("snapshot c1 s1 --expires 2020-01-01", 2, "is past")
+	s.ok("snapshot c1 s1 --reuse --expires 30d")
+	s.fails("snapshot c1 s1 --reuse --stateful", 1, "stateful")
+	s.says("snapshot list c1 -f csv -c n", "s1\n") // which is there, since nothing took its place
+	s.ok("snapshot c1 s1 --reuse --no-expiry")
+	s.says("snapshot list c1 -f csv -c nE", "s1,never\n")
+	s.ok("snapshot delete c1 s1")
 	s.fails("publish c1 --expire 2020-01-01", 2, "is past")
 	s.fails("list nosrv:", 3, `no remote "nosrv"`, "kiln remote list")
 	s.fails("snapshot creat c1", 3, `no instance "creat"`, "kiln snapshot create")
