@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -55,8 +58,8 @@ func (x *crossing) migrate(ctx context.Context, o *copyFlags) error {
 		return x.migrateRelay(ctx)
 	}
 	err := x.migratePull(ctx)
-	if kind := kiln.KindOf(err); err == nil || ctx.Err() != nil || kind == kiln.Conflict || kind == kiln.Invalid ||
-		kind == kiln.NotFound || !strings.Contains(err.Error(), "connect") && kind != kiln.Unsupported {
+	var unreached unreachedError
+	if ctx.Err() != nil || !errors.As(err, &unreached) {
 		return err
 	}
 	x.app.remark("pull doesn't work (%v); copying by relay", err)
@@ -148,14 +151,47 @@ func (x *crossing) migratePull(ctx context.Context) error {
 	}
 	defer end()
 	s := api.InstanceSource{Mode: pull, Secrets: secretsOf(offer)}
-	if s.Operation, s.Certificate, err = x.reach(ctx, x.from, offer); err != nil {
+	if s.Operation, s.Certificate, err = x.reach(ctx, x.from, offer); errors.Is(err, kiln.Unsupported) {
+		return unreachedError{err}
+	} else if err != nil {
 		return err
 	}
 	op, err := x.accept(ctx, s)
-	if err == nil {
-		_, err = x.app.await(ctx, x.to, op)
+	if err != nil {
+		return err
+	}
+	if _, err = x.app.await(ctx, x.to, op); err == nil {
+		return nil
+	}
+	switch kiln.KindOf(err) {
+	case kiln.Network, kiln.Timeout, kiln.Denied, kiln.Internal: // the last is all that others tell
+		if x.waits(ctx, offer) {
+			return unreachedError{err}
+		}
 	}
 	return err
+}
+
+// unreachedError is the error of a target that didn't get to the source, which another way may.
+type unreachedError struct{ error }
+
+func (e unreachedError) Unwrap() error { return e.error }
+
+// endTime is how long the source of a copy that failed may take to notice that the target has
+// gone. One that still waits then has seen none.
+const endTime = 3 * time.Second
+
+// waits reports whether the source still waits for a target. What a target says of why it
+// failed is a sentence with LXD and Incus, so that can't be asked.
+func (x *crossing) waits(ctx context.Context, offer api.Operation) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*endTime)
+	defer cancel()
+	path := client.Path("/1.0/operations", offer.ID)
+	until := url.Values{"timeout": {fmt.Sprint(int(endTime / time.Second))}}
+	_, _ = x.from.Get(ctx, path+"/wait", until, nil) // which may be an error when it doesn't end
+	var now api.Operation
+	_, err := x.from.Get(ctx, path, nil, &now)
+	return err == nil && now.StatusCode < 200
 }
 
 func (x *crossing) migratePush(ctx context.Context) error {
