@@ -40,7 +40,7 @@ func (c *Client) envelope(resp *http.Response) (api.Response, error) {
 		return a, kiln.Errorf(kind, "the answer %q can't be understood: %w", resp.Status, err)
 	}
 	if a.Type == "error" {
-		return a, apiError(kiln.Kind(resp.Header.Get(api.KindHeader)), a.ErrorCode, a.Error)
+		return a, apiError(kiln.Kind(resp.Header.Get(api.KindHeader)), a.ErrorCode, c.retold(a.Error))
 	}
 	return a, nil
 }

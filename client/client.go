@@ -38,6 +38,8 @@ type Client struct {
 	secret  string // of a private image
 	agent   string // who asks, for the log of the server
 
+	retell func(text string) string // what the server says, or nil
+
 	meant, uuid string // the path of an instance, and which one requests about it mean
 }
 
@@ -67,6 +69,21 @@ func (c *Client) WithUserAgent(agent string) *Client {
 	copied := *c
 	copied.agent = agent
 	return &copied
+}
+
+// WithRetold gives a client that passes what the server says of errors, and warns of, through
+// a function: it may say commands as they have to be typed where the client is.
+func (c *Client) WithRetold(retell func(text string) string) *Client {
+	copied := *c
+	copied.retell = retell
+	return &copied
+}
+
+func (c *Client) retold(text string) string {
+	if c.retell == nil {
+		return text
+	}
+	return c.retell(text)
 }
 
 // header is what the headers of all requests have.
@@ -320,13 +337,16 @@ func (c *Client) ChangeWarned(ctx context.Context, method, path string, body any
 		}
 		list, _ := done.Metadata["warnings"].([]any)
 		for _, w := range list {
-			warnings = append(warnings, fmt.Sprint(w))
+			warnings = append(warnings, c.retold(fmt.Sprint(w)))
 		}
 		return warnings, nil
 	}
 	var more struct{ Warnings []string }
 	_ = json.Unmarshal(metadata, &more) // other servers answer what they like
-	return more.Warnings, nil
+	for _, w := range more.Warnings {
+		warnings = append(warnings, c.retold(w))
+	}
+	return warnings, nil
 }
 
 // List reads every object of a collection.
@@ -364,7 +384,7 @@ func (c *Client) wait(ctx context.Context, id, secret string) (api.Operation, er
 			return o, err
 		}
 		if o.StatusCode >= 200 || o.StatusCode == 0 {
-			return o, failure(o)
+			return o, c.failure(o)
 		}
 	}
 }
@@ -374,7 +394,7 @@ func (c *Client) wait(ctx context.Context, id, secret string) (api.Operation, er
 const waitSeconds = 20
 
 // failure is the error of an operation that is over.
-func failure(o api.Operation) error {
+func (c *Client) failure(o api.Operation) error {
 	if o.StatusCode == 200 || o.StatusCode < 200 {
 		return nil
 	}
@@ -382,7 +402,7 @@ func failure(o api.Operation) error {
 	if kind == "" && o.StatusCode == 401 {
 		kind = string(kiln.Cancelled)
 	}
-	return apiError(kiln.Kind(kind), 0, o.Err)
+	return apiError(kiln.Kind(kind), 0, c.retold(o.Err))
 }
 
 // Events calls fn with every event of some types until it returns an error, or

@@ -55,15 +55,12 @@ func (i Images) Resolve(ctx context.Context, name string) (api.Image, string, er
 }
 
 func (i Images) unknown(ctx context.Context, name string) error {
-	aliases, err := List[api.ImageAliasesEntry](ctx, i.Client, "/1.0/images/aliases", 1)
-	if err != nil {
-		return kiln.NoImage(name, nil)
-	}
+	aliases, _ := List[api.ImageAliasesEntry](ctx, i.Client, "/1.0/images/aliases", 1) // only to suggest one
 	var names []string
 	for _, a := range aliases {
 		names = append(names, a.Name)
 	}
-	return kiln.NoImage(name, names)
+	return kiln.Errorf(kiln.NotFound, "%s", i.retold(kiln.NoImage(name, names).Error()))
 }
 
 // Find is kiln.Source's.

@@ -77,6 +77,7 @@ func Main(ctx context.Context, args []string, io Streams, deps Deps) int {
 		Resolver: &place.Resolver{Version: deps.Version, Stall: deps.Stall}}
 	a.Warn = func(text string) { a.remark("%s", text) }
 	root := a.root()
+	a.Retell = hints{root}.retell
 	root.SetArgs(execArgs(args))
 	root.SetIn(io.In)
 	root.SetOut(io.Out)

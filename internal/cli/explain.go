@@ -42,7 +42,8 @@ func (a *app) explainCmd() *cobra.Command {
 			}
 		}
 		if cures != nil {
-			return kiln.Errorf(kiln.Network, "the network of %q is broken:\n  %s", at.Name, strings.Join(cures, "\n  "))
+			return a.typed(at, kiln.Errorf(kiln.Network, "the network of %q is broken:\n  %s", at.Name,
+				strings.Join(cures, "\n  ")))
 		}
 		return nil
 	}

@@ -285,8 +285,8 @@ func (a *app) deletable(ctx context.Context, word string, force bool) (heldInsta
 		return i, kiln.Errorf(kiln.Conflict, "The instance %q is currently running, stop it first or pass --force", i.Name)
 	}
 	if err == nil && kiln.IsTrue(i.ExpandedConfig["security.protection.delete"]) {
-		return i, kiln.Errorf(kiln.Conflict, "The instance %q is protected from being deleted; allow it with: kiln config "+
-			"set %s security.protection.delete=false", i.Name, word)
+		return i, a.typed(i.at, kiln.Errorf(kiln.Conflict, "The instance %q is protected from being deleted; allow it with: "+
+			"kiln config set %s security.protection.delete=false", i.Name, word))
 	}
 	return i, err
 }

@@ -30,7 +30,19 @@ func (a *app) missing(ctx context.Context, at place.Place, noun string, err erro
 	if lerr != nil || slices.Contains(names, at.Name) {
 		return err
 	}
-	return place.Missing(noun, at.Name, names)
+	return a.typed(at, place.Missing(noun, at.Name, names))
+}
+
+// typed is an error about what is on a server, in which commands are as they have to be typed.
+func (a *app) typed(at place.Place, err error) error {
+	if err == nil {
+		return nil
+	}
+	remote, project := a.Spelled(at.Remote)
+	if text := a.Retell(err.Error(), remote, project); text != err.Error() {
+		return kiln.Errorf(kiln.KindOf(err), "%s", text)
+	}
+	return err
 }
 
 // nameList gives the names of the things of a collection.

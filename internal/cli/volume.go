@@ -149,7 +149,7 @@ func (a *app) volumeOrSnapshot(ctx context.Context, pool, name string) (v heldVo
 		v.Name, v.Type = name, ""
 	}
 	if !strings.Contains(name, "/") {
-		err = missingVolume(ctx, v.at, v.at.Name, name, err)
+		err = a.typed(v.at, missingVolume(ctx, v.at, v.at.Name, name, err))
 	}
 	return v, err
 }

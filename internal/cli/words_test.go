@@ -164,6 +164,39 @@ func TestMistakes(t *testing.T) {
 	s.fails("waitready --timeout 1 -q", 9, "isn't ready after 1 s", "no kiln daemon answers")
 }
 
+// TestHintsElsewhere has what helps with a thing on another server, or in another project,
+// said as it has to be typed.
+func TestHintsElsewhere(t *testing.T) {
+	s := newSession(t)
+	s.image("1", "--alias one")
+	s.ok("image copy one b: --mode relay --copy-aliases")
+	s.ok("init b:one b:c1")
+	s.ok("project create small -c features.images=false")
+	s.ok("init one c1 --project small")
+	for words, want := range map[string]string{
+		"info b:nosuch": "see: kiln list b:\n", "info nosuch": "see: kiln list\n",
+		"info nosuch --project small":     "see: kiln list --project small\n",
+		"exec b:c1 -- true":               "start it with: kiln start b:c1\n", // the server says it
+		"exec c1 --project small -- true": "start it with: kiln start --project small c1\n",
+		"storage volume show b:default x": "see: kiln storage volume list b:default\n",
+		"network explain b:c1":            "cure: kiln start b:c1\n",
+		"profile show b:nosuch":           "see: kiln profile list b:\n",
+		"image info b:nosuch":             "see: kiln image list b:\n",
+		"snapshot show b:c1 nosuch":       "see: kiln snapshot list b:c1\n",
+	} {
+		if _, err, code := s.run(words); code == 0 || !strings.Contains(err, want) {
+			t.Errorf("%s: exit %d, %q, want %q", words, code, err, want)
+		}
+	}
+	s.ok("remote switch b") // whose name goes without saying then
+	if _, err, _ := s.run("exec c1 -- true"); !strings.Contains(err, "kiln start c1\n") {
+		t.Error(err)
+	}
+	if _, err, _ := s.run("info nosuch --force-local"); !strings.Contains(err, "kiln list local:\n") {
+		t.Error(err)
+	}
+}
+
 // TestOneOfSeveralMissing has verbs about several things do nothing to any when one is
 // wrong.
 func TestOneOfSeveralMissing(t *testing.T) {

@@ -49,6 +49,9 @@ type Resolver struct {
 	// Stale lets what image servers have be as it was a few minutes ago. Else they are
 	// asked each time whether it changed.
 	Stale bool
+	// Retell says what a server told as it is to be understood here. remote is how the server
+	// is named in words, "" if that goes without saying; project likewise. It may be nil.
+	Retell func(text, remote, project string) string
 
 	read  *Config // the file of remotes, once it was read
 	asked string  // the server that was connected to last
@@ -205,7 +208,7 @@ func (r *Resolver) SnapshotOf(words []string) (at Place, instance, snap string, 
 
 // Local gives a client of the daemon on this host.
 func (r *Resolver) Local() *client.Client {
-	return r.about(client.Unix(client.Socket()), "")
+	return r.about(client.Unix(client.Socket()), "local", "")
 }
 
 // Connect gives a client of a remote. Nothing is sent yet. Errors: NotFound;
@@ -225,9 +228,9 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 	case c.Unix():
 		socket := strings.TrimPrefix(strings.TrimPrefix(c.Addr, "unix:"), "//")
 		if socket == "" {
-			return r.about(client.Unix(client.Socket()), c.Project), nil
+			return r.about(client.Unix(client.Socket()), name, c.Project), nil
 		}
-		return r.about(client.Unix(socket), c.Project), nil
+		return r.about(client.Unix(socket), name, c.Project), nil
 	}
 	o, where, err := r.opener(name)
 	if err != nil {
@@ -239,13 +242,38 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 	}
 	r.patiently(hc)
 	r.asked = name
-	return r.about(client.HTTPS(c.Addr, hc), c.Project), nil
+	return r.about(client.HTTPS(c.Addr, hc), name, c.Project), nil
+}
+
+// Spelled says how a remote and the project that is asked for have to be named in the next
+// command: "" for what goes without saying then.
+func (r *Resolver) Spelled(name string) (remote, project string) {
+	usual, own := "local", ""
+	if c, err := r.Config(); err == nil {
+		usual = cmp.Or(os.Getenv("KILN_REMOTE"), c.saved, usual)
+		if found := c.Remotes[name]; found != nil {
+			own = found.Project
+		}
+	}
+	if name != usual {
+		remote = name
+	}
+	if r.Project != cmp.Or(os.Getenv("KILN_PROJECT"), own, "default") {
+		project = r.Project
+	}
+	return remote, project
 }
 
 // about has a client's requests be about the project that was asked for, or that of its
 // remote. The default one goes without saying.
-func (r *Resolver) about(c *client.Client, own string) *client.Client {
+func (r *Resolver) about(c *client.Client, name, own string) *client.Client {
 	c = c.WithUserAgent("kiln/" + r.Version)
+	if r.Retell != nil {
+		c = c.WithRetold(func(text string) string {
+			remote, project := r.Spelled(name)
+			return r.Retell(text, remote, project)
+		})
+	}
 	if r.AllProjects {
 		return c.AllProjects()
 	}
