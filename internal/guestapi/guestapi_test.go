@@ -295,3 +295,47 @@ func TestConnections(t *testing.T) {
 		t.Error("who waited isn't answered")
 	}
 }
+
+// TestBounds has a container send too much, and hold all the connections that it may have.
+func TestBounds(t *testing.T) {
+	s, c := listen(t, &told{})
+	if s.http.ReadTimeout <= 0 || s.http.WriteTimeout <= 0 || s.http.IdleTimeout <= 0 {
+		t.Error("who stalls keeps a connection for ever")
+	}
+	dial := c.Transport.(*http.Transport).DialContext
+	get := func(header string) net.Conn {
+		t.Helper()
+		conn, err := dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: lxd\r\n"+header+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	answer := func(conn net.Conn) (string, error) { return bufio.NewReader(conn).ReadString('\n') }
+	long := get("X: " + strings.Repeat("x", 2*mostHeader) + "\r\n")
+	if line, err := answer(long); !strings.Contains(line, " 431 ") || err != nil {
+		t.Errorf("a long header: %q, %v", line, err)
+	}
+	long.Close()
+	var held []net.Conn
+	for range mostConnections {
+		held = append(held, get(""))
+		if line, err := answer(held[len(held)-1]); !strings.Contains(line, " 200 ") || err != nil {
+			t.Fatalf("%d connections: %q, %v", len(held), line, err)
+		}
+	}
+	next := get("")
+	_ = next.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if line, err := answer(next); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more is answered: %q, %v", line, err)
+	}
+	_ = next.SetReadDeadline(time.Time{})
+	held[0].Close()
+	if line, err := answer(next); !strings.Contains(line, " 200 ") || err != nil {
+		t.Errorf("when another one has gone: %q, %v", line, err)
+	}
+}
