@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -35,6 +36,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	gocache, gomodcache, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
+	bin := clients(t, repo)
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"debian": debian},
@@ -44,7 +46,8 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			e.Defer(func() { os.RemoveAll(dir) })        // after those below
+			e.Defer(func() { os.RemoveAll(dir) }) // after those below
+			e.Setenv("PATH", bin+":"+e.Getenv("PATH"))
 			if err := os.Chmod(dir, 0o711); err != nil { // LXD's containers have to get through
 				return err
 			}
@@ -72,6 +75,37 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// clients gives a directory with a kiln that is the test binary, with its race detector, for
+// daemons and repairs, and for all else what make builds: transcripts start two thousand
+// clients, and the detector would take most of the time of each.
+func clients(t *testing.T, repo string) string {
+	t.Helper()
+	detects, err := exec.LookPath("kiln") // testscript.Main puts it there
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain", "kiln")
+	if err := os.Mkdir(filepath.Dir(plain), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", plain, "./cmd/kiln")
+	build.Dir, build.Env = repo, append(os.Environ(), "CGO_CFLAGS=-O2 -g") // as make's: nothing is compiled again
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	chooses := fmt.Sprintf(`#!/bin/sh
+case "$1" in
+daemon | admin) exec %s "$@" ;;
+esac
+exec %s "$@"
+`, detects, plain)
+	if err := os.WriteFile(filepath.Join(dir, "kiln"), []byte(chooses), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // debian is a command of the scripts: "debian VARIABLE package..." puts the path of
