@@ -118,7 +118,7 @@ func TestSparse(t *testing.T) {
 // TestManyEntries: what is remembered of each doesn't make the next one slower, or no end
 // is seen of this.
 func TestManyEntries(t *testing.T) {
-	const many = 200_000
+	const many = 70_000
 	r, w := io.Pipe()
 	go func() {
 		z := tar.NewWriter(w)
