@@ -29,9 +29,10 @@ func Build(repo string, stall time.Duration) (remove func(), err error) {
 		return nil, err
 	}
 	remove = func() { os.RemoveAll(dir) }
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "kiln"), "-ldflags", "-X main.stall="+stall.String(),
-		"./cmd/kiln")
-	build.Dir = repo
+	// With the flags of make, so that only the linker has work where that has been.
+	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "kiln"),
+		"-ldflags", "-s -w -X main.stall="+stall.String(), "./cmd/kiln")
+	build.Dir, build.Env = repo, append(os.Environ(), "CGO_CFLAGS=-O2 -g")
 	if out, err := build.CombinedOutput(); err != nil {
 		remove()
 		return nil, fmt.Errorf("%w\n%s", err, out)
