@@ -122,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.wg.Go(d.proxies.watch)
 	d.wg.Go(d.networks.besideFirewalls)
 	d.wg.Go(func() {
-		d.proxies.start()
+		d.proxies.settle()
 		d.networks.start(d.ctx)
 		if err := d.db.WithSome(func() error { return d.instances.MendDevices(d.ctx) }); err != nil {
 			d.cfg.Log.Warn("give instances that run their devices", "err", err)
@@ -317,6 +317,7 @@ func (d *Daemon) Close() error {
 		errs = append(errs, d.instances.Close())
 		if d.networks.resting {
 			errs = append(errs, d.networks.rest(context.Background()))
+			d.proxies.settle()
 		}
 	}
 	if d.pool != nil {
@@ -333,7 +334,7 @@ func (d *Daemon) Close() error {
 
 // Shutdown stops the instances, because the host goes down. The next daemon
 // starts the ones that ran. Bridges that none is connected to any more go with the
-// daemon.
+// daemon, and so do netd and proxyd if they have nothing to do.
 func (d *Daemon) Shutdown(ctx context.Context) error {
 	if err := d.instances.Suspend(ctx); err != nil {
 		return err

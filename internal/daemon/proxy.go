@@ -114,9 +114,9 @@ func (p *proxies) close(ctx context.Context, px proxy.Proxy) error {
 	return err
 }
 
-// start forgets the proxies of instances that ended meanwhile, and has a proxyd of this
-// version carry the others.
-func (p *proxies) start() {
+// settle forgets the proxies of instances that ended, and has a proxyd of this version carry
+// the others: without any, none runs.
+func (p *proxies) settle() {
 	for _, px := range p.carried.Proxies() {
 		init, _, err := box.Peek(px.Box)
 		if err == nil {
