@@ -24,8 +24,11 @@ import (
 const heldFile = "held"
 
 // holdTimeout bounds how long an instance may take to stand still: a process that
-// waits for a disk or a network file system can't be stopped.
+// waits for a disk or a network file system can't be stopped. A Set may have another bound.
 const holdTimeout = 10 * time.Second
+
+// bound is how long the processes of an instance may take to stand still, and to go on.
+func (l *live) bound() time.Duration { return cmp.Or(l.holdTime, holdTimeout) }
 
 // mostReboots is how many times an instance may reboot while it is to stand still.
 const mostReboots = 5
@@ -55,7 +58,7 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 		}
 		return errors.Join(err, removeIfThere(mark))
 	}
-	ctx, cancel := standStill(ctx, i.Name)
+	ctx, cancel := l.standStill(ctx, i.Name)
 	defer cancel()
 	for tries := 0; ; tries++ {
 		life := l.box.Life()
@@ -75,9 +78,9 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 }
 
 // standStill bounds how long the processes of an instance may take to stand still.
-func standStill(ctx context.Context, name string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
-		"the processes of instance %q did not stand still within %v; stop it, then try again", name, holdTimeout))
+func (l *live) standStill(ctx context.Context, name string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, l.bound(), kiln.Errorf(kiln.Timeout,
+		"the processes of instance %q did not stand still within %v; stop it, then try again", name, l.bound()))
 }
 
 // quietTime is how long other work on instances may take that are to stand still together.
@@ -150,7 +153,7 @@ func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resum
 
 // ends reports whether an instance is gone, or nearly.
 func (l *live) ends(ctx context.Context) bool {
-	for begun := time.Now(); time.Since(begun) < holdTimeout; {
+	for begun := time.Now(); time.Since(begun) < l.bound(); {
 		if _, err := l.box.Usage(); !errors.Is(err, kiln.NotFound) {
 			return false // it has processes, perhaps again
 		}

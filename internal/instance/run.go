@@ -241,7 +241,7 @@ func environment(config map[string]string) map[string]string {
 
 // follow remembers that an instance runs and waits for its end.
 func (s *Set) follow(ctx context.Context, name, uuid string, b *box.Box, g *guestapi.Server) *live {
-	l := &live{box: b, gone: make(chan struct{})}
+	l := &live{box: b, gone: make(chan struct{}), holdTime: s.HoldTime}
 	l.guest.server = g
 	s.mu.Lock()
 	s.live[uuid] = l
@@ -266,6 +266,12 @@ func (s *Set) watch(life context.Context, name, uuid string, l *live) {
 			select {
 			case <-life.Done():
 			case <-time.After(watchPause):
+			}
+			continue
+		}
+		if e.Kind == box.Rebooted && l.killing.Load() > 0 { // who killed it has killed the init before
+			if err := l.box.Abort(life); err != nil && life.Err() == nil {
+				s.warn("end instance "+strconv.Quote(name)+", which rebooted", err)
 			}
 			continue
 		}
@@ -423,6 +429,8 @@ func (l *live) begin(what string) { l.doing.Store(&what) }
 // kill ends an instance, and returns when that is written down. The error is Timeout when
 // it takes too long: it says what does.
 func (l *live) kill(ctx context.Context, name string) error {
+	l.killing.Add(1) // before: it may be about to reboot
+	defer l.killing.Add(-1)
 	if err := l.box.Kill(ctx); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "stop instance %q: %w", name, err)
 	}
@@ -512,7 +520,7 @@ func (s *Set) setPaused(ctx context.Context, name string, freeze bool) error {
 // freeze has all processes of a container stand still, or none: one that waits in the kernel
 // for a file system which the container serves itself doesn't. The error is Timeout then.
 func (l *live) freeze(ctx context.Context, name string) error {
-	bound, cancel := standStill(ctx, name)
+	bound, cancel := l.standStill(ctx, name)
 	defer cancel()
 	err := l.box.Freeze(bound)
 	if err == nil {
@@ -523,8 +531,8 @@ func (l *live) freeze(ctx context.Context, name string) error {
 
 // thaw has a bound of its own.
 func (l *live) thaw(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, holdTimeout, kiln.Errorf(kiln.Timeout,
-		"the processes of instance %q did not go on within %v; stop it with --force", name, holdTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, l.bound(), kiln.Errorf(kiln.Timeout,
+		"the processes of instance %q did not go on within %v; stop it with --force", name, l.bound()))
 	defer cancel()
 	return l.box.Thaw(ctx)
 }

@@ -55,6 +55,9 @@ type Set struct {
 	Failed func(what Unasked, i Instance, err error)
 	// Proxies carry connections; they are set before anything is started.
 	Proxies Proxies
+	// HoldTime bounds how long the processes of an instance may take to stand still; 0: as
+	// usual. It is set before anything is started.
+	HoldTime time.Duration
 
 	db     *db.DB
 	pool   *volume.Pool
@@ -93,10 +96,12 @@ type live struct {
 	held     atomic.Bool                     // frozen for a snapshot, not by a user
 	stop     atomic.Pointer[event.Requestor] // who has asked for its end
 	stopping atomic.Int32                    // how many are waiting for its end
+	killing  atomic.Int32                    // how many have killed it, and do
 	console  atomic.Pointer[Attachment]      // who is attached to its console
 	guest    guestServer                     // answers it about itself
 	doing    atomic.Pointer[string]          // what is done about its end, or its reboot
 	gone     chan struct{}                   // closed when its end is written down
+	holdTime time.Duration                   // of the Set
 }
 
 // paused reports whether a user has paused the instance.
@@ -148,8 +153,8 @@ func (s *Set) adopt(ctx context.Context, r db.Instance, profiles profiles) error
 	err = s.db.WithReserve(func() (err error) { b, err = box.Open(s.boxDir(r)); return err })
 	switch {
 	case err == nil:
-		if err := s.letGo(ctx, r, b); err != nil {
-			return errors.Join(err, b.Close())
+		if err := s.letGo(ctx, r, b); err != nil { // it is there all the same; a stop or a resume lets it go
+			s.warn("let instance "+strconv.Quote(r.Name)+" go on", err)
 		}
 		l := s.follow(ctx, r.Name, r.Config[UUIDKey], b, nil)
 		i, err := s.complete(r, profiles)
