@@ -60,6 +60,25 @@ func (d *DB) Snapshots(ctx context.Context, instance string) ([]Snapshot, error)
 	return list, err
 }
 
+// EachSnapshot calls f with each of them in turn, as long as it gives no error. The database
+// is read meanwhile.
+func (d *DB) EachSnapshot(ctx context.Context, instance string, f func(Snapshot) error) error {
+	in, err := projectID(ctx, d.read, project.Instances)
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = d.snapshots(ctx, func(_ int64, s Snapshot) {
+		if failed == nil {
+			failed = f(s)
+		}
+	}, `WHERE i.project_id = ? AND i.name = ? ORDER BY s.created_at, s.name`, in, instance)
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
 func (d *DB) snapshots(ctx context.Context, add func(id int64, s Snapshot), which string, args ...any) error {
 	return d.view(ctx, func(v queryer) error {
 		used, err := profilesOf(ctx, v, snapshotsProfiles,

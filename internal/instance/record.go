@@ -67,7 +67,28 @@ const recordVersion = 1
 
 // Encode gives a record as bytes: the same ones for the same record.
 func (r Record) Encode() ([]byte, error) {
-	i := r.Instance
+	var b bytes.Buffer
+	err := writeRecord(&b, r.Instance, theseSnapshots(r.Snapshots), func() []Profile { return r.Profiles })
+	return b.Bytes(), err
+}
+
+// someSnapshots calls add with each of some snapshots, as long as that gives no error.
+type someSnapshots func(add func(db.Snapshot) error) error
+
+func theseSnapshots(list []db.Snapshot) someSnapshots {
+	return func(add func(db.Snapshot) error) error {
+		for _, s := range list {
+			if err := add(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// writeRecord writes a record with one snapshot after the other, as snapshots gives them:
+// those of an instance may be large together. profiles is asked for when all were given.
+func writeRecord(w io.Writer, i db.Instance, snapshots someSnapshots, profiles func() []Profile) error {
 	f := recordFile{Version: recordVersion, Project: i.Project, Type: i.Type, recordState: recordState{
 		Name: i.Name, Architecture: i.Architecture, Description: i.Description, Ephemeral: i.Ephemeral,
 		CreatedAt: i.CreatedAt, Base: i.Base, Config: i.Config, Devices: i.Devices, Profiles: i.Profiles,
@@ -75,21 +96,86 @@ func (r Record) Encode() ([]byte, error) {
 	if f.Project == project.Default {
 		f.Project = ""
 	}
-	for _, s := range r.Snapshots {
-		f.Snapshots = append(f.Snapshots, recordSnapshot{Files: s.Files, ExpiresAt: s.ExpiresAt, LastUsedAt: s.LastUsedAt,
+	out := indenting{w: w}
+	head, err := json.Marshal(f) // which ends where the snapshots begin
+	if err == nil {
+		err = out.write(head[:len(head)-1])
+	}
+	if err != nil {
+		return err
+	}
+	before := `,"snapshots":[`
+	if err := snapshots(func(s db.Snapshot) error {
+		b, err := json.Marshal(recordSnapshot{Files: s.Files, ExpiresAt: s.ExpiresAt, LastUsedAt: s.LastUsedAt,
 			recordState: recordState{
 				Name: s.Name, Architecture: s.Architecture, Description: s.Description, Ephemeral: s.Ephemeral,
 				CreatedAt: s.CreatedAt, Base: s.Base, Config: s.Config, Devices: s.Devices, Profiles: s.Profiles,
 			}})
+		if err == nil {
+			err = out.write([]byte(before), b)
+		}
+		before = ","
+		return err
+	}); err != nil {
+		return err
 	}
-	for _, p := range r.Profiles {
-		f.Contents = append(f.Contents, recordProfile{p.Name, p.Description, p.Config, p.Devices})
+	end := ""
+	if before == "," {
+		end = "]"
 	}
-	b, err := json.Marshal(f)
-	if err != nil || len(b) > mostIndented {
-		return b, err
+	var contents []recordProfile
+	for _, p := range profiles() {
+		contents = append(contents, recordProfile{p.Name, p.Description, p.Config, p.Devices})
 	}
-	return json.MarshalIndent(f, "", " ")
+	if contents != nil {
+		b, err := json.Marshal(contents)
+		if err != nil {
+			return err
+		}
+		end += `,"profile_contents":` + string(b)
+	}
+	if err := out.write([]byte(end + "}")); err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// indenting writes JSON, which is indented for people unless it is large.
+type indenting struct {
+	w     io.Writer
+	held  bytes.Buffer // all of it, as long as that is little
+	large bool
+}
+
+func (o *indenting) write(parts ...[]byte) error {
+	for _, b := range parts {
+		if !o.large && o.held.Len()+len(b) > mostIndented {
+			o.large = true
+			if _, err := o.held.WriteTo(o.w); err != nil {
+				return err
+			}
+		}
+		to := io.Writer(&o.held)
+		if o.large {
+			to = o.w
+		}
+		if _, err := to.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *indenting) end() error {
+	if o.large {
+		return nil
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, o.held.Bytes(), "", " "); err != nil {
+		return err
+	}
+	_, err := b.WriteTo(o.w)
+	return err
 }
 
 // ParseRecord reads what Encode wrote. Errors: Integrity for what can't be a record,

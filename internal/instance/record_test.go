@@ -2,6 +2,8 @@ package instance
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -119,13 +121,51 @@ func TestDamagedRecordStays(t *testing.T) {
 		i, snap, web := r.Instance, r.Snapshots[0], r.Profiles[0]
 		i.Profiles, snap.Profiles = nil, []string{"web"}
 		harm(&i, &snap, &web)
-		if err := s.saveRecord(i, []db.Snapshot{snap}, map[string]Profile{"web": web}); err != nil {
+		if err := s.saveRecord(i, theseSnapshots([]db.Snapshot{snap}), map[string]Profile{"web": web}); err != nil {
 			t.Error(err)
 		}
 		b, err := p.Note("uuid-a")
 		if stays := strings.TrimSpace(string(b)) == "before"; err != nil || stays != (what != "nothing") {
 			t.Errorf("%s is damaged: the record stays: %v, %v", what, stays, err)
 		}
+	}
+}
+
+// TestLargeRecord writes the record of an instance with many large snapshots: they are never in
+// memory together, and the record is read again.
+func TestLargeRecord(t *testing.T) {
+	s, _, p := set(t)
+	create(t, s, p, "a", Config{})
+	r := testRecord()
+	r.Instance.Config[UUIDKey] = "uuid-a"
+	const many, each = 40, 1 << 20
+	var most, before runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	snapshots := func(add func(db.Snapshot) error) error {
+		for n := range many {
+			snap := r.Snapshots[0]
+			snap.Name, snap.Files = fmt.Sprint("s", n), fmt.Sprint("files", n)
+			snap.Config = map[string]string{"user.large": strings.Repeat("x", each)}
+			if err := add(snap); err != nil {
+				return err
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&most)
+		return nil
+	}
+	for range 2 { // when it is written, and when it is compared with what is
+		if err := s.saveRecord(r.Instance, snapshots, nil); err != nil {
+			t.Fatal(err)
+		}
+		if grown := int64(most.HeapAlloc) - int64(before.HeapAlloc); grown > many*each/4 {
+			t.Errorf("it has %d bytes in memory", grown)
+		}
+	}
+	got, err := Recorded(p, "uuid-a")
+	if err != nil || len(got.Snapshots) != many || len(got.Snapshots[many-1].Config["user.large"]) != each {
+		t.Errorf("%d snapshots, %v", len(got.Snapshots), err)
 	}
 }
 

@@ -1,15 +1,15 @@
 package instance
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/project"
-	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 // SaveRecords writes the records of some instances beside their volumes where they
@@ -23,7 +23,8 @@ func (s *Set) SaveRecords(ctx context.Context, names ...db.Name) error {
 		return err
 	}
 	var errs []error
-	save := func(row db.Instance, snapshots []db.Snapshot) {
+	save := func(in context.Context, row db.Instance) {
+		snapshots := func(add func(db.Snapshot) error) error { return s.db.EachSnapshot(in, row.Name, add) }
 		if err := s.saveRecord(row, snapshots, profiles(row.Project).list); err != nil {
 			errs = append(errs, fmt.Errorf("write the record of instance %q: %w", row.Name, err))
 		}
@@ -34,33 +35,20 @@ func (s *Set) SaveRecords(ctx context.Context, names ...db.Name) error {
 		if errors.Is(err, kiln.NotFound) {
 			continue // deleted or renamed meanwhile
 		}
-		snapshots, serr := s.db.Snapshots(in, name.Name)
-		if err := errors.Join(err, serr); err != nil {
+		if err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		save(row, snapshots)
+		save(in, row)
 	}
 	if len(names) > 0 {
 		return errors.Join(errs...)
 	}
 	rows, err := s.db.Instances(ctx)
-	all, serr := s.db.AllSnapshotFiles(ctx)
-	if err := errors.Join(err, serr); err != nil {
+	if err != nil {
 		return err
 	}
-	has := map[db.Name]bool{}
-	for _, snap := range all {
-		has[db.Name{Project: snap.Project, Name: snap.Instance}] = true
-	}
 	for _, row := range rows {
-		var snapshots []db.Snapshot // those of all instances at once may be large
-		if has[db.Name{Project: row.Project, Name: row.Name}] {
-			snapshots, err = s.db.Snapshots(project.In(ctx, project.Alone(row.Project)), row.Name)
-			if err != nil {
-				return errors.Join(append(errs, err)...)
-			}
-		}
-		save(row, snapshots)
+		save(project.In(ctx, project.Alone(row.Project)), row)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -68,49 +56,58 @@ func (s *Set) SaveRecords(ctx context.Context, names ...db.Name) error {
 	return errors.Join(errs...)
 }
 
+// errDamaged ends the writing of a record of which a row is damaged.
+var errDamaged = errors.New("a row is damaged")
+
 // saveRecord writes the record of one instance, unless it is written.
-func (s *Set) saveRecord(row db.Instance, snapshots []db.Snapshot, profiles map[string]Profile) error {
+func (s *Set) saveRecord(row db.Instance, snapshots someSnapshots, profiles map[string]Profile) error {
 	uuid := row.Config[UUIDKey]
 	if row.Damage != "" || uuid == "" {
 		return nil
 	}
-	r := Record{Instance: row, Snapshots: snapshots}
-	used := append([]string(nil), row.Profiles...)
-	for _, snap := range snapshots {
-		if snap.Damage != "" {
-			return nil
-		}
-		used = append(used, snap.Profiles...)
+	write := func(with bool) error {
+		return s.pool.SetNoteBy(uuid, func(w io.Writer) error {
+			return writeRecordOf(w, row, snapshots, profiles, with)
+		})
 	}
-	seen := map[string]bool{}
-	for _, name := range used {
-		p, ok := profiles[name]
-		if p.Damage != "" {
-			return nil
-		}
-		if ok && !seen[name] {
-			r.Profiles = append(r.Profiles, p)
-		}
-		seen[name] = true
+	err := write(true)
+	if errors.Is(err, kiln.TooLarge) { // profiles may change at any time; others have them as well
+		err = errors.Join(write(false), kiln.Errorf(kiln.TooLarge, "its profiles are too large, and left out"))
 	}
-	b, err := r.Encode()
-	if err != nil {
-		return err
-	}
-	if has, err := s.pool.Note(uuid); err == nil && bytes.Equal(bytes.TrimSpace(has), b) {
-		return nil
-	}
-	var without error
-	if len(b) > volume.MaxNote { // profiles may change at any time; others have them as well
-		r.Profiles = nil
-		without = kiln.Errorf(kiln.TooLarge, "its profiles are too large, and left out")
-		if b, err = r.Encode(); err != nil {
-			return err
-		}
-	}
-	err = errors.Join(s.pool.SetNote(uuid, b), without)
-	if errors.Is(err, kiln.NotFound) {
-		return nil // it has no files, and so nothing needs a record
+	if errors.Is(err, errDamaged) || errors.Is(err, kiln.NotFound) {
+		return nil // the record is the better copy; or it has no files, and so nothing needs one
 	}
 	return err
+}
+
+// writeRecordOf writes what the record of an instance is to be, with or without the profiles
+// that are used. The error is errDamaged.
+func writeRecordOf(w io.Writer, row db.Instance, snapshots someSnapshots, profiles map[string]Profile,
+	with bool) error {
+	var used []Profile
+	seen := map[string]bool{}
+	use := func(names []string) error {
+		for _, name := range names {
+			p, ok := profiles[name]
+			if p.Damage != "" {
+				return errDamaged
+			}
+			if ok && with && !seen[name] {
+				used = append(used, p)
+			}
+			seen[name] = true
+		}
+		return nil
+	}
+	if err := use(row.Profiles); err != nil {
+		return err
+	}
+	return writeRecord(w, row, func(add func(db.Snapshot) error) error {
+		return snapshots(func(snap db.Snapshot) error {
+			if snap.Damage != "" {
+				return errDamaged
+			}
+			return cmp.Or(use(snap.Profiles), add(snap))
+		})
+	}, func() []Profile { return used })
 }

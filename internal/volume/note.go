@@ -1,8 +1,10 @@
 package volume
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,11 +39,26 @@ func Notes(dir string) ([]string, error) {
 // is lost, in the place of what was there. It goes with the volume. It is on the disk
 // when SetNote returns. Errors: NotFound when there is no such volume, TooLarge.
 func (p *Pool) SetNote(name string, b []byte) error {
+	return p.SetNoteBy(name, func(w io.Writer) error {
+		_, err := w.Write(bytes.TrimRight(b, "\n"))
+		return err
+	})
+}
+
+// SetNoteBy is SetNote of a text that write writes piece by piece, the same each time it is
+// asked to. Where that is there already, nothing is written.
+// Errors: as SetNote, those of write.
+func (p *Pool) SetNoteBy(name string, write func(w io.Writer) error) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if len(b) > MaxNote {
-		return kiln.Errorf(kiln.TooLarge, "the note of volume %q has %d bytes, more than %d", name, len(b), MaxNote)
+	var size counter
+	same, err := disk.IsSealed(p.notePath(name), func(w io.Writer) error { return write(io.MultiWriter(w, &size)) })
+	if err != nil || same {
+		return err
+	}
+	if size > MaxNote {
+		return kiln.Errorf(kiln.TooLarge, "the note of volume %q has %d bytes, more than %d", name, size, MaxNote)
 	}
 	p.noting.Lock() // so that one doesn't appear after its volume is gone
 	defer p.noting.Unlock()
@@ -50,7 +67,15 @@ func (p *Pool) SetNote(name string, b []byte) error {
 	} else if err != nil {
 		return err
 	}
-	return disk.WriteSealed(p.notePath(name), 0o600, b)
+	return disk.WriteSealedBy(p.notePath(name), 0o600, write)
+}
+
+// counter counts the bytes that are written to it.
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
 }
 
 // Note gives the note of a volume, whether the volume is there or was put away. It ends
