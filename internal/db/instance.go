@@ -234,8 +234,9 @@ func editInstance(ctx context.Context, tx *Tx, name string, f func(*Instance) er
 	return cmp.Or(err, checkRules(ctx, tx, in, id))
 }
 
-// RenameInstance changes a name. Errors: NotFound, Conflict.
-func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
+// RenameInstance changes a name, and with it the row, as EditInstance does.
+// Errors: NotFound, Conflict, those of edits.
+func (d *DB) RenameInstance(ctx context.Context, from, to string, edits ...func(*Instance) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		tx.instanceChanged(ctx, from, to)
 		_, id, err := getInstance(ctx, tx.tx, from)
@@ -245,15 +246,22 @@ func (d *DB) RenameInstance(ctx context.Context, from, to string) error {
 		if _, err = tx.tx.ExecContext(ctx, `UPDATE instances SET name = ? WHERE id = ?`, to, id); err != nil {
 			return conflict(err, "Instance", to)
 		}
+		for _, f := range edits {
+			if err := editInstance(ctx, tx, to, f); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }
 
 // MoveInstance gives an instance to the project that into is about, under a name there,
 // with that project's profiles of the names given; its snapshots have those of the names
-// that they had, as far as they are there. Errors: NotFound, also for a profile, Conflict,
+// that they had, as far as they are there. edits change the row as EditInstance does.
+// Errors: NotFound, also for a profile, Conflict,
 // Denied when the project has as many instances as it may, Integrity when the row is damaged.
-func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles []string) error {
+func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles []string,
+	edits ...func(*Instance) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		i, id, err := getInstance(ctx, tx.tx, from)
 		if err != nil {
@@ -276,6 +284,11 @@ func (d *DB) MoveInstance(ctx, into context.Context, from, to string, profiles [
 		}
 		if err := cmp.Or(checkLimits(ctx, tx, in), checkRules(ctx, tx, in, id)); err != nil {
 			return err
+		}
+		for _, f := range edits {
+			if err := editInstance(into, tx, to, f); err != nil {
+				return err
+			}
 		}
 		had, err := profilesOf(ctx, tx.tx, snapshotsProfiles,
 			`WHERE o.snapshot_id IN (SELECT id FROM instance_snapshots WHERE instance_id = ?)`, id)

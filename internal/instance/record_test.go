@@ -12,6 +12,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 func testRecord() Record {
@@ -127,6 +128,38 @@ func TestDamagedRecordStays(t *testing.T) {
 		b, err := p.Note("uuid-a")
 		if stays := strings.TrimSpace(string(b)) == "before"; err != nil || stays != (what != "nothing") {
 			t.Errorf("%s is damaged: the record stays: %v, %v", what, stays, err)
+		}
+	}
+}
+
+// TestRenamedAtOnce renames and moves an instance: that its files are to be told is in the same
+// transaction.
+func TestRenamedAtOnce(t *testing.T) {
+	s, d, p := set(t)
+	create(t, s, p, "a", Config{})
+	here, there := project.InDefault(t.Context()), project.In(t.Context(), project.Alone("web"))
+	root := map[string]map[string]string{"root": {"type": "disk", "path": "/"}}
+	if err := d.CreateProject(here, db.Project{Name: "web"}, db.Profile{Name: "default", Devices: root}); err != nil {
+		t.Fatal(err)
+	}
+	for verb, f := range map[string]func() error{
+		"rename": func() error { return errors.Join(s.Rename(here, "a", "b"), s.Rename(here, "b", "a")) },
+		"move": func() error {
+			return errors.Join(s.Move(here, there, "a", "b", nil), s.Move(there, here, "b", "a", nil))
+		},
+	} {
+		if err := d.EditInstance(here, "a", func(r *db.Instance) error {
+			delete(r.Config, TemplateKey)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		before := d.Version()
+		if err := f(); err != nil || d.Version() != before+2 {
+			t.Errorf("%s there and back: %d transactions, %v", verb, d.Version()-before, err)
+		}
+		if r, err := d.Instance(here, "a"); err != nil || r.Config[TemplateKey] != "rename" {
+			t.Errorf("%s: %q, %v", verb, r.Config, err)
 		}
 	}
 }

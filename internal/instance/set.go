@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -460,23 +461,23 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.db.RenameInstance(ctx, r.Name, to); err != nil {
+	if err := s.db.RenameInstance(ctx, r.Name, to, tellName); err != nil {
 		if errors.Is(err, kiln.Conflict) {
 			return conflict(to)
 		}
 		return err
 	}
-	return s.renamed(ctx, to)
+	s.notify(ctx, Change{Name: to, Action: "renamed"})
+	return nil
 }
 
-// renamed has the next start tell the files of an instance the name that it has now.
-func (s *Set) renamed(ctx context.Context, name string) error {
-	s.notify(ctx, Change{Name: name, Action: "renamed"})
-	return s.edit(ctx, name, func(r *db.Instance) {
-		if r.Config[TemplateKey] == "" {
-			r.Config[TemplateKey] = "rename"
-		}
-	})
+// tellName has the next start tell the files of an instance the name that it has now.
+func tellName(r *db.Instance) error {
+	if r.Config == nil {
+		r.Config = map[string]string{}
+	}
+	r.Config[TemplateKey] = cmp.Or(r.Config[TemplateKey], "rename")
+	return nil
 }
 
 // Move gives a stopped instance with its snapshots to the project that into is about, under
@@ -513,14 +514,15 @@ func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string
 	if err != nil {
 		return err
 	}
-	if err := s.db.MoveInstance(ctx, into, from, to, i.Config.Profiles); err != nil {
+	var edits []func(*db.Instance) error
+	if to != from {
+		edits = append(edits, tellName)
+	}
+	if err := s.db.MoveInstance(ctx, into, from, to, i.Config.Profiles, edits...); err != nil {
 		if errors.Is(err, kiln.Conflict) {
 			return conflict(to)
 		}
 		return err
-	}
-	if to != from {
-		return s.renamed(into, to)
 	}
 	s.notify(into, Change{Name: to, Action: "renamed"})
 	return nil
