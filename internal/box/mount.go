@@ -32,7 +32,7 @@ func (b *Box) Attach(ctx context.Context, m Mount) (id uint64, err error) {
 	defer t.Close()
 	answer, err := b.changeMounts(ctx, t.File, "attach", mountsDir, t.kind, m.Target)
 	if err != nil {
-		return 0, kiln.Errorf(kiln.KindOf(err), "%s: %w", m.what(), err)
+		return 0, err // it says where
 	}
 	if _, err := fmt.Sscanf(answer, "mount %d", &id); err != nil {
 		return 0, kiln.Errorf(kiln.Internal, "%s: the helper said %q", m.what(), answer)
@@ -164,9 +164,11 @@ func (b *Box) changeMounts(ctx context.Context, t *os.File, what string, words .
 func mountKind(code unix.Errno) kiln.Kind {
 	switch {
 	case code == unix.ESRCH, code == unix.EBUSY, code == unix.ENOTDIR, code == unix.EISDIR, code == unix.ELOOP,
-		code == unix.EROFS, code == unix.ENOSPC, code == unix.EDQUOT, errors.Is(code, fs.ErrNotExist),
+		code == unix.EROFS, errors.Is(code, fs.ErrNotExist),
 		errors.Is(code, fs.ErrPermission):
 		return kiln.Conflict
+	case code == unix.ENOSPC, code == unix.EDQUOT:
+		return kiln.NoSpace
 	case code == unix.ENAMETOOLONG:
 		return kiln.Invalid
 	}

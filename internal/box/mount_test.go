@@ -202,3 +202,14 @@ func TestAttach(t *testing.T) {
 	inside("test ! -e /first/file", 0)
 	detach("first", 0, false)
 }
+
+// TestMountKind tells a full file system in a container from what is in the way there.
+func TestMountKind(t *testing.T) {
+	for code, want := range map[unix.Errno]kiln.Kind{unix.ENOSPC: kiln.NoSpace, unix.EDQUOT: kiln.NoSpace,
+		unix.EBUSY: kiln.Conflict, unix.EACCES: kiln.Conflict, unix.ENOENT: kiln.Conflict, unix.ENAMETOOLONG: kiln.Invalid,
+		unix.EIO: kiln.Internal} {
+		if got := mountKind(code); got != want {
+			t.Errorf("%v is %q, want %q", code, got, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -123,6 +124,10 @@ func exit(err error) int {
 		return 8
 	case kiln.Timeout, kiln.Cancelled:
 		return 9
+	case kiln.Internal:
+		if errors.Is(err, fs.ErrPermission) { // of a file here: what a server refuses has a Kind
+			return 5
+		}
 	}
 	return 1
 }

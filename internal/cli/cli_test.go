@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -19,7 +21,8 @@ func TestExitCodes(t *testing.T) {
 		kiln.Errorf(kiln.Conflict, "x"): 4, kiln.Errorf(kiln.Stale, "x"): 4, kiln.Errorf(kiln.Denied, "x"): 5,
 		kiln.Errorf(kiln.Network, "x"): 6, kiln.Errorf(kiln.Busy, "x"): 6,
 		kiln.Errorf(kiln.Integrity, "x"): 7, kiln.Errorf(kiln.NoSpace, "x"): 8,
-		kiln.Errorf(kiln.Timeout, "x"): 9, context.Canceled: 9,
+		&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}: 5,
+		kiln.Errorf(kiln.Timeout, "x"):                            9, context.Canceled: 9,
 		fmt.Errorf("many: %w", errors.Join(kiln.Errorf(kiln.NotFound, "x"))): 3,
 	} {
 		if got := exit(err); got != want {

@@ -281,7 +281,7 @@ func (t diskDevice) add(ctx context.Context, in *guest) error {
 
 // attach mounts something in the instance. What may be missing is said to be.
 func (g *guest) attach(ctx context.Context, m box.Mount) error {
-	m.Name = "it" // errors name the device
+	m.Name = "" // errors name the device
 	id, err := g.live.box.Attach(ctx, m)
 	if m.Optional && errors.Is(err, kiln.NotFound) {
 		g.say("there is no %s on this host now; it is looked for again when the instance starts", m.Source)
