@@ -79,6 +79,7 @@ type Daemon struct {
 	imageGrants grant.Registry[imageGrant]
 	shares      grant.Registry[*share]
 	migrating   chan struct{} // full when as many instances are migrating as may
+	theirs      chan struct{} // of them, those of restricted clients
 	throttle    throttle
 	asked       asked
 	woken       chan struct{} // the settings changed
@@ -105,7 +106,8 @@ type Daemon struct {
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, id: uuid.NewString(), began: time.Now().Truncate(time.Millisecond), Events: event.NewHub(),
-		woken: make(chan struct{}, 1), migrating: make(chan struct{}, migrations)}
+		woken: make(chan struct{}, 1), migrating: make(chan struct{}, migrations),
+		theirs: make(chan struct{}, restrictedMigrations)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.Ops = op.NewTable(func(s op.Snapshot) {

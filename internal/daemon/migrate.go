@@ -27,7 +27,8 @@ type Migration struct {
 	ctx  context.Context // what the names mean
 	run  func(context.Context, *op.Operation, *migrate.Peer) error
 	drop func()
-	turn chan struct{} // full when there are as many as may be
+	// turns are full when there are as many as may be.
+	turns []chan struct{}
 	// connect reaches the other server; nil: that one connects.
 	connect func(context.Context) (*migrate.Peer, error)
 }
@@ -54,18 +55,32 @@ func (m *Migration) Run(ctx context.Context, o *op.Operation,
 		return err
 	}
 	defer p.Close()
-	select {
-	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
-	default:
-		return p.Fail(ctx, kiln.Errorf(kiln.Busy, "%d instances are being copied to and from other servers, as many as may "+
-			"at once; try again later", migrations))
+	for _, turn := range m.turns {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		default:
+			return p.Fail(ctx, kiln.Errorf(kiln.Busy, "%d instances are being copied to and from other servers, as many as "+
+				"may at once; try again later", cap(turn)))
+		}
 	}
 	return m.run(ctx, o, p)
 }
 
 // migrations is how many there may be at once: each has a process with memory of its own.
-const migrations = 8
+// Restricted clients leave some to who manages the server.
+const (
+	migrations           = 8
+	restrictedMigrations = 6
+)
+
+// turns are what a migration takes one of each.
+func (d *Daemon) turns(ctx context.Context) []chan struct{} {
+	if instance.IsRestricted(ctx) {
+		return []chan struct{}{d.theirs, d.migrating}
+	}
+	return []chan struct{}{d.migrating}
+}
 
 // copied are the features of rsync that this server has. It needs all but the last.
 var copied = migrate.Features{Xattrs: true, Delete: true, Compress: true, Bidirectional: true, Links: true}
@@ -101,7 +116,7 @@ func (d *Daemon) Send(ctx context.Context, name string, spec SendSpec) (*Migrati
 		return nil, kiln.Errorf(kiln.Unsupported, "instance %q can't be copied with its processes; copy its files as they "+
 			"are in one moment: --stateless; or stop it before", of)
 	}
-	m := &Migration{Title: "Migrating instance", Resources: instanceResources(of), ctx: ctx, turn: d.migrating,
+	m := &Migration{Title: "Migrating instance", Resources: instanceResources(of), ctx: ctx, turns: d.turns(ctx),
 		drop: func() {},
 		run: func(ctx context.Context, o *op.Operation, p *migrate.Peer) error {
 			return d.send(ctx, o, name, spec.Only, p)
@@ -240,7 +255,7 @@ func (d *Daemon) AwaitInstance(ctx context.Context, spec CreateSpec, from *remot
 	if err := d.instances.CheckAccess(ctx, spec.Config); err != nil {
 		return nil, err
 	}
-	m := &Migration{Title: "Creating instance", ctx: ctx, turn: d.migrating}
+	m := &Migration{Title: "Creating instance", ctx: ctx, turns: d.turns(ctx)}
 	if from != nil {
 		if err := d.remotes.CheckMigration(*from); err != nil {
 			return nil, err
@@ -313,6 +328,10 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 		if drop, err = d.missingSnapshots(ctx, a); err != nil {
 			return n, ctx, err
 		}
+	}
+	// Before the files come; it is asked again with the rows.
+	if err := d.instances.CheckArriving(ctx, len(a.Snapshots), "--instance-only"); err != nil {
+		return n, ctx, err
 	}
 	n = a.plan()
 	n.Trigger, a.spec.Profiles = a.Trigger, spec.Profiles // whoever names profiles that are here wants them

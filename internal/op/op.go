@@ -53,7 +53,7 @@ type Snapshot struct {
 	Metadata    map[string]any
 	MayCancel   bool
 	Project     string // in which it works; "": in none
-	Owner       string // who may see it besides the administrators, see SetOwner
+	Owner       string // for whom it works, see WithOwner
 	Err         error  // why the status is Failure or Cancelled
 }
 
@@ -67,18 +67,25 @@ type Table struct {
 	notify func(Snapshot)
 	wg     sync.WaitGroup
 
-	working atomic.Int64
-
 	mu     sync.Mutex
 	ops    map[string]*Operation
-	closed bool // what is started from now on is cancelled before it begins
+	loads  map[string]Load // by owner; those without any aren't in it
+	closed bool            // what is started from now on is cancelled before it begins
 }
+
+// A Load counts operations that are under way.
+type Load struct {
+	Working int // all but tokens, which cost nothing
+	Waiting int // those that only wait for somebody, tokens among them
+}
+
+func (l Load) plus(more Load) Load { return Load{l.Working + more.Working, l.Waiting + more.Waiting} }
 
 // NewTable makes an empty table. notify is called, in order for each operation,
 // with every change of one; it must not block for long nor call back.
 func NewTable(notify func(Snapshot)) *Table {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Table{ctx: ctx, cancel: cancel, notify: notify, ops: map[string]*Operation{}}
+	return &Table{ctx: ctx, cancel: cancel, notify: notify, ops: map[string]*Operation{}, loads: map[string]Load{}}
 }
 
 // Close cancels everything under way and waits for it.
@@ -90,9 +97,59 @@ func (t *Table) Close() {
 	t.wg.Wait()
 }
 
-// Working counts the operations under way that aren't tokens: those wait for somebody,
-// at no cost.
-func (t *Table) Working() int { return int(t.working.Load()) }
+// Load counts all operations under way.
+func (t *Table) Load() (all Load) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.loads {
+		all = all.plus(l)
+	}
+	return all
+}
+
+// LoadOf counts the operations under way of an owner.
+func (t *Table) LoadOf(owner string) Load {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.loads[owner]
+}
+
+// burden adds to what an owner has under way.
+func (t *Table) burden(owner string, more Load) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l := t.loads[owner].plus(more); l == (Load{}) {
+		delete(t.loads, owner)
+	} else {
+		t.loads[owner] = l
+	}
+}
+
+// Hold counts as an operation of an owner what may become one, until it is released. It
+// tells what the owner has then.
+func (t *Table) Hold(owner string) (own Load, release func()) {
+	t.burden(owner, Load{Working: 1})
+	return t.LoadOf(owner), func() { t.burden(owner, Load{Working: -1}) }
+}
+
+// CancelWaiting is that of all operations.
+func (t *Table) CancelWaiting(gone func(ctx context.Context) bool) {
+	t.mu.Lock()
+	ops := slices.Collect(maps.Values(t.ops))
+	t.mu.Unlock()
+	for _, o := range ops {
+		o.CancelWaiting(gone)
+	}
+}
+
+type ownerKey struct{}
+
+// WithOwner has the operations that are started with a context, and those that these start,
+// work for somebody: a name that means something to who asks for it. Without, they are
+// nobody's.
+func WithOwner(ctx context.Context, owner string) context.Context {
+	return context.WithValue(ctx, ownerKey{}, owner)
+}
 
 // Options say what an operation is, besides its function. The zero value is a
 // task that can't be cancelled by users.
@@ -101,6 +158,7 @@ type Options struct {
 	Resources map[string][]string
 	Metadata  map[string]any
 	MayCancel bool
+	Waits     bool // it only waits for somebody until Joined, as tokens always do
 }
 
 // An Operation is one piece of work under way or just finished.
@@ -108,6 +166,8 @@ type Operation struct {
 	table  *Table
 	cancel context.CancelFunc
 	done   chan struct{}
+	waits  atomic.Bool
+	ctx    context.Context // of its work
 
 	mu   sync.Mutex
 	snap Snapshot
@@ -122,12 +182,22 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(t.ctx, cancel)
+	owner, _ := ctx.Value(ownerKey{}).(string)
 	now := time.Now().UTC()
-	op := &Operation{table: t, cancel: cancel, done: make(chan struct{}), snap: Snapshot{
+	op := &Operation{table: t, ctx: ctx, cancel: cancel, done: make(chan struct{}), snap: Snapshot{
 		ID: uuid.NewString(), Class: o.Class, Description: description, CreatedAt: now, UpdatedAt: now,
 		Status: Pending, Project: project.Name(ctx), Resources: o.Resources, Metadata: maps.Clone(o.Metadata),
-		MayCancel: o.MayCancel,
+		MayCancel: o.MayCancel, Owner: owner,
 	}}
+	op.waits.Store(o.Waits || o.Class == Token)
+	var load Load
+	if o.Class != Token {
+		load.Working = 1
+	}
+	if op.waits.Load() {
+		load.Waiting = 1
+	}
+	t.burden(owner, load)
 	t.mu.Lock()
 	t.ops[op.snap.ID] = op
 	closed := t.closed
@@ -135,9 +205,6 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 		t.wg.Add(1) // Close waits for what was started before it, and for nothing else
 	}
 	t.mu.Unlock()
-	if o.Class != Token {
-		t.working.Add(1)
-	}
 	op.update(func(*Snapshot) {})
 	if closed {
 		stop()
@@ -186,12 +253,19 @@ func (t *Table) List() []Snapshot {
 	return list
 }
 
-// SetOwner says for whom an operation works: a name that means something to who asks
-// for it. Until then it is nobody's.
-func (o *Operation) SetOwner(owner string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.snap.Owner = owner
+// CancelWaiting cancels an operation that only waits for somebody, if who started it, by the
+// values of its context, is gone.
+func (o *Operation) CancelWaiting(gone func(ctx context.Context) bool) {
+	if o.waits.Load() && gone(o.ctx) {
+		o.cancel()
+	}
+}
+
+// Joined says that the one for whom the operation waited is there. Nobody's is none.
+func (o *Operation) Joined() {
+	if o != nil && o.waits.Swap(false) {
+		o.table.burden(o.snap.Owner, Load{Waiting: -1})
+	}
 }
 
 // ID names the operation.
@@ -281,8 +355,9 @@ func (o *Operation) finish(err error) {
 			s.Status = Failure
 		}
 	})
+	o.Joined()
 	if o.snap.Class != Token {
-		o.table.working.Add(-1)
+		o.table.burden(o.snap.Owner, Load{Working: -1})
 	}
 	close(o.done)
 	time.AfterFunc(Keep, func() {

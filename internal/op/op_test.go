@@ -120,13 +120,13 @@ func TestFailure(t *testing.T) {
 	if s := o.Wait(t.Context()); s.Status != Failure || kiln.KindOf(s.Err) != kiln.Conflict {
 		t.Errorf("%+v", s)
 	}
-	if n := table.Working(); n != 0 {
+	if n := table.Load().Working; n != 0 {
 		t.Errorf("%d operations work after all ended", n)
 	}
 	wait := func(ctx context.Context, _ *Operation) error { <-ctx.Done(); return nil }
 	table.Start(t.Context(), "Works", Options{}, wait)
 	table.Start(t.Context(), "Waits", Options{Class: Token}, wait)
-	if n := table.Working(); n != 1 {
+	if n := table.Load().Working; n != 1 {
 		t.Errorf("%d operations work, of one and a token", n)
 	}
 	if list := table.List(); len(list) != 3 {
@@ -147,5 +147,41 @@ func TestOverIsOver(t *testing.T) {
 	if s := o.Snapshot(); s.Status != Success || s.Err != nil || len(s.Metadata) != 1 || s.Metadata["a"] != 1 ||
 		len(s.Resources["instances"]) != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestLoads counts what each owner has under way, and ends what waits for an owner that is gone.
+func TestLoads(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	defer table.Close()
+	wait := func(ctx context.Context, _ *Operation) error { <-ctx.Done(); return ctx.Err() }
+	a, b := WithOwner(t.Context(), "a"), WithOwner(t.Context(), "b")
+	token := table.Start(a, "Token", Options{Class: Token}, wait)
+	peer := table.Start(a, "Peer", Options{Waits: true}, wait)
+	joined := table.Start(a, "Joined", Options{Waits: true}, wait)
+	others := table.Start(b, "Others", Options{Class: Token}, wait)
+	if l := table.LoadOf("a"); l != (Load{Working: 2, Waiting: 3}) || joined.Snapshot().Owner != "a" {
+		t.Errorf("%+v", l)
+	}
+	joined.Joined()
+	joined.Joined()
+	own, release := table.Hold("a")
+	if own != (Load{Working: 3, Waiting: 2}) {
+		t.Errorf("%+v", own)
+	}
+	release()
+	table.CancelWaiting(func(ctx context.Context) bool { return ctx.Value(ownerKey{}) == "a" })
+	for _, o := range []*Operation{token, peer} {
+		if s := o.Wait(t.Context()); s.Status != Cancelled {
+			t.Errorf("%s: %v", s.Description, s.Status)
+		}
+	}
+	for _, o := range []*Operation{joined, others} {
+		if s := o.Snapshot(); s.Status != Running {
+			t.Errorf("%s: %v", s.Description, s.Status)
+		}
+	}
+	if l := table.Load(); l != (Load{Working: 1, Waiting: 1}) {
+		t.Errorf("%+v", l)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
 )
 
 // A caller is who sent a request.
@@ -45,7 +46,7 @@ func (s *Server) identify(r *http.Request) *http.Request {
 			s.hold(r.Context(), c)
 		}
 	}
-	ctx := event.WithRequestor(r.Context(), c.requestor(r))
+	ctx := op.WithOwner(event.WithRequestor(r.Context(), c.requestor(r)), c.owner())
 	if c.restricted {
 		ctx = instance.Restricted(ctx, c.projects...)
 	}
@@ -74,9 +75,40 @@ func host(address string) string {
 	return h
 }
 
-// mostOperations bounds those that are under way: each takes memory, and most a piece
-// of the disk's and the processors' time.
-const mostOperations = 4096
+// These bound the operations that are under way: each takes memory, and most a piece of the
+// disk's and the processors' time.
+const (
+	mostOperations = 4096 // of all, as far as others than administrators are concerned; of one of these
+	mostOfOne      = 256  // of a restricted client, with what it is asking for
+	mostWaiting    = 64   // of those, and of its secrets: what only waits for somebody
+)
+
+// bounded reports whether a caller has less of the server than who manages it.
+func (c caller) bounded() bool { return !c.trusted || c.restricted }
+
+// busy refuses what may become an operation when its caller has as many as it may have. Who
+// manages the server isn't held up by the others. The error is Busy.
+func (s *Server) busy(c caller, own op.Load) error {
+	switch {
+	case c.bounded() && own.Working > mostOfOne:
+		return kiln.Errorf(kiln.Busy, "this client has %d operations under way, as many as it may have; wait for some, or "+
+			"cancel them: kiln operation list --all-projects", mostOfOne)
+	case c.bounded() && s.d.Ops.Load().Working > mostOperations, own.Working > mostOperations:
+		return kiln.Errorf(kiln.Busy, "the server has %d operations under way, as many as it may have; wait for some, or "+
+			"cancel them: kiln operation list --all-projects", mostOperations)
+	}
+	return nil
+}
+
+// mayWait refuses one more operation that only waits for somebody to a restricted client that
+// has as many as it may have. The error is Busy.
+func (s *Server) mayWait(r *http.Request) error {
+	if c := callerOf(r); c.bounded() && s.d.Ops.LoadOf(c.owner()).Waiting >= mostWaiting {
+		return kiln.Errorf(kiln.Busy, "this client has %d operations under way that wait for somebody to connect or to "+
+			"use a secret, as many as it may have; cancel some: kiln operation list --all-projects", mostWaiting)
+	}
+	return nil
+}
 
 // guard lets a handler be called by those who may, unless there is too much to do already.
 func (s *Server) guard(to route, method string, h handler) handler {
@@ -89,13 +121,16 @@ func (s *Server) guard(to route, method string, h handler) handler {
 		case c.restricted && admin:
 			return nil, kiln.Errorf(kiln.Denied, "not authorized: this client is restricted to projects, and this needs one "+
 				"that isn't; ask whoever manages the server")
-		case method != http.MethodGet && !strings.HasPrefix(to.path, "/1.0/operations/") &&
-			s.d.Ops.Working() >= mostOperations:
-			return nil, kiln.Errorf(kiln.Busy, "the server has %d operations under way, as many as it may have; wait for "+
-				"some, or cancel them: kiln operation list", mostOperations)
 		case !c.trusted:
 			// An untrusted client doesn't get to hold a connection with a slow request.
 			within = s.stall()
+		}
+		if c := callerOf(r); method != http.MethodGet && !to.relieves(method, c) {
+			own, release := s.d.Ops.Hold(c.owner())
+			defer release()
+			if err := s.busy(c, own); err != nil {
+				return nil, err
+			}
 		}
 		r, err := s.inProject(r, to, method)
 		if err != nil {

@@ -30,6 +30,9 @@ func (s *Server) postConsole(w http.ResponseWriter, r *http.Request) (any, error
 	default:
 		return nil, kiln.Errorf(kiln.Invalid, "%q is not a type of console; use console", post.Type)
 	}
+	if err := s.mayWait(r); err != nil {
+		return nil, err
+	}
 	a, err := s.d.AttachConsole(r.Context(), name, post.Force)
 	if err != nil {
 		return nil, err
@@ -54,6 +57,7 @@ func (s *Server) postConsole(w http.ResponseWriter, r *http.Request) (any, error
 // startSession starts an operation whose websockets are those of a session.
 func (s *Server) startSession(ctx context.Context, title string, o op.Options, x *session,
 	run func(context.Context, *op.Operation) error) *op.Operation {
+	o.Waits = true
 	ready := make(chan struct{})
 	started := s.d.Ops.Start(ctx, title, o, func(ctx context.Context, o *op.Operation) error {
 		<-ready

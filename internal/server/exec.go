@@ -175,6 +175,9 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 			return s.execAlone(ctx, o, name, spec, post.RecordOutput)
 		}), nil
 	}
+	if err := s.mayWait(r); err != nil {
+		return nil, err
+	}
 	fds := []string{"control", "0", "1", "2"}
 	if post.Interactive {
 		fds = fds[:2]
@@ -225,6 +228,7 @@ func (x *session) wait(ctx context.Context) (map[string]conn, error) {
 			return nil, ctx.Err()
 		}
 	}
+	op.Of(ctx).Joined()
 	return conns, nil
 }
 

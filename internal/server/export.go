@@ -111,6 +111,9 @@ func (s *Server) shareImage(w http.ResponseWriter, r *http.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayWait(r); err != nil {
+		return nil, err
+	}
 	return s.d.ShareImage(r.Context(), img.Fingerprint)
 }
 

@@ -79,6 +79,13 @@ func (s *Server) reconsider(ctx context.Context) {
 	for _, x := range s.sessions.list() {
 		s.endUntrusted(ctx, x)
 	}
+	s.d.Ops.CancelWaiting(s.gone)
+}
+
+// gone reports whether the client of a context isn't trusted any more, or less than it was.
+func (s *Server) gone(ctx context.Context) bool {
+	c, ok := ctx.Value(callerKey{}).(caller)
+	return ok && c.trusted && c.cert != nil && c.mayMoreThan(s.whose(context.WithoutCancel(ctx), c.cert))
 }
 
 // endUntrusted ends a command whose owner isn't trusted any more, or less than before.

@@ -28,6 +28,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // guestOf gives the certificate of a restricted client.
@@ -461,7 +462,7 @@ func TestOperationLimit(t *testing.T) {
 	}
 	resp, b := p.do("POST", "/1.0/profiles", `{"name":"p"}`)
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" ||
-		!strings.Contains(string(b), "kiln operation list") {
+		!strings.Contains(string(b), "kiln operation list --all-projects") {
 		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, b)
 	}
 	if resp, b := p.do("GET", "/1.0/instances", ""); resp.StatusCode != http.StatusOK {
@@ -477,5 +478,78 @@ func TestOperationLimit(t *testing.T) {
 	}
 	if resp, b := p.do("POST", "/1.0/profiles", `{"name":"p"}`); resp.StatusCode != http.StatusCreated {
 		t.Errorf("%d %s", resp.StatusCode, b)
+	}
+}
+
+// TestOperationsOfOne: a restricted client that has as much under way as it may have is refused
+// more, and nobody else is; nor are administrators when all restricted ones together have as
+// much as the server takes on. What it waits for ends with its trust.
+func TestOperationsOfOne(t *testing.T) {
+	p := start(t)
+	guest, other := guestOf(t, p), clientCert(t)
+	if err := p.d.AddClient(t.Context(), other, daemon.Client{Name: "other", Restricted: true,
+		Projects: []string{"default"}}); err != nil {
+		t.Fatal(err)
+	}
+	admin := clientCert(t)
+	if err := p.d.AddClient(t.Context(), admin, daemon.Client{Name: "admin"}); err != nil {
+		t.Fatal(err)
+	}
+	accept := func(cert *x509.Certificate, method, path, body string, want int) *httptest.ResponseRecorder {
+		t.Helper()
+		w := p.ask(cert, method, path, body)
+		if w.Code != want {
+			t.Errorf("%s %s: %d %s, not %d", method, path, w.Code, w.Body, want)
+		}
+		return w
+	}
+	migration := func(i int) string {
+		return fmt.Sprintf(`{"name":"n%d","architecture":"x86_64","source":{"type":"migration","mode":"push"}}`, i)
+	}
+	var waiting []*op.Operation
+	for i := range mostWaiting {
+		var answer api.Response
+		w := accept(guest, "POST", "/1.0/instances", migration(i), http.StatusAccepted)
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+			t.Fatal(err)
+		}
+		o, err := p.d.Ops.Get(strings.TrimPrefix(answer.Operation, "/1.0/operations/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, o)
+	}
+	accept(guest, "POST", "/1.0/instances", migration(mostWaiting), http.StatusServiceUnavailable)
+	accept(other, "POST", "/1.0/instances", migration(mostWaiting), http.StatusAccepted)
+	accept(guest, "POST", "/1.0/images/aliases", `{"name":"a","target":"0"}`, http.StatusNotFound)
+	work := func(owner string, n int) {
+		for range n {
+			p.d.Ops.Start(op.WithOwner(t.Context(), owner), "x", op.Options{MayCancel: true},
+				func(ctx context.Context, _ *op.Operation) error {
+					<-ctx.Done()
+					return ctx.Err()
+				})
+		}
+	}
+	work(trust.Fingerprint(guest), mostOfOne-mostWaiting)
+	accept(guest, "POST", "/1.0/images/aliases", `{"name":"a","target":"0"}`, http.StatusServiceUnavailable)
+	accept(other, "POST", "/1.0/images/aliases", `{"name":"a","target":"0"}`, http.StatusNotFound)
+	work("many", mostOperations)
+	accept(other, "POST", "/1.0/images/aliases", `{"name":"a","target":"0"}`, http.StatusServiceUnavailable)
+	accept(admin, "POST", "/1.0/profiles", `{"name":"p1"}`, http.StatusCreated)
+	work(trust.Fingerprint(admin), mostOperations)
+	accept(admin, "POST", "/1.0/profiles", `{"name":"p2"}`, http.StatusServiceUnavailable)
+	accept(admin, "PUT", "/1.0/instances/none/state", `{"action":"stop"}`, http.StatusNotFound)
+	if resp, b := p.do("POST", "/1.0/profiles", `{"name":"p2"}`); resp.StatusCode != http.StatusCreated {
+		t.Errorf("by the socket: %d %s", resp.StatusCode, b)
+	}
+	accept(guest, "DELETE", "/1.0/operations/"+waiting[0].ID(), "", http.StatusOK)
+	accept(admin, "DELETE", "/1.0/certificates/"+trust.Fingerprint(guest), "", http.StatusOK)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, o := range waiting {
+		if s := o.Wait(ctx); !s.Status.Final() {
+			t.Fatalf("of a client that isn't trusted any more, an operation is %v", s.Status)
+		}
 	}
 }

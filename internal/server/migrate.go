@@ -53,7 +53,11 @@ func (s *Server) migrate(r *http.Request, m *daemon.Migration) (any, error) {
 			return m.Run(ctx, o, nil)
 		}), nil
 	}
-	x, err := newSession("control", "fs")
+	err := s.mayWait(r)
+	var x *session
+	if err == nil {
+		x, err = newSession("control", "fs")
+	}
 	if err != nil {
 		m.Drop()
 		return nil, err
@@ -91,5 +95,6 @@ func (x *session) peer(ctx context.Context) (*migrate.Peer, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+	op.Of(ctx).Joined()
 	return &migrate.Peer{Control: conns["control"].Conn, Files: conns["fs"].Conn, Silence: migrate.Silence}, nil
 }

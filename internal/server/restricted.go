@@ -13,11 +13,11 @@ import (
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
-// owner names a caller where that matters: operations of restricted clients are their
-// own, and the others' aren't theirs to see. It is "" for whoever may see all.
+// owner names whom the operations of a caller are of: those of restricted clients are their
+// own to see, and each client has only so many. It is "" for the unix socket.
 func (c caller) owner() string {
-	if !c.restricted {
-		return ""
+	if !c.trusted {
+		return "untrusted" // they are one
 	}
 	return c.fingerprint
 }

@@ -12,6 +12,7 @@ type route struct {
 	untrusted []string // methods that anybody may call; what they get is for the handler to decide
 	admin     []string // methods for clients that aren't restricted: they concern the whole server
 	server    bool     // it is about the whole server, whatever project is named
+	relief    []string // methods that make the server have less to do, and are never too much for it
 	several   bool     // it can be about all projects at once
 
 	get, put, patch, post, del handler
@@ -27,6 +28,12 @@ func (r route) methods() map[string]handler {
 		}
 	}
 	return all
+}
+
+// relieves reports whether what a caller asks for is never too much. A restricted client stops
+// its instances like anything else that it does.
+func (r route) relieves(method string, c caller) bool {
+	return slices.Contains(r.relief, method) && (method == http.MethodDelete || !c.bounded())
 }
 
 func (r route) open(method string) bool      { return slices.Contains(r.untrusted, method) }
@@ -74,11 +81,11 @@ func (s *Server) routes() []route {
 			del: s.endTransfer},
 		{path: "/1.0/kiln/instances/{name}/transfer/layers/{id}", server: true, untrusted: only(get),
 			get: s.getTransferPart},
-		{path: "/1.0/kiln/shutdown", server: true, admin: only(post), post: s.postShutdown},
+		{path: "/1.0/kiln/shutdown", server: true, admin: only(post), relief: only(post), post: s.postShutdown},
 		{path: "/1.0/instances", several: true, get: s.getInstances, post: s.postInstances},
 		{path: "/1.0/instances/{name}", get: s.getInstance, put: s.putInstance, patch: s.patchInstance, post: s.postInstance,
 			del: s.deleteInstance},
-		{path: "/1.0/instances/{name}/state", get: s.getState, put: s.putState},
+		{path: "/1.0/instances/{name}/state", relief: only(put), get: s.getState, put: s.putState},
 		{path: "/1.0/instances/{name}/rebuild", post: s.rebuildInstance},
 		{path: "/1.0/instances/{name}/exec", post: s.postExec},
 		{path: "/1.0/instances/{name}/console", get: s.getConsole, post: s.postConsole, del: s.deleteConsole},
@@ -97,7 +104,7 @@ func (s *Server) routes() []route {
 			del: s.deleteTemplate},
 
 		{path: "/1.0/operations", several: true, get: s.getOperations},
-		{path: "/1.0/operations/{id}", server: true, get: s.getOperation, del: s.deleteOperation},
+		{path: "/1.0/operations/{id}", server: true, relief: only(del), get: s.getOperation, del: s.deleteOperation},
 		{path: "/1.0/operations/{id}/wait", server: true, untrusted: only(get), get: s.waitOperation},
 		{path: "/1.0/operations/{id}/websocket", server: true, untrusted: only(get), get: s.connect},
 
@@ -134,8 +141,8 @@ func (s *Server) routes() []route {
 		{path: "/1.0/storage-pools/{name}/volumes/{type}/{volume}/backups/{backup}/export", get: s.exportBackup},
 		{path: "/1.0/certificates", server: true, untrusted: only(post), admin: only(get, post), get: s.getCertificates,
 			post: s.postCertificates},
-		{path: "/1.0/certificates/{fingerprint}", server: true, admin: only(get, put, patch, del), get: s.getCertificate,
-			put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
+		{path: "/1.0/certificates/{fingerprint}", server: true, admin: only(get, put, patch, del), relief: only(del),
+			get: s.getCertificate, put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
 		{path: "/1.0/warnings", server: true, admin: only(get), get: s.getWarnings},
 		{path: "/1.0/warnings/{id}", server: true, admin: only(get, put, patch, del), get: s.getWarning, put: s.putWarning,
 			patch: s.putWarning, del: s.deleteWarning},

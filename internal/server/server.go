@@ -212,7 +212,7 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	switch v := v.(type) {
 	case handled:
 	case *op.Operation:
-		v.SetOwner(callerOf(r).owner())
+		v.CancelWaiting(s.gone) // the trust may have ended before reconsider could find it
 		s.log.Debug("operation started", "request", requestID(r), "operation", v.ID(), "description",
 			v.Snapshot().Description, "caller", callerOf(r).name)
 		url := "/1.0/operations/" + v.ID()

@@ -27,6 +27,9 @@ func (s *Server) shareInstance(w http.ResponseWriter, r *http.Request) (any, err
 	if post.Snapshot != "" {
 		name += "/" + post.Snapshot
 	}
+	if err := s.mayWait(r); err != nil {
+		return nil, err
+	}
 	return s.d.ShareInstance(r.Context(), name, post.InstanceOnly)
 }
 

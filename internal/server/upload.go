@@ -93,6 +93,9 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 			return nil, err
 		}
 		spec.Fingerprint = fp
+		if err := s.mayWait(r); err != nil {
+			return nil, err
+		}
 		return s.d.ExpectImage(r.Context(), spec)
 	case src.Type == "instance", src.Type == "container", src.Type == "snapshot":
 		return s.publish(r, post, spec)
