@@ -86,12 +86,8 @@ func once(profiles []string) error {
 	return nil
 }
 
-// Create makes an instance of files. What it says of profiles is checked once more with
-// its row, in one transaction. Errors: Conflict, Denied, Invalid.
-func (s *Set) Create(ctx context.Context, n New, f *Files) error {
-	if err := s.CheckAccess(ctx, n.Config); err != nil {
-		return err
-	}
+// checkSnapshots says whether the project takes the snapshots among files. The error is Denied.
+func (s *Set) checkSnapshots(ctx context.Context, f *Files) error {
 	if err := s.CheckArriving(ctx, len(f.snapshots), "--instance-only"); err != nil {
 		return err
 	}
@@ -99,6 +95,18 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 		if err := s.checkAccess(ctx, "its snapshot "+r.Name, snapshotConfig(r), Config{}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// Create makes an instance of files. What it says of profiles is checked once more with
+// its row, in one transaction. Errors: Conflict, Denied, Invalid.
+func (s *Set) Create(ctx context.Context, n New, f *Files) error {
+	if err := s.CheckAccess(ctx, n.Config); err != nil {
+		return err
+	}
+	if err := s.checkSnapshots(ctx, f); err != nil {
+		return err
 	}
 	options := map[string]string{}
 	for k, v := range n.Options {

@@ -3,9 +3,12 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -111,15 +114,56 @@ func (t *Trees) room(lim archive.Limits) error {
 		return err
 	}
 	used := (int64(t.before.Bfree) - int64(now.Bfree)) * now.Bsize // by whomever
+	avail := int64(now.Bavail) * now.Bsize
+	if lim.Bytes > 0 && used > lim.Bytes || avail < leastFree {
+		// XFS gives a file that grows more than it has, until it is closed.
+		ahead, err := preallocated(t.own)
+		if err != nil {
+			return err
+		}
+		used, avail = used-ahead, avail+ahead
+	}
 	switch {
 	case lim.Bytes > 0 && used > lim.Bytes:
 		return kiln.Errorf(kiln.TooLarge, "the files are larger than %s", kiln.FormatSize(lim.Bytes))
-	case now.Bavail*uint64(now.Bsize) < leastFree, now.Files > 0 && now.Ffree < leastFiles:
+	case avail < leastFree, now.Files > 0 && now.Ffree < leastFiles:
 		return kiln.Errorf(kiln.NoSpace, "the files need more space than is free")
 	case lim.Entries > 0 && int64(t.before.Ffree)-int64(now.Ffree) > lim.Entries:
 		return kiln.Errorf(kiln.TooLarge, "there are more than %d files", lim.Entries)
 	}
 	return nil
+}
+
+// preallocated sums what the files in a directory that others fill have of the disk beyond
+// their ends, in bytes.
+func preallocated(dir *os.File) (sum int64, err error) {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return gone(err)
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return gone(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		whole := (st.Size + st.Blksize - 1) / st.Blksize * st.Blksize
+		sum += max(st.Blocks*512-whole, 0)
+		return nil
+	})
+	return sum, err
+}
+
+// gone is no error for what isn't there any more.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // Keep makes a part of the files that came last, of a snapshot or for "" of the instance, after
@@ -154,7 +198,7 @@ func (s *Set) CheckRefresh(ctx context.Context, name string) error {
 
 // Refresh gives a stopped instance other files and more snapshots, and drops those of its
 // snapshots that are named, in one step. Its configuration stays. from is the UUID that the
-// other server has for the source; "" if it isn't known. Errors: NotFound, Conflict.
+// other server has for the source; "" if it isn't known. Errors: NotFound, Conflict, Denied.
 func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []string) error {
 	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
@@ -163,6 +207,9 @@ func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []s
 	defer unlock()
 	old, err := s.stopped(ctx, name, "brought up to date")
 	if err != nil {
+		return err
+	}
+	if err := s.checkSnapshots(ctx, f); err != nil {
 		return err
 	}
 	rows, err := s.db.SnapshotFiles(ctx, name)

@@ -136,7 +136,7 @@ func (p *Peer) Finish(ctx context.Context, failed error) error {
 
 // Fail tells the peer why it failed, unless it was the peer that did, and gives the reason.
 func (p *Peer) Fail(ctx context.Context, err error) error {
-	if p.over != nil {
+	if p.over != nil && !ours(err) {
 		select { // what the peer says explains a stream that broke off
 		case <-p.over:
 			if p.err != nil {
@@ -149,6 +149,16 @@ func (p *Peer) Fail(ctx context.Context, err error) error {
 	defer cancel()
 	_ = p.Finish(ctx, err)
 	return err
+}
+
+// ours reports whether an error is of this end, and no stream that broke off: the peer may have
+// given up for that.
+func ours(err error) bool {
+	switch kiln.KindOf(err) {
+	case kiln.NoSpace, kiln.TooLarge, kiln.Invalid:
+		return true
+	}
+	return false
 }
 
 // lastWordTime is how long the reason may take of a stream that broke off.

@@ -115,6 +115,11 @@ func TestFailure(t *testing.T) {
 	if err := context.Cause(ctx); !errors.Is(err, kiln.Network) {
 		t.Error(err)
 	}
+	for _, kind := range []kiln.Kind{kiln.NoSpace, kiln.TooLarge, kiln.Invalid} { // why it broke off
+		if err := b.Fail(ctx, kiln.Errorf(kind, "the files")); !errors.Is(err, kind) {
+			t.Error(err)
+		}
+	}
 	a, b = pair(t, time.Minute)
 	b.Listen(t.Context())
 	if err := a.Finish(t.Context(), nil); err != nil {

@@ -177,6 +177,21 @@ func TestRefresh(t *testing.T) {
 	if list := get[[]string](p, "/1.0/instances/c2/snapshots"); len(list) != 1 || !strings.HasSuffix(list[0], "/s1") {
 		t.Error(list)
 	}
+	snapshot("c1", "s2")
+	rules := func(body string) {
+		t.Helper()
+		if resp, b := p.do("PATCH", "/1.0/projects/default", body); resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s", b)
+		}
+	}
+	rules(`{"config":{"restricted":"true","restricted.snapshots":"block"}}`)
+	if err := carry(1 << 40); !strings.Contains(err, "1 snapshots would come along") {
+		t.Errorf("a snapshot where there may be none: %q", err)
+	}
+	if list := get[[]string](p, "/1.0/instances/c2/snapshots"); len(list) != 1 {
+		t.Error(list)
+	}
+	rules(`{"config":{"restricted":"false"}}`)
 	after := get[api.Instance](p, "/1.0/instances/c2")
 	if after.CreatedAt != before.CreatedAt || after.Config["volatile.uuid"] == before.Config["volatile.uuid"] {
 		t.Errorf("%+v, and was %+v", after, before)
