@@ -282,3 +282,90 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdate has a proxy wait for the address of one that leaves, and begin anew when it is
+// another one, or its container is. What nftables carry isn't carried here.
+func TestUpdate(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	box := t.TempDir()
+	boot := func() { // of its container
+		t.Helper()
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[22-3]
+		record := fmt.Sprintf(`{"ID":"c","Init":{"PID":%d,"Start":%s}}`, cmd.Process.Pid, start)
+		if err := os.WriteFile(box+"/box.json", []byte(record), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	boot()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := Proxy{Box: box, Serial: "1"}
+	p.Listen, _ = ParseAddress("tcp:" + l.Addr().String())
+	p.Connect, _ = ParseAddress("unix:/nowhere")
+	nat := p
+	nat.NAT = true
+
+	leaves := &device{done: make(chan struct{})} // it has the address, still
+	d := proxyd{devices: map[string]*device{}, leaving: map[*device]bool{leaves: true}, said: map[string]string{}}
+	update := func(p Proxy) *device {
+		d.update(root, map[string]Proxy{"web": p, "nat": nat})
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.devices["nat"] != nil {
+			t.Error("one with nat=true has sockets")
+		}
+		return d.devices["web"]
+	}
+	first := update(p)
+	defer d.end()
+	time.Sleep(50 * time.Millisecond) // it has tried, unless this is slow
+	l.Close()
+	listens := func(serial string) {
+		t.Helper()
+		eventually(t, "it listens", func() bool {
+			b, err := root.ReadFile("web" + statusEx)
+			return err == nil && string(b) == `{"Serial":"`+serial+`","Error":""}`
+		})
+	}
+	listens("1")
+	close(leaves.done)
+	if update(p) != first {
+		t.Error("it began anew without a reason")
+	}
+	p.Serial = "2"
+	second := update(p)
+	if second == first || !eventuallyEnded(first) {
+		t.Error("another one didn't take its place")
+	}
+	listens("2")
+	boot()
+	if third := update(p); third == second || !eventuallyEnded(second) {
+		t.Error("it didn't begin anew when its container did")
+	}
+}
+
+// eventuallyEnded waits until a device listens no more.
+func eventuallyEnded(d *device) bool {
+	select {
+	case <-d.done:
+		return true
+	case <-time.After(30 * time.Second):
+		return false
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -155,6 +156,7 @@ func TestMirrorSeesMappedWrites(t *testing.T) {
 	m := mirror{from: from, to: to}
 	for i := range byte(5) {
 		page[0] = i
+		time.Sleep(2 * clockStep) // its time is sure, so that only another one has it copied
 		if _, err := m.early(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -166,4 +168,37 @@ func TestMirrorSeesMappedWrites(t *testing.T) {
 	if b, err := os.ReadFile(to + "/f"); b[0] != 4 || b[1] != 104 || err != nil {
 		t.Errorf("%d %d, %v", b[0], b[1], err)
 	}
+}
+
+// TestMirrorCopiesOnce copies what didn't change once, unless it is so new that a change
+// since might have the same time.
+func TestMirrorCopiesOnce(t *testing.T) {
+	base := t.TempDir()
+	from := base + "/from"
+	if err := os.Mkdir(from, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	twice := func(to string, rest time.Duration) int64 {
+		t.Helper()
+		if err := errors.Join(os.Mkdir(to, 0o755), os.WriteFile(from+"/f", make([]byte, 4096), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(rest)
+		m := mirror{from: from, to: to}
+		_, err := m.early(t.Context())
+		again, err2 := m.early(t.Context())
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		return again
+	}
+	if n := twice(base+"/old", 2*clockStep); n != 0 {
+		t.Errorf("%d bytes of a file that didn't change were copied again", n)
+	}
+	for try := range 50 { // a slow machine makes it old before it is looked at
+		if twice(fmt.Sprint(base, "/new", try), 0) == 4096 {
+			return
+		}
+	}
+	t.Error("a new file isn't copied again, whose time says nothing of changes since")
 }
