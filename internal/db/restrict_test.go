@@ -52,4 +52,16 @@ func TestRules(t *testing.T) {
 	if err := d.MoveInstance(in("instance"), in("ruled"), "c", "c", nil); !errors.Is(err, kiln.Denied) {
 		t.Errorf("a move to a project whose rules it breaks: %v", err)
 	}
+	if err := d.CreateProfile(in("profile"), Profile{Name: "q"}); err != nil {
+		t.Errorf("a profile beside one that breaks the rules: %v", err)
+	}
+	if err := d.CreateProfile(in("profile"), Profile{Name: "r", Config: bad}); !errors.Is(err, kiln.Denied) {
+		t.Errorf("a profile that breaks the rules: %v", err)
+	}
+	d.Unbound()
+	err := d.CreateProfile(in("ruled"), Profile{Name: "p", Config: bad}) // it has the default ones
+	d.unbound = false
+	if err := errors.Join(err, d.CheckProject(here, "ruled")); err != nil {
+		t.Errorf("a profile that no instance can have: %v", err)
+	}
 }
