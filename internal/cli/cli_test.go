@@ -50,7 +50,7 @@ func TestMain_usage(t *testing.T) {
 		"config set c1 a":                 {2, "not of the form key=value"},
 		"exec -t -T c1 -- true":           {2, "-t and -T"},
 		"query images":                    {2, "no path of the API"},
-		"monitor -f xml":                  {2, "it is yaml or json"},
+		"monitor -f xml":                  {2, "it is yaml, json or pretty"},
 		"monitor --type foo":              {2, "it is operation, lifecycle or logging"},
 		"list outdated=banana":            {2, "outdated=true"},
 		"stop c1 --timeout x":             {2, `--timeout "x" is not a whole number`},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -16,6 +17,8 @@ type holder struct {
 	devices   map[string]map[string]string
 	inherited map[string]map[string]string // with those of an instance's profiles
 	save      func(map[string]map[string]string) error
+	name      string
+	list      string // the command that shows its devices
 }
 
 func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
@@ -23,7 +26,7 @@ func (a *app) instanceHolder(ctx context.Context, word string) (holder, error) {
 	return holder{i.Devices, i.ExpandedDevices, func(d map[string]map[string]string) error {
 		i.Devices = d
 		return i.save(ctx)
-	}}, err
+	}, i.Name, "kiln config device show " + word}, err
 }
 
 // device finds a device of what has them. The error is NotFound.
@@ -35,8 +38,8 @@ func (h holder) device(name string) (map[string]string, error) {
 		return nil, kiln.Errorf(kiln.NotFound, "the device %q comes from a profile; change it there, or give the instance "+
 			"its own: kiln config device override <instance> %s <key>=<value>", name, name)
 	}
-	return nil, kiln.Errorf(kiln.NotFound, "no device %q%s", name, kiln.DidYouMean(name,
-		slices.Collect(maps.Keys(h.devices))))
+	near := kiln.DidYouMean(name, slices.Collect(maps.Keys(h.devices)))
+	return nil, kiln.Errorf(kiln.NotFound, "%q has no device %q%s", h.name, name, cmp.Or(near, "; see: "+h.list))
 }
 
 func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder, error)) *cobra.Command {
@@ -61,7 +64,7 @@ func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder,
 				return err
 			}
 			if _, there := h.devices[args[0]]; there {
-				return kiln.Errorf(kiln.Conflict, "The device %q already exists", args[0])
+				return kiln.Errorf(kiln.Conflict, "The device %q already exists; see: %s", args[0], h.list)
 			}
 			keys["type"] = args[1]
 			h.devices[args[0]] = keys

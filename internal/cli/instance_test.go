@@ -202,7 +202,7 @@ func TestConfigVerbs(t *testing.T) {
 	s.ok("config device unset c1 data readonly")
 	s.fails("config device get c1 daat path", 3, `no device "daat"; did you mean "data"?`)
 	s.ok("config device remove c1 data")
-	s.fails("config device remove c1 data", 3, `no device "data"`)
+	s.fails("config device remove c1 data", 3, `"c1" has no device "data"; see: kiln config device show c1`)
 	s.fails("config device list c9", 3)
 
 	// Metadata and templates.

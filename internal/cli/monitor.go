@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +18,11 @@ import (
 func (a *app) monitorCmd() *cobra.Command {
 	c := &cobra.Command{Use: "monitor [<remote>:]", Short: "Show events as they happen", Args: cobra.MaximumNArgs(1)}
 	types := c.Flags().StringArray("type", nil, "operation, lifecycle or logging (repeatable)")
-	form := choiceFlag(c, "format", "f", "yaml", "", "yaml", "json")
+	form := choiceFlag(c, "format", "f", "yaml", "", "yaml", "json", "pretty")
+	pretty := c.Flags().Bool("pretty", false, "the same as --format pretty: a line for each event")
+	levels := []string{"trace", "debug", "info", "warning", "error"}
+	level := choiceFlag(c, "loglevel", "", "trace", "with --format pretty, the lowest level of log messages", levels...)
+	c.Flags().BoolVar(&a.AllProjects, "all-projects", false, "from all projects")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		known := []string{"operation", "lifecycle", "logging"}
 		for _, t := range *types {
@@ -29,8 +36,15 @@ func (a *app) monitorCmd() *cobra.Command {
 			return err
 		}
 		err = at.Events(c.Context(), *types, func(e api.Event) error {
-			if *form == "json" {
+			switch {
+			case *form == "json":
 				return json.NewEncoder(a.data()).Encode(e)
+			case *form == "pretty" || *pretty:
+				text, of := prettyEvent(e)
+				if n := slices.Index(levels, of); n < 0 || n >= slices.Index(levels, *level) {
+					a.print("%s", text)
+				}
+				return nil
 			}
 			var v any
 			b, err := json.Marshal(e)
@@ -49,4 +63,39 @@ func (a *app) monitorCmd() *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// prettyEvent tells an event in one line, and of a log message its level.
+func prettyEvent(e api.Event) (text, level string) {
+	words := []string{e.Timestamp.UTC().Format(time.RFC3339), e.Type}
+	if e.Project != "" {
+		words = append(words, "project="+e.Project)
+	}
+	switch e.Type {
+	case "lifecycle":
+		var l api.Lifecycle
+		_ = json.Unmarshal(e.Metadata, &l) // of another server, which may say what it likes
+		words = append(words, l.Action, l.Source)
+		if l.Requestor != nil {
+			words = append(words, fmt.Sprintf("by %s/%s (%s)", l.Requestor.Protocol, l.Requestor.Username, l.Requestor.Address))
+		}
+	case "operation":
+		var o api.Operation
+		_ = json.Unmarshal(e.Metadata, &o)
+		words = append(words, o.ID, fmt.Sprintf("%q", o.Description), o.Status)
+		if o.Err != "" {
+			words = append(words, o.Err)
+		}
+	case "logging":
+		var l struct {
+			Message, Level string
+			Context        map[string]string
+		}
+		_ = json.Unmarshal(e.Metadata, &l)
+		words, level = append(words, l.Level, l.Message), l.Level
+		for _, k := range slices.Sorted(maps.Keys(l.Context)) {
+			words = append(words, k+"="+l.Context[k])
+		}
+	}
+	return strings.Join(words, " "), level
 }

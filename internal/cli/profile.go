@@ -53,7 +53,7 @@ func (a *app) profileHolder(ctx context.Context, word string) (holder, error) {
 	return holder{p.Devices, nil, func(d map[string]map[string]string) error {
 		p.Devices = d
 		return p.save(ctx)
-	}}, err
+	}, p.Name, "kiln profile device show " + word}, err
 }
 
 // A verbFunc does what a verb says with its arguments.

@@ -77,6 +77,7 @@ func absentCommands() map[string]string {
 	all := map[string]string{
 		"kiln alias":   "kiln has no aliases of commands; make one in your shell: alias kl='kiln list'",
 		"kiln cluster": "kiln has no clusters; manage several servers with: kiln remote add",
+		"kiln manpage": "kiln has no manual pages; each command has its help: kiln help <command>",
 		"kiln shell":   "there is no kiln shell; get one in an instance with: kiln exec <instance> -- bash",
 
 		"kiln network acl":         filtered,
@@ -113,8 +114,13 @@ func absentFlags() map[string]string {
 	return map[string]string{
 		"target":   "kiln has no clusters, and each server is a remote: name it before the object, as in <remote>:<instance>",
 		"stateful": "kiln keeps the files of an instance, not its memory",
-		"vm":       "kiln runs system containers, not virtual machines",
-		"domain":   "kiln signs in with certificates only",
+		"console":  "a console is shown from the start of an instance on; to see it stop: kiln console, in another terminal",
+		"refresh":  "it is copied whole, under a name that is free",
+
+		"destination-target": "kiln has no clusters, and each server is a remote",
+
+		"vm":     "kiln runs system containers, not virtual machines",
+		"domain": "kiln signs in with certificates only",
 	}
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/api"
 )
 
 // A pty is a terminal whose other end the test holds.
@@ -206,25 +209,48 @@ func TestValues(t *testing.T) {
 // Monitor shows events until it is interrupted, which is how it ends.
 func TestMonitor(t *testing.T) {
 	s := newSession(t)
-	for _, form := range []string{"json", "yaml"} {
+	for at, words := range []string{"monitor --type lifecycle -f json", "monitor --type lifecycle -f yaml",
+		"monitor --type lifecycle --pretty --all-projects --loglevel info"} {
 		p := newPTY(t, 200)
 		ctx, cancel := context.WithCancel(t.Context())
 		code := make(chan int)
 		go func() {
-			code <- Main(ctx, fields("monitor --type lifecycle -f "+form), Streams{In: p.program, Out: p.program, Err: p.program}, Deps{})
+			code <- Main(ctx, fields(words), Streams{In: p.program, Out: p.program, Err: p.program}, Deps{})
 		}()
 		for i := 0; !strings.Contains(p.text(), "image-created"); i++ { // it may not listen yet
-			s.image(fmt.Sprint(form, i), "")
+			s.image(fmt.Sprintf("%d-%d", at, i), "")
 			if i > 1000 {
 				t.Fatal("no event", p.text())
 			}
 		}
 		cancel()
 		if got := <-code; got != 0 {
-			t.Error(form, got)
+			t.Error(words, got)
 		}
 	}
-	s.fails("monitor -f csv", 2, "yaml or json")
+	s.fails("monitor -f csv", 2, "yaml, json or pretty")
+}
+
+// TestPrettyEvents has a line of each type of event, of whichever server.
+func TestPrettyEvents(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"type": "lifecycle", "project": "web", "metadata": {"action": "instance-created", "source": "/1.0/instances/c1",
+		  "requestor": {"username": "root", "protocol": "unix", "address": "@"}}}`: "lifecycle project=web instance-created " +
+			"/1.0/instances/c1 by unix/root (@)",
+		`{"type": "operation", "metadata": {"id": "x", "description": "Creating", "status": "Failure", "err": "no"}}`: "operation x " +
+			`"Creating" Failure no`,
+		`{"type": "logging", "metadata": {"message": "hello", "level": "info", "context": {"b": "2", "a": "1"}}}`: "logging info " +
+			"hello a=1 b=2",
+		`{"type": "other", "metadata": [1]}`: "other",
+	} {
+		var e api.Event
+		if err := json.Unmarshal([]byte(in), &e); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := prettyEvent(e); got != "0001-01-01T00:00:00Z "+want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }
 
 // TestPromptsEnd presses ctrl-c at each question: nothing is done, the terminal is as it

@@ -80,6 +80,8 @@ func (a *app) volumeCopyCmd() *cobra.Command {
 		Args: cobra.ExactArgs(2)}
 	only := c.Flags().Bool("volume-only", false, "copy the volume without its snapshots")
 	project := c.Flags().String("target-project", "", "project on the target")
+	choiceFlag(c, "mode", "", pull, "", pull, push, relay) // which on one server are the same
+	_ = c.Flags().MarkHidden("mode")                       // lxc has it
 	c.RunE = func(c *cobra.Command, args []string) error {
 		w, err := a.volumeWay(c, args, "copied")
 		if err != nil {
