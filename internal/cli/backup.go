@@ -46,8 +46,8 @@ func (a *app) exportCmd() *cobra.Command {
 		}
 		target := strings.Join(args[1:], "")
 		if strings.Contains(at.Name, "/") {
-			return kiln.Errorf(kiln.Unsupported, "a snapshot isn't exported by itself; make an instance of it first: kiln "+
-				"copy %s NEW", at.Name)
+			return a.typed(at, kiln.Errorf(kiln.Unsupported, "a snapshot isn't exported by itself; make an instance of it "+
+				"first: kiln copy %s NEW", at.Name))
 		}
 		post := api.InstanceBackupsPost{ExpiresAt: time.Now().Add(backupTime).UTC(), InstanceOnly: *only,
 			ContainerOnly: *only, OptimizedStorage: *optimized, CompressionAlgorithm: *compression}

@@ -61,6 +61,12 @@ func (h hints) command(b *strings.Builder, text, remote, project string) (rest s
 	case add != "":
 		b.WriteString(" " + add)
 	}
+	if use := strings.Fields(c.Use); prefix != "" && len(use) > 2 && strings.Contains(use[2], "[<remote>:]<") {
+		after := strings.TrimPrefix(text, first+" ") // what a copy is to be is on the same server
+		if second, _ := nextWord(after); after != text && second != "" && !strings.ContainsAny(second[:1], "-:") {
+			text = first + " " + prefix + after
+		}
+	}
 	return prefix + text
 }
 

@@ -27,6 +27,8 @@ func TestHints(t *testing.T) {
 			"\n  cure: kiln network create n0, and: kiln config device add --project p c9 eth0 nic network=n0"},
 		"use SFTP, or: kiln exec c1 -- tar -c": {"use SFTP, or: kiln exec srv:c1 -- tar -c",
 			"use SFTP, or: kiln exec --project p c1 -- tar -c"},
+		"copy that one: kiln copy c1/s0 NEW": {"copy that one: kiln copy srv:c1/s0 srv:NEW",
+			"copy that one: kiln copy --project p c1/s0 NEW"},
 		"it is said: kiln delete srv:c1": {"it is said: kiln delete srv:c1", "it is said: kiln delete --project p srv:c1"},
 		"with: kiln import FILE":         {"with: kiln import srv: FILE", "with: kiln import --project p FILE"},
 		"see: kiln project list":         {"see: kiln project list srv:", "see: kiln project list"},

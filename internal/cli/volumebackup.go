@@ -28,14 +28,14 @@ func (a *app) volumeExportCmd() *cobra.Command {
 		kind, name, snap := parseVolume(args[1])
 		switch {
 		case kind == "container":
-			return kiln.Errorf(kiln.Unsupported, "the storage volume of an instance is exported with the instance: kiln export "+
-				"%s", name)
+			return a.typed(at, kiln.Errorf(kiln.Unsupported, "the storage volume of an instance is exported with the "+
+				"instance: kiln export %s", name))
 		case kind != "custom":
 			return kiln.Errorf(kiln.Unsupported, "only storage volumes of type custom can be exported; for an image: kiln "+
 				"image export")
 		case snap != "":
-			return kiln.Errorf(kiln.Unsupported, "a snapshot isn't exported by itself; make a volume of it first: kiln storage "+
-				"volume copy %s/%s %[1]s/NEW", at.Name, args[1])
+			return a.typed(at, kiln.Errorf(kiln.Unsupported, "a snapshot isn't exported by itself; make a volume of it first: "+
+				"kiln storage volume copy %s/%s %[1]s/NEW", at.Name, args[1]))
 		}
 		if _, err := a.volume(c.Context(), args[0], args[1]); err != nil {
 			return err

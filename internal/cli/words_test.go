@@ -180,14 +180,16 @@ func TestHintsElsewhere(t *testing.T) {
 	s.ok("init one c1 --project small")
 	for words, want := range map[string]string{
 		"info b:nosuch": "see: kiln list b:\n", "info nosuch": "see: kiln list\n",
-		"info nosuch --project small":     "see: kiln list --project small\n",
-		"exec b:c1 -- true":               "start it with: kiln start b:c1\n", // the server says it
-		"exec c1 --project small -- true": "start it with: kiln start --project small c1\n",
-		"storage volume show b:default x": "see: kiln storage volume list b:default\n",
-		"network explain b:c1":            "cure: kiln start b:c1\n",
-		"profile show b:nosuch":           "see: kiln profile list b:\n",
-		"image info b:nosuch":             "see: kiln image list b:\n",
-		"snapshot show b:c1 nosuch":       "see: kiln snapshot list b:c1\n",
+		"info nosuch --project small":          "see: kiln list --project small\n",
+		"exec b:c1 -- true":                    "start it with: kiln start b:c1\n", // the server says it
+		"exec c1 --project small -- true":      "start it with: kiln start --project small c1\n",
+		"storage volume show b:default x":      "see: kiln storage volume list b:default\n",
+		"export b:c1/s0":                       "kiln copy b:c1/s0 b:NEW\n",
+		"storage volume export b:default v/s0": "kiln storage volume copy b:default/v/s0 b:default/NEW\n",
+		"network explain b:c1":                 "cure: kiln start b:c1\n",
+		"profile show b:nosuch":                "see: kiln profile list b:\n",
+		"image info b:nosuch":                  "see: kiln image list b:\n",
+		"snapshot show b:c1 nosuch":            "see: kiln snapshot list b:c1\n",
 	} {
 		if _, err, code := s.run(words); code == 0 || !strings.Contains(err, want) {
 			t.Errorf("%s: exit %d, %q, want %q", words, code, err, want)
