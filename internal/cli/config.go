@@ -139,7 +139,7 @@ func (a *app) configSetCmd(verb string) *cobra.Command {
 }
 
 func (a *app) configShowCmd() *cobra.Command {
-	c := &cobra.Command{Use: "show [[<remote>:]<instance>]", Short: "Show a configuration as YAML",
+	c := &cobra.Command{Use: "show [[<remote>:]<instance>[/<snapshot>]]", Short: "Show a configuration as YAML",
 		Args: cobra.MaximumNArgs(1)}
 	expanded := c.Flags().BoolP("expanded", "e", false, "with what the profiles add")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -153,6 +153,17 @@ func (a *app) configShowCmd() *cobra.Command {
 				return err
 			}
 			return a.yaml(api.ServerPut{Config: s.Config})
+		}
+		if isSnapshot(args[0]) {
+			at, instance, snap, err := snapshotOf(a, args)
+			if err != nil {
+				return err
+			}
+			var s api.InstanceSnapshot
+			if _, err := at.Get(c.Context(), snapshotPath(instance, snap), nil, &s); err != nil {
+				return err
+			}
+			return a.yaml(s)
 		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {

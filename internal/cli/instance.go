@@ -32,7 +32,18 @@ func (a *app) instance(ctx context.Context, word string) (i heldInstance, err er
 	if i.at, err = a.At(word); err != nil {
 		return i, err
 	}
+	if err := noSnapshot(i.at); err != nil {
+		return i, err
+	}
 	return i, i.read(ctx)
+}
+
+// noSnapshot refuses a word for a snapshot where an instance is meant. The error is Invalid.
+func noSnapshot(at place.Place) error {
+	if !isSnapshot(at.Name) {
+		return nil
+	}
+	return kiln.Errorf(kiln.Invalid, "%q is a snapshot, and this is about instances; see: kiln snapshot --help", at.Name)
 }
 
 // read looks at an instance as it is now. Requests to where it is are about this one from
@@ -226,6 +237,9 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 }
 
 func (a *app) act(ctx context.Context, at place.Place, put api.InstanceStatePut) error {
+	if err := noSnapshot(at); err != nil {
+		return err
+	}
 	err := at.Change(ctx, http.MethodPut, instancePath(at.Name)+"/state", put, "")
 	return a.suggest(ctx, at, err)
 }

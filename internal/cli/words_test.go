@@ -105,6 +105,11 @@ func TestMistakes(t *testing.T) {
 	s.says("snapshot list c1 -f csv -c n", "s1\n") // which is there, since nothing took its place
 	s.ok("snapshot c1 s1 --reuse --no-expiry")
 	s.says("snapshot list c1 -f csv -c nE", "s1,never\n")
+	s.says("config show c1/s1", "name: s1")
+	s.fails("config show c1/s2", 3, `has no snapshot "s2"`)
+	for _, verb := range []string{"info c1/s1", "start c1/s1", "config set c1/s1 user.a=1"} {
+		s.fails(verb, 2, `"c1/s1" is a snapshot`, "kiln snapshot")
+	}
 	s.ok("snapshot delete c1 s1")
 	s.fails("publish c1 --expire 2020-01-01", 2, "is past")
 	s.fails("list nosrv:", 3, `no remote "nosrv"`, "kiln remote list")
