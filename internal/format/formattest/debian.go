@@ -23,11 +23,11 @@ func CacheDir() string {
 	return "/var/cache/kiln-test"
 }
 
-// Debian gives the path of a tarball with a real system that boots systemd. It is
-// made once per CacheDir.
+// Debian gives the path of a tarball with a real system that boots systemd, and has what
+// kiln needs of a host: one that is made once per CacheDir will do for all tests.
 func Debian(t testing.TB) string {
 	t.Helper()
-	path, err := DebianTar()
+	path, err := DebianTar("liblxc1", "procps", "squashfs-tools-ng", "xz-utils", "bzip2")
 	if err != nil {
 		t.Fatal(err)
 	}
