@@ -56,7 +56,7 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 		v.attached[s.Files] = true
 		if _, err := v.pool.GetSnapshot(s.Files); err != nil {
 			v.remark("snapshot %s/%s is in the database, but can't be used: %v; if nothing brings its files back: "+
-				"kiln delete %s/%s", s.Instance, s.Name, err, s.Instance, s.Name)
+				"kiln delete %s/%s%s", s.Instance, s.Name, err, s.Instance, s.Name, flagOf(s.Project))
 		}
 	}
 	if err := v.recoverProfiles(ctx, records, rows); err != nil {
@@ -110,11 +110,29 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 	if err != nil {
 		return nil, err
 	}
+	snapshots, err := v.db.AllSnapshotFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A rebuild or a refresh after the copy of the database gave the files another name; that of
+	// the backups stayed.
+	type identity struct {
+		backups string
+		created int64
+	}
+	of := func(i db.Instance) identity {
+		return identity{instance.BackupsOf(i.Config), i.CreatedAt.UnixNano()}
+	}
+	recorded := map[identity]bool{}
+	for _, r := range records {
+		recorded[of(r.Instance)] = true
+	}
 	keep := map[string]db.Instance{}
 	for _, row := range rows {
+		in := project.In(ctx, project.Alone(row.Project))
 		uuid := row.Config[instance.UUIDKey]
-		if _, ok := records[uuid]; ok && v.overrule {
-			if err := v.db.DeleteInstance(project.In(ctx, project.Alone(row.Project)), row.Name); err != nil {
+		if _, ok := records[uuid]; v.overrule && (ok || recorded[of(row)]) {
+			if err := v.db.DeleteInstance(in, row.Name); err != nil {
 				return nil, err
 			}
 			continue
@@ -122,15 +140,41 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 		_, err := v.pool.Get(uuid)
 		switch {
 		case errors.Is(err, kiln.NotFound):
-			v.remark("instance %q is in the database, but has no files; if it was deleted since: kiln delete %s", row.Name,
-				row.Name)
+			if n := v.usable(snapshots, row); n > 0 {
+				v.remark("instance %q is in the database, but has no files; %d of its snapshots have theirs, and go with it "+
+					"when it is deleted: kiln info %s%s", row.Name, n, row.Name, flagOf(row.Project))
+				break
+			}
+			v.remark("instance %q is in the database, but has no files; if it was deleted since: kiln delete %s%s",
+				row.Name, row.Name, flagOf(row.Project))
 		case err != nil:
-			v.remark("instance %q is in the database, but can't be used: %v; if nothing brings that back: kiln delete %s",
-				row.Name, err, row.Name)
+			v.remark("instance %q is in the database, but can't be used: %v; if nothing brings that back: kiln delete %s%s",
+				row.Name, err, row.Name, flagOf(row.Project))
 		}
 		keep[uuid] = row
 	}
 	return keep, nil
+}
+
+// usable counts the snapshots of an instance whose files are there.
+func (v *recoverer) usable(all []db.SnapshotFiles, of db.Instance) (n int) {
+	for _, s := range all {
+		if s.Project != of.Project || s.Instance != of.Name {
+			continue
+		}
+		if _, err := v.pool.GetSnapshot(s.Files); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// flagOf ends a command about something in a project.
+func flagOf(name string) string {
+	if name == project.Default {
+		return ""
+	}
+	return " --project " + name
 }
 
 // recoverProfiles makes the profiles that instances to be made use. One that is there is
@@ -246,13 +290,13 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 		return err
 	}
 	if row.Name != name {
-		v.remark("the name %q is that of another instance; this one is called %s now: kiln rename %s NAME", name, row.Name,
-			row.Name)
+		v.remark("the name %q is that of another instance; this one is called %s now: kiln rename %s NAME%s", name, row.Name,
+			row.Name, flagOf(project.Name(ctx)))
 	}
 	v.r.Instances = append(v.r.Instances, v.called(ctx, row.Name))
 	if !recorded {
-		v.remark("the name and configuration of instance %s are not known: %v; see what it is, and then: kiln rename %s NAME",
-			row.Name, v.unrecorded[uuid], row.Name)
+		v.remark("the name and configuration of instance %s are not known: %v; see what it is, and then: "+
+			"kiln rename %s NAME%s", row.Name, v.unrecorded[uuid], row.Name, flagOf(project.Name(ctx)))
 	}
 	return v.attach(ctx, row.Name, record.Snapshots)
 }
@@ -266,7 +310,8 @@ func (v *recoverer) there(ctx context.Context, owner string, names []string) ([]
 		case err == nil:
 			list = append(list, p)
 		case errors.Is(err, kiln.NotFound):
-			v.remark("the profile %q, which %s used, is lost; create it and add it again: kiln profile create %s", p, owner, p)
+			v.remark("the profile %q, which %s used, is lost; create it and add it again: kiln profile create %s%s", p,
+				owner, p, flagOf(project.Name(ctx)))
 		default:
 			return nil, err
 		}
