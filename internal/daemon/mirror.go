@@ -96,12 +96,15 @@ func (d *Daemon) runMirrors() {
 		d.cfg.Log.Error("look for mirrors", "err", err)
 	}
 	for _, m := range list {
-		if err := whole(m); err != nil {
-			d.cfg.Log.Warn("mirror a server", "err", err)
-			continue
+		o, err := d.RunMirror(d.ctx, m.Name)
+		if errors.Is(err, kiln.NotFound) {
+			continue // it was removed while the others took their time
 		}
-		if s := d.startMirror(d.ctx, m).Wait(d.ctx); s.Err != nil && d.ctx.Err() == nil {
-			d.cfg.Log.Warn("mirror a server", "mirror", m.Name, "err", s.Err)
+		if err == nil {
+			err = o.Wait(d.ctx).Err
+		}
+		if err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Warn("mirror a server", "mirror", m.Name, "err", err)
 		}
 	}
 }

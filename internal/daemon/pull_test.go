@@ -355,3 +355,72 @@ func TestPace(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdateTurnedOff has somebody turn the updates of an image off while those before it are
+// updated.
+func TestUpdateTurnedOff(t *testing.T) {
+	images := map[string][]byte{}
+	for _, name := range []string{"one", "two", "three", "four"} {
+		images[name] = formattest.Tiny(t, name)
+	}
+	product := func(alias, version, name string) string {
+		return fmt.Sprintf(`%q:{"arch":%q,"aliases":%q,"os":"Tiny","versions":{%q:{"items":{"i":{"ftype":"lxd_combined.tar.gz",`+
+			`"path":%q,"size":%d,"sha256":"%x"}}}}}`, name, HostArch(), alias, version, name, len(images[name]),
+			sha256.Sum256(images[name]))
+	}
+	d := fresh(t)
+	newer, off := false, ""
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/streams/v1/index.json":
+			io.WriteString(w, `{"format":"index:1.0","index":{"i":{"datatype":"image-downloads","path":"l.json",`+
+				`"products":["a"]}}}`)
+			return
+		case "/l.json":
+			w.Header().Set("Cache-Control", "no-cache")
+			list := product("a", "20260201", "one") + "," + product("b", "20260201", "two")
+			if newer {
+				list = product("a", "20260301", "three") + "," + product("b", "20260301", "four")
+			}
+			fmt.Fprintf(w, `{"format":"products:1.0","products":{%s}}`, list)
+			return
+		case "/three", "/four": // the first of them has the other turned off
+			if other := map[string]string{"/three": "my-b", "/four": "my-a"}[r.URL.Path]; off == "" {
+				off = other
+				img, err := d.Images.Find(t.Context(), other)
+				if err == nil {
+					err = d.UpdateImage(t.Context(), img.Fingerprint, func(img *kiln.Image) error {
+						img.AutoUpdate = false
+						return nil
+					})
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(images[r.URL.Path[1:]]))
+	}))
+	defer s.Close()
+	if err := d.SetSettings(t.Context(), map[string]string{allowHTTP: "true"}, false); err != nil {
+		t.Fatal(err)
+	}
+	before := map[string]kiln.Fingerprint{}
+	for _, name := range []string{"a", "b"} {
+		o, err := d.PullImage(t.Context(), PullSpec{Remote: kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams},
+			Name: name, IsAlias: true, ImportSpec: ImportSpec{Aliases: aliases("my-" + name), AutoUpdate: true}})
+		wait(t, o, err)
+		img, err := d.Images.Find(t.Context(), "my-"+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before["my-"+name] = img.Fingerprint
+	}
+	newer = true
+	d.updateImages()
+	for name, fp := range before {
+		if img, err := d.Images.Find(t.Context(), name); (img.Fingerprint == fp) != (name == off) || off == "" || err != nil {
+			t.Errorf("%s is %s, was %s, %q was turned off; %v", name, img.Fingerprint.Short(), fp.Short(), off, err)
+		}
+	}
+}

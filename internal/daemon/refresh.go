@@ -180,13 +180,17 @@ func (d *Daemon) updateImages() {
 		d.cfg.Log.Error("look for images to update", "err", err)
 		return
 	}
+	updates := func(img kiln.Image) bool { return img.AutoUpdate && img.Origin != nil && img.Damage == "" }
 	for _, img := range list {
-		if !img.AutoUpdate || img.Origin == nil || img.Damage != "" || d.ctx.Err() != nil {
+		if !updates(img) || d.ctx.Err() != nil {
 			continue
 		}
 		ctx, err := d.In(d.ctx, img.Project)
 		if err != nil {
 			continue // deleted meanwhile
+		}
+		if now, err := d.Images.Get(ctx, img.Fingerprint); err != nil || !updates(now) {
+			continue // the others before it took their time
 		}
 		s := d.RefreshImage(ctx, img.Fingerprint).Wait(ctx)
 		d.outcome(updateFailed, db.Subject{Image: db.Image{Project: img.Project, Fingerprint: img.Fingerprint}}, s.Err)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 func snapshot(t testing.TB, d *Daemon, name, snap string) {
@@ -130,6 +133,30 @@ func TestDaemonDiesWhileItHolds(t *testing.T) {
 	}
 	if code, out := run(t, d, "c1", "true"); code != 0 {
 		t.Error(out)
+	}
+
+	// The host goes down while it is held: that doesn't wait any longer than the instance may take.
+	if _, err := d.UpdateInstance(t.Context(), "c1", func(i instance.Instance) (instance.Config, error) {
+		i.Config.Options["boot.host_shutdown_timeout"] = "1"
+		return i.Config, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	resume, err := d.instances.HoldAll(t.Context(), []db.Name{{Project: project.Default, Name: "c1"}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := d.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := resume(); err != nil {
+		t.Error(err)
+	}
+	if c, err := d.Instance(t.Context(), "c1"); c.Status != instance.Stopped || c.Options["volatile.last_state.power"] !=
+		"RUNNING" || err != nil {
+		t.Errorf("after the shutdown it is %v, %v", c, err)
 	}
 }
 

@@ -185,7 +185,7 @@ func (d *DB) RefreshInstance(ctx context.Context, name string, f func(*Instance)
 			return err
 		}
 		for _, snap := range drop {
-			if err := deleteSnapshot(ctx, tx, name, snap); err != nil && !errors.Is(err, kiln.NotFound) {
+			if err := deleteSnapshot(ctx, tx, name, snap, nil); err != nil && !errors.Is(err, kiln.NotFound) {
 				return err
 			}
 		}

@@ -235,6 +235,11 @@ func getSnapshot(ctx context.Context, q queryer, instance, name string) (s Snaps
 	return s, id, err
 }
 
+// Expired reports whether the time of a snapshot is over. Of a damaged one nobody can tell.
+func (s *Snapshot) Expired(now time.Time) bool {
+	return s.Damage == "" && !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(now)
+}
+
 // ExpiredSnapshots gives the snapshots whose time is over. Of a damaged one nobody can
 // tell.
 func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, error) {
@@ -244,7 +249,7 @@ func (d *DB) ExpiredSnapshots(ctx context.Context, now time.Time) ([]Snapshot, e
 	}
 	var list []Snapshot
 	err = d.snapshots(ctx, func(_ int64, s Snapshot) {
-		if s.Damage == "" && !s.ExpiresAt.After(now) {
+		if s.Expired(now) {
 			list = append(list, s)
 		}
 	}, `WHERE s.expires_at <> '' AND `+in+` ORDER BY s.expires_at`, args...)
@@ -314,12 +319,21 @@ func (d *DB) RenameSnapshot(ctx context.Context, instance, from, to string) erro
 
 // DeleteSnapshot removes a row. The error is NotFound.
 func (d *DB) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	return d.Tx(Freeing(ctx), func(tx *Tx) error { return deleteSnapshot(ctx, tx, instance, name) })
+	return d.DeleteSnapshotIf(ctx, instance, name, nil)
 }
 
-func deleteSnapshot(ctx context.Context, tx *Tx, instance, name string) error {
+// DeleteSnapshotIf removes a row if it is unwanted, which is looked at in the same transaction;
+// nil: whatever it is. Errors: NotFound, Conflict.
+func (d *DB) DeleteSnapshotIf(ctx context.Context, instance, name string, unwanted func(Snapshot) bool) error {
+	return d.Tx(Freeing(ctx), func(tx *Tx) error { return deleteSnapshot(ctx, tx, instance, name, unwanted) })
+}
+
+func deleteSnapshot(ctx context.Context, tx *Tx, instance, name string, unwanted func(Snapshot) bool) error {
 	tx.instanceChanged(ctx, instance)
-	_, id, err := getSnapshot(ctx, tx.tx, instance, name)
+	s, id, err := getSnapshot(ctx, tx.tx, instance, name)
+	if err == nil && unwanted != nil && !unwanted(s) {
+		err = kiln.Errorf(kiln.Conflict, "snapshot %s/%s was changed meanwhile, and stays", instance, name)
+	}
 	if err != nil {
 		return err
 	}

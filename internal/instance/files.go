@@ -183,7 +183,12 @@ func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error)
 // lock waits for the turn to work on an instance. Nobody has its files open then, unless
 // it runs. The context it gives means by the name the instance that has it now.
 func (s *Set) lock(ctx context.Context, name string) (meaning context.Context, unlock func(), err error) {
-	unlock, err = s.names.lock(ctx, key(ctx, name))
+	return s.lockWhile(ctx, ctx, name)
+}
+
+// lockWhile is lock that waits no longer than waiting lasts.
+func (s *Set) lockWhile(waiting, ctx context.Context, name string) (meaning context.Context, unlock func(), err error) {
+	unlock, err = s.names.lock(waiting, key(ctx, name))
 	if err != nil {
 		return ctx, nil, err
 	}

@@ -40,7 +40,8 @@ func (k *keyLock) lock(ctx context.Context, name string) (unlock func(), err err
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			return nil, kiln.Errorf(kiln.KindOf(ctx.Err()), "waiting for other work on %q: %w", name, ctx.Err())
+			why := context.Cause(ctx)
+			return nil, kiln.Errorf(kiln.KindOf(why), "waiting for other work on %q: %w", name, why)
 		}
 	}
 }

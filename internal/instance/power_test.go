@@ -52,6 +52,66 @@ func TestAutostartOrder(t *testing.T) {
 	}
 }
 
+// TestAutostartLooksAgain has an instance not start with the daemon any more while those before
+// it are started, and another one held by other work until the others were.
+func TestAutostartLooksAgain(t *testing.T) {
+	on := map[string]string{"boot.autostart": "true"}
+	s := elsewhere(t, map[string]map[string]string{"a": {"boot.autostart": "true", "boot.autostart.priority": "5"}, "b": on,
+		"c": {"boot.autostart": "true", "boot.autostart.priority": "3"}, "d": on})
+	s.unaskedWait = time.Millisecond
+	_, unlock, err := s.lock(t.Context(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	s.Failed = func(_ Unasked, i Instance, err error) {
+		if err == nil {
+			got = append(got, i.Name)
+		} else {
+			got = append(got, i.Name+" "+string(kiln.KindOf(err)))
+		}
+		switch i.Name {
+		case "a":
+			if err := s.edit(t.Context(), "b", func(r *db.Instance) { r.Config["boot.autostart"] = "false" }); err != nil {
+				t.Error(err)
+			}
+		case "d":
+			unlock()
+		}
+	}
+	_ = s.Autostart(t.Context())
+	if want := "a not supported, c busy, b, d not supported, c not supported"; strings.Join(got, ", ") != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+}
+
+// TestStopHasABound has other work go on with an instance that is to be stopped, and times
+// that nobody can mean.
+func TestStopHasABound(t *testing.T) {
+	s, _, p := set(t)
+	create(t, s, p, "a", Config{})
+	_, unlock, err := s.lock(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	for _, force := range []bool{false, true} {
+		err := s.Stop(t.Context(), "a", time.Millisecond, force)
+		if kiln.KindOf(err) != kiln.Timeout || !strings.Contains(err.Error(), "did not stop within 1ms") {
+			t.Errorf("force %v: %v", force, err)
+		}
+	}
+	for timeout, most := range map[time.Duration]time.Duration{-1: StopTimeout, 0: StopTimeout, time.Second: time.Second,
+		1 << 62: MostStop} {
+		ctx, cancel := stopTime(t.Context(), "a", timeout)
+		end, _ := ctx.Deadline()
+		cancel()
+		if left := time.Until(end); left > most {
+			t.Errorf("%v: %v", timeout, left)
+		}
+	}
+}
+
 // TestAutostartDelay waits after each instance, also one that can't be started.
 func TestAutostartDelay(t *testing.T) {
 	s := elsewhere(t, map[string]map[string]string{
@@ -70,7 +130,9 @@ func TestAutostartDelay(t *testing.T) {
 func TestRestartGivesUp(t *testing.T) {
 	s := elsewhere(t, map[string]map[string]string{"c1": {}, "c2": {}})
 	for name, again := range map[string]func() error{
-		"c1": func() error { return s.finishRestart(t.Context(), "c1") },
+		"c1": func() error {
+			return s.finishRestart(t.Context(), Instance{Name: "c1", Config: Config{Options: map[string]string{restartKey: "clean"}}})
+		},
 		"c2": func() error { return s.startAgain(t.Context(), "c2") },
 	} {
 		if err := s.planRestart(t.Context(), name, false); err != nil {

@@ -52,20 +52,12 @@ func (s *Set) startAgain(ctx context.Context, name string) error {
 	return nil
 }
 
-// finishRestart does what the last daemon had begun when it died.
-func (s *Set) finishRestart(ctx context.Context, name string) error {
-	ctx, unlock, err := s.lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	i, err := s.Get(ctx, name)
-	if err != nil || i.Options[restartKey] == "" {
-		return err // finished meanwhile
-	}
-	err = s.stop(ctx, name, 0, i.Options[restartKey] == "force")
+// finishRestart does what the last daemon had begun when it died. It is the turn of whoever
+// calls it.
+func (s *Set) finishRestart(ctx context.Context, i Instance) error {
+	err := s.stop(ctx, i.Name, 0, i.Options[restartKey] == "force")
 	if err != nil && !errors.Is(err, kiln.Conflict) { // it may have stopped before
-		return errors.Join(err, s.dropRestart(ctx, name))
+		return errors.Join(err, s.dropRestart(ctx, i.Name))
 	}
-	return s.startAgain(ctx, name)
+	return s.startAgain(ctx, i.Name)
 }

@@ -340,8 +340,21 @@ func (s *Set) ended(ctx context.Context, name, action string) error {
 // StopTimeout is how long a clean stop may take when nobody says otherwise.
 const StopTimeout = 30 * time.Second
 
-// Stop ends an instance: its init is asked to and has the given time (zero:
-// StopTimeout, negative: for ever), or it is killed when force is set.
+// MostStop is how long a clean stop may take, since nobody else works on the instance meanwhile.
+const MostStop = mostHold
+
+// stopTime bounds a clean stop.
+func stopTime(ctx context.Context, name string, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		timeout = StopTimeout
+	}
+	timeout = min(timeout, MostStop)
+	return context.WithTimeoutCause(ctx, timeout, kiln.Errorf(kiln.Timeout,
+		"instance %q did not stop within %v; use --force to kill it", name, timeout))
+}
+
+// Stop ends an instance: its init is asked to and has the given time (none: StopTimeout, at
+// most MostStop), also to wait for other work, or it is killed when force is set.
 // Errors: NotFound, Conflict when it doesn't run, Timeout.
 func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, force bool) error {
 	if force {
@@ -351,7 +364,12 @@ func (s *Set) Stop(ctx context.Context, name string, timeout time.Duration, forc
 			return l.kill(ctx, name)
 		}
 	}
-	ctx, unlock, err := s.lock(ctx, name)
+	bound, cancel := stopTime(ctx, name, timeout)
+	defer cancel()
+	if !force { // which has other bounds once it is its turn
+		ctx = bound
+	}
+	ctx, unlock, err := s.lockWhile(bound, ctx, name)
 	if err != nil {
 		return err
 	}
@@ -383,15 +401,8 @@ func (s *Set) stop(ctx context.Context, name string, timeout time.Duration, forc
 			return err
 		}
 	}
-	if timeout == 0 {
-		timeout = StopTimeout
-	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, kiln.Errorf(kiln.Timeout,
-			"instance %q did not stop within %v; use --force to kill it", name, timeout))
-		defer cancel()
-	}
+	ctx, cancel := stopTime(ctx, name, timeout)
+	defer cancel()
 	if err := l.box.Shutdown(ctx); err != nil {
 		return err
 	}
@@ -539,7 +550,7 @@ func (l *live) thaw(ctx context.Context, name string) error {
 
 // Suspend stops every instance because the host goes down, and remembers which ran.
 // Higher priorities go first, the ones of a priority all at once. One that doesn't
-// stop in its time is killed.
+// stop in its time is killed, whatever other work goes on with it.
 func (s *Set) Suspend(ctx context.Context) error {
 	s.suspended.Store(true)
 	list, err := s.List(project.InAll(ctx))
@@ -563,7 +574,7 @@ func (s *Set) suspendAll(ctx context.Context, list []Instance) error {
 	done := make(chan struct{})
 	n := 0
 	for k, i := range list {
-		if i.Status == Stopped {
+		if s.running(db.Instance{Config: i.Options}) == nil {
 			continue
 		}
 		n++
@@ -583,12 +594,11 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 	if err != nil {
 		return err
 	}
-	if !i.Ephemeral {
-		if err := s.edit(db.Freeing(ctx), i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" }); err != nil {
-			return err
-		}
-	}
 	ctx = Meaning(ctx, i)
+	var unwritten error // it is stopped all the same, since the host goes down
+	if !i.Ephemeral {
+		unwritten = s.edit(db.Freeing(ctx), i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" })
+	}
 	timeout, force := StopTimeout, false
 	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
 		timeout = hold(v)
@@ -600,51 +610,85 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 		err = s.Stop(ctx, i.Name, 0, true)
 	}
 	if errors.Is(err, kiln.Conflict) {
-		return nil // it stopped by itself meanwhile
+		err = nil // it stopped by itself meanwhile
 	}
-	return err
+	return errors.Join(unwritten, err)
 }
 
 // Autostart starts the instances that go up with the daemon: the ones that want
 // it, and the ones that ran when the host went down. A restart that the last daemon had
 // begun is finished. Higher priorities go first,
-// each is followed by its delay, and one that fails doesn't keep the others.
+// each is followed by its delay, and one that fails doesn't keep the others. One that other
+// work goes on with comes after all of them, as soon as it can.
 func (s *Set) Autostart(ctx context.Context) error {
 	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(i Instance) bool {
-		auto := i.ExpandedConfig["boot.autostart"]
-		if i.Options[restartKey] != "" {
-			return false
-		}
-		return i.Status != Stopped || !kiln.IsTrue(auto) && (auto != "" || i.Options[powerKey] != "RUNNING")
-	})
+	list = slices.DeleteFunc(list, func(i Instance) bool { return !startsWithDaemon(i) })
 	slices.SortStableFunc(list, func(a, b Instance) int {
 		return number(b.ExpandedConfig["boot.autostart.priority"]) - number(a.ExpandedConfig["boot.autostart.priority"])
 	})
 	var errs []error
-	for _, i := range list {
-		start := s.Start
-		if i.Options[restartKey] != "" {
-			start = s.finishRestart
+	for first := true; len(list) > 0; first = false {
+		waiting, cancel := s.unasked(ctx)
+		var held []Instance
+		for _, i := range list {
+			err := s.autostart(waiting, ctx, i)
+			busy := errors.Is(err, kiln.Busy) && ctx.Err() == nil
+			if busy {
+				held = append(held, i)
+			}
+			if err != nil && (first || !busy) {
+				s.failed(StartWithDaemon, i, err)
+				errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
+			}
+			if busy {
+				continue
+			}
+			select {
+			case <-time.After(hold(i.ExpandedConfig["boot.autostart.delay"])):
+			case <-ctx.Done():
+				cancel()
+				return errors.Join(append(errs, ctx.Err())...)
+			}
 		}
-		in, err := s.in(ctx, i.Project)
-		if err == nil {
-			err = start(Meaning(in, i), i.Name)
-		}
-		if err != nil {
-			s.failed(StartWithDaemon, i, err)
-			errs = append(errs, fmt.Errorf("start instance %q: %w", i.Name, err))
-		}
-		select {
-		case <-time.After(hold(i.ExpandedConfig["boot.autostart.delay"])):
-		case <-ctx.Done():
-			return errors.Join(append(errs, ctx.Err())...)
-		}
+		cancel()
+		list = held
 	}
 	return errors.Join(errs...)
+}
+
+// startsWithDaemon reports whether an instance goes up with the daemon.
+func startsWithDaemon(i Instance) bool {
+	auto := i.ExpandedConfig["boot.autostart"]
+	return i.Options[restartKey] != "" ||
+		i.Status == Stopped && (kiln.IsTrue(auto) || auto == "" && i.Options[powerKey] == "RUNNING")
+}
+
+// autostart starts an instance with the daemon, if it still is to be when it is its turn.
+func (s *Set) autostart(waiting, ctx context.Context, i Instance) error {
+	ctx, err := s.in(ctx, i.Project)
+	if err != nil {
+		return err
+	}
+	ctx, unlock, err := s.lockWhile(waiting, Meaning(ctx, i), i.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := s.Get(ctx, i.Name)
+	switch {
+	case err != nil:
+		return err
+	case s.suspended.Load() || !startsWithDaemon(now):
+		s.failed(StartWithDaemon, i, nil) // nothing is wrong any more
+		return nil
+	case now.Options[restartKey] != "":
+		return s.finishRestart(ctx, now)
+	}
+	s.forgetCrashes(now.Options[UUIDKey])
+	return s.start(ctx, now.Name)
 }
 
 // number reads an option that checkNumber let through; unset is 0.

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/adhocore/gronx"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -161,48 +164,73 @@ func nextName(pattern string, taken []string) string {
 	return before + strconv.Itoa(next) + after
 }
 
-// SnapshotDue makes the snapshots whose times lie after from and not after to. One
-// that fails doesn't keep the others.
+// SnapshotDue makes the snapshots whose times lie after from and not after to, and those that
+// were to be made before when other work went on. One that fails, or is held by other work,
+// doesn't keep the others.
 func (s *Set) SnapshotDue(ctx context.Context, from, to time.Time) error {
 	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, i := range list {
-		sched, err := parseSchedule(i.ExpandedConfig["snapshots.schedule"])
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		due, err := sched.due(from, to)
-		if due && (i.Status != Stopped || kiln.IsTrue(i.ExpandedConfig["snapshots.schedule.stopped"])) {
-			var in context.Context
-			if in, err = s.in(ctx, i.Project); err == nil {
-				err = s.autoSnapshot(Meaning(in, i), i.Name)
-			}
-			if err != nil {
+	s.mu.Lock()
+	late := s.late
+	s.late = map[string]bool{}
+	s.mu.Unlock()
+	waiting, cancel := s.unasked(ctx)
+	defer cancel()
+	return beside(list, func(i Instance) error {
+		id := BackupsOf(i.Options)
+		is := func(i Instance) (bool, error) { return scheduled(i, from, to, late[id]) }
+		due, err := is(i)
+		if due {
+			if err = s.autoSnapshot(waiting, ctx, i, is); err != nil {
 				s.failed(ScheduledSnapshot, i, err)
 			}
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("scheduled snapshot of instance %q: %w", i.Name, err))
+		if errors.Is(err, kiln.Busy) {
+			s.mu.Lock()
+			s.late[id] = true
+			s.mu.Unlock()
 		}
-	}
-	return errors.Join(errs...)
+		if err != nil {
+			err = fmt.Errorf("scheduled snapshot of instance %q: %w", i.Name, err)
+		}
+		return err
+	})
 }
 
-func (s *Set) autoSnapshot(ctx context.Context, instance string) error {
-	ctx, unlock, err := s.lock(ctx, instance)
+// scheduled reports whether an instance is to have a snapshot whose time lies after from and
+// not after to, or, of one that is late, before.
+func scheduled(i Instance, from, to time.Time, late bool) (bool, error) {
+	sched, err := parseSchedule(i.ExpandedConfig["snapshots.schedule"])
+	if err != nil || i.Status == Stopped && !kiln.IsTrue(i.ExpandedConfig["snapshots.schedule.stopped"]) {
+		return false, err
+	}
+	if late && len(sched.crons) > 0 {
+		return true, nil
+	}
+	return sched.due(from, to)
+}
+
+// autoSnapshot makes a snapshot of an instance if that still is to have one when it is its turn.
+func (s *Set) autoSnapshot(waiting, ctx context.Context, i Instance, due func(Instance) (bool, error)) error {
+	ctx, err := s.in(ctx, i.Project)
+	if err != nil {
+		return err
+	}
+	ctx, unlock, err := s.lockWhile(waiting, Meaning(ctx, i), i.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	i, err := s.Get(ctx, instance)
+	now, err := s.Get(ctx, i.Name)
 	if err != nil {
 		return err
 	}
-	return s.snapshotNext(ctx, i)
+	if is, err := due(now); err != nil || !is {
+		return err
+	}
+	return s.snapshotNext(ctx, now)
 }
 
 func (s *Set) snapshotNext(ctx context.Context, i Instance) error {
@@ -223,23 +251,67 @@ func (s *Set) snapshotAtStart(ctx context.Context, i Instance) error {
 }
 
 // ExpireSnapshots deletes the snapshots whose time is over, and gives the images
-// that they were of.
+// that they were of. Those of an instance that other work goes on with are for the next time.
 func (s *Set) ExpireSnapshots(ctx context.Context, now time.Time) ([]kiln.Fingerprint, error) {
 	rows, err := s.db.ExpiredSnapshots(project.InAll(ctx), now)
 	if err != nil {
 		return nil, err
 	}
-	var images []kiln.Fingerprint
-	var errs []error
+	of := map[db.Name][]db.Snapshot{}
 	for _, r := range rows {
-		in, err := s.in(ctx, r.Project)
-		if err == nil {
-			err = s.DeleteSnapshot(db.MeaningSnapshot(in, r), r.Instance, r.Name)
-		}
-		if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Conflict) {
-			continue // somebody was faster, or it has another name now
-		}
-		images, errs = append(images, r.Base), append(errs, err)
+		n := db.Name{Project: r.Project, Name: r.Instance}
+		of[n] = append(of[n], r)
 	}
-	return images, errors.Join(errs...)
+	waiting, cancel := s.unasked(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var images []kiln.Fingerprint
+	err = beside(slices.Collect(maps.Values(of)), func(rows []db.Snapshot) error {
+		var errs []error
+		for _, r := range rows {
+			in, err := s.in(ctx, r.Project)
+			if err == nil {
+				err = s.deleteSnapshot(waiting, db.MeaningSnapshot(in, r), r.Instance, r.Name, func(is db.Snapshot) bool {
+					return is.Expired(now)
+				})
+			}
+			if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Conflict) || errors.Is(err, kiln.Busy) {
+				continue // somebody was faster, it has another name or time now, or other work goes on
+			}
+			mu.Lock()
+			images = append(images, r.Base)
+			mu.Unlock()
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+	return images, err
+}
+
+// unaskedWait is how long what is done unasked waits for other work on instances, all of them
+// together: one that is held longer is for the next time.
+const unaskedWait = 5 * time.Second
+
+// unasked bounds how long work that nobody asked for waits for other work. The error of whoever
+// waited is Busy.
+func (s *Set) unasked(ctx context.Context) (waiting context.Context, cancel context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.unaskedWait, kiln.Errorf(kiln.Busy, "it goes on; this is tried again later, "+
+		"see: kiln operation list"))
+}
+
+// mostBeside is how many instances are worked on at once of what is done unasked.
+const mostBeside = 4
+
+// beside does something with each thing of a list, some at a time.
+func beside[T any](list []T, f func(T) error) error {
+	var g errgroup.Group
+	g.SetLimit(mostBeside)
+	errs := make([]error, len(list))
+	for k, v := range list {
+		g.Go(func() error {
+			errs[k] = f(v)
+			return nil
+		})
+	}
+	return errors.Join(g.Wait(), errors.Join(errs...))
 }

@@ -1,11 +1,14 @@
 package instance
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
 )
 
 func TestParseSchedule(t *testing.T) {
@@ -89,6 +92,113 @@ func TestNextName(t *testing.T) {
 			t.Errorf("%q: %v", v, err)
 		}
 	}
+}
+
+// TestExpiryPutOff puts the expiry of a snapshot off while those before it are deleted.
+func TestExpiryPutOff(t *testing.T) {
+	s, _, p := set(t)
+	ctx := t.Context()
+	create(t, s, p, "a", Config{})
+	at := time.Now().Add(-time.Minute)
+	for _, name := range []string{"s0", "s1", "s2"} {
+		if err := s.CreateSnapshot(ctx, "a", NewSnapshot{Name: name, ExpiresAt: &at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := map[string]time.Time{"s1": {}, "s2": time.Now().Add(time.Hour)}
+	s.notify = func(_ context.Context, c Change) {
+		if c.Action != "snapshot-deleted" {
+			return
+		}
+		for name, at := range to {
+			if name != c.Snapshot {
+				change := func(time.Time) (time.Time, error) { return at, nil }
+				if err := s.SetSnapshotExpiry(ctx, "a", name, change); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if _, err := s.ExpireSnapshots(ctx, time.Now()); err != nil {
+		t.Error(err)
+	}
+	list, err := s.Snapshots(ctx, "a")
+	if len(list) != 2 || list[0].Name != "s1" || list[1].Name != "s2" || err != nil {
+		t.Errorf("%d are left, %v", len(list), err)
+	}
+}
+
+// TestHeldIsLate has other work go on with one instance: the others have their snapshots made
+// and deleted, and it has later what it missed, once.
+func TestHeldIsLate(t *testing.T) {
+	s, _, p := set(t)
+	s.unaskedWait = time.Millisecond
+	ctx := t.Context()
+	opts := Config{Options: map[string]string{"snapshots.schedule": "@hourly", "snapshots.schedule.stopped": "true"}}
+	create(t, s, p, "a", opts)
+	create(t, s, p, "b", opts)
+	old := time.Now().Add(-time.Minute)
+	for _, name := range []string{"a", "b"} {
+		if err := s.CreateSnapshot(ctx, name, NewSnapshot{Name: "old", ExpiresAt: &old}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var failed []string
+	s.Failed = func(_ Unasked, i Instance, err error) { failed = append(failed, i.Name+" "+string(kiln.KindOf(err))) }
+	from := time.Date(2024, 5, 1, 11, 59, 30, 0, time.Local)
+	minute := func(want string) {
+		t.Helper()
+		err := s.SnapshotDue(ctx, from, from.Add(time.Minute))
+		from = from.Add(time.Minute)
+		if _, err := s.ExpireSnapshots(ctx, time.Now()); err != nil {
+			t.Error(err)
+		}
+		got := ""
+		if err != nil {
+			got = string(kiln.KindOf(err))
+		}
+		for _, name := range []string{"a", "b"} {
+			list, err := s.Snapshots(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, snap := range list {
+				got += " " + name + "/" + snap.Name
+			}
+		}
+		if got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+	_, unlock, err := s.lock(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	minute("busy a/old b/snap0")
+	minute("busy a/old b/snap0")
+	unlock()
+	minute(" a/snap0 b/snap0")
+	minute(" a/snap0 b/snap0")
+	if want := []string{"a busy", "a busy"}; !slices.Equal(failed, want) {
+		t.Errorf("failed: %q", failed)
+	}
+
+	// What is turned off while it waits for its turn isn't made.
+	i, err := s.Get(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.edit(ctx, "a", func(r *db.Instance) { delete(r.Config, "snapshots.schedule") }); err != nil {
+		t.Fatal(err)
+	}
+	due := func(now Instance) (bool, error) { return scheduled(now, from, from.Add(time.Hour), false) }
+	if is, err := due(i); !is || err != nil {
+		t.Error(is, err)
+	}
+	if err := s.autoSnapshot(ctx, ctx, i, due); err != nil {
+		t.Error(err)
+	}
+	minute(" a/snap0 b/snap0")
 }
 
 // FuzzSchedule gives whatever users may write where expressions of cron are expected:

@@ -87,8 +87,10 @@ type Set struct {
 	claimed map[string]bool          // keys of instances that are being made
 	short   map[string]int           // lives in a row that ended within seconds, by UUID
 	awaited map[string]func()        // ends the wait for a start that nobody asked for, by UUID
+	late    map[string]bool          // whose scheduled snapshots were kept off by other work, by BackupsOf
 
 	restartPause time.Duration // before the first of those after something failed
+	unaskedWait  time.Duration // of what is done unasked, for other work
 }
 
 // live is an instance that runs.
@@ -119,7 +121,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 	}
 	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
 		served: map[string]*files.Helper{}, still: map[string]bool{}, claimed: map[string]bool{}, short: map[string]int{},
-		awaited: map[string]func(){}, restartPause: restartPause}
+		awaited: map[string]func(){}, restartPause: restartPause, unaskedWait: unaskedWait}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -332,7 +332,13 @@ func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // DeleteSnapshot removes a snapshot. The instance and its other snapshots stay as
 // they are. The error is NotFound.
 func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	ctx, unlock, err := s.lock(ctx, instance)
+	return s.deleteSnapshot(ctx, ctx, instance, name, nil)
+}
+
+// deleteSnapshot waits for its turn no longer than waiting lasts. With unwanted, a snapshot that
+// isn't by then stays: the error is Conflict.
+func (s *Set) deleteSnapshot(waiting, ctx context.Context, instance, name string, unwanted func(db.Snapshot) bool) error {
+	ctx, unlock, err := s.lockWhile(waiting, ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -341,7 +347,7 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.db.DeleteSnapshot(ctx, instance, name); err != nil {
+	if err := s.db.DeleteSnapshotIf(ctx, instance, name, unwanted); err != nil {
 		return err
 	}
 	s.notify(ctx, Change{Name: instance, Action: "snapshot-deleted", Snapshot: name})

@@ -3,6 +3,7 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -64,6 +65,22 @@ func TestOtherSitesPages(t *testing.T) {
 			}
 			if w.Header().Get("X-Content-Type-Options") != "nosniff" {
 				t.Errorf("%s may be taken for another type of content", path)
+			}
+		}
+	}
+}
+
+// TestStopTimeout says for how long a stop may take what nobody can mean.
+func TestStopTimeout(t *testing.T) {
+	p := start(t)
+	p.empty("c1")
+	for timeout, status := range map[int]int{-1: http.StatusAccepted, -1 << 62: http.StatusAccepted, 0: http.StatusAccepted,
+		3600: http.StatusAccepted, 3601: http.StatusBadRequest, 9_300_000_000: http.StatusBadRequest,
+		1 << 62: http.StatusBadRequest} {
+		for _, action := range []string{"stop", "restart"} {
+			resp, b := p.do("PUT", "/1.0/instances/c1/state", fmt.Sprintf(`{"action":%q,"timeout":%d}`, action, timeout))
+			if resp.StatusCode != status || status != http.StatusAccepted && !strings.Contains(string(b), "3600 seconds") {
+				t.Errorf("%s within %d: %d %s", action, timeout, resp.StatusCode, b)
 			}
 		}
 	}

@@ -306,6 +306,10 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) (any, error) {
 	if put.Stateful {
 		return nil, kiln.Errorf(kiln.Unsupported, "stateful stops and starts are not supported; kiln is stateless")
 	}
+	if most := int(instance.MostStop / time.Second); put.Timeout > most {
+		return nil, kiln.Errorf(kiln.Invalid, "a timeout is at most %d seconds: nobody else can work on the instance until "+
+			"then", most)
+	}
 	// -1 is what clients send for "no timeout given".
 	timeout := time.Duration(max(put.Timeout, 0)) * time.Second
 	return s.d.SetInstanceState(r.Context(), r.PathValue("name"), put.Action, timeout, put.Force)
