@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -59,9 +60,20 @@ func TestNetworkIsUsedOrDeleted(t *testing.T) {
 	if err := d.db.EditNetwork(ctx, "nv", func(n *db.Network) error { n.Bridge = ""; return nil }); err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(create("m", nics), d.CreateProject(ctx, db.Project{Name: "p",
+		Config: map[string]string{"features.profiles": "false"}})); err != nil {
+		t.Fatal(err)
+	}
 	leave, err := d.networks.use("nv", true)
 	if err != nil {
 		t.Fatal(err)
+	}
+	o, err := d.MoveInstance(ctx, "m", "p", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Wait(ctx).Err; kiln.KindOf(err) != kiln.Conflict {
+		t.Errorf("an instance moves with a network that is being deleted: %v", err)
 	}
 	for who, err := range map[string]error{
 		"an instance":     attach(nics),
@@ -75,6 +87,8 @@ func TestNetworkIsUsedOrDeleted(t *testing.T) {
 		}
 	}
 	leave()
+	o, err = d.DeleteInstance(ctx, "m")
+	wait(t, o, err)
 	leave, err = d.networks.Use("nv")
 	if err != nil {
 		t.Fatal(err)

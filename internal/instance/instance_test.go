@@ -401,6 +401,16 @@ func TestRows(t *testing.T) {
 		len(i.Options) != 3 {
 		t.Errorf("%+v, %v", i, err)
 	}
+	_, release, err := s.Claim(t.Context(), "claimed") // by a launch that downloads its image
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"claimed", "a"} {
+		if err := s.Rename(t.Context(), "a", to); !errors.Is(err, kiln.Conflict) {
+			t.Errorf("renamed to %s: %v", to, err)
+		}
+	}
+	release()
 	change := i.Config
 	change.Options = map[string]string{"user.y": "2"}
 	if _, err := s.Update(t.Context(), "a", to(change)); err != nil {

@@ -463,6 +463,11 @@ func (s *Set) Rename(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
+	release, err := s.claim(ctx, to)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := s.db.RenameInstance(ctx, r.Name, to, tellName); err != nil {
 		if errors.Is(err, kiln.Conflict) {
 			return conflict(to)
@@ -509,6 +514,11 @@ func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string
 	if err := s.Check(into, i.Config); err != nil {
 		return err
 	}
+	used, err := s.Use(into, i.Devices) // until a row of that project names them
+	if err != nil {
+		return err
+	}
+	defer used()
 	list, err := s.db.SnapshotFiles(ctx, from)
 	if err == nil {
 		err = s.CheckArriving(into, len(list), "delete them first")
