@@ -217,9 +217,7 @@ func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []s
 		return err
 	}
 	err = s.db.RefreshInstance(ctx, name, func(r *db.Instance) error {
-		r.Config[backupsKey] = BackupsOf(r.Config)
-		delete(r.Config, olderBackupsKey)
-		r.Config[UUIDKey], r.Config[TemplateKey] = f.UUID, "copy"
+		otherFiles(r, f, "copy")
 		if delete(r.Config, refreshedKey); uuid.Validate(from) == nil {
 			r.Config[refreshedKey] = from
 		}

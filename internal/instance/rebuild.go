@@ -58,9 +58,7 @@ func (s *Set) exchange(ctx context.Context, name string, n New, f *Files) error 
 		if !n.Base.IsZero() {
 			r.Config[BaseKey] = n.Base.String()
 		}
-		r.Config[backupsKey] = BackupsOf(r.Config)
-		delete(r.Config, olderBackupsKey)
-		r.Config[UUIDKey], r.Config[TemplateKey] = f.UUID, "create"
+		otherFiles(r, f, "create")
 		r.Base, r.Architecture = n.Base, n.Architecture
 	})
 	if err != nil {
@@ -69,4 +67,13 @@ func (s *Set) exchange(ctx context.Context, name string, n New, f *Files) error 
 	f.taken = true
 	s.notify(ctx, Change{Name: name, Action: "rebuilt"})
 	return errors.Join(s.pool.Delete(ctx, old.Config[UUIDKey]), os.RemoveAll(s.boxDir(old)))
+}
+
+// otherFiles has the row of an instance name other files than it had, which begin by a trigger of
+// templates. Its backups stay with it; a restore of the files that it had can't be finished.
+func otherFiles(r *db.Instance, f *Files, trigger string) {
+	r.Config[backupsKey] = BackupsOf(r.Config)
+	delete(r.Config, olderBackupsKey)
+	delete(r.Config, restoreKey)
+	r.Config[UUIDKey], r.Config[TemplateKey] = f.UUID, trigger
 }

@@ -133,9 +133,12 @@ func (s *Set) finishPending(ctx context.Context, instance string, config map[str
 		return errors.Join(kiln.Errorf(kiln.Conflict, "it runs, and keeps what it has; to have what was in snapshot %q, "+
 			"restore it again", name), s.edit(ctx, instance, func(r *db.Instance) { delete(r.Config, restoreKey) }))
 	}
-	snap := db.Snapshot{Instance: instance, Name: name}
-	if row, err := s.db.Snapshot(ctx, instance, name); err == nil {
-		snap = row
+	snap, err := s.db.Snapshot(ctx, instance, name)
+	if errors.Is(err, kiln.NotFound) { // it was deleted, and the restore ends
+		snap, err = db.Snapshot{Instance: instance, Name: name}, nil
+	}
+	if err != nil {
+		return err
 	}
 	return s.finishRestore(ctx, instance, config[UUIDKey], snap)
 }

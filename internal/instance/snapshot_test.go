@@ -217,6 +217,54 @@ func TestRestoreSettles(t *testing.T) {
 	}
 }
 
+// TestOtherFilesEndRestore has a restore unfinished, and then gives the instance other files:
+// nothing of the snapshot comes over them. What isn't known to be gone isn't given up.
+func TestOtherFilesEndRestore(t *testing.T) {
+	s, _, p := set(t)
+	ctx := t.Context()
+	for name, exchange := range map[string]func(f *Files) error{
+		"rebuilt":   func(f *Files) error { return s.Rebuild(ctx, "rebuilt", New{Architecture: "x86_64"}, f, false) },
+		"refreshed": func(f *Files) error { return s.Refresh(ctx, "refreshed", "", f, nil) },
+	} {
+		create(t, s, p, name, Config{})
+		write(t, p, name, "f", "old")
+		if err := s.CreateSnapshot(ctx, name, NewSnapshot{Name: "s0"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.edit(ctx, name, func(r *db.Instance) { r.Config[restoreKey] = "s0" }); err != nil {
+			t.Fatal(err)
+		}
+		f := s.NewFiles()
+		f.UUID = "uuid-new-" + name
+		if _, err := p.Empty(ctx, f.UUID); err != nil {
+			t.Fatal(err)
+		}
+		write(t, p, "new-"+name, "f", "new")
+		if err := exchange(f); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Start(ctx, name) // there is no system in it
+		if i, err := s.Get(ctx, name); i.Options[restoreKey] != "" || read(t, p, "new-"+name, "f") != "new" || err != nil {
+			t.Errorf("%s: %q, %v, %v", name, read(t, p, "new-"+name, "f"), i.Options, err)
+		}
+	}
+	if err := s.edit(ctx, "rebuilt", func(r *db.Instance) { r.Config[restoreKey] = "s0" }); err != nil {
+		t.Fatal(err)
+	}
+	i, err := s.Get(ctx, "rebuilt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.finishPending(gone, "rebuilt", i.Options); kiln.KindOf(err) != kiln.Cancelled {
+		t.Errorf("a database that doesn't answer: %v", err)
+	}
+	if i, err := s.Get(ctx, "rebuilt"); i.Options[restoreKey] != "s0" || err != nil {
+		t.Errorf("it is given up: %v, %v", i.Options, err)
+	}
+}
+
 func TestSnapshotDue(t *testing.T) {
 	s, _, p := set(t)
 	ctx := t.Context()
