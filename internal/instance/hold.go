@@ -52,24 +52,25 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 	resume := func() error {
 		defer l.held.Store(false)
 		defer served()
-		err := l.thaw(context.WithoutCancel(ctx), i.Name)
-		if l.ends(ctx) {
+		ctx := context.WithoutCancel(ctx)
+		err := l.thaw(ctx, i.Name)
+		if err != nil && l.ends(ctx) {
 			err = nil
 		}
 		return errors.Join(err, removeIfThere(mark))
 	}
-	ctx, cancel := l.standStill(ctx, i.Name)
+	bound, cancel := l.standStill(ctx, i.Name)
 	defer cancel()
 	for tries := 0; ; tries++ {
 		life := l.box.Life()
-		err = l.box.Freeze(ctx)
-		if err != nil && l.ends(ctx) {
+		err = l.box.Freeze(bound)
+		if err != nil && l.ends(bound) {
 			err = nil
 		}
-		if err == nil || tries == mostReboots || ctx.Err() != nil || !l.box.EndedSince(life) {
+		if err == nil || tries == mostReboots || bound.Err() != nil || !l.box.EndedSince(life) {
 			break
 		}
-		_ = l.box.Begun(ctx) // it rebooted; what is wrong is told by the next try
+		_ = l.box.Begun(bound) // it rebooted; what is wrong is told by the next try
 	}
 	if err != nil {
 		return nil, errors.Join(err, resume())
