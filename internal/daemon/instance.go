@@ -237,10 +237,11 @@ func (d *Daemon) InstanceMetadata(ctx context.Context, name string) (*format.Met
 	return d.instances.Metadata(ctx, name)
 }
 
-// SetInstanceMetadata replaces an instance's own metadata; its image stays as
-// it is. Errors: NotFound, Invalid.
-func (d *Daemon) SetInstanceMetadata(ctx context.Context, name string, m *format.Metadata) error {
-	if err := d.instances.SetMetadata(ctx, name, m); err != nil {
+// EditInstanceMetadata changes an instance's own metadata in one step; its image stays as
+// it is. Errors: NotFound, Invalid, and those of change.
+func (d *Daemon) EditInstanceMetadata(ctx context.Context, name string,
+	change func(*format.Metadata) (*format.Metadata, error)) error {
+	if err := d.instances.EditMetadata(ctx, name, change); err != nil {
 		return err
 	}
 	d.tell(ctx, "instance-metadata-updated", instanceURL(name), nil)
@@ -257,14 +258,16 @@ func (d *Daemon) Template(ctx context.Context, name, file string) ([]byte, error
 	return d.instances.Template(ctx, name, file)
 }
 
-// SetTemplate writes one template file. Errors: NotFound, Invalid, TooLarge.
-func (d *Daemon) SetTemplate(ctx context.Context, name, file string, content []byte) error {
-	return d.instances.SetTemplate(ctx, name, file, content)
+// SetTemplate writes one template file, if check has nothing against what was in it: nil for
+// none. Errors: NotFound, Invalid, TooLarge, and those of check.
+func (d *Daemon) SetTemplate(ctx context.Context, name, file string, content []byte, check func(old []byte) error) error {
+	return d.instances.SetTemplate(ctx, name, file, content, check)
 }
 
-// DeleteTemplate removes one template file. Errors: NotFound, Invalid.
-func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string) error {
-	return d.instances.DeleteTemplate(ctx, name, file)
+// DeleteTemplate removes one template file, as SetTemplate writes one. Errors: NotFound,
+// Invalid, and those of check.
+func (d *Daemon) DeleteTemplate(ctx context.Context, name, file string, check func(old []byte) error) error {
+	return d.instances.DeleteTemplate(ctx, name, file, check)
 }
 
 // DoneWith gives an operation that is over, on things of a kind.

@@ -193,7 +193,7 @@ func TestDeleteUnchanged(t *testing.T) {
 		}, true},
 		"its configuration": {func() error { return row(func(r *db.Instance) { r.Description = "new" }) }, true},
 		"a start":           {func() error { return row(func(r *db.Instance) { r.LastUsedAt = time.Now() }) }, true},
-		"a template":        {func() error { return d.SetTemplate(ctx, "x", "t", []byte("text")) }, true},
+		"a template":        {func() error { return d.SetTemplate(ctx, "x", "t", []byte("text"), func([]byte) error { return nil }) }, true},
 	} {
 		create("x")
 		o, err := d.ShareInstance(ctx, "x", false)

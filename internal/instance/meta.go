@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,20 +133,33 @@ func (s *Set) Metadata(ctx context.Context, name string) (*format.Metadata, erro
 	return m, err
 }
 
-// SetMetadata replaces an instance's own metadata.yaml; its image stays as it
-// is. Errors: NotFound, Invalid.
-func (s *Set) SetMetadata(ctx context.Context, name string, m *format.Metadata) error {
-	if err := m.Check(); err != nil {
-		return err
-	}
-	b, err := m.YAML()
-	if err != nil {
-		return err
-	}
-	if _, err := format.ParseMetadata(b); err != nil {
-		return err
-	}
-	return s.editMeta(ctx, name, func(meta *os.Root) error { return replaceFile(meta, metadataFile, b) })
+// EditMetadata changes an instance's own metadata.yaml, while nobody else does; its image
+// stays as it is. Errors: NotFound, Invalid, and those of change.
+func (s *Set) EditMetadata(ctx context.Context, name string,
+	change func(*format.Metadata) (*format.Metadata, error)) error {
+	return s.editMeta(ctx, name, func(meta *os.Root) error {
+		m, err := readMetadata(meta)
+		if errors.Is(err, fs.ErrNotExist) {
+			m, err = &format.Metadata{}, nil
+		}
+		if err == nil {
+			m, err = change(m)
+		}
+		if err == nil {
+			err = m.Check()
+		}
+		if err != nil {
+			return err
+		}
+		b, err := m.YAML()
+		if err != nil {
+			return err
+		}
+		if _, err := format.ParseMetadata(b); err != nil {
+			return err
+		}
+		return replaceFile(meta, metadataFile, b)
+	})
 }
 
 // Templates gives the names of an instance's template files.
@@ -178,15 +192,20 @@ func (s *Set) Template(ctx context.Context, name, file string) ([]byte, error) {
 		return nil, err
 	}
 	defer meta.Close()
+	return readTemplate(meta, name, file)
+}
+
+func readTemplate(meta *os.Root, instance, file string) ([]byte, error) {
 	b, err := readFile(meta, path.Join(templateDir, file), template.MaxSource)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, kiln.Errorf(kiln.NotFound, "instance %q has no template %q", name, file)
+		return nil, kiln.Errorf(kiln.NotFound, "instance %q has no template %q", instance, file)
 	}
 	return b, err
 }
 
-// SetTemplate writes one template file. Errors: NotFound, Invalid, TooLarge.
-func (s *Set) SetTemplate(ctx context.Context, name, file string, content []byte) error {
+// SetTemplate writes one template file, if check has nothing against what was in it: nil for
+// none. Errors: NotFound, Invalid, TooLarge, and those of check.
+func (s *Set) SetTemplate(ctx context.Context, name, file string, content []byte, check func(old []byte) error) error {
 	if err := checkTemplateName(file); err != nil {
 		return err
 	}
@@ -194,6 +213,13 @@ func (s *Set) SetTemplate(ctx context.Context, name, file string, content []byte
 		return kiln.Errorf(kiln.TooLarge, "template %q is larger than %d bytes", file, template.MaxSource)
 	}
 	return s.editMeta(ctx, name, func(meta *os.Root) error {
+		old, err := readTemplate(meta, name, file)
+		if errors.Is(err, kiln.NotFound) {
+			err = nil
+		}
+		if err := cmp.Or(err, check(old)); err != nil {
+			return err
+		}
 		if err := meta.Mkdir(templateDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -201,12 +227,22 @@ func (s *Set) SetTemplate(ctx context.Context, name, file string, content []byte
 	})
 }
 
-// DeleteTemplate removes one template file. Errors: NotFound, Invalid.
-func (s *Set) DeleteTemplate(ctx context.Context, name, file string) error {
-	if _, err := s.Template(ctx, name, file); err != nil {
+// DeleteTemplate removes one template file, as SetTemplate writes one. Errors: NotFound,
+// Invalid, and those of check.
+func (s *Set) DeleteTemplate(ctx context.Context, name, file string, check func(old []byte) error) error {
+	if err := checkTemplateName(file); err != nil {
 		return err
 	}
-	return s.editMeta(ctx, name, func(meta *os.Root) error { return meta.Remove(path.Join(templateDir, file)) })
+	return s.editMeta(ctx, name, func(meta *os.Root) error {
+		old, err := readTemplate(meta, name, file)
+		if err == nil {
+			err = check(old)
+		}
+		if err != nil {
+			return err
+		}
+		return meta.Remove(path.Join(templateDir, file))
+	})
 }
 
 func checkTemplateName(file string) error {
@@ -227,6 +263,10 @@ func (s *Set) meta(ctx context.Context, name string) (*os.Root, error) {
 
 // editMeta changes an instance's own copy of the metadata and templates.
 func (s *Set) editMeta(ctx context.Context, name string, f func(*os.Root) error) error {
+	ctx, err := s.Meaning(ctx, name, "")
+	if err != nil {
+		return err
+	}
 	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err

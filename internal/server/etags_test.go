@@ -40,12 +40,13 @@ func TestETagsHold(t *testing.T) {
 		t.Fatal(o.Err)
 	}
 	for path, body := range map[string]string{
-		"/1.0":                  `{"config":{"user.n":"%d"}}`,
-		"/1.0/images/" + fp:     `{"properties":{"n":"%d"}}`,
-		"/1.0/images/aliases/x": `{"description":"%d"}`,
-		"/1.0/profiles/x":       `{"description":"%d"}`,
-		"/1.0/instances/x":      `{"description":"%d"}`,
-		"/1.0/projects/x":       `{"description":"%d"}`,
+		"/1.0":                      `{"config":{"user.n":"%d"}}`,
+		"/1.0/images/" + fp:         `{"properties":{"n":"%d"}}`,
+		"/1.0/images/aliases/x":     `{"description":"%d"}`,
+		"/1.0/profiles/x":           `{"description":"%d"}`,
+		"/1.0/instances/x/metadata": `{"architecture":"x86_64","creation_date":1,"properties":{"n":"%d"}}`,
+		"/1.0/instances/x":          `{"description":"%d"}`,
+		"/1.0/projects/x":           `{"description":"%d"}`,
 		"/1.0/storage-pools/default/volumes/custom/x":       `{"description":"%d"}`,
 		"/1.0/certificates/" + trust.Fingerprint(cert.Leaf): `{"description":"%d"}`,
 	} {
@@ -68,6 +69,24 @@ func TestETagsHold(t *testing.T) {
 		wg.Wait()
 		if n := changed.Load(); n != 1 || tag == "" {
 			t.Errorf("%s: %d of 20 changed it, its ETag was %q", path, n, tag)
+		}
+		if strings.HasSuffix(path, "/metadata") { // and the templates beside it
+			seen := path + "/templates?path=t"
+			if resp, b := p.do("POST", seen, "one"); resp.StatusCode != http.StatusOK {
+				t.Errorf("%d %s", resp.StatusCode, b)
+			}
+			resp, _ := p.do("GET", seen, "")
+			tag := resp.Header.Get("ETag")
+			for _, c := range []struct {
+				method, tag string
+				status      int
+			}{{"PUT", `"other"`, http.StatusPreconditionFailed}, {"DELETE", `"other"`, http.StatusPreconditionFailed},
+				{"PUT", tag, http.StatusOK}, {"DELETE", tag, http.StatusPreconditionFailed}, {"DELETE", "", http.StatusOK},
+				{"DELETE", "", http.StatusNotFound}} {
+				if resp, b := p.do(c.method, seen, "two", "If-Match", c.tag); resp.StatusCode != c.status || tag == "" {
+					t.Errorf("%s of what has %q: %d %s", c.method, c.tag, resp.StatusCode, b)
+				}
+			}
 		}
 		if path == "/1.0/storage-pools/default/volumes/custom/x" { // which can be restored by a change as well
 			if resp, b := p.do("PUT", path, `{"restore":"s"}`, "If-Match", tag); resp.StatusCode !=

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"encoding/json"
 	"io"
 	"maps"
 	"net/http"
@@ -401,30 +402,32 @@ func (s *Server) getMetadata(w http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (s *Server) putMetadata(w http.ResponseWriter, r *http.Request) (any, error) {
-	return nil, s.changeMetadata(r, api.ImageMetadata{})
+	return nil, s.changeMetadata(r, false)
 }
 
 func (s *Server) patchMetadata(w http.ResponseWriter, r *http.Request) (any, error) {
-	m, err := s.d.InstanceMetadata(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return nil, err
-	}
-	return nil, s.changeMetadata(r, wireMetadata(m))
+	return nil, s.changeMetadata(r, true)
 }
 
-// changeMetadata decodes the request over what base has.
-func (s *Server) changeMetadata(r *http.Request, base api.ImageMetadata) error {
-	old, err := s.d.InstanceMetadata(r.Context(), r.PathValue("name"))
-	if err != nil {
+// changeMetadata decodes the request over nothing, or over what there is.
+func (s *Server) changeMetadata(r *http.Request, over bool) error {
+	var sent json.RawMessage // all of it, before the instance is kept from others
+	if err := readJSON(r, &sent); err != nil {
 		return err
 	}
-	if err := checkETag(r, wireMetadata(old)); err != nil {
-		return err
-	}
-	if err := readJSON(r, &base); err != nil {
-		return err
-	}
-	return s.d.SetInstanceMetadata(r.Context(), r.PathValue("name"), metadata(base))
+	return s.d.EditInstanceMetadata(r.Context(), r.PathValue("name"), func(m *format.Metadata) (*format.Metadata, error) {
+		now := wireMetadata(m)
+		if err := checkETag(r, now); err != nil {
+			return nil, err
+		}
+		if !over {
+			now = api.ImageMetadata{}
+		}
+		if err := decode(sent, maxJSON, &now); err != nil {
+			return nil, err
+		}
+		return metadata(now), nil
+	})
 }
 
 func (s *Server) getTemplates(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -436,6 +439,7 @@ func (s *Server) getTemplates(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	w.Header().Set("ETag", `"`+etag(string(b))+`"`)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if _, err := w.Write(b); err != nil {
 		s.log.Debug("send a template", "err", err)
@@ -448,9 +452,14 @@ func (s *Server) postTemplate(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.d.SetTemplate(r.Context(), r.PathValue("name"), r.URL.Query().Get("path"), b)
+	return nil, s.d.SetTemplate(r.Context(), r.PathValue("name"), r.URL.Query().Get("path"), b, sameTemplate(r))
 }
 
 func (s *Server) deleteTemplate(w http.ResponseWriter, r *http.Request) (any, error) {
-	return nil, s.d.DeleteTemplate(r.Context(), r.PathValue("name"), r.URL.Query().Get("path"))
+	return nil, s.d.DeleteTemplate(r.Context(), r.PathValue("name"), r.URL.Query().Get("path"), sameTemplate(r))
+}
+
+// sameTemplate gives what compares a template with the one that the request wants to change.
+func sameTemplate(r *http.Request) func([]byte) error {
+	return func(now []byte) error { return checkETag(r, string(now)) }
 }

@@ -354,7 +354,12 @@ func readJSON(r *http.Request, v any) error {
 	if err != nil {
 		return err
 	}
-	err = foreign.Unmarshal(b, foreign.Limit{Bytes: limit, Objects: maxObjects, Values: maxValues}, v)
+	return decode(b, limit, v)
+}
+
+// decode is the rest of readJSON.
+func decode(b []byte, limit int64, v any) error {
+	err := foreign.Unmarshal(b, foreign.Limit{Bytes: limit, Objects: maxObjects, Values: maxValues}, v)
 	if errors.Is(err, kiln.TooLarge) {
 		return kiln.Errorf(kiln.TooLarge, "the request is too large: %w", err)
 	}
