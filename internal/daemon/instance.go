@@ -260,7 +260,8 @@ func (d *Daemon) Template(ctx context.Context, name, file string) ([]byte, error
 
 // SetTemplate writes one template file, if check has nothing against what was in it: nil for
 // none. Errors: NotFound, Invalid, TooLarge, and those of check.
-func (d *Daemon) SetTemplate(ctx context.Context, name, file string, content []byte, check func(old []byte) error) error {
+func (d *Daemon) SetTemplate(ctx context.Context, name, file string, content []byte,
+	check func(old []byte) error) error {
 	return d.instances.SetTemplate(ctx, name, file, content, check)
 }
 

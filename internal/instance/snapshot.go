@@ -337,7 +337,8 @@ func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
 
 // deleteSnapshot waits for its turn no longer than waiting lasts. With unwanted, a snapshot that
 // isn't by then stays: the error is Conflict.
-func (s *Set) deleteSnapshot(waiting, ctx context.Context, instance, name string, unwanted func(db.Snapshot) bool) error {
+func (s *Set) deleteSnapshot(waiting, ctx context.Context, instance, name string,
+	unwanted func(db.Snapshot) bool) error {
 	ctx, unlock, err := s.lockWhile(waiting, ctx, instance)
 	if err != nil {
 		return err
