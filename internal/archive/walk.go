@@ -17,10 +17,11 @@ import (
 
 // Limits bound what an archive may unpack to. Zero means no bound.
 type Limits struct {
-	Bytes   int64 // sum of the sizes of the files, holes included
-	Room    int64 // free space, in bytes: sum of what is in the files without the holes
-	Entries int64 // their names, targets and extended attributes have entryBytes each, on average
-	Xattrs  int   // bytes of the extended attributes of a file; zero means MaxXattrs
+	Bytes   int64  // sum of the sizes of the files, holes included
+	Room    int64  // free space, in bytes: sum of what is in the files without the holes
+	Entries int64  // their names, targets and extended attributes have entryBytes each, on average
+	Xattrs  int    // bytes of the extended attributes of a file; zero means MaxXattrs
+	Visit   *Visit // of whoever remembers the entries; nil: nobody counts them
 }
 
 // entryBytes bounds what has to be remembered of the entries of an archive.
@@ -361,6 +362,9 @@ func (w *walker) count(e *Entry) error {
 	w.entries++
 	if w.lim.Entries > 0 && w.entries > w.lim.Entries {
 		return kiln.Errorf(kiln.TooLarge, "the archive has more than %d entries", w.lim.Entries)
+	}
+	if err := w.lim.Visit.entry(); err != nil {
+		return err
 	}
 	w.names += int64(len(e.Path) + len(e.Link))
 	attrs := 12

@@ -78,6 +78,7 @@ type Daemon struct {
 	joinTokens  grant.Registry[Client]
 	imageGrants grant.Registry[imageGrant]
 	shares      grant.Registry[*share]
+	crowd       *archive.Crowd
 	migrating   chan struct{} // full when as many instances are migrating as may
 	theirs      chan struct{} // of them, those of restricted clients
 	throttle    throttle
@@ -110,6 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 		theirs: make(chan struct{}, restrictedMigrations)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.crowd = archive.NewCrowd(d.crowded)
 	d.Ops = op.NewTable(func(s op.Snapshot) {
 		d.Events.Send("operation", s)
 		if s.Status == op.Failure {
@@ -345,6 +347,14 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.networks.resting = true
 	d.networks.mu.Unlock()
 	return nil
+}
+
+// crowded says of an operation that it waits for others.
+func (d *Daemon) crowded(ctx context.Context) {
+	d.cfg.Log.Debug("an image of many files waits for another one")
+	if o := op.Of(ctx); o != nil {
+		o.Set("progress", "waiting for another image of many files")
+	}
 }
 
 // limits bounds what an archive may unpack to: the settings, and what is free.

@@ -17,12 +17,17 @@ type ImageDiff struct {
 }
 
 // DiffImages compares the root filesystems of two images, file by file, and what is
-// installed in them. Both are read to their ends.
+// installed in them. Both are read to their ends. Errors: as of format.Diff; Busy when too many
+// wait for it.
 func (d *Daemon) DiffImages(ctx context.Context, before, after kiln.Image) (ImageDiff, error) {
 	lim, err := d.limits(ctx)
 	if err != nil {
 		return ImageDiff{}, err
 	}
+	if lim.Visit, err = d.crowd.Enter(ctx); err != nil {
+		return ImageDiff{}, err
+	}
+	defer lim.Visit.Leave()
 	sums := make([]*format.Summary, 2)
 	g, ctx := errgroup.WithContext(ctx)
 	for i, img := range []kiln.Image{before, after} {
@@ -39,6 +44,6 @@ func (d *Daemon) DiffImages(ctx context.Context, before, after kiln.Image) (Imag
 		return ImageDiff{}, err
 	}
 	var diff ImageDiff
-	diff.Files, diff.Packages = format.Diff(sums[0], sums[1])
-	return diff, nil
+	diff.Files, diff.Packages, err = format.Diff(sums[0], sums[1])
+	return diff, err
 }

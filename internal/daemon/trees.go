@@ -24,7 +24,13 @@ func (d *Daemon) content(ctx context.Context, img kiln.Image) (volume.Content, e
 	if err != nil {
 		return volume.Content{}, err
 	}
-	c := volume.Content{Unpack: func(ctx context.Context, rootfs, meta archive.TreeWriter) error {
+	var visit *archive.Visit
+	c := volume.Content{Done: func() { visit.Leave() }}
+	c.Unpack = func(ctx context.Context, rootfs, meta archive.TreeWriter) error {
+		if visit, err = d.crowd.Enter(ctx); err != nil {
+			return err
+		}
+		lim.Visit = visit
 		s, err := d.Images.Open(ctx, img)
 		if err != nil {
 			return err
@@ -39,7 +45,7 @@ func (d *Daemon) content(ctx context.Context, img kiln.Image) (volume.Content, e
 			return damage
 		}
 		return err
-	}}
+	}
 	mount, err := d.setting(ctx, mountSquashfs)
 	if err != nil {
 		return c, err

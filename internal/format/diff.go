@@ -3,6 +3,7 @@ package format
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -39,30 +40,52 @@ type PackageDiff struct{ Name, Before, After string }
 
 // A Summary is what is compared of a tree. The times of files are not.
 type Summary struct {
-	files    map[string]fileSummary
+	files    []fileSummary     // in the order of their paths
 	packages map[string]string // version by name
 	listed   int64             // bytes of the lists they are from
 }
 
+// fileSummary is small: there may be a million.
 type fileSummary struct {
+	path    string
 	size    int64
-	content [sha256.Size]byte // of a file; of the target of a link
-	attrs   [sha256.Size]byte
+	content digest // of a file; of the target of a link
+	attrs   digest
 }
+
+// digest is the first half of a SHA-256.
+type digest [sha256.Size / 2]byte
+
+// mostFiles bounds the files that are told of.
+const mostFiles = 256 << 10
 
 // Summarise reads an image to its end.
 func Summarise(ctx context.Context, s kiln.Stream, lim archive.Limits) (*Summary, error) {
-	sum := &Summary{files: map[string]fileSummary{}, packages: map[string]string{}}
-	return sum, Unpack(ctx, s, lim, summariser{sum}, discarded{})
+	sum := &Summary{packages: map[string]string{}}
+	err := Unpack(ctx, s, lim, summariser{sum}, discarded{})
+	// Of a path that came again the last counts.
+	slices.Reverse(sum.files)
+	slices.SortStableFunc(sum.files, func(a, b fileSummary) int { return strings.Compare(a.path, b.path) })
+	sum.files = slices.CompactFunc(sum.files, func(a, b fileSummary) bool { return a.path == b.path })
+	return sum, err
 }
 
-// Diff compares two trees, by path and by name.
-func Diff(before, after *Summary) ([]FileDiff, []PackageDiff) {
+// Diff compares two trees, by path and by name. The error is TooLarge when they have hardly
+// anything in common, and many files.
+func Diff(before, after *Summary) ([]FileDiff, []PackageDiff, error) {
 	var files []FileDiff
-	for _, path := range keysOf(before.files, after.files) {
-		a, had := before.files[path]
-		b, has := after.files[path]
-		d := FileDiff{Path: path, Before: a.size, After: b.size}
+	old, now := before.files, after.files
+	for len(old) > 0 || len(now) > 0 {
+		var a, b fileSummary
+		had := len(old) > 0 && (len(now) == 0 || old[0].path <= now[0].path)
+		has := len(now) > 0 && (len(old) == 0 || now[0].path <= old[0].path)
+		if had {
+			a, old = old[0], old[1:]
+		}
+		if has {
+			b, now = now[0], now[1:]
+		}
+		d := FileDiff{Path: cmp.Or(a.path, b.path), Before: a.size, After: b.size}
 		switch {
 		case !had:
 			d.Change = Added
@@ -75,6 +98,10 @@ func Diff(before, after *Summary) ([]FileDiff, []PackageDiff) {
 		default:
 			continue
 		}
+		if len(files) == mostFiles {
+			return nil, nil, kiln.Errorf(kiln.TooLarge, "the images differ in more than %d files; export and compare them "+
+				"elsewhere", mostFiles)
+		}
 		files = append(files, d)
 	}
 	var packages []PackageDiff
@@ -83,7 +110,7 @@ func Diff(before, after *Summary) ([]FileDiff, []PackageDiff) {
 			packages = append(packages, PackageDiff{name, a, b})
 		}
 	}
-	return files, packages
+	return files, packages, nil
 }
 
 // keysOf gives the keys of both maps, sorted.
@@ -110,7 +137,7 @@ const maxDatabase = 64 << 20
 
 // Add is archive.TreeWriter's.
 func (s summariser) Add(e *archive.Entry, r io.Reader) error {
-	f := fileSummary{size: e.Size, attrs: attrsOf(e)}
+	f := fileSummary{path: e.Path, size: e.Size, attrs: attrsOf(e)}
 	h := sha256.New()
 	fmt.Fprintf(h, "%d\x00%s\x00%d\x00%d\x00", e.Type, e.Link, e.Major, e.Minor)
 	if e.Type == archive.Regular {
@@ -129,8 +156,8 @@ func (s summariser) Add(e *archive.Entry, r io.Reader) error {
 			return err
 		}
 	}
-	h.Sum(f.content[:0])
-	s.files[e.Path] = f
+	f.content = digest(h.Sum(nil)[:len(f.content)])
+	s.files = append(s.files, f)
 	return nil
 }
 
@@ -172,11 +199,12 @@ func (s summariser) readPackages(r io.Reader) error {
 	}
 }
 
-func attrsOf(e *archive.Entry) [sha256.Size]byte {
+func attrsOf(e *archive.Entry) digest {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%o %d %d", e.Mode, e.UID, e.GID)
 	for _, k := range slices.Sorted(maps.Keys(e.Xattrs)) {
 		fmt.Fprintf(&b, " %q=%q", k, e.Xattrs[k])
 	}
-	return sha256.Sum256(b.Bytes())
+	sum := sha256.Sum256(b.Bytes())
+	return digest(sum[:len(digest{})])
 }

@@ -57,7 +57,10 @@ func TestDiff(t *testing.T) {
 		formattest.File{Name: "rootfs/link", Type: '2', Link: "b"},
 		formattest.File{Name: "rootfs/new", Body: "1"},
 		formattest.File{Name: "rootfs/var/lib/dpkg/status", Body: now})
-	files, packages := Diff(before, after)
+	files, packages, err := Diff(before, after)
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := []FileDiff{
 		{"link", Changed, 0, 0}, {"mode", Attrs, 1, 1}, {"new", Added, 0, 1}, {"old", Removed, 5, 0}, {"text", Changed, 3, 4},
 		{"var/lib/dpkg/status", Changed, int64(len(old)), int64(len(now))},
@@ -68,7 +71,11 @@ func TestDiff(t *testing.T) {
 	if d := cmp.Diff([]PackageDiff{{"a", "1", "2"}, {"b", "", "1:1-1"}}, packages); d != "" {
 		t.Error(d)
 	}
-	if files, packages := Diff(before, before); files != nil || packages != nil {
-		t.Errorf("an image differs from itself: %v %v", files, packages)
+	if files, packages, err := Diff(before, before); files != nil || packages != nil || err != nil {
+		t.Errorf("an image differs from itself: %v %v %v", files, packages, err)
+	}
+	twice := summary(t, formattest.File{Name: "rootfs/a", Body: "1"}, formattest.File{Name: "rootfs/a", Body: "22"})
+	if files, _, err := Diff(summary(t), twice); len(files) != 1 || files[0].After != 2 || err != nil {
+		t.Errorf("a file that came twice: %v %v", files, err)
 	}
 }

@@ -160,7 +160,7 @@ func FuzzPackages(f *testing.F) {
 
 // TestManyLists has the list of packages again and again.
 func TestManyLists(t *testing.T) {
-	sum := summariser{&Summary{files: map[string]fileSummary{}, packages: map[string]string{}}}
+	sum := summariser{&Summary{packages: map[string]string{}}}
 	e := &archive.Entry{Path: "var/lib/dpkg/status", Type: archive.Regular, Size: maxDatabase / 2}
 	for n := range 3 {
 		err := sum.Add(e, strings.NewReader("Package: a\n"))

@@ -161,6 +161,9 @@ func (p *Pool) makeImage(ctx context.Context, fp kiln.Fingerprint, state func() 
 	if err != nil {
 		return err
 	}
+	if c.Done != nil {
+		defer c.Done()
+	}
 	temp, err := p.prepare(func(temp string) error { return p.writeImage(ctx, temp, fp, c) })
 	if err != nil {
 		return err

@@ -34,6 +34,8 @@ type Content struct {
 	// Squashfs is the path of a file that may be mounted as it is, and Subdir
 	// is where the root filesystem is in it. Empty: nothing may be.
 	Squashfs, Subdir string
+	// Done is called when the tree is made, or can't be, unless it is nil.
+	Done func()
 }
 
 // A Pool keeps volumes below one directory:

@@ -60,22 +60,54 @@ type Writer struct {
 	nodes int
 }
 
-// node is one inode.
+// node is one inode. It is small: there may be a million.
 type node struct {
 	mode     uint16 // type and permissions, as in stat(2)
+	layout   uint8
+	listed   bool // by order
 	uid, gid uint32
-	mtime    int64 // seconds
 	nsec     uint32
 	nlink    uint32
-	size     int64
 	block    uint32 // first of its data
+	mtime    int64  // seconds
+	size     int64
 	nid      uint64
-	link     string // of a symlink
-	xattrs   []byte // as stored in the inode
-	children map[string]*node
-	parent   *node // of a directory
-	body     []byte
-	layout   uint16
+	rare     *rare
+	children *children // of a directory; nil: it is empty
+	parent   *node     // of a directory
+}
+
+// rare is what few inodes have.
+type rare struct {
+	link   string // of a symlink
+	xattrs []byte // as stored in the inode
+}
+
+func (n *node) isDir() bool { return n.mode&unix.S_IFMT == unix.S_IFDIR }
+
+// hasBody reports whether its data are made here, in the size that it has.
+func (n *node) hasBody() bool { return n.isDir() || n.link() != "" }
+
+func (n *node) link() string {
+	if n.rare == nil {
+		return ""
+	}
+	return n.rare.link
+}
+
+func (n *node) xattrs() []byte {
+	if n.rare == nil {
+		return nil
+	}
+	return n.rare.xattrs
+}
+
+// body gives the data of what hasBody, once every nid is known.
+func (n *node) body() []byte {
+	if n.isDir() {
+		return n.dirBody()
+	}
+	return []byte(n.link())
 }
 
 // NewWriter writes to an empty file. The UUID tells overlayfs file systems apart;
@@ -88,7 +120,7 @@ func NewWriter(f *os.File, uuid [16]byte) *Writer {
 
 func (w *Writer) newDir(parent *node) *node {
 	w.nodes++
-	return &node{mode: unix.S_IFDIR | 0o755, nlink: 2, children: map[string]*node{}, parent: parent}
+	return &node{mode: unix.S_IFDIR | 0o755, nlink: 2, parent: parent}
 }
 
 // Add is TreeWriter's. Device nodes are left out.
@@ -108,14 +140,14 @@ func (w *Writer) add(e *archive.Entry, r io.Reader) error {
 		return err
 	}
 	base := path.Base(e.Path)
-	old := dir.children[base]
 	if e.Type == archive.Dir {
-		if old == nil || old.children == nil {
+		old := dir.children.get(base)
+		if old == nil || !old.isDir() {
 			if err := dir.remove(base); err != nil {
 				return err
 			}
 			old = w.newDir(dir)
-			dir.children[base] = old
+			dir.put(base, old)
 			dir.nlink++
 		}
 		return old.describe(e)
@@ -127,22 +159,22 @@ func (w *Writer) add(e *archive.Entry, r io.Reader) error {
 	if err := dir.remove(base); err != nil || n == nil {
 		return err
 	}
-	dir.children[base] = n
+	dir.put(base, n)
 	return nil
 }
 
 // remove takes a name out of a directory, if it is there.
 func (n *node) remove(base string) error {
-	switch old := n.children[base]; {
+	switch old := n.children.get(base); {
 	case old == nil:
-	case len(old.children) > 0:
+	case old.children.len() > 0:
 		return kiln.Errorf(kiln.Invalid, "it takes the place of a directory that is not empty")
-	case old.children != nil:
+	case old.isDir():
 		n.nlink--
 	default:
 		old.nlink--
 	}
-	delete(n.children, base)
+	n.children.remove(base)
 	return nil
 }
 
@@ -159,7 +191,7 @@ func (w *Writer) leaf(e *archive.Entry, r io.Reader) (*node, error) {
 		}
 		n.block = block
 	case archive.Symlink:
-		n.mode, n.link, n.size = unix.S_IFLNK, e.Link, int64(len(e.Link))
+		n.mode, n.size = unix.S_IFLNK, int64(len(e.Link))
 	case archive.Fifo:
 		n.mode = unix.S_IFIFO
 	case archive.Socket:
@@ -186,8 +218,14 @@ func (n *node) describe(e *archive.Entry) error {
 	}
 	n.uid, n.gid = e.UID, e.GID
 	n.mtime, n.nsec = e.ModTime.Unix(), uint32(e.ModTime.Nanosecond())
-	var err error
-	n.xattrs, err = encodeXattrs(e.Xattrs)
+	n.rare = nil
+	xattrs, err := encodeXattrs(e.Xattrs)
+	if xattrs != nil || e.Type == archive.Symlink {
+		n.rare = &rare{xattrs: xattrs}
+		if e.Type == archive.Symlink {
+			n.rare.link = e.Link
+		}
+	}
 	return err
 }
 
@@ -198,13 +236,13 @@ func (w *Writer) dir(p string) (*node, error) {
 		return n, nil
 	}
 	for part := range strings.SplitSeq(p, "/") {
-		next := n.children[part]
+		next := n.children.get(part)
 		if next == nil {
 			next = w.newDir(n)
-			n.children[part] = next
+			n.put(part, next)
 			n.nlink++
 		}
-		if next.children == nil {
+		if !next.isDir() {
 			return nil, kiln.Errorf(kiln.Invalid, "it goes through %q, which is not a directory", part)
 		}
 		n = next
@@ -215,12 +253,12 @@ func (w *Writer) dir(p string) (*node, error) {
 func (w *Writer) find(p string) (*node, error) {
 	n := w.root
 	for part := range strings.SplitSeq(p, "/") {
-		if n = n.children[part]; n == nil {
+		if n = n.children.get(part); n == nil {
 			// A device, which was left out, or nothing.
 			return nil, kiln.Errorf(kiln.Invalid, "hard link to %q, which is not in the tree", p)
 		}
 	}
-	if n.children != nil {
+	if n.isDir() {
 		return nil, kiln.Errorf(kiln.Invalid, "hard link to the directory %q", p)
 	}
 	return n, nil
@@ -352,9 +390,9 @@ func (w *Writer) Close() error {
 	end := w.layOut(inodes)
 	next := meta + blocks(int64(end))
 	for _, n := range inodes {
-		if n.layout == flatPlain && n.body != nil {
+		if n.layout == flatPlain && n.hasBody() {
 			n.block = uint32(next)
-			next += blocks(int64(len(n.body)))
+			next += blocks(n.size)
 		}
 	}
 	if next >= 1<<32-1 {
@@ -362,18 +400,17 @@ func (w *Writer) Close() error {
 	}
 	out := &output{f: w.f, at: w.at, buf: make([]byte, 0, batch)}
 	for i, n := range inodes {
-		n.fillDir()
 		out.seek(w.at + int64(n.nid)*slotSize)
 		out.write(n.inode(uint32(i + 1)))
-		out.write(n.xattrs)
+		out.write(n.xattrs())
 		if n.layout == flatInline {
-			out.write(n.body)
+			out.write(n.body())
 		}
 	}
 	for _, n := range inodes {
-		if n.layout == flatPlain && n.body != nil {
+		if n.layout == flatPlain && n.hasBody() {
 			out.seek(int64(n.block) * blockSize)
-			out.write(n.body)
+			out.write(n.body())
 		}
 	}
 	out.seek(int64(next) * blockSize)
@@ -400,21 +437,21 @@ func blocks(size int64) uint64 { return uint64(size+blockSize-1) >> blockBits }
 // tree gives the same list.
 func (w *Writer) order() []*node {
 	list := make([]*node, 0, w.nodes)
-	seen := make(map[*node]bool)
 	var visit func(n *node)
 	visit = func(n *node) {
-		if n.nlink > 1 && n.children == nil {
-			if seen[n] {
-				return
-			}
-			seen[n] = true
+		if n.listed {
+			return // a hard link
 		}
+		n.listed = true
 		list = append(list, n)
-		for _, name := range slices.Sorted(maps.Keys(n.children)) {
-			visit(n.children[name])
+		for _, c := range n.children.sorted() {
+			visit(c.node)
 		}
 	}
 	visit(w.root)
+	for _, n := range list {
+		n.listed = false // Close may be called again
+	}
 	return list
 }
 
@@ -425,18 +462,13 @@ func (w *Writer) layOut(inodes []*node) uint64 {
 	at := uint64(inodeSize)
 	for _, n := range inodes {
 		n.layout = flatPlain
-		n.body = nil
-		switch {
-		case n.children != nil:
-			n.size = dirSize(n.children)
-			n.body = make([]byte, n.size) // filled when every nid is known
-		case n.link != "":
-			n.body = []byte(n.link)
+		if n.isDir() {
+			n.size = n.dirSize()
 		}
-		need := uint64(inodeSize + len(n.xattrs))
-		if n.body != nil && need+uint64(len(n.body)) <= blockSize {
+		need := uint64(inodeSize + len(n.xattrs()))
+		if n.hasBody() && need+uint64(n.size) <= blockSize {
 			n.layout = flatInline
-			need += uint64(len(n.body))
+			need += uint64(n.size)
 		}
 		if at%blockSize+need > blockSize {
 			at = (at + blockSize - 1) &^ (blockSize - 1)
@@ -451,9 +483,9 @@ func (w *Writer) layOut(inodes []*node) uint64 {
 func (n *node) inode(ino uint32) []byte {
 	b := make([]byte, inodeSize)
 	le := binary.LittleEndian
-	le.PutUint16(b[0:], 1|n.layout<<1)
-	if len(n.xattrs) > 0 {
-		le.PutUint16(b[2:], uint16((len(n.xattrs)-12)/4+1))
+	le.PutUint16(b[0:], 1|uint16(n.layout)<<1)
+	if x := n.xattrs(); len(x) > 0 {
+		le.PutUint16(b[2:], uint16((len(x)-12)/4+1))
 	}
 	le.PutUint16(b[4:], n.mode)
 	le.PutUint64(b[8:], uint64(n.size))
