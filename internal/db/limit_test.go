@@ -19,6 +19,7 @@ func TestSumLimits(t *testing.T) {
 	shared := project.New("a", map[string]string{"features.profiles": "false"})
 	a, other := project.In(t.Context(), shared), project.InDefault(t.Context())
 	if err := errors.Join(d.CreateProfile(other, Profile{Name: "small", Config: map[string]string{"limits.memory": "1GiB"}}),
+		d.CreateProfile(other, Profile{Name: "large", Config: map[string]string{"limits.memory": "2GiB"}}),
 		d.CreateProject(t.Context(), Project{Name: "a", Config: map[string]string{"limits.memory": "3GiB",
 			"limits.cpu": "4"}}),
 		d.CreateInstance(a, Instance{Name: "1", Profiles: []string{"small"}, Config: map[string]string{"limits.cpu": "2"}}),
@@ -46,6 +47,11 @@ func TestSumLimits(t *testing.T) {
 			return d.EditProject(t.Context(), "a", func(p *Project, _ Contents) error { p.Config[key] = value; return nil })
 		}
 	}
+	profiles := func(name string, names ...string) func() error {
+		return func() error {
+			return d.EditInstance(a, name, func(i *Instance) error { i.Profiles = names; return nil })
+		}
+	}
 	move := func(from, to context.Context, name string) func() error {
 		return func() error { return d.MoveInstance(from, to, name, name, nil) }
 	}
@@ -61,6 +67,7 @@ func TestSumLimits(t *testing.T) {
 		{set("1", "limits.cpu", "4"), kiln.Invalid, "4 of limits.cpu together"},
 		{set("1", "user.a", "b"), "", ""},
 		{set("1", "limits.cpu", "3"), "", ""},
+		{profiles("1", "small", "large"), kiln.Invalid, "would have more"},
 		{profile("2GiB"), kiln.Invalid, "would have more"},
 		{profile(""), kiln.Invalid, `"1" doesn't`},
 		{profile("512MiB"), "", ""},

@@ -145,6 +145,26 @@ func TestDeleteProject(t *testing.T) {
 	}
 }
 
+// TestDeleteProjectOfDamaged leaves what can't be read of a certificate as it is.
+func TestDeleteProjectOfDamaged(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := errors.Join(d.CreateProject(t.Context(), Project{Name: "a"}),
+		d.CreateCertificate(t.Context(), Certificate{Fingerprint: "f", Type: ClientCertificate,
+			Restricted: true})); err != nil {
+		t.Fatal(err)
+	}
+	const damaged = `["a", 3]`
+	execute(t, d, `UPDATE certificates SET projects = '`+damaged+`'`)
+	if err := d.DeleteProject(t.Context(), "a", func(Contents) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var now string
+	err := d.write.QueryRowContext(t.Context(), `SELECT projects FROM certificates`).Scan(&now)
+	if err != nil || now != damaged {
+		t.Errorf("%q, %v", now, err)
+	}
+}
+
 // TestMoveInstance moves an instance with its snapshots; each is found in the other
 // project then, with the profiles of the same names there.
 func TestMoveInstance(t *testing.T) {
