@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -91,6 +92,24 @@ func TestRenameUnsynced(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(dir, name, "is "+name)); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
+		}
+	}
+}
+
+// TestExchangeSyncs: what changes places is on the disk in both directories.
+func TestExchangeSyncs(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.WriteFile(a+"/f", nil, 0o600), os.WriteFile(b+"/g", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var steps []Step
+	defer Record(func(s Step) { steps = append(steps, s) })()
+	if err := Exchange(a+"/f", b+"/g"); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{a, b} {
+		if !slices.Contains(steps, Step{SyncedDir, dir}) {
+			t.Errorf("%s isn't synced: %v", dir, steps)
 		}
 	}
 }
