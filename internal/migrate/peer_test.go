@@ -129,3 +129,34 @@ func TestFailure(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestStreamAlive: whatever goes one way or the other is a sign of life, also within a message.
+func TestStreamAlive(t *testing.T) {
+	a, b := pair(t, time.Minute)
+	there, here := a.Stream(t.Context()), b.Stream(t.Context())
+	defer there.Close()
+	defer here.Close()
+	there.alive.Stop()
+	if _, err := there.Write([]byte("two")); err != nil || !there.alive.Stop() {
+		t.Error("what was sent is no sign of life:", err)
+	}
+	for range 2 {
+		here.alive.Stop()
+		if _, err := io.ReadFull(here, make([]byte, 1)); err != nil || !here.alive.Stop() {
+			t.Error("what was read is no sign of life:", err)
+		}
+	}
+}
+
+// TestLargeMessage refuses a control message that is larger than any header.
+func TestLargeMessage(t *testing.T) {
+	a, b := pair(t, time.Minute)
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		_ = a.Control.Write(t.Context(), websocket.MessageBinary, make([]byte, maxHeader+1))
+	})
+	if _, err := b.ReadHeader(t.Context()); !errors.Is(err, kiln.TooLarge) {
+		t.Error(err)
+	}
+	sending.Wait()
+}

@@ -3,6 +3,7 @@ package rsync
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -159,5 +160,108 @@ func TestCopy(t *testing.T) {
 	left, err := os.ReadDir(temp)
 	if len(left) > 0 || err != nil {
 		t.Error("left behind:", left, err)
+	}
+}
+
+// copied sends what is in a tree to what receives it, and gives the errors of both.
+func copied(t *testing.T, tree, to string, o Options, back func(end) Stream) (sent, received error) {
+	t.Helper()
+	temp, base := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(base, "rootfs"), 0o755), os.Chown(to, Nobody, Nobody)); err != nil {
+		t.Fatal(err)
+	}
+	ids := userNS(t)
+	mount, err := private(opened(t, tree), ids, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mount.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r1, w1 := io.Pipe()
+	r2, w2 := io.Pipe()
+	sending := make(chan error, 1)
+	go func() {
+		sending <- Send(ctx, end{r1, w2}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o)
+	}()
+	received = Receive(ctx, back(end{r2, w1}), opened(t, to), temp, o, func() error { return nil })
+	if received != nil {
+		r1.Close() // as a connection that is given up
+		w2.Close()
+	}
+	return <-sending, received
+}
+
+func asIs(e end) Stream { return e }
+
+// failing can't end what it sends.
+type failing struct{ end }
+
+var errLate = errors.New("the connection is gone")
+
+func (f failing) CloseWrite() error {
+	_ = f.end.CloseWrite()
+	time.Sleep(200 * time.Millisecond) // so all else has gone well by then
+	return errLate
+}
+
+// TestCopyAgain sends a file that was written again in the same second with as many bytes, and
+// says when a file couldn't be put there, or an end wasn't told.
+func TestCopyAgain(t *testing.T) {
+	tree, to := fastDir(t), fastDir(t)
+	file := filepath.Join(tree, "file")
+	o := Options{Xattrs: true}
+	for n, text := range []string{"one", "two"} {
+		at := time.Unix(1000, int64(n)*1_000_000)
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o644), os.Chtimes(file, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		if sent, received := copied(t, tree, to, o, asIs); sent != nil || received != nil {
+			t.Fatal(sent, received)
+		}
+		if b, err := os.ReadFile(filepath.Join(to, "rootfs/file")); string(b) != text || err != nil {
+			t.Errorf("%q, %v; want %q", b, err, text)
+		}
+	}
+	if _, received := copied(t, tree, to, o, func(e end) Stream { return failing{e} }); !errors.Is(received, errLate) {
+		t.Error(received)
+	}
+	name := filepath.Join(to, "rootfs/file")
+	if err := errors.Join(os.Remove(name), os.MkdirAll(filepath.Join(name, "in the way"), 0o755),
+		os.Chown(name, Nobody, Nobody)); err != nil {
+		t.Fatal(err)
+	}
+	if sent, received := copied(t, tree, to, o, asIs); sent == nil && received == nil {
+		t.Error("nobody says that a file isn't there")
+	}
+}
+
+// TestNoRoom ends a copy that has no room, though nothing more comes.
+func TestNoRoom(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	full := errors.New("no room")
+	_, out := io.Pipe()
+	defer out.Close()
+	dir := fastDir(t)
+	err := Receive(ctx, end{r, out}, opened(t, dir), t.TempDir(), Options{}, func() error { return full })
+	if !errors.Is(err, full) {
+		t.Error(err)
+	}
+}
+
+// TestPrivate: from a mount of rsync nothing is run, and no device opened.
+func TestPrivate(t *testing.T) {
+	m, err := private(opened(t, t.TempDir()), nil, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	var st unix.Statfs_t
+	const want = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC
+	if err := unix.Fstatfs(int(m.Fd()), &st); err != nil || st.Flags&want != want {
+		t.Errorf("flags %#x, %v", st.Flags, err)
 	}
 }
