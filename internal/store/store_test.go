@@ -703,3 +703,34 @@ func TestWarn(t *testing.T) {
 		t.Error(err) // nobody wants to know
 	}
 }
+
+// TestSaidOfImages: a signature that is none is refused, that in a file isn't one of the file,
+// and an image is cached only as long as nobody has put it here.
+func TestSaidOfImages(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	_, err := s.Put(t.Context(), kiln.Image{Signature: "by somebody"}, files(formattest.Tiny(t, "")))
+	if !errors.Is(err, kiln.Integrity) {
+		t.Error(err)
+	}
+	empty(t, s, dir)
+	claims := formattest.Tar(t, formattest.File{Name: "metadata.yaml",
+		Body: formattest.Metadata + "properties: {os: x, " + kiln.SignatureProperty + ": forged}\n"},
+		formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755})
+	img, err := s.Put(t.Context(), kiln.Image{}, files(claims))
+	_, has := img.Properties[kiln.SignatureProperty]
+	if err != nil || has || img.Signature != "" || img.Properties["os"] != "x" {
+		t.Errorf("%v, %q, %v", img.Properties, img.Signature, err)
+	}
+	for text, order := range map[string][]bool{"a": {true, false}, "b": {false, true}} {
+		for _, cached := range order {
+			img, err := s.Put(t.Context(), kiln.Image{Cached: cached}, files(formattest.Tiny(t, text)))
+			if err != nil && !errors.Is(err, kiln.Conflict) {
+				t.Fatal(err)
+			}
+			if want := cached && order[0]; img.Cached != want {
+				t.Errorf("cached %v, want %v, after %v", img.Cached, want, order)
+			}
+		}
+	}
+}
