@@ -436,9 +436,14 @@ func (c *Client) Events(ctx context.Context, types []string, fn func(api.Event) 
 const maxMessage = 16 << 20
 
 func (c *Client) dial(ctx context.Context, path string, q url.Values) (*websocket.Conn, error) {
-	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(),
+	conn, resp, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(c.base, "http")+path+"?"+c.query(q).Encode(),
 		&websocket.DialOptions{HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled,
 			HTTPHeader: c.header()})
+	if err != nil && ctx.Err() == nil && resp != nil && resp.StatusCode >= http.StatusBadRequest { // the server says why
+		if _, said := c.envelope(resp); said != nil {
+			return nil, said
+		}
+	}
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -45,5 +46,27 @@ func TestSecretsStayOutOfErrors(t *testing.T) {
 	if !errors.Is(err, kiln.Network) || !strings.Contains(err.Error(), address) ||
 		strings.Contains(err.Error(), "s3cr3t") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestRefusedHandshake has servers refuse a websocket: one says why, one answers something else.
+func TestRefusedHandshake(t *testing.T) {
+	for body, want := range map[string]struct {
+		kind kiln.Kind
+		text string
+	}{
+		`{"type":"error","error":"say which: --project web","error_code":403}`: {kiln.Denied, "say which: --project web"},
+		"<html>": {kiln.Network, "403"},
+	} {
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			io.WriteString(w, body)
+		}))
+		defer web.Close()
+		_, err := client.HTTPS(web.URL, web.Client()).Connect(t.Context(), "op", "s3cr3t")
+		if !errors.Is(err, want.kind) || !strings.Contains(err.Error(), want.text) ||
+			strings.Contains(err.Error(), "websocket") || strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("%s: %v", body, err)
+		}
 	}
 }

@@ -96,7 +96,7 @@ func (x *crossing) run(ctx context.Context, mode string) error {
 	default:
 		return err
 	}
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || errors.As(err, &final{}) {
 		return err
 	}
 	x.app.remark("pull doesn't work (%v); copying by relay", err)
@@ -123,7 +123,13 @@ func (x *crossing) pull(ctx context.Context) error {
 	}
 	s := api.ImagesPostSource{
 		Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
-		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy},
+		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy,
+			ImageKey: where.ImageKey},
+	}
+	if s.ImageKey != "" { // for the image that the instance stands on
+		if err := place.Verifies(ctx, x.to); err != nil {
+			return err
+		}
 	}
 	if r.Remotes[x.from.Remote].Unix() {
 		if err := place.OverNetwork(ctx, x.from.Client, &s, x.relayVerb()); err != nil {
@@ -134,9 +140,21 @@ func (x *crossing) pull(ctx context.Context) error {
 	post.Source.Mode, post.Source.Server, post.Source.Protocol, post.Source.Certificate = "pull", s.Server, s.Protocol,
 		s.Certificate
 	post.Source.RemoteAccess, post.Source.Secret = s.RemoteAccess, x.secret
-	_, err = x.app.watch(ctx, x.to, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
+	op, err := start(ctx, x.to, client.Request{Method: http.MethodPost, Path: "/1.0/instances", Body: post})
+	if errors.Is(err, kiln.Denied) {
+		return final{err}
+	}
+	if err == nil {
+		_, err = x.app.await(ctx, x.to, op)
+	}
 	return err
 }
+
+// final is what the target itself refuses, in whatever way the instance comes.
+type final struct{ error }
+
+// Unwrap gives the error.
+func (f final) Unwrap() error { return f.error }
 
 // relay carries the instance through this client: first the images that the target
 // hasn't, then what the target couldn't have otherwise.
@@ -199,7 +217,8 @@ func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) er
 	for _, name := range wanted {
 		if !slices.ContainsFunc(all, func(p api.Profile) bool { return p.Name == name }) {
 			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say "+
-				"which the copy shall have: -p PROFILE, or --no-profiles", name, x.to.Remote)
+				"which the copy shall have: -p default, or, if it has a root disk of its own or is given one "+
+				"(-d root,type=disk,path=/,pool=default), --no-profiles", name, x.to.Remote)
 		}
 	}
 	return nil
@@ -219,6 +238,13 @@ func (x *crossing) relayImage(ctx context.Context, fingerprint string, offered b
 	}
 	img, err := from.Find(ctx, fingerprint)
 	if err != nil {
+		return false, err
+	}
+	r, err := x.app.Config()
+	if err != nil {
+		return false, err
+	}
+	if err := r.Remotes[x.from.Remote].CheckSigned(img, x.from.Remote, fingerprint); err != nil {
 		return false, err
 	}
 	to.Cached = true

@@ -50,6 +50,7 @@ func TestMain_usage(t *testing.T) {
 		"config set c1 a":                 {2, "not of the form key=value"},
 		"exec -t -T c1 -- true":           {2, "-t and -T"},
 		"query images":                    {2, "no path of the API"},
+		"query -X POST /1.0/x -d {":       {2, "the data (--data) isn't JSON"},
 		"monitor -f xml":                  {2, "it is yaml, json or pretty"},
 		"monitor --type foo":              {2, "it is operation, lifecycle or logging"},
 		"list outdated=banana":            {2, "outdated=true"},

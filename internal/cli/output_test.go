@@ -195,7 +195,7 @@ func TestReporter(t *testing.T) {
 		return o
 	}
 	begun := time.Unix(100, 0)
-	steps := []string{"", "rootfs: 1% (2.0MB/s)", "rootfs: 50% (3MB/s)", "Unpacking 7%", "Waiting for https://10.0.0.1:8443"}
+	steps := []string{"", "rootfs: 1% (2.0MB/s)", "rootfs: 50% (3MB/s)", "Unpacking 7%", "Copying zz1", "Waiting for https://10.0.0.1:8443"}
 
 	var b bytes.Buffer
 	r := &reporter{w: &b, begun: begun}
@@ -204,7 +204,7 @@ func TestReporter(t *testing.T) {
 		r.report(op(s), begun.Add(time.Duration(i+2)*time.Second))
 	}
 	r.clear()
-	if want := "Downloading image\nUnpacking\nWaiting for https://10.0.0.1:8443\n"; b.String() != want {
+	if want := "Downloading image\nUnpacking\nCopying zz1\nWaiting for https://10.0.0.1:8443\n"; b.String() != want {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
 

@@ -122,7 +122,8 @@ func progressText(o api.Operation) string {
 }
 
 // numbers are what changes within a phase: "84%", "(180.15MB/s)", "12 MB of 20 MB".
-var numbers = regexp.MustCompile(`[:,]?\s*\(?[0-9].*$`)
+// A word with digits in it, as the name of an instance, doesn't.
+var numbers = regexp.MustCompile(`([:,]?\s+\(?|^|:)[0-9].*$`)
 
 // measure is a text that only tells how far an operation is: "rootfs: 84% (180.15MB/s)".
 var measure = regexp.MustCompile(`^\w+: [0-9]`)

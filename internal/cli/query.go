@@ -32,6 +32,9 @@ func (a *app) queryCmd() *cobra.Command {
 		}
 		r := client.Request{Method: *method, Path: path}
 		if *data != "" {
+			if err := json.Unmarshal([]byte(*data), new(any)); err != nil {
+				return usageError{fmt.Errorf("the data (--data) isn't JSON: %w", err)}
+			}
 			r.Body = json.RawMessage(*data)
 		}
 		if *raw {

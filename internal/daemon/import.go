@@ -100,6 +100,11 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 	if err := d.checkProfiles(ctx, profiles); err != nil {
 		return kiln.Image{}, err
 	}
+	if spec.Cached {
+		if err := d.mayArrive(ctx); err != nil {
+			return kiln.Image{}, err
+		}
+	}
 	options := store.PutOptions{MoveAliases: spec.MoveAliases, KeepExisting: k.keepExisting, Warn: spec.warn}
 	got, err := d.Images.With(options).Put(ctx, kiln.Image{
 		Fingerprint: spec.Fingerprint, Filename: spec.Filename, Public: spec.Public, AutoUpdate: spec.AutoUpdate,

@@ -24,6 +24,18 @@ func (d *Daemon) mayFetch(ctx context.Context, r kiln.Remote) error {
 		"here; pin the key of its images: kiln remote set-key <remote> <key>", r.Server)
 }
 
+// mayArrive is mayFetch for an image that a client brings along with an instance of another
+// server: the key of its images isn't known here.
+func (d *Daemon) mayArrive(ctx context.Context) error {
+	v, err := d.setting(ctx, requireSignature)
+	if err != nil || v != "always" {
+		return err
+	}
+	return kiln.Errorf(kiln.Integrity, "the image of an instance that a client brings isn't checked by a key, and "+
+		"images.require_signature is always here; have the server fetch it (--mode pull), or copy the image first: "+
+		"kiln image copy")
+}
+
 // vouched notes of an image that came from a remote whose images are signed, or was here:
 // the signature that was found to be good, and by which key the next version has to be.
 func (d *Daemon) vouched(ctx context.Context, r kiln.Remote, found, here kiln.Image) (kiln.Image, error) {

@@ -243,11 +243,28 @@ func TestRequireSignature(t *testing.T) {
 	o, err := d.PullImage(t.Context(), spec)
 	_, cached := d.cachedImage(t.Context(), nil, Source{Type: "image", Alias: "bb", Remote: spec.Remote})
 	mirrored := d.startMirror(t.Context(), Mirror{Name: "m", Remote: spec.Remote}).Wait(t.Context()).Err
-	for _, err := range []error{pulled(t, o, err), cached, mirrored} {
+	arrives := func(r kiln.Remote) error { // the image of an instance
+		return d.bringImage(t.Context(), nil, &arrival{spec: CreateSpec{Source: Source{Remote: r}}}, fp)
+	}
+	for _, err := range []error{pulled(t, o, err), cached, mirrored, arrives(spec.Remote)} {
 		if kiln.KindOf(err) != kiln.Integrity || !strings.Contains(err.Error(), "kiln remote set-key") {
 			t.Error(err)
 		}
 	}
 	o, err = d.PullImage(t.Context(), PullSpec{Remote: s.remote, Name: "bb", IsAlias: true})
 	wait(t, o, err)
+
+	// What comes along with an instance has to be signed, too.
+	brought := importFiles(t, d, ImportSpec{Cached: true}, formattest.Tiny(t, "3")).Wait(t.Context()).Err
+	if kiln.KindOf(brought) != kiln.Integrity {
+		t.Errorf("a client brings it: %v", brought)
+	}
+	fp = s.put(t, "2")
+	if err := arrives(s.remote); kiln.KindOf(err) != kiln.Integrity || s.moved.Load() != 1 {
+		t.Errorf("%v, %d downloads", err, s.moved.Load())
+	}
+	s.signature = sign(t, key, fp, "bb")
+	if err := arrives(s.remote); err != nil {
+		t.Error(err)
+	}
 }

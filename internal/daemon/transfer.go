@@ -305,7 +305,8 @@ func (d *Daemon) mayStandOn(ctx context.Context, fp kiln.Fingerprint) (bool, err
 }
 
 // bringImage makes sure that an image's tree is here: the image is fetched from where
-// the instance is, if need be, and kept as one that nobody asked for.
+// the instance is, if need be, and kept as one that nobody asked for. It has to be signed as
+// any image of that server: others can be made from it.
 func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp kiln.Fingerprint) error {
 	has, err := d.mayStandOn(ctx, fp)
 	if err != nil || has && d.pool.HasImage(fp) {
@@ -314,7 +315,10 @@ func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp
 	if !has {
 		from := a.spec.Source
 		spec := PullSpec{Remote: from.Remote, Name: fp.String(), Secret: from.Secret, ImportSpec: ImportSpec{Cached: true}}
-		img, err := d.find(ctx, o, spec, false)
+		if err := d.mayFetch(ctx, spec.Remote); err != nil {
+			return err
+		}
+		img, err := d.find(ctx, o, spec, false) // which checks its signature
 		if err != nil {
 			return err
 		}

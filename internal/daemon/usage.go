@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"maps"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -16,7 +17,7 @@ type ImageUsage struct {
 	Tree    int64    // its unpacked tree
 	Common  int64    // of that, with the trees of other images
 	Kind    string   // of the tree
-	UsedBy  []string // names of instances of the same project
+	UsedBy  []string // names of instances of the same project; when there are none, of snapshots "c1/snap0"
 }
 
 // StoreUsage is what images cost together, in bytes.
@@ -61,6 +62,14 @@ func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 			Tree: t.Bytes, Common: t.Shared, Kind: t.Kind, UsedBy: users[s.Image.Fingerprint],
 		})
 	}
+	for fp := range byImage {
+		if len(users[fp]) == 0 { // perhaps a snapshot needs it, of before a rebuild
+			if err := d.addSnapshots(ctx, users); err != nil {
+				return StoreUsage{}, err
+			}
+			break
+		}
+	}
 	for fp, t := range byImage {
 		if len(users[fp]) == 0 {
 			continue // another project's
@@ -70,4 +79,21 @@ func (d *Daemon) ImageUsage(ctx context.Context) (StoreUsage, error) {
 			Kind: t.Kind, UsedBy: users[fp]})
 	}
 	return u, nil
+}
+
+// addSnapshots adds the snapshots of a project to the users of images that no instance uses.
+func (d *Daemon) addSnapshots(ctx context.Context, users map[kiln.Fingerprint][]string) error {
+	list, err := d.db.AllSnapshotFiles(ctx)
+	if err != nil {
+		return err
+	}
+	found := map[kiln.Fingerprint][]string{}
+	for _, s := range list {
+		tree, err := d.pool.GetSnapshot(s.Files)
+		if err == nil && len(users[tree.Base()]) == 0 { // one without files is told elsewhere
+			found[tree.Base()] = append(found[tree.Base()], s.Instance+"/"+s.Name)
+		}
+	}
+	maps.Copy(users, found)
+	return nil
 }

@@ -511,6 +511,17 @@ func (s *Set) Move(ctx, into context.Context, from, to string, profiles []string
 	if profiles != nil {
 		i.Config.Profiles = profiles
 	}
+	there, err := s.profiles(into)
+	if err != nil {
+		return err
+	}
+	for _, p := range i.Config.Profiles {
+		if _, ok := there[p]; !ok {
+			in := project.Name(into)
+			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist in project %q; make it there (kiln profile create %s "+
+				"--project %s), or say which the instance shall have: -p default", p, in, p, in)
+		}
+	}
 	if err := s.Check(into, i.Config); err != nil {
 		return err
 	}

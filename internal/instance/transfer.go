@@ -207,7 +207,8 @@ func missing(names []string, profiles map[string]Profile, who string) error {
 	for _, n := range names {
 		if _, ok := profiles[n]; !ok {
 			return kiln.Errorf(kiln.NotFound, "Profile '%s', which %s has, doesn't exist on the target; make it there (kiln "+
-				"profile create), or say which the copy shall have: -p PROFILE, or --no-profiles", n, who)
+				"profile create), or say which the copy shall have: -p default, or, if it has a root disk of its own or is given "+
+				"one (-d root,type=disk,path=/,pool=default), --no-profiles", n, who)
 		}
 	}
 	return nil
