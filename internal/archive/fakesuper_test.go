@@ -196,3 +196,28 @@ func TestFakeXattrsAreBounded(t *testing.T) {
 		t.Errorf("%d attributes of more than 100 bytes, %v", len(all), err)
 	}
 }
+
+// TestFakeBounds counts names before any of them is handed on, and leaves attributes out that
+// users may set anyway.
+func TestFakeBounds(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b", "c"} {
+		fake(t, filepath.Join(dir, name), "100644 0,0 0:0", "")
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var seen []string
+	err = WalkFakeSuper(t.Context(), f, Limits{Entries: 2}, func(e *Entry, _ io.Reader) error {
+		seen = append(seen, e.Path)
+		return nil
+	})
+	if !errors.Is(err, kiln.TooLarge) || len(seen) > 1 {
+		t.Errorf("%v, having seen %q", err, seen)
+	}
+	if pax := paxOf(map[string]string{fakeXattr + "user.a": "x"}); len(pax) > 0 {
+		t.Error(pax)
+	}
+}

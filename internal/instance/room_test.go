@@ -47,6 +47,12 @@ func TestRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := trees.room(archive.Limits{Entries: 2}); err != nil {
+		t.Error("as many files as may be:", err)
+	}
+	if err := trees.room(archive.Limits{Entries: 1}); !errors.Is(err, kiln.TooLarge) {
+		t.Error("one file too many:", err)
+	}
 	few := archive.Limits{Bytes: 4 << 20}
 	allocate(unix.FALLOC_FL_KEEP_SIZE, 8<<20)
 	if err := trees.room(few); err != nil {
