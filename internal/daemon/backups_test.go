@@ -180,3 +180,57 @@ func configOf(t *testing.T, dir string) (config string) {
 	}
 	return config
 }
+
+// TestBackupOwners: what is backed up is gone only when all that there is can be read, and
+// backups that may be of a damaged volume aren't swept.
+func TestBackupOwners(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	d, ctx := open(t, dir), t.Context()
+	defer func() { end(t, d) }()
+	for _, name := range []string{"c", "other"} {
+		o, err := d.CreateInstance(ctx, CreateSpec{Name: name, Source: Source{Type: "none"}})
+		wait(t, o, err)
+	}
+	b, err := d.InstanceBackups(ctx, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := b.gone(ctx); gone || err != nil {
+		t.Error("it is there:", gone, err)
+	}
+	o, err := d.DeleteInstance(ctx, "c")
+	wait(t, o, err)
+	if gone, err := b.gone(ctx); !gone || err != nil {
+		t.Error("it is deleted:", gone, err)
+	}
+	if err := d.CreateVolume(ctx, "data", volume.CustomState{}); err != nil {
+		t.Fatal(err)
+	}
+	was, err := d.VolumeBackups(ctx, "data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.DeleteVolume(ctx, "data"), d.CreateVolume(ctx, "data", volume.CustomState{})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := was.Create(ctx, NewBackup{}); !errors.Is(err, kiln.Conflict) {
+		t.Error("another volume of the name is backed up:", err)
+	}
+	v, err := d.VolumeBackups(ctx, "data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err = v.Create(ctx, NewBackup{Compression: "none"})
+	wait(t, o, err)
+	if err := os.WriteFile(filepath.Join(dir, "volumes/custom/default/data/custom.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, later := range []time.Duration{0, 2 * volume.LostTime, 4 * volume.LostTime} {
+		if err := d.sweepBackups(ctx, time.Now().Add(later)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := d.backups.All(); len(left) != 1 || err != nil {
+		t.Errorf("of the backup of a volume that can't be read there is %v, %v", left, err)
+	}
+}

@@ -31,6 +31,9 @@ func TestMayStandOn(t *testing.T) {
 	}
 	o, err = d.CreateInstance(own, CreateSpec{Name: "none", Source: Source{Type: "none"}})
 	wait(t, o, err)
+	if err := d.db.EditInstance(own, "none", func(i *db.Instance) error { i.Base = fp; return nil }); err != nil {
+		t.Fatal(err) // as whoever sent it may have said
+	}
 	if may, err := d.mayStandOn(own, fp); may || err != nil {
 		t.Errorf("on what only another project has: %v, %v", may, err)
 	}

@@ -314,3 +314,26 @@ func TestTransferHostAccess(t *testing.T) {
 		t.Errorf("%+v, %v", c.Options, err)
 	}
 }
+
+// TestShareEndsAmid: a part doesn't read as whole when the share has ended meanwhile.
+func TestShareEndsAmid(t *testing.T) {
+	d := fresh(t)
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c", Source: Source{Type: "none"}})
+	wait(t, o, err)
+	word, _ := shareOf(t, d, "c")
+	g, err := d.shared(word, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write, err := d.TransferPart(word, "c", g.Value.Parts[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.EndTransfer(word, "c"); err != nil {
+		t.Fatal(err)
+	}
+	<-g.Value.gone
+	if err := write(t.Context(), io.Discard); !errors.Is(err, kiln.Cancelled) {
+		t.Error(err)
+	}
+}

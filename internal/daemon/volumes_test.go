@@ -175,6 +175,22 @@ func TestVolumeElsewhere(t *testing.T) {
 	}
 }
 
+// TestVolumeOfProfile: an instance uses what its profiles give it, too.
+func TestVolumeOfProfile(t *testing.T) {
+	d, ctx := fresh(t), t.Context()
+	devices := map[string]map[string]string{"d": {"type": "disk", "pool": "default", "source": "data", "path": "/d"}}
+	if err := errors.Join(d.CreateVolume(ctx, "data", volume.CustomState{}),
+		d.CreateProfile(ctx, db.Profile{Name: "p", Devices: devices})); err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.CreateInstance(ctx, CreateSpec{Name: "c", Source: Source{Type: "none"},
+		Config: instance.Config{Profiles: []string{"default", "p"}}})
+	wait(t, o, err)
+	if v, err := d.Volume(ctx, "data"); err != nil || len(v.Instances) != 1 || len(v.Profiles) != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
 // TestVolumeBounds: what is said of a volume doesn't grow without end.
 func TestVolumeBounds(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), "kiln"))
