@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/migrate"
+	"github.com/kiln-containers/kiln/internal/trust"
 )
 
 // begin starts a migration, and connects to it as the other server does.
@@ -192,6 +193,12 @@ func TestRefresh(t *testing.T) {
 		t.Error(list)
 	}
 	rules(`{"config":{"restricted":"false"}}`)
+	if err := carry(1 << 40); err != "" { // with s1 here, only s2 comes
+		t.Error(err)
+	}
+	if list := get[[]string](p, "/1.0/instances/c2/snapshots"); len(list) != 2 {
+		t.Error(list)
+	}
 	after := get[api.Instance](p, "/1.0/instances/c2")
 	if after.CreatedAt != before.CreatedAt || after.Config["volatile.uuid"] == before.Config["volatile.uuid"] {
 		t.Errorf("%+v, and was %+v", after, before)
@@ -206,10 +213,10 @@ func TestRefresh(t *testing.T) {
 		last["volatile.uuid"] != after.Config["volatile.uuid"] || last["volatile.idmap.next"] != "" {
 		t.Error(last)
 	}
-	if o := p.finish("POST", "/1.0/instances/c2/snapshots/s1", `{"name":"s2"}`); o.Err != "" {
+	if o := p.finish("POST", "/1.0/instances/c2/snapshots/s1", `{"name":"s3"}`); o.Err != "" {
 		t.Error(o.Err)
 	}
-	if o := p.finish("PUT", "/1.0/instances/c2", `{"restore":"s2"}`); o.Err != "" {
+	if o := p.finish("PUT", "/1.0/instances/c2", `{"restore":"s3"}`); o.Err != "" {
 		t.Error(o.Err)
 	}
 }
@@ -335,6 +342,41 @@ func TestMigrationRestricted(t *testing.T) {
 		if w := p.ask(guest, "POST", c.path, c.body); w.Code < 400 || !strings.Contains(w.Body.String(), c.want) {
 			t.Errorf("POST %s %s: %d %s", c.path, c.body, w.Code, w.Body)
 		}
+	}
+}
+
+// TestMigrationRevoked ends a migration whose client isn't trusted any more.
+func TestMigrationRevoked(t *testing.T) {
+	p := start(t)
+	p.project(t, "own")
+	guest := p.restrictedTo(t, "own")
+	w := p.ask(guest, "POST", "/1.0/instances?project=own", pushed)
+	var a api.Response
+	var o api.Operation
+	if json.Unmarshal(w.Body.Bytes(), &a) != nil || a.Type != "async" || json.Unmarshal(a.Metadata, &o) != nil {
+		t.Fatalf("%s", w.Body)
+	}
+	conns := map[string]*websocket.Conn{}
+	for _, name := range []string{"control", "fs"} {
+		c, _, err := websocket.Dial(t.Context(), "ws://x"+a.Operation+"/websocket?secret="+o.Metadata[name].(string),
+			&websocket.DialOptions{HTTPClient: p.Client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.CloseNow()
+		conns[name] = c
+	}
+	if err := p.d.RemoveClient(t.Context(), trust.Fingerprint(guest)); err != nil {
+		t.Fatal(err)
+	}
+	go func() { // it takes a goodbye
+		for _, c := range conns {
+			_, _, _ = c.Read(t.Context())
+			c.CloseNow()
+		}
+	}()
+	if o := get[api.Operation](p, a.Operation+"/wait?timeout=20"); !strings.Contains(o.Err, "not authorized any more") {
+		t.Errorf("%s %q", o.Status, o.Err)
 	}
 }
 
