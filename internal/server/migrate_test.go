@@ -150,10 +150,14 @@ func TestRefresh(t *testing.T) {
 	uuid := get[api.Instance](p, "/1.0/instances/c1").Config["volatile.uuid"]
 	refresh = strings.Replace(refresh, `"volatile.uuid":"x"`, `"volatile.uuid":"`+uuid+`"`, 1)
 	carry := func(most int) string {
-		_, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
+		from, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
 		to, target := p.begin("/1.0/instances", refresh)
 		relay(t.Context(), source, target, most)
-		return get[api.Operation](p, to+"/wait").Err
+		err := get[api.Operation](p, to+"/wait").Err
+		if sent := get[api.Operation](p, from+"/wait?timeout=20"); (sent.Status == "Success") != (err == "") {
+			t.Errorf("the target says %q, and the source %s %q", err, sent.Status, sent.Err)
+		}
+		return err
 	}
 	snapshot("c1", "s0")
 	if err := carry(1 << 40); err != "" { // it isn't there yet
