@@ -155,15 +155,7 @@ func (a *app) configShowCmd() *cobra.Command {
 			return a.yaml(api.ServerPut{Config: s.Config})
 		}
 		if isSnapshot(args[0]) {
-			at, instance, snap, err := snapshotOf(a, args)
-			if err != nil {
-				return err
-			}
-			var s api.InstanceSnapshot
-			if _, err := at.Get(c.Context(), snapshotPath(instance, snap), nil, &s); err != nil {
-				return err
-			}
-			return a.yaml(s)
+			return a.showSnapshot(c.Context(), args)
 		}
 		i, err := a.instance(c.Context(), args[0])
 		if err != nil {

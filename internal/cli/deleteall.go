@@ -42,11 +42,11 @@ func (a *app) deleteAll(ctx context.Context, words []string, find lookup, said s
 	seen := map[string]bool{}
 	var errs []error
 	for _, t := range all {
-		if id := t.at.Remote + t.path; seen[id] {
+		id := t.at.Remote + t.path
+		if seen[id] {
 			continue
-		} else {
-			seen[id] = true
 		}
+		seen[id] = true
 		err := t.at.Change(ctx, http.MethodDelete, t.path, nil, "")
 		if err == nil && said != "" {
 			a.say(said, t.name)

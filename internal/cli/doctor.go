@@ -17,8 +17,11 @@ func (a *app) doctorCmd() *cobra.Command {
 			"is said; when something is broken the exit code is 1."}
 	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
+			return err
+		}
+		if err := hasExtension(c.Context(), at, "kiln_host", "tell of its host"); err != nil {
 			return err
 		}
 		var all []api.HostFinding
@@ -28,14 +31,12 @@ func (a *app) doctorCmd() *cobra.Command {
 		if done, err := a.object(*form, all); done {
 			return err
 		}
+		var broken []string
 		for _, f := range all {
 			a.print("%-6s  %s: %s", printable(f.State), printable(f.Check), printable(f.Detail))
 			if f.Cure != "" {
 				a.print("        %s", printable(f.Cure))
 			}
-		}
-		var broken []string
-		for _, f := range all {
 			if f.State == "broken" {
 				broken = append(broken, f.Check)
 			}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,12 +28,8 @@ func (a *app) scrubCmd() *cobra.Command {
 
 // scrubOf asks a server how its last scrub stands.
 func scrubOf(c *cobra.Command, at place.Place) (s api.Scrub, err error) {
-	server, err := trustedServer(c.Context(), at)
-	if err != nil {
+	if err := hasExtension(c.Context(), at, "kiln_scrub", "scrub"); err != nil {
 		return s, err
-	}
-	if !slices.Contains(server.APIExtensions, "kiln_scrub") {
-		return s, kiln.Errorf(kiln.Unsupported, "this server can't scrub: it is another version of kiln, or LXD or Incus")
 	}
 	_, err = at.Get(c.Context(), scrubPath, nil, &s)
 	return s, err
@@ -49,7 +44,7 @@ func (a *app) scrubStartCmd() *cobra.Command {
 	wait := c.Flags().Bool("wait", false, "show the progress, and wait for the end; an interrupt leaves the scrub running")
 	anew := c.Flags().Bool("anew", false, "read everything, though one was stopped in the middle")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}
@@ -106,7 +101,7 @@ func (a *app) scrubWait(c *cobra.Command, at place.Place, op api.Operation) erro
 func (a *app) scrubStopCmd() *cobra.Command {
 	return &cobra.Command{Use: "stop [<remote>:]", Short: "Stop the scrub; the next start goes on where it was",
 		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
-			at, _, err := a.Server(args)
+			at, err := a.server(args)
 			if err != nil {
 				return err
 			}
@@ -122,7 +117,7 @@ func (a *app) scrubStatusCmd() *cobra.Command {
 		Args: cobra.MaximumNArgs(1)}
 	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		at, _, err := a.Server(args)
+		at, err := a.server(args)
 		if err != nil {
 			return err
 		}

@@ -212,17 +212,19 @@ func (a *app) printSnapshots(ctx context.Context, at place.Place) error {
 func (a *app) snapshotShowCmd() *cobra.Command {
 	return &cobra.Command{Use: "show [<remote>:]<instance> <snapshot>", Short: "Show a snapshot as YAML",
 		Args: cobra.RangeArgs(1, 2),
-		RunE: func(c *cobra.Command, args []string) error {
-			at, instance, snap, err := snapshotOf(a, args)
-			if err != nil {
-				return err
-			}
-			var s api.InstanceSnapshot
-			if _, err := at.Get(c.Context(), snapshotPath(instance, snap), nil, &s); err != nil {
-				return err
-			}
-			return a.yaml(s)
-		}}
+		RunE: func(c *cobra.Command, args []string) error { return a.showSnapshot(c.Context(), args) }}
+}
+
+func (a *app) showSnapshot(ctx context.Context, args []string) error {
+	at, instance, snap, err := snapshotOf(a, args)
+	if err != nil {
+		return err
+	}
+	var s api.InstanceSnapshot
+	if _, err := at.Get(ctx, snapshotPath(instance, snap), nil, &s); err != nil {
+		return err
+	}
+	return a.yaml(s)
 }
 
 func (a *app) snapshotDeleteCmd() *cobra.Command {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -21,4 +22,14 @@ func trustedServer(ctx context.Context, at place.Place) (api.Server, error) {
 			"\"kiln config trust add --name <client>\", and add the remote again: kiln remote add <name> <token>", at.Remote)
 	}
 	return s, nil
+}
+
+// hasExtension says that a server can't do something, unless it trusts this client and has an
+// extension of the API. Errors: Denied, Unsupported.
+func hasExtension(ctx context.Context, at place.Place, extension, what string) error {
+	s, err := trustedServer(ctx, at)
+	if err == nil && !slices.Contains(s.APIExtensions, extension) {
+		err = kiln.Errorf(kiln.Unsupported, "this server can't %s: it is another version of kiln, or LXD or Incus", what)
+	}
+	return err
 }
