@@ -383,20 +383,20 @@ var errLate = kiln.Errorf(kiln.Timeout, "it didn't answer within %v; is it on a 
 
 // lookAt has look see what is at a path of this host. When ctx ends first its cause is the
 // error: a look can't be interrupted, and who looks holds locks.
-func lookAt(ctx context.Context, path string, look func(string) (fs.FileInfo, error)) (fs.FileInfo, error) {
+func lookAt[T any](ctx context.Context, path string, look func(string) (T, error)) (seen T, err error) {
 	type result struct {
-		fi  fs.FileInfo
-		err error
+		seen T
+		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		fi, err := look(path)
-		done <- result{fi, err}
+		seen, err := look(path)
+		done <- result{seen, err}
 	}()
 	select {
 	case r := <-done:
-		return r.fi, r.err
+		return r.seen, r.err
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return seen, context.Cause(ctx)
 	}
 }

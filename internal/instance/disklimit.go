@@ -2,9 +2,9 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,11 +79,12 @@ func checkTraffic(d map[string]string) error {
 	return err
 }
 
-// noTraffic says which bounds of disks don't hold for everything on this host.
-func noTraffic(devices map[string]map[string]string) []string {
+// unboundWrites says of which disks this host doesn't bound all that is written.
+func unboundWrites(devices map[string]map[string]string) []string {
 	var said []string
 	for _, name := range slices.Sorted(maps.Keys(devices)) {
-		if d := devices[name]; isLimited(d) && d[readLimit] == "" && !box.WritesAreBounded() {
+		d := devices[name]
+		if d["type"] == "disk" && d[writeLimit]+d[bothLimits] != "" && !box.WritesAreBounded() {
 			said = append(said, "device "+strconv.Quote(name)+": this host has cgroup v1, which bounds only writes that go "+
 				"around the page cache (O_DIRECT)")
 		}
@@ -140,14 +141,12 @@ func (s *Set) disksUnder(ctx context.Context, d map[string]string) ([]string, er
 	if fromHost(d) {
 		dir = d["source"]
 	}
-	var at hardware.File
-	_, err := lookAt(ctx, dir, func(path string) (fs.FileInfo, error) {
+	at, err := lookAt(ctx, dir, func(path string) (hardware.File, error) {
 		var st unix.Statx_t
 		err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
-		at = hardware.File{Major: st.Dev_major, Minor: st.Dev_minor, Mount: st.Mnt_id}
-		return nil, err
+		return hardware.File{Major: st.Dev_major, Minor: st.Dev_minor, Mount: st.Mnt_id}, err
 	})
-	if os.IsNotExist(err) && mayBeMissing(d) {
+	if errors.Is(err, fs.ErrNotExist) && mayBeMissing(d) {
 		return nil, nil
 	}
 	if err != nil {

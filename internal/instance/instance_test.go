@@ -537,3 +537,20 @@ func TestConfigurationBounds(t *testing.T) {
 		t.Error("what is in the database is kept longer")
 	}
 }
+
+// TestUnboundWrites says of every disk whose writes are bounded that this isn't so for all.
+func TestUnboundWrites(t *testing.T) {
+	disk := func(key, more string) map[string]string {
+		return map[string]string{"type": "disk", key: "1MiB", more: "2MiB"}
+	}
+	got := unboundWrites(map[string]map[string]string{"read": disk("limits.read", "size"), "write": disk("limits.write", "size"),
+		"both": disk("limits.read", "limits.write"), "max": disk("limits.max", "size"),
+		"nic": {"type": "nic", "limits.max": "1Mbit"}})
+	want := 3
+	if box.WritesAreBounded() {
+		want = 0
+	}
+	if len(got) != want {
+		t.Errorf("%d remarks, not %d: %q", len(got), want, got)
+	}
+}

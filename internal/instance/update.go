@@ -100,7 +100,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	s.guestChanged(i, next)
 	s.notify(ctx, Change{Name: name, Action: "updated"})
-	warnings = append(warnings, noTraffic(changedDevices(i.Devices, c.Devices))...)
+	warnings = append(warnings, unboundWrites(changedDevices(i.Devices, c.Devices))...)
 	return append(warnings, NoEffect(added(i.Options, c.Options))...), nil
 }
 
@@ -237,7 +237,7 @@ func (s *Set) ProfileChanged(ctx context.Context, before Profile) (warnings []st
 		return nil, err
 	}
 	warnings = append(NoEffect(added(before.Config, profiles[before.Name].Config)),
-		noTraffic(changedDevices(before.Devices, profiles[before.Name].Devices))...)
+		unboundWrites(changedDevices(before.Devices, profiles[before.Name].Devices))...)
 	// A profile may be for what other hosts have, or this one later.
 	if err := s.checkSources(ctx, changedDevices(before.Devices, profiles[before.Name].Devices)); err != nil {
 		warnings = append(warnings, err.Error())
