@@ -74,8 +74,7 @@ func (b *Box) setDisks(limits []DiskLimit) error {
 	var errs []error
 	if !onV1("blkio") {
 		dir := controllerDir("io", b.state.ID)
-		for device := range boundDevices(filepath.Join(dir, "io.max"), limits) {
-			l := limitOf(device, limits)
+		for device, l := range toSet(filepath.Join(dir, "io.max"), limits) {
 			errs = append(errs, writeLimit(filepath.Join(dir, "io.max"), fmt.Sprintf("%s rbps=%s wbps=%s riops=%s wiops=%s",
 				device, orMax(l.ReadBytes), orMax(l.WriteBytes), orMax(l.ReadOperations), orMax(l.WriteOperations)), true))
 		}
@@ -92,8 +91,8 @@ func (b *Box) setDisks(limits []DiskLimit) error {
 		"blkio.throttle.write_iops_device": func(l DiskLimit) int64 { return l.WriteOperations },
 	} {
 		for _, dir := range dirs {
-			for device := range boundDevices(filepath.Join(dir, file), limits) {
-				n := of(limitOf(device, limits)) // 0 lifts it
+			for device, l := range toSet(filepath.Join(dir, file), limits) {
+				n := of(l) // 0 lifts it
 				errs = append(errs, writeLimit(filepath.Join(dir, file), fmt.Sprintf("%s %d", device, n), n > 0))
 			}
 		}
@@ -101,26 +100,18 @@ func (b *Box) setDisks(limits []DiskLimit) error {
 	return errors.Join(errs...)
 }
 
-// boundDevices are the devices that a file of a cgroup bounds now, and those of limits.
-func boundDevices(file string, limits []DiskLimit) map[string]bool {
-	all := map[string]bool{}
+// toSet gives limits by device, and none for the others that a file of a cgroup bounds now.
+func toSet(file string, limits []DiskLimit) map[string]DiskLimit {
+	all := map[string]DiskLimit{}
 	for line := range strings.Lines(readString(file)) {
 		if device, _, ok := strings.Cut(line, " "); ok {
-			all[device] = true
+			all[device] = DiskLimit{}
 		}
 	}
 	for _, l := range limits {
-		all[l.Device] = true
+		all[l.Device] = l
 	}
 	return all
-}
-
-func limitOf(device string, limits []DiskLimit) DiskLimit {
-	i := slices.IndexFunc(limits, func(l DiskLimit) bool { return l.Device == device })
-	if i < 0 {
-		return DiskLimit{Device: device}
-	}
-	return limits[i]
 }
 
 func orMax(n int64) string {

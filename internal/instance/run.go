@@ -668,19 +668,12 @@ func startsWithDaemon(i Instance) bool {
 
 // autostart starts an instance with the daemon, if it still is to be when it is its turn.
 func (s *Set) autostart(waiting, ctx context.Context, i Instance) error {
-	ctx, err := s.in(ctx, i.Project)
-	if err != nil {
-		return err
-	}
-	ctx, unlock, err := s.lockWhile(waiting, Meaning(ctx, i), i.Name)
+	ctx, now, unlock, err := s.lockUnasked(waiting, ctx, i)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	now, err := s.Get(ctx, i.Name)
 	switch {
-	case err != nil:
-		return err
 	case s.suspended.Load() || !startsWithDaemon(now):
 		s.failed(StartWithDaemon, i, nil) // nothing is wrong any more
 		return nil

@@ -214,19 +214,11 @@ func scheduled(i Instance, from, to time.Time, late bool) (bool, error) {
 
 // autoSnapshot makes a snapshot of an instance if that still is to have one when it is its turn.
 func (s *Set) autoSnapshot(waiting, ctx context.Context, i Instance, due func(Instance) (bool, error)) error {
-	ctx, err := s.in(ctx, i.Project)
-	if err != nil {
-		return err
-	}
-	ctx, unlock, err := s.lockWhile(waiting, Meaning(ctx, i), i.Name)
+	ctx, now, unlock, err := s.lockUnasked(waiting, ctx, i)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	now, err := s.Get(ctx, i.Name)
-	if err != nil {
-		return err
-	}
 	if is, err := due(now); err != nil || !is {
 		return err
 	}
@@ -297,6 +289,22 @@ const unaskedWait = 5 * time.Second
 func (s *Set) unasked(ctx context.Context) (waiting context.Context, cancel context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.unaskedWait, kiln.Errorf(kiln.Busy, "it goes on; this is tried again later, "+
 		"see: kiln operation list"))
+}
+
+// lockUnasked waits for the turn to work on an instance of whatever project, no longer than
+// waiting lasts, and gives the instance as it is then.
+func (s *Set) lockUnasked(waiting, ctx context.Context, i Instance) (meaning context.Context, now Instance,
+	unlock func(), err error) {
+	if ctx, err = s.in(ctx, i.Project); err != nil {
+		return ctx, now, nil, err
+	}
+	if ctx, unlock, err = s.lockWhile(waiting, Meaning(ctx, i), i.Name); err != nil {
+		return ctx, now, nil, err
+	}
+	if now, err = s.Get(ctx, i.Name); err != nil {
+		unlock()
+	}
+	return ctx, now, unlock, err
 }
 
 // mostBeside is how many instances are worked on at once of what is done unasked.
