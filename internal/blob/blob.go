@@ -306,22 +306,7 @@ func (d *Dir) List(fn func(kiln.Fingerprint, int64) error) error {
 // Verify reads a blob again. The error is Integrity when it isn't what its name
 // says, NotFound when it isn't there.
 func (d *Dir) Verify(ctx context.Context, fp kiln.Fingerprint) error {
-	return d.verify(fp, func(f *os.File, w io.Writer) error {
-		buf := make([]byte, 1<<20)
-		for {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			n, err := f.Read(buf)
-			w.Write(buf[:n])
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-		}
-	})
+	return d.verify(fp, func(f *os.File, w io.Writer) error { return disk.ReadTo(ctx, f, w) })
 }
 
 // Scrub is Verify of what is on the disk, read at a pace. A file that the disk can't read is

@@ -13,6 +13,27 @@ import (
 // A Pace is called before some bytes are read, and may wait. Its error ends the reading.
 type Pace func(ctx context.Context, bytes int) error
 
+// ReadTo gives a file, from where it is to its end, to w, until ctx ends: as the memory has
+// it, which is what everybody else sees.
+func ReadTo(ctx context.Context, f *os.File, w io.Writer) error {
+	buf := make([]byte, piece)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.Read(buf)
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 const (
 	piece  = 1 << 20 // is read at once
 	aligns = 4 << 10 // what reads past the memory begin at and go to, with every disk

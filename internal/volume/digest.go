@@ -33,28 +33,8 @@ const metaDigestFile = "meta.digest"
 // no other volume is made of it.
 const damagedMark = "damaged"
 
-// A reading gives a file to w.
+// A reading gives a file to w: disk.ReadTo, as containers see it, or fromDisk.
 type reading func(ctx context.Context, f *os.File, w io.Writer) error
-
-// fromMemory reads what containers see.
-func fromMemory(ctx context.Context, f *os.File, w io.Writer) error {
-	buf := make([]byte, 1<<20)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := f.Read(buf)
-		if _, err := w.Write(buf[:n]); err != nil {
-			return err
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
 
 // fromDisk reads what is on the disk, at a pace.
 func fromDisk(pace disk.Pace) reading {
@@ -62,7 +42,7 @@ func fromDisk(pace disk.Pace) reading {
 }
 
 func writeMetaDigest(dir string) error {
-	sum, err := metaDigest(context.Background(), dir, fromMemory)
+	sum, err := metaDigest(context.Background(), dir, disk.ReadTo)
 	if err != nil {
 		return err
 	}
@@ -90,24 +70,12 @@ func metaDigest(ctx context.Context, dir string, read reading) (string, error) {
 			return err
 		}
 		defer f.Close()
-		c := &counting{w: h}
-		err = read(ctx, f, c)
-		fmt.Fprintf(h, "\n%d\n", c.n)
+		var size counter
+		err = read(ctx, f, io.MultiWriter(h, &size))
+		fmt.Fprintf(h, "\n%d\n", size)
 		return err
 	})
 	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-// counting counts what goes to w.
-type counting struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counting) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.n += int64(n)
-	return n, err
 }
 
 // verifyMeta compares the metadata of an image's tree with what they were when it was
@@ -145,7 +113,7 @@ func writeDigest(dir string) error {
 	if err != nil {
 		return err
 	}
-	sums, err := treeDigests(context.Background(), root, record, fromMemory)
+	sums, err := treeDigests(context.Background(), root, record, disk.ReadTo)
 	if err != nil {
 		return err
 	}
@@ -278,7 +246,7 @@ func (c *cursor) digest(ctx context.Context, path, name string, st *unix.Stat_t,
 // VerifyTree reads the tree of an image again and compares it with what it was when it
 // was made. A tree that isn't there is no error. The error is Integrity.
 func (p *Pool) VerifyTree(ctx context.Context, fp kiln.Fingerprint) error {
-	return p.verifyTree(ctx, fp, fromMemory)
+	return p.verifyTree(ctx, fp, disk.ReadTo)
 }
 
 func (p *Pool) verifyTree(ctx context.Context, fp kiln.Fingerprint, read reading) error {

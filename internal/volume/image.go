@@ -79,7 +79,7 @@ func (p *Pool) hasImage(fp kiln.Fingerprint) error {
 	if _, err := os.Lstat(filepath.Join(p.imageDir(fp), damagedMark)); err == nil {
 		return kiln.Errorf(kiln.NotFound, "the tree of image %s was found damaged", fp.Short())
 	}
-	err := p.verifyMeta(context.Background(), fp, fromMemory)
+	err := p.verifyMeta(context.Background(), fp, disk.ReadTo)
 	if errors.Is(err, kiln.Integrity) {
 		err = kiln.Errorf(kiln.NotFound, "%w", err)
 	}
@@ -207,7 +207,7 @@ func (p *Pool) place(fp kiln.Fingerprint, temp string) error {
 // with the old one, what starts from now on has the new one. It gives what was wrong. If
 // the tree can't be made again it stays as it is, and the error says why.
 func (p *Pool) RepairTree(ctx context.Context, fp kiln.Fingerprint) (damage, err error) {
-	return p.repairTree(ctx, fp, fromMemory)
+	return p.repairTree(ctx, fp, disk.ReadTo)
 }
 
 func (p *Pool) repairTree(ctx context.Context, fp kiln.Fingerprint, read reading) (damage, err error) {

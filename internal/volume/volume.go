@@ -120,7 +120,7 @@ func (p *Pool) mountable(ctx context.Context, fp kiln.Fingerprint) error {
 		return err
 	}
 	if !errors.Is(err, errDamaged) {
-		damage := p.verifyFile(ctx, fp, fromMemory)
+		damage := p.verifyFile(ctx, fp, disk.ReadTo)
 		if !errors.Is(damage, kiln.Integrity) { // it is what was made, as far as one knows
 			return fmt.Errorf("%w; try again, and if it stays so: kiln image verify %s", err, fp.Short())
 		}
