@@ -9,7 +9,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -115,17 +114,9 @@ func raiseLimits(log *slog.Logger) {
 			log.Warn("raise the number of open files", "err", err)
 		}
 	}
-	for name, want := range daemon.KernelLimits() {
-		path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue // this kernel has no such limit
-		}
-		if have, err := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || have >= want {
-			continue
-		}
-		if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0); err != nil {
-			log.Warn("raise a limit of the kernel", "limit", name, "err", err)
+	for _, l := range daemon.LowLimits(os.ReadFile) {
+		if err := os.WriteFile(l.Path(), []byte(strconv.Itoa(l.Want)), 0); err != nil {
+			log.Warn("raise a limit of the kernel", "limit", l.Name, "err", err)
 		}
 	}
 }

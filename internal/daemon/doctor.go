@@ -34,11 +34,39 @@ const (
 	Broken HostState = "broken"
 )
 
-// KernelLimits are those that the host's kernel counts for all containers together, by their
+// kernelLimits are those that the host's kernel counts for all containers together, by their
 // names in sysctl(8), and how much is enough.
-func KernelLimits() map[string]int {
+func kernelLimits() map[string]int {
 	return map[string]int{"fs.inotify.max_user_instances": 8192, "fs.inotify.max_user_watches": 1 << 20,
 		"kernel.keys.maxkeys": 2000}
+}
+
+// A KernelLimit is one of kernelLimits that is lower than enough.
+type KernelLimit struct {
+	Name      string // in sysctl(8)
+	Has, Want int
+}
+
+// Path is where it is read and set.
+func (l KernelLimit) Path() string {
+	return filepath.Join("/proc/sys", strings.ReplaceAll(l.Name, ".", "/"))
+}
+
+// LowLimits gives those that this host's kernel has, and lower than enough, by name.
+func LowLimits(read func(path string) ([]byte, error)) []KernelLimit {
+	var low []KernelLimit
+	limits := kernelLimits()
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		l := KernelLimit{Name: name, Want: limits[name]}
+		b, err := read(l.Path())
+		if err != nil {
+			continue
+		}
+		if l.Has, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil && l.Has < l.Want {
+			low = append(low, l)
+		}
+	}
+	return low
 }
 
 // ExamineHost looks at what instances need of this host. The error is of the database only.
@@ -96,14 +124,9 @@ func (d *Daemon) examineTrees() HostFinding {
 // examineLimits compares the limits of the kernel with what many containers need.
 func examineLimits(read func(string) ([]byte, error)) HostFinding {
 	var low, cures []string
-	limits := KernelLimits()
-	for _, name := range slices.Sorted(maps.Keys(limits)) {
-		b, err := read(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")))
-		has, wrong := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err == nil && wrong == nil && has < limits[name] {
-			low = append(low, fmt.Sprintf("%s is %d", name, has))
-			cures = append(cures, fmt.Sprintf("sysctl -w %s=%d", name, limits[name]))
-		}
+	for _, l := range LowLimits(read) {
+		low = append(low, fmt.Sprintf("%s is %d", l.Name, l.Has))
+		cures = append(cures, fmt.Sprintf("sysctl -w %s=%d", l.Name, l.Want))
 	}
 	if low != nil {
 		return HostFinding{"limits of the kernel", Weak, "all instances share them, and some 20 systems use them up: " +
