@@ -39,7 +39,8 @@ func Tree(t testing.TB, m Mounter) map[string]string {
 func TreeAt(t testing.TB, f *os.File) map[string]string {
 	t.Helper()
 	root := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	tree, first := map[string]string{}, map[uint64]string{}
+	type inode struct{ dev, ino uint64 } // of an overlay, whose layers may have the same numbers
+	tree, first := map[string]string{}, map[inode]string{}
 	err := filepath.WalkDir(root+"/.", func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -66,11 +67,12 @@ func TreeAt(t testing.TB, f *os.File) map[string]string {
 			text += " note " + string(note[:n])
 		}
 		if st.Nlink > 1 && !e.IsDir() {
-			if first[st.Ino] == "" {
-				first[st.Ino] = name
+			id := inode{st.Dev, st.Ino}
+			if first[id] == "" {
+				first[id] = name
 			}
-			if first[st.Ino] != name {
-				text += " is " + first[st.Ino]
+			if first[id] != name {
+				text += " is " + first[id]
 			}
 		}
 		tree[name] = text
