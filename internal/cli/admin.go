@@ -39,9 +39,9 @@ func (a *app) adminCmd() *cobra.Command {
 		Long: "Put a copy of the database in the place of the one that is there, which is kept beside it as " +
 			"kiln.db.damaged-<time>. Where the database is lost or damaged, \"kiln admin recover\" alone does more: it " +
 			"begins with the newest copy, and has what changed since. Without a file, it is the newest of the copies in " +
-			"backups/ that is whole. Images and instances that are newer than the copy are brought back by \"kiln admin " +
-			"recover\": run it before the daemon starts, which leaves what runs and isn't in the copy alone. What both have " +
-			"stays as the copy has it.",
+			"backups/ that is whole. Images, instances and snapshots that are newer than the copy are brought back by " +
+			"\"kiln admin recover\": run it before the daemon starts, or within a week, for which their files and what was " +
+			"known of them is kept. What both have stays as the copy has it.",
 		Example: "  kiln admin restore-database\n  kiln admin restore-database /var/lib/kiln/backups/kiln-20260131.db"}
 	restore.RunE = func(c *cobra.Command, args []string) error {
 		file := ""

@@ -204,7 +204,8 @@ func backups(dir string) ([]string, error) {
 
 // RestoreDatabase puts a copy of the database in the place of the one in a daemon's
 // directory, which is kept beside it: the file that is named, or for "" the newest that
-// is whole. No daemon may run there. It gives the copy.
+// is whole. The records are kept as they are for Recover, also when a daemon runs before that.
+// No daemon may run there. It gives the copy.
 // Errors: NotFound, Conflict, Integrity.
 func RestoreDatabase(ctx context.Context, dir, file string) (string, error) {
 	lock, err := lockThere(ctx, dir)
@@ -214,6 +215,9 @@ func RestoreDatabase(ctx context.Context, dir, file string) (string, error) {
 	defer lock.Close()
 	path, err := wholeCopy(ctx, dir, file)
 	if err != nil {
+		return "", err
+	}
+	if err := setRecordsAside(dir); err != nil {
 		return "", err
 	}
 	return path, putDatabase(ctx, dir, path)

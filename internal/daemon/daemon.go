@@ -198,6 +198,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.tellWithheld()
 	d.tellLost()
+	d.tellKept()
 	d.tellUnknown()
 	d.instances.FollowUnknown(d.tellUnknown)
 	return nil

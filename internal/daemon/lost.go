@@ -12,7 +12,6 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/blob"
-	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -41,7 +40,7 @@ func ListLost(ctx context.Context, dir string) ([]Lost, error) {
 	if err != nil {
 		return nil, err
 	}
-	about := instance.RecordedIn(filepath.Join(dir, "volumes"))
+	about := aboutLost(dir)
 	for _, t := range trees {
 		l := Lost{Name: t.Entry, Kind: "volume", About: about[t.Name], Since: t.At}
 		switch {

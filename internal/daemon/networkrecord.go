@@ -46,8 +46,8 @@ func recordedNetworks(dir string) ([]db.Network, error) {
 
 // recoverNetworks makes the rows of networks that have none. One that is there is changed
 // only if it counts less than records.
-func (v *recoverer) recoverNetworks(ctx context.Context) error {
-	list, err := recordedNetworks(v.cfg.Dir)
+func (v *recoverer) recoverNetworks(ctx context.Context, dir string) error {
+	list, err := recordedNetworks(dir)
 	if err != nil {
 		if v.overrule {
 			v.r.Gone = append(v.r.Gone, "networks; compare them, and create them again: kiln network list")

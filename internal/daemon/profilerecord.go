@@ -46,8 +46,8 @@ func recordedProfiles(dir string) ([]db.Profile, error) {
 
 // recoverAllProfiles makes the rows of profiles that have none, also of those that no
 // instance uses. One that is there is changed only if it counts less than records.
-func (v *recoverer) recoverAllProfiles(ctx context.Context) error {
-	list, err := recordedProfiles(v.cfg.Dir)
+func (v *recoverer) recoverAllProfiles(ctx context.Context, dir string) error {
+	list, err := recordedProfiles(dir)
 	if err != nil {
 		if v.overrule {
 			v.r.Gone = append(v.r.Gone, "profiles that no instance uses; compare them, and create them again: kiln profile "+

@@ -46,8 +46,8 @@ func recordedProjects(dir string) ([]db.Project, error) {
 
 // recoverProjects makes the rows of projects that have none. One that is there is changed only
 // if it counts less than records; else it is told that it is of another age.
-func (v *recoverer) recoverProjects(ctx context.Context) error {
-	list, err := recordedProjects(v.cfg.Dir)
+func (v *recoverer) recoverProjects(ctx context.Context, dir string) error {
+	list, err := recordedProjects(dir)
 	if err != nil {
 		if v.overrule {
 			v.r.Gone = append(v.r.Gone, "the configuration of projects, which may be older, or as new projects have it: "+

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -45,6 +46,7 @@ type recoverer struct {
 	images   *store.Store
 	overrule bool // records count more than rows, which are missing or of an older copy
 
+	kept       []string         // directories of records that are kept, newest first
 	unrecorded map[string]error // why a volume has no record
 	attached   map[string]bool  // files of snapshots that have rows
 }
@@ -68,6 +70,7 @@ func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	if err := v.dropUnfinished(); err != nil {
 		return v.r, err
 	}
+	v.kept = keptRecords(cfg.Dir)
 	file, err := v.database(ctx)
 	if err != nil {
 		return v.r, err
@@ -93,13 +96,13 @@ func (v *recoverer) recoverInto(ctx context.Context, file string) (err error) {
 	if err := v.firstStart(ctx); err != nil {
 		return err
 	}
-	if err := v.recoverProjects(ctx); err != nil {
+	if err := v.fromRecords(func(dir string) error { return v.recoverProjects(ctx, dir) }); err != nil {
 		return err
 	}
-	if err := v.recoverNetworks(ctx); err != nil {
+	if err := v.fromRecords(func(dir string) error { return v.recoverNetworks(ctx, dir) }); err != nil {
 		return err
 	}
-	if err := v.recoverAllProfiles(ctx); err != nil {
+	if err := v.fromRecords(func(dir string) error { return v.recoverAllProfiles(ctx, dir) }); err != nil {
 		return err
 	}
 	v.pool, err = volume.OpenFor(filepath.Join(v.cfg.Dir, "volumes"), func() (volumes, snapshots []string, err error) {
@@ -221,7 +224,10 @@ func (v *recoverer) inProject(ctx context.Context, name string) (context.Context
 }
 
 func (v *recoverer) remark(format string, args ...any) {
-	v.r.Remarks = append(v.r.Remarks, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if !slices.Contains(v.r.Remarks, text) { // as of records that are kept, which say the same
+		v.r.Remarks = append(v.r.Remarks, text)
+	}
 }
 
 func (v *recoverer) left(format string, args ...any) {

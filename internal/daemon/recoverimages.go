@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/kiln-containers/kiln"
@@ -34,9 +35,12 @@ func (v *recoverer) recoverImages(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := v.adoptImages(ctx); err != nil {
+	if err := v.fromRecords(func(dir string) error {
+		return v.adoptImages(ctx, store.New(v.blobs, v.db, store.Options{Records: filepath.Join(dir, imagesDir)}))
+	}); err != nil {
 		return err
 	}
+	slices.Sort(v.r.Aliases)
 	files, err := v.unnamedBlobs(ctx)
 	if err != nil {
 		return err
@@ -82,9 +86,9 @@ func (v *recoverer) remarkMissing(ctx context.Context) error {
 	return err
 }
 
-// adoptImages makes the rows of images that have records and files.
-func (v *recoverer) adoptImages(ctx context.Context) error {
-	all, err := v.images.Records()
+// adoptImages makes the rows of images that have files and one of some records.
+func (v *recoverer) adoptImages(ctx context.Context, records *store.Store) error {
+	all, err := records.Records()
 	if err != nil {
 		return err
 	}
@@ -97,23 +101,22 @@ func (v *recoverer) adoptImages(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := v.adoptFrom(project.In(in, project.Alone(name)), list); err != nil {
+		if err := v.adoptFrom(project.In(in, project.Alone(name)), records, list); err != nil {
 			return err
 		}
 	}
-	slices.Sort(v.r.Aliases)
 	return nil
 }
 
 // adoptFrom is adoptImages for the records of one project.
-func (v *recoverer) adoptFrom(ctx context.Context, all []db.Image) error {
+func (v *recoverer) adoptFrom(ctx context.Context, records *store.Store, all []db.Image) error {
 	var list []store.Record
 	aged := map[string]bool{}
 	for _, i := range all {
 		fp := i.Fingerprint
 		img, err := v.images.Get(ctx, fp)
 		keep := err == nil && img.Damage == "" && !v.overrule
-		r, err := v.images.Record(i)
+		r, err := records.Record(i)
 		if keep {
 			if err == nil {
 				err = v.compareAliases(ctx, img, r, aged)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -35,7 +34,7 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 	records := map[string]instance.Record{}
 	v.unrecorded = map[string]error{}
 	for _, uuid := range volumes {
-		r, err := instance.Recorded(v.pool, uuid)
+		r, err := v.recordOf(uuid)
 		if err == nil {
 			records[uuid] = r
 		} else {
@@ -76,7 +75,7 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 
 // tellMended says which records of the pool were made again.
 func (v *recoverer) tellMended(list []volume.Mended) {
-	about := instance.RecordedIn(filepath.Join(v.cfg.Dir, "volumes"))
+	about := aboutLost(v.cfg.Dir)
 	for _, m := range list {
 		what := cmp.Or(about[m.Name], "files "+m.Name)
 		v.remark("the record of what %s stands on was lost or damaged; it was made again", what)
@@ -254,7 +253,10 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 		if err != nil {
 			return err
 		}
-		return v.attach(in, row.Name, record.Snapshots)
+		if err := v.attach(in, row.Name, record.Snapshots); err != nil {
+			return err
+		}
+		return v.attachKept(in, uuid, row)
 	}
 	ctx, err := v.inProject(ctx, cmp.Or(record.Instance.Project, project.Default))
 	if err != nil {
@@ -298,7 +300,11 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 		v.remark("the name and configuration of instance %s are not known: %v; see what it is, and then: "+
 			"kiln rename %s NAME%s", row.Name, v.unrecorded[uuid], row.Name, flagOf(project.Name(ctx)))
 	}
-	return v.attach(ctx, row.Name, record.Snapshots)
+	if err := v.attach(ctx, row.Name, record.Snapshots); err != nil {
+		return err
+	}
+	row.Project = project.Name(ctx)
+	return v.attachKept(ctx, uuid, row)
 }
 
 // there gives those of some profiles that exist.

@@ -231,7 +231,7 @@ func (d *Daemon) expire() {
 	if err := d.blobs.SweepPartial(partialLife); err != nil {
 		d.cfg.Log.Error("remove what is left of downloads", "err", err)
 	}
-	if err := errors.Join(d.blobs.SweepLost(), d.pool.SweepLost()); err != nil {
+	if err := errors.Join(d.blobs.SweepLost(), d.pool.SweepLost(), sweepRecords(d.cfg.Dir)); err != nil {
 		d.cfg.Log.Error("remove what was put away long ago", "err", err)
 	}
 	d.tellWithheld()

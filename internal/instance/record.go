@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -237,6 +239,17 @@ func ParseRecord(b []byte) (Record, error) {
 // TooLarge or Unsupported for one that can't be used.
 func Recorded(pool *volume.Pool, uuid string) (Record, error) {
 	b, err := pool.Note(uuid)
+	return recordOf(uuid, b, err)
+}
+
+// ReadRecord is Recorded for the directory of a pool, which others may be using.
+func ReadRecord(dir, uuid string) (Record, error) {
+	b, err := volume.ReadNote(dir, uuid)
+	return recordOf(uuid, b, err)
+}
+
+// recordOf reads what a volume's record has, unless there was an error before.
+func recordOf(uuid string, b []byte, err error) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
@@ -245,6 +258,34 @@ func Recorded(pool *volume.Pool, uuid string) (Record, error) {
 		err = kiln.Errorf(kiln.Integrity, "the record is of the volume %q", r.Instance.Config[UUIDKey])
 	}
 	return r, err
+}
+
+// Differing names what isn't the same of two rows of an instance, of what users see of it.
+func Differing(a, b db.Instance) []string {
+	var names []string
+	add := func(name string, same bool) {
+		if !same {
+			names = append(names, name)
+		}
+	}
+	add("name", a.Name == b.Name && a.Project == b.Project)
+	add("description", a.Description == b.Description)
+	add("ephemeral", a.Ephemeral == b.Ephemeral)
+	add("profiles", slices.Equal(a.Profiles, b.Profiles))
+	for _, key := range keysOf(a.Config, b.Config) {
+		add(key, a.Config[key] == b.Config[key] || strings.HasPrefix(key, volatilePrefix))
+	}
+	for _, name := range keysOf(a.Devices, b.Devices) {
+		add("device "+name, maps.Equal(a.Devices[name], b.Devices[name]))
+	}
+	return names
+}
+
+// keysOf gives the keys of two maps, sorted.
+func keysOf[V any](a, b map[string]V) []string {
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 // RecordedIn says what the records in the directory of a pool know of volumes and of the
