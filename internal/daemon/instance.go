@@ -31,7 +31,16 @@ func (d *Daemon) SendImagesToInstances(f instance.SendImage) { d.instances.SetSe
 
 // InstanceState looks into an instance. The error is NotFound.
 func (d *Daemon) InstanceState(ctx context.Context, name string) (instance.State, error) {
-	return d.instances.State(ctx, name)
+	i, err := d.instances.Get(ctx, name)
+	if err != nil {
+		return instance.State{}, err
+	}
+	return d.StateOf(ctx, i), nil
+}
+
+// StateOf looks into an instance that was read before, as lists are.
+func (d *Daemon) StateOf(ctx context.Context, i instance.Instance) instance.State {
+	return d.instances.State(ctx, i)
 }
 
 // UpdateInstance replaces an instance's configuration by what change makes of it.

@@ -16,7 +16,11 @@ type Pace func(ctx context.Context, bytes int) error
 // ReadTo gives a file, from where it is to its end, to w, until ctx ends: as the memory has
 // it, which is what everybody else sees.
 func ReadTo(ctx context.Context, f *os.File, w io.Writer) error {
-	buf := make([]byte, piece)
+	size := int64(piece)
+	if fi, err := f.Stat(); err == nil { // most are small, and many are read
+		size = min(size, fi.Size()+aligns)
+	}
+	buf := make([]byte, size)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -440,7 +440,6 @@ func TestRows(t *testing.T) {
 		func() error { return s.Stop(t.Context(), "a", 0, true) },
 		func() error { return s.Delete(t.Context(), "a", "") },
 		func() error { return s.Rename(t.Context(), "a", "c") },
-		func() error { _, err := s.State(t.Context(), "a"); return err },
 		func() error { _, err := s.Logs(t.Context(), "a"); return err },
 	} {
 		if err := f(); !errors.Is(err, kiln.NotFound) {

@@ -2,7 +2,6 @@ package instance
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"os"
 	"time"
@@ -26,12 +25,9 @@ type State struct {
 // part that was counted is told.
 const usageTime = 2 * time.Second
 
-// State looks into an instance. The error is NotFound.
-func (s *Set) State(ctx context.Context, name string) (State, error) {
-	i, err := s.Get(ctx, name)
-	if err != nil {
-		return State{}, err
-	}
+// State looks into an instance that was read before. It may end while it is looked at: what can't
+// be read then is zero.
+func (s *Set) State(ctx context.Context, i Instance) State {
 	st := State{Status: i.Status}
 	// Whoever is inside decides how much there is to count, and what else is true of
 	// the instance doesn't wait for that.
@@ -40,18 +36,12 @@ func (s *Set) State(ctx context.Context, name string) (State, error) {
 		st.DiskUsage, _ = vol.Usage(counting)
 		cancel()
 	}
-	l, err := s.get(ctx, name)
-	if errors.Is(err, kiln.Conflict) {
-		return st, nil
+	if l := s.runs(i.Options[UUIDKey]); l != nil {
+		st.PID = l.box.InitPID()
+		st.Usage, _ = l.box.Usage()
+		st.Network, _ = l.box.Network(ctx)
 	}
-	if err != nil {
-		return st, err
-	}
-	// It may end while it is looked at: what can't be read then is zero.
-	st.PID = l.box.InitPID()
-	st.Usage, _ = l.box.Usage()
-	st.Network, _ = l.box.Network(ctx)
-	return st, nil
+	return st
 }
 
 // Exec starts a command in a running instance. The environment is what a login

@@ -392,10 +392,13 @@ func (s *Set) complete(r db.Instance, profiles profiles) (Instance, error) {
 	return i, nil
 }
 
-func (s *Set) running(r db.Instance) *live {
+func (s *Set) running(r db.Instance) *live { return s.runs(r.Config[UUIDKey]) }
+
+// runs gives what runs of a UUID, or nil.
+func (s *Set) runs(uuid string) *live {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.live[r.Config[UUIDKey]]
+	return s.live[uuid]
 }
 
 // boxDir is where an instance's box is; of one whose UUID is lost, nowhere.

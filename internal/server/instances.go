@@ -85,13 +85,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) (any, erro
 			case 1:
 				err = list.add(o)
 			default:
-				one, serr := s.fullInstance(r, o, backups[instance.BackupsOf(i.Options)])
-				if kiln.KindOf(serr) == kiln.NotFound {
-					continue // deleted meanwhile
-				}
-				if serr != nil { // one that can't be looked into doesn't hide the others
-					s.log.Warn("look into an instance", "instance", i.Name, "err", serr)
-				}
+				one := s.fullInstance(r, i, o, backups[instance.BackupsOf(i.Options)])
 				if err = list.next(); err == nil {
 					err = writeFull(w, one, snapshotsOf(r, snapshots, i))
 				}
@@ -115,14 +109,10 @@ func snapshotsOf(r *http.Request, all *instance.AllSnapshots, i instance.Instanc
 }
 
 // fullInstance gives an instance with all that belongs to it, but for its snapshots.
-func (s *Server) fullInstance(r *http.Request, o api.Instance, backups []backup.Stored) (api.InstanceFull, error) {
-	ctx, err := s.d.In(r.Context(), o.Project)
-	if err != nil {
-		return api.InstanceFull{Instance: o}, err
-	}
-	state, err := s.d.InstanceState(ctx, o.Name)
-	st := wireState(state)
-	return api.InstanceFull{Instance: o, State: &st, Backups: wired(backups, wireBackup)}, err
+func (s *Server) fullInstance(r *http.Request, i instance.Instance, o api.Instance, backups []backup.Stored,
+) api.InstanceFull {
+	st := wireState(s.d.StateOf(r.Context(), i))
+	return api.InstanceFull{Instance: o, State: &st, Backups: wired(backups, wireBackup)}
 }
 
 func wireState(st instance.State) api.InstanceState {
@@ -159,10 +149,10 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) (any, error
 		if err != nil {
 			return nil, err
 		}
-		full, err := s.fullInstance(r, o, backups)
+		full := s.fullInstance(r, i, o, backups)
 		return tagged{long(func(w *bufio.Writer) error {
 			return writeFull(w, full, snapshotsOf(r, snapshots, i))
-		}), instancePut(i)}, err
+		}), instancePut(i)}, nil
 	}
 	return tagged{o, instancePut(i)}, nil
 }
