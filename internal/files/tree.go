@@ -166,10 +166,29 @@ func (t *Tree) Open(name string) (*Reader, error) {
 	return &Reader{t, f}, nil
 }
 
-// WriteTo implements io.WriterTo.
+// WriteTo implements io.WriterTo. An error of w is given as it is: the helper isn't asked why.
 func (r *Reader) WriteTo(w io.Writer) (int64, error) {
-	n, err := r.f.WriteTo(w)
+	out := &target{Writer: w}
+	n, err := r.f.WriteTo(out)
+	if out.err != nil {
+		return n, out.err
+	}
 	return n, r.t.explain(r.f.Name(), err)
+}
+
+// A target keeps the error that ended a writer.
+type target struct {
+	io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (t *target) Write(b []byte) (int, error) {
+	n, err := t.Writer.Write(b)
+	if err != nil {
+		t.err = err
+	}
+	return n, err
 }
 
 // Close implements io.Closer.
