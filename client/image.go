@@ -22,6 +22,7 @@ import (
 type Images struct {
 	*Client
 	Cached   bool        // Put brings what nobody asked to keep
+	ImageKey string      // public key with which that has to be signed; "": as the server's settings say
 	Expected http.Header // by which a server that expects an image knows it; nil: it trusts the client
 
 	// Warn is called with what the server says of an image that Put brought; may be nil.
@@ -128,6 +129,9 @@ func (i Images) Put(ctx context.Context, img kiln.Image, s kiln.Stream) (kiln.Im
 	}
 	if i.Cached {
 		h.Set("X-Kiln-Cached", "true")
+	}
+	if i.ImageKey != "" {
+		h.Set("X-Kiln-Image-Key", i.ImageKey)
 	}
 	r := Request{Method: http.MethodPost, Path: "/1.0/images", Header: h}
 	if first.Role == kiln.Metadata {

@@ -172,7 +172,7 @@ func (x *crossing) relay(ctx context.Context) error {
 		if m.Base == "" || there[m.Base] {
 			continue
 		}
-		if there[m.Base], err = x.relayImage(ctx, m.Base, slices.Contains(t.Images, m.Base)); err != nil {
+		if there[m.Base], err = x.relayImage(ctx, m.Base, t); err != nil {
 			return err
 		}
 	}
@@ -225,35 +225,70 @@ func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) er
 }
 
 // relayImage carries an image that the target hasn't, and tells whether it has it
-// then.
-func (x *crossing) relayImage(ctx context.Context, fingerprint string, offered bool) (bool, error) {
+// then. One that isn't to be an image there, since nobody vouches for it, comes as files of the
+// instance.
+func (x *crossing) relayImage(ctx context.Context, fingerprint string, t api.InstanceTransfer) (bool, error) {
 	fp, err := kiln.ParseFingerprint(fingerprint)
 	if err != nil {
 		return false, err
 	}
-	from, to := x.from.Images(), x.to.Images()
-	has, err := to.Has(ctx, fp)
-	if err != nil || has || !offered {
+	has, err := x.to.Images().Has(ctx, fp)
+	if err != nil || has || !slices.Contains(t.Images, fingerprint) {
 		return has, err
 	}
-	img, err := from.Find(ctx, fingerprint)
+	err = x.carryImage(ctx, fp)
+	asFiles := slices.ContainsFunc(t.Parts, func(p api.TransferPart) bool { return p.ID == "image-"+fingerprint })
+	switch {
+	case err == nil, errors.Is(err, kiln.Conflict): // somebody else brought it
+		return true, nil
+	case errors.Is(err, kiln.Integrity) && asFiles:
+		x.app.remark("image %s isn't kept on %q (%v); the instance has a copy of its files, of which nobody can make "+
+			"another one", fp.Short(), x.to.Remote, err)
+		return false, nil
+	}
+	return false, err
+}
+
+// carryImage carries an image to the target, which verifies it by the key of its remote, too.
+// The error is Integrity for one that isn't signed as it has to be.
+func (x *crossing) carryImage(ctx context.Context, fp kiln.Fingerprint) error {
+	from, to := x.from.Images(), x.to.Images()
+	img, err := from.Find(ctx, fp.String())
 	if err != nil {
-		return false, err
+		return err
 	}
 	r, err := x.app.Config()
 	if err != nil {
-		return false, err
+		return err
 	}
-	if err := r.Remotes[x.from.Remote].CheckSigned(img, x.from.Remote, fingerprint); err != nil {
-		return false, err
+	remote := r.Remotes[x.from.Remote]
+	if err := remote.CheckSigned(img, x.from.Remote, fp.String()); err != nil {
+		return err
 	}
-	to.Cached = true
+	if remote.ImageKey == "" {
+		if err := x.needsKey(ctx); err != nil {
+			return err
+		}
+	}
+	to.Cached, to.ImageKey = true, remote.ImageKey
 	_, err = kiln.Copy(ctx, to, carried{Source: from, app: x.app, what: "Copying the image", from: img,
-		img: kiln.Image{Fingerprint: fp, Filename: img.Filename}, size: img.Size}, fingerprint)
-	if errors.Is(err, kiln.Conflict) {
-		err = nil // somebody else brought it
+		img:  kiln.Image{Fingerprint: fp, Filename: img.Filename, Signature: x.app.signature(img, x.from.Remote)},
+		size: img.Size}, fp.String())
+	return err
+}
+
+// needsKey says before an image moves that the target takes none that isn't verified by a key,
+// as far as it lets the client know. The error is Integrity.
+func (x *crossing) needsKey(ctx context.Context) error {
+	var server api.Server
+	if _, err := x.to.Get(ctx, "/1.0", nil, &server); err != nil {
+		return err
 	}
-	return err == nil, err
+	if server.Config["images.require_signature"] != "always" {
+		return nil
+	}
+	return kiln.Errorf(kiln.Integrity, "images.require_signature is always on %q, and no key is pinned: kiln remote "+
+		"set-key %s <key>", x.to.Remote, x.from.Remote)
 }
 
 // moveAcross copies an instance that is stopped to another server and deletes it.

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // A carried image is a kiln.Source of one image that goes through this client, which
@@ -30,6 +32,19 @@ func (c carried) Open(ctx context.Context, _ kiln.Image) (kiln.Stream, error) {
 	w := &wrapped{Stream: s}
 	w.wrap, w.done = c.app.progress(c.what, c.size)
 	return w, nil
+}
+
+// signature gives what a remote says is the signature of its image, as the target is told. One
+// that can't be is left out, which is told: whoever wants it signed has pinned a key.
+func (a *app) signature(img kiln.Image, remote string) string {
+	if img.Signature == "" {
+		return ""
+	}
+	if _, err := signing.ParseOf(img.Signature, img.Fingerprint); err != nil {
+		a.warn(fmt.Sprintf("the signature of image %s on %q is left out: %v", img.Fingerprint.Short(), remote, err))
+		return ""
+	}
+	return img.Signature
 }
 
 // wrapped is a stream whose reads are watched.

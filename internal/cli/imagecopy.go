@@ -380,7 +380,9 @@ func (c *copying) push(ctx context.Context) error {
 		return err
 	}
 	kilnServer := c.movesAliases()
-	c.put.Properties = c.img.WithSignature()
+	img := c.img
+	img.Signature = c.app.signature(img, c.remote)
+	c.put.Properties = img.WithSignature()
 	req := c.request(api.ImagesPostSource{Type: "image", Mode: "push", Fingerprint: c.img.Fingerprint.String()})
 	_, token, err := c.to.Do(ctx, req, nil)
 	if err != nil {
@@ -423,7 +425,7 @@ func (c *copying) relay(ctx context.Context) error {
 	images := c.to.Images()
 	images.Warn = c.app.warn
 	img := kiln.Image{Fingerprint: c.img.Fingerprint, Filename: c.img.Filename, Public: c.put.Public,
-		Properties: c.img.Properties, Signature: c.img.Signature, Profiles: c.put.Profiles}
+		Properties: c.img.Properties, Signature: c.app.signature(c.img, c.remote), Profiles: c.put.Profiles}
 	kilnServer := c.movesAliases()
 	if kilnServer {
 		for _, al := range c.aliases {

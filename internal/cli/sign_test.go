@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"archive/tar"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -197,4 +199,68 @@ func TestPin(t *testing.T) {
 	s.fails("config set images.require_signature never", 2, "pinned, always")
 	s.ok("config set images.require_signature always")
 	s.fails("image copy up:renamed local: --mode pull", 7, "images.require_signature", "kiln remote set-key")
+}
+
+// TestSignedInstances copies instances, which are the user's own, in every way there is, whoever
+// signed the images that they stand on: only such an image is one on the target that is signed as
+// it has to be there.
+func TestSignedInstances(t *testing.T) {
+	s := newSession(t)
+	s.listening("b")
+	s.ok("key generate")
+	s.ok("key generate other")
+	public := filepath.Join(s.dir, "image.pub")
+	s.ok("key export default " + public)
+	fingerprints := map[string]string{}
+	s.ok("remote switch b")
+	for _, name := range []string{"signed", "unsigned", "theirs"} {
+		path := s.write(name+".tar", string(formattest.Tar(t, formattest.File{Name: "metadata.yaml",
+			Body: formattest.Metadata + "templates: {/t: {when: [start], template: t.tpl}}\n"},
+			formattest.File{Name: "templates/t.tpl", Body: name + "'s"},
+			formattest.File{Name: "rootfs/", Type: tar.TypeDir, Mode: 0o755}, formattest.File{Name: "rootfs/of", Body: name},
+			formattest.File{Name: "rootfs/gone", Body: name})))
+		_, fp, _ := strings.Cut(s.ok("image import "+path+" --alias "+name), ": ")
+		fingerprints[name] = strings.TrimSpace(fp)
+		s.ok("init " + name + " " + name)
+		s.ok("file delete " + name + "/gone")
+		s.ok("snapshot " + name + " s0")
+	}
+	s.ok("image sign signed")
+	s.ok("image sign theirs --key other")
+	s.ok("remote switch local")
+	for _, policy := range []struct{ key, require string }{{public, "pinned"}, {public, "always"}, {"none", "always"},
+		{"none", "pinned"}} {
+		s.ok("remote set-key b " + policy.key)
+		s.ok("config set images.require_signature " + policy.require)
+		for name, fp := range fingerprints {
+			kept := name == "signed" && policy.key != "none" || policy == struct{ key, require string }{"none", "pinned"}
+			for _, mode := range []string{"pull", "push", "relay"} {
+				what := fmt.Sprintf("%s by %s, key %s, %s", name, mode, policy.key, policy.require)
+				_, errs, code := s.run("copy b:" + name + " c1 --mode " + mode)
+				if code != 0 || strings.Contains(errs, "isn't kept") == kept {
+					t.Errorf("%s: exit %d, %s", what, code, errs)
+					continue
+				}
+				if mode == relay && policy.key == public { // its files are another part
+					s.ok("restore c1 s0")
+				}
+				if got := s.ok("file pull c1/of -"); got != name {
+					t.Errorf("%s: its file is %q", what, got)
+				}
+				s.fails("file pull c1/gone -", 3)
+				s.says("config template show c1 t.tpl", name+"'s")
+				if got := s.ok("image list -f csv -c F"); (got == fp+"\n") != kept || got != "" && !kept {
+					t.Errorf("%s: the images are %q", what, got)
+				}
+				if kept {
+					if got := s.signature(fp); (got != "") != (name != "unsigned") {
+						t.Errorf("%s: the signature is %q", what, got)
+					}
+					s.says("image info "+fp, "in the cache")
+					s.ok("image delete " + fp)
+				}
+				s.ok("delete c1")
+			}
+		}
+	}
 }

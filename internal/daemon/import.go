@@ -26,6 +26,7 @@ type ImportSpec struct {
 	Fingerprint kiln.Fingerprint
 	ExpiresAt   time.Time
 	Cached      bool   // nobody asked to keep it
+	ImageKey    string // of what is cached: with which it has to be signed; "": see mayArrive
 	Secret      string // of who brings it without being trusted
 
 	warn func(string) // see store.PutOptions
@@ -101,7 +102,7 @@ func (k keeper) Put(ctx context.Context, _ kiln.Image, s kiln.Stream) (kiln.Imag
 		return kiln.Image{}, err
 	}
 	if spec.Cached {
-		if err := d.mayArrive(ctx); err != nil {
+		if err := d.mayArrive(ctx, spec); err != nil {
 			return kiln.Image{}, err
 		}
 	}

@@ -71,8 +71,9 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 	}), nil
 }
 
-// shareImages lets the secret open the images that the instance stands on. The tree
-// of one that was deleted becomes a part.
+// shareImages lets the secret open the images that the instance stands on. Their trees are
+// parts as well, for who can't have the images: they were deleted, or aren't signed with the
+// key that the target asks for.
 func (d *Daemon) shareImages(ctx context.Context, kept *instance.Share) error {
 	for _, fp := range bases(kept.Transfer) {
 		has, err := d.Images.Has(ctx, fp)
@@ -81,6 +82,8 @@ func (d *Daemon) shareImages(ctx context.Context, kept *instance.Share) error {
 		}
 		if has {
 			kept.Images = append(kept.Images, fp)
+		}
+		if has && !d.pool.HasImage(fp) {
 			continue
 		}
 		parts, err := d.pool.ImageParts(fp)

@@ -25,15 +25,22 @@ func (d *Daemon) mayFetch(ctx context.Context, r kiln.Remote) error {
 }
 
 // mayArrive is mayFetch for an image that a client brings along with an instance of another
-// server: the key of its images isn't known here.
-func (d *Daemon) mayArrive(ctx context.Context) error {
+// server: the client says with which key it has to be signed. The error is also Invalid.
+func (d *Daemon) mayArrive(ctx context.Context, spec ImportSpec) error {
+	if spec.ImageKey != "" {
+		img := kiln.Image{Fingerprint: spec.Fingerprint, Signature: spec.Signature}
+		if err := signing.CheckPinned(spec.ImageKey, img, img.Fingerprint.String()); err != nil {
+			return kiln.Errorf(kiln.KindOf(err), "the image %s is refused: %w", img.Fingerprint.Short(), err)
+		}
+		return nil
+	}
 	v, err := d.setting(ctx, requireSignature)
 	if err != nil || v != "always" {
 		return err
 	}
 	return kiln.Errorf(kiln.Integrity, "the image of an instance that a client brings isn't checked by a key, and "+
-		"images.require_signature is always here; have the server fetch it (--mode pull), or copy the image first: "+
-		"kiln image copy")
+		"images.require_signature is always here; pin the key of its images (kiln remote set-key <remote> <key>), or copy "+
+		"the image first: kiln image copy")
 }
 
 // vouched notes of an image that came from a remote whose images are signed, or was here:

@@ -244,7 +244,12 @@ func TestRequireSignature(t *testing.T) {
 	_, cached := d.cachedImage(t.Context(), nil, Source{Type: "image", Alias: "bb", Remote: spec.Remote})
 	mirrored := d.startMirror(t.Context(), Mirror{Name: "m", Remote: spec.Remote}).Wait(t.Context()).Err
 	arrives := func(r kiln.Remote) error { // the image of an instance
-		return d.bringImage(t.Context(), nil, &arrival{spec: CreateSpec{Source: Source{Remote: r}}}, fp)
+		a := &arrival{spec: CreateSpec{Source: Source{Remote: r}}}
+		a.Images = []kiln.Fingerprint{fp}
+		if has, err := d.findBase(t.Context(), nil, a, fp); err != nil || !has {
+			return err
+		}
+		return d.bringImage(t.Context(), nil, a, fp)
 	}
 	for _, err := range []error{pulled(t, o, err), cached, mirrored, arrives(spec.Remote)} {
 		if kiln.KindOf(err) != kiln.Integrity || !strings.Contains(err.Error(), "kiln remote set-key") {
@@ -255,10 +260,18 @@ func TestRequireSignature(t *testing.T) {
 	wait(t, o, err)
 
 	// What comes along with an instance has to be signed, too.
-	brought := importFiles(t, d, ImportSpec{Cached: true}, formattest.Tiny(t, "3")).Wait(t.Context()).Err
-	if kiln.KindOf(brought) != kiln.Integrity {
-		t.Errorf("a client brings it: %v", brought)
+	tiny := formattest.Tiny(t, "3")
+	along := ImportSpec{Cached: true, Fingerprint: sha256.Sum256(tiny)}
+	named, mine := along, along
+	named.ImageKey, mine.ImageKey = key.Key().String(), key.Key().String()
+	named.Signature, mine.Signature = sign(t, newKey(t), along.Fingerprint), sign(t, key, along.Fingerprint)
+	for what, spec := range map[string]ImportSpec{"without a key": along, "with another key": named} {
+		brought := importFiles(t, d, spec, tiny).Wait(t.Context()).Err
+		if kiln.KindOf(brought) != kiln.Integrity {
+			t.Errorf("a client brings it %s: %v", what, brought)
+		}
 	}
+	wait(t, importFiles(t, d, mine, tiny), nil)
 	fp = s.put(t, "2")
 	if err := arrives(s.remote); kiln.KindOf(err) != kiln.Integrity || s.moved.Load() != 1 {
 		t.Errorf("%v, %d downloads", err, s.moved.Load())

@@ -27,6 +27,9 @@ type arrival struct {
 	open func(ctx context.Context, id string) (io.ReadCloser, error)
 	// fromPeer says that whoever asks for it may be a client that can't give host access.
 	fromPeer bool
+	expect   func(size int64) // is called with the bytes of the parts that come; nil: nobody wants to know
+	// found are the images that it stands on, as the other server has them, which may be had.
+	found map[kiln.Fingerprint]kiln.Image
 }
 
 // fetchInstance makes a copy of an instance of another server, which this one asks for
@@ -46,12 +49,9 @@ func (d *Daemon) fetchInstance(ctx context.Context, o *op.Operation, spec Create
 		return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, spec.Source.Remote.Server,
 			err)
 	}
-	for _, p := range t.Parts {
-		size += p.Size
-	}
-	report = progress(o, size)
 	spec.Source.Remote.Server = there.Server()
-	if err := d.arrive(ctx, o, &arrival{Transfer: t, spec: spec, open: there.Part}); err != nil {
+	expect := func(n int64) { size, report = n, progress(o, n) }
+	if err := d.arrive(ctx, o, &arrival{Transfer: t, spec: spec, open: there.Part, expect: expect}); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "copy instance %q from %s: %w", spec.Source.Instance, there.Server(), err)
 	}
 	if err := there.Close(ctx); err != nil {
@@ -206,9 +206,16 @@ func (d *Daemon) checkHostAccess(ctx context.Context, a *arrival) error {
 
 // receiveFiles makes the files of an instance that arrives.
 func (d *Daemon) receiveFiles(ctx context.Context, o *op.Operation, a *arrival, files *instance.Files) error {
-	needed, asParts, err := d.neededParts(ctx, a)
+	needed, asParts, err := d.neededParts(ctx, o, a)
 	if err != nil {
 		return err
+	}
+	if a.expect != nil {
+		var size int64
+		for _, p := range needed {
+			size += p.Size
+		}
+		a.expect(size)
 	}
 	receiver, err := d.pool.Receive(needed)
 	if err != nil {
@@ -247,16 +254,19 @@ func (d *Daemon) receiveFiles(ctx context.Context, o *op.Operation, a *arrival, 
 }
 
 // neededParts gives the parts to ask for, and the images that are among them.
-func (d *Daemon) neededParts(ctx context.Context, a *arrival) (needed []kiln.Part, asParts []kiln.Fingerprint,
-	err error) {
+func (d *Daemon) neededParts(ctx context.Context, o *op.Operation, a *arrival) (needed []kiln.Part,
+	asParts []kiln.Fingerprint, err error) {
 	skip := map[string]bool{}
 	for _, fp := range bases(a.Transfer) {
 		has, err := d.mayStandOn(ctx, fp)
+		if err == nil && !has {
+			has, err = d.findBase(ctx, o, a, fp)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
 		switch {
-		case has, a.spec.Source.Remote.Server != "" && slices.Contains(a.Images, fp):
+		case has:
 			for _, id := range volume.ImagePartIDs(fp) {
 				skip[id] = true
 			}
@@ -304,25 +314,57 @@ func (d *Daemon) mayStandOn(ctx context.Context, fp kiln.Fingerprint) (bool, err
 	}), err
 }
 
+// findBase reports whether an image that an instance stands on can be had from where the
+// instance is, and may be. It has to be signed as any image of that server, since others can be
+// made from it. The instance is the user's own, whatever it stands on: it comes with the files
+// of an image that isn't, which is no image here then. The error is Integrity where it can't.
+func (d *Daemon) findBase(ctx context.Context, o *op.Operation, a *arrival, fp kiln.Fingerprint) (bool, error) {
+	if a.spec.Source.Remote.Server == "" || !slices.Contains(a.Images, fp) {
+		return false, nil
+	}
+	spec := a.pullBase(fp)
+	err := d.mayFetch(ctx, spec.Remote)
+	var img kiln.Image
+	if err == nil {
+		img, err = d.find(ctx, o, spec, false) // which checks its signature
+	}
+	switch {
+	case err == nil:
+		if a.found == nil {
+			a.found = map[kiln.Fingerprint]kiln.Image{}
+		}
+		a.found[fp] = img
+		return true, nil
+	case !errors.Is(err, kiln.Integrity):
+		return false, err
+	case !a.has(volume.ImagePartIDs(fp)):
+		return false, kiln.Errorf(kiln.Integrity, "the image that the instance stands on is refused, and its files don't "+
+			"come along: %w; have it signed there (kiln image sign %s), or update the server there", err, fp.Short())
+	}
+	d.warn(o, fmt.Sprintf("image %s isn't kept here (%v); the instance has a copy of its files, of which nobody can make "+
+		"another one", fp.Short(), err))
+	return false, nil
+}
+
+// pullBase says how to have an image that the instance stands on.
+func (a *arrival) pullBase(fp kiln.Fingerprint) PullSpec {
+	from := a.spec.Source
+	return PullSpec{Remote: from.Remote, Name: fp.String(), Secret: from.Secret, ImportSpec: ImportSpec{Cached: true}}
+}
+
 // bringImage makes sure that an image's tree is here: the image is fetched from where
-// the instance is, if need be, and kept as one that nobody asked for. It has to be signed as
-// any image of that server: others can be made from it.
+// the instance is, if need be, and kept as one that nobody asked for.
 func (d *Daemon) bringImage(ctx context.Context, o *op.Operation, a *arrival, fp kiln.Fingerprint) error {
 	has, err := d.mayStandOn(ctx, fp)
 	if err != nil || has && d.pool.HasImage(fp) {
 		return err
 	}
 	if !has {
-		from := a.spec.Source
-		spec := PullSpec{Remote: from.Remote, Name: fp.String(), Secret: from.Secret, ImportSpec: ImportSpec{Cached: true}}
-		if err := d.mayFetch(ctx, spec.Remote); err != nil {
-			return err
+		img, ok := a.found[fp]
+		if !ok { // it was here a moment ago
+			return kiln.Errorf(kiln.Conflict, "image %s was deleted meanwhile; copy the instance once more", fp.Short())
 		}
-		img, err := d.find(ctx, o, spec, false) // which checks its signature
-		if err != nil {
-			return err
-		}
-		if _, err := d.bring(ctx, o, spec, img, bringOptions{}); err != nil {
+		if _, err := d.bring(ctx, o, a.pullBase(fp), img, bringOptions{}); err != nil {
 			return err
 		}
 	}

@@ -139,7 +139,7 @@ func TestTransferFails(t *testing.T) {
 		"nothing":        {bytes: at(last, func([]byte) []byte { return nil }), kind: kiln.Integrity},
 		"another part": {change: func(t *kiln.Transfer) { t.Parts = append(t.Parts, kiln.Part{ID: "x"}) },
 			kind: kiln.NotFound},
-		"a layer too few": {change: func(t *kiln.Transfer) { t.Parts = t.Parts[1:] }, kind: kiln.Invalid},
+		"a layer too few": {change: func(t *kiln.Transfer) { t.Parts = t.Parts[:len(t.Parts)-1] }, kind: kiln.Invalid},
 		"too large": {change: func(t *kiln.Transfer) { t.Parts = append(t.Parts, kiln.Part{ID: "x", Size: 1 << 60}) },
 			kind: kiln.NoSpace},
 		"another machine": {change: func(t *kiln.Transfer) { t.Architecture = "s390x" }, kind: kiln.Unsupported},

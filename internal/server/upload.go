@@ -152,6 +152,7 @@ func importSpec(r *http.Request) (daemon.ImportSpec, error) {
 	spec := daemon.ImportSpec{
 		Filename: header(r, "filename"), Public: kiln.IsTrue(header(r, "public")),
 		Cached:      kiln.IsTrue(r.Header.Get("X-Kiln-Cached")),
+		ImageKey:    r.Header.Get("X-Kiln-Image-Key"),
 		MoveAliases: kiln.IsTrue(r.Header.Get("X-Kiln-Move-Aliases")),
 	}
 	properties, err := url.ParseQuery(header(r, "properties"))
