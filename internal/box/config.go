@@ -110,17 +110,6 @@ func (c *config) identity(s Spec) {
 	}
 }
 
-// apparmorOn reports whether profiles can be loaded: the kernel has AppArmor on
-// and its parser is installed.
-func apparmorOn() bool {
-	on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	if err != nil || !strings.HasPrefix(string(on), "Y") {
-		return false
-	}
-	_, err = os.Stat("/sbin/apparmor_parser")
-	return err == nil
-}
-
 func (c *config) mounts(s Spec, kinds string) {
 	c.set("lxc.autodev", "1")
 	proc, sys := "proc:rw", "sys:rw"

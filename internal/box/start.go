@@ -208,6 +208,9 @@ func openMounts(ctx context.Context, s *Spec) (files []*os.File, kinds string, e
 
 // launch runs kiln-monitor, which leaves liblxc's daemon behind.
 func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string, console int64) error {
+	if err := linkPrograms(); err != nil {
+		return err
+	}
 	boundLog(filepath.Join(b.dir, logFile))
 	logEnd := fileSize(filepath.Join(b.dir, logFile))
 	answer, err := runHelper(ctx, "kiln-monitor", nil, mounts,
@@ -267,14 +270,19 @@ func fileSize(path string) int64 {
 	return fi.Size()
 }
 
-var logError = regexp.MustCompile(`(?m) ERROR +\S+ - [^:]+:[^:]+:\d+ - (.*)$`)
+var logError = regexp.MustCompile(`(?m) ERROR +(\S+) - [^:]+:[^:]+:\d+ - (.*)$`)
 
-// reason finds what liblxc complained about first since its log had a size.
+// reason finds what liblxc complained about first since its log had a size. What its
+// functions for everything say names nothing, but who called them does.
 func (b *Box) reason(since int64) string {
-	if m := logError.FindSubmatch(b.logSince(since)); m != nil {
-		return ": " + string(m[1])
+	all := logError.FindAllSubmatch(b.logSince(since), 2)
+	if len(all) > 1 && string(all[0][1]) == "utils" {
+		all = all[1:]
 	}
-	return ""
+	if len(all) == 0 {
+		return ""
+	}
+	return ": " + strings.TrimRight(string(all[0][2]), ": ")
 }
 
 func (b *Box) logSince(since int64) []byte {
@@ -334,9 +342,7 @@ func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.F
 	defer tell.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{name}
-	// Without PATH liblxc finds no newuidmap, which would want subuid(5) to give root
-	// what root may map anyway.
-	cmd.Env = []string{}
+	cmd.Env = []string{"PATH=" + programsDir}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = append([]*os.File{ask, tell}, files...)
 	for i, f := range stdio {
