@@ -104,6 +104,8 @@ type Remote struct {
 	Proxy       string `json:"proxy,omitempty"` // URL; "": as the environment says
 	// public key of minisign, with which every image from there is signed; "": none has to be
 	ImageKey string `json:"image_key,omitempty"`
+	// Stale accepts what the owner of the key signed and what has expired by now, this once.
+	Stale bool `json:"-"`
 }
 
 // The protocols of remotes. The first three are one on the wire.

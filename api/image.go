@@ -135,6 +135,8 @@ type RemoteAccess struct {
 	// of kiln_image_signatures: the public key of minisign that images from there have to be
 	// signed with; "": they needn't be signed
 	ImageKey string `json:"image_key,omitempty" yaml:"image_key,omitempty"`
+	// of kiln_image_keys: take what the owner of the key signed though it has expired, this once
+	Stale bool `json:"image_stale,omitempty" yaml:"image_stale,omitempty"`
 }
 
 // An AliasVersion is an image that an alias points, or pointed, to (API extension

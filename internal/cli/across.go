@@ -123,8 +123,7 @@ func (x *crossing) pull(ctx context.Context) error {
 	}
 	s := api.ImagesPostSource{
 		Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
-		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy,
-			ImageKey: where.ImageKey},
+		RemoteAccess: place.Access(where),
 	}
 	if s.ImageKey != "" { // for the image that the instance stands on
 		if err := place.Verifies(ctx, x.to); err != nil {
@@ -216,8 +215,8 @@ func (x *crossing) checkProfiles(ctx context.Context, t api.InstanceTransfer) er
 	}
 	for _, name := range wanted {
 		if !slices.ContainsFunc(all, func(p api.Profile) bool { return p.Name == name }) {
-			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or say "+
-				"which the copy shall have: -p default, or, if it has a root disk of its own or is given one "+
+			return kiln.Errorf(kiln.NotFound, "Profile '%s' doesn't exist on %q; make it there (kiln profile create), or "+
+				"say which the copy shall have: -p default, or, if it has a root disk of its own or is given one "+
 				"(-d root,type=disk,path=/,pool=default), --no-profiles", name, x.to.Remote)
 		}
 	}
@@ -257,20 +256,16 @@ func (x *crossing) carryImage(ctx context.Context, fp kiln.Fingerprint) error {
 	if err != nil {
 		return err
 	}
-	r, err := x.app.Config()
+	by, err := x.app.Vouched(ctx, img, x.from.Remote, fp.String())
 	if err != nil {
 		return err
 	}
-	remote := r.Remotes[x.from.Remote]
-	if err := remote.CheckSigned(img, x.from.Remote, fp.String()); err != nil {
-		return err
-	}
-	if remote.ImageKey == "" {
+	if by == "" {
 		if err := x.needsKey(ctx); err != nil {
 			return err
 		}
 	}
-	to.Cached, to.ImageKey = true, remote.ImageKey
+	to.Cached, to.ImageKey = true, by
 	_, err = kiln.Copy(ctx, to, carried{Source: from, app: x.app, what: "Copying the image", from: img,
 		img:  kiln.Image{Fingerprint: fp, Filename: img.Filename, Signature: x.app.signature(img, x.from.Remote)},
 		size: img.Size}, fp.String())

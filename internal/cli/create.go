@@ -29,6 +29,7 @@ func (a *app) createCmd(verb string) *cobra.Command {
 		c.Aliases = []string{"create"}
 	}
 	o := newCreateFlags(c)
+	a.staleFlag(c)
 	var console *string
 	if verb == "launch" {
 		console = consoleFlag(c)

@@ -98,6 +98,10 @@ kiln image copy deb12 srv: --copy-aliases --dry-run`,
 		"kiln key": `kiln key generate                                        # a key to sign images with
 kiln key export default kiln.pub                         # its public part, for everybody
 kiln key import ~/.minisign/minisign.key work            # keys of minisign`,
+		"kiln key sign": `kiln key sign keys.json --root offline --image-key default
+kiln key sign keys.json --revoke old                     # the next version`,
+		"kiln key rotate": `kiln key rotate keys.json offline2`,
+		"kiln key serve":  `kiln key serve srv: keys.json`,
 		"kiln image sign": `kiln image sign debian
 kiln image sign debian --key work --alias debian/12      # as this, whatever its aliases are`,
 		"kiln image edit": `kiln image edit debian

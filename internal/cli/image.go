@@ -137,6 +137,7 @@ func (a *app) imageListCmd() *cobra.Command {
 	exact := c.Flags().Bool("exact", false, "a word is a whole alias or fingerprint, not a part")
 	form := formatFlag(c)
 	a.allProjectsFlag(c)
+	a.staleFlag(c)
 	c.RunE = func(c *cobra.Command, words []string) error {
 		if a.AllProjects && !c.Flags().Changed("columns") {
 			*columns = "e" + *columns

@@ -71,6 +71,7 @@ func (a *app) imageCopyCmd() *cobra.Command {
 		"as the version before (images.keep_versions)")
 	profiles := f.StringArrayP("profile", "p", nil, "profile of instances made from the copy (repeatable)")
 	dry := f.Bool("dry-run", false, "only show how much would be transferred")
+	a.staleFlag(c)
 	vm := f.Bool("vm", false, "a virtual machine")
 	_ = f.MarkHidden("vm")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -335,7 +336,7 @@ func (c *copying) copyAliases(ctx context.Context) error {
 			c.app.remark("not copied: %v", err)
 			continue
 		}
-		if err := r.Remotes[c.remote].CheckSigned(c.img, c.remote, al.Name); err != nil {
+		if err := c.app.CheckSigned(ctx, c.img, c.remote, al.Name); err != nil {
 			c.app.remark("the alias %s is not copied: %v", al.Name, err)
 			continue
 		}

@@ -31,8 +31,8 @@ func (a *app) imageImportCmd() *cobra.Command {
 			"filesystem, in either order), a directory, " +
 			"or just a root filesystem, whose metadata is then generated. Formats are detected by content.\n\n" +
 			"A URL is fetched by the server, over plain http only if images.allow_http is set there. Its certificate " +
-			"must be signed by a CA that is trusted there, or be that of a remote with the same host and port, or be told by " +
-			"--fingerprint or --ca.",
+			"must be signed by a CA that is trusted there, or be that of a remote with the same host and port, or be told " +
+			"by --fingerprint or --ca.",
 		Args: cobra.MinimumNArgs(1),
 	}
 	aliases := c.Flags().StringArray("alias", nil, "alias of the image (repeatable); moved from the image that "+
@@ -161,7 +161,7 @@ func applied(img kiln.Image) string {
 }
 
 func (a *app) imageExportCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
 		Short: "Export the files of an image",
 		Args:  cobra.RangeArgs(1, 2),
@@ -188,6 +188,8 @@ func (a *app) imageExportCmd() *cobra.Command {
 			}
 			return err
 		}}
+	a.staleFlag(c)
+	return c
 }
 
 // checked is a stream whose bytes are hashed as they are read.

@@ -23,7 +23,8 @@ func (a *app) keyCmd() *cobra.Command {
 		Long: "Manage the keys that images are signed with, and verified. They are files of minisign in the directory " +
 			"keys of the client's configuration: a public key is for everybody, a secret key never leaves this client " +
 			"unless it is exported."}
-	c.AddCommand(a.keyGenerateCmd(), a.keyListCmd(), a.keyShowCmd(), a.keyImportCmd(), a.keyExportCmd(), a.keyDeleteCmd())
+	c.AddCommand(a.keyGenerateCmd(), a.keyListCmd(), a.keyShowCmd(), a.keyImportCmd(), a.keyExportCmd(), a.keyDeleteCmd(),
+		a.keySignCmd(), a.keyRotateCmd(), a.keyServeCmd())
 	return c
 }
 
@@ -204,9 +205,9 @@ func (a *app) keyImportCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "import <file>|<public-key> [<key-name>]", Short: "Import a key of minisign, public or secret",
 		Args: cobra.RangeArgs(1, 2),
-		Long: "Import a key of minisign: a file with a public or a secret key, or a public key itself (RW…). A secret key " +
-			"that is encrypted stays so, and its password is asked for once. A key from a file has the name of the file " +
-			"unless it is given another.",
+		Long: "Import a key of minisign: a file with a public or a secret key, or a public key itself (RW…). A secret " +
+			"key that is encrypted stays so, and its password is asked for once. A key from a file has the name of the " +
+			"file unless it is given another.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			keys, err := a.keys()
 			if err != nil {

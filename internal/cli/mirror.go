@@ -95,8 +95,7 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 		post := api.MirrorsPost{
 			Name: orElse(*name, remote), Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
 			Filters: args[1:],
-			Keep:    *keep, PullThrough: *through, Public: !*private, RemoteAccess: api.RemoteAccess{CA: where.CA,
-				Mirrors: where.Mirrors, Proxy: where.Proxy, ImageKey: where.ImageKey},
+			Keep:    *keep, PullThrough: *through, Public: !*private, RemoteAccess: place.Access(where),
 		}
 		if r.Remotes[remote].Unix() {
 			s := api.ImagesPostSource{}

@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/place"
+	"github.com/kiln-containers/kiln/internal/signing"
 	"github.com/kiln-containers/kiln/internal/simplestreams"
 )
 
@@ -25,8 +26,9 @@ func (a *app) publishTreeCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "publish-tree [<remote>:] <directory>", Short: "Export the public images as static files for a web server",
 		Args: cobra.RangeArgs(1, 2),
-		Long: "Export the public images as a simplestreams tree that any web server can serve. Files that exist are kept, " +
-			"and the index is replaced last, so that clients can read meanwhile. Files of images that are no longer public " +
+		Long: "Export the public images as a simplestreams tree that any web server can serve. Files that exist are " +
+			"kept, and the index is replaced last, so that clients can read meanwhile. The keys file of the server (kiln " +
+			"key serve) is copied. Files of images that are no longer public " +
 			"are removed by the first run at least one hour after the index stopped naming them.",
 		RunE: func(c *cobra.Command, args []string) error {
 			at, args, err := a.Server(args)
@@ -92,8 +94,24 @@ func (a *app) publishTree(ctx context.Context, at place.Place, dir string) error
 			return err
 		}
 	}
+	if err := publishKeys(ctx, at, dir); err != nil {
+		return err
+	}
 	a.remark("%d images in %s", len(images), dir)
 	return sweepTree(filepath.Join(dir, "images"), named)
+}
+
+// publishKeys puts the keys file of the server there, if it has one. Else the one that is there
+// stays: somebody made it.
+func publishKeys(ctx context.Context, at place.Place, dir string) error {
+	var k api.ImageKeys
+	_, err := at.Get(ctx, "/1.0/kiln/image-keys", nil, &k)
+	if errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Denied) {
+		return nil
+	}
+	path := filepath.Join(dir, signing.KeysPath)
+	return errors.Join(err, publishFile(path, []byte(k.Keys)),
+		publishFile(path+signing.SignatureSuffix, []byte(k.Signature)))
 }
 
 // publishFile replaces a file that everybody may read, unless it is the same.

@@ -91,6 +91,7 @@ func (a *app) rebuildCmd() *cobra.Command {
 	force := c.Flags().BoolP("force", "f", false, "stop an instance that runs, and start it again")
 	empty := c.Flags().Bool("empty", false, "make it empty, for a root filesystem that you bring yourself")
 	all := c.Flags().Bool("outdated", false, "every instance whose image has a newer version")
+	a.staleFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
 		case *all && (*empty || len(args) > 1 || len(args) == 1 && !place.IsServer(args[0])):

@@ -23,7 +23,7 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 	if s.Alias == "" {
 		spec.Name, spec.IsAlias = s.Fingerprint, false
 		img, err := d.Images.ByPrefix(ctx, s.Fingerprint)
-		switch signed := checkSigned(s.Remote, img, spec.Name); {
+		switch signed := d.checkSigned(ctx, s.Remote, img, spec.Name); {
 		case err == nil && img.Damage != "":
 			return img, img.Whole()
 		case err == nil && img.Missing == "" && signed == nil:
@@ -46,21 +46,21 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it",
 				spec.Name, s.Remote.Server)
 		}
-		return *last, refusedHere(spec, *last)
+		return *last, d.refusedHere(ctx, spec, *last)
 	}
 	img, err := d.fetchCached(ctx, o, spec, last)
 	if away(err) && last != nil && ctx.Err() == nil {
 		d.warn(o, fmt.Sprintf("%s can't be reached (%v); using the image of %s that is here", s.Remote.Server, err,
 			last.UploadedAt.UTC().Format("2006/01/02 15:04 MST")))
-		return *last, refusedHere(spec, *last)
+		return *last, d.refusedHere(ctx, spec, *last)
 	}
 	return img, err
 }
 
 // refusedHere says why an image that is here can't stand in for what a name means at its
 // remote, which isn't asked: it isn't signed as it has to be. The error is Integrity.
-func refusedHere(spec PullSpec, img kiln.Image) error {
-	err := checkSigned(spec.Remote, img, spec.Name)
+func (d *Daemon) refusedHere(ctx context.Context, spec PullSpec, img kiln.Image) error {
+	err := d.checkSigned(ctx, spec.Remote, img, spec.Name)
 	if err == nil {
 		return nil
 	}

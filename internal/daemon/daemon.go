@@ -87,6 +87,7 @@ type Daemon struct {
 	stale       stale
 	copies      copies
 	scrubs      scrubs
+	published   published
 
 	settingEdits sync.Mutex // held while settings are read, compared and written
 	profileEdits sync.Mutex // held from reading a profile until instances have its limits
@@ -175,6 +176,9 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.remotes = d.opener()
+	if err := d.loadPublished(); err != nil {
+		return err
+	}
 	d.deltas.dir = filepath.Join(d.cfg.Dir, "deltas")
 	if d.pool, err = volume.OpenFor(filepath.Join(d.cfg.Dir, "volumes"), d.owned, d.db.WithReserve); err != nil {
 		return err
@@ -250,8 +254,8 @@ func checkDir(dir string) error {
 			return err
 		}
 	}
-	return kiln.Errorf(kiln.NotFound, "no kiln directory: there are no files of a kiln daemon in %s; say where they are: "+
-		"--dir", dir)
+	return kiln.Errorf(kiln.NotFound, "no kiln directory: there are no files of a kiln daemon in %s; say where they "+
+		"are: --dir", dir)
 }
 
 // firstStart makes what every daemon has, so that nobody has to be asked.

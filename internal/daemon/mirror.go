@@ -202,9 +202,13 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 		return d.mirrorUnnamed(ctx, o, m, img)
 	}
 	img.Aliases = slices.Clone(img.Aliases)
+	check, err := d.checks(ctx, m.Remote)
+	if err != nil {
+		return kiln.Image{}, err
+	}
 	var refused error
 	img.Aliases = slices.DeleteFunc(img.Aliases, func(a kiln.Alias) bool {
-		err := checkSigned(m.Remote, img, a.Name)
+		err := check(img, a.Name)
 		refused = cmp.Or(refused, err)
 		return err != nil
 	})
@@ -250,7 +254,11 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 func (d *Daemon) mirrorUnnamed(ctx context.Context, o *op.Operation, m Mirror, img kiln.Image) (kiln.Image, error) {
 	spec := PullSpec{Remote: m.Remote, Name: img.Fingerprint.String()}
 	spec.Public, spec.Cached = m.Public, true
-	if err := checkSigned(m.Remote, img, spec.Name); err != nil {
+	check, err := d.checks(ctx, m.Remote)
+	if err == nil {
+		err = check(img, spec.Name)
+	}
+	if err != nil {
 		return kiln.Image{}, err
 	}
 	got, err := d.bring(ctx, o, spec, img, bringOptions{proof: true})
@@ -354,8 +362,8 @@ func (d *Daemon) PullThrough(ctx context.Context, name string, by Asker) (kiln.I
 	switch {
 	case failed != nil && !trusted:
 		d.cfg.Log.Debug("an image that somebody asked for may be on a mirror", "image", name, "err", failed)
-		return kiln.Image{}, kiln.Errorf(kiln.KindOf(failed), "Image not found here, and a mirror that may have it can't be "+
-			"asked; try again later")
+		return kiln.Image{}, kiln.Errorf(kiln.KindOf(failed), "Image not found here, and a mirror that may have it can't "+
+			"be asked; try again later")
 	case failed != nil:
 		return kiln.Image{}, failed
 	}

@@ -27,6 +27,7 @@ func (d *Daemon) opener() *remote.Opener {
 	return &remote.Opener{
 		Own: own, Proxy: d.proxy, Stall: d.cfg.Stall, Version: d.cfg.Version, Architectures: kiln.RunsOn(HostArch()),
 		UserAgent: fmt.Sprintf("kiln/%s (%s; %s; %s)", d.cfg.Version, u.sysname, u.machine, u.release),
+		Pins:      d.db,
 		Indexes:   &remote.Indexes{Dir: filepath.Join(d.cfg.Dir, "cache"), TTL: indexTTL},
 		AllowHTTP: func() bool {
 			v, err := d.setting(d.ctx, allowHTTP)

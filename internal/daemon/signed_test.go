@@ -26,6 +26,7 @@ type shelf struct {
 	remote      kiln.Remote
 	image, sent []byte
 	signature   string
+	beside      map[string][]byte // what the owner of the key says, by path
 	moved       atomic.Int64
 }
 
@@ -46,6 +47,10 @@ func newShelf(t *testing.T, key signing.Key) *shelf {
 			s.moved.Add(1)
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.sent))
 		default:
+			if b, ok := s.beside[r.URL.Path]; ok {
+				w.Write(b)
+				return
+			}
 			http.NotFound(w, r)
 		}
 	}))

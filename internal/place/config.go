@@ -53,6 +53,8 @@ type Config struct {
 	dir   string
 	saved string            // the default remote in the file
 	pins  map[string]string // certificates by remote, PEM, that Save writes; "": it removes that one
+
+	acceptExpired bool // see Resolver
 }
 
 // Dir is where the client's configuration is: $KILN_CONF, or kiln in the user's
@@ -227,7 +229,7 @@ func (c *Config) Reach(name string) (kiln.Remote, error) {
 		protocol = kiln.ProtocolLXD
 	}
 	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(r.Addr, "/"), Mirrors: r.Mirrors,
-		Certificate: pin, CA: r.CA, Proxy: r.Proxy, ImageKey: r.ImageKey}, nil
+		Certificate: pin, CA: r.CA, Proxy: r.Proxy, ImageKey: r.ImageKey, Stale: c.acceptExpired}, nil
 }
 
 // pin gives the certificate that a remote must show; "": any that a CA vouches for.
@@ -279,8 +281,8 @@ func (c *Config) own() (*tls.Certificate, error) {
 func CheckRemoteName(name string) error {
 	if name == "" || strings.ContainsAny(name, ":/\\ \t\n") || strings.HasPrefix(name, ".") ||
 		strings.HasPrefix(name, "-") || strings.ContainsFunc(name, unsayable) || len(name) > 200 {
-		return kiln.Errorf(kiln.Invalid, "%q can't name a remote: a name isn't empty, doesn't begin with a dot or a hyphen, "+
-			"and has no colon, slash, white space or control character", name)
+		return kiln.Errorf(kiln.Invalid, "%q can't name a remote: a name isn't empty, doesn't begin with a dot or a "+
+			"hyphen, and has no colon, slash, white space or control character", name)
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
-	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // defaultImage is the alias that an instance is made from where none is named, as with lxc.
@@ -53,18 +52,27 @@ func (r *Resolver) FindImage(ctx context.Context, word string) (kiln.Source, kil
 		return nil, kiln.Image{}, err
 	}
 	remote, name := c.Split(word)
-	return src, img, c.Remotes[remote].CheckSigned(img, remote, name)
+	return src, img, r.CheckSigned(ctx, img, remote, name)
 }
 
 // CheckSigned says whether an image is signed as those of a remote have to be, as what it
 // was asked for by. The error is Integrity.
-func (r *Remote) CheckSigned(img kiln.Image, remote, name string) error {
-	err := signing.CheckPinned(r.ImageKey, img, name)
-	if err == nil {
-		return nil
+func (r *Resolver) CheckSigned(ctx context.Context, img kiln.Image, remote, name string) error {
+	_, err := r.Vouched(ctx, img, remote, name)
+	return err
+}
+
+// Vouched is CheckSigned, and gives the key that signed the image: "" if it needn't be signed.
+func (r *Resolver) Vouched(ctx context.Context, img kiln.Image, remote, name string) (key string, err error) {
+	by, err := r.authority(ctx, remote)
+	if err != nil || by == nil {
+		return "", err
 	}
-	return kiln.Errorf(kiln.KindOf(err), "the image %q of the remote %q is refused: %w; ask who runs it, or pin another "+
-		"key: kiln remote set-key %s <key>", name, remote, err, remote)
+	if err = by.Check(img, name); err == nil {
+		return by.Signer(img).String(), nil
+	}
+	return "", kiln.Errorf(kiln.KindOf(err), "the image %q of the remote %q is refused: %w; ask who runs it, or pin "+
+		"another key: kiln remote set-key %s <key>", name, remote, err, remote)
 }
 
 // LookAtImage is FindImage for who only wants to look, whoever signed it.
@@ -96,6 +104,9 @@ func (r *Resolver) Images(ctx context.Context, words []string,
 	}
 	at, rest, err := r.Filtered(words)
 	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := r.authority(ctx, at.Remote); err != nil {
 		return nil, nil, err
 	}
 	all, err = client.Search[api.Image](ctx, at.Client, "/1.0/images", 1, filter(rest))
@@ -141,6 +152,9 @@ func (r *Resolver) streamed(ctx context.Context, words []string) (all []api.Imag
 		return nil, nil, false, err
 	}
 	name, _ := c.Split(word)
+	if _, err := r.authority(ctx, name); err != nil {
+		return nil, nil, false, err
+	}
 	src, err := r.Source(name)
 	if err != nil {
 		return nil, nil, false, err
@@ -196,7 +210,7 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	s = api.ImagesPostSource{
 		Type: "image", Mode: "pull", Server: where.Server, Protocol: where.Protocol, Certificate: where.Certificate,
 		Project:      c.Project,
-		RemoteAccess: api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy, ImageKey: where.ImageKey},
+		RemoteAccess: Access(where),
 	}
 	if s.Alias = image; len(image) >= kiln.ShortDigits && kiln.IsPrefix(strings.ToLower(image)) {
 		s.Alias, s.Fingerprint = "", image
@@ -223,7 +237,7 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 	if c.ImageKey != "" { // the other server is told a fingerprint, and doesn't know what it is called
 		found, err := client.Image(img)
 		if err == nil {
-			err = c.CheckSigned(found, name, image)
+			err = r.CheckSigned(ctx, found, name, image)
 		}
 		if err != nil {
 			return s, err
@@ -237,6 +251,12 @@ func (r *Resolver) ImageSource(ctx context.Context, name, image string, offline 
 		s.Secret, err = share(ctx, at, img)
 	}
 	return s, err
+}
+
+// Access says how another server reaches a remote.
+func Access(where kiln.Remote) api.RemoteAccess {
+	return api.RemoteAccess{CA: where.CA, Mirrors: where.Mirrors, Proxy: where.Proxy, ImageKey: where.ImageKey,
+		Stale: where.Stale}
 }
 
 // InstanceSource says what an instance is to be made from, on the server where it

@@ -18,6 +18,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/remote"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // A Place is a thing on a server: what "remote:name" means.
@@ -49,12 +50,16 @@ type Resolver struct {
 	// Stale lets what image servers have be as it was a few minutes ago. Else they are
 	// asked each time whether it changed.
 	Stale bool
+	// AcceptExpired takes what the owners of pinned keys signed though it has expired.
+	AcceptExpired bool
 	// Retell says what a server told as it is to be understood here. remote is how the server
 	// is named in words, "" if that goes without saying; project likewise. It may be nil.
 	Retell func(text, remote, project string) string
 
 	read  *Config // the file of remotes, once it was read
 	asked string  // the server that was connected to last
+	// vouching has, by remote, what the owner of the key that it is pinned to says
+	vouching map[string]*signing.Authority
 }
 
 // Config gives the file of remotes, which is read once.
@@ -87,6 +92,7 @@ func (r *Resolver) Config() (*Config, error) {
 	if r.ForceLocal {
 		c.Default = "local"
 	}
+	c.acceptExpired = r.AcceptExpired
 	r.read = c
 	return c, nil
 }
@@ -390,9 +396,9 @@ func (r *Resolver) opener(name string) (*remote.Opener, kiln.Remote, error) {
 	}
 	o := &remote.Opener{
 		Proxy: http.ProxyFromEnvironment, UserAgent: "kiln/" + r.Version, Version: r.Version, Stall: r.Stall,
-		Architectures: kiln.RunsOn(host),
-		Indexes:       &remote.Indexes{Dir: filepath.Join(cache, "kiln", "indexes"), TTL: indexTTL},
-		AllowHTTP:     func() bool { return strings.HasPrefix(c.Addr, "http://") }, // whoever added it said so
+		Architectures: kiln.RunsOn(host), Pins: pins{config.Path("pins.json")},
+		Indexes:   &remote.Indexes{Dir: filepath.Join(cache, "kiln", "indexes"), TTL: indexTTL},
+		AllowHTTP: func() bool { return strings.HasPrefix(c.Addr, "http://") }, // whoever added it said so
 	}
 	if !c.Public && !c.Streams() {
 		if o.Own, err = config.own(); err != nil {

@@ -279,9 +279,17 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 	return os.WriteFile(path+".json", b, 0o600) // half of it is none
 }
 
+// An answer is the error of a server that has answered, and not of the way there.
+type answer struct{ error }
+
+// Unwrap gives what it answered.
+func (a answer) Unwrap() error { return a.error }
+
 // refused is the error of an answer that isn't the document. Its kind is Network when
 // the server may give it later.
-func refused(resp *http.Response, url string) error {
+func refused(resp *http.Response, url string) error { return answer{refusal(resp, url)} }
+
+func refusal(resp *http.Response, url string) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusUnavailableForLegalReasons:
 		return kiln.Errorf(kiln.Denied, "%s: %s; the server doesn't let this host have its list of images: ask who runs it",

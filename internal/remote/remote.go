@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/fetch"
+	"github.com/kiln-containers/kiln/internal/signing"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -30,11 +31,13 @@ type Opener struct {
 	// Stall is how long a server may keep everybody waiting for a byte; 0: as long
 	// as usual.
 	Stall time.Duration
+	Pins  Pins // what is known of keys that images are pinned to; nil: nothing, and nothing is kept
 
 	speeds fetch.Speeds
 
 	mu      sync.Mutex
 	clients map[route]*http.Client // which keep connections to servers
+	lacking map[string]time.Time   // URLs that no server had a file at, and since when
 }
 
 // A route is what decides how a server is talked to.
@@ -85,7 +88,8 @@ func (o *Opener) Open(r kiln.Remote, a Access) (kiln.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Pinned(src, r.ImageKey)
+	_, err = signing.ParseKey(r.ImageKey)
+	return &pinned{Source: src, o: o, remote: r, access: a}, err
 }
 
 func (o *Opener) open(r kiln.Remote, a Access) (kiln.Source, error) {

@@ -70,6 +70,8 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/images/{name}/files/{hash}/index", untrusted: only(get), get: s.getFileIndex},
 		{path: "/1.0/kiln/images/{name}/files/{hash}/patch/{base}", untrusted: only(get), get: s.getPatch},
 		{path: "/1.0/kiln/host", server: true, admin: only(get), get: s.examineHost},
+		{path: "/1.0/kiln/image-keys", server: true, admin: only(get, put, del), get: s.getImageKeys, put: s.putImageKeys,
+			del: s.deleteImageKeys},
 		{path: "/1.0/kiln/mirrors", server: true, admin: only(get, post), get: s.getMirrors, post: s.postMirrors},
 		{path: "/1.0/kiln/scrub", server: true, admin: only(get, post, del), get: s.getScrub, post: s.postScrub,
 			del: s.deleteScrub},

@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/signing"
 	"github.com/kiln-containers/kiln/internal/simplestreams"
 	"github.com/kiln-containers/kiln/internal/store"
 )
@@ -96,12 +97,20 @@ func newDocument(b []byte, now time.Time) (document, error) {
 }
 
 func (s *Server) getStreams(w http.ResponseWriter, r *http.Request) (any, error) {
-	d, err := s.document(r.Context(), r.PathValue("file"))
+	name := r.PathValue("file")
+	get := s.document
+	if "streams/v1/"+strings.TrimSuffix(name, signing.SignatureSuffix) == signing.KeysPath {
+		get = s.keysDocument
+	}
+	d, err := get(r.Context(), name)
 	if err != nil {
 		return nil, err
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
+	if strings.HasSuffix(name, signing.SignatureSuffix) {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+	}
 	h.Set("Cache-Control", "public, max-age=60")
 	h.Set("Vary", "Accept-Encoding")
 	body, tag := d.plain, d.tag

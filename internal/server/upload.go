@@ -85,8 +85,8 @@ func (s *Server) postImagesJSON(r *http.Request) (any, error) {
 	switch src := post.Source; {
 	case src.Mode == "push":
 		if spec.AutoUpdate {
-			return nil, kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: what is pushed can't be asked "+
-				"for again")
+			return nil, kiln.Errorf(kiln.Invalid, "Auto update is only available in pull mode: what is pushed can't be "+
+				"asked for again")
 		}
 		fp, err := kiln.ParseFingerprint(src.Fingerprint)
 		if err != nil {
@@ -144,7 +144,8 @@ func remoteOf(server, protocol, certificate string, more api.RemoteAccess) kiln.
 		protocol = kiln.ProtocolLXD
 	}
 	return kiln.Remote{Protocol: protocol, Server: strings.TrimSuffix(server, "/"), Mirrors: more.Mirrors,
-		Certificate: certificate, CA: more.CA, Proxy: more.Proxy, ImageKey: more.ImageKey}
+		Certificate: certificate, CA: more.CA, Proxy: more.Proxy, ImageKey: more.ImageKey,
+		Stale: more.Stale}
 }
 
 // importSpec reads what the headers of an upload say.

@@ -1,6 +1,6 @@
-// Package signing knows keys, and what is signed with them: statements about images. Both
-// are in the formats of minisign. It doesn't know where keys are kept, who pins which, nor
-// how images travel.
+// Package signing knows keys, and what is signed with them: statements about images, files that
+// say which keys count, and indexes of a server's images. All are in the formats of minisign. It
+// doesn't know where keys and what is known of them are kept, nor how anything travels.
 package signing
 
 import (
@@ -52,6 +52,31 @@ func idText(id uint64) string { return fmt.Sprintf("%X", id) }
 // File gives the key as minisign writes it.
 func (k Key) File() []byte {
 	return fmt.Appendf(nil, "untrusted comment: minisign public key %s\n%s\n", k.ID(), k.text)
+}
+
+// IsZero reports whether it is no key.
+func (k Key) IsZero() bool { return k == Key{} }
+
+// MarshalText gives the key as one line.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.text), nil }
+
+// UnmarshalText reads the key as one line, and nothing else. The error is Invalid.
+func (k *Key) UnmarshalText(b []byte) error {
+	got, err := ParseKey(string(b))
+	if err == nil && got.text != string(b) {
+		err = kiln.Errorf(kiln.Invalid, "%q is more than a public key of minisign", b)
+	}
+	*k = got
+	return err
+}
+
+// ids names keys to people.
+func ids(keys []Key) string {
+	list := make([]string, len(keys))
+	for i, k := range keys {
+		list[i] = k.ID()
+	}
+	return strings.Join(list, " or ")
 }
 
 func (k Key) public() (p minisign.PublicKey, err error) { return p, p.UnmarshalText([]byte(k.text)) }

@@ -321,7 +321,7 @@ func TestAttacks(t *testing.T) {
 	img := kiln.Image{Fingerprint: statement().Fingerprint, Architecture: "x86_64"}
 	for name, attack := range attacks(t, key, other) {
 		img.Signature = attack[0]
-		err := Check(key.Key(), img, "debian/12")
+		err := check([]Key{key.Key()}, img, "debian/12")
 		if kiln.KindOf(err) != kiln.Integrity || !strings.Contains(err.Error(), attack[1]) {
 			t.Errorf("%s: %v, not %q", name, err, attack[1])
 		}
@@ -329,22 +329,22 @@ func TestAttacks(t *testing.T) {
 	img.Signature = signed(t, key, statement())
 	for _, name := range []string{"", "debian/12", "web", "debian/12/amd64", "debian/12/x86_64", "web@3",
 		img.Fingerprint.Short(), strings.ToUpper(img.Fingerprint.String())} {
-		if err := Check(key.Key(), img, name); err != nil {
+		if err := check([]Key{key.Key()}, img, name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
 	for _, name := range []string{"debian/11", "debian", "debian/12/arm64", "debian/12/cloud", "x@1", "/amd64",
 		img.Fingerprint.Short()[:11], "deadbeefdeadbeef"} {
-		if err := Check(key.Key(), img, name); kiln.KindOf(err) != kiln.Integrity {
+		if err := check([]Key{key.Key()}, img, name); kiln.KindOf(err) != kiln.Integrity {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	err := Check(key.Key(), img, img.Fingerprint.String()[:8])
+	err := check([]Key{key.Key()}, img, img.Fingerprint.String()[:8])
 	if err == nil || !strings.Contains(err.Error(), "at least 12 digits") {
 		t.Error(err)
 	}
 	img.Fingerprint = kiln.Fingerprint{} // its metadata is made when it is copied
-	if err := Check(key.Key(), img, "debian/12"); kiln.KindOf(err) != kiln.Integrity {
+	if err := check([]Key{key.Key()}, img, "debian/12"); kiln.KindOf(err) != kiln.Integrity {
 		t.Error(err)
 	}
 }

@@ -1,16 +1,11 @@
 package signing
 
 import (
-	"bytes"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
-
-	"aead.dev/minisign"
 
 	"github.com/kiln-containers/kiln"
 )
@@ -88,22 +83,27 @@ func ParseStatement(line string) (Statement, error) {
 	return s, nil
 }
 
-// says reports whether the statement lets an image be called by a name: one of its aliases,
-// also with the name of the image's architecture after it, as servers of images have it, or
-// as a version ("web@1"); or enough digits of its fingerprint.
-func (s Statement) says(name, arch string) bool {
-	if len(name) >= kiln.ShortDigits && strings.HasPrefix(s.Fingerprint.String(), strings.ToLower(name)) {
+// says reports whether an image of a fingerprint and some aliases may be called by a name: one
+// of the aliases, also with the name of the image's architecture after it, as servers of images
+// have it, or as a version ("web@1"); or enough digits of its fingerprint.
+func says(fp kiln.Fingerprint, aliases []string, name, arch string) bool {
+	if isDigitsOf(fp, name) {
 		return true
 	}
-	if alias, _, ok := strings.Cut(name, "@"); ok && slices.Contains(s.Aliases, alias) {
+	if alias, _, ok := strings.Cut(name, "@"); ok && slices.Contains(aliases, alias) {
 		return true
 	}
-	if i := strings.LastIndexByte(name, '/'); i > 0 && slices.Contains(s.Aliases, name[:i]) {
+	if i := strings.LastIndexByte(name, '/'); i > 0 && slices.Contains(aliases, name[:i]) {
 		if of, err := kiln.ParseArch(name[i+1:]); err == nil && of == arch {
 			return true
 		}
 	}
-	return slices.Contains(s.Aliases, name)
+	return slices.Contains(aliases, name)
+}
+
+// isDigitsOf reports whether a name is enough digits of a fingerprint to mean it.
+func isDigitsOf(fp kiln.Fingerprint, name string) bool {
+	return len(name) >= kiln.ShortDigits && strings.HasPrefix(fp.String(), strings.ToLower(name))
 }
 
 // A Signature is a statement with who signed it. It is as its maker wrote it: only Verify
@@ -123,11 +123,10 @@ func Sign(key Secret, s Statement) (Signature, error) {
 		}
 	}
 	line := s.String()
-	in := minisign.NewReader(strings.NewReader(line + "\n"))
-	if _, err := in.Read(make([]byte, len(line)+1)); err != nil {
+	text, err := key.sign([]byte(line+"\n"), line, "signature of an image")
+	if err != nil {
 		return Signature{}, err
 	}
-	text := string(bytes.TrimSuffix(in.SignWithComments(key.key, line, "signature of an image"), []byte("\n")))
 	if len(text) > MaxSignature {
 		return Signature{}, kiln.Errorf(kiln.Invalid, "the %d aliases are too much for a signature, which has at most %d "+
 			"bytes; say with --alias which of them to sign", len(s.Aliases), MaxSignature)
@@ -138,19 +137,9 @@ func Sign(key Secret, s Statement) (Signature, error) {
 // Parse reads a signature as it travels with an image: a signature of minisign, made of the
 // line that is its trusted comment. The error is Integrity.
 func Parse(text string) (Signature, error) {
-	if len(text) > MaxSignature {
-		return Signature{}, kiln.Errorf(kiln.Integrity, "the signature has %d bytes; there are at most %d", len(text),
-			MaxSignature)
-	}
-	var m minisign.Signature
-	err := m.UnmarshalText([]byte(text))
-	if err != nil || m.String() != text+"\n" || !utf8.ValidString(text) ||
-		strings.ContainsFunc(m.UntrustedComment, unicode.IsControl) {
-		return Signature{}, kiln.Errorf(kiln.Integrity, "the signature is not one of minisign: it is cut off or damaged")
-	}
-	if m.Algorithm != minisign.HashEdDSA {
-		return Signature{}, kiln.Errorf(kiln.Integrity, "the signature is of minisign's old kind (Ed), which could be taken "+
-			"for that of something else; it has to be one of the kind ED")
+	m, err := parseLine(text)
+	if err != nil {
+		return Signature{}, err
 	}
 	s := Signature{KeyID: idText(m.KeyID), text: text}
 	s.Statement, err = ParseStatement(m.TrustedComment)
@@ -162,17 +151,7 @@ func (s Signature) Text() string { return s.text }
 
 // Verify says whether the owner of a key made the signature. The error is Integrity.
 func (s Signature) Verify(k Key) error {
-	public, err := k.public()
-	switch {
-	case err != nil:
-		return err
-	case s.KeyID != k.ID():
-		return kiln.Errorf(kiln.Integrity, "it is signed with the key %s, not with %s", s.KeyID, k.ID())
-	case !minisign.Verify(public, []byte(s.Statement.String()+"\n"), []byte(s.text)):
-		return kiln.Errorf(kiln.Integrity, "its signature is not by the key %s, as it says: it was changed, or somebody "+
-			"else made it", k.ID())
-	}
-	return nil
+	return k.verify([]byte(s.Statement.String()+"\n"), s.text, s.KeyID)
 }
 
 // Of says whether the signature is of an image. The error is Integrity.
@@ -194,37 +173,24 @@ func ParseOf(text string, fp kiln.Fingerprint) (Signature, error) {
 	return s, err
 }
 
-// CheckPinned is Check by the text of a key, as it is pinned; "" is none: nobody has to vouch.
-// The error is also Invalid for what is no key.
-func CheckPinned(key string, img kiln.Image, name string) error {
-	if key == "" {
-		return nil
-	}
-	k, err := ParseKey(key)
-	if err != nil {
-		return err
-	}
-	return Check(k, img, name)
-}
-
-// Check says whether the owner of a key vouches for an image and for what it is called,
-// which is "" when nobody asked for it by a name. The error is Integrity, and says what
-// was expected and what came.
-func Check(k Key, img kiln.Image, name string) error {
+// check says whether the owner of one of some keys, of which there is at least one, vouches
+// for an image and for what it is called, which is "" when nobody asked for it by a name. The
+// error is Integrity, and says what was expected and what came.
+func check(keys []Key, img kiln.Image, name string) error {
 	if img.Signature == "" {
-		return kiln.Errorf(kiln.Integrity, "it isn't signed, and has to be with the key %s", k.ID())
+		return kiln.Errorf(kiln.Integrity, "it isn't signed, and has to be with the key %s", ids(keys))
 	}
 	s, err := Parse(img.Signature)
 	if err != nil {
 		return err
 	}
-	if err := s.Verify(k); err != nil {
+	if err := s.byOne(keys); err != nil {
 		return err
 	}
 	if err := s.Of(img.Fingerprint); err != nil {
 		return err
 	}
-	if name == "" || s.says(name, img.Architecture) {
+	if name == "" || says(s.Fingerprint, s.Aliases, name, img.Architecture) {
 		return nil
 	}
 	if strings.HasPrefix(s.Fingerprint.String(), strings.ToLower(name)) {
@@ -236,4 +202,18 @@ func Check(k Key, img kiln.Image, name string) error {
 			"its fingerprint, %s", name, s.Fingerprint.Short())
 	}
 	return kiln.Errorf(kiln.Integrity, "it is signed as %s, not as %q", strings.Join(s.Aliases, ", "), name)
+}
+
+// byOne is Verify with one of some keys.
+func (s Signature) byOne(keys []Key) error {
+	wrong := kiln.Errorf(kiln.Integrity, "it is signed with the key %s, not with %s", s.KeyID, ids(keys))
+	for _, k := range keys {
+		if k.ID() != s.KeyID {
+			continue
+		}
+		if wrong = s.Verify(k); wrong == nil {
+			return nil
+		}
+	}
+	return wrong
 }

@@ -19,7 +19,7 @@ func TestVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := map[string][]string{}
-	for _, m := range regexp.MustCompile("(?s)```([a-z]+)\n(.*?)\n```").FindAllStringSubmatch(string(doc), -1) {
+	for _, m := range regexp.MustCompile("(?s)```([a-z-]+)\n(.*?)\n```").FindAllStringSubmatch(string(doc), -1) {
 		blocks[m[1]] = append(blocks[m[1]], m[2])
 	}
 	if len(blocks["secret"]) != 1 || len(blocks["public"]) != 1 || len(blocks["good"]) != 2 || len(blocks["bad"]) != 5 {
@@ -47,7 +47,7 @@ func TestVectors(t *testing.T) {
 		}
 		for _, text := range list {
 			img.Signature = text
-			if err := Check(key, img, ""); (err == nil) != (verdict == "good") {
+			if err := check([]Key{key}, img, ""); (err == nil) != (verdict == "good") {
 				t.Errorf("%s: %v\n%s", verdict, err, text)
 			}
 			_, line, _ := strings.Cut(strings.Split(text, "\n")[2], ": ")
@@ -59,7 +59,47 @@ func TestVectors(t *testing.T) {
 			}
 		}
 	}
+	second, err := ParseSecret([]byte(blocks["second-secret"][0]), "")
+	if err != nil || strings.TrimSpace(string(second.Key().File())) != blocks["second-public"][0] {
+		t.Fatalf("the second key: %v", err)
+	}
+	for name, by := range map[string]Secret{"keys": second, "index": secret} {
+		want := map[string]func() pair{"keys": func() pair { return vectorKeys(t, secret, second) },
+			"index": func() pair { return vectorIndex(t, secret) }}[name]()
+		if string(want.document) != blocks[name][0]+"\n" || string(want.signature) != blocks[name+"-signature"][0]+"\n" {
+			t.Errorf("%s is signed as\n%s%s", name, want.document, want.signature)
+		}
+		write(t, dir, name, want.document)
+		write(t, dir, name+".minisig", want.signature)
+		if out, err := run(t, dir, "-V", "-P", by.Key().String(), "-m", name); err != nil {
+			t.Errorf("%s, minisign(1): %v, %s", name, err, out)
+		}
+	}
+	p := NewPin(key)
+	if err := p.Learn([]byte(blocks["keys"][0]+"\n"), []byte(blocks["keys-signature"][0]+"\n")); err != nil ||
+		p.Root() != second.Key() {
+		t.Errorf("the keys file: %v", err)
+	}
 	if !bytes.Contains(doc, []byte(img.Fingerprint.String())) {
 		t.Error("the fingerprint of the vectors is another one")
 	}
+}
+
+// vectorKeys is the keys file of the description: the key of the vectors was its root, and is
+// one that signs images; another one is its root.
+func vectorKeys(t *testing.T, key, next Secret) pair {
+	t.Helper()
+	f := KeysFile{Root: key.Key(), Version: 7, Created: made, Expires: made.AddDate(1, 0, 0), ImageKeys: []Key{key.Key()}}
+	f, err := f.Rotate(key, next.Key(), made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signedKeys(t, next, f)
+}
+
+// vectorIndex is the index of the description, which the key of the vectors signs.
+func vectorIndex(t *testing.T, key Secret) pair {
+	t.Helper()
+	return signedIndex(t, key, Index{Origin: key.Key(), Version: 12, Created: made, Expires: made.AddDate(0, 0, 7),
+		Images: []Listed{{sha256.Sum256([]byte("image")), "x86_64", 5, []string{"debian/12", "gr%C3%B6%C3%9Fe"}}}})
 }
