@@ -478,6 +478,7 @@ func (b *Box) Kill(ctx context.Context) error {
 	if err := b.signal(unix.SIGKILL); err != nil {
 		return err
 	}
+	_ = b.setDisks(nil) // a process ends when what it has under way with its disks is done
 	bound := b.bound
 	if bound == 0 {
 		bound = killTime

@@ -115,4 +115,13 @@ func TestDiskLimits(t *testing.T) {
 	if code, out := run(t, d, "c1", "ls /srv"); code != 0 || !strings.Contains(out, "file") {
 		t.Errorf("a refused change took the disk away: %d %q", code, out)
 	}
+
+	// One whose disk is slow ends at once all the same.
+	if err := set(disk("limits.read=64KiB")); err != nil {
+		t.Fatal(err)
+	}
+	run(t, d, "c1", "dd if=/srv/file of=/dev/null bs=3M count=1 iflag=direct >/dev/null 2>&1 & sleep 1")
+	if err := d.instances.Stop(ctx, "c1", 0, true); err != nil {
+		t.Error(err)
+	}
 }

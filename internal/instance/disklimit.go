@@ -26,6 +26,22 @@ const (
 // A rate is what a disk may do in a second; 0: as much as it can.
 type rate struct{ bytes, operations int64 }
 
+// The least that a disk may be bound to. A file system's journal waits for what a container
+// reads in the middle of a change, and everybody on that file system for the journal: at a byte
+// a second, for over an hour.
+const (
+	leastBytes      = 64 << 10
+	leastOperations = 10
+	// What restricted clients may bind their disks to, so that they don't hold up others.
+	leastBytesRestricted      = 1 << 20
+	leastOperationsRestricted = 100
+)
+
+// isBelow reports whether a rate is under a bound.
+func (r rate) isBelow(bytes, operations int64) bool {
+	return r.bytes > 0 && r.bytes < bytes || r.operations > 0 && r.operations < operations
+}
+
 // parseRate reads the value of a limit: an amount of bytes, or operations as in "500iops".
 // The error is Invalid.
 func parseRate(v string) (rate, error) {
@@ -43,6 +59,10 @@ func parseRate(v string) (rate, error) {
 	if err != nil || r.bytes < 0 || r.operations < 0 || r == (rate{}) {
 		return rate{}, kiln.Errorf(kiln.Invalid, "%q is neither bytes in a second, such as 10MiB, nor operations, such as "+
 			"500iops", v)
+	}
+	if r.isBelow(leastBytes, leastOperations) {
+		return rate{}, kiln.Errorf(kiln.Invalid, "%q is so little that all who use the same file system would wait; the "+
+			"least is %dKiB or %diops", v, leastBytes>>10, leastOperations)
 	}
 	return r, nil
 }
@@ -77,6 +97,20 @@ func checkTraffic(d map[string]string) error {
 	}
 	_, _, err := traffic(d)
 	return err
+}
+
+// checkSlowDisks refuses bounds of disks that a restricted client may not set. The error is
+// Denied; what isn't valid is refused elsewhere.
+func checkSlowDisks(devices map[string]map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		read, write, err := traffic(devices[name])
+		if err == nil && isLimited(devices[name]) && (read.isBelow(leastBytesRestricted, leastOperationsRestricted) ||
+			write.isBelow(leastBytesRestricted, leastOperationsRestricted)) {
+			return kiln.Errorf(kiln.Denied, "not authorized: device %q: others wait for what a slow disk does; a restricted "+
+				"client gives limits.* of at least %dMiB or %diops", name, leastBytesRestricted>>20, leastOperationsRestricted)
+		}
+	}
+	return nil
 }
 
 // unboundWrites says of which disks this host doesn't bound all that is written.

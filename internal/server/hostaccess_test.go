@@ -82,6 +82,14 @@ func TestRestrictedHost(t *testing.T) {
 			t.Errorf("%s: %d %s", key, w.Code, w.Body)
 		}
 	}
+	for limit, want := range map[string]int{"1000KiB": http.StatusForbidden, "99iops": http.StatusForbidden,
+		"1MiB": http.StatusAccepted} {
+		w := p.ask(guest, "POST", "/1.0/instances", `{"name":"slow","source":{"type":"none"},"devices":{"root":{"type":"disk",`+
+			`"path":"/","pool":"default","limits.max":"`+limit+`"}}}`)
+		if w.Code != want {
+			t.Errorf("limits.max=%s: %d %s", limit, w.Code, w.Body)
+		}
+	}
 	for _, method := range []string{"PUT", "PATCH", "POST", "DELETE"} {
 		body := `{"config":{"raw.lxc":"x"},"name":"other"}`
 		if w := p.ask(guest, method, "/1.0/profiles/default", body); w.Code != http.StatusForbidden {
