@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/sha256"
 	"errors"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/format/formattest"
 )
 
 // create makes an instance of an image, and doesn't start it.
@@ -91,8 +94,21 @@ func TestHeldImagesStay(t *testing.T) {
 	}
 	has(false, old)
 	has(true, now)
+	err := d.CreateProject(t.Context(), db.Project{Name: "web"})
+	web, werr := d.In(t.Context(), "web")
+	if err := errors.Join(err, werr); err != nil {
+		t.Fatal(err)
+	}
+	theirs := formattest.Tiny(t, "theirs")
+	wait(t, d.ImportImage(web, ImportSpec{Cached: true}, streamOf(t, theirs)), nil)
+	if err := d.Images.Touch(web, sha256.Sum256(theirs), last); err != nil {
+		t.Fatal(err)
+	}
 	d.expire()
 	has(false, now)
+	if has, err := d.Images.Has(web, sha256.Sum256(theirs)); has || err != nil {
+		t.Errorf("the image of another project is there: %v, %v", has, err)
+	}
 }
 
 // TestPruneWithDamagedBase: of an instance that doesn't say any more of which image it was

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,6 +108,33 @@ func TestTransfer(t *testing.T) {
 	restore(t, to, "c2", "s0")
 	if _, out := run(t, to, "c2", "cat /root/x /etc/hostname"); out != "one\nc2\n" {
 		t.Errorf("%q", out)
+	}
+	// It was started while the files came that it was to be given.
+	files := to.instances.NewFiles()
+	defer files.Close()
+	if err := to.instances.Refresh(t.Context(), "c2", "", files, nil); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("one that runs is given other files: %v", err)
+	}
+}
+
+// TestPlanOfArrival: a copy is as the other instance was, but for what was asked for, and for what only
+// the other host knows.
+func TestPlanOfArrival(t *testing.T) {
+	of := kiln.Transfer{InstanceState: kiln.InstanceState{Description: "theirs", Ephemeral: true, Profiles: []string{"p"},
+		Config:  map[string]string{"user.a": "1", "user.b": "1", "volatile.uuid": "x"},
+		Devices: map[string]map[string]string{"d": {"type": "none"}}}, Snapshots: []kiln.InstanceState{{}}}
+	n := (&arrival{Transfer: of, spec: CreateSpec{Config: instance.Config{Options: map[string]string{"user.b": "2"}}}}).plan()
+	if n.Description != "theirs" || !n.Ephemeral || !slices.Equal(n.Profiles, of.Profiles) || len(n.Devices) != 1 ||
+		!maps.Equal(n.Options, map[string]string{"user.a": "1", "user.b": "2"}) {
+		t.Errorf("%+v", n)
+	}
+	of.Ephemeral = false
+	mine := instance.Config{Description: "mine", Ephemeral: true, Profiles: []string{"q"},
+		Devices: map[string]map[string]string{}}
+	n = (&arrival{Transfer: of, spec: CreateSpec{Config: mine}}).plan()
+	if n.Description != "mine" || !n.Ephemeral || !slices.Equal(n.Profiles, mine.Profiles) || len(n.Devices) > 0 ||
+		!slices.Equal(of.Snapshots[0].Profiles, mine.Profiles) {
+		t.Errorf("%+v, the snapshot has %q", n, of.Snapshots[0].Profiles)
 	}
 }
 

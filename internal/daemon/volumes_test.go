@@ -173,6 +173,14 @@ func TestVolumeElsewhere(t *testing.T) {
 	if list, err := d.pool.CustomNames("web"); len(list) > 0 || err != nil {
 		t.Errorf("%v, %v", list, err)
 	}
+	// What has its name and nobody sees, as after an older database, doesn't keep it from being seen.
+	if err := errors.Join(d.pool.CreateCustom(volume.CustomName{In: "web", Name: "old"}, volume.CustomState{}),
+		d.UpdateProject(ctx, "web", func(p db.Project) (db.Project, error) {
+			p.Config = map[string]string{"features.storage.volumes": "true"}
+			return p, nil
+		})); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestVolumeOfProfile: an instance uses what its profiles give it, too.

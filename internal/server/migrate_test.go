@@ -3,13 +3,18 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/migrate"
@@ -165,6 +170,7 @@ func TestRefresh(t *testing.T) {
 	}
 	snapshot("c1", "s1")
 	snapshot("c2", "mine")
+	refresh = strings.Replace(refresh, `"user.a":"b"`, `"security.privileged":"true"`, 1) // it keeps its own
 	if o := p.finish("DELETE", "/1.0/instances/c1/snapshots/s0", ""); o.Err != "" {
 		t.Fatal(o.Err)
 	}
@@ -181,6 +187,10 @@ func TestRefresh(t *testing.T) {
 	}
 	if list := get[[]string](p, "/1.0/instances/c2/snapshots"); len(list) != 1 || !strings.HasSuffix(list[0], "/s1") {
 		t.Error(list)
+	}
+	files, err := os.ReadDir(filepath.Join(p.dir, "volumes/snapshots"))
+	if err != nil || len(files) != 2 { // of s1 of both
+		t.Errorf("the files of %d snapshots: %v", len(files), err)
 	}
 	snapshot("c1", "s2")
 	rules := func(body string) {
@@ -204,6 +214,9 @@ func TestRefresh(t *testing.T) {
 		t.Error(list)
 	}
 	after := get[api.Instance](p, "/1.0/instances/c2")
+	if after.Config["security.privileged"] != "" || after.Config["user.a"] != "b" {
+		t.Errorf("the configuration came along: %v", after.Config)
+	}
 	if after.CreatedAt != before.CreatedAt || after.Config["volatile.uuid"] == before.Config["volatile.uuid"] {
 		t.Errorf("%+v, and was %+v", after, before)
 	}
@@ -223,6 +236,89 @@ func TestRefresh(t *testing.T) {
 	if o := p.finish("PUT", "/1.0/instances/c2", `{"restore":"s3"}`); o.Err != "" {
 		t.Error(o.Err)
 	}
+
+	// Another one has its name when the files come.
+	from, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
+	to, target := p.begin("/1.0/instances", refresh)
+	if o := p.finish("DELETE", "/1.0/instances/c2", ""); o.Err != "" {
+		t.Fatal(o.Err)
+	}
+	p.empty("c2")
+	other := get[api.Instance](p, "/1.0/instances/c2").Config["volatile.uuid"]
+	relay(t.Context(), source, target, 1<<40)
+	there, here := get[api.Operation](p, from+"/wait"), get[api.Operation](p, to+"/wait")
+	if there.Status == "Success" || here.Status == "Success" {
+		t.Errorf("the target says %s, and the source %s", here.Status, there.Status)
+	}
+	if now := get[api.Instance](p, "/1.0/instances/c2").Config["volatile.uuid"]; now != other {
+		t.Error("the other one has the files")
+	}
+}
+
+// TestMigrationTwice has the source send the files of the instance twice, as LXD does of one that
+// runs: those that come last count.
+func TestMigrationTwice(t *testing.T) {
+	p := start(t)
+	p.empty("c1")
+	put := func(name string) {
+		t.Helper()
+		if r, b := p.do("POST", "/1.0/instances/c1/files?path="+name, "x"); r.StatusCode != http.StatusOK {
+			t.Fatalf("%s", b)
+		}
+	}
+	put("first")
+	if o := p.finish("POST", "/1.0/instances/c1/snapshots", `{"name":"s0"}`); o.Err != "" {
+		t.Fatal(o.Err)
+	}
+	put("last")
+	from, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
+	to, target := p.begin("/1.0/instances", pushed)
+	// It sends two trees: what it says of them is changed on the way.
+	_, b, err := source["control"].Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := migrate.ParseHeader(b)
+	if err != nil || len(h.Names) != 1 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	h.Names, h.Snapshots, h.Processes = nil, nil, migrate.JustFiles
+	if err := target["control"].Write(t.Context(), websocket.MessageBinary, h.Marshal()); err != nil {
+		t.Fatal(err)
+	}
+	relay(t.Context(), source, target, 1<<40)
+	for _, o := range []string{to, from} {
+		if o := get[api.Operation](p, o+"/wait"); o.Status != "Success" {
+			t.Errorf("%s: %s", o.Status, o.Err)
+		}
+	}
+	if want, got := p.tree("c1"), p.tree("c2"); want != got || !strings.Contains(got, "last") {
+		t.Errorf("c1 has %s, c2 %s", want, got)
+	}
+	if list := get[[]string](p, "/1.0/instances/c2/snapshots"); len(list) > 0 {
+		t.Error(list)
+	}
+}
+
+// TestPeerIsLate waits for another server for so long.
+func TestPeerIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, err := newSession("control", "fs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.close()
+		x.conns["control"] <- conn{}
+		began := time.Now()
+		if _, err := x.peer(t.Context()); !errors.Is(err, kiln.Timeout) || time.Since(began) != peerTime {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(kiln.Denied)
+		if _, err := x.peer(ctx); !errors.Is(err, kiln.Denied) {
+			t.Error(err)
+		}
+	})
 }
 
 // tree lists the root directory of an instance.

@@ -30,8 +30,9 @@ import (
 type peer struct {
 	t testing.TB
 	*http.Client
-	s *Server
-	d *daemon.Daemon
+	s   *Server
+	d   *daemon.Daemon
+	dir string // of the daemon
 }
 
 func start(t testing.TB) *peer { return startWith(t, nil) }
@@ -73,7 +74,7 @@ func startWith(t testing.TB, files map[string][]byte) *peer {
 			t.Error(err)
 		}
 	})
-	return &peer{t, &http.Client{Transport: transport}, s, d}
+	return &peer{t, &http.Client{Transport: transport}, s, d, dir}
 }
 
 // do sends a request and gives the answer with its body.
