@@ -64,8 +64,10 @@ type InstanceSource struct {
 	Source       string            `json:"source,omitempty"`
 	Project      string            `json:"project,omitempty"`
 	InstanceOnly bool              `json:"instance_only,omitempty"`
-	Refresh      bool              `json:"refresh,omitempty"`
-	Offline      bool              `json:"offline,omitempty"` // of kiln_remotes: use local images only
+	// ContainerOnly is the same, of older clients.
+	ContainerOnly bool `json:"container_only,omitempty"`
+	Refresh       bool `json:"refresh,omitempty"`
+	Offline       bool `json:"offline,omitempty"` // of kiln_remotes: use local images only
 	// Of a migration in mode "pull": the operation of the source, and the secrets of its
 	// websockets.
 	Operation string            `json:"operation,omitempty"`

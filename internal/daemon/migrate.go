@@ -441,8 +441,13 @@ func (a *arrival) wants(name string) bool {
 }
 
 // missingSnapshots leaves of the snapshots that the source has those that aren't here yet, and
-// gives those to drop: the source hasn't got them, or has another one of the name.
+// gives those to drop: the source hasn't got them, or has another one of the name. If only the
+// instance was asked for, none comes, whatever the source offers, and none goes.
 func (d *Daemon) missingSnapshots(ctx context.Context, a *arrival) (drop []string, err error) {
+	if a.spec.Source.Only {
+		a.Snapshots = nil
+		return nil, nil
+	}
 	have, err := d.instances.Snapshots(ctx, a.spec.Name)
 	if err != nil {
 		return nil, err
@@ -452,7 +457,7 @@ func (d *Daemon) missingSnapshots(ctx context.Context, a *arrival) (drop []strin
 		switch {
 		case at >= 0 && a.Snapshots[at].CreatedAt.Unix() == here.CreatedAt.Unix():
 			a.Snapshots = slices.Delete(a.Snapshots, at, at+1)
-		case at >= 0 || !a.spec.Source.Only:
+		default:
 			drop = append(drop, here.Name)
 		}
 	}

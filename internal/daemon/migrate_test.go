@@ -72,9 +72,9 @@ func TestMissingSnapshots(t *testing.T) {
 	if len(a.Snapshots) != 2 || a.Snapshots[0].Name != "other" || a.Snapshots[1].Name != "new" {
 		t.Errorf("%+v come", a.Snapshots)
 	}
-	only := &arrival{spec: CreateSpec{Name: "c", Source: Source{Only: true}}}
-	if drop, err := d.missingSnapshots(ctx, only); len(drop) > 0 || err != nil {
-		t.Errorf("of the instance only: %q are dropped, %v", drop, err)
+	a.spec.Source.Only = true
+	if drop, err := d.missingSnapshots(ctx, a); len(drop) > 0 || len(a.Snapshots) > 0 || err != nil {
+		t.Errorf("of the instance only: %q are dropped, and %+v come, %v", drop, a.Snapshots, err)
 	}
 }
 

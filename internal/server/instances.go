@@ -194,7 +194,7 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) (any, err
 func source(src api.InstanceSource) daemon.Source {
 	return daemon.Source{
 		Type: src.Type, Alias: src.Alias, Fingerprint: src.Fingerprint, Properties: src.Properties, Instance: src.Source,
-		Only:   src.InstanceOnly,
+		Only:   src.InstanceOnly || src.ContainerOnly,
 		Remote: remoteOf(src.Server, src.Protocol, src.Certificate, src.RemoteAccess), Secret: src.Secret,
 		Project: src.Project, Offline: src.Offline, HostAccess: src.HostAccess, Refresh: src.Refresh,
 	}
