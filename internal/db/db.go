@@ -40,6 +40,7 @@ type DB struct {
 	unbound bool
 
 	dir     string
+	log     string // its file
 	reserve *disk.Reserve
 }
 
@@ -109,13 +110,14 @@ func openWith(ctx context.Context, path string, reserve *disk.Reserve) (*DB, err
 		return nil, errors.Join(err, write.Close())
 	}
 	read.SetMaxOpenConns(readers)
-	d := &DB{write: write, read: read, dir: filepath.Dir(path), reserve: reserve}
+	d := &DB{write: write, read: read, dir: filepath.Dir(path), log: path + "-wal", reserve: reserve}
 	err = d.check(ctx)
 	if err == nil {
 		err = d.migrate(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(kiln.Errorf(kiln.KindOf(known(err)), "open database %s: %w", path, err), d.Close())
+		return nil, errors.Join(kiln.Errorf(kiln.KindOf(known(err)), "open database %s: %w", path, err), read.Close(),
+			write.Close())
 	}
 	return d, nil
 }
@@ -201,7 +203,7 @@ func readOnly(path string) (*DB, error) {
 	if _, err := os.Stat(path + "-wal"); errors.Is(err, fs.ErrNotExist) {
 		how = "?immutable=1" // without files of its own beside it
 	}
-	d, err := sql.Open("sqlite3", "file:"+(&url.URL{Path: path}).EscapedPath()+how)
+	d, err := sql.Open(driver, "file:"+(&url.URL{Path: path}).EscapedPath()+how)
 	if err != nil {
 		return nil, err
 	}
@@ -240,8 +242,45 @@ func (d *DB) migrate(ctx context.Context) error {
 	return err
 }
 
-// Close closes the database.
-func (d *DB) Close() error { return errors.Join(d.read.Close(), d.write.Close()) }
+// closeTime is how long Close waits for somebody who writes.
+const closeTime = 10 * time.Second
+
+// Close closes the database. What was written is in its file then, and its log is empty, though
+// it keeps its room: of a log that says again what is in the database, a piece would bring
+// older rows back. On a full disk the log may have to stay; the next who opens it goes on with it.
+func (d *DB) Close() error {
+	err := d.read.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	var busy, frames, written int
+	row := d.write.QueryRowContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`) // which waits for nobody who reads
+	whole := row.Scan(&busy, &frames, &written) == nil && busy == 0 && frames == written
+	if err = errors.Join(err, d.write.Close()); err != nil || !whole {
+		return err
+	}
+	return emptyLog(d.log)
+}
+
+// emptyLog has the log of a database that is closed say nothing. Without its header, no frame
+// in it counts: https://www.sqlite.org/fileformat2.html#walformat
+func emptyLog(path string) error {
+	f, err := disk.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || fi.Size() == 0 {
+		return err
+	}
+	const header = 32
+	if _, err := f.WriteAt(make([]byte, header), 0); err != nil {
+		return err
+	}
+	return disk.Sync(f)
+}
 
 // A Tx is a transaction that writes.
 type Tx struct {

@@ -197,6 +197,76 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
+// TestCutLog cuts the log of a database that was closed at any place: no row comes back as it
+// was before, and who opens it has the room for the log that there was.
+func TestCutLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	d := open(t, path)
+	const count = 20
+	for n := range count {
+		if err := setConfig(t.Context(), d, map[string]string{"n": fmt.Sprint(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	main, err := os.ReadFile(path)
+	wal, werr := os.ReadFile(path + "-wal")
+	if err := errors.Join(err, werr); err != nil || len(wal) == 0 || room(t, path+"-wal") < logged {
+		t.Fatalf("%d bytes of the log in %d, %v", len(wal), room(t, path+"-wal"), err)
+	}
+	for percent := 0; percent <= 100; percent += 5 {
+		if err := errors.Join(os.WriteFile(path, main, 0o600),
+			os.WriteFile(path+"-wal", wal[:len(wal)*percent/100], 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		d := open(t, path)
+		if c, err := d.Config(t.Context()); err != nil || c["n"] != fmt.Sprint(count-1) {
+			t.Errorf("with %d%% of the log: %v, %v", percent, c, err)
+		}
+		if err := setConfig(t.Context(), d, map[string]string{"n": "new"}); err != nil {
+			t.Error(err)
+		}
+		if err := d.Close(); err != nil || room(t, path+"-wal") < logged {
+			t.Errorf("%d bytes for the log, %v", room(t, path+"-wal"), err)
+		}
+		if c, err := open(t, path).Config(t.Context()); err != nil || c["n"] != "new" {
+			t.Errorf("after %d%% of the log: %v, %v", percent, c, err)
+		}
+	}
+}
+
+// room is how many bytes a file takes on the disk.
+func room(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+// TestCloseWhileRead closes a database of which somebody reads an older state:
+// it ends, and what was written stays.
+func TestCloseWhileRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	d := open(t, path)
+	rows, err := d.read.QueryContext(t.Context(), `SELECT * FROM goose_db_version`)
+	if err != nil || !rows.Next() {
+		t.Fatal(err)
+	}
+	if err := setConfig(t.Context(), d, map[string]string{"n": "new"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.Close(), rows.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := open(t, path).Config(t.Context()); err != nil || c["n"] != "new" {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
 // createImage adds image n with everything that an image has.
 func createImage(ctx context.Context, tx *Tx, n int) error {
 	i := testImage(n)

@@ -64,8 +64,13 @@ func TestCheckChangesNothing(t *testing.T) {
 	if err := errors.Join(err, os.WriteFile(ended, b, 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	closed := filepath.Join(dir, "closed") // with its log, which is empty
+	log, err := os.ReadFile(filepath.Join(d.dir, "db-wal"))
+	if err := errors.Join(err, os.WriteFile(closed, b, 0o600), os.WriteFile(closed+"-wal", log, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	before := contents(t, dir)
-	for _, path := range []string{left, whole, ended} {
+	for _, path := range []string{left, whole, ended, closed} {
 		if err := Check(t.Context(), path); err != nil {
 			t.Error(err)
 		}
