@@ -59,6 +59,33 @@ type Lifecycle struct {
 	Requestor *Requestor     `json:"requestor,omitempty"` // nil: the server did it unasked
 }
 
+// A SecurityEvent is the metadata of an event of the type "security", and a line of the record
+// that a server keeps of what matters for its security.
+type SecurityEvent struct {
+	Time      time.Time          `json:"time"`
+	Action    string             `json:"action"`              // "instance-exec"
+	Result    string             `json:"result"`              // "begun", "ok", "refused" or "failed"
+	Reason    string             `json:"reason,omitempty"`    // why it was refused or failed
+	Source    string             `json:"source,omitempty"`    // URL of what it was done to
+	Project   string             `json:"project,omitempty"`   // "": in none
+	Requestor *SecurityRequestor `json:"requestor,omitempty"` // nil: the server did it unasked
+	Operation string             `json:"operation,omitempty"` // in which it was done
+	Context   map[string]any     `json:"context,omitempty"`
+}
+
+// A SecurityRequestor is who asked for what a SecurityEvent tells of.
+type SecurityRequestor struct {
+	Method      string  `json:"method"`                // "unix", "tls" or "anonymous"
+	Name        string  `json:"name,omitempty"`        // of the local user, or that a client is trusted by
+	Certificate string  `json:"certificate,omitempty"` // fingerprint of what the client showed
+	UID         *uint32 `json:"uid,omitempty"`         // of the process at the other end of the socket
+	PID         *int32  `json:"pid,omitempty"`
+	Address     string  `json:"address"` // with the port; "@" for the unix socket
+	Restricted  bool    `json:"restricted,omitempty"`
+	Trusted     bool    `json:"trusted"`
+	Request     string  `json:"request"` // its name, as in X-Request-Id
+}
+
 // A Requestor is whose request had an event as its effect.
 type Requestor struct {
 	Username string `json:"username"` // local user, or fingerprint of the client's certificate

@@ -19,6 +19,7 @@ var ladder = map[string]int{
 	".":                          0,
 	"api":                        1,
 	"internal/archive":           1,
+	"internal/audit":             2,
 	"internal/backup":            2,
 	"internal/blob":              2,
 	"internal/blob/blobtest":     2,

@@ -52,7 +52,7 @@ func TestMain_usage(t *testing.T) {
 		"query images":                    {2, "no path of the API"},
 		"query -X POST /1.0/x -d {":       {2, "the data (--data) isn't JSON"},
 		"monitor -f xml":                  {2, "it is yaml, json or pretty"},
-		"monitor --type foo":              {2, "it is operation, lifecycle or logging"},
+		"monitor --type foo":              {2, "it is operation, lifecycle, logging or security"},
 		"list outdated=banana":            {2, "outdated=true"},
 		"stop c1 --timeout x":             {2, `--timeout "x" is not a whole number`},
 		"remote add x h --fingerprint ab": {2, "64 hexadecimal digits"},

@@ -60,7 +60,7 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 // refusedHere says why an image that is here can't stand in for what a name means at its
 // remote, which isn't asked: it isn't signed as it has to be. The error is Integrity.
 func (d *Daemon) refusedHere(ctx context.Context, spec PullSpec, img kiln.Image) error {
-	err := d.checkSigned(ctx, spec.Remote, img, spec.Name)
+	err := d.refused(ctx, spec.Remote, spec.Name, d.checkSigned(ctx, spec.Remote, img, spec.Name))
 	if err == nil {
 		return nil
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/blob"
 	"github.com/kiln-containers/kiln/internal/db"
@@ -69,6 +70,7 @@ type Daemon struct {
 	backups   *backup.Dir // of instances
 	proxies   *proxies
 
+	audit       *audit.Log
 	remotes     *remote.Opener
 	flights     flights
 	making      making
@@ -122,6 +124,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	d.Audit(audit.Event{Action: serverStarted, Result: audit.OK, Context: map[string]any{"version": cfg.Version}})
 	d.wg.Go(d.networks.follow)
 	d.wg.Go(d.networks.watch)
 	d.wg.Go(d.proxies.watch)
@@ -160,7 +163,9 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.db, err = db.Open(ctx, filepath.Join(d.cfg.Dir, databaseFile)); err != nil {
 		return err
 	}
+	d.audit = d.openAudit()
 	d.db.OnChange(d.stale.note)
+	d.db.OnAccess(d.accessChanged)
 	d.db.OnRow(instance.Forbids)
 	if err := d.firstStart(ctx); err != nil {
 		return err
@@ -331,6 +336,10 @@ func (d *Daemon) Close() error {
 	}
 	if d.pool != nil {
 		errs = append(errs, d.pool.Close())
+	}
+	if d.audit != nil {
+		d.Audit(audit.Event{Action: serverStopped, Result: audit.OK})
+		errs = append(errs, d.audit.Close())
 	}
 	if d.db != nil {
 		errs = append(errs, d.db.Close())

@@ -148,6 +148,9 @@ func (d *Daemon) openAgain(ctx context.Context, o *op.Operation, r kiln.Remote, 
 	wrong := kiln.Errorf(kiln.NotFound, "it hasn't the image")
 	for _, name := range slices.DeleteFunc(names, func(n string) bool { return n == "" }) {
 		there, err := src.Find(ctx, name)
+		if err != nil && r.ImageKey != "" {
+			err = d.refused(ctx, r, name, err)
+		}
 		if err != nil {
 			if errors.Is(wrong, kiln.NotFound) && !errors.Is(err, kiln.NotFound) {
 				wrong = err

@@ -129,6 +129,9 @@ func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error
 		return kiln.Errorf(kiln.Unsupported, "the protocol %q can't tell which images there are", m.Remote.Protocol)
 	}
 	list, err := all.List(ctx)
+	if err != nil && m.Remote.ImageKey != "" {
+		err = d.refused(ctx, m.Remote, "", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -208,7 +211,7 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 	}
 	var refused error
 	img.Aliases = slices.DeleteFunc(img.Aliases, func(a kiln.Alias) bool {
-		err := check(img, a.Name)
+		err := d.refused(ctx, m.Remote, a.Name, check(img, a.Name))
 		refused = cmp.Or(refused, err)
 		return err != nil
 	})
@@ -256,7 +259,7 @@ func (d *Daemon) mirrorUnnamed(ctx context.Context, o *op.Operation, m Mirror, i
 	spec.Public, spec.Cached = m.Public, true
 	check, err := d.checks(ctx, m.Remote)
 	if err == nil {
-		err = check(img, spec.Name)
+		err = d.refused(ctx, m.Remote, spec.Name, check(img, spec.Name))
 	}
 	if err != nil {
 		return kiln.Image{}, err
@@ -379,6 +382,9 @@ func (d *Daemon) pullThrough(ctx context.Context, m Mirror, name string, via []s
 		return kiln.Image{}, err
 	}
 	img, err := src.Find(ctx, name)
+	if err != nil && m.Remote.ImageKey != "" {
+		err = d.refused(ctx, m.Remote, name, err)
+	}
 	if err != nil {
 		return kiln.Image{}, err
 	}

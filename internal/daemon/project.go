@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -123,6 +124,8 @@ func projectProfile(name string) db.Profile {
 // CreateProject makes a project with a default profile.
 // Errors: Invalid, Unsupported, Conflict.
 func (d *Daemon) CreateProject(ctx context.Context, p db.Project) error {
+	audit.About(ctx, "", "/1.0/projects/"+p.Name)
+	audit.Note(ctx, "keys", slices.Sorted(maps.Keys(p.Config)))
 	p.Config = newProject(p.Config)
 	if err := cmp.Or(kiln.CheckProjectName(p.Name), checkProject(p)); err != nil {
 		return err
@@ -176,6 +179,7 @@ func (d *Daemon) UpdateProject(ctx context.Context, name string, change func(db.
 					len(has.Instances))
 			}
 		}
+		audit.Note(ctx, "keys", changedKeys(*p, next))
 		*p = next
 		return nil
 	})

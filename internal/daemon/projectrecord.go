@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/kiln-containers/kiln"
@@ -115,13 +113,7 @@ func (v *recoverer) recoverProject(ctx context.Context, p db.Project) error {
 
 // changedKeys names what isn't the same of two projects.
 func changedKeys(a, b db.Project) []string {
-	both := maps.Clone(a.Config)
-	if both == nil {
-		both = map[string]string{}
-	}
-	maps.Copy(both, b.Config)
-	maps.DeleteFunc(both, func(key, _ string) bool { return a.Config[key] == b.Config[key] })
-	keys := slices.Sorted(maps.Keys(both))
+	keys := keysChanged(a.Config, b.Config)
 	if a.Description != b.Description {
 		keys = append(keys, "description")
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/fetch"
 	"github.com/kiln-containers/kiln/internal/op"
@@ -183,6 +184,9 @@ func (d *Daemon) find(ctx context.Context, o *op.Operation, spec PullSpec, fresh
 	if err == nil && img.Type == "virtual-machine" {
 		err = kiln.Errorf(kiln.Unsupported, "%q is an image of a virtual machine; kiln runs system containers", spec.Name)
 	}
+	if err != nil && spec.Remote.ImageKey != "" {
+		err = d.refused(ctx, spec.Remote, spec.Name, err)
+	}
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
 	}
@@ -270,6 +274,7 @@ func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec,
 	}
 	key = in + " " + key // who waits wants it in their project
 	life, joined := event.WithRequestor(project.Like(d.ctx, ctx), event.RequestorOf(ctx)), true
+	life = audit.WithWho(life, audit.WhoOf(ctx))
 	got, err := d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
 		report func(string, int64)) (kiln.Image, error) {
 		joined = false

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
@@ -147,6 +148,9 @@ func (d *Daemon) SetSettingsIf(ctx context.Context, check func(set map[string]st
 				change[key] = ""
 			}
 		}
+		next := maps.Clone(set)
+		maps.Copy(next, change)
+		audit.Note(ctx, "keys", keysChanged(set, next))
 		return change, check(shown(set))
 	})
 	if err != nil {
@@ -156,6 +160,15 @@ func (d *Daemon) SetSettingsIf(ctx context.Context, check func(set map[string]st
 	d.clientsChanged(ctx) // certificates of an authority may count no more
 	d.wake()
 	return nil
+}
+
+// keysChanged names the keys whose values change, and tells none of these.
+func keysChanged(before, after map[string]string) []string {
+	all := map[string]string{}
+	maps.Copy(all, before)
+	maps.Copy(all, after)
+	maps.DeleteFunc(all, func(key, _ string) bool { return before[key] == after[key] })
+	return slices.Sorted(maps.Keys(all))
 }
 
 // moveTo has the daemon listen where it is told to before that is written down, and

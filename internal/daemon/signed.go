@@ -53,18 +53,20 @@ func (d *Daemon) mayFetch(ctx context.Context, r kiln.Remote) error {
 	if err != nil || v != "always" || r.ImageKey != "" {
 		return err
 	}
-	return kiln.Errorf(kiln.Integrity, "images of %s aren't checked by a key, and images.require_signature is always "+
-		"here; pin the key of its images: kiln remote set-key <remote> <key>", r.Server)
+	return d.refused(ctx, r, "", kiln.Errorf(kiln.Integrity, "images of %s aren't checked by a key, and "+
+		"images.require_signature is always here; pin the key of its images: kiln remote set-key <remote> <key>", r.Server))
 }
 
 // mayArrive is mayFetch for an image that a client brings along with an instance of another
 // server: the client says with which key it has to be signed. The error is also Invalid.
 func (d *Daemon) mayArrive(ctx context.Context, spec ImportSpec) error {
+	fp := spec.Fingerprint.String()
 	if spec.ImageKey != "" {
 		img := kiln.Image{Fingerprint: spec.Fingerprint, Signature: spec.Signature}
-		err := d.checkSigned(ctx, kiln.Remote{ImageKey: spec.ImageKey}, img, img.Fingerprint.String())
+		err := d.checkSigned(ctx, kiln.Remote{ImageKey: spec.ImageKey}, img, fp)
 		if err != nil {
-			return kiln.Errorf(kiln.KindOf(err), "the image %s is refused: %w", img.Fingerprint.Short(), err)
+			return d.refused(ctx, kiln.Remote{ImageKey: spec.ImageKey}, fp,
+				kiln.Errorf(kiln.KindOf(err), "the image %s is refused: %w", img.Fingerprint.Short(), err))
 		}
 		return nil
 	}
@@ -72,9 +74,9 @@ func (d *Daemon) mayArrive(ctx context.Context, spec ImportSpec) error {
 	if err != nil || v != "always" {
 		return err
 	}
-	return kiln.Errorf(kiln.Integrity, "the image of an instance that a client brings isn't checked by a key, and "+
-		"images.require_signature is always here; pin the key of its images (kiln remote set-key <remote> <key>), or copy "+
-		"the image first: kiln image copy")
+	return d.refused(ctx, kiln.Remote{}, fp, kiln.Errorf(kiln.Integrity, "the image of an instance that a client brings "+
+		"isn't checked by a key, and images.require_signature is always here; pin the key of its images (kiln remote "+
+		"set-key <remote> <key>), or copy the image first: kiln image copy"))
 }
 
 // vouched notes of an image that came from a remote whose images are signed, or was here:

@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/grant"
@@ -168,6 +169,31 @@ func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, 
 	return Client{Fingerprint: fp, Name: shown.Subject.CommonName}, d.issued(ca, shown) == nil
 }
 
+// WhyUntrusted says why whoever shows a certificate isn't trusted; nil: who shows none.
+func (d *Daemon) WhyUntrusted(ctx context.Context, shown *x509.Certificate) string {
+	if shown == nil {
+		return "no certificate was shown"
+	}
+	now := time.Now()
+	d.clients.mu.RLock()
+	c, known := d.clients.byFP[trust.Fingerprint(shown)]
+	d.clients.mu.RUnlock()
+	_, trusted := d.Trusted(ctx, shown)
+	switch {
+	case now.After(shown.NotAfter):
+		return "the certificate expired on " + shown.NotAfter.UTC().Format(time.DateOnly)
+	case now.Before(shown.NotBefore):
+		return "the certificate isn't valid before " + shown.NotBefore.UTC().Format(time.DateOnly)
+	case c.Type == db.MetricsCertificate:
+		return "the certificate is for metrics only"
+	case trusted && c.Restricted:
+		return "the certificate is restricted to projects, and none of them is left"
+	case known:
+		return "the certificate is revoked by its authority"
+	}
+	return "the certificate isn't one of a trusted client"
+}
+
 // issued reports whether an authority has issued a client's certificate.
 func (d *Daemon) issued(ca *x509.CertPool, shown *x509.Certificate) error {
 	_, err := shown.Verify(x509.VerifyOptions{Roots: ca, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
@@ -229,11 +255,24 @@ func (d *Daemon) AddClient(ctx context.Context, cert *x509.Certificate, c Client
 		return err
 	}
 	c.Fingerprint, c.PEM, c.AddedAt = trust.Fingerprint(cert), trust.PEM(cert), time.Now()
+	audit.About(ctx, "", certificateURL(c.Fingerprint))
+	noteClient(ctx, c)
 	if err := d.db.CreateCertificate(ctx, c); err != nil {
 		return err
 	}
 	d.tell(ctx, "certificate-created", certificateURL(c.Fingerprint), nil)
 	return d.loadClients(ctx)
+}
+
+// noteClient says of the event of a client what it is.
+func noteClient(ctx context.Context, c Client) {
+	audit.Note(ctx, "name", c.Name)
+	if c.Type == db.MetricsCertificate {
+		audit.Note(ctx, "type", c.Type)
+	}
+	if c.Restricted {
+		audit.Note(ctx, "restricted_to", append([]string{}, c.Projects...))
+	}
 }
 
 // checkClient refuses types that there aren't, and names that would move the cursor of
@@ -285,6 +324,7 @@ func (d *Daemon) UpdateClient(ctx context.Context, fingerprint string, change fu
 		if err := change(c); err != nil {
 			return err
 		}
+		noteClient(ctx, *c)
 		more := slices.DeleteFunc(slices.Clone(c.Projects), func(p string) bool { return slices.Contains(had, p) })
 		return cmp.Or(checkClient(c), d.checkProjects(ctx, more))
 	})
@@ -330,6 +370,8 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if err != nil {
 		return nil, err
 	}
+	audit.About(ctx, joinToken, "")
+	noteClient(ctx, c)
 	meta := map[string]any{
 		"secret": t.Secret, "fingerprint": trust.Fingerprint(d.cert.Leaf), "addresses": addresses,
 		"request": map[string]any{"name": c.Name, "type": c.Type, "restricted": c.Restricted,
@@ -360,6 +402,11 @@ func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Ce
 		return d.throttle.wrong(ctx, from, err)
 	}
 	d.throttle.right(from)
+	if t != nil {
+		audit.Note(ctx, "by", "join token")
+	} else {
+		audit.Note(ctx, "by", trustPassword)
+	}
 	if name != "" {
 		c.Name = name
 	}

@@ -26,6 +26,7 @@ const (
 	imageRepaired   = "Image repaired"
 	instanceUnknown = "Instance unknown to the database"
 	devicesLeftOut  = "Instance imported without devices"
+	auditFailed     = "Audit log failure"
 )
 
 // severities says how bad a warning is, by its type.
@@ -33,6 +34,7 @@ var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
 	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate", devicesLeftOut: "low",
 	instanceUnknown: "high", treeDamaged: "moderate", imageRepaired: "low",
+	auditFailed: "high",
 }
 
 // resolvedLife is how long a warning is kept after what failed has worked again.

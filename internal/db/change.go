@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -39,6 +40,44 @@ type Image struct {
 // OnChange has f told after each transaction what it changed. When an image was used is
 // not worth telling. f may not block; it is set before others use the database.
 func (d *DB) OnChange(f func(Changes)) { d.changed = f }
+
+// An Access says who may have an image, or whose signatures it takes, other than before.
+type Access struct {
+	Image
+	Public, WasPublic bool
+	Key, HadKey       string // that newer versions have to be signed with; "": none
+}
+
+// OnAccess has f told of each Access that a transaction has brought, once that is committed, with
+// the transaction's context. f may not block; it is set before others use the database.
+func (d *DB) OnAccess(f func(context.Context, Access)) { d.accessed = f }
+
+// accessChanged notes who may have an image now, whose row was written.
+func (tx *Tx) accessChanged(ctx context.Context, i kiln.Image, was Access) error {
+	a := Access{Image: Image{Fingerprint: i.Fingerprint}, Public: i.Public, WasPublic: was.Public, HadKey: was.Key}
+	if i.Origin != nil {
+		a.Key = i.Origin.ImageKey
+	}
+	if a.Public == a.WasPublic && a.Key == a.HadKey {
+		return nil
+	}
+	var err error
+	a.Project, err = project.One(ctx, project.Images)
+	tx.accesses = append(tx.accesses, a)
+	return err
+}
+
+// accessOf tells who may have an image of a project.
+func (tx *Tx) accessOf(ctx context.Context, projectID int64, fp kiln.Fingerprint) (a Access, err error) {
+	var text, damage string
+	err = tx.tx.QueryRowContext(ctx, `SELECT public, origin FROM images WHERE project_id = ? AND fingerprint = ?`,
+		projectID, fp.String()).Scan(noted{"public", &a.Public, &damage}, noted{"origin", &text, &damage})
+	var origin kiln.Origin
+	if err == nil && text != "" && json.Unmarshal([]byte(text), &origin) == nil {
+		a.Key = origin.ImageKey
+	}
+	return a, found(err, "Image", fp.String())
+}
 
 func (tx *Tx) instanceChanged(ctx context.Context, names ...string) {
 	if tx.changes.Instances == nil {

@@ -1,6 +1,8 @@
 package db
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +86,56 @@ func TestChanges(t *testing.T) {
 		slices.Sort(list)
 		if text := strings.Join(list, " "); text != step.want {
 			t.Errorf("%s: changed %q, want %q", step.name, text, step.want)
+		}
+	}
+}
+
+// TestAccess makes sure that whoever changes who may have an image, or by which key it is bound,
+// is told of it, once it is so, and of nothing else.
+func TestAccess(t *testing.T) {
+	d := withImages(t, 0)
+	type marked struct{}
+	ctx := context.WithValue(t.Context(), marked{}, true)
+	var got []Access
+	d.OnAccess(func(ctx context.Context, a Access) {
+		if ctx.Value(marked{}) == nil || a.Project != "default" || a.Fingerprint != testImage(0).Fingerprint {
+			t.Errorf("%+v", a)
+		}
+		a.Image = Image{}
+		got = append(got, a)
+	})
+	img := testImage(0)
+	img.Public, img.Origin = false, nil
+	bound := func(key string) *kiln.Origin { return &kiln.Origin{Remote: kiln.Remote{ImageKey: key}} }
+	create := func(tx *Tx) error { return tx.CreateImage(ctx, img) }
+	update := func(tx *Tx) error { return tx.UpdateImage(ctx, img) }
+	for _, step := range []struct {
+		name   string
+		change func()
+		do     func(*Tx) error
+		want   []Access
+	}{
+		{"make it", func() {}, create, nil},
+		{"publish it", func() { img.Public = true }, update, []Access{{Public: true}}},
+		{"write it again", func() {}, update, nil},
+		{"make it again", func() { img.Public = false }, create, nil},
+		{"fail", func() {}, func(tx *Tx) error { return errors.Join(tx.UpdateImage(ctx, img), kiln.Conflict) }, nil},
+		{"bind it", func() { img.Public, img.Origin = true, bound("k") }, update,
+			[]Access{{Public: true, WasPublic: true, Key: "k"}}},
+		{"bind it to another", func() { img.Public, img.Origin = false, bound("l") }, update,
+			[]Access{{WasPublic: true, Key: "l", HadKey: "k"}}},
+		{"let it go", func() { img.Origin = nil }, update, []Access{{HadKey: "l"}}},
+		{"delete it", func() {}, func(tx *Tx) error {
+			_, err := tx.tx.ExecContext(ctx, `DELETE FROM images`)
+			return err
+		}, nil},
+		{"make it public", func() { img.Public, img.Origin = true, bound("k") }, create, []Access{{Public: true, Key: "k"}}},
+	} {
+		got = nil
+		step.change()
+		err := d.Tx(ctx, step.do)
+		if err != nil && !errors.Is(err, kiln.Conflict) || !slices.Equal(got, step.want) {
+			t.Errorf("%s: told %+v, not %+v; %v", step.name, got, step.want, err)
 		}
 	}
 }

@@ -36,8 +36,10 @@ type DB struct {
 	moves atomic.Uint64
 
 	changed func(Changes) // nil: nobody wants to know
-	forbids Forbids
-	unbound bool
+
+	accessed func(context.Context, Access) // nil: nobody wants to know
+	forbids  Forbids
+	unbound  bool
 
 	dir     string
 	log     string // its file
@@ -284,10 +286,11 @@ func emptyLog(path string) error {
 
 // A Tx is a transaction that writes.
 type Tx struct {
-	tx      *sql.Tx
-	changes Changes
-	forbids Forbids
-	unbound bool // what projects may have isn't asked
+	tx       *sql.Tx
+	changes  Changes
+	accesses []Access
+	forbids  Forbids
+	unbound  bool // what projects may have isn't asked
 }
 
 // WithReserve runs f, which is something else that must go on when the disk is full; it
@@ -330,6 +333,9 @@ func (d *DB) once(ctx context.Context, f func(*Tx) error) error {
 		d.moves.Add(1) // before anybody is told that it is done
 		if d.changed != nil {
 			d.changed(t.changes) // also when the commit failed: nobody knows how far it got
+		}
+		for i := 0; err == nil && d.accessed != nil && i < len(t.accesses); i++ {
+			d.accessed(ctx, t.accesses[i])
 		}
 	}
 	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {

@@ -235,7 +235,7 @@ func (tx *Tx) CreateImage(ctx context.Context, i kiln.Image) error {
 			return err
 		}
 	}
-	return tx.setProperties(ctx, id, i)
+	return errors.Join(tx.accessChanged(ctx, i, Access{}), tx.setProperties(ctx, id, i))
 }
 
 func (tx *Tx) setProperties(ctx context.Context, id int64, i kiln.Image) error {
@@ -262,6 +262,10 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 	if err != nil {
 		return err
 	}
+	was, err := tx.accessOf(ctx, in, i.Fingerprint)
+	if err != nil {
+		return err
+	}
 	var id int64
 	err = tx.tx.QueryRowContext(ctx, `UPDATE images SET public = ?, auto_update = ?, cached = ?, expires_at = ?, last_used_at = ?, properties = ?, profiles = ?,
 		origin = ?, origin_key = ?, own_properties = ?, replaced_by = ?, replaced_at = ?
@@ -273,7 +277,7 @@ func (tx *Tx) UpdateImage(ctx context.Context, i kiln.Image) error {
 	if err != nil {
 		return found(err, "Image", i.Fingerprint.String())
 	}
-	return tx.setProperties(ctx, id, i)
+	return errors.Join(tx.accessChanged(ctx, i, was), tx.setProperties(ctx, id, i))
 }
 
 func originText(o *kiln.Origin) string {

@@ -10,7 +10,7 @@ import (
 // An Event is something that happened. Metadata is one value of the wire,
 // encoded by the listener.
 type Event struct {
-	Type     string // "operation", "lifecycle" or "logging"
+	Type     string // "operation", "lifecycle", "logging" or "security"
 	Time     time.Time
 	Metadata any
 }

@@ -171,6 +171,7 @@ type Operation struct {
 
 	mu   sync.Mutex
 	snap Snapshot
+	ends []func(Snapshot)
 }
 
 // Start runs f in the background. f's context has the values of ctx, but it ends when
@@ -342,6 +343,20 @@ func (o *Operation) update(f func(*Snapshot)) {
 	o.table.notify(o.clone())
 }
 
+// AtEnd has f called once, with how the operation ended, also if it has already. f may not
+// block. The end of the table waits for it.
+func (o *Operation) AtEnd(f func(Snapshot)) {
+	o.mu.Lock()
+	if !o.snap.Status.Final() {
+		o.ends = append(o.ends, f)
+		o.mu.Unlock()
+		return
+	}
+	s := o.clone()
+	o.mu.Unlock()
+	f(s)
+}
+
 func (o *Operation) finish(err error) {
 	o.update(func(s *Snapshot) {
 		s.MayCancel = false
@@ -355,6 +370,9 @@ func (o *Operation) finish(err error) {
 			s.Status = Failure
 		}
 	})
+	for _, f := range o.ends { // to which nobody adds any more
+		f(o.Snapshot())
+	}
 	o.Joined()
 	if o.snap.Class != Token {
 		o.table.burden(o.snap.Owner, Load{Working: -1})

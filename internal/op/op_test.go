@@ -185,3 +185,30 @@ func TestLoads(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// TestAtEnd: who wants to hear of the end does once, whenever it comes.
+func TestAtEnd(t *testing.T) {
+	table := NewTable(func(Snapshot) {})
+	goOn := make(chan struct{})
+	wrong := kiln.Errorf(kiln.Invalid, "wrong")
+	o := table.Start(t.Context(), "Testing", Options{}, func(context.Context, *Operation) error {
+		<-goOn
+		return wrong
+	})
+	heard := make(chan Snapshot, 3)
+	o.AtEnd(func(s Snapshot) { heard <- s })
+	o.AtEnd(func(s Snapshot) { heard <- s })
+	close(goOn)
+	table.Close()
+	o.AtEnd(func(s Snapshot) { heard <- s })
+	close(heard)
+	n := 0
+	for s := range heard {
+		if n++; s.Status != Failure || !errors.Is(s.Err, wrong) {
+			t.Errorf("%+v", s)
+		}
+	}
+	if n != 3 {
+		t.Errorf("heard %d times", n)
+	}
+}

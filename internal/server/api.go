@@ -44,7 +44,7 @@ var extensions = []string{
 	"kiln_image_estimate",
 	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force", "kiln_network_explain",
 	"kiln_delete_unchanged", "kiln_instance_uuid",
-	"kiln_image_signatures", "kiln_image_keys", "kiln_scrub", "kiln_host",
+	"kiln_image_signatures", "kiln_image_keys", "kiln_scrub", "kiln_host", "kiln_security_events",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {

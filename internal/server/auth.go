@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/project"
 )
 
 // A caller is who sent a request.
@@ -47,6 +49,7 @@ func (s *Server) identify(r *http.Request) *http.Request {
 		}
 	}
 	ctx := op.WithOwner(event.WithRequestor(r.Context(), c.requestor(r)), c.owner())
+	ctx = audit.WithWho(ctx, c.who(r))
 	if c.restricted {
 		ctx = instance.Restricted(ctx, c.projects...)
 	}
@@ -110,14 +113,21 @@ func (s *Server) mayWait(r *http.Request) error {
 	return nil
 }
 
+// notAuthorized is what somebody is told who isn't trusted.
+const notAuthorized = "not authorized"
+
 // guard lets a handler be called by those who may, unless there is too much to do already.
 func (s *Server) guard(to route, method string, h handler) handler {
+	return s.recorded(to, method, s.allowed(to, method, h))
+}
+
+func (s *Server) allowed(to route, method string, h handler) handler {
 	open, admin := to.open(method), to.adminOnly(method)
 	return func(w http.ResponseWriter, r *http.Request) (any, error) {
 		within := time.Duration(0)
 		switch c := callerOf(r); {
 		case !c.trusted && !open:
-			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+			return nil, kiln.Errorf(kiln.Denied, notAuthorized)
 		case c.restricted && admin:
 			return nil, kiln.Errorf(kiln.Denied, "not authorized: this client is restricted to projects, and this needs one "+
 				"that isn't; ask whoever manages the server")
@@ -134,7 +144,10 @@ func (s *Server) guard(to route, method string, h handler) handler {
 		}
 		r, err := s.inProject(r, to, method)
 		if err != nil {
-			return nil, err
+			return nil, outside{err}
+		}
+		if !to.server {
+			audit.InProject(r.Context(), project.Name(r.Context()))
 		}
 		r = meant(r, to)
 		s.pace(w, r, within)

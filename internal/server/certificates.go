@@ -9,6 +9,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
@@ -135,6 +136,7 @@ func (s *Server) changeCertificate(r *http.Request, change func(*daemon.Client))
 	if err != nil {
 		return err
 	}
+	audit.About(r.Context(), "", "/1.0/certificates/"+c.Fingerprint)
 	return s.d.UpdateClient(r.Context(), c.Fingerprint, func(c *daemon.Client) error {
 		if err := checkETag(r, certificatePut(*c)); err != nil {
 			return err
@@ -149,5 +151,7 @@ func (s *Server) deleteCertificate(w http.ResponseWriter, r *http.Request) (any,
 	if err != nil {
 		return nil, err
 	}
+	audit.Note(r.Context(), "name", c.Name)
+	audit.About(r.Context(), "", "/1.0/certificates/"+c.Fingerprint)
 	return nil, s.d.RemoveClient(r.Context(), c.Fingerprint)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/trust"
@@ -156,6 +157,7 @@ func (s *Server) postExec(w http.ResponseWriter, r *http.Request) (any, error) {
 	if len(post.Command) == 0 || post.Command[0] == "" {
 		return nil, kiln.Errorf(kiln.Invalid, "the command is missing")
 	}
+	audit.Note(r.Context(), "command", post.Command)
 	ctx, err := s.d.MeaningInstance(r.Context(), name) // the client takes its time to connect
 	if err != nil {
 		return nil, err

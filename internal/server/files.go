@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/files"
 )
 
@@ -318,6 +319,7 @@ func (s *Server) getSFTP(w http.ResponseWriter, r *http.Request) (any, error) {
 	if _, err := io.WriteString(outside, answer); err != nil {
 		return handled{}, nil // it went away
 	}
+	audit.Began(r.Context())
 	s.log.Debug("SFTP begins", "request", requestID(r), "instance", r.PathValue("name"))
 	done := make(chan struct{})
 	go func() {

@@ -4,7 +4,9 @@ import (
 	"net/http"
 
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 func (s *Server) getMirrors(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -26,6 +28,10 @@ func (s *Server) postMirrors(w http.ResponseWriter, r *http.Request) (any, error
 	var post api.MirrorsPost
 	if err := readJSON(r, &post); err != nil {
 		return nil, err
+	}
+	audit.About(r.Context(), "", "/1.0/kiln/mirrors/"+segment(post.Name))
+	if key, err := signing.ParseKey(post.ImageKey); err == nil {
+		audit.Note(r.Context(), "key", key.ID())
 	}
 	return s.d.AddMirror(r.Context(), daemon.Mirror{
 		Name: post.Name, Remote: remoteOf(post.Server, post.Protocol, post.Certificate, post.RemoteAccess),

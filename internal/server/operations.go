@@ -13,6 +13,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/op"
@@ -127,12 +128,20 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) (any, error) {
 		types = strings.Split(t, ",")
 	}
 	for _, t := range types {
-		if t == "logging" && callerOf(r).restricted {
-			return nil, kiln.Errorf(kiln.Denied, "not authorized")
+		switch t {
+		case "operation", "lifecycle":
+		case "logging", daemon.SecurityEvents:
+			if callerOf(r).restricted {
+				return nil, kiln.Errorf(kiln.Denied, "not authorized: events of the type %s are for clients that aren't "+
+					"restricted to projects", t)
+			}
+		default:
+			return nil, kiln.Errorf(kiln.Invalid, "%q is not a type of event; there are operation, lifecycle, logging and "+
+				"security", t)
 		}
-		if t != "operation" && t != "lifecycle" && t != "logging" {
-			return nil, kiln.Errorf(kiln.Invalid, "%q is not a type of event; there are operation, lifecycle and logging", t)
-		}
+	}
+	if types == nil { // security events are for who asks for them: older clients don't know them
+		types = []string{"operation", "lifecycle", "logging"}
 	}
 	l := s.d.Events.Listen(types...)
 	defer l.Close()
@@ -220,6 +229,8 @@ func projectOf(e event.Event) string {
 		return m.Project
 	case daemon.Lifecycle:
 		return m.Project
+	case audit.Event:
+		return m.Project
 	}
 	return ""
 }
@@ -227,6 +238,9 @@ func projectOf(e event.Event) string {
 // hears reports whether who listens by a request is told of an event.
 func hears(r *http.Request, e event.Event) bool {
 	if snap, ok := e.Metadata.(op.Snapshot); ok && !callerOf(r).maySee(snap) {
+		return false
+	}
+	if _, ok := e.Metadata.(audit.Event); ok && callerOf(r).bounded() {
 		return false
 	}
 	name := projectOf(e)
@@ -248,6 +262,8 @@ func send(ctx context.Context, c *websocket.Conn, to caller, e event.Event) erro
 			l.Requestor = &api.Requestor{Username: q.Username, Protocol: q.Protocol, Address: q.Address}
 		}
 		metadata = l
+	case audit.Event:
+		metadata = securityEvent(m)
 	default:
 		metadata = m
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
@@ -29,7 +30,15 @@ func withLocalUser(ctx context.Context, c *net.UnixConn) context.Context {
 	}); cerr != nil || err != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, localUserKey{}, sync.OnceValue(func() string { return userName(peer.Uid) }))
+	return context.WithValue(ctx, localUserKey{}, &localUser{peer.Uid, peer.Pid,
+		sync.OnceValue(func() string { return userName(peer.Uid) })})
+}
+
+// A localUser is whose process is at the other end of a unix socket.
+type localUser struct {
+	uid  uint32
+	pid  int32
+	name func() string
 }
 
 // userName is the name of a user of this host, or "uid=1000" for one without.
@@ -45,14 +54,32 @@ func userName(uid uint32) string {
 // requestor is how events name the caller of a request.
 func (c caller) requestor(r *http.Request) *event.Requestor {
 	q := &event.Requestor{Protocol: c.protocol, Address: c.address}
-	switch local, ok := r.Context().Value(localUserKey{}).(func() string); {
+	switch local, ok := r.Context().Value(localUserKey{}).(*localUser); {
 	case c.protocol != "unix":
 		q.Address = r.RemoteAddr
 		if c.cert != nil {
 			q.Username = trust.Fingerprint(c.cert)
 		}
 	case ok:
-		q.Username = local()
+		q.Username = local.name()
 	}
 	return q
+}
+
+// who is how the record of what matters for security names the caller of a request.
+func (c caller) who(r *http.Request) *audit.Who {
+	w := &audit.Who{Method: audit.TLS, Name: c.name, Address: r.RemoteAddr, Trusted: c.trusted,
+		Restricted: c.restricted, Request: requestID(r)}
+	switch local, ok := r.Context().Value(localUserKey{}).(*localUser); {
+	case c.protocol == "tls" && c.cert == nil:
+		w.Method = audit.Anonymous
+	case c.protocol == "tls":
+		w.Certificate = trust.Fingerprint(c.cert)
+	case ok:
+		w.UID, w.PID, w.Name = &local.uid, &local.pid, local.name()
+		fallthrough
+	default:
+		w.Method, w.Address = audit.Unix, c.address
+	}
+	return w
 }

@@ -14,9 +14,13 @@ type route struct {
 	server    bool     // it is about the whole server, whatever project is named
 	relief    []string // methods that make the server have less to do, and are never too much for it
 	several   bool     // it can be about all projects at once
+	audit     acts     // what is in the record of what matters for security, by method
 
 	get, put, patch, post, del handler
 }
+
+// acts are what the record of what matters for security calls requests, by their method.
+type acts map[string]string
 
 // methods gives the handlers of a route, by method.
 func (r route) methods() map[string]handler {
@@ -47,7 +51,7 @@ func (s *Server) routes() []route {
 	return []route{
 		{path: "/", server: true, untrusted: only(get), get: s.root},
 		{path: "/1.0", untrusted: only(get), admin: only(put, patch), get: s.getServer, put: s.putServer,
-			patch: s.patchServer},
+			patch: s.patchServer, audit: acts{put: "config-updated", patch: "config-updated"}},
 		{path: "/1.0/events", several: true, get: s.events},
 		{path: "/1.0/resources", server: true, admin: only(get), get: s.getResources},
 
@@ -56,7 +60,7 @@ func (s *Server) routes() []route {
 			del: s.deleteImage},
 		{path: "/1.0/images/{name}/export", untrusted: only(get), get: s.exportImage, post: s.pushImage},
 		{path: "/1.0/images/{name}/refresh", post: s.refreshImage},
-		{path: "/1.0/images/{name}/secret", post: s.shareImage},
+		{path: "/1.0/images/{name}/secret", post: s.shareImage, audit: acts{post: "image-secret"}},
 		{path: "/1.0/images/{name}/verify", post: s.verifyImage},
 		{path: "/1.0/images/aliases", get: s.getAliases, post: s.postAliases},
 		{path: "/1.0/images/aliases/{name...}", untrusted: only(get), get: s.getAlias, put: s.putAlias, patch: s.patchAlias,
@@ -71,14 +75,16 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/images/{name}/files/{hash}/patch/{base}", untrusted: only(get), get: s.getPatch},
 		{path: "/1.0/kiln/host", server: true, admin: only(get), get: s.examineHost},
 		{path: "/1.0/kiln/image-keys", server: true, admin: only(get, put, del), get: s.getImageKeys, put: s.putImageKeys,
-			del: s.deleteImageKeys},
-		{path: "/1.0/kiln/mirrors", server: true, admin: only(get, post), get: s.getMirrors, post: s.postMirrors},
+			del: s.deleteImageKeys, audit: acts{put: "image-keys-published", del: "image-keys-deleted"}},
+		{path: "/1.0/kiln/mirrors", server: true, admin: only(get, post), get: s.getMirrors, post: s.postMirrors,
+			audit: acts{post: "mirror-created"}},
 		{path: "/1.0/kiln/scrub", server: true, admin: only(get, post, del), get: s.getScrub, post: s.postScrub,
 			del: s.deleteScrub},
-		{path: "/1.0/kiln/mirrors/{name}", server: true, admin: only(del, post), post: s.runMirror, del: s.deleteMirror},
+		{path: "/1.0/kiln/mirrors/{name}", server: true, admin: only(del, post), post: s.runMirror, del: s.deleteMirror,
+			audit: acts{del: "mirror-deleted"}},
 		{path: "/1.0/kiln/instances", post: s.receiveInstance},
 		{path: "/1.0/kiln/instances/{name}/network", admin: only(get), get: s.explainNetwork},
-		{path: "/1.0/kiln/instances/{name}/share", post: s.shareInstance},
+		{path: "/1.0/kiln/instances/{name}/share", post: s.shareInstance, audit: acts{post: "instance-share"}},
 		{path: "/1.0/kiln/instances/{name}/transfer", server: true, untrusted: only(get, del), get: s.getTransfer,
 			del: s.endTransfer},
 		{path: "/1.0/kiln/instances/{name}/transfer/layers/{id}", server: true, untrusted: only(get),
@@ -89,18 +95,21 @@ func (s *Server) routes() []route {
 			del: s.deleteInstance},
 		{path: "/1.0/instances/{name}/state", relief: only(put), get: s.getState, put: s.putState},
 		{path: "/1.0/instances/{name}/rebuild", post: s.rebuildInstance},
-		{path: "/1.0/instances/{name}/exec", post: s.postExec},
-		{path: "/1.0/instances/{name}/console", get: s.getConsole, post: s.postConsole, del: s.deleteConsole},
+		{path: "/1.0/instances/{name}/exec", post: s.postExec, audit: acts{post: "instance-exec"}},
+		{path: "/1.0/instances/{name}/console", get: s.getConsole, post: s.postConsole, del: s.deleteConsole,
+			audit: acts{post: "instance-console"}},
 		{path: "/1.0/instances/{name}/logs", get: s.getLogs},
 		{path: "/1.0/instances/{name}/logs/{file}", get: s.getLog, del: s.deleteLog},
-		{path: "/1.0/instances/{name}/files", get: s.getFile, post: s.postFile, del: s.deleteFile},
-		{path: "/1.0/instances/{name}/sftp", get: s.getSFTP},
+		{path: "/1.0/instances/{name}/files", get: s.getFile, post: s.postFile, del: s.deleteFile,
+			audit: acts{get: "instance-file-retrieved", post: "instance-file-pushed", del: "instance-file-deleted"}},
+		{path: "/1.0/instances/{name}/sftp", get: s.getSFTP, audit: acts{get: "instance-sftp"}},
 		{path: "/1.0/instances/{name}/snapshots", get: s.getSnapshots, post: s.postSnapshots},
 		{path: "/1.0/instances/{name}/snapshots/{snap}", get: s.getSnapshot, put: s.putSnapshot, patch: s.putSnapshot,
 			post: s.postSnapshot, del: s.deleteSnapshot},
 		{path: "/1.0/instances/{name}/backups", get: s.getBackups, post: s.postBackups},
 		{path: "/1.0/instances/{name}/backups/{backup}", get: s.getBackup, post: s.postBackup, del: s.deleteBackup},
-		{path: "/1.0/instances/{name}/backups/{backup}/export", get: s.exportBackup},
+		{path: "/1.0/instances/{name}/backups/{backup}/export", get: s.exportBackup,
+			audit: acts{get: "instance-backup-retrieved"}},
 		{path: "/1.0/instances/{name}/metadata", get: s.getMetadata, put: s.putMetadata, patch: s.patchMetadata},
 		{path: "/1.0/instances/{name}/metadata/templates", get: s.getTemplates, post: s.postTemplate, put: s.postTemplate,
 			del: s.deleteTemplate},
@@ -113,9 +122,11 @@ func (s *Server) routes() []route {
 		{path: "/1.0/profiles", several: true, admin: only(post), get: s.getProfiles, post: s.postProfiles},
 		{path: "/1.0/profiles/{name}", admin: only(put, patch, post, del), get: s.getProfile, put: s.putProfile,
 			patch: s.patchProfile, post: s.postProfile, del: s.deleteProfile},
-		{path: "/1.0/projects", server: true, admin: only(post), get: s.getProjects, post: s.postProjects},
+		{path: "/1.0/projects", server: true, admin: only(post), get: s.getProjects, post: s.postProjects,
+			audit: acts{post: "project-created"}},
 		{path: "/1.0/projects/{name}", server: true, admin: only(put, patch, post, del), get: s.getProject, put: s.putProject,
-			patch: s.patchProject, post: s.postProject, del: s.deleteProject},
+			patch: s.patchProject, post: s.postProject, del: s.deleteProject,
+			audit: acts{put: "project-updated", patch: "project-updated", post: "project-renamed", del: "project-deleted"}},
 		{path: "/1.0/projects/{name}/state", server: true, get: s.getProjectState},
 		{path: "/1.0/networks", server: true, admin: only(post), get: s.getNetworks, post: s.postNetworks},
 		{path: "/1.0/networks/{name}", server: true, admin: only(put, patch, post, del), get: s.getNetwork, put: s.putNetwork,
@@ -140,11 +151,13 @@ func (s *Server) routes() []route {
 		{path: "/1.0/storage-pools/{name}/volumes/{type}/{volume}/backups", get: s.getBackups, post: s.postBackups},
 		{path: "/1.0/storage-pools/{name}/volumes/{type}/{volume}/backups/{backup}", get: s.getBackup, post: s.postBackup,
 			del: s.deleteBackup},
-		{path: "/1.0/storage-pools/{name}/volumes/{type}/{volume}/backups/{backup}/export", get: s.exportBackup},
+		{path: "/1.0/storage-pools/{name}/volumes/{type}/{volume}/backups/{backup}/export", get: s.exportBackup,
+			audit: acts{get: "storage-volume-backup-retrieved"}},
 		{path: "/1.0/certificates", server: true, untrusted: only(post), admin: only(get, post), get: s.getCertificates,
-			post: s.postCertificates},
+			post: s.postCertificates, audit: acts{post: "certificate-created"}},
 		{path: "/1.0/certificates/{fingerprint}", server: true, admin: only(get, put, patch, del), relief: only(del),
-			get: s.getCertificate, put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate},
+			get: s.getCertificate, put: s.putCertificate, patch: s.patchCertificate, del: s.deleteCertificate,
+			audit: acts{put: "certificate-updated", patch: "certificate-updated", del: "certificate-deleted"}},
 		{path: "/1.0/warnings", server: true, admin: only(get), get: s.getWarnings},
 		{path: "/1.0/warnings/{id}", server: true, admin: only(get, put, patch, del), get: s.getWarning, put: s.putWarning,
 			patch: s.putWarning, del: s.deleteWarning},

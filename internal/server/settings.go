@@ -6,6 +6,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/audit"
 )
 
 func (s *Server) settings(r *http.Request) (map[string]any, error) {
@@ -34,6 +35,7 @@ func (s *Server) patchServer(w http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (s *Server) changeServer(r *http.Request, replace bool) error {
+	audit.InProject(r.Context(), "") // whatever the client is restricted to
 	var put api.ServerPut
 	if err := readJSON(r, &put); err != nil {
 		return err
