@@ -319,8 +319,12 @@ func (a *app) moveAcross(ctx context.Context, from, to place.Place, o *copyFlags
 		}
 		_, err = a.watch(ctx, from, r)
 	}
-	if err != nil {
-		return fmt.Errorf("the copy is on %q, but %q stays on %q, too: %w", to.Remote, from.Name, from.Remote, err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if _, look := from.Get(context.WithoutCancel(ctx), instancePath(from.Name), nil, nil); errors.Is(look, kiln.NotFound) {
+		return fmt.Errorf("%q was moved to %q, but not all of it was removed from %q: %w", from.Name, to.Remote, from.Remote,
+			err)
+	}
+	return fmt.Errorf("the copy is on %q, but %q stays on %q, too: %w", to.Remote, from.Name, from.Remote, err)
 }

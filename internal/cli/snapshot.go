@@ -152,13 +152,29 @@ func replaceSnapshot(ctx context.Context, at place.Place, snapshots, name string
 	ctx = context.WithoutCancel(ctx) // there are two now
 	made := client.Path(snapshots, temp)
 	err := at.Change(ctx, http.MethodDelete, old, nil, "")
-	if err != nil && !errors.Is(err, kiln.NotFound) {
-		return errors.Join(err, at.Change(ctx, http.MethodDelete, made, nil, ""))
+	if errors.Is(err, kiln.NotFound) {
+		err = nil
+	}
+	if err != nil { // a row goes before the files: it may be gone all the same
+		_, look := at.Get(ctx, old, nil, nil)
+		lost := errors.Is(err, kiln.Network)
+		switch {
+		case look == nil && !lost:
+			return errors.Join(err, at.Change(ctx, http.MethodDelete, made, nil, ""))
+		case !errors.Is(look, kiln.NotFound): // perhaps it is being deleted
+			return kiln.Errorf(kiln.KindOf(err), "%w; the new snapshot is there as %q: when %q is gone, rename it", err, temp,
+				name)
+		case lost:
+			err = nil
+		default:
+			err = kiln.Errorf(kiln.KindOf(err), "snapshot %q was replaced, but not all of the old one was removed: %w", name,
+				err)
+		}
 	}
 	if err := renameSnapshot(ctx, at, made, name); err != nil {
 		return kiln.Errorf(kiln.KindOf(err), "%w; the new snapshot is there as %q", err, temp)
 	}
-	return nil
+	return err
 }
 
 func (a *app) snapshotListCmd() *cobra.Command {
