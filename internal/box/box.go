@@ -51,6 +51,7 @@ type Limits struct {
 	MemorySoft          bool // more than MemoryBytes while the host has enough
 	NoSwap              bool // cgroup v1 has that only beside MemoryBytes, not soft
 	Disks               []DiskLimit
+	KeepDisks           bool // SetLimits leaves what bounds the disks as it is
 }
 
 // A DiskLimit bounds the traffic of the container with one block device, in a second; 0: not.

@@ -59,8 +59,15 @@ func (b *Box) SetLimits(l Limits) error {
 		set("pids", "pids.max", "pids.max", processes, l.Processes > 0),
 		b.setAllowance(l.CPUQuota, l.CPUPeriod),
 		b.setCPUs(l.CPUs),
-		b.setDisks(l.Disks),
+		b.setDisksOf(l),
 	)
+}
+
+func (b *Box) setDisksOf(l Limits) error {
+	if l.KeepDisks {
+		return nil
+	}
+	return b.setDisks(l.Disks)
 }
 
 // WritesAreBounded reports whether DiskLimit.Write* hold for what is written in the usual way.

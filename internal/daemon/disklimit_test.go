@@ -17,18 +17,22 @@ import (
 
 // TestDiskLimits bounds what an instance reads of a disk, while it has files of it open.
 func TestDiskLimits(t *testing.T) {
-	dir, img := t.TempDir(), filepath.Join(t.TempDir(), "disk")
+	mount, img := t.TempDir(), filepath.Join(t.TempDir(), "disk")
 	for _, args := range [][]string{{"truncate", "-s", "64M", img}, {"mkfs.ext4", "-q", img},
-		{"mount", "-o", "loop", img, dir}} {
+		{"mount", "-o", "loop", img, mount}} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", args, out)
 		}
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err, unix.Unmount(dir, unix.MNT_DETACH))
+		if err := unix.Unmount(mount, 0); err != nil {
+			t.Error(err, unix.Unmount(mount, unix.MNT_DETACH))
 		}
 	})
+	dir := filepath.Join(mount, "data")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	const megabytes = 3
 	f, err := os.Create(filepath.Join(dir, "file"))
 	if err != nil {
@@ -114,6 +118,38 @@ func TestDiskLimits(t *testing.T) {
 	}
 	if code, out := run(t, d, "c1", "ls /srv"); code != 0 || !strings.Contains(out, "file") {
 		t.Errorf("a refused change took the disk away: %d %q", code, out)
+	}
+
+	// A disk whose files are gone holds up no other change, and keeps its bounds.
+	throttled := func() string {
+		t.Helper()
+		all, err := filepath.Glob("/sys/fs/cgroup/blkio/kiln.payload/*/ns/blkio.throttle.read_bps_device")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text []byte
+		for _, file := range all {
+			b, _ := os.ReadFile(file)
+			text = append(text, b...)
+		}
+		return string(text)
+	}
+	was := throttled()
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.UpdateInstance(ctx, "c1", func(i instance.Instance) (instance.Config, error) {
+		i.Options["limits.processes"] = "77"
+		return i.Config, nil
+	})
+	if has := throttled(); err != nil || has != was {
+		t.Errorf("%q, %q, %v", was, has, err)
+	}
+	if err := set(disk("limits.read=2MiB")); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a disk that is gone: %v", err)
+	}
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
 	}
 
 	// One whose disk is slow ends at once all the same.

@@ -90,6 +90,13 @@ func isLimited(d map[string]string) bool {
 	return d["type"] == "disk" && (d[readLimit] != "" || d[writeLimit] != "" || d[bothLimits] != "")
 }
 
+// limitedDisks gives the disks of an instance that have bounds.
+func limitedDisks(i Instance) map[string]map[string]string {
+	disks := maps.Clone(i.ExpandedDevices)
+	maps.DeleteFunc(disks, func(_ string, d map[string]string) bool { return !isLimited(d) })
+	return disks
+}
+
 func checkTraffic(d map[string]string) error {
 	if isLimited(d) && d["source"] == memorySource {
 		return kiln.Errorf(kiln.Invalid, "a disk with source=%s is in memory, and has no traffic to bound; leave out "+
@@ -128,11 +135,13 @@ func unboundWrites(devices map[string]map[string]string) []string {
 
 // diskLimits gives the bounds of an instance's disks. They are the block devices': where
 // several disks are on one, the lowest bound of each kind holds for all of them. Errors:
-// Unsupported for files that are on no block device, Timeout.
+// NotFound and Unsupported for files that are gone or on no block device, Timeout; the bounds
+// are then those of the other disks.
 func (s *Set) diskLimits(ctx context.Context, i Instance) ([]box.DiskLimit, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sourceTime, errLate) // for all of them
 	defer cancel()
 	bounds := map[string]box.DiskLimit{}
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(i.ExpandedDevices)) {
 		d := i.ExpandedDevices[name]
 		if !isLimited(d) {
@@ -144,7 +153,7 @@ func (s *Set) diskLimits(ctx context.Context, i Instance) ([]box.DiskLimit, erro
 			disks, err = s.disksUnder(ctx, d)
 		}
 		if err != nil {
-			return nil, kiln.Errorf(kiln.KindOf(err), "device %q: limits.*: %w", name, err)
+			errs = append(errs, kiln.Errorf(kiln.KindOf(err), "device %q: limits.*: %w", name, err))
 		}
 		for _, disk := range disks {
 			l := bounds[disk]
@@ -165,7 +174,7 @@ func (s *Set) diskLimits(ctx context.Context, i Instance) ([]box.DiskLimit, erro
 	for _, disk := range slices.Sorted(maps.Keys(bounds)) {
 		list = append(list, bounds[disk])
 	}
-	return list, nil
+	return list, errors.Join(errs...)
 }
 
 // disksUnder gives the block devices that a disk is on; none for one that may be missing,
@@ -183,8 +192,11 @@ func (s *Set) disksUnder(ctx context.Context, d map[string]string) ([]string, er
 	if errors.Is(err, fs.ErrNotExist) && mayBeMissing(d) {
 		return nil, nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, kiln.Errorf(kiln.NotFound, "%s isn't there any more; make it again, or remove the device", dir)
+	}
 	if err != nil {
-		return nil, err
+		return nil, kiln.Errorf(kiln.KindOf(err), "%s: %w", dir, err)
 	}
 	disks, err := hardware.Host.DisksOf(at)
 	if err != nil {

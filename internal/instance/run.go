@@ -196,10 +196,19 @@ func (s *Set) spec(ctx context.Context, i Instance) (box.Spec, error) {
 	return spec, err
 }
 
-// limits are what an instance may take, by its configuration and its disks.
+// limits are what an instance may take, by its configuration and its disks. With an error
+// they are those that could be told.
 func (s *Set) limits(ctx context.Context, i Instance) (box.Limits, error) {
+	l, err := limitsKeepingDisks(ctx, i)
+	disks, derr := s.diskLimits(ctx, i)
+	l.Disks, l.KeepDisks = disks, false
+	return l, errors.Join(err, derr)
+}
+
+// limitsKeepingDisks are limits that leave those of the disks as they are.
+func limitsKeepingDisks(_ context.Context, i Instance) (box.Limits, error) {
 	c := i.ExpandedConfig
-	var l box.Limits
+	l := box.Limits{KeepDisks: true}
 	var errs []error
 	if v := c["limits.memory"]; v != "" {
 		n, err := parseMemory(v)
@@ -224,9 +233,7 @@ func (s *Set) limits(ctx context.Context, i Instance) (box.Limits, error) {
 	if v := c["limits.processes"]; v != "" {
 		l.Processes = int64(number(v))
 	}
-	disks, err := s.diskLimits(ctx, i)
-	l.Disks = disks
-	return l, errors.Join(append(errs, err)...)
+	return l, errors.Join(errs...)
 }
 
 func environment(config map[string]string) map[string]string {

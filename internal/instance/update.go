@@ -152,8 +152,12 @@ func (s *Set) relimit(ctx context.Context, now, next Instance) error {
 	if l == nil {
 		return nil
 	}
-	has, err := s.limits(ctx, now)
-	want, wrong := s.limits(ctx, next)
+	limits := s.limits
+	if reflect.DeepEqual(limitedDisks(now), limitedDisks(next)) {
+		limits = limitsKeepingDisks // whatever became of their files
+	}
+	has, err := limits(ctx, now)
+	want, wrong := limits(ctx, next)
 	if wrong != nil {
 		return wrong
 	}
@@ -173,11 +177,8 @@ func (s *Set) limitAgain(ctx context.Context, name string, l *live) error {
 	if err != nil {
 		return err
 	}
-	want, err := s.limits(ctx, i)
-	if err != nil {
-		return err
-	}
-	return l.box.SetLimits(want)
+	want, err := s.limits(ctx, i) // those that are known, whatever one of its disks is like
+	return errors.Join(err, l.box.SetLimits(want))
 }
 
 // CheckProfile refuses a change of a profile that takes instances the root disk that they
