@@ -104,6 +104,13 @@ func (c *config) identity(s Spec) {
 	c.set("lxc.seccomp.profile", "%s", filepath.Join(linkTo(s.ID), seccompFile))
 	if apparmorOn() {
 		c.set("lxc.apparmor.profile", "generated")
+		if len(s.IDMap) > 0 {
+			// Units of systemd have mounts of their own, also of proc, which liblxc's rules
+			// refuse: then logind doesn't start. In a user namespace the kernel knows what is safe.
+			for _, rule := range []string{"mount,", "umount,", "pivot_root,"} {
+				c.set("lxc.apparmor.raw", "%s", rule)
+			}
+		}
 		if s.Nesting {
 			c.set("lxc.apparmor.allow_nesting", "1")
 		}
