@@ -56,6 +56,8 @@ func writeConfig(s Spec, kinds string, halt int, lxcfs []string) error {
 	c.set("lxc.signal.halt", "%d", halt)
 	c.set("lxc.signal.reboot", "SIGINT")
 	c.set("lxc.monitor.signal.pdeath", "0") // an instance outlives its monitor
+	// See cgroup.c. The parent of the shell that liblxc runs it by is the monitor, whatever became of its file.
+	c.set("lxc.hook.stop", "/proc/$PPID/exe")
 	c.set("lxc.tty.max", "0")
 	c.set("lxc.pty.max", "1024")
 	c.set("lxc.console.logfile", "%s", filepath.Join(linkTo(s.ID), consoleFile))

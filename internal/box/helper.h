@@ -32,4 +32,9 @@ int open_root(const char *pid);
 
 bool make_terminal(const char *pid, uint32_t owner, int width, int height);
 int change_mount(void);
+
+// PAYLOAD_CGROUP is cgroup.go's payloadCgroup. remove_cgroups removes what a container has
+// there; not 0: it couldn't.
+#define PAYLOAD_CGROUP "kiln.payload"
+int remove_cgroups(const char *id);
 int ask_init(void);

@@ -9,6 +9,7 @@
 //   kiln-mount (mount.c): mounts something in a container that runs, or unmounts it.
 //   kiln-init (inside.c): finds out which init a container has, or asks it to halt.
 //   kiln-cgroup: writes a setting of a container's cgroup by way of its monitor.
+//   /proc/<pid of a monitor>/exe (cgroup.c): removes the cgroups of a container that has ended.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -288,6 +289,9 @@ static int set_cgroup(void)
 
 __attribute__((constructor)) static void become(int argc, char **argv)
 {
+	// liblxc runs it so when a container has ended: with its name, "lxc" and what it is for.
+	if (argc >= 4 && strncmp(argv[0], "/proc/", 6) == 0 && strcmp(argv[2], "lxc") == 0 && strcmp(argv[3], "stop") == 0)
+		_exit(remove_cgroups(argv[1]));
 	if (argc != 1)
 		return;
 	if (strcmp(argv[0], "kiln-monitor") == 0)

@@ -11,23 +11,53 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFailedReboot has a process in the cgroup that the next monitor is to make: the reboot
-// fails, and who watches hears why.
-func TestFailedReboot(t *testing.T) {
-	b := start(t, spec(t, busybox(t, "")))
-	dir := filepath.Join(unified(), monitorCgroup, b.state.ID, "other")
+// putInto has a process of the host in a cgroup.
+func putInto(t *testing.T, dir string) *exec.Cmd {
+	t.Helper()
 	other := exec.Command("sleep", "1000")
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer other.Wait()
-	defer other.Process.Kill()
+	t.Cleanup(func() { _ = other.Process.Kill() })
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(other.Process.Pid)), 0); err != nil {
 		t.Fatal(err)
 	}
+	return other
+}
+
+// TestRebootEmpties has a process in the cgroups of a container that doesn't end with its
+// init, as one that is about to enter it: the reboot comes first.
+func TestRebootEmpties(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	var others []*exec.Cmd
+	for _, h := range hierarchies() {
+		if dir := filepath.Join(h, payloadCgroup, b.state.ID); unix.Access(dir, unix.F_OK) == nil &&
+			filepath.Base(h) != "cpuset" { // which takes none before it has processors
+			others = append(others, putInto(t, filepath.Join(dir, "other")))
+		}
+	}
+	run(t, b, sh("reboot -f & sleep 10"))
+	if e, err := b.Next(t.Context()); err != nil || e != (Event{Kind: Rebooted}) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	for _, o := range others {
+		if err := o.Wait(); err == nil {
+			t.Error("a process has ended by itself")
+		}
+	}
+	end(t, b)
+}
+
+// TestFailedReboot has a process in the cgroup that the next monitor is to make: the reboot
+// fails, and who watches hears why.
+func TestFailedReboot(t *testing.T) {
+	b := start(t, spec(t, busybox(t, "")))
+	other := putInto(t, filepath.Join(unified(), monitorCgroup, b.state.ID, "other"))
+	defer other.Wait()
+	defer other.Process.Kill()
 	run(t, b, sh("reboot -f & sleep 10"))
 	if e, err := b.Next(t.Context()); err != nil || e.Kind != Stopped || e.Failed == "" {
 		t.Errorf("%+v, %v", e, err)
