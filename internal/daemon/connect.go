@@ -260,8 +260,7 @@ func (n *networks) lease(ctx context.Context, on network.Network, l db.Lease, d 
 	if err != nil {
 		return l, err
 	}
-	want := l
-	var others []db.Lease
+	want, others := l, n.unknown(on)
 	for _, o := range all {
 		if o.Project == l.Project && o.Instance == l.Instance && o.Device == l.Device {
 			want.IPv4, want.IPv6 = o.IPv4, o.IPv6
@@ -275,7 +274,9 @@ func (n *networks) lease(ctx context.Context, on network.Network, l db.Lease, d 
 	if slices.Contains(all, want) {
 		return want, nil
 	}
-	return n.d.db.SetLease(ctx, on.Name, l, func(others []db.Lease, l *db.Lease) error { return choose(on, others, l, d) })
+	return n.d.db.SetLease(ctx, on.Name, l, func(others []db.Lease, l *db.Lease) error {
+		return choose(on, append(others, n.unknown(on)...), l, d)
+	})
 }
 
 // choose sets the addresses of a lease. Errors: Conflict, Invalid.
@@ -482,9 +483,17 @@ func (n *networks) serve(ctx context.Context, plan network.Network) error {
 	if err != nil {
 		return err
 	}
+	unknown := n.unknown(plan)
 	plan.Hosts = nil
 	for _, l := range leases {
 		plan.Hosts = append(plan.Hosts, network.Host{Name: HostName(l), MAC: l.MAC, IPv4: l.IPv4, IPv6: l.IPv6})
+	}
+	for _, l := range unknown {
+		h := network.Host{Name: HostName(l), MAC: l.MAC, IPv4: l.IPv4, IPv6: l.IPv6}
+		if slices.ContainsFunc(plan.Hosts, func(o network.Host) bool { return o.Name == h.Name }) {
+			h.Name = "unknown-" + strings.ReplaceAll(h.MAC, ":", "") // it goes on with its addresses
+		}
+		plan.Hosts = append(plan.Hosts, h)
 	}
 	return n.served.Set(plan)
 }
@@ -518,6 +527,7 @@ func (n *networks) start(ctx context.Context) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.reclaim(ctx, rows)
 	for _, r := range rows {
 		if r.Bridge == "" {
 			continue

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -15,13 +16,17 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/network"
 )
 
 // TestUnknownGoesOn has containers run that the database doesn't know, one of them without a
-// record: they and all that is theirs are left as they are, and followed to their ends.
+// record: they and all that is theirs are left as they are, and followed to their ends. Nobody
+// else gets what they have of this host, and a shutdown ends them.
 func TestUnknownGoesOn(t *testing.T) {
 	dir, ctx := filepath.Join(t.TempDir(), "kiln"), t.Context()
 	d := open(t, dir)
@@ -30,9 +35,11 @@ func TestUnknownGoesOn(t *testing.T) {
 	if err := d.db.Backup(ctx, old); err != nil {
 		t.Fatal(err)
 	}
-	uuids := map[string]string{}
+	uuids, ids, leases := map[string]string{}, map[string]string{}, map[string]db.Lease{}
 	for _, name := range []string{"known", "bare"} {
-		launch(t, d, name, "bb")
+		if err := isolated(t, d, name, map[string]string{"host_name": "host" + name}); err != nil {
+			t.Fatal(err)
+		}
 		if err := d.instances.CreateSnapshot(ctx, name, instance.NewSnapshot{Name: "s0"}); err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +47,8 @@ func TestUnknownGoesOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		uuids[name] = i.Options[instance.UUIDKey]
+		uuids[name], ids[name] = i.Options[instance.UUIDKey], i.Options["volatile.idmap.base"]
+		leases[name] = leaseOf(t, d, name)
 		t.Cleanup(func() {
 			for _, pid := range box.Processes(uuids[name]) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -75,6 +83,34 @@ func TestUnknownGoesOn(t *testing.T) {
 	if text := askGuest(t, filepath.Join(in, "guest/sock")); !strings.Contains(text, "local-hostname: known") {
 		t.Errorf("it is told of itself: %s", text)
 	}
+	if err := isolated(t, d, "fresh", nil); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := d.Instance(ctx, "fresh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"known", "bare"} {
+		has := leases[name]
+		if fresh.Options["volatile.idmap.base"] == ids[name] || ids[name] == "" || !has.IPv4.IsValid() ||
+			leaseOf(t, d, "fresh").IPv4 == has.IPv4 {
+			t.Errorf("%s has the ids from %s and %s; fresh has %+v and %+v", name, ids[name], has.IPv4, fresh.Options,
+				leaseOf(t, d, "fresh"))
+		}
+		for key, v := range map[string]string{"ipv4.address": has.IPv4.String(), "host_name": "host" + name} {
+			err := isolated(t, d, "no", map[string]string{key: v})
+			if !errors.Is(err, kiln.Conflict) {
+				t.Errorf("with the %s of %s: %v", key, name, err)
+			}
+			o, err := d.DeleteInstance(ctx, "no") // it was made, and isn't started
+			wait(t, o, err)
+		}
+		if !slices.ContainsFunc(d.networks.served.Networks()[0].Hosts, func(h network.Host) bool {
+			return h.MAC == has.MAC && h.IPv4 == has.IPv4
+		}) {
+			t.Errorf("%s is served no address any more", name)
+		}
+	}
 	first, pid, err := box.Peek(in)
 	if err != nil {
 		t.Fatal(err)
@@ -107,10 +143,50 @@ func TestUnknownGoesOn(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	d = open(t, dir)
-	defer end(t, d)
 	if code, out := run(t, d, "known", "echo alive"); code != 0 || out != "alive\n" || len(d.instances.Unknown()) > 0 {
 		t.Errorf("%d %q, %q", code, out, d.instances.Unknown())
 	}
+	eventually(t, func() bool { return leaseOf(t, d, "known") == leases["known"] })
+	if err := errors.Join(d.Close(), restored(t, dir, old)); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, dir)
+	defer end(t, d)
+	if unknown := d.instances.Unknown(); !slices.Equal(unknown, []string{"fresh", "known"}) {
+		t.Errorf("%q", unknown)
+	}
+	if err := d.Shutdown(ctx); err != nil || len(d.instances.Unknown()) > 0 || len(box.Processes(uuids["known"])) > 0 {
+		t.Errorf("after a shutdown: %q, %v", d.instances.Unknown(), err)
+	}
+}
+
+// isolated launches an instance with ids of its own and an interface with some keys.
+func isolated(t *testing.T, d *Daemon, name string, keys map[string]string) error {
+	t.Helper()
+	nic := map[string]string{"type": "nic", "network": defaultNetwork}
+	maps.Copy(nic, keys)
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Start: true, Source: Source{Type: "image", Alias: "bb"},
+		Config: instance.Config{Options: map[string]string{"security.idmap.isolated": "true"},
+			Profiles: []string{defaultProfile}, Devices: map[string]map[string]string{"eth0": nic}}})
+	if err != nil {
+		return err
+	}
+	return o.Wait(t.Context()).Err
+}
+
+// leaseOf gives the addresses that the first interface of an instance has by its row.
+func leaseOf(t *testing.T, d *Daemon, name string) (found db.Lease) {
+	t.Helper()
+	list, err := d.db.Leases(t.Context(), defaultNetwork)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if l.Instance == name {
+			found = l
+		}
+	}
+	return found
 }
 
 // restored puts a copy of the database in the place of a daemon's that has ended.

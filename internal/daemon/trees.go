@@ -175,6 +175,7 @@ func (d *Daemon) tellUnknown() {
 		d.cfg.Log.Warn("the database doesn't know what runs", "err", err)
 	}
 	d.outcome(instanceUnknown, db.Subject{}, err)
+	d.networks.changed() // what has ended has no addresses any more
 }
 
 // owned tells the pool which volumes and snapshots have rows. The error is Integrity when

@@ -64,7 +64,7 @@ func (s *Set) assignIDs(ctx context.Context, i Instance) (Instance, error) {
 	if err != nil {
 		return i, err
 	}
-	var taken []box.IDMap
+	taken := s.strayIDs()
 	for _, r := range rows {
 		if m, ok := idRange(r.Config); ok && r.Config[UUIDKey] != i.Options[UUIDKey] {
 			taken = append(taken, m)

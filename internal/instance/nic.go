@@ -74,7 +74,7 @@ func (nicDevice) start(_ context.Context, in *guest, spec *box.Spec) (later bool
 }
 
 func (nicDevice) add(ctx context.Context, in *guest) error {
-	if err := checkHostName(ctx, "", in.keys); err != nil {
+	if err := in.set.checkHostName(ctx, "", in.keys); err != nil {
 		return err
 	}
 	name, err := in.nicName(ctx)
@@ -95,9 +95,12 @@ func (nicDevice) add(ctx context.Context, in *guest) error {
 
 // checkHostName makes sure that what bounds an interface by its name on the host doesn't
 // bound, or free, another one. See box.CheckHostName for the id.
-func checkHostName(ctx context.Context, id string, d map[string]string) error {
+func (s *Set) checkHostName(ctx context.Context, id string, d map[string]string) error {
 	if d["host_name"] == "" || NicKind(d) != box.Pair {
 		return nil
+	}
+	if err := s.checkStrayHostName(d); err != nil {
+		return err
 	}
 	return box.CheckHostName(ctx, id, d["host_name"])
 }
@@ -419,7 +422,7 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 	}
 	for _, device := range devices {
 		d := i.ExpandedDevices[device]
-		if err := checkHostName(ctx, i.Options[UUIDKey], d); err != nil {
+		if err := s.checkHostName(ctx, i.Options[UUIDKey], d); err != nil {
 			return nics, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
 		}
 		n, r, err := s.Networks.Connect(ctx, i, device, d)

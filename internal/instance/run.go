@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -564,35 +565,35 @@ func (s *Set) Suspend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	groups := map[int][]Instance{}
-	for _, i := range list {
+	groups := map[int][]func() error{}
+	add := func(i Instance, end func() error) {
 		priority := number(i.ExpandedConfig["boot.stop.priority"])
-		groups[priority] = append(groups[priority], i)
+		groups[priority] = append(groups[priority], end)
+	}
+	for _, i := range list {
+		if s.running(db.Instance{Config: i.Options}) != nil {
+			add(i, func() error { return s.suspend(ctx, i) })
+		}
+	}
+	for _, one := range s.strays.all() {
+		i := one.instance()
+		add(i, func() error { return one.suspend(ctx, i) })
 	}
 	var errs []error
 	for _, priority := range slices.Backward(slices.Sorted(maps.Keys(groups))) {
-		errs = append(errs, s.suspendAll(ctx, groups[priority]))
+		errs = append(errs, together(groups[priority]))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Set) suspendAll(ctx context.Context, list []Instance) error {
+// together calls some functions at once, and waits for all.
+func together(list []func() error) error {
 	errs := make([]error, len(list))
-	done := make(chan struct{})
-	n := 0
-	for k, i := range list {
-		if s.running(db.Instance{Config: i.Options}) == nil {
-			continue
-		}
-		n++
-		go func() {
-			errs[k] = s.suspend(ctx, i)
-			done <- struct{}{}
-		}()
+	var wg sync.WaitGroup
+	for k, f := range list {
+		wg.Go(func() { errs[k] = f() })
 	}
-	for range n {
-		<-done
-	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
@@ -606,12 +607,7 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 	if !i.Ephemeral {
 		unwritten = s.edit(db.Freeing(ctx), i.Name, func(r *db.Instance) { r.Config[powerKey] = "RUNNING" })
 	}
-	timeout, force := StopTimeout, false
-	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
-		timeout = hold(v)
-		force = timeout == 0
-	}
-	force = force || i.ExpandedConfig["boot.host_shutdown_action"] == "force-stop"
+	timeout, force := hostShutdown(i)
 	err = s.Stop(ctx, i.Name, timeout, force)
 	if kiln.KindOf(err) == kiln.Timeout {
 		err = s.Stop(ctx, i.Name, 0, true)
@@ -620,6 +616,16 @@ func (s *Set) suspend(ctx context.Context, i Instance) error {
 		err = nil // it stopped by itself meanwhile
 	}
 	return errors.Join(unwritten, err)
+}
+
+// hostShutdown says how an instance is stopped because the host goes down.
+func hostShutdown(i Instance) (timeout time.Duration, force bool) {
+	timeout = StopTimeout
+	if v := i.ExpandedConfig["boot.host_shutdown_timeout"]; v != "" {
+		timeout = hold(v)
+		force = timeout == 0
+	}
+	return timeout, force || i.ExpandedConfig["boot.host_shutdown_action"] == "force-stop"
 }
 
 // Autostart starts the instances that go up with the daemon: the ones that want

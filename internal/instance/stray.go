@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -35,6 +36,8 @@ type stray struct {
 	uuid   string
 	record Record
 	lost   error // why there is no record; nil: there is
+	nics   []RunningNic
+	ids    []box.IDMap
 }
 
 // called says which one it is.
@@ -88,6 +91,10 @@ func (s *Set) findStrays(boxes []fs.DirEntry, keep map[string]bool) {
 		}
 		one := &stray{live: live{box: b, gone: make(chan struct{})}, uuid: id}
 		one.record, one.lost = Recorded(s.pool, id)
+		one.nics = s.nicsOf(one.instance(), &one.live)
+		if one.ids, err = b.IDs(); err != nil {
+			s.warn("look at the ids of "+one.called(), err)
+		}
 		s.strays.list[id] = one
 	}
 }
@@ -179,6 +186,12 @@ func (s *Set) watchStray(one *stray, fewer func()) {
 		if e.Kind == box.Stopped {
 			break
 		}
+		if one.killing.Load() > 0 { // who killed it has killed the init before
+			if err := one.box.Abort(s.ctx); err != nil && s.ctx.Err() == nil {
+				s.warn("end "+one.called()+", which rebooted", err)
+			}
+			continue
+		}
 		if e.Unsaved != nil {
 			s.warn("write down that "+one.called()+" rebooted", e.Unsaved)
 		}
@@ -194,6 +207,42 @@ func (s *Set) watchStray(one *stray, fewer func()) {
 	s.warn(called+" has ended, which the database doesn't know", fmt.Errorf("unless it is brought back with kiln admin "+
 		"recover, the next start of the daemon keeps its files in lost/ for %v", volume.LostTime))
 	fewer()
+}
+
+// all gives those that run.
+func (s *strays) all() []*stray {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.list))
+}
+
+// suspend stops one because the host goes down: it would be killed with that. Its files stay.
+func (s *stray) suspend(ctx context.Context, i Instance) error {
+	timeout, force := hostShutdown(i)
+	if !force {
+		bound, cancel := stopTime(ctx, s.called(), timeout)
+		defer cancel()
+		var err error
+		if s.box.Frozen() {
+			err = s.thaw(bound, s.called())
+		}
+		if err == nil {
+			err = s.box.Shutdown(bound)
+		}
+		if err == nil {
+			err = s.wait(bound)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	err := s.kill(ctx, s.called())
+	select {
+	case <-s.gone:
+		return nil // perhaps by itself
+	default:
+		return err
+	}
 }
 
 // close lets go of them. They go on.
