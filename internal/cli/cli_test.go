@@ -55,6 +55,8 @@ func TestMain_usage(t *testing.T) {
 		"monitor --type foo":              {2, "it is operation, lifecycle, logging or security"},
 		"list outdated=banana":            {2, "outdated=true"},
 		"stop c1 --timeout x":             {2, `--timeout "x" is not a whole number`},
+		"shutdown --timeout -1":           {2, `--timeout -1 is not a number of seconds from 0 to 86400`},
+		"waitready --timeout 86401":       {2, `--timeout 86401 is not a number of seconds from 0 to 86400`},
 		"remote add x h --fingerprint ab": {2, "64 hexadecimal digits"},
 		"rebuild":                         {2, "missing argument: <instance>"},
 		"rebuild --outdated c1":           {2, "name no instance"},

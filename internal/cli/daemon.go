@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,9 +37,14 @@ func (a *app) shutdownCmd() *cobra.Command {
 	timeout := c.Flags().Int("timeout", 0, "seconds to wait; 0: as long as it takes")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		ctx := c.Context()
+		if err := checkTimeout(*timeout); err != nil {
+			return err
+		}
 		if *timeout > 0 {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
+			ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*timeout)*time.Second, kiln.Errorf(kiln.Timeout,
+				"instances, or the daemon, did not stop within %d s, and those that run go on; see which: kiln list; try "+
+					"again: kiln shutdown", *timeout))
 			defer cancel()
 		}
 		var server api.Server
@@ -65,11 +71,22 @@ func (a *app) shutdownCmd() *cobra.Command {
 		}
 		defer unix.Close(daemon)
 		if err := a.Local().Change(ctx, http.MethodPost, "/1.0/kiln/shutdown", struct{}{}, ""); err != nil {
-			return err
+			return cmp.Or(context.Cause(ctx), err)
 		}
 		return waitExit(ctx, daemon)
 	}
 	return c
+}
+
+// mostTimeout is how many seconds a command can be told to wait.
+const mostTimeout = 24 * 60 * 60
+
+// checkTimeout refuses seconds that nobody can mean.
+func checkTimeout(seconds int) error {
+	if seconds < 0 || seconds > mostTimeout {
+		return usageError{fmt.Errorf("--timeout %d is not a number of seconds from 0 to %d", seconds, mostTimeout)}
+	}
+	return nil
 }
 
 // waitExit waits until a process has ended.
@@ -80,29 +97,41 @@ func waitExit(ctx context.Context, pidfd int) error {
 			return err
 		}
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 func (a *app) waitreadyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "waitready", Short: "Wait until the daemon answers", Args: cobra.NoArgs}
 	timeout := c.Flags().Int("timeout", 60, "seconds to wait; 0: for ever")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		start, told := time.Now(), false
+		if err := checkTimeout(*timeout); err != nil {
+			return err
+		}
+		ctx := c.Context()
+		if *timeout > 0 { // also for one that takes the question and doesn't answer
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
+			defer cancel()
+		}
+		start, told, last := time.Now(), false, error(nil)
 		for {
-			_, err := a.Local().Get(c.Context(), "/1.0", nil, nil)
+			_, err := a.Local().Get(ctx, "/1.0", nil, nil)
 			if err == nil {
 				return nil
 			}
-			if *timeout > 0 && time.Since(start) > time.Duration(*timeout)*time.Second {
-				return kiln.Errorf(kiln.Timeout, "the daemon isn't ready after %d s: %w", *timeout, err)
+			if last == nil || ctx.Err() == nil { // else it is that time is up
+				last = err
 			}
 			if !told && time.Since(start) > linePatience {
 				told = true
 				a.remark("Waiting for a daemon that answers at %s", client.Socket())
 			}
 			select {
-			case <-c.Context().Done():
-				return c.Context().Err()
+			case <-ctx.Done():
+				if c.Context().Err() != nil {
+					return c.Context().Err()
+				}
+				return kiln.Errorf(kiln.Timeout, "the daemon isn't ready after %d s: %w", *timeout, last)
 			case <-time.After(20 * time.Millisecond):
 			}
 		}

@@ -202,6 +202,14 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.instances.Removed = d.backups.DeleteAll
 	d.instances.Networks, d.instances.Proxies = d.networks, d.proxies
 	d.instances.Failed = d.instanceFailed
+	d.instances.Work = func(ctx context.Context) string {
+		o := op.Of(ctx)
+		if o == nil {
+			return ""
+		}
+		s := o.Snapshot()
+		return fmt.Sprintf("the operation %q (%s)", s.Description, s.ID)
+	}
 	if err := d.dropTrees(ctx); err != nil {
 		d.cfg.Log.Warn("remove trees of images that nobody needs", "err", err)
 	}

@@ -127,7 +127,7 @@ func (s *Set) startLocked(ctx context.Context, name string) error {
 
 // startAwaited starts an instance when it is its turn, if it still is to be then.
 func (s *Set) startAwaited(ctx context.Context, name, uuid string, rebooting bool) error {
-	ctx, unlock, err := s.lock(ctx, name)
+	ctx, unlock, err := s.lockWhile(ctx, ctx, name) // nobody waits for it, and a stop ends that
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (s *Set) fileServer(ctx context.Context, name string) (*files.Helper, error
 	}
 	ctx = Meaning(ctx, fromRow(r)) // also where it waits for other work
 	uuid := r.Config[UUIDKey]
-	unlock, err := s.files.lock(ctx, uuid)
+	unlock, err := s.files.lock(ctx, uuid, "")
 	if err != nil {
 		return nil, err
 	}
@@ -121,13 +121,9 @@ func (s *Set) joinFiles(ctx context.Context, name, uuid string, l *live) (*files
 
 // enterFiles serves the files of an instance that doesn't run.
 func (s *Set) enterFiles(ctx context.Context, name string) (*files.Helper, error) {
-	waiting, cancel := context.WithTimeoutCause(ctx, filesTime, errors.New("time is up"))
+	waiting, cancel := turn(ctx, filesTime)
 	defer cancel()
-	unlock, err := s.names.lock(waiting, key(ctx, name))
-	if err != nil && ctx.Err() == nil {
-		return nil, kiln.Errorf(kiln.Busy, "other work on it has been going on for %v; try again when that is done, see: "+
-			"kiln operation list", filesTime)
-	}
+	unlock, err := s.names.lock(waiting, key(ctx, name), s.work(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -178,28 +174,6 @@ func (s *Set) mountFiles(ctx context.Context, i Instance) (*files.Helper, error)
 		}
 	}
 	return files.Enter(ctx, tree, users, files.Options{})
-}
-
-// lock waits for the turn to work on an instance. Nobody has its files open then, unless
-// it runs. The context it gives means by the name the instance that has it now.
-func (s *Set) lock(ctx context.Context, name string) (meaning context.Context, unlock func(), err error) {
-	return s.lockWhile(ctx, ctx, name)
-}
-
-// lockWhile is lock that waits no longer than waiting lasts.
-func (s *Set) lockWhile(waiting, ctx context.Context, name string) (meaning context.Context, unlock func(), err error) {
-	unlock, err = s.names.lock(waiting, key(ctx, name))
-	if err != nil {
-		return ctx, nil, err
-	}
-	r, err := s.db.Instance(ctx, name)
-	if err != nil {
-		return ctx, unlock, nil //nolint:nilerr // who works on it finds out what is wrong
-	}
-	if s.running(r) == nil {
-		s.endFiles(r.Config[UUIDKey], name, "started or changed")
-	}
-	return Meaning(ctx, fromRow(r)), unlock, nil
 }
 
 // pauseFiles lets nobody change the files of an instance until the function that it gives

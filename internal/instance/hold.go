@@ -100,7 +100,7 @@ func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resum
 		return errors.Join(errs...)
 	}
 	undo := func(err error) (func() error, error) { return nil, errors.Join(err, resume()) }
-	waiting, cancel := context.WithTimeout(ctx, quietTime)
+	waiting, cancel := turn(ctx, quietTime)
 	defer cancel()
 	names = slices.Clone(names)
 	slices.SortFunc(names, func(a, b db.Name) int { // as everybody does who locks several

@@ -17,7 +17,7 @@ func TestHoldAllOrder(t *testing.T) {
 	names := []db.Name{{Project: project.Default, Name: "b"}, {Project: project.Default, Name: "a"}}
 	for _, n := range names {
 		create(t, s, p, n.Name, Config{})
-		unlock, err := s.names.lock(in, key(in, n.Name))
+		unlock, err := s.names.lock(in, key(in, n.Name), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +25,7 @@ func TestHoldAllOrder(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(in)
 	cancel()
-	if _, err := s.HoldAll(gone, names, false); err == nil || !strings.Contains(err.Error(), `"default/a"`) {
+	if _, err := s.HoldAll(gone, names, false); err == nil || !strings.Contains(err.Error(), `instance "a"`) {
 		t.Errorf("it waits for: %v", err)
 	}
 	if names[0].Name != "b" {

@@ -314,7 +314,7 @@ func TestKeyLock(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			unlock, err := k.lock(t.Context(), "a")
+			unlock, err := k.lock(t.Context(), "a", "the first")
 			if err != nil {
 				t.Error(err)
 				return
@@ -334,15 +334,15 @@ func TestKeyLock(t *testing.T) {
 	if most != 1 {
 		t.Errorf("%d at once", most)
 	}
-	unlock, _ := k.lock(t.Context(), "a")
-	other, err := k.lock(t.Context(), "b") // another name is free
+	unlock, _ := k.lock(t.Context(), "a", "the first")
+	other, err := k.lock(t.Context(), "b", "") // another name is free
 	if err != nil {
 		t.Fatal(err)
 	}
 	other()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, err := k.lock(ctx, "a"); kiln.KindOf(err) != kiln.Timeout {
+	if _, err := k.lock(ctx, "a", ""); kiln.KindOf(err) != kiln.Timeout || !strings.Contains(err.Error(), "for the first:") {
 		t.Errorf("%v", err)
 	}
 	unlock()

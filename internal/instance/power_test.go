@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -172,6 +173,21 @@ func TestProcessorLists(t *testing.T) {
 		if _, err := parseCPUs(v); (err == nil) != ok {
 			t.Errorf("%s: %v", v, err)
 		}
+	}
+}
+
+// TestSuspendFails has a shutdown of the host that doesn't succeed: what starts by itself does
+// again, and it is said how to go on.
+func TestSuspendFails(t *testing.T) {
+	s := elsewhere(t, map[string]map[string]string{"a": nil})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := s.Suspend(gone)
+	if kiln.KindOf(err) != kiln.Cancelled || !strings.Contains(err.Error(), "try again: kiln shutdown") || s.suspended.Load() {
+		t.Errorf("%v; suspended: %v", err, s.suspended.Load())
+	}
+	if err := s.Suspend(t.Context()); err != nil || !s.suspended.Load() {
+		t.Errorf("%v; suspended: %v", err, s.suspended.Load())
 	}
 }
 

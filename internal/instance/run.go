@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -558,9 +559,18 @@ func (l *live) thaw(ctx context.Context, name string) error {
 
 // Suspend stops every instance because the host goes down, and remembers which ran.
 // Higher priorities go first, the ones of a priority all at once. One that doesn't
-// stop in its time is killed, whatever other work goes on with it.
-func (s *Set) Suspend(ctx context.Context) error {
+// stop in its time is killed, whatever other work goes on with it. When that fails, instances
+// start by themselves again, but for those that were stopped.
+func (s *Set) Suspend(ctx context.Context) (err error) {
 	s.suspended.Store(true)
+	var stopped atomic.Int32
+	defer func() {
+		if err != nil {
+			s.suspended.Store(false)
+			err = kiln.Errorf(kiln.KindOf(err), "%w; so the daemon goes on, and %d that were stopped stay so until they are "+
+				"started, or the daemon is; try again: kiln shutdown", err, stopped.Load())
+		}
+	}()
 	list, err := s.List(project.InAll(ctx))
 	if err != nil {
 		return err
@@ -568,7 +578,13 @@ func (s *Set) Suspend(ctx context.Context) error {
 	groups := map[int][]func() error{}
 	add := func(i Instance, end func() error) {
 		priority := number(i.ExpandedConfig["boot.stop.priority"])
-		groups[priority] = append(groups[priority], end)
+		groups[priority] = append(groups[priority], func() error {
+			err := end()
+			if err == nil {
+				stopped.Add(1)
+			}
+			return err
+		})
 	}
 	for _, i := range list {
 		if s.running(db.Instance{Config: i.Options}) != nil {

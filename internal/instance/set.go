@@ -56,6 +56,9 @@ type Set struct {
 	Failed func(what Unasked, i Instance, err error)
 	// Proxies carry connections; they are set before anything is started.
 	Proxies Proxies
+	// Work tells whoever has to wait what the work of a context is, such as an operation; "":
+	// it isn't known. It may be nil, and is set before anything is started.
+	Work func(ctx context.Context) string
 	// HoldTime bounds how long the processes of an instance may take to stand still; 0: as
 	// usual. It is set before anything is started.
 	HoldTime time.Duration
@@ -91,6 +94,7 @@ type Set struct {
 
 	restartPause time.Duration // before the first of those after something failed
 	unaskedWait  time.Duration // of what is done unasked, for other work
+	turnTime     time.Duration // of what is asked for, for other work
 }
 
 // live is an instance that runs.
@@ -121,7 +125,7 @@ func Open(ctx context.Context, d *db.DB, pool *volume.Pool, dir, hostArch string
 	}
 	s := &Set{db: d, pool: pool, dir: dir, ids: ids, host: hostArch, notify: notify, warn: warn, live: map[string]*live{},
 		served: map[string]*files.Helper{}, still: map[string]bool{}, claimed: map[string]bool{}, short: map[string]int{},
-		awaited: map[string]func(){}, restartPause: restartPause, unaskedWait: unaskedWait}
+		awaited: map[string]func(){}, restartPause: restartPause, unaskedWait: unaskedWait, turnTime: turnTime}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

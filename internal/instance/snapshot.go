@@ -332,7 +332,9 @@ func (s *Set) SetSnapshotExpiry(ctx context.Context, instance, name string,
 // DeleteSnapshot removes a snapshot. The instance and its other snapshots stay as
 // they are. The error is NotFound.
 func (s *Set) DeleteSnapshot(ctx context.Context, instance, name string) error {
-	return s.deleteSnapshot(ctx, ctx, instance, name, nil)
+	waiting, cancel := turn(ctx, s.turnTime)
+	defer cancel()
+	return s.deleteSnapshot(waiting, ctx, instance, name, nil)
 }
 
 // deleteSnapshot waits for its turn no longer than waiting lasts. With unwanted, a snapshot that
