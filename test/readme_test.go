@@ -2,6 +2,7 @@ package test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -41,5 +42,39 @@ func TestFirstBlock(t *testing.T) {
 	}
 	if commands < 10 {
 		t.Errorf("only %d commands in:\n%s", commands, block)
+	}
+}
+
+// TestHowTos has a transcript run each how-to, under all of its headings that have commands or as
+// a whole, and the README lead to it.
+func TestHowTos(t *testing.T) {
+	read := func(path string) string {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	transcript, readme := read("../cmd/kiln/testdata/script/howto.txt"), read("../README.md")
+	files, err := filepath.Glob("../docs/how-to/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, path := range files {
+		name := strings.TrimSuffix(filepath.Base(path), ".md")
+		if !strings.Contains(readme, "(docs/how-to/"+name+".md)") {
+			t.Errorf("README.md has no link to %s", path)
+		}
+		run := "\nexec sh howto.sh " + name
+		if strings.Contains(transcript, run+"\n") {
+			continue
+		}
+		for _, part := range strings.Split(read(path), "\n## ")[1:] {
+			heading, text, _ := strings.Cut(part, "\n")
+			of := run + " '" + strings.ReplaceAll(heading, "'", ".") + "'\n"
+			if strings.Contains(text, "\n    ") && !strings.Contains(transcript, of) {
+				t.Errorf("%s: no transcript runs %q", path, heading)
+			}
+		}
 	}
 }
