@@ -67,7 +67,6 @@ func getProfile(ctx context.Context, q queryer, name string) (Profile, error) {
 // CreateProfile adds a row. The error is Conflict when the name is taken.
 func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.changes.Profiles = true
 		in, err := projectID(ctx, tx.tx, project.Profiles)
 		if err != nil {
 			return err
@@ -80,6 +79,7 @@ func (d *DB) CreateProfile(ctx context.Context, p Profile) error {
 }
 
 func createProfile(ctx context.Context, tx *Tx, in int64, p Profile) error {
+	tx.changes.Profiles = true
 	_, err := tx.tx.ExecContext(ctx, `INSERT INTO profiles (project_id, name, description, config, devices)
 		VALUES (?, ?, ?, ?, ?)`, in, p.Name, p.Description, toJSON(orEmpty(p.Config)), toJSON(orEmpty(p.Devices)))
 	return conflict(err, "Profile", p.Name)

@@ -178,7 +178,7 @@ func (d *DB) EditProject(ctx context.Context, name string, f func(*Project, Cont
 // in it, also where certificates say it. Errors: NotFound, Conflict, those of f.
 func (d *DB) RenameProject(ctx context.Context, from, to string, f func(Contents) error) error {
 	return d.Tx(ctx, func(tx *Tx) error {
-		tx.changes.Projects = true
+		tx.changes.Projects, tx.changes.Profiles = true, true
 		has, err := contentsOf(ctx, tx.tx, from)
 		if err != nil {
 			return err
@@ -198,7 +198,7 @@ func (d *DB) RenameProject(ctx context.Context, from, to string, f func(Contents
 // Errors: NotFound, those of f.
 func (d *DB) DeleteProject(ctx context.Context, name string, f func(Contents) error) error {
 	return d.Tx(Freeing(ctx), func(tx *Tx) error {
-		tx.changes.Projects = true
+		tx.changes.Projects, tx.changes.Profiles = true, true
 		id, err := projectRow(ctx, tx.tx, name)
 		if err != nil {
 			return err
