@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ import (
 const (
 	databaseFile = "kiln.db"
 	backupsDir   = "backups"
+	copyDays     = "20060102"
+	copyTimes    = copyDays + "T150405"
 	backupsKept  = 7 // of days
 	timesKept    = 4 // made after changes
 	copyPause    = 10 * time.Minute
@@ -95,7 +98,7 @@ func (d *Daemon) lostBlobs(list []kiln.Fingerprint) {
 
 // backUp keeps a copy of the database for each day, and the newest of them.
 func (d *Daemon) backUp(ctx context.Context) error {
-	return d.copyDatabase(ctx, time.Now().UTC().Format("20060102"))
+	return d.copyDatabase(ctx, time.Now().UTC().Format(copyDays))
 }
 
 // copies says of which state of the database there is a copy.
@@ -125,7 +128,7 @@ func (d *Daemon) backUpChanges(ctx context.Context) error {
 	if !d.copies.next(d.db.Version(), now) {
 		return nil
 	}
-	return d.copyDatabase(ctx, now.Format("20060102T150405"))
+	return d.copyDatabase(ctx, now.Format(copyTimes))
 }
 
 // copyDatabase makes a copy of the database with a name, unless there is one, and removes
@@ -197,9 +200,26 @@ func place(from, to string) error {
 // backups gives the copies of a database, newest first.
 func backups(dir string) ([]string, error) {
 	list, err := disk.Glob(dir, backupsDir+"/kiln-*.db")
-	slices.Sort(list)
-	slices.Reverse(list)
+	made := map[string]string{}
+	for _, path := range list {
+		made[path] = copiedAt(path)
+	}
+	slices.SortFunc(list, func(a, b string) int {
+		return cmp.Or(strings.Compare(made[b], made[a]), strings.Compare(b, a))
+	})
 	return list, err
+}
+
+// copiedAt is when a copy of the database was made, as the names of copies have times. The name of
+// a day's copy doesn't say at what time of that day; its file does, unless that was copied since.
+func copiedAt(path string) string {
+	name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "kiln-"), ".db")
+	if fi, err := os.Stat(path); err == nil && !strings.Contains(name, "T") {
+		if at := fi.ModTime().UTC().Format(copyTimes); strings.HasPrefix(at, name+"T") {
+			return at
+		}
+	}
+	return name
 }
 
 // RestoreDatabase puts a copy of the database in the place of the one in a daemon's

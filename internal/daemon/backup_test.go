@@ -1,8 +1,12 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,5 +68,36 @@ func TestCopiesKept(t *testing.T) {
 	if err != nil || len(list) != backupsKept+timesKept || filepath.Base(list[0]) != "kiln-20260109T010000.db" ||
 		filepath.Base(list[len(list)-1]) != "kiln-20260103.db" {
 		t.Errorf("%q, %v", list, err)
+	}
+}
+
+// TestCopiesOrder has the copy of a day that was made after another one of that day.
+func TestCopiesOrder(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, backupsDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	at := func(s string) time.Time {
+		when, err := time.Parse(copyTimes, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return when
+	}
+	want := []string{"20260103", "20260102T190000", "20260102", "20260102T000100", "20260101T120000", "20260101"}
+	for name, when := range map[string]string{"20260102": "20260102T120000", "20260102T000100": "20260102T230000",
+		"20260102T190000": "20260102T190000", "20260101": "20260105T000000", "20260101T120000": "20260101T120000",
+		"20260103": "20260104T000000"} {
+		path := filepath.Join(dir, backupsDir, "kiln-"+name+".db")
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at(when), at(when))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := backups(dir)
+	for n, path := range list {
+		list[n] = strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "kiln-"), ".db")
+	}
+	if err != nil || !slices.Equal(list, want) {
+		t.Errorf("%v, %v", list, err)
 	}
 }
