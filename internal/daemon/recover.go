@@ -49,6 +49,7 @@ type recoverer struct {
 	kept       []string         // directories of records that are kept, newest first
 	unrecorded map[string]error // why a volume has no record
 	attached   map[string]bool  // files of snapshots that have rows
+	settled    map[db.Name]bool // profiles of which no other record counts
 }
 
 // Recover makes rows of what the database in a daemon's directory doesn't name: images
@@ -61,7 +62,7 @@ type recoverer struct {
 // Errors: NotFound where no daemon ever was, Conflict when one runs.
 func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	ctx = project.InAll(ctx)
-	v := &recoverer{Daemon: &Daemon{cfg: cfg}}
+	v := &recoverer{Daemon: &Daemon{cfg: cfg}, settled: map[db.Name]bool{}}
 	lock, err := lockThere(ctx, cfg.Dir)
 	if err != nil {
 		return v.r, err

@@ -20,7 +20,8 @@ import (
 // recoverInstances makes rows of the volumes that none names, or whose rows are older
 // than their records, and attaches their snapshots.
 func (v *recoverer) recoverInstances(ctx context.Context) error {
-	if err := v.findLost(); err != nil {
+	found, err := v.findLost()
+	if err != nil {
 		return err
 	}
 	mended, err := v.pool.MendRecords()
@@ -42,6 +43,19 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 		}
 	}
 	v.tellMended(mended)
+	// What was in use keeps its name where some have the same, then what was put away last, then
+	// the oldest.
+	slices.SortStableFunc(volumes, func(a, b string) int {
+		was := func(uuid string) bool { return !found[uuid].IsZero() }
+		switch {
+		case was(a) != was(b) && was(a):
+			return 1
+		case was(a) != was(b):
+			return -1
+		}
+		return cmp.Or(found[b].Compare(found[a]),
+			records[a].Instance.CreatedAt.Compare(records[b].Instance.CreatedAt))
+	})
 	rows, err := v.rowsToKeep(ctx, records)
 	if err != nil {
 		return err
@@ -58,13 +72,9 @@ func (v *recoverer) recoverInstances(ctx context.Context) error {
 				"kiln delete %s/%s%s", s.Instance, s.Name, err, s.Instance, s.Name, flagOf(s.Project))
 		}
 	}
-	if err := v.recoverProfiles(ctx, records, rows); err != nil {
+	if err := v.recoverProfiles(ctx, volumes, records, rows); err != nil {
 		return err
 	}
-	// The oldest keep their names, if some have the same.
-	slices.SortStableFunc(volumes, func(a, b string) int {
-		return records[a].Instance.CreatedAt.Compare(records[b].Instance.CreatedAt)
-	})
 	for _, uuid := range volumes {
 		if err := v.recoverInstance(ctx, uuid, records, rows); err != nil {
 			return err
@@ -86,8 +96,9 @@ func (v *recoverer) tellMended(list []volume.Mended) {
 	}
 }
 
-// findLost brings back what was put away.
-func (v *recoverer) findLost() error {
+// findLost brings back what was put away. It says of volumes when that was.
+func (v *recoverer) findLost() (map[string]time.Time, error) {
+	found := map[string]time.Time{}
 	lost, err := v.pool.Lost()
 	for _, l := range slices.Backward(lost) { // of several the newest
 		err := v.pool.Find(l)
@@ -96,13 +107,17 @@ func (v *recoverer) findLost() error {
 		}
 		if err != nil {
 			v.left("%s: %v", l.Entry, err)
+			continue
+		}
+		if !l.Snapshot && !l.Tree && !l.Layer {
+			found[l.Name] = l.At
 		}
 	}
-	return err
+	return found, err
 }
 
 // rowsToKeep gives the rows that stay as they are, by UUID, and removes those that their
-// records overrule.
+// records overrule. One without files gives its name up to what has files and a record.
 func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.Record) (map[string]db.Instance,
 	error) {
 	rows, err := v.db.Instances(ctx)
@@ -122,23 +137,36 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 	of := func(i db.Instance) identity {
 		return identity{instance.BackupsOf(i.Config), i.CreatedAt.UnixNano()}
 	}
-	recorded := map[identity]bool{}
-	for _, r := range records {
+	has := map[string]bool{}
+	for _, row := range rows {
+		has[row.Config[instance.UUIDKey]] = true
+	}
+	recorded, claimed := map[identity]bool{}, map[db.Name]bool{}
+	for uuid, r := range records {
 		recorded[of(r.Instance)] = true
+		if _, err := v.pool.Get(uuid); err == nil && (v.overrule || !has[uuid]) {
+			claimed[db.Name{Project: r.Instance.Project, Name: r.Instance.Name}] = true
+		}
 	}
 	keep := map[string]db.Instance{}
 	for _, row := range rows {
 		in := project.In(ctx, project.Alone(row.Project))
 		uuid := row.Config[instance.UUIDKey]
-		if _, ok := records[uuid]; v.overrule && (ok || recorded[of(row)]) {
+		_, err := v.pool.Get(uuid)
+		_, ok := records[uuid]
+		if v.overrule && ok || recorded[of(row)] && (v.overrule || errors.Is(err, kiln.NotFound)) {
 			if err := v.db.DeleteInstance(in, row.Name); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		_, err := v.pool.Get(uuid)
 		switch {
 		case errors.Is(err, kiln.NotFound):
+			if claimed[db.Name{Project: row.Project, Name: row.Name}] {
+				if row.Name, err = v.giveWay(in, row.Name, uuid); err != nil {
+					return nil, err
+				}
+			}
 			if n := v.usable(snapshots, row); n > 0 {
 				v.remark("instance %q is in the database, but has no files; %d of its snapshots have theirs, and go with it "+
 					"when it is deleted: kiln info %s%s", row.Name, n, row.Name, flagOf(row.Project))
@@ -153,6 +181,20 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 		keep[uuid] = row
 	}
 	return keep, nil
+}
+
+// giveWay gives the instance of a volume that isn't there another name.
+func (v *recoverer) giveWay(ctx context.Context, name, uuid string) (to string, err error) {
+	for _, to = range namesFor(uuid) {
+		if err = v.db.RenameInstance(ctx, name, to); !errors.Is(err, kiln.Conflict) {
+			break
+		}
+	}
+	if err == nil {
+		v.remark("the name %q is that of an instance which has files; the one in the database, which has none, is called "+
+			"%s now", name, to)
+	}
+	return to, err
 }
 
 // usable counts the snapshots of an instance whose files are there.
@@ -176,12 +218,13 @@ func flagOf(name string) string {
 	return " --project " + name
 }
 
-// recoverProfiles makes the profiles that instances to be made use. One that is there is
-// changed only if it counts less than records.
-func (v *recoverer) recoverProfiles(ctx context.Context, records map[string]instance.Record,
+// recoverProfiles makes the profiles that instances to be made use, as the first of some volumes
+// knows them. One that is there is changed only if it counts less than records.
+func (v *recoverer) recoverProfiles(ctx context.Context, volumes []string, records map[string]instance.Record,
 	rows map[string]db.Instance) error {
-	for _, uuid := range slices.Sorted(maps.Keys(records)) {
-		if _, ok := rows[uuid]; ok {
+	for _, uuid := range volumes {
+		_, ok := rows[uuid]
+		if _, recorded := records[uuid]; ok || !recorded {
 			continue
 		}
 		in, err := v.inProject(ctx, records[uuid].Instance.Project)
@@ -197,8 +240,14 @@ func (v *recoverer) recoverProfiles(ctx context.Context, records map[string]inst
 	return nil
 }
 
+// recoverProfile brings back a profile of a record. Those that are read later say nothing of it.
 func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
-	err := errors.Join(instance.CheckOptions(p.Config), instance.CheckDevices(p.Devices))
+	owner, err := project.One(ctx, project.Profiles)
+	of := db.Name{Project: owner, Name: p.Name}
+	if err != nil || v.settled[of] {
+		return err
+	}
+	err = errors.Join(instance.CheckOptions(p.Config), instance.CheckDevices(p.Devices))
 	if err != nil { // as a newer kiln may have taken; the profile is of use all the same
 		v.remark("profile %q: %v", p.Name, err)
 	}
@@ -211,7 +260,8 @@ func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
 	case has.Damage != "":
 		v.remark("profile %q is damaged: %s", p.Name, has.Damage)
 		return nil
-	case !v.overrule || slices.Contains(v.r.Profiles, v.called(ctx, p.Name)) || sameProfile(has, p):
+	case !v.overrule || sameProfile(has, p):
+		v.settled[of] = true
 		return nil
 	default:
 		err = v.db.EditProfile(ctx, p.Name, func(row *db.Profile) error {
@@ -220,6 +270,7 @@ func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
 		})
 	}
 	if err == nil {
+		v.settled[of] = true
 		v.r.Profiles = append(v.r.Profiles, v.called(ctx, p.Name))
 	}
 	return err
@@ -242,6 +293,9 @@ func sameProfile(a, b db.Profile) bool {
 func madeUpFor(uuid string) string {
 	return "recovered-" + strings.Trim(uuid[:min(8, len(uuid))], "-")
 }
+
+// namesFor gives the names that are tried for the instance of a volume.
+func namesFor(uuid string) []string { return []string{madeUpFor(uuid), "recovered-" + uuid} }
 
 // recoverInstance makes the row of a volume that has none, and attaches its snapshots.
 // What is wrong with one keeps no other from coming back.
@@ -279,7 +333,7 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 		return err
 	}
 	name := row.Name
-	for _, row.Name = range []string{name, madeUpFor(uuid), "recovered-" + uuid} {
+	for _, row.Name = range append([]string{name}, namesFor(uuid)...) {
 		if err = v.db.CreateInstance(ctx, row); !errors.Is(err, kiln.Conflict) {
 			break
 		}
