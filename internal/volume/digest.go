@@ -41,12 +41,12 @@ func fromDisk(pace disk.Pace) reading {
 	return func(ctx context.Context, f *os.File, w io.Writer) error { return disk.ReadThrough(ctx, f, pace, w) }
 }
 
+// writeMetaDigest notes the digest of the metadata of a new tree: it is as lasting as the tree.
 func writeMetaDigest(dir string) error {
 	sum, err := metaDigest(context.Background(), dir, disk.ReadTo)
 	if err != nil {
 		return err
 	}
-	// As lasting as the tree.
 	return os.WriteFile(filepath.Join(dir, metaDigestFile), []byte(sum), 0o600)
 }
 
@@ -102,22 +102,27 @@ func (p *Pool) verifyMeta(ctx context.Context, fp kiln.Fingerprint, read reading
 	return kiln.Errorf(kiln.Integrity, "the metadata of the tree of image %s are damaged: %w", fp.Short(), err)
 }
 
-// writeDigest notes the digests of the tree that is in a directory.
+// writeDigest notes the digests of the tree that is in a directory, as the memory has it.
 func writeDigest(dir string) error {
-	root, err := disk.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	record, err := disk.ReadFileIn(root, imageFile)
-	if err != nil {
-		return err
-	}
-	sums, err := treeDigests(context.Background(), root, record, disk.ReadTo)
+	sums, err := digestsOf(context.Background(), dir, disk.ReadTo)
 	if err != nil {
 		return err
 	}
 	return disk.WriteBytes(filepath.Join(dir, digestFile), 0o600, []byte(sums))
+}
+
+// digestsOf is treeDigests of the tree that is in a directory.
+func digestsOf(ctx context.Context, dir string, read reading) (string, error) {
+	root, err := disk.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	record, err := disk.ReadFileIn(root, imageFile)
+	if err != nil {
+		return "", err
+	}
+	return treeDigests(ctx, root, record, read)
 }
 
 // treeDigests gives what digestFile has of a tree, in two lines of hex: the SHA-256 of the

@@ -257,27 +257,43 @@ func (p *Pool) ScrubTree(ctx context.Context, fp kiln.Fingerprint, pace disk.Pac
 	if damage != nil || err != nil {
 		return damage, err
 	}
-	return nil, p.noteDigests(fp)
+	return nil, p.noteDigests(ctx, fp, fromDisk(pace))
 }
 
-// noteDigests writes the digests of a tree that has none, or not all.
-func (p *Pool) noteDigests(fp kiln.Fingerprint) error {
-	p.settling.Lock()
-	defer p.settling.Unlock()
-	if _, err := p.imageRecord(fp); err != nil {
-		if errors.Is(err, kiln.NotFound) {
-			return nil
-		}
+// noteDigests writes the digests of a tree that has none, or not all. Nobody waits for it while it
+// reads. They are whole on the disk or not there, as a tree with others counts as damaged.
+func (p *Pool) noteDigests(ctx context.Context, fp kiln.Fingerprint, read reading) error {
+	dir := p.imageDir(fp)
+	was, err := lstat(dir)
+	if err == nil {
+		_, err = p.imageRecord(fp)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, kiln.NotFound) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	dir := p.imageDir(fp)
+	note := func(name string, sums string, err error) error {
+		if err != nil {
+			return fmt.Errorf("note what the tree of image %s is: %w", fp.Short(), err)
+		}
+		p.removing.Lock()
+		defer p.removing.Unlock()
+		if now, err := lstat(dir); err != nil || now.Ino != was.Ino {
+			return nil // another has its place, or none
+		}
+		return disk.WriteBytes(filepath.Join(dir, name), 0o600, []byte(sums))
+	}
 	var errs []error
 	if fi, err := os.Stat(filepath.Join(dir, digestFile)); errors.Is(err, fs.ErrNotExist) || err == nil &&
 		fi.Size() == int64(hex.EncodedLen(sha256.Size)) {
-		errs = append(errs, writeDigest(dir))
+		sums, err := digestsOf(ctx, dir, read)
+		errs = append(errs, note(digestFile, sums, err))
 	}
 	if _, err := os.Stat(filepath.Join(dir, metaDigestFile)); errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, writeMetaDigest(dir))
+		sum, err := metaDigest(ctx, dir, read)
+		errs = append(errs, note(metaDigestFile, sum, err))
 	}
 	return errors.Join(errs...)
 }
