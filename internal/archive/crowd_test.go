@@ -69,11 +69,15 @@ func TestCrowd(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if n := c.waiting.Load(); n != 0 {
+		t.Errorf("%d wait yet", n)
+	}
 	v := &Visit{crowd: c, ctx: t.Context()}
 	if err := grow(v, fewEntries+1); err != nil {
 		t.Error("after all have left:", err)
 	}
 	v.Leave()
+	v.Leave() // once more is nothing
 }
 
 func canceled(t *testing.T) context.Context {

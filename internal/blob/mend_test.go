@@ -3,16 +3,23 @@ package blob
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // mended are the bytes that the child of TestMendKilled damages and mends.
@@ -128,6 +135,71 @@ func TestMendKilled(t *testing.T) {
 		}
 		if left, err := os.ReadDir(dir + "/tmp"); err != nil || len(left) > 0 {
 			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+}
+
+// TestMendKeepsDamaged: what is put away has its name on the disk before the whole one takes its
+// place, and is there for a while, however old its file is.
+func TestMendKeepsDamaged(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fp, err := d.Put(bytes.NewReader(mended()), kiln.Fingerprint{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-2 * LostTime)
+	if err := errors.Join(os.Truncate(d.Path(fp), 5), os.Chtimes(d.Path(fp), old, old)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := d.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.Write(mended()); err != nil {
+		t.Fatal(err)
+	}
+	var steps []disk.Step
+	stop := disk.Record(func(s disk.Step) { steps = append(steps, s) })
+	err = w.Mend(fp)
+	stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := slices.IndexFunc(steps, func(s disk.Step) bool {
+		return s.Kind == disk.SyncedDir && filepath.Base(s.Path) == "lost"
+	})
+	place := slices.IndexFunc(steps, func(s disk.Step) bool { return s.Kind == disk.Renamed && s.Path == d.Path(fp) })
+	if away < 0 || place < away {
+		t.Errorf("%v", steps)
+	}
+	if err := d.SweepLost(); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := d.Odd(); err != nil || len(list) != 1 {
+		t.Errorf("after a sweep: %v, %v", list, err)
+	}
+}
+
+// TestScrubCantRead: a file that the disk can't read is damaged; one that can't be read for now
+// isn't.
+func TestScrubCantRead(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fp, err := d.Put(bytes.NewReader(mended()), kiln.Fingerprint{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for no, damaged := range map[unix.Errno]bool{unix.EIO: true, unix.EUCLEAN: true, unix.EBADMSG: true,
+		unix.EMFILE: false, unix.ENOMEM: false} {
+		err := d.Scrub(t.Context(), fp, func(context.Context, int) error { return &os.PathError{Op: "read", Err: no} })
+		if !errors.Is(err, no) || errors.Is(err, kiln.Integrity) != damaged {
+			t.Errorf("%v: %v", no, err)
 		}
 	}
 }

@@ -110,3 +110,19 @@ func TestHistoryBound(t *testing.T) {
 		t.Errorf("another alias has %d versions, %v", len(history), err)
 	}
 }
+
+// TestWithSome: what containers can have done as often as they like takes half of what is
+// reserved on a full disk; all of it is for what must go on.
+func TestWithSome(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	d := open(t, path)
+	held := func() int64 { return fileSize(path + "-reserve") }
+	all := held()
+	full := func() error { return kiln.Errorf(kiln.NoSpace, "the disk is full") }
+	if err := d.WithSome(full); !errors.Is(err, kiln.NoSpace) || held() >= all || held() < reserved/2-reserved/8 {
+		t.Errorf("%d bytes are left of %d: %v", held(), all, err)
+	}
+	if err := d.WithReserve(full); !errors.Is(err, kiln.NoSpace) || held() != 0 {
+		t.Errorf("%d bytes are left in the end: %v", held(), err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -225,5 +226,23 @@ func TestMoveInstance(t *testing.T) {
 		if !slices.Contains(told, n) {
 			t.Errorf("%v isn't told, but %v", n, told)
 		}
+	}
+}
+
+// TestRenameProjectOfClients: a client that may use both names, as one that was there once, has the
+// name once.
+func TestRenameProjectOfClients(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := errors.Join(d.CreateProject(t.Context(), Project{Name: "a"}),
+		d.CreateCertificate(t.Context(), Certificate{Fingerprint: "f", Type: ClientCertificate, Restricted: true,
+			Projects: []string{"b", "a", "c"}})); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.RenameProject(t.Context(), "a", "b", func(Contents) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	list, err := d.Certificates(t.Context())
+	if err != nil || len(list) != 1 || strings.Join(slices.Sorted(slices.Values(list[0].Projects)), " ") != "b c" {
+		t.Errorf("%+v, %v", list, err)
 	}
 }

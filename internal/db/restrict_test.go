@@ -49,6 +49,24 @@ func TestRules(t *testing.T) {
 		}
 		d.unbound = false
 	}
+	if err := d.CreateInstance(in("ruled"), Instance{Name: "e", Config: map[string]string{}}); err != nil {
+		t.Fatal(err)
+	}
+	for what, edit := range map[string]func(i *Instance) error{
+		"configuration": func(i *Instance) error { i.Config["user.bad"] = "1"; return nil },
+		"devices": func(i *Instance) error {
+			i.Config["user.bad"] = "1"
+			i.Devices = map[string]map[string]string{"a": {"type": "disk"}}
+			return nil
+		},
+	} {
+		if err := d.EditInstance(in("ruled"), "e", edit); !errors.Is(err, kiln.Denied) {
+			t.Errorf("an instance that breaks the rules by its %s: %v", what, err)
+		}
+	}
+	if err := d.DeleteInstance(in("ruled"), "e"); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.MoveInstance(in("instance"), in("ruled"), "c", "c", nil); !errors.Is(err, kiln.Denied) {
 		t.Errorf("a move to a project whose rules it breaks: %v", err)
 	}

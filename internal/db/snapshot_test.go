@@ -115,3 +115,55 @@ func allSnapshots(ctx context.Context, d *DB) (list []Snapshot, err error) {
 	}
 	return list, err
 }
+
+// TestMeantSnapshot: who means a snapshot doesn't get another that has its name by now, nor one of
+// another instance.
+func TestMeantSnapshot(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	ctx := t.Context()
+	if err := d.CreateInstance(ctx, Instance{Name: "c"}, Snapshot{Project: "default", Instance: "c", Name: "s",
+		Files: "f1"}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Snapshot(ctx, "c", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	meant := MeaningSnapshot(ctx, s)
+	if _, err := d.Snapshot(meant, "c", "s"); err != nil {
+		t.Error(err)
+	}
+	other := Meaning(ctx, "c", func(Instance) bool { return false })
+	if _, err := d.Snapshot(other, "c", "s"); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("of another instance: %v", err)
+	}
+	if err := errors.Join(d.DeleteSnapshot(ctx, "c", "s"), d.CreateSnapshot(ctx, Snapshot{Instance: "c", Name: "s",
+		Files: "f2"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Snapshot(meant, "c", "s"); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("another one: %v", err)
+	}
+	if err := d.DeleteSnapshot(meant, "c", "s"); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("another one is deleted: %v", err)
+	}
+}
+
+// TestDamagedIsNotExpired: the time of a snapshot whose row is damaged is never over.
+func TestDamagedIsNotExpired(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "db"))
+	now := time.Now()
+	past := Snapshot{Instance: "c", Name: "s", Files: "f", ExpiresAt: now.Add(-time.Hour)}
+	if err := d.CreateInstance(t.Context(), Instance{Name: "c"}, past); err != nil {
+		t.Fatal(err)
+	}
+	for _, damaged := range []bool{false, true} {
+		if damaged {
+			execute(t, d, `UPDATE instance_snapshots SET config = '{'`)
+		}
+		list, err := d.ExpiredSnapshots(t.Context(), now)
+		if err != nil || (len(list) == 0) != damaged {
+			t.Errorf("damaged %v: %+v, %v", damaged, list, err)
+		}
+	}
+}

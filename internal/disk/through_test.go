@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestReadThrough reads files of sizes around those of pieces and of blocks, on a disk and
@@ -28,7 +30,12 @@ func TestReadThrough(t *testing.T) {
 			}
 			var got bytes.Buffer
 			paced := 0
-			pace := func(_ context.Context, n int) error { paced += n; return nil }
+			pace := func(_ context.Context, n int) error {
+				if paced += n; !bypassed(t, f) {
+					t.Errorf("%d bytes in %s are read from the memory", size, dir)
+				}
+				return nil
+			}
 			if err := ReadThrough(t.Context(), f, pace, &got); err != nil || !bytes.Equal(got.Bytes(), want) || paced != size {
 				t.Errorf("%d bytes in %s: %d came, %d announced, %v", size, dir, got.Len(), paced, err)
 			}
@@ -95,4 +102,18 @@ func BenchmarkReadThrough(b *testing.B) {
 			sha256.Sum256(block)
 		}
 	})
+}
+
+// bypassed says whether a file is read past the memory, if its file system can do that.
+func bypassed(t *testing.T, f *os.File) bool {
+	t.Helper()
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.OpenFile(f.Name(), os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return true
+	}
+	return errors.Join(other.Close()) == nil && flags&unix.O_DIRECT != 0
 }

@@ -170,7 +170,13 @@ func TestLoads(t *testing.T) {
 		t.Errorf("%+v", own)
 	}
 	release()
-	table.CancelWaiting(func(ctx context.Context) bool { return ctx.Value(ownerKey{}) == "a" })
+	// The one that nobody has to wait for is told to end by nobody.
+	gone := func(ctx context.Context) bool { return ctx.Value(ownerKey{}) == "a" }
+	joined.CancelWaiting(gone)
+	if err := joined.ctx.Err(); err != nil {
+		t.Error(err)
+	}
+	table.CancelWaiting(gone)
 	for _, o := range []*Operation{token, peer} {
 		if s := o.Wait(t.Context()); s.Status != Cancelled {
 			t.Errorf("%s: %v", s.Description, s.Status)

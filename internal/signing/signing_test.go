@@ -151,7 +151,8 @@ func TestKeys(t *testing.T) {
 		}
 	}
 	text := good.Key().String()
-	for _, wrong := range []string{"", "x", text[1:], text + "=", text[:20] + "\n" + text[20:], text + " x", "untrusted comment: x",
+	for _, wrong := range []string{"", "x", text[1:], text + "=", text[:20] + "\n" + text[20:],
+		text[:20] + "\r" + text[20:], text + " x", "untrusted comment: x",
 		"untrusted comment: x\ny\n" + text, strings.Repeat("A", 10_000), string(file)} {
 		if _, err := ParseKey(wrong); kiln.KindOf(err) != kiln.Invalid {
 			t.Errorf("%q: %v", wrong, err)
@@ -192,6 +193,7 @@ func TestStatements(t *testing.T) {
 		"no alias":        want + " alias=",
 		"what else":       want + " expires=never",
 		"an end":          want + "\n",
+		"not an alias":    Statement{s.Fingerprint, s.Serial, []string{"a b"}}.String(),
 	} {
 		if _, err := ParseStatement(wrong); kiln.KindOf(err) != kiln.Integrity {
 			t.Errorf("%s: %v", name, err)

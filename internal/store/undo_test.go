@@ -62,3 +62,43 @@ func TestFailedPutKeeps(t *testing.T) {
 		}
 	}
 }
+
+// TestMendForNobody: a file that is mended while its images are deleted doesn't stay.
+func TestMendForNobody(t *testing.T) {
+	s := open(t, t.TempDir())
+	b := formattest.Tiny(t, "")
+	img, err := s.Put(t.Context(), kiln.Image{}, files(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := img.Files[0]
+	for _, deleted := range []bool{false, true} {
+		if deleted {
+			if err := s.Delete(t.Context(), img.Fingerprint); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Mend(t.Context(), f, files(b)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.blobs.Stat(f.Hash); (err != nil) != deleted {
+			t.Errorf("deleted %v: %v", deleted, err)
+		}
+	}
+}
+
+// TestNoteOfWhatCameBack: a file that is there again when it is noted isn't missing; one that is
+// damaged is noted though it is there.
+func TestNoteOfWhatCameBack(t *testing.T) {
+	s := open(t, t.TempDir())
+	img, err := s.Put(t.Context(), kiln.Image{}, files(formattest.Tiny(t, "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.note(img.Fingerprint, img.Files[0], isMissing) || get(t, s, img.Fingerprint).Missing != "" {
+		t.Error("it is noted as missing")
+	}
+	if !s.note(img.Fingerprint, img.Files[0], isDamaged) || get(t, s, img.Fingerprint).Missing == "" {
+		t.Error("it isn't noted as damaged")
+	}
+}

@@ -172,7 +172,8 @@ func TestNotedDigests(t *testing.T) {
 	}
 	for _, name := range names {
 		at := slices.Index(steps, disk.Renamed+" "+name)
-		if at < 1 || !strings.HasPrefix(steps[at-1], disk.SyncedFile) || !slices.Contains(steps[at:], disk.SyncedDir+" "+dir) {
+		if at < 1 || !strings.HasPrefix(steps[at-1], disk.SyncedFile) ||
+			!slices.Contains(steps[at:], disk.SyncedDir+" "+dir) {
 			t.Errorf("%s: %q", filepath.Base(name), steps)
 		}
 	}
