@@ -142,7 +142,7 @@ func TestCompress(t *testing.T) {
 				}
 				return
 			}
-			r, _, err := Decompress(t.Context(), &made[0])
+			r, _, err := Decompress(t.Context(), &made[0], nil)
 			if err != nil {
 				t.Fatal(err)
 			}

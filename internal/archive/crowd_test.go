@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/kiln-containers/kiln"
@@ -12,7 +13,7 @@ import (
 // and small archives wait for none of them.
 func TestCrowd(t *testing.T) {
 	waiting := make(chan context.Context, mostCrowded)
-	c := NewCrowd(func(ctx context.Context) { waiting <- ctx })
+	c := NewCrowd(0, func(ctx context.Context) { waiting <- ctx })
 	enter := func(ctx context.Context) *Visit {
 		t.Helper()
 		v, err := c.Enter(ctx)
@@ -21,9 +22,10 @@ func TestCrowd(t *testing.T) {
 		}
 		return v
 	}
+	const fewEntries = fewBytes / entrySize
 	grow := func(v *Visit, n int) error {
 		for range n {
-			if err := v.entry(); err != nil {
+			if err := v.entry(1, 0); err != nil {
 				return err
 			}
 		}
@@ -84,4 +86,71 @@ func canceled(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	return ctx
+}
+
+// TestShares has clients take memory: each has its share, and one thing at a time that takes
+// more; those who aren't restricted don't depend on those who are.
+func TestShares(t *testing.T) {
+	c := NewCrowd(1<<40, nil)
+	var left []*Visit
+	share := func(of Client, bytes int64) (*Visit, error) {
+		v, err := c.Share(of)
+		if err == nil {
+			left = append(left, v)
+			err = v.Add(bytes - streamSize)
+		}
+		return v, err
+	}
+	must := func(of Client, bytes int64) *Visit {
+		t.Helper()
+		v, err := share(of, bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	refused := func(of Client, bytes int64, text string) {
+		t.Helper()
+		v, err := share(of, bytes)
+		if !errors.Is(err, kiln.Busy) || !strings.Contains(err.Error(), text) {
+			t.Error(of, bytes, "is refused:", err)
+		}
+		v.Leave()
+	}
+	const mib = 1 << 20
+	a, b, other := Client{"a", true}, Client{"b", true}, Client{"c", true}
+	admin := Client{Name: "a"}
+	one := must(a, 500*mib) // of 512
+	refused(a, 20*mib, "2 images, backups and copies")
+	if err := one.Add(1000 * mib); err != nil { // it is the only one
+		t.Error(err)
+	}
+	refused(a, streamSize, "this client")
+	must(b, 400*mib) // of what is left of 2048
+	refused(b, 113*mib, "this client has 2 images")
+	refused(other, 300*mib, "of restricted clients")
+	must(other, alwaysFree-mib)
+	big := must(admin, 10_000*mib)
+	refused(admin, 20*mib, "this client")
+	big.Leave()
+	must(admin, 1000*mib)
+	must(admin, 1000*mib)
+	if err := one.Add(-1200 * mib); err != nil { // what was asked for stays its own
+		t.Error(err)
+	}
+	if err := one.Add(1100 * mib); err != nil {
+		t.Error(err)
+	}
+	one.Leave()
+	one.Leave()
+	must(a, 250*mib)
+	must(a, 250*mib)
+	must(other, 300*mib)
+	for len(left) > 0 {
+		left[0].Leave()
+		left = left[1:]
+	}
+	if len(c.shares) != 0 || c.theirs != 0 {
+		t.Errorf("after all have left: %v, %d", c.shares, c.theirs)
+	}
 }

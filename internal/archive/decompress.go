@@ -19,15 +19,26 @@ import (
 )
 
 // maxWindow bounds the memory that a zstd stream can ask for, in bytes; it is
-// what zstd --ultra -22 uses.
-const maxWindow = 128 << 20
+// what zstd --ultra -22 uses. Any may have commonWindow, whatever its first frame says.
+const (
+	maxWindow    = 128 << 20
+	commonWindow = 8 << 20
+)
+
+// What other decoders take, in bytes, at most.
+const (
+	gzipMemory  = 1 << 20
+	bzip2Memory = 8 << 20
+	lz4Memory   = 16 << 20
+)
 
 // Decompress gives the tar stream that r holds under whatever compression, and
 // which one it was. Decoding runs beside the reader, a few MiB ahead. Errors, also
 // of Read: Integrity for a stream that is cut or damaged, Invalid for what is no
 // archive or is followed by something else, Unsupported, TooLarge. The caller closes the
-// result; r is not closed.
-func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, Format, error) {
+// result; r is not closed. The memory of the decoder is counted by visit, which may be nil: the
+// error is Busy.
+func Decompress(ctx context.Context, r io.Reader, visit *Visit) (io.ReadCloser, Format, error) {
 	in := bufio.NewReaderSize(r, 1<<20)
 	head, err := in.Peek(HeadSize)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -37,7 +48,7 @@ func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, Format, error)
 	if err != nil {
 		return nil, "", err
 	}
-	out, err := decoder(ctx, f, in)
+	out, err := decoder(ctx, f, in, visit)
 	if err != nil {
 		return nil, f, damaged(err)
 	}
@@ -46,7 +57,25 @@ func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, Format, error)
 
 // decoder gives the decoder of a format. Those that stop at the end of their
 // stream leave what follows in in.
-func decoder(ctx context.Context, f Format, in *bufio.Reader) (io.ReadCloser, error) {
+func decoder(ctx context.Context, f Format, in *bufio.Reader, visit *Visit) (io.ReadCloser, error) {
+	var memory int64
+	window := uint64(commonWindow)
+	switch f {
+	case Gzip:
+		memory = gzipMemory
+	case Bzip2:
+		memory = bzip2Memory
+	case LZ4:
+		memory = lz4Memory
+	case Xz, Lzma:
+		memory = maxDictionary << 20
+	case Zstd:
+		window = windowOf(in)
+		memory = int64(window)
+	}
+	if err := visit.Decoder(memory); err != nil {
+		return nil, err
+	}
 	switch f {
 	case Tar:
 		return io.NopCloser(in), nil
@@ -55,7 +84,7 @@ func decoder(ctx context.Context, f Format, in *bufio.Reader) (io.ReadCloser, er
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(in)), nil
 	case Zstd:
-		z, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
+		z, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(window), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, err
 		}
@@ -72,12 +101,33 @@ func decoder(ctx context.Context, f Format, in *bufio.Reader) (io.ReadCloser, er
 	return nil, kiln.Errorf(kiln.Unsupported, "%s is a disk of a virtual machine; kiln runs system containers", f)
 }
 
+// windowOf gives the memory that a zstd stream may have, in bytes: what its first frame asks
+// for. The others are like it, or are small. pzstd writes a skippable frame before each.
+func windowOf(in *bufio.Reader) uint64 {
+	for at := 0; at < HeadSize; {
+		head, _ := in.Peek(at + zstd.HeaderMaxSize) // as much as there is
+		var h zstd.Header
+		if err := h.Decode(head[min(at, len(head)):]); err != nil {
+			break // the decoder will say what is wrong
+		}
+		if !h.Skippable {
+			window := h.WindowSize
+			if h.SingleSegment {
+				window = h.FrameContentSize
+			}
+			return min(max(window, commonWindow), maxWindow)
+		}
+		at += h.HeaderSize + int(h.SkippableSize)
+	}
+	return commonWindow
+}
+
 // maxDictionary bounds the memory of xz, in MiB: xz -9 makes streams that take 65.
 const maxDictionary = 192
 
 func xzReader(ctx context.Context, in io.Reader, format string) (io.ReadCloser, error) {
 	memory := fmt.Sprintf("%dMiB", maxDictionary)
-	p, err := pipeThrough(ctx, in, nil, "xz", "--format="+format, "--decompress", "--stdout", "--threads=0",
+	p, err := pipeThrough(ctx, mostMemory, in, nil, "xz", "--format="+format, "--decompress", "--stdout", "--threads=0",
 		"--memlimit-decompress="+memory, "--memlimit-mt-decompress="+memory)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Unsupported, "decompress %s: %w; install the package xz-utils", format, err)
@@ -128,6 +178,10 @@ func damaged(err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"),
 		strings.Contains(err.Error(), "Unexpected end of input"):
 		return kiln.Errorf(kiln.Integrity, "the archive is truncated: %w", err)
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return kiln.Errorf(kiln.TooLarge, "decompressing the archive takes more memory than its beginning asks for, or more "+
+			"than %d MiB; compress it in one piece, with a smaller window", maxWindow>>20)
 	}
 	if strings.Contains(err.Error(), "Memory usage limit reached") {
 		return kiln.Errorf(kiln.TooLarge, "decompressing the archive takes more than %d MiB of memory; "+

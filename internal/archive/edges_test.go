@@ -98,7 +98,7 @@ func TestSquashfsPadding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := archive.SquashfsTar(t.Context(), f)
+		r, err := archive.SquashfsTar(t.Context(), f, nil)
 		if err == nil {
 			_, err = count(t.Context(), r, archive.Limits{})
 			err = errors.Join(err, r.Close())

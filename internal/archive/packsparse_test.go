@@ -156,7 +156,7 @@ func TestSquashfsSparse(t *testing.T) {
 	if err := errors.Join(p.AddTree(t.Context(), root, "."), p.Close(), z.Close()); err != nil {
 		t.Fatal(err)
 	}
-	r, err := archive.SquashfsTar(t.Context(), out)
+	r, err := archive.SquashfsTar(t.Context(), out, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

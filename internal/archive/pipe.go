@@ -23,6 +23,9 @@ const nobody = 65534
 // addresses, and blocks of a file that it writes.
 const bounded = `ulimit -v "$1" && ulimit -f "$2" && ulimit -c 0 && shift 2 && exec "$0" "$@"`
 
+// mostMemory is what a program that decodes may have, in bytes of addresses.
+const mostMemory = 1 << 30
+
 // limits are what a program may have.
 type limits struct {
 	memory int    // KiB of addresses
@@ -74,12 +77,13 @@ const inFile = "/proc/self/fd/3"
 
 // pipeThrough decodes with a program, which has the other processors for itself. It
 // reads in, which may be nil, and file where that isn't nil. It runs as nobody who
-// may read files, can't write any, and has bounded memory.
-func pipeThrough(ctx context.Context, in io.Reader, file *os.File, name string, args ...string) (*pipe, error) {
+// may read files, can't write any, and has so many bytes of memory.
+func pipeThrough(ctx context.Context, memory int64, in io.Reader, file *os.File, name string, args ...string) (*pipe,
+	error) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &pipe{stderr: &clipped{}, cancel: cancel}
 	var err error
-	if p.cmd, err = confined(ctx, limits{1 << 20, "0"}, file, name, args...); err != nil {
+	if p.cmd, err = confined(ctx, limits{int(memory >> 10), "0"}, file, name, args...); err != nil {
 		cancel()
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func TestPrivileges(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	p, err := pipeThrough(t.Context(), nil, f, "sh", "-c", `id -u; id -G; cat `+inFile+`; ulimit -v; ulimit -f;
+	p, err := pipeThrough(t.Context(), mostMemory, nil, f, "sh", "-c", `id -u; id -G; cat `+inFile+`; ulimit -v; ulimit -f;
 		sed -n 's/^CapEff:\t//p' /proc/self/status`)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestSquashfsSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r, err := SquashfsTar(t.Context(), f)
+	r, err := SquashfsTar(t.Context(), f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

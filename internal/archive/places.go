@@ -40,8 +40,9 @@ func (p *places) at(name string) (Type, bool) {
 // holdsSomething reports whether a directory has entries.
 func (p *places) holdsSomething(name string) bool { return p.types[p.key(name)]&full != 0 }
 
-// set remembers an entry, and the directories above it that were no entries.
-func (p *places) set(e *Entry) {
+// set remembers an entry, and the directories above it that were no entries: made is how many
+// of those are new.
+func (p *places) set(e *Entry) (made int) {
 	key := p.key(e.Path)
 	is, target := e.Type, e.Link
 	if is == Hardlink {
@@ -57,14 +58,20 @@ func (p *places) set(e *Entry) {
 		p.devices[key] = [2]uint32{e.Major, e.Minor}
 	}
 	p.types[key] = p.types[key]&full | place(is) // only a directory that comes again is full
-	for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
+	dir := e.Path
+	for at := strings.LastIndexByte(dir, '/'); at >= 0; at = strings.LastIndexByte(dir, '/') {
+		dir = dir[:at]
 		key := p.key(dir)
 		was, ok := p.types[key]
 		p.types[key] = place(Dir) | full
 		if ok && was&full != 0 {
 			break // and so are the ones above it
 		}
+		if !ok {
+			made++
+		}
 	}
+	return made
 }
 
 // maxFollowed is how many symlinks a path may lead through, as Linux has it.

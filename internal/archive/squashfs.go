@@ -59,6 +59,14 @@ func ParseSuperblock(head []byte, size int64) (Superblock, error) {
 	return s, nil
 }
 
+// What sqfs2tar takes of memory, in bytes: 182 MiB of a million inodes with short names. It may
+// have some times as much, since a squashfs can have fewer inodes than names.
+const (
+	squashfsMemory = 32 << 20
+	squashfsInode  = 192
+	roomier        = 4
+)
+
 // squashfsPad is what mksquashfs pads a file system to, in bytes, at most.
 const squashfsPad = 64 << 10
 
@@ -77,8 +85,9 @@ func onlySockets(stderr string) error {
 
 // SquashfsTar gives the content of a squashfs file as a tar stream, without its
 // sockets. Every block is read and decoded on the way. The file is read by a program, so
-// that an untrusted squashfs never meets the kernel.
-func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
+// that an untrusted squashfs never meets the kernel. The memory of that is counted by visit,
+// which may be nil: the error is Busy.
+func SquashfsTar(ctx context.Context, f *os.File, visit *Visit) (io.ReadCloser, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -98,7 +107,11 @@ func SquashfsTar(ctx context.Context, f *os.File) (io.ReadCloser, error) {
 	if err := nothingLeft(io.NewSectionReader(f, s.Size, fi.Size()-s.Size)); err != nil {
 		return nil, err
 	}
-	p, err := pipeThrough(ctx, nil, f, "sqfs2tar", inFile)
+	memory := squashfsMemory + squashfsInode*int64(s.Inodes)
+	if err := visit.Decoder(min(memory, mostMemory)); err != nil {
+		return nil, err
+	}
+	p, err := pipeThrough(ctx, min(roomier*memory, mostMemory), nil, f, "sqfs2tar", inFile)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Unsupported, "read a squashfs: %w; install the package squashfs-tools-ng", err)
 	}

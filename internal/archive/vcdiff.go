@@ -26,7 +26,7 @@ func ApplyVCDIFF(ctx context.Context, base string, delta io.Reader) (io.ReadClos
 		return nil, err
 	}
 	defer f.Close()
-	p, err := pipeThrough(ctx, delta, f, "xdelta3", "-d", "-c", "-s", inFile)
+	p, err := pipeThrough(ctx, mostMemory, delta, f, "xdelta3", "-d", "-c", "-s", inFile)
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Unsupported, "apply a difference: %w; install the package xdelta3", err)
 	}

@@ -19,7 +19,7 @@ import (
 type Limits struct {
 	Bytes   int64  // sum of the sizes of the files, holes included
 	Room    int64  // free space, in bytes: sum of what is in the files without the holes
-	Entries int64  // their names, targets and extended attributes have entryBytes each, on average
+	Entries int64  // also directories on the way to them; their text has entryBytes each, on average
 	Xattrs  int    // bytes of the extended attributes of a file; zero means MaxXattrs
 	Visit   *Visit // of whoever remembers the entries; nil: nobody counts them
 }
@@ -257,8 +257,7 @@ func (w *walker) entry(h *tar.Header) (*Entry, error) {
 	if skip, err := w.again(e); skip || err != nil {
 		return nil, err
 	}
-	w.set(e)
-	return e, nil
+	return e, w.counted(e.Path, w.set(e), 0)
 }
 
 // realPath gives the path that an entry has when the symlinks are followed that its
@@ -358,26 +357,33 @@ func (w *walker) hardlink(e *Entry, h *tar.Header) error {
 	return nil
 }
 
+// counted counts entries with so much text; name is that of the last. Directories that are no
+// entries of an archive are there as well.
+func (w *walker) counted(name string, entries int, text int64) error {
+	w.entries += int64(entries)
+	w.names += text
+	switch {
+	case w.lim.Entries > 0 && w.entries > w.lim.Entries:
+		return kiln.Errorf(kiln.TooLarge, "the archive has more than %d entries, with the directories that are none",
+			w.lim.Entries)
+	case w.lim.Entries > 0 && w.names > entryBytes*w.lim.Entries:
+		return kiln.Errorf(kiln.TooLarge, "the archive has more than %s of names, link targets and extended attributes "+
+			"(at %.100q)", kiln.FormatSize(entryBytes*w.lim.Entries), name)
+	}
+	return w.lim.Visit.entry(entries, text)
+}
+
 func (w *walker) count(e *Entry) error {
-	w.entries++
-	if w.lim.Entries > 0 && w.entries > w.lim.Entries {
-		return kiln.Errorf(kiln.TooLarge, "the archive has more than %d entries", w.lim.Entries)
-	}
-	if err := w.lim.Visit.entry(); err != nil {
-		return err
-	}
-	w.names += int64(len(e.Path) + len(e.Link))
-	attrs := 12
+	text, attrs := int64(len(e.Path)+len(e.Link)), 12
 	for key, value := range e.Xattrs {
-		w.names += int64(len(key) + len(value))
+		text += int64(len(key) + len(value))
 		attrs += (4 + len(key) + len(value) + 3) &^ 3
 	}
 	if most := cmp.Or(w.lim.Xattrs, MaxXattrs); attrs > most {
 		return bad(e.Path, "its extended attributes take %d bytes; a file may have %d", attrs, most)
 	}
-	if w.lim.Entries > 0 && w.names > entryBytes*w.lim.Entries {
-		return kiln.Errorf(kiln.TooLarge, "the archive has more than %s of names, link targets and extended attributes "+
-			"(at %.100q)", kiln.FormatSize(entryBytes*w.lim.Entries), e.Path)
+	if err := w.counted(e.Path, 1, text); err != nil {
+		return err
 	}
 	if e.Size < 0 {
 		return bad(e.Path, "the size is negative")

@@ -90,6 +90,19 @@ func TestWalkLimits(t *testing.T) {
 	}
 }
 
+// TestWalkDeep has directories on the way to entries count as entries: there may be two
+// thousand for each.
+func TestWalkDeep(t *testing.T) {
+	deep := strings.Repeat("a/", 100)
+	b := makeTar(t, file{name: deep + "x"}, file{name: deep + "y"}, file{name: "b/" + deep + "z"})
+	for entries, ok := range map[int64]bool{100: false, 203: false, 204: true} {
+		_, err := count(t.Context(), bytes.NewReader(b), archive.Limits{Entries: entries})
+		if ok && err != nil || !ok && !errors.Is(err, kiln.TooLarge) {
+			t.Errorf("%d: %v", entries, err)
+		}
+	}
+}
+
 // TestSparse has 10 GB of which nothing is in the archive.
 func TestSparse(t *testing.T) {
 	dir := t.TempDir()
@@ -151,7 +164,7 @@ func compressed(t testing.TB, b []byte) map[archive.Format][]byte {
 }
 
 func unpack(t testing.TB, b []byte) (archive.Format, error) {
-	z, f, err := archive.Decompress(t.Context(), bytes.NewReader(b))
+	z, f, err := archive.Decompress(t.Context(), bytes.NewReader(b), nil)
 	if err != nil {
 		return f, err
 	}
@@ -171,7 +184,7 @@ func TestDecompress(t *testing.T) {
 		if !errors.Is(err, kiln.Invalid) && !errors.Is(err, kiln.Integrity) { // a decoder may take it for more of its own
 			t.Errorf("%s with garbage at the end: %v", want, err)
 		}
-		z, _, err := archive.Decompress(t.Context(), bytes.NewReader(data))
+		z, _, err := archive.Decompress(t.Context(), bytes.NewReader(data), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +260,7 @@ func TestSquashfs(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		r, err := archive.SquashfsTar(t.Context(), f)
+		r, err := archive.SquashfsTar(t.Context(), f, nil)
 		if err != nil {
 			return 0, err
 		}
@@ -368,7 +381,7 @@ func FuzzDecompress(f *testing.F) {
 	enc, _ := zstd.NewWriter(nil)
 	f.Add(enc.EncodeAll(makeTar(f, file{name: "a", body: "b"}), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, _, err := archive.Decompress(t.Context(), bytes.NewReader(b))
+		r, _, err := archive.Decompress(t.Context(), bytes.NewReader(b), nil)
 		if err != nil {
 			return
 		}

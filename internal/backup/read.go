@@ -80,7 +80,7 @@ type reader struct {
 }
 
 func (in *reader) read(ctx context.Context, r io.Reader, lim archive.Limits) error {
-	z, _, err := archive.Decompress(ctx, r)
+	z, _, err := archive.Decompress(ctx, r, lim.Visit)
 	if err != nil {
 		return err
 	}

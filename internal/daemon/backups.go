@@ -358,10 +358,11 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 		return spec.Name, err
 	}
 	defer receiver.Close()
-	lim, err := d.limits(ctx)
+	lim, err := d.sharedLimits(ctx)
 	if err != nil {
 		return spec.Name, err
 	}
+	defer lim.Visit.Leave()
 	lim.Room, lim.Entries = max(receiver.Room(), 1), lim.Entries*entriesPerBackup
 	a := &arrival{spec: spec}
 	var n instance.New

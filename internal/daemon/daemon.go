@@ -114,7 +114,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 		theirs: make(chan struct{}, restrictedMigrations)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.crowd = archive.NewCrowd(d.crowded)
+	d.crowd = archive.NewCrowd(hostMemory(), d.crowded)
 	d.Ops = op.NewTable(func(s op.Snapshot) {
 		d.Events.Send("operation", s)
 		if s.Status == op.Failure {
@@ -176,7 +176,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.blobs, err = blob.Open(filepath.Join(d.cfg.Dir, "blobs")); err != nil {
 		return err
 	}
-	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.limits,
+	if d.Images, err = store.Open(ctx, d.blobs, d.db, store.Options{Limits: d.sharedLimits,
 		Lost: d.lostBlobs, Missing: d.damagedImages, Records: filepath.Join(d.cfg.Dir, imagesDir)}); err != nil {
 		return err
 	}
@@ -369,14 +369,6 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.networks.resting = true
 	d.networks.mu.Unlock()
 	return nil
-}
-
-// crowded says of an operation that it waits for others.
-func (d *Daemon) crowded(ctx context.Context) {
-	d.cfg.Log.Debug("an image of many files waits for another one")
-	if o := op.Of(ctx); o != nil {
-		o.Set("progress", "waiting for another image of many files")
-	}
 }
 
 // limits bounds what an archive may unpack to: the settings, and what is free.

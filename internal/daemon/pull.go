@@ -240,6 +240,9 @@ func (d *Daemon) bring(ctx context.Context, o *op.Operation, spec PullSpec, img 
 	return d.vouched(ctx, spec.Remote, img, got)
 }
 
+// joinTries is how many downloads of others one waits for that may not have the memory.
+const joinTries = 4
+
 func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec, img kiln.Image,
 	options bringOptions) (kiln.Image, error) {
 	here, ok, err := d.here(ctx, spec, img)
@@ -273,14 +276,21 @@ func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec,
 		return kiln.Image{}, err
 	}
 	key = in + " " + key // who waits wants it in their project
-	life, joined := event.WithRequestor(project.Like(d.ctx, ctx), event.RequestorOf(ctx)), true
+	life := forClient(event.WithRequestor(project.Like(d.ctx, ctx), event.RequestorOf(ctx)), clientOf(ctx))
 	life = audit.WithWho(life, audit.WhoOf(ctx))
-	got, err := d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
-		report func(string, int64)) (kiln.Image, error) {
-		joined = false
-		warn := func(text string) { d.warn(o, text) }
-		return d.download(ctx, spec, img, download{options.replaces, again, report, warn})
-	})
+	var got kiln.Image
+	joined := true
+	for range joinTries {
+		got, err = d.flights.join(ctx, life, key, progress(o, img.Size), func(ctx context.Context,
+			report func(string, int64)) (kiln.Image, error) {
+			joined = false
+			warn := func(text string) { d.warn(o, text) }
+			return d.download(ctx, spec, img, download{options.replaces, again, report, warn})
+		})
+		if ctx.Err() != nil || !errors.Is(err, kiln.Busy) || !joined {
+			break // else it was somebody else's, who may not have the memory
+		}
+	}
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -502,6 +503,7 @@ type imageGrant struct {
 	in    project.Project // whose it is, or will be
 	image kiln.Fingerprint
 	push  *ImportSpec // what becomes of an image that is brought; nil: one is fetched
+	of    archive.Client
 }
 
 // How long a secret of an image works: as a whole, and after it was last used. A puller
@@ -533,6 +535,7 @@ func (d *Daemon) startSecret(ctx context.Context, title string, value imageGrant
 	if value.in, err = project.Of(ctx); err != nil {
 		return nil, err
 	}
+	value.of = clientOf(ctx)
 	g, err := d.imageGrants.Add(value)
 	if err != nil {
 		return nil, err
@@ -561,12 +564,12 @@ func (d *Daemon) Shared(ctx context.Context, secret string, fp kiln.Fingerprint)
 }
 
 // Expected tells what becomes of an image that somebody brings with a secret, and gives a
-// context that is about its project. The error is Denied.
+// context that is about its project, and about who made the secret. The error is Denied.
 func (d *Daemon) Expected(ctx context.Context, secret string, fp kiln.Fingerprint) (context.Context, ImportSpec,
 	error) {
 	g := d.useImage(secret, fp, true)
 	if g == nil {
 		return ctx, ImportSpec{}, kiln.Errorf(kiln.Denied, "not authorized")
 	}
-	return project.In(ctx, g.Value.in), *g.Value.push, nil
+	return forClient(project.In(ctx, g.Value.in), g.Value.of), *g.Value.push, nil
 }

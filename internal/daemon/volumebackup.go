@@ -83,10 +83,11 @@ func (d *Daemon) importVolume(ctx context.Context, a *arrivingVolume, r io.Reade
 		return err
 	}
 	defer receiver.Close()
-	lim, err := d.limits(ctx)
+	lim, err := d.sharedLimits(ctx)
 	if err != nil {
 		return err
 	}
+	defer lim.Visit.Leave()
 	lim.Room, lim.Entries = max(receiver.Room(), 1), lim.Entries*entriesPerBackup
 	var n volume.CustomName
 	if err := receiver.ReadCustomBackup(ctx, r, lim, func(b backup.Volume) error {

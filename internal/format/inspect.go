@@ -63,7 +63,7 @@ func Inspect(ctx context.Context, r io.Reader, f *os.File, lim archive.Limits) (
 			return Facts{}, err
 		}
 	}
-	files, kind, err := open(ctx, kind, in, f)
+	files, kind, err := open(ctx, kind, in, f, lim.Visit)
 	if err != nil {
 		return Facts{}, err
 	}
@@ -77,12 +77,13 @@ func Inspect(ctx context.Context, r io.Reader, f *os.File, lim archive.Limits) (
 }
 
 // open gives the content of a file as a tar stream.
-func open(ctx context.Context, kind archive.Format, in io.Reader, f *os.File) (io.ReadCloser, archive.Format, error) {
+func open(ctx context.Context, kind archive.Format, in io.Reader, f *os.File, visit *archive.Visit) (io.ReadCloser,
+	archive.Format, error) {
 	if kind == archive.Squashfs {
-		r, err := archive.SquashfsTar(ctx, f)
+		r, err := archive.SquashfsTar(ctx, f, visit)
 		return r, kind, err
 	}
-	return archive.Decompress(ctx, in)
+	return archive.Decompress(ctx, in, visit)
 }
 
 // inspector collects facts while entries pass.

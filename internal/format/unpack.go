@@ -40,7 +40,7 @@ func Unpack(ctx context.Context, s kiln.Stream, lim archive.Limits, rootfs, meta
 
 func unpackFile(ctx context.Context, s kiln.Stream, role kiln.Role, lim archive.Limits, rootfs,
 	meta archive.TreeWriter) error {
-	files, err := openStream(ctx, s)
+	files, err := openStream(ctx, s, lim.Visit)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func addBelow(e *archive.Entry, r io.Reader, rootfs archive.TreeWriter) error {
 }
 
 // openStream gives the current file of a stream as a tar stream.
-func openStream(ctx context.Context, s kiln.Stream) (io.ReadCloser, error) {
+func openStream(ctx context.Context, s kiln.Stream, visit *archive.Visit) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(s, archive.HeadSize)
 	head, err := in.Peek(archive.HeadSize)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -110,7 +110,7 @@ func openStream(ctx context.Context, s kiln.Stream) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if kind != archive.Squashfs {
-		r, _, err := archive.Decompress(ctx, in)
+		r, _, err := archive.Decompress(ctx, in, visit)
 		return r, err
 	}
 	l, ok := s.(located)
@@ -122,7 +122,7 @@ func openStream(ctx context.Context, s kiln.Stream) (io.ReadCloser, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return archive.SquashfsTar(ctx, f)
+	return archive.SquashfsTar(ctx, f, visit)
 }
 
 // Hash gives the fingerprint that one or two files have as an image, in either

@@ -151,6 +151,12 @@ func WithOwner(ctx context.Context, owner string) context.Context {
 	return context.WithValue(ctx, ownerKey{}, owner)
 }
 
+// OwnerOf tells for whom the operations of a context work; false: for nobody.
+func OwnerOf(ctx context.Context) (owner string, ok bool) {
+	owner, ok = ctx.Value(ownerKey{}).(string)
+	return owner, ok
+}
+
 // Options say what an operation is, besides its function. The zero value is a
 // task that can't be cancelled by users.
 type Options struct {
@@ -183,7 +189,7 @@ func (t *Table) Start(ctx context.Context, description string, o Options,
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(t.ctx, cancel)
-	owner, _ := ctx.Value(ownerKey{}).(string)
+	owner, _ := OwnerOf(ctx)
 	now := time.Now().UTC()
 	op := &Operation{table: t, ctx: ctx, cancel: cancel, done: make(chan struct{}), snap: Snapshot{
 		ID: uuid.NewString(), Class: o.Class, Description: description, CreatedAt: now, UpdatedAt: now,

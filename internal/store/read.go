@@ -28,6 +28,7 @@ func (p *putter) read(in kiln.Stream) error {
 		if lim, err = p.store.opts.Limits(p.ctx); err != nil {
 			return err
 		}
+		defer lim.Visit.Leave()
 	}
 	for {
 		f, err := in.Next()
@@ -84,7 +85,9 @@ func (p *putter) file(f kiln.File, in io.Reader, lim archive.Limits) error {
 	}
 	o := <-done
 	if o.err != nil && (err == nil || errors.As(err, new(rejection))) {
-		w.Discard() // it won't get better
+		if !errors.Is(o.err, kiln.Busy) {
+			w.Discard() // it won't get better
+		}
 		if err == nil && !f.Hash.IsZero() {
 			err = w.Check(f.Hash) // what is no archive may be another file
 		}

@@ -23,7 +23,7 @@ import (
 
 // Options are what a store is told besides where its bytes and rows are.
 type Options struct {
-	// Limits bounds what an image may unpack to, asked for at each import.
+	// Limits bounds what an image may unpack to, asked for at each import. Its Visit is left.
 	Limits func(context.Context) (archive.Limits, error)
 	// Records is the directory of what is written of each image besides its row; "":
 	// nothing is.

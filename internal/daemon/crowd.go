@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"context"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/archive"
+	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/op"
+)
+
+// hostMemory is what this host has, in bytes; 0 if nobody knows.
+func hostMemory() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
+}
+
+// crowded says of an operation that it waits for others.
+func (d *Daemon) crowded(ctx context.Context) {
+	d.cfg.Log.Debug("an image of many files waits for another one")
+	if o := op.Of(ctx); o != nil {
+		o.Set("progress", "waiting for another image of many files")
+	}
+}
+
+type clientKey struct{}
+
+// clientOf tells whose share of the memory is taken for what a context is about.
+func clientOf(ctx context.Context) archive.Client {
+	if c, ok := ctx.Value(clientKey{}).(archive.Client); ok {
+		return c
+	}
+	name, ok := op.OwnerOf(ctx)
+	if !ok {
+		name = "this server"
+	}
+	return archive.Client{Name: name, Restricted: instance.IsRestricted(ctx)}
+}
+
+// forClient has a context be about something of a client, whoever asks.
+func forClient(ctx context.Context, c archive.Client) context.Context {
+	return context.WithValue(ctx, clientKey{}, c)
+}
+
+// share begins with what takes a part of the share of the client that ctx is about. The visit
+// has to be left. The error is Busy.
+func (d *Daemon) share(ctx context.Context) (*archive.Visit, error) {
+	return d.crowd.Share(clientOf(ctx))
+}
+
+// sharedLimits bounds an archive that comes at the pace of who sends it: limits, with a part
+// of the client's share, that has to be left.
+func (d *Daemon) sharedLimits(ctx context.Context) (archive.Limits, error) {
+	lim, err := d.limits(ctx)
+	if err != nil {
+		return lim, err
+	}
+	lim.Visit, err = d.share(ctx)
+	return lim, err
+}
