@@ -54,7 +54,7 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		if err != nil {
 			return errors.Join(err, kept.Close())
 		}
-		g, err := d.shares.Add(&share{kept, in, of, make(chan struct{}, 1), make(chan struct{})})
+		g, err := d.shares.Add(clientOf(ctx).Name, &share{kept, in, of, make(chan struct{}, 1), make(chan struct{})})
 		if err != nil {
 			return errors.Join(err, kept.Close())
 		}

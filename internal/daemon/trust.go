@@ -367,7 +367,7 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.joinTokens.Add(c)
+	t, err := d.joinTokens.Add(clientOf(ctx).Name, c)
 	if err != nil {
 		return nil, err
 	}
@@ -536,7 +536,7 @@ func (d *Daemon) startSecret(ctx context.Context, title string, value imageGrant
 		return nil, err
 	}
 	value.of = clientOf(ctx)
-	g, err := d.imageGrants.Add(value)
+	g, err := d.imageGrants.Add(value.of.Name, value)
 	if err != nil {
 		return nil, err
 	}

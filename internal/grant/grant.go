@@ -15,13 +15,14 @@ import (
 	"github.com/kiln-containers/kiln/internal/trust"
 )
 
-// Most bounds the grants of one registry.
+// Most bounds the grants of one kind that a client has given.
 const Most = 10_000
 
 // A Registry holds the grants of one kind. The zero value is empty.
 type Registry[T any] struct {
 	mu  sync.Mutex
 	all map[[sha256.Size]byte]*Grant[T]
+	by  map[string]int // how many there are, by who has given them
 }
 
 // A Grant gives Value to whoever knows Secret.
@@ -30,25 +31,28 @@ type Grant[T any] struct {
 	Secret string // 64 hexadecimal digits
 
 	registry *Registry[T]
+	by       string        // who has given it
 	used     chan struct{} // somebody used it
 	spent    chan struct{} // closed when it was used up
 	dropped  bool          // Drop was called; guarded by the registry's lock
 }
 
-// Add makes a grant that works until Drop. The error is Conflict when there are Most.
-func (r *Registry[T]) Add(value T) (*Grant[T], error) {
-	g := &Grant[T]{Value: value, Secret: trust.NewSecret(), registry: r, used: make(chan struct{}, 1),
+// Add makes a grant of a client, by whatever name, that works until Drop. The error is Conflict
+// when it has given Most: what others have given takes nothing from it.
+func (r *Registry[T]) Add(by string, value T) (*Grant[T], error) {
+	g := &Grant[T]{Value: value, Secret: trust.NewSecret(), registry: r, by: by, used: make(chan struct{}, 1),
 		spent: make(chan struct{})}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.all) >= Most {
-		return nil, kiln.Errorf(kiln.Conflict, "there are %d secrets of this kind that nobody used yet; cancel their "+
-			"operations, or wait until they expire", Most)
+	if r.by[by] >= Most {
+		return nil, kiln.Errorf(kiln.Conflict, "this client has made %d secrets of this kind that nobody used yet; cancel "+
+			"their operations, or wait until they expire", Most)
 	}
 	if r.all == nil {
-		r.all = map[[sha256.Size]byte]*Grant[T]{}
+		r.all, r.by = map[[sha256.Size]byte]*Grant[T]{}, map[string]int{}
 	}
 	r.all[key(g.Secret)] = g
+	r.by[by]++
 	return g, nil
 }
 
@@ -101,8 +105,14 @@ func (g *Grant[T]) Touch() {
 func (g *Grant[T]) Drop() {
 	g.registry.mu.Lock()
 	defer g.registry.mu.Unlock()
+	if g.dropped {
+		return
+	}
 	g.dropped = true
 	delete(g.registry.all, key(g.Secret))
+	if g.registry.by[g.by]--; g.registry.by[g.by] == 0 {
+		delete(g.registry.by, g.by)
+	}
 }
 
 // Wait returns true when the grant was spent, and false when its time is over: so long

@@ -16,7 +16,7 @@ func anything(int) bool { return true }
 
 func add(t *testing.T, r *Registry[int], value int) *Grant[int] {
 	t.Helper()
-	g, err := r.Add(value)
+	g, err := r.Add("a", value)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,12 +106,34 @@ func TestWait(t *testing.T) {
 	})
 }
 
+// TestMost has a client give as many as it may: others may as well, and it may again when one
+// is dropped, also one that somebody has taken.
 func TestMost(t *testing.T) {
 	var r Registry[int]
+	var last *Grant[int]
 	for i := range Most {
-		add(t, &r, i)
+		last = add(t, &r, i)
 	}
-	if _, err := r.Add(0); !errors.Is(err, kiln.Conflict) {
+	if _, err := r.Add("a", 0); !errors.Is(err, kiln.Conflict) {
 		t.Errorf("one more: %v", err)
+	}
+	other, err := r.Add("b", 0)
+	if err != nil {
+		t.Errorf("of another: %v", err)
+	}
+	r.Take(last.Secret)
+	if _, err := r.Add("a", 0); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("one more while one is taken: %v", err)
+	}
+	for range 2 {
+		last.Drop()
+		other.Drop()
+	}
+	add(t, &r, 0)
+	if _, err := r.Add("a", 0); !errors.Is(err, kiln.Conflict) {
+		t.Errorf("one more after one: %v", err)
+	}
+	if len(r.by) != 1 {
+		t.Errorf("it remembers who has given none: %v", r.by)
 	}
 }
