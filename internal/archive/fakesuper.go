@@ -9,13 +9,11 @@ import (
 	"math"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
@@ -59,7 +57,6 @@ type fakeTree struct {
 	root  *os.File
 	links map[uint64]string // first names of files that have several, by inode
 	fn    Found
-	seen  int64 // names
 }
 
 // entry hands on what is at a path, and below it.
@@ -91,22 +88,11 @@ func (t *fakeTree) entry(ctx context.Context, name string) error {
 
 // children hands on what is in a directory.
 func (t *fakeTree) children(ctx context.Context, f *os.File, name string) error {
-	var names []string
-	for {
-		more, err := f.Readdirnames(1024)
-		t.seen += int64(len(more))
-		if t.lim.Entries > 0 && t.seen > t.lim.Entries {
-			return kiln.Errorf(kiln.TooLarge, "there are more than %d files", t.lim.Entries)
-		}
-		names = append(names, more...)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	names, forget, err := Names(f, t.lim.Entries, t.lim.Visit)
+	if err != nil {
+		return err
 	}
-	slices.Sort(names)
+	defer forget()
 	if err := f.Close(); err != nil { // however deep it goes
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,10 +25,13 @@ type Packer struct {
 	// Empty and Omit name regular files, as they are in the tar, that are written
 	// without what is in them, or not at all.
 	Empty, Omit map[string]bool
+	// Visit counts what is remembered of a tree; nil: nobody does.
+	Visit *Visit
 
 	w     *bufio.Writer
 	out   *tar.Writer
 	links map[[2]uint64]string // first name of a file with several, by device and inode
+	known int64                // bytes that Visit has counted of those
 	buf   []byte
 }
 
@@ -62,6 +64,8 @@ func (p *Packer) AddFile(name string, content []byte, modified time.Time) error 
 // one of another tree.
 func (p *Packer) AddTree(ctx context.Context, dir *os.File, name string) error {
 	clear(p.links) // another mount may have the numbers of the last one
+	_ = p.Visit.Add(-p.known)
+	p.known = 0
 	return p.addDir(ctx, dir, name)
 }
 
@@ -82,11 +86,11 @@ func (p *Packer) addDir(ctx context.Context, dir *os.File, name string) error {
 	if err := p.out.WriteHeader(&h); err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
-	names, err := dir.Readdirnames(-1)
+	names, forget, err := Names(dir, 0, p.Visit)
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
-	slices.Sort(names)
+	defer forget()
 	for _, n := range names {
 		if err := p.add(ctx, dir, n, path.Join(name, n)); err != nil {
 			return err
@@ -149,7 +153,9 @@ func (p *Packer) addFile(parent *os.File, base, name string, st *unix.Stat_t) er
 	default:
 		return nil // a socket
 	}
-	if p.link(&h, st) {
+	if there, err := p.link(&h, st); err != nil {
+		return err
+	} else if there {
 		return p.out.WriteHeader(&h)
 	}
 	if err := p.xattrs(&h, file); err != nil {
@@ -158,19 +164,22 @@ func (p *Packer) addFile(parent *os.File, base, name string, st *unix.Stat_t) er
 	return p.out.WriteHeader(&h)
 }
 
-// link makes the entry of a file a link if the file is there under another name.
-func (p *Packer) link(h *tar.Header, st *unix.Stat_t) bool {
+// link makes the entry of a file a link if the file is there under another name. The errors are
+// those of Visit.Add.
+func (p *Packer) link(h *tar.Header, st *unix.Stat_t) (there bool, err error) {
 	if st.Nlink < 2 {
-		return false
+		return false, nil
 	}
 	id := [2]uint64{st.Dev, st.Ino}
 	first, ok := p.links[id]
 	if !ok {
 		p.links[id] = h.Name
-		return false
+		bytes := int64(entrySize + len(h.Name))
+		p.known += bytes
+		return false, p.Visit.Add(bytes)
 	}
 	h.Typeflag, h.Linkname, h.Size, h.Devmajor, h.Devminor = tar.TypeLink, first, 0, 0, 0
-	return true
+	return true, nil
 }
 
 // addRegular writes a file with what is in it. There are many and most are short,
@@ -197,7 +206,9 @@ func (p *Packer) addRegular(parent *os.File, base, name string) error {
 		h.Size = 0
 		return p.out.WriteHeader(&h)
 	}
-	if p.link(&h, &st) {
+	if there, err := p.link(&h, &st); err != nil {
+		return err
+	} else if there {
 		return p.out.WriteHeader(&h)
 	}
 	if err := p.attributes(&h, func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },

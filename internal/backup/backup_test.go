@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -142,6 +143,30 @@ func read(ctx context.Context, b []byte) (*trees, int, error) {
 	got := &trees{entries: map[string]archive.Entry{}}
 	left, err := backup.Read(ctx, bytes.NewReader(b), archive.Limits{Bytes: 1 << 20, Entries: 1000}, got)
 	return got, left, err
+}
+
+// TestTreeWithoutRoot refuses a directory that has no root directory in it: an instance would be
+// empty. One with device nodes that can't be kept says how many.
+func TestTreeWithoutRoot(t *testing.T) {
+	for left, list := range map[int][]archive.Entry{
+		0: {{Path: ".", Type: archive.Dir}, {Path: "metadata.yaml", Type: archive.Regular}},
+		2: {{Path: ".", Type: archive.Dir}, {Path: "rootfs", Type: archive.Dir}, {Path: "rootfs/a", Type: archive.CharDevice},
+			{Path: "rootfs/b", Type: archive.CharDevice}},
+	} {
+		got := &trees{entries: map[string]archive.Entry{}}
+		n, err := backup.ReadTree("", "", got, func(fn archive.Found) error {
+			for _, e := range list {
+				if err := fn(&e, strings.NewReader("")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if n != left || left == 0 && (!errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), "no root directory")) ||
+			left > 0 && err != nil {
+			t.Errorf("%d nodes are left out: %v", n, err)
+		}
+	}
 }
 
 // acl is an access ACL with a user and a group that are named.
@@ -335,7 +360,7 @@ func TestKeepsFiles(t *testing.T) {
 	state := kiln.InstanceState{Name: "c1", Architecture: "x86_64", CreatedAt: time.Unix(1e9, 0).UTC(), Trigger: "create",
 		Config: map[string]string{"user.a": "true"}, Devices: map[string]map[string]string{}, Profiles: []string{"p"}}
 	var b bytes.Buffer
-	check(backup.Write(t.Context(), &b, kiln.Transfer{InstanceState: state},
+	check(backup.Write(t.Context(), &b, nil, kiln.Transfer{InstanceState: state},
 		func(s kiln.InstanceState) (map[string]string, map[string]map[string]string) {
 			return s.Config, s.Devices
 		},

@@ -152,6 +152,12 @@ type contents struct {
 	owners    map[string]idMap
 }
 
+// memory estimates what is remembered of it while the files come, in bytes.
+func (c contents) memory() int64 {
+	const size = 256 // of a snapshot, in all that is by its name
+	return int64(len(c.owners)) * size
+}
+
 // The errors for a backup of something else.
 func ofInstance() error {
 	return kiln.Errorf(kiln.Unsupported, "this is the backup of an instance; import it with: kiln import")

@@ -37,6 +37,9 @@ func Read(ctx context.Context, r io.Reader, lim archive.Limits, to Trees) (left 
 	in.begin = func(i index) (contents, error) {
 		t, c, err := i.instance()
 		if err == nil {
+			err = lim.Visit.Add(t.Memory() + c.memory())
+		}
+		if err == nil {
 			err = to.Begin(t)
 		}
 		return c, err
@@ -50,6 +53,9 @@ func ReadVolume(ctx context.Context, r io.Reader, lim archive.Limits, to VolumeT
 	in := reader{layout: volumeLayout, newRoot: to.Root}
 	in.begin = func(i index) (contents, error) {
 		v, c, err := i.volume()
+		if err == nil {
+			err = lim.Visit.Add(v.memory() + c.memory())
+		}
 		if err == nil {
 			err = to.Begin(v)
 		}

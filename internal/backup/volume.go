@@ -19,6 +19,15 @@ type Volume struct {
 	Snapshots         []Volume  // of a volume, oldest first
 }
 
+// memory estimates what is remembered of it while its files come, in bytes.
+func (v Volume) memory() int64 {
+	n := int64(len(v.Name)+len(v.Description)) + kiln.MapMemory(v.Config)
+	for _, s := range v.Snapshots {
+		n += s.memory()
+	}
+	return n
+}
+
 // volumeIDs is the key of a volume with the map of ids that its files were shifted by, for
 // the instance that had it last.
 const volumeIDs = "volatile.idmap.last"

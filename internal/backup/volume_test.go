@@ -181,7 +181,7 @@ func TestKeepsVolumes(t *testing.T) {
 	v := backup.Volume{Name: "data", Description: "d", Config: map[string]string{"user.a": "true"}, CreatedAt: at,
 		Snapshots: []backup.Volume{{Name: "s", CreatedAt: at.Add(-1), ExpiresAt: at.Add(1)}, {Name: "t", CreatedAt: at}}}
 	var b bytes.Buffer
-	err := backup.WriteVolume(t.Context(), &b, v, func(_ context.Context, snap string) (tr backup.Tree, err error) {
+	err := backup.WriteVolume(t.Context(), &b, nil, v, func(_ context.Context, snap string) (tr backup.Tree, err error) {
 		dir := "own"
 		if snap != "" {
 			dir = "snap"

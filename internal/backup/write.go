@@ -33,8 +33,9 @@ type File struct {
 type open func(ctx context.Context, snapshot string) (Tree, error)
 
 // Write writes the backup of an instance as a plain tar. open gives the tree of a snapshot,
-// "" for the instance's own; it is closed before the next one is opened.
-func Write(ctx context.Context, w io.Writer, t kiln.Transfer, expanded Expand,
+// "" for the instance's own; it is closed before the next one is opened. visit counts what is
+// remembered of the files; it may be nil. Errors are those of Visit.Add as well.
+func Write(ctx context.Context, w io.Writer, visit *archive.Visit, t kiln.Transfer, expanded Expand,
 	open func(ctx context.Context, snapshot string) (Tree, error)) error {
 	idx, inst, err := encode(t, expanded)
 	if err != nil {
@@ -44,11 +45,11 @@ func Write(ctx context.Context, w io.Writer, t kiln.Transfer, expanded Expand,
 	for _, s := range t.Snapshots {
 		snapshots = append(snapshots, s.Name)
 	}
-	return instanceLayout.write(ctx, w, idx, snapshots, open, File{instanceState, inst})
+	return instanceLayout.write(ctx, w, visit, idx, snapshots, open, File{instanceState, inst})
 }
 
 // WriteVolume writes the backup of a storage volume, as Write does that of an instance.
-func WriteVolume(ctx context.Context, w io.Writer, v Volume,
+func WriteVolume(ctx context.Context, w io.Writer, visit *archive.Visit, v Volume,
 	open func(ctx context.Context, snapshot string) (Tree, error)) error {
 	idx, err := encodeVolume(v)
 	if err != nil {
@@ -58,7 +59,7 @@ func WriteVolume(ctx context.Context, w io.Writer, v Volume,
 	for _, s := range v.Snapshots {
 		snapshots = append(snapshots, s.Name)
 	}
-	return volumeLayout.write(ctx, w, idx, snapshots, open)
+	return volumeLayout.write(ctx, w, visit, idx, snapshots, open)
 }
 
 // Compressed has fill write a backup, and writes it to w under a compression. temp is a
@@ -79,9 +80,10 @@ func Compressed(ctx context.Context, w io.Writer, c archive.Compression, temp st
 }
 
 // write writes the index, the snapshots, and what the backup is of, with files of its own.
-func (l layout) write(ctx context.Context, w io.Writer, idx []byte, snapshots []string, open open,
-	files ...File) error {
+func (l layout) write(ctx context.Context, w io.Writer, visit *archive.Visit, idx []byte, snapshots []string,
+	open open, files ...File) error {
 	out, now := archive.NewPacker(w), time.Now()
+	out.Visit = visit
 	if err := out.AddFile(indexPath, idx, now); err != nil {
 		return err
 	}

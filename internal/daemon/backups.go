@@ -55,7 +55,7 @@ type Backups struct {
 
 // kept is an instance or a storage volume as it was at one moment.
 type kept interface {
-	Backup(ctx context.Context, w io.Writer, c archive.Compression) error
+	Backup(ctx context.Context, w io.Writer, c archive.Compression, visit *archive.Visit) error
 	Close() error
 }
 
@@ -186,13 +186,18 @@ func (b Backups) newName(name string) (string, error) {
 
 // write keeps what is backed up as it is for as long as it takes to write that down.
 func (b Backups) write(ctx context.Context, o *op.Operation, n NewBackup, c archive.Compression) (err error) {
+	visit, err := b.d.share(ctx)
+	if err != nil {
+		return err
+	}
+	defer visit.Leave()
 	k, err := b.keep(ctx, n.Only)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, k.Close()) }()
 	s := backup.Stored{Name: n.Name, CreatedAt: time.Now().UTC(), ExpiresAt: n.ExpiresAt, Only: n.Only}
-	err = b.d.backups.Create(b.of, s, func(w io.Writer) error { return k.Backup(ctx, &told{w: w, o: o}, c) })
+	err = b.d.backups.Create(b.of, s, func(w io.Writer) error { return k.Backup(ctx, &told{w: w, o: o}, c, visit) })
 	if err != nil || b.gone == nil {
 		return err
 	}

@@ -493,21 +493,26 @@ func (d *Daemon) receiveTrees(ctx context.Context, a *arrival, files *instance.F
 	for _, s := range a.Snapshots {
 		names = append(names, s.Name)
 	}
-	for _, name := range append(names, "") {
-		lim, err := d.limits(ctx)
+	keep := func(name string) error {
+		lim, err := d.sharedLimits(ctx)
 		if err != nil {
-			return left, err
+			return err
 		}
+		defer lim.Visit.Leave()
 		if err := fetch(lim); err != nil {
-			return left, err
+			return err
 		}
 		if name == "" && r.twice {
 			if err := fetch(lim); err != nil {
-				return left, err
+				return err
 			}
 		}
 		n, err := trees.Keep(ctx, name, r.owners[name], lim)
-		if left += n; err != nil {
+		left += n
+		return err
+	}
+	for _, name := range append(names, "") {
+		if err := keep(name); err != nil {
 			return left, err
 		}
 	}

@@ -52,6 +52,13 @@ func (d *Daemon) PublishImage(ctx context.Context, spec PublishSpec) (*op.Operat
 	}
 	options := op.Options{MayCancel: true}
 	return d.Ops.Start(ctx, "Publishing image", options, func(ctx context.Context, o *op.Operation) error {
+		visit, err := d.share(ctx)
+		if err != nil {
+			return err
+		}
+		defer visit.Leave()
+		spec.Pack.Visit = visit
+		src := d.instances.Pack(spec.From, spec.Pack)
 		if spec.Check {
 			img, err := kiln.Copy(ctx, hasher{}, src, spec.From)
 			o.Set("fingerprint", img.Fingerprint.String())

@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
@@ -21,6 +22,7 @@ import (
 type share struct {
 	*instance.Share
 	in   project.Project
+	by   archive.Client
 	name string        // of the instance
 	done chan struct{} // the copy is made
 	gone chan struct{} // closed before the files may go
@@ -54,7 +56,8 @@ func (d *Daemon) ShareInstance(ctx context.Context, name string, only bool) (*op
 		if err != nil {
 			return errors.Join(err, kept.Close())
 		}
-		g, err := d.shares.Add(clientOf(ctx).Name, &share{kept, in, of, make(chan struct{}, 1), make(chan struct{})})
+		by := clientOf(ctx)
+		g, err := d.shares.Add(by.Name, &share{kept, in, by, of, make(chan struct{}, 1), make(chan struct{})})
 		if err != nil {
 			return errors.Join(err, kept.Close())
 		}
@@ -168,6 +171,11 @@ func (d *Daemon) TransferPart(secret, name, part string) (func(context.Context, 
 		return nil, kiln.Errorf(kiln.NotFound, "there is no part %q", part)
 	}
 	return func(ctx context.Context, w io.Writer) error {
+		visit, err := d.crowd.Share(x.by)
+		if err != nil {
+			return err
+		}
+		defer visit.Leave()
 		// The same bytes each time: who was cut off goes on where that was.
 		z, err := zstd.NewWriter(writing{w, g.Touch}, zstd.WithEncoderLevel(zstd.SpeedFastest),
 			zstd.WithEncoderConcurrency(1))
@@ -176,7 +184,7 @@ func (d *Daemon) TransferPart(secret, name, part string) (func(context.Context, 
 		}
 		// The frame is ended only when all of it is written: what is cut short must
 		// not read as whole.
-		if err := x.Export(ctx, part, z); err != nil {
+		if err := x.Export(ctx, part, z, visit); err != nil {
 			return err
 		}
 		select {

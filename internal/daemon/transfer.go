@@ -217,6 +217,14 @@ func (d *Daemon) receiveFiles(ctx context.Context, o *op.Operation, a *arrival, 
 		}
 		a.expect(size)
 	}
+	visit, err := d.share(ctx)
+	if err != nil {
+		return err
+	}
+	defer visit.Leave()
+	if err := errors.Join(visit.Decoder(maxWindow), visit.Add(a.Transfer.Memory())); err != nil {
+		return err
+	}
 	receiver, err := d.pool.Receive(needed)
 	if err != nil {
 		return err

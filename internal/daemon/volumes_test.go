@@ -306,7 +306,7 @@ func TestImportLeavesKeysOut(t *testing.T) {
 	var b bytes.Buffer
 	v := backup.Volume{Name: "data", Config: map[string]string{"user.a": "b", "size": "10GiB", "zfs.blocksize": "1",
 		"snapshots.expiry": "soon", "new.key": "x"}}
-	err := backup.WriteVolume(t.Context(), &b, v, func(context.Context, string) (tr backup.Tree, err error) {
+	err := backup.WriteVolume(t.Context(), &b, nil, v, func(context.Context, string) (tr backup.Tree, err error) {
 		tr.Dir, err = os.Open(t.TempDir())
 		return tr, err
 	})

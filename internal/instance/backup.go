@@ -18,9 +18,9 @@ import (
 )
 
 // Backup writes all that is shared as a backup that any server with the format of LXD
-// takes: whole trees, with the ids that the instance sees. Errors: Unsupported when a
-// program is missing that compresses.
-func (h *Share) Backup(ctx context.Context, w io.Writer, c archive.Compression) error {
+// takes: whole trees, with the ids that the instance sees. visit counts what is remembered.
+// Errors: Unsupported when a program is missing that compresses; those of backup.Write.
+func (h *Share) Backup(ctx context.Context, w io.Writer, c archive.Compression, visit *archive.Visit) error {
 	profiles, err := h.set.profiles(ctx)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func (h *Share) Backup(ctx context.Context, w io.Writer, c archive.Compression) 
 		return expand(Config{Options: s.Config, Devices: s.Devices}, used)
 	}
 	return backup.Compressed(ctx, w, c, h.set.pool.TempDir(), func(z io.Writer) error {
-		return backup.Write(ctx, z, h.Transfer, expanded, h.tree)
+		return backup.Write(ctx, z, visit, h.Transfer, expanded, h.tree)
 	})
 }
 

@@ -35,6 +35,7 @@ type PackOptions struct {
 	// KeepMachineID leaves machine-id(5) in the image. Without it, each of its instances
 	// makes its own at the first boot.
 	KeepMachineID bool
+	Visit         *archive.Visit // counts what is remembered of the files; nil: nobody does
 }
 
 // encoderKey is the property that tells what an image was compressed with: the same

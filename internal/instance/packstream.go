@@ -129,6 +129,7 @@ func (p packer) write(ctx context.Context, w, tar io.Writer, snap *volume.Snapsh
 		both = io.MultiWriter(tar, z)
 	}
 	out := archive.NewPacker(both)
+	out.Visit = p.Visit
 	out.NoACLs = p.compression.Name == "squashfs"
 	if err := p.fill(ctx, out, snap, img, role); err != nil {
 		return archive.CloseAfter(err, z)

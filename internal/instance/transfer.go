@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -152,12 +153,13 @@ func Lasting(options map[string]string) map[string]string {
 	return out
 }
 
-// Export writes a part of what is shared as tar. The error is NotFound.
-func (h *Share) Export(ctx context.Context, part string, w io.Writer) error {
+// Export writes a part of what is shared as tar. visit counts what is remembered of the files.
+// Errors: NotFound, and those of Visit.Add.
+func (h *Share) Export(ctx context.Context, part string, w io.Writer, visit *archive.Visit) error {
 	if !h.Has(part) {
 		return kiln.Errorf(kiln.NotFound, "there is no part %q", part)
 	}
-	return h.set.pool.Export(ctx, part, w)
+	return h.set.pool.Export(ctx, part, w, visit)
 }
 
 // Has reports whether something is a part of what is shared.

@@ -52,6 +52,7 @@ func TestShareOfMemory(t *testing.T) {
 	image := func(who *x509.Certificate, seed string) string {
 		return send(who, "/1.0/images", bytes.NewReader(formattest.Tiny(t, seed)))
 	}
+	p.empty("c1")
 	guest, friend, other := p.guest(t), p.friend(t), clientCert(t)
 	if err := p.d.AddClient(t.Context(), other, daemon.Client{Name: "other", Restricted: true,
 		Projects: []string{"default"}}); err != nil {
@@ -81,6 +82,17 @@ func TestShareOfMemory(t *testing.T) {
 		"/1.0/storage-pools/default/volumes/custom": {"X-LXD-name", "v1"}} {
 		if err := send(guest, path, strings.NewReader("x"), header...); !strings.Contains(err, "under way") {
 			t.Errorf("%s: %s", path, err)
+		}
+	}
+	for path, body := range map[string]string{"/1.0/instances/c1/backups": `{"name":"b"}`,
+		"/1.0/images": `{"source":{"type":"instance","name":"c1"}}`} {
+		var a api.Response
+		w := p.ask(guest, "POST", path, body)
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || a.Operation == "" {
+			t.Fatalf("%s: %s", path, w.Body)
+		}
+		if o := get[api.Operation](p, a.Operation+"/wait"); !strings.Contains(o.Err, "under way") {
+			t.Errorf("%s: %q", path, o.Err)
 		}
 	}
 	for name, who := range map[string]*x509.Certificate{"friend": friend, "other": other} {

@@ -52,9 +52,10 @@ func (p *Pool) KeepCustom(ctx context.Context, n CustomName, snapshots bool, pau
 	return k, err
 }
 
-// Backup writes what is kept as a backup that any server with the format of LXD takes.
-// Errors: Unsupported when a program is missing that compresses.
-func (k *KeptCustom) Backup(ctx context.Context, w io.Writer, c archive.Compression) error {
+// Backup writes what is kept as a backup that any server with the format of LXD takes. visit
+// counts what is remembered. Errors: Unsupported when a program is missing that compresses; those
+// of backup.Write.
+func (k *KeptCustom) Backup(ctx context.Context, w io.Writer, c archive.Compression, visit *archive.Visit) error {
 	v := backupVolume(k.of.Name, k.of.CustomState)
 	for _, s := range k.snapshots {
 		b := backupVolume(s.Name, s.CustomState)
@@ -62,7 +63,7 @@ func (k *KeptCustom) Backup(ctx context.Context, w io.Writer, c archive.Compress
 		v.Snapshots = append(v.Snapshots, b)
 	}
 	return backup.Compressed(ctx, w, c, k.pool.TempDir(), func(z io.Writer) error {
-		return backup.WriteVolume(ctx, z, v, func(_ context.Context, snapshot string) (t backup.Tree, err error) {
+		return backup.WriteVolume(ctx, z, visit, v, func(_ context.Context, snapshot string) (t backup.Tree, err error) {
 			dir := k.temp
 			if snapshot != "" {
 				dir = k.pool.customSnapshotDir(k.of.CustomName, snapshot)

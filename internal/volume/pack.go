@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 )
 
 // A layer travels as a tar in PAX format: a directory comes before what is in it,
@@ -44,12 +45,13 @@ const maxRecords = 256 << 10
 type packer struct {
 	out   *tar.Writer
 	links map[[2]uint64]string // by device and inode: the first name of a file with several
+	visit *archive.Visit       // counts what is remembered; nil: nobody does
 }
 
 // pack writes a directory as tar, and the sum of that.
-func pack(ctx context.Context, dir string, w io.Writer) error {
+func pack(ctx context.Context, dir string, w io.Writer, visit *archive.Visit) error {
 	sum := sha256.New()
-	p := packer{tar.NewWriter(io.MultiWriter(w, sum)), map[[2]uint64]string{}}
+	p := packer{tar.NewWriter(io.MultiWriter(w, sum)), map[[2]uint64]string{}, visit}
 	if err := p.entry(ctx, dir, "."); err != nil {
 		return err
 	}
@@ -129,6 +131,9 @@ func (p *packer) entry(ctx context.Context, from, name string) error {
 			return p.out.WriteHeader(&tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeLink, Name: name, Linkname: first})
 		}
 		p.links[id] = name
+		if err := p.visit.Add(linkSize + int64(len(name))); err != nil {
+			return err
+		}
 	}
 	if h.Typeflag == tar.TypeReg && h.PAXRecords[typeRecord] == "" {
 		err = p.file(from, h, st.Size)
@@ -141,6 +146,9 @@ func (p *packer) entry(ctx context.Context, from, name string) error {
 	return nil
 }
 
+// linkSize is what is remembered of a file with several names, beside the first, in bytes.
+const linkSize = 96
+
 func (p *packer) inside(ctx context.Context, from, name string) error {
 	// Reading doesn't change when it was read last, for the bytes to be the same
 	// the next time.
@@ -148,12 +156,12 @@ func (p *packer) inside(ctx context.Context, from, name string) error {
 	if err != nil {
 		return err
 	}
-	names, err := d.Readdirnames(-1)
+	names, forget, err := archive.Names(d, 0, p.visit)
 	d.Close()
 	if err != nil {
 		return err
 	}
-	slices.Sort(names)
+	defer forget()
 	for _, n := range names {
 		if err := p.entry(ctx, filepath.Join(from, n), path.Join(name, n)); err != nil {
 			return err

@@ -171,10 +171,10 @@ func TestPackUnpack(t *testing.T) {
 			from, to := t.TempDir(), t.TempDir()
 			grow(t, rand.New(rand.NewPCG(seed, 2)), from)
 			var first, again bytes.Buffer
-			if err := pack(t.Context(), from, &first); err != nil {
+			if err := pack(t.Context(), from, &first, nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := pack(t.Context(), from, &again); err != nil || !bytes.Equal(first.Bytes(), again.Bytes()) {
+			if err := pack(t.Context(), from, &again, nil); err != nil || !bytes.Equal(first.Bytes(), again.Bytes()) {
 				t.Errorf("packed again it is another: %v", err)
 			}
 			left := int64(1 << 30)
@@ -213,7 +213,7 @@ func TestUnpackDeep(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	if err := pack(t.Context(), from, &b); err != nil {
+	if err := pack(t.Context(), from, &b, nil); err != nil {
 		t.Fatal(err)
 	}
 	before, err := os.ReadDir("/proc/self/fd")
@@ -248,7 +248,7 @@ func TestManyHoles(t *testing.T) {
 	f.Close()
 	var b bytes.Buffer
 	left := int64(1 << 30)
-	if err := errors.Join(pack(t.Context(), from, &b), unpack(t.Context(), &b, to, false, &left)); err != nil {
+	if err := errors.Join(pack(t.Context(), from, &b, nil), unpack(t.Context(), &b, to, false, &left)); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(describe(t, from), describe(t, to)); d != "" {
@@ -366,7 +366,7 @@ func TestUnpackLimits(t *testing.T) {
 	f.Write(bytes.Repeat([]byte("x"), 100_000))
 	f.Close()
 	var b bytes.Buffer
-	if err := pack(t.Context(), from, &b); err != nil {
+	if err := pack(t.Context(), from, &b, nil); err != nil {
 		t.Fatal(err)
 	}
 	left := int64(90_000)
@@ -386,7 +386,7 @@ func TestUnpackLimits(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := errors.Join(pack(ctx, from, io.Discard)); !errors.Is(err, context.Canceled) {
+	if err := errors.Join(pack(ctx, from, io.Discard, nil)); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -26,7 +26,7 @@ func TestUnpackWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if err := pack(t.Context(), from, &b); err != nil {
+	if err := pack(t.Context(), from, &b, nil); err != nil {
 		t.Fatal(err)
 	}
 	layer := b.Bytes()
@@ -97,7 +97,7 @@ func TestManyXattrs(t *testing.T) {
 	}
 	var b bytes.Buffer
 	left := int64(1 << 30)
-	if err := errors.Join(pack(t.Context(), from, &b), unpack(t.Context(), &b, to, false, &left)); err != nil {
+	if err := errors.Join(pack(t.Context(), from, &b, nil), unpack(t.Context(), &b, to, false, &left)); err != nil {
 		t.Fatal(err)
 	}
 	for i := range count {

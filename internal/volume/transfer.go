@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 )
 
 // What another pool needs to have a snapshot: its layers, by their ids; the metadata
@@ -90,12 +91,13 @@ func (p *Pool) Fill(ctx context.Context, fp kiln.Fingerprint, content func(conte
 }
 
 // Export writes a part as tar. It must be one of a snapshot that nobody deletes
-// meanwhile. The bytes are the same each time.
-func (p *Pool) Export(ctx context.Context, part string, w io.Writer) error {
+// meanwhile. The bytes are the same each time. visit counts what is remembered of the files; it
+// may be nil.
+func (p *Pool) Export(ctx context.Context, part string, w io.Writer, visit *archive.Visit) error {
 	if err := checkName(part); err != nil {
 		return err
 	}
-	err := p.export(ctx, part, w)
+	err := p.export(ctx, part, w, visit)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = kiln.Errorf(kiln.NotFound, "there is no part %q", part)
 	}
@@ -105,9 +107,9 @@ func (p *Pool) Export(ctx context.Context, part string, w io.Writer) error {
 	return nil
 }
 
-func (p *Pool) export(ctx context.Context, part string, w io.Writer) error {
+func (p *Pool) export(ctx context.Context, part string, w io.Writer, visit *archive.Visit) error {
 	if fp, ok := strings.CutPrefix(part, imageMetaPart); ok {
-		return pack(ctx, filepath.Join(p.dir, "images", fp, "meta"), w)
+		return pack(ctx, filepath.Join(p.dir, "images", fp, "meta"), w, visit)
 	}
 	if word, ok := strings.CutPrefix(part, imagePart); ok {
 		fp, err := kiln.ParseFingerprint(word)
@@ -119,12 +121,12 @@ func (p *Pool) export(ctx context.Context, part string, w io.Writer) error {
 			return err
 		}
 		defer tree.Close()
-		return pack(ctx, fmt.Sprintf("/proc/self/fd/%d/.", tree.Fd()), w)
+		return pack(ctx, fmt.Sprintf("/proc/self/fd/%d/.", tree.Fd()), w, visit)
 	}
 	if name, ok := strings.CutPrefix(part, metaPart); ok {
-		return pack(ctx, filepath.Join(p.snapshotDir(name), "meta"), w)
+		return pack(ctx, filepath.Join(p.snapshotDir(name), "meta"), w, visit)
 	}
-	return pack(ctx, p.layerTree(part), w)
+	return pack(ctx, p.layerTree(part), w, visit)
 }
 
 // MetaPart names the part with the metadata of a snapshot.

@@ -43,7 +43,7 @@ func carry(ctx context.Context, from, to *volume.Pool, stacks ...kiln.Stack) (*v
 	}
 	for _, p := range parts {
 		var b bytes.Buffer
-		if err := errors.Join(from.Export(ctx, p.ID, &b), l.Add(ctx, p.ID, &b)); err != nil {
+		if err := errors.Join(from.Export(ctx, p.ID, &b, nil), l.Add(ctx, p.ID, &b)); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 	}
@@ -157,7 +157,7 @@ func TestTransferWithoutImage(t *testing.T) {
 	}
 	for _, p := range append(parts, layers...) {
 		var b bytes.Buffer
-		if err := errors.Join(from.Export(t.Context(), p.ID, &b), l.Add(t.Context(), p.ID, &b)); err != nil {
+		if err := errors.Join(from.Export(t.Context(), p.ID, &b, nil), l.Add(t.Context(), p.ID, &b)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -225,7 +225,7 @@ func TestReceiveRefuses(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"..", "a/b", "nothing", "meta-..", "image-x", ""} {
-		if err := from.Export(t.Context(), id, io.Discard); err == nil && id != "meta-.." {
+		if err := from.Export(t.Context(), id, io.Discard, nil); err == nil && id != "meta-.." {
 			t.Errorf("%q is exported", id)
 		}
 	}

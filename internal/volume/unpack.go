@@ -43,7 +43,7 @@ const openDirs = 16
 type openDir struct {
 	fd   int         // -1: it isn't open, since many below it are
 	name string      // from the root
-	h    *tar.Header // nil: of the root, before its entry
+	h    *tar.Header // of which only the times are left; nil: of the root, before its entry
 }
 
 // unpack makes what pack wrote in a directory that is there and empty, and reads it
@@ -106,7 +106,7 @@ func (u *unpacker) all(ctx context.Context) error {
 			if h.Typeflag != tar.TypeDir || h.Name != "./" {
 				return kiln.Errorf(kiln.Invalid, "the first entry is %q and not the root directory", h.Name)
 			}
-			u.dirs[0].h = h
+			u.dirs[0].h = onlyTimes(h)
 			u.complete(h)
 			err = fdAttributes(u.dirs[0].fd, h)
 		} else {
@@ -322,7 +322,7 @@ func (u *unpacker) makeDir(parent int, base, name string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	u.enter(openDir{fd, name, h})
+	u.enter(openDir{fd, name, onlyTimes(h)})
 	return fdAttributes(fd, h)
 }
 
@@ -401,6 +401,12 @@ func fdAttributes(fd int, h *tar.Header) error {
 		return err
 	}
 	return eachXattr(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+}
+
+// onlyTimes gives a header of which fdTimes needs no more: whoever sends directories has thousands
+// of them be open, with megabytes of attributes each.
+func onlyTimes(h *tar.Header) *tar.Header {
+	return &tar.Header{AccessTime: h.AccessTime, ModTime: h.ModTime}
 }
 
 func fdTimes(fd int, h *tar.Header) error {
