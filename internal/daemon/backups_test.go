@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -232,5 +233,41 @@ func TestBackupOwners(t *testing.T) {
 	}
 	if left, err := d.backups.All(); len(left) != 1 || err != nil {
 		t.Errorf("of the backup of a volume that can't be read there is %v, %v", left, err)
+	}
+}
+
+// TestBackupOfHostDevice leaves out what would give an instance of a backup access to this host,
+// and refuses all of it to a restricted client.
+func TestBackupOfHostDevice(t *testing.T) {
+	d := fresh(t)
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "none"}, Config: instance.Config{
+		Devices: map[string]map[string]string{"host": {"type": "disk", "source": t.TempDir(), "path": "/x"}}}})
+	wait(t, o, err)
+	b, err := d.InstanceBackups(t.Context(), "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err = b.Create(t.Context(), NewBackup{Name: "b"})
+	wait(t, o, err)
+	restore := func(ctx context.Context, name string) error {
+		f, err := b.Open(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return d.RestoreBackup(ctx, CreateSpec{Name: name}, f).Wait(t.Context()).Err
+	}
+	if err := restore(instance.Restricted(t.Context(), "default"), "c2"); !errors.Is(err, kiln.Denied) {
+		t.Errorf("by a restricted client: %v", err)
+	}
+	if _, err := d.Instance(t.Context(), "c2"); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("it is there: %v", err)
+	}
+	if err := restore(t.Context(), "c3"); err != nil {
+		t.Fatal(err)
+	}
+	i, err := d.Instance(t.Context(), "c3")
+	if _, there := i.Devices["host"]; err != nil || there {
+		t.Errorf("%v, %v", i.Devices, err)
 	}
 }

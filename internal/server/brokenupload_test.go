@@ -45,3 +45,12 @@ func TestBrokenUpload(t *testing.T) {
 type goneAway struct{}
 
 func (goneAway) Read([]byte) (int, error) { return 0, errors.New("interrupted") }
+
+// TestUploadOfNoForm says of a form without its boundary that it is none.
+func TestUploadOfNoForm(t *testing.T) {
+	p := start(t)
+	resp, b := p.do("POST", "/1.0/images", "x", "Content-Type", "multipart/form-data")
+	if resp.StatusCode != http.StatusBadRequest || !bytes.Contains(b, []byte("not a multipart form")) {
+		t.Errorf("%d %s", resp.StatusCode, b)
+	}
+}

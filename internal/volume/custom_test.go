@@ -302,6 +302,16 @@ func TestCustomSnapshots(t *testing.T) {
 	if !errors.Is(err, refused) || files(t, in) != "last=moment new= sub/a=2" {
 		t.Errorf("%v: %s", err, files(t, in))
 	}
+	asked := 0 // again when the files are about to be exchanged: somebody may use them by then
+	err = p.RestoreCustom(ctx, data, "s0", anyState, func(context.Context) (func() error, error) {
+		if asked++; asked == 2 {
+			return nil, refused
+		}
+		return func() error { return nil }, nil
+	})
+	if !errors.Is(err, refused) || asked != 2 || files(t, in) != "last=moment new= sub/a=2" {
+		t.Errorf("%v after %d: %s", err, asked, files(t, in))
+	}
 	nobody := func(context.Context) (func() error, error) { return func() error { return nil }, nil }
 	must(t, p.RestoreCustom(ctx, data, "s0", anyState, nobody))
 	if got := files(t, in); got != "last=moment sub/a=1" {
