@@ -257,3 +257,50 @@ func TestAsideOrder(t *testing.T) {
 		t.Errorf("%q", order)
 	}
 }
+
+// TestRecoverUnrecorded has a copy of the database, records of most that is in it, and two
+// volumes of one name in lost/: what has no record stays by its row, and the newest files are
+// those that come back.
+func TestRecoverUnrecorded(t *testing.T) {
+	dir, before := populated(t)
+	copied := filepath.Join(dir, backupsDir, "kiln-99990101.db")
+	var uuid string
+	for _, i := range before.Instances {
+		if i.Name == "c" {
+			uuid = i.Options[instance.UUIDKey]
+		}
+	}
+	path := filepath.Join(dir, databaseFile)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(copied), 0o700), db.Copy(t.Context(), path, copied),
+		os.Remove(filepath.Join(dir, "volumes/notes", uuid+".json")), os.Remove(path)); err != nil {
+		t.Fatal(err)
+	}
+	pool := unswept(t, dir)
+	mark := filepath.Join(dir, "volumes/volumes", uuid, "mark")
+	for _, text := range []string{"older", "newer"} {
+		if err := errors.Join(os.WriteFile(mark, []byte(text), 0o600), pool.Lose(uuid)); err != nil {
+			t.Fatal(err)
+		}
+		if text == "older" { // and it is made anew
+			if _, err := pool.Empty(t.Context(), uuid); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := pool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(t.Context(), Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil || !slices.Equal(r.Instances, []string{"a"}) || len(r.Left) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if b, err := os.ReadFile(mark); err != nil || string(b) != "newer" {
+		t.Errorf("%q, %v", b, err)
+	}
+	d := open(t, dir)
+	defer end(t, d)
+	i, err := d.Instance(t.Context(), "c")
+	if err != nil || i.Options[instance.UUIDKey] != uuid || i.Description != "of b" {
+		t.Errorf("%+v, %v", i, err)
+	}
+}

@@ -54,3 +54,35 @@ func TestOwnSocket(t *testing.T) {
 	}
 	own(true)
 }
+
+// TestIDMap has ids at the ends of ranges: what is beyond them is nobody's.
+func TestIDMap(t *testing.T) {
+	m := idMap{uid: [][3]uint32{{0, 1000000, 10}, {10, 5, 1}, {4294967290, 7, 4}}, gid: [][3]uint32{{0, 2000000, 10}}}
+	for id, want := range map[uint32]int{0: 1000000, 9: 1000009, 10: 5, 11: -1, 4294967289: -1, 4294967293: 10,
+		4294967294: -1} {
+		got, err := mapped(m.uid, id)
+		if (err == nil) != (want >= 0) || err == nil && got != want {
+			t.Errorf("%d: %d, %v", id, got, err)
+		}
+	}
+	if got, err := mapped(nil, 42); err != nil || got != 42 { // the host's
+		t.Errorf("%d, %v", got, err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for owner, want := range map[[2]int]bool{{1000000, 2000000}: true, {1000009, 2000009}: true, {5, 2000000}: true,
+		{1000010, 2000000}: false, {999999, 2000000}: false, {1000000, 2000010}: false, {6, 2000000}: false} {
+		if err := file.Chown(owner[0], owner[1]); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.has(int(file.Fd())); got != want {
+			t.Errorf("owner %v: %v", owner, got)
+		}
+	}
+	if !(idMap{}).has(int(file.Fd())) {
+		t.Error("the host's has all")
+	}
+}
