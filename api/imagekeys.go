@@ -7,3 +7,14 @@ type ImageKeys struct {
 	Keys      string `json:"keys" yaml:"keys"`
 	Signature string `json:"signature" yaml:"signature"`
 }
+
+// IndexKey tells with which key a server signs the index of its public images (API extension
+// kiln_image_keys), at /streams/v1/kiln.json.
+type IndexKey struct {
+	Public string `json:"public" yaml:"public"` // as minisign writes it, in one line
+}
+
+// IndexKeyPut gives a server that key. Nobody is told it again.
+type IndexKeyPut struct {
+	Secret string `json:"secret"` // a file of minisign with a secret key, without a password
+}

@@ -102,6 +102,7 @@ kiln key import ~/.minisign/minisign.key work            # keys of minisign`,
 kiln key sign keys.json --revoke old                     # the next version`,
 		"kiln key rotate": `kiln key rotate keys.json offline2`,
 		"kiln key serve":  `kiln key serve srv: keys.json`,
+		"kiln key lend":   `kiln key lend srv: index`,
 		"kiln image sign": `kiln image sign debian
 kiln image sign debian --key work --alias debian/12      # as this, whatever its aliases are`,
 		"kiln image edit": `kiln image edit debian

@@ -24,7 +24,7 @@ func (a *app) keyCmd() *cobra.Command {
 			"keys of the client's configuration: a public key is for everybody, a secret key never leaves this client " +
 			"unless it is exported."}
 	c.AddCommand(a.keyGenerateCmd(), a.keyListCmd(), a.keyShowCmd(), a.keyImportCmd(), a.keyExportCmd(), a.keyDeleteCmd(),
-		a.keySignCmd(), a.keyRotateCmd(), a.keyServeCmd())
+		a.keySignCmd(), a.keyRotateCmd(), a.keyServeCmd(), a.keyLendCmd())
 	return c
 }
 

@@ -265,7 +265,7 @@ func (a *app) keyServeCmd() *cobra.Command {
 			}
 			a.say("%s serves the keys file, version %d, of the root key %s; who pins it: kiln remote add <name> <URL> --key %s",
 				strings.TrimSuffix(at.Remote, ":"), f.Version, f.Root.ID(), f.Root)
-			return nil
+			return a.warnIndexKey(c.Context(), at, f)
 		}}
 }
 
@@ -280,4 +280,65 @@ func (a *app) canServeKeys(ctx context.Context, at place.Place) error {
 	}
 	return kiln.Errorf(kiln.Unsupported, "the server %q publishes no keys files; put the file on its web server, as %s",
 		at.Remote, signing.KeysPath)
+}
+
+func (a *app) keyLendCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "lend [<remote>:] <key-name>|none", Short: "Have a server sign the index of its public images with a key",
+		Args: cobra.RangeArgs(1, 2),
+		Long: "Have a server sign the index of its public images, at each change of them, with a secret key that it gets " +
+			"and tells nobody again. Who has pinned the root key takes by a name what the newest index says it means, so " +
+			"that nobody can go back to an older image. Lend a key that signs nothing else: name it in a keys file (kiln " +
+			"key sign --index-key), and have that be served first (kiln key serve). Once there was a signed index, those " +
+			"who have seen it take nothing from a server without one. none has the server forget the key.",
+		RunE: func(c *cobra.Command, args []string) error {
+			at, args, err := a.Server(args)
+			if err != nil {
+				return err
+			}
+			if len(args) != 1 {
+				return usageError{fmt.Errorf("missing argument: <key-name>; usage: %s", c.UseLine())}
+			}
+			if err := a.canServeKeys(c.Context(), at); err != nil {
+				return err
+			}
+			if args[0] == "none" {
+				return at.Change(c.Context(), http.MethodDelete, "/1.0/kiln/index-key", nil, "")
+			}
+			by, err := a.signer(args[0])
+			if err != nil {
+				return err
+			}
+			file, err := by.key.File("")
+			if err != nil {
+				return err
+			}
+			if err := at.Change(c.Context(), http.MethodPut, "/1.0/kiln/index-key", api.IndexKeyPut{Secret: string(file)},
+				""); err != nil {
+				return err
+			}
+			a.say("%s signs the index of its public images with the key %s", strings.TrimSuffix(at.Remote, ":"), by.name)
+			return nil
+		}}
+}
+
+// warnIndexKey says so when a server signs its index with a key that a keys file doesn't name.
+func (a *app) warnIndexKey(ctx context.Context, at place.Place, f aKeysFile) error {
+	var lent api.IndexKey
+	_, err := at.Get(ctx, "/1.0/kiln/index-key", nil, &lent)
+	if errors.Is(err, kiln.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	key, err := signing.ParseKey(lent.Public)
+	if err != nil {
+		return err
+	}
+	if _, err := signing.IndexOrigin(f.document, f.signature, key); err != nil {
+		a.warn(fmt.Sprintf("the server has a key to sign its index with, and signs none any more: %v; give it another "+
+			"one: kiln key lend", err))
+	}
+	return nil
 }

@@ -125,7 +125,14 @@ func TestKeysFile(t *testing.T) {
 	}
 	s.write("tree/streams/v1/keys.json", string(document))
 	s.write("tree/streams/v1/keys.json.minisig", string(signature))
-	web := httptest.NewServer(http.FileServer(http.Dir(tree)))
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := os.ReadFile(filepath.Join(tree, filepath.Clean(r.URL.Path)))
+		if err != nil {
+			http.NotFound(w, r)
+		}
+		w.Header().Set("Cache-Control", "max-age=0")
+		w.Write(b) // without a time, which would be that of the file before within the same second
+	}))
 	t.Cleanup(web.Close)
 	s.ok("config set images.allow_http true")
 	s.ok("remote add tree " + web.URL + " --protocol simplestreams --allow-http --key " + elsewhere.Key().String())
@@ -142,4 +149,123 @@ func TestKeysFile(t *testing.T) {
 		server.APIExtensions, " "), "kiln_image_keys") {
 		t.Error(err)
 	}
+}
+
+// TestSignedIndex takes by a name what the newest index says, signed by a server with a key that
+// was lent to it, and signed offline.
+func TestSignedIndex(t *testing.T) {
+	s := newSession(t)
+	at := s.listening("b")
+	for _, name := range []string{"root", "work", "index", "offline"} {
+		s.ok("key generate " + name)
+	}
+	s.ok("remote switch b")
+	old := strings.Fields(s.image("1", "--alias good --public"))[0]
+	s.ok("image sign good --key work")
+	s.image("2", "--alias unsigned --public")
+	s.image("3", "--alias hidden")
+	s.ok("image sign hidden --key work")
+	path := filepath.Join(s.dir, "keys.json")
+	s.fails("query /streams/v1/kiln.json", 3, "no signed index")
+	s.ok("key sign " + path + " --root root --image-key work")
+	s.ok("key serve " + path)
+	s.fails("key lend index", 4, "doesn't name", "kiln key sign --index-key")
+	s.fails("key lend nobody", 3, `no key "nobody"`)
+	s.fails("key lend none", 3, "kiln key lend")
+	s.ok("key sign " + path + " --index-key index --index-key offline")
+	s.ok("key serve " + path)
+	s.ok("remote switch local")
+	s.ok("remote add up " + at + " --public --accept-certificate --key " + s.public("root"))
+	s.fails("image copy up:good local:", 7, "has no signed index")
+	s.says("key lend b: index", "b signs the index of its public images with the key index")
+	if got := s.ok("query b:/1.0/kiln/index-key"); !strings.Contains(got, s.public("index")) || strings.Contains(got, "secret") {
+		t.Errorf("the server tells %s", got)
+	}
+	index := func() (x signing.Index) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(s.ok("query --raw b:/streams/v1/kiln.json")), &x); err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	first := index()
+	if len(first.Images) != 1 || first.Images[0].Aliases[0] != "good" || first.Origin.String() != s.public("root") {
+		t.Errorf("the index is %+v", first)
+	}
+	if again := index(); again.Version != first.Version {
+		t.Error("it is signed again though nothing has changed")
+	}
+	s.ok("image copy up:good local: --alias good --auto-update")
+	s.ok("image copy up:good local: --mode relay --alias relayed")
+	s.ok("image export up:good " + filepath.Join(s.dir, "good"))
+	s.ok("init up:good c1")
+	s.fails("image copy up:unsigned local:", 7, "isn't signed")
+	// A newer version, with its own statement, takes over, and the older one doesn't come back.
+	s.ok("remote switch b")
+	s.image("4", "--alias good --public")
+	s.ok("image sign good --key work")
+	s.ok("remote switch local")
+	s.says("image refresh good", "Image refreshed successfully!")
+	if second := index(); second.Version <= first.Version || len(second.Images) != 2 {
+		t.Errorf("the index is %+v", second)
+	}
+	s.ok("image copy up:good local: --mode relay --alias newer")
+
+	// Offline, into a tree.
+	tree := filepath.Join(s.dir, "tree")
+	s.fails("image publish-tree b: "+tree+" --expires 2d", 2, "give --key")
+	s.fails("image publish-tree b: "+tree+" --key nobody", 3, `no key "nobody"`)
+	s.fails("image publish-tree b: "+tree+" --key work", 7, "doesn't name")
+	s.fails("image publish-tree b: "+tree+" --key offline --expires 0d", 2, "no time")
+	s.fails("image publish-tree b: "+tree+" --key offline --revoke bad", 2, "--revoke")
+	s.ok("image publish-tree b: " + tree + " --key offline --expires 2d")
+	s.fails("image publish-tree b: "+tree, 4, "is signed", "--key")
+	kept := map[string]string{}
+	for _, name := range []string{"kiln.json", "kiln.json.minisig", "images.json", "index.json"} {
+		b, err := os.ReadFile(filepath.Join(tree, "streams/v1", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept[name] = string(b)
+	}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := os.ReadFile(filepath.Join(tree, filepath.Clean(r.URL.Path)))
+		if err != nil {
+			http.NotFound(w, r)
+		}
+		w.Header().Set("Cache-Control", "max-age=0")
+		w.Write(b) // without a time, which would be that of the file before within the same second
+	}))
+	t.Cleanup(web.Close)
+	s.ok("config set images.allow_http true")
+	s.ok("remote add tree " + web.URL + " --protocol simplestreams --allow-http --key " + s.public("root"))
+	s.ok("image list tree:")
+	s.ok("image export tree:good " + filepath.Join(s.dir, "tree-good"))
+	s.ok("image copy tree:good local: --alias tree --auto-update")
+	s.ok("image publish-tree b: " + tree + " --key offline --revoke " + old)
+	s.fails("image export tree:"+old+" "+filepath.Join(s.dir, "old"), 7, "was revoked by its owner")
+	s.ok("image copy tree:good local: --alias tree")
+	for name, b := range kept {
+		s.write("tree/streams/v1/"+name, b)
+	}
+	for _, verb := range []string{"image list tree:", "image copy tree:good local:", "image export tree:good " +
+		filepath.Join(s.dir, "old"), "init tree:good c2", "image copy tree:good local: --mode relay"} {
+		s.fails(verb, 7, "signed index of version ", "it goes back to an old one")
+	}
+	for name := range kept {
+		if strings.HasPrefix(name, "kiln.json") {
+			if err := os.Remove(filepath.Join(tree, "streams/v1", name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.fails("image copy tree:good local:", 7, "has no signed index")
+
+	// The key is revoked, and the server says so rather than sign with it.
+	s.ok("key sign " + path + " --revoke index")
+	if _, told, code := s.run("key serve b: " + path); code != 0 || !strings.Contains(told, "signs none any more") {
+		t.Errorf("nobody is told: %q", told)
+	}
+	s.fails("query b:/streams/v1/kiln.json", 3, "isn't good any more")
+	s.ok("key lend b: none")
 }

@@ -23,23 +23,44 @@ import (
 )
 
 func (a *app) publishTreeCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "publish-tree [<remote>:] <directory>", Short: "Export the public images as static files for a web server",
 		Args: cobra.RangeArgs(1, 2),
 		Long: "Export the public images as a simplestreams tree that any web server can serve. Files that exist are " +
 			"kept, and the index is replaced last, so that clients can read meanwhile. The keys file of the server (kiln " +
 			"key serve) is copied. Files of images that are no longer public " +
 			"are removed by the first run at least one hour after the index stopped naming them.",
-		RunE: func(c *cobra.Command, args []string) error {
-			at, args, err := a.Server(args)
-			if err != nil {
-				return err
-			}
-			if len(args) != 1 {
-				return usageError{fmt.Errorf("missing argument: <directory>; usage: %s", c.UseLine())}
-			}
-			return a.publishTree(c.Context(), at, args[0])
-		}}
+	}
+	key := c.Flags().String("key", "", "sign the index with the key of this name; it has to be one that the keys file "+
+		"there names, if there is one")
+	life := c.Flags().String("expires", "30d", "with --key, how long the index is good; publish it again before that")
+	revoked := c.Flags().StringArray("revoke", nil, "with --key, fingerprint of an image that nobody is to use any more "+
+		"(repeatable)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		at, args, err := a.Server(args)
+		if err != nil {
+			return err
+		}
+		if len(args) != 1 {
+			return usageError{fmt.Errorf("missing argument: <directory>; usage: %s", c.UseLine())}
+		}
+		if *key == "" && (c.Flags().Changed("expires") || c.Flags().Changed("revoke")) {
+			return usageError{errors.New("--expires and --revoke are about a signed index; give --key, too")}
+		}
+		t := tree{app: a, dir: args[0]}
+		if t.index, err = a.newTreeIndex(args[0], *key, *life, *revoked); err != nil {
+			return err
+		}
+		return a.publishTree(c.Context(), at, t)
+	}
+	return c
+}
+
+// A tree is where images are published as files.
+type tree struct {
+	app   *app
+	dir   string
+	index *treeIndex // nil: it isn't signed
 }
 
 // treeFile is where a file of an image is in a published tree.
@@ -47,7 +68,8 @@ func treeFile(img kiln.Image, f kiln.File) string {
 	return fmt.Sprintf("images/%s/%s%s", img.Fingerprint, f.Role, f.Ext)
 }
 
-func (a *app) publishTree(ctx context.Context, at place.Place, dir string) error {
+func (a *app) publishTree(ctx context.Context, at place.Place, t tree) error {
+	dir := t.dir
 	all, err := client.List[api.Image](ctx, at.Client, "/1.0/images", 1)
 	if err != nil {
 		return err
@@ -76,6 +98,9 @@ func (a *app) publishTree(ctx context.Context, at place.Place, dir string) error
 			updated = img.UploadedAt
 		}
 	}
+	if err := publishKeys(ctx, at, dir); err != nil {
+		return err
+	}
 	for _, img := range images {
 		if err := a.publishBeside(ctx, at, dir, img, images); err != nil {
 			return err
@@ -85,17 +110,16 @@ func (a *app) publishTree(ctx context.Context, at place.Place, dir string) error
 	if err != nil {
 		return err
 	}
+	signed, err := t.signed(images)
+	if err != nil {
+		return err
+	}
 	// Who has the old index finds the files it names; who has the new one, too.
-	for _, f := range []struct {
-		path    string
-		content []byte
-	}{{simplestreams.ProductsPath, products}, {simplestreams.IndexPath, index}} {
+	for _, f := range append([]treeDocument{{simplestreams.ProductsPath, products}, {simplestreams.IndexPath, index}},
+		signed...) {
 		if err := publishFile(filepath.Join(dir, f.path), f.content); err != nil {
 			return err
 		}
-	}
-	if err := publishKeys(ctx, at, dir); err != nil {
-		return err
 	}
 	a.remark("%d images in %s", len(images), dir)
 	return sweepTree(filepath.Join(dir, "images"), named)

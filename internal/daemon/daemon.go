@@ -181,9 +181,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.remotes = d.opener()
-	if err := d.loadPublished(); err != nil {
-		return err
-	}
+	d.loadPublished()
 	d.deltas.dir = filepath.Join(d.cfg.Dir, "deltas")
 	if d.pool, err = volume.OpenFor(filepath.Join(d.cfg.Dir, "volumes"), d.owned, d.db.WithReserve); err != nil {
 		return err

@@ -122,14 +122,14 @@ func TestOwner(t *testing.T) {
 		"huge keys":              {map[string][]byte{"/" + signing.KeysPath: make([]byte, 1<<20), "/" + signing.KeysPath + ".minisig": {}}, "larger than"},
 		"huge signature":         {map[string][]byte{"/" + signing.KeysPath + ".minisig": make([]byte, 1<<20)}, "larger than"},
 		"a signature of nothing": {map[string][]byte{"/" + signing.KeysPath + ".minisig": []byte("x")}, "and not the file"},
-		"revoked key":            {o.signedKeys(o.root, func(f *signing.KeysFile) { f.Revoked, f.Version = f.ImageKeys, 1 }), "has revoked"},
-		"other key": {o.signedKeys(o.root, func(f *signing.KeysFile) {
-			f.ImageKeys, f.Version = []signing.Key{other.Key()}, 2
-		}), "not with"},
 	} {
 		s.beside = attack.beside
 		refused(name, attack.want)
 	}
+	s.beside = o.signedKeys(o.root, func(f *signing.KeysFile) { f.Revoked, f.Version = f.ImageKeys, 1 })
+	refused("revoked key", "has revoked")
+	s.beside = o.signedKeys(o.root, func(f *signing.KeysFile) { f.ImageKeys, f.Version = []signing.Key{other.Key()}, 2 })
+	refused("other key", "not with")
 	s.beside = o.signedKeys(o.root, nil)
 	if _, _, err := d.EstimateImage(t.Context(), spec); err != nil {
 		t.Fatal(err)
@@ -220,7 +220,8 @@ func TestOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	pin, err := d.db.Pin(t.Context(), next.Key())
-	if err != nil || pin.Root() != next.Key() || !pin.Is(o.root.Key()) || pin.IndexVersion != 10 || pin.Keys.Version != 8 {
+	if err != nil || pin.Root() != next.Key() || !pin.Is(o.root.Key()) ||
+		pin.Indexes[o.index.Key()] != 10 || pin.Keys.Version != 8 {
 		t.Errorf("it is known as %+v: %v", pin, err)
 	}
 

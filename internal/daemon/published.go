@@ -1,20 +1,32 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/signing"
+	"github.com/kiln-containers/kiln/internal/store"
 )
 
 // keysFile has the keys file that the daemon serves, with its signature.
 const keysFile = "image-keys.json"
+
+// indexKeyFile has the secret key that the index is signed with, and indexVersionFile the version
+// of the newest one.
+const (
+	indexKeyFile     = "index.key"
+	indexVersionFile = "index-version"
+)
 
 // ImageKeys are a keys file as it is served, and its signature. Nobody made this one here: the
 // root key stays with its owner.
@@ -27,9 +39,42 @@ type ImageKeys struct {
 type published struct {
 	mu   sync.Mutex
 	keys ImageKeys // zero: none
+
+	indexing sync.Mutex      // held while an index is signed; taken before mu
+	key      *signing.Secret // that the index is signed with; nil: it isn't; of mu
+	index    signedIndex     // of indexing
 }
 
-func (d *Daemon) loadPublished() error {
+// A signedIndex is an index as it is served.
+type signedIndex struct {
+	document, signature []byte
+	generation          uint64    // of the images that it lists
+	until               time.Time // when it is to be signed again
+}
+
+// loadPublished reads what is to be published. What is damaged isn't: the clients remember what
+// they have seen.
+func (d *Daemon) loadPublished() {
+	if err := d.loadKeys(); err != nil {
+		d.published.keys = ImageKeys{}
+		d.cfg.Log.Error("the keys file of images isn't served: it is damaged; give it again: kiln key serve", "err", err)
+	}
+	b, err := disk.ReadFile(filepath.Join(d.cfg.Dir, indexKeyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var key signing.Secret
+	if err == nil {
+		key, err = signing.ParseSecret(b, "")
+	}
+	if err != nil {
+		d.cfg.Log.Error("the index of images isn't signed: the key is damaged; give it again: kiln key lend", "err", err)
+		return
+	}
+	d.published.key = &key
+}
+
+func (d *Daemon) loadKeys() error {
 	b, err := disk.ReadFile(filepath.Join(d.cfg.Dir, keysFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -40,11 +85,7 @@ func (d *Daemon) loadPublished() error {
 	if err == nil {
 		_, err = signing.VerifyKeys([]byte(d.published.keys.Keys), []byte(d.published.keys.Signature))
 	}
-	if err != nil { // its clients know an older one, and can do without for a while
-		d.published.keys = ImageKeys{}
-		d.cfg.Log.Error("the keys file of images isn't served: it is damaged; give it again: kiln key serve", "err", err)
-	}
-	return nil
+	return err
 }
 
 // ImageKeys gives the keys file that is served. The error is NotFound.
@@ -84,6 +125,7 @@ func (d *Daemon) SetImageKeys(k ImageKeys) error {
 		return err
 	}
 	d.published.keys = k
+	d.generation.Add(1) // the index may be signed by another key now
 	return nil
 }
 
@@ -111,5 +153,128 @@ func (d *Daemon) DeleteImageKeys() error {
 		return err
 	}
 	d.published.keys = ImageKeys{}
+	d.generation.Add(1)
 	return nil
+}
+
+// IndexKey gives the public part of the key that the index is signed with. The error is NotFound.
+func (d *Daemon) IndexKey() (signing.Key, error) {
+	d.published.mu.Lock()
+	defer d.published.mu.Unlock()
+	if d.published.key == nil {
+		return signing.Key{}, kiln.Errorf(kiln.NotFound, "this server has no key to sign the index of its images with; "+
+			"give it one: kiln key lend")
+	}
+	return d.published.key.Key(), nil
+}
+
+// SetIndexKey has the index of the public images be signed with a key from now on, which is a
+// file of minisign with a secret key, not encrypted. Errors: Invalid; Conflict for one that the
+// keys file doesn't name.
+func (d *Daemon) SetIndexKey(file []byte) error {
+	if signing.Encrypted(file) {
+		return kiln.Errorf(kiln.Invalid, "the key is encrypted, and the server can't ask for its password; give "+
+			"it without one")
+	}
+	key, err := signing.ParseSecret(file, "")
+	if err != nil {
+		return err
+	}
+	d.published.mu.Lock()
+	defer d.published.mu.Unlock()
+	if _, err := indexOrigin(d.published.keys, key.Key()); err != nil {
+		return kiln.Errorf(kiln.Conflict, "%w; name it first (kiln key sign --index-key, kiln key serve)", err)
+	}
+	if err := disk.WriteBytes(filepath.Join(d.cfg.Dir, indexKeyFile), 0o600, file); err != nil {
+		return err
+	}
+	d.published.key = &key
+	d.generation.Add(1)
+	return nil
+}
+
+// DeleteIndexKey has no index be signed any more. The error is NotFound.
+func (d *Daemon) DeleteIndexKey() error {
+	if _, err := d.IndexKey(); err != nil {
+		return err
+	}
+	d.published.mu.Lock()
+	defer d.published.mu.Unlock()
+	if err := disk.RemoveAll(filepath.Join(d.cfg.Dir, indexKeyFile)); err != nil {
+		return err
+	}
+	d.published.key = nil
+	d.generation.Add(1)
+	return nil
+}
+
+// indexOrigin gives the origin of an index that a key signs beside a keys file, or beside none.
+// The error is Integrity where whoever knows the keys file wouldn't take it.
+func indexOrigin(k ImageKeys, key signing.Key) (signing.Key, error) {
+	if k == (ImageKeys{}) {
+		return key, nil
+	}
+	return signing.IndexOrigin([]byte(k.Keys), []byte(k.Signature), key)
+}
+
+// indexLife is how long an index is good. After half of that it is signed again.
+const indexLife = 7 * 24 * time.Hour
+
+// SignedIndex gives the index of the public images and its signature, which are made when they
+// are asked for first after a change. The error is NotFound where there is none.
+func (d *Daemon) SignedIndex(ctx context.Context) (document, signature []byte, err error) {
+	d.published.indexing.Lock()
+	defer d.published.indexing.Unlock()
+	d.published.mu.Lock()
+	keys, key := d.published.keys, d.published.key
+	d.published.mu.Unlock()
+	if key == nil {
+		return nil, nil, kiln.Errorf(kiln.NotFound, "this server has no signed index of its images")
+	}
+	now, generation := time.Now(), d.ImageGeneration()
+	if x := d.published.index; x.document != nil && x.generation == generation && now.Before(x.until) {
+		return x.document, x.signature, nil
+	}
+	origin, err := indexOrigin(keys, key.Key())
+	if err != nil {
+		d.cfg.Log.Error("the index of images isn't signed: give the server another key: kiln key lend", "err", err)
+		return nil, nil, kiln.Errorf(kiln.NotFound, "the key that this server signs its index with isn't good any more")
+	}
+	list, err := d.Images.List(ctx, store.Query{Public: true, Files: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	x := signing.Index{Origin: origin, Created: now, Expires: now.Add(indexLife)}
+	for _, img := range list {
+		if img.Signature != "" {
+			x.List(img)
+		}
+	}
+	if x.Version, err = d.nextIndexVersion(now); err != nil {
+		return nil, nil, err
+	}
+	if document, signature, err = signing.SignIndex(*key, x); err != nil {
+		return nil, nil, err
+	}
+	d.published.index = signedIndex{document, signature, generation, now.Add(indexLife / 2)}
+	return document, signature, nil
+}
+
+// nextIndexVersion gives the next version of the index, higher than any before, whatever the
+// clock says: it is on the disk before anybody sees it.
+func (d *Daemon) nextIndexVersion(now time.Time) (uint64, error) {
+	path := filepath.Join(d.cfg.Dir, indexVersionFile)
+	var last uint64
+	b, err := disk.ReadFile(path)
+	if err == nil {
+		if last, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 53); err != nil {
+			err = kiln.Errorf(kiln.Integrity, "%s is damaged: write the version of the newest index into it, or remove it "+
+				"to go on by the time: %w", path, err)
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	v := signing.NextVersion(last, now)
+	return v, disk.WriteBytes(path, 0o600, fmt.Appendln(nil, v))
 }

@@ -35,7 +35,7 @@ func getPin(ctx context.Context, q queryer, k signing.Key) (string, signing.Pin,
 				return kiln.Errorf(kiln.Integrity, "what was known of the pinned key %s is damaged: %s; bring a copy of the "+
 					"database back: kiln admin restore-database", k.ID(), damage)
 			}
-			if damage == "" && p.Is(k) && found.Keys == nil && found.IndexVersion == 0 {
+			if damage == "" && p.Is(k) && found.Keys == nil && len(found.Indexes) == 0 {
 				name, found = pinned, p
 			}
 			return nil

@@ -109,6 +109,7 @@ type get struct {
 	urls  []string // the same at several servers
 	limit int64    // bytes
 	fresh bool     // ask, however young it is
+	anew  bool     // have it sent, whatever is here
 	// within is how short a time ago it may have been asked for all the same.
 	within time.Duration
 	stall  time.Duration
@@ -239,7 +240,7 @@ func (x *Indexes) ask(ctx context.Context, g get, d *document, path, url string)
 		return kiln.Errorf(kiln.Invalid, "%w", fetch.About(url, err))
 	}
 	req.Header.Set("User-Agent", g.agent)
-	if _, err := os.Stat(path); err == nil && url == g.urls[0] {
+	if _, err := os.Stat(path); err == nil && url == g.urls[0] && !g.anew {
 		if d.state.ETag != "" {
 			req.Header.Set("If-None-Match", d.state.ETag)
 		} else if d.state.LastModified != "" {

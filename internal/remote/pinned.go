@@ -77,15 +77,24 @@ func (o *Opener) Authority(ctx context.Context, r kiln.Remote, a Access) (signin
 	if err != nil {
 		return signing.Authority{}, err
 	}
-	by, err := o.authority(ctx, r, a, key)
-	if errors.Is(err, kiln.Integrity) { // a file and its signature may have been asked for at different times
-		a.Fresh = true
-		by, err = o.authority(ctx, r, a, key)
+	ask := asking{o, r, get{fresh: a.Fresh, warn: a.Warn}}
+	by, err := ask.authority(ctx, key)
+	if errors.Is(err, kiln.Integrity) { // a file and its signature may be of different times
+		ask.get.fresh, ask.get.anew = true, true
+		by, err = ask.authority(ctx, key)
 	}
 	return by, err
 }
 
-func (o *Opener) authority(ctx context.Context, r kiln.Remote, a Access, key signing.Key) (signing.Authority, error) {
+// asking is how a remote is asked for what its owner says.
+type asking struct {
+	*Opener
+	remote kiln.Remote
+	get    get
+}
+
+func (o asking) authority(ctx context.Context, key signing.Key) (signing.Authority, error) {
+	r := o.remote
 	var by signing.Authority
 	pins := o.Pins
 	if pins == nil {
@@ -95,7 +104,7 @@ func (o *Opener) authority(ctx context.Context, r kiln.Remote, a Access, key sig
 	if err != nil {
 		return by, err
 	}
-	keys, sig, err := o.signed(ctx, r, a, signing.KeysPath, signing.MaxKeys)
+	keys, sig, err := o.signed(ctx, signing.KeysPath, signing.MaxKeys)
 	if err != nil {
 		return by, err
 	}
@@ -107,7 +116,7 @@ func (o *Opener) authority(ctx context.Context, r kiln.Remote, a Access, key sig
 	if err := pin.CheckFresh(time.Now()); err != nil && !r.Stale {
 		return by, err
 	}
-	index, sig, err := o.signed(ctx, r, a, signing.IndexPath, signing.MaxIndex)
+	index, sig, err := o.signed(ctx, signing.IndexPath, signing.MaxIndex)
 	if err != nil {
 		return by, err
 	}
@@ -180,15 +189,14 @@ func (s *signedFile) read(pin signing.Pin, sig []byte) (*signing.Index, error) {
 }
 
 // signed gives a file of a server and its signature; nil: it has no such file.
-func (o *Opener) signed(ctx context.Context, r kiln.Remote, a Access, path string, limit int64) (*signedFile, []byte,
-	error) {
-	sig, err := o.beside(ctx, r, a, path+signing.SignatureSuffix, signing.MaxDocumentSignature)
+func (o asking) signed(ctx context.Context, path string, limit int64) (*signedFile, []byte, error) {
+	sig, err := o.beside(ctx, path+signing.SignatureSuffix, signing.MaxDocumentSignature)
 	if err != nil || sig == nil {
 		return nil, nil, err
 	}
-	f, err := o.beside(ctx, r, a, path, limit)
+	f, err := o.beside(ctx, path, limit)
 	if err == nil && f == nil {
-		err = kiln.Errorf(kiln.Integrity, "%s has the signature of %s, and not the file", r.Server, path)
+		err = kiln.Errorf(kiln.Integrity, "%s has the signature of %s, and not the file", o.remote.Server, path)
 	}
 	return f, sig.b, err
 }
@@ -197,20 +205,22 @@ func (o *Opener) signed(ctx context.Context, r kiln.Remote, a Access, path strin
 const lackingTime = time.Minute
 
 // beside gives a file of a server that not every one has; nil: this one hasn't.
-func (o *Opener) beside(ctx context.Context, r kiln.Remote, a Access, path string, limit int64) (*signedFile, error) {
-	hc, err := o.HTTP(r)
+func (o asking) beside(ctx context.Context, path string, limit int64) (*signedFile, error) {
+	hc, err := o.HTTP(o.remote)
 	if err != nil {
 		return nil, err
 	}
-	urls := join(r, path)
-	if !a.Fresh && o.lacks(urls[0]) {
+	g := o.get
+	g.http, g.agent, g.stall, g.urls, g.limit = hc, o.UserAgent, o.stall(), join(o.remote, path), limit
+	g.parse = func(r io.Reader) (any, error) {
+		b, err := io.ReadAll(r)
+		return &signedFile{b: b}, err
+	}
+	urls := g.urls
+	if !g.fresh && o.lacks(urls[0]) {
 		return nil, nil
 	}
-	v, err := o.Indexes.get(ctx, get{http: hc, agent: o.UserAgent, urls: urls, limit: limit, fresh: a.Fresh,
-		stall: o.stall(), warn: a.Warn, parse: func(r io.Reader) (any, error) {
-			b, err := io.ReadAll(r)
-			return &signedFile{b: b}, err
-		}})
+	v, err := o.Indexes.get(ctx, g)
 	var said answer
 	switch {
 	case err == nil:

@@ -28,6 +28,35 @@ func (s *Server) deleteImageKeys(w http.ResponseWriter, r *http.Request) (any, e
 	return nil, s.d.DeleteImageKeys()
 }
 
+func (s *Server) getIndexKey(w http.ResponseWriter, r *http.Request) (any, error) {
+	k, err := s.d.IndexKey()
+	return api.IndexKey{Public: k.String()}, err
+}
+
+func (s *Server) putIndexKey(w http.ResponseWriter, r *http.Request) (any, error) {
+	var put api.IndexKeyPut
+	if err := readJSON(r, &put); err != nil {
+		return nil, err
+	}
+	return nil, s.d.SetIndexKey([]byte(put.Secret))
+}
+
+func (s *Server) deleteIndexKey(w http.ResponseWriter, r *http.Request) (any, error) {
+	return nil, s.d.DeleteIndexKey()
+}
+
+// indexDocument gives the signed index of the images, or its signature. The error is NotFound.
+func (s *Server) indexDocument(ctx context.Context, name string) (document, error) {
+	index, signature, err := s.d.SignedIndex(ctx)
+	if err != nil {
+		return document{}, err
+	}
+	if strings.HasSuffix(name, signing.SignatureSuffix) {
+		return newDocument(signature, time.Now())
+	}
+	return s.streams.signed.of(index)
+}
+
 // keysDocument gives the keys file of the images, or its signature. The error is NotFound.
 func (s *Server) keysDocument(_ context.Context, name string) (document, error) {
 	k, err := s.d.ImageKeys()

@@ -76,6 +76,8 @@ func (s *Server) routes() []route {
 		{path: "/1.0/kiln/host", server: true, admin: only(get), get: s.examineHost},
 		{path: "/1.0/kiln/image-keys", server: true, admin: only(get, put, del), get: s.getImageKeys, put: s.putImageKeys,
 			del: s.deleteImageKeys, audit: acts{put: "image-keys-published", del: "image-keys-deleted"}},
+		{path: "/1.0/kiln/index-key", server: true, admin: only(get, put, del), get: s.getIndexKey, put: s.putIndexKey,
+			del: s.deleteIndexKey, audit: acts{put: "index-key-lent", del: "index-key-deleted"}},
 		{path: "/1.0/kiln/mirrors", server: true, admin: only(get, post), get: s.getMirrors, post: s.postMirrors,
 			audit: acts{post: "mirror-created"}},
 		{path: "/1.0/kiln/scrub", server: true, admin: only(get, post, del), get: s.getScrub, post: s.postScrub,

@@ -85,18 +85,18 @@ func parseDocumentSignature(b []byte) (documentSignature, error) {
 	return documentSignature{text, idText(m.KeyID)}, err
 }
 
-// verify says whether the owner of one of some keys signed a document. The error is Integrity.
-func (d documentSignature) verify(keys []Key, document []byte) error {
+// verify gives the one of some keys whose owner signed a document. The error is Integrity.
+func (d documentSignature) verify(keys []Key, document []byte) (Key, error) {
 	wrong := kiln.Errorf(kiln.Integrity, "it is signed with the key %s, not with %s", d.keyID, ids(keys))
 	for _, k := range keys {
 		if k.ID() != d.keyID {
 			continue
 		}
 		if wrong = k.verify(document, d.text, d.keyID); wrong == nil {
-			return nil
+			return k, nil
 		}
 	}
-	return wrong
+	return Key{}, wrong
 }
 
 // encode gives the one way to write a document: a line of JSON, its fields in the order of the

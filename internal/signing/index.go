@@ -30,6 +30,7 @@ type Index struct {
 	Images  []Listed           `json:"images"`
 	Revoked []kiln.Fingerprint `json:"revoked"` // images that nobody is to use, here or not
 
+	by            Key // that signed it
 	byFingerprint map[kiln.Fingerprint]int
 }
 

@@ -151,7 +151,7 @@ func VerifyKeys(document, signature []byte) (KeysFile, error) {
 	if err != nil {
 		return f, err
 	}
-	if err := sig.verify([]Key{f.Root}, document); err != nil {
+	if _, err := sig.verify([]Key{f.Root}, document); err != nil {
 		return KeysFile{}, kiln.Errorf(kiln.Integrity, "the keys file: %w", err)
 	}
 	return f, nil

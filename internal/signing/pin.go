@@ -1,6 +1,7 @@
 package signing
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -12,8 +13,9 @@ import (
 type Pin struct {
 	Roots []Key     `json:"roots"`          // root keys, from the one that was pinned to the one that counts; at least one
 	Keys  *KeysFile `json:"keys,omitempty"` // the newest keys file that was seen; nil: none yet
-	// IndexVersion is that of the newest index that was seen; 0: none yet.
-	IndexVersion uint64 `json:"index_version,omitempty"`
+	// Indexes are the versions of the newest indexes that were seen, by the keys that signed them:
+	// an owner with several servers has a key for each.
+	Indexes map[Key]uint64 `json:"indexes,omitempty"`
 }
 
 // NewPin gives what is known of a key that was pinned just now.
@@ -27,7 +29,7 @@ func (p Pin) Is(k Key) bool { return slices.Contains(p.Roots, k) }
 
 // Exceeds reports whether it knows more than another one of the same owner.
 func (p Pin) Exceeds(other Pin) bool {
-	return len(p.Roots) != len(other.Roots) || p.IndexVersion != other.IndexVersion ||
+	return len(p.Roots) != len(other.Roots) || !maps.Equal(p.Indexes, other.Indexes) ||
 		p.Keys != nil && (other.Keys == nil || p.Keys.Version != other.Keys.Version)
 }
 
@@ -96,7 +98,7 @@ func (p Pin) CheckFresh(now time.Time) error {
 // NeedsIndex reports whether a server of the owner has to have a signed index: there was one,
 // or the owner names keys for it.
 func (p Pin) NeedsIndex() bool {
-	return p.IndexVersion > 0 || p.Keys != nil && len(p.Keys.IndexKeys) > 0
+	return len(p.Indexes) > 0 || p.Keys != nil && len(p.Keys.IndexKeys) > 0
 }
 
 // ReadIndex verifies and reads an index. The error is Integrity.
@@ -108,21 +110,41 @@ func (p Pin) ReadIndex(document, signature []byte) (*Index, error) {
 	if err == nil {
 		err = p.unrevoked(sig.keyID)
 	}
+	var by Key
 	if err == nil {
-		err = sig.verify(p.IndexKeys(), document)
+		by, err = sig.verify(p.IndexKeys(), document)
 	}
 	if err != nil {
 		return nil, kiln.Errorf(kiln.Integrity, "the signed index: %w", err)
 	}
-	return parseIndex(document)
+	x, err := parseIndex(document)
+	if err == nil {
+		x.by = by
+	}
+	return x, err
+}
+
+// IndexOrigin gives the origin of an index that a key signs, for who goes by a keys file. The error
+// is Integrity where they wouldn't take it.
+func IndexOrigin(document, signature []byte, key Key) (Key, error) {
+	f, err := VerifyKeys(document, signature)
+	if err != nil {
+		return Key{}, err
+	}
+	p := Pin{Roots: []Key{f.Root}, Keys: &f}
+	if !slices.Contains(p.IndexKeys(), key) {
+		return Key{}, kiln.Errorf(kiln.Integrity, "the keys file (version %d) doesn't name %s as a key that signs the "+
+			"index, or revokes it", f.Version, key.ID())
+	}
+	return f.Root, nil
 }
 
 // Accept notes that an index that ReadIndex gave was seen, if it isn't older than what was. The
 // error is Integrity.
 func (p *Pin) Accept(x *Index) error {
-	if x.Version < p.IndexVersion {
+	if seen := p.Indexes[x.by]; x.Version < seen {
 		return kiln.Errorf(kiln.Integrity, "the server gives a signed index of version %d (of %s), and version %d was "+
-			"seen already: it goes back to an old one", x.Version, x.Created.Format(time.DateOnly), p.IndexVersion)
+			"seen already: it goes back to an old one", x.Version, x.Created.Format(time.DateOnly), seen)
 	}
 	known := p.Roots
 	if p.Keys != nil {
@@ -136,7 +158,11 @@ func (p *Pin) Accept(x *Index) error {
 		return kiln.Errorf(kiln.Integrity, "the signed index is of another origin: of the root key %s, not of %s",
 			x.Origin.ID(), p.Root().ID())
 	}
-	p.IndexVersion = x.Version
+	p.Indexes = maps.Clone(p.Indexes) // others may read it
+	if p.Indexes == nil {
+		p.Indexes = map[Key]uint64{}
+	}
+	p.Indexes[x.by] = x.Version
 	return nil
 }
 
