@@ -504,11 +504,12 @@ func (n *networks) down(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = n.served.Remove(name)
 	if row.Bridge != "" {
-		err = errors.Join(err, n.d.plan(row).Down(n.owner))
+		if err := n.d.plan(row).Down(n.owner); err != nil {
+			return err
+		}
 	}
-	return err
+	return n.served.Remove(name)
 }
 
 // changed has what is served brought up to date soon.

@@ -168,8 +168,8 @@ func (d *Daemon) CreateNetwork(ctx context.Context, n db.Network, kind string) e
 	if err != nil {
 		return err
 	}
-	if _, err := d.db.Network(ctx, n.Name); err == nil {
-		return kiln.Errorf(kiln.Conflict, "network %q already exists", n.Name)
+	if err := d.freeNetwork(ctx, n.Name); err != nil {
+		return err
 	}
 	if err := d.checkInterface(n.Name); err != nil {
 		return err
@@ -184,10 +184,27 @@ func (d *Daemon) CreateNetwork(ctx context.Context, n db.Network, kind string) e
 		return err
 	}
 	if _, err := d.networks.up(ctx, n.Name); err != nil {
-		return errors.Join(err, d.networks.down(ctx, n.Name), d.db.DeleteNetwork(context.WithoutCancel(ctx), n.Name))
+		down := d.networks.down(ctx, n.Name)
+		if errors.Is(down, kiln.Unsupported) { // for the same reason
+			down = nil
+		}
+		return errors.Join(err, down, d.db.DeleteNetwork(context.WithoutCancel(ctx), n.Name))
 	}
 	d.tell(ctx, "network-created", networkURL(n.Name), nil)
 	return nil
+}
+
+// freeNetwork says that there is a network of this name. The error is Conflict.
+func (d *Daemon) freeNetwork(ctx context.Context, name string) error {
+	_, err := d.db.Network(ctx, name)
+	switch {
+	case err == nil:
+		return kiln.Errorf(kiln.Conflict, "network %q already exists; give another name, or change that one: kiln network "+
+			"edit %[1]s", name)
+	case errors.Is(err, kiln.NotFound):
+		return nil
+	}
+	return err
 }
 
 // UpdateNetwork replaces what a user may change of a network by what change makes of it.
@@ -278,15 +295,25 @@ func (d *Daemon) renameNetwork(ctx context.Context, n Network, to string) error 
 	if err := d.checkInterface(to); err != nil {
 		return err
 	}
+	if err := d.freeNetwork(ctx, to); err != nil {
+		return err
+	}
 	d.networks.mu.Lock()
 	defer d.networks.mu.Unlock()
+	if n.Bridge != "" {
+		if err := d.networks.down(ctx, from); err != nil {
+			return err
+		}
+	}
 	if err := d.db.RenameNetwork(ctx, from, to); err != nil {
+		if n.Bridge != "" {
+			_, again := d.networks.up(context.WithoutCancel(ctx), from)
+			err = errors.Join(err, again)
+		}
 		return err
 	}
 	if n.Bridge != "" {
-		old := d.plan(n.Network)
-		err := errors.Join(old.Down(d.networks.owner), d.networks.served.Remove(from))
-		err = errors.Join(err, d.db.EditNetwork(ctx, to, func(r *db.Network) error { r.Bridge = ""; return nil }))
+		err := d.db.EditNetwork(ctx, to, func(r *db.Network) error { r.Bridge = ""; return nil })
 		if err == nil {
 			_, err = d.networks.up(ctx, to)
 		}

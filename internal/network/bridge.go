@@ -67,15 +67,22 @@ func (n Network) FreeInterface(owner string) (string, error) {
 // daemons apart. Errors: Conflict when the interface is somebody else's, Unsupported
 // when the kernel or missing rights forbid networks.
 func (n Network) Up(owner string) error {
-	if err := n.up(owner); err != nil {
-		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP) ||
-			errors.Is(err, unix.EROFS) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT) {
-			return kiln.Errorf(kiln.Unsupported, "network %q: this host doesn't let kiln make networks (%w); the daemon needs "+
-				"CAP_NET_ADMIN, and the kernel bridges, veth and nftables", n.Name, err)
-		}
-		return kiln.Errorf(kiln.KindOf(err), "network %q: %w", n.Name, err)
+	return n.explain("make", n.up(owner))
+}
+
+// explain makes an error of the kernel one of a network, with its kind.
+func (n Network) explain(what string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	for _, errno := range []error{unix.EPERM, unix.EACCES, unix.EOPNOTSUPP, unix.EROFS, unix.EAFNOSUPPORT,
+		unix.EPROTONOSUPPORT} {
+		if errors.Is(err, errno) {
+			return kiln.Errorf(kiln.Unsupported, "network %q: this host doesn't let kiln %s networks (%w); the daemon needs "+
+				"CAP_NET_ADMIN, and the kernel bridges, veth and nftables", n.Name, what, err)
+		}
+	}
+	return kiln.Errorf(kiln.KindOf(err), "network %q: %w", n.Name, err)
 }
 
 func (n Network) up(owner string) error {
@@ -235,12 +242,23 @@ func (n Network) forward() error {
 
 // Down removes the bridge and its rules. What isn't there is no error.
 func (n Network) Down(owner string) error {
-	err := errors.Join(n.removeFirewall(), n.leaveFirewalls())
-	link, lerr := netlink.LinkByName(n.Bridge)
-	if lerr != nil || link.Attrs().Alias != n.label(owner) {
-		return err
+	var errs []error
+	for _, f := range []func() error{n.removeFirewall, n.leaveFirewalls, func() error { return n.removeBridge(owner) }} {
+		err := f()
+		errs = append(errs, err)
+		if errors.Is(err, unix.EPERM) { // and so for the others
+			break
+		}
 	}
-	return errors.Join(err, netlink.LinkDel(link))
+	return n.explain("remove", errors.Join(errs...))
+}
+
+func (n Network) removeBridge(owner string) error {
+	link, err := netlink.LinkByName(n.Bridge)
+	if err != nil || link.Attrs().Alias != n.label(owner) {
+		return nil
+	}
+	return netlink.LinkDel(link)
 }
 
 // HasPorts reports whether anything is connected to a bridge.

@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -442,5 +443,44 @@ func TestCheck(t *testing.T) {
 		if err := network.CheckName(name); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
 		}
+	}
+}
+
+// TestWithoutRights asks a daemon without CAP_NET_ADMIN for a network, and to take one away: it
+// says what it needs, once, and all stays as it is.
+func TestWithoutRights(t *testing.T) {
+	n := network.Plan("tbr5", map[string]string{"ipv4.address": "10.99.11.1/24", "ipv4.nat": "true",
+		"ipv6.address": "none"})
+	n.Bridge = "tbr5"
+	if err := n.Up("a"); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Down("a")
+	without := func(f func() error) error {
+		return thread.Run(func() error {
+			head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var rights [2]unix.CapUserData
+			if err := unix.Capget(&head, &rights[0]); err != nil {
+				return err
+			}
+			rights[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+			if err := unix.Capset(&head, &rights[0]); err != nil {
+				return err
+			}
+			return f()
+		})
+	}
+	other := n
+	other.Name, other.Bridge = "tbr6", "tbr6"
+	for what, f := range map[string]func() error{"make": func() error { return other.Up("a") },
+		"remove": func() error { return n.Down("a") }} {
+		err := without(f)
+		if !errors.Is(err, kiln.Unsupported) || strings.Count(err.Error(), "not permitted") != 1 ||
+			!strings.Contains(err.Error(), "let kiln "+what+" networks") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if !n.Owns("a") {
+		t.Error("it is gone")
 	}
 }
