@@ -37,6 +37,12 @@ func unified() string {
 	return filepath.Join(cgroupRoot, "unified")
 }
 
+// seesCgroups reports whether the hierarchy of cgroup v2 is where it is looked for.
+func seesCgroups() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(unified(), &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
 // onV1 reports whether a controller is in a hierarchy of cgroup v1.
 func onV1(controller string) bool {
 	_, err := os.Stat(filepath.Join(cgroupRoot, controller, "cgroup.clone_children"))
@@ -248,7 +254,7 @@ func cpuset(c CPUs) (string, error) {
 
 // Freeze stops every process of the container where it is. It returns when they are frozen,
 // or with what ended ctx: it says which of them wait in the kernel, where nothing stops them.
-// The error is Conflict when the container is gone.
+// Errors: Conflict when the container is gone, Unsupported.
 func (b *Box) Freeze(ctx context.Context) error {
 	err := b.freeze(ctx, "1")
 	if err == nil || ctx.Err() == nil {
@@ -274,6 +280,11 @@ func (b *Box) freeze(ctx context.Context, want string) error {
 	for err != nil || keyed(filepath.Join(dir, "cgroup.events"), "frozen") != want {
 		_, there := os.Stat(dir)
 		if errors.Is(there, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) { // it was removed before it was written to
+			if !seesCgroups() {
+				return kiln.Errorf(kiln.Unsupported, "processes can't be paused: the daemon doesn't see the host's cgroups in %s, "+
+					"as under \"ip netns exec\", which mounts another /sys; start it where they are, as with \"nsenter --net=FILE\"",
+					cgroupRoot)
+			}
 			return kiln.Errorf(kiln.Conflict, "the container doesn't run any more")
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package box
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -108,6 +109,28 @@ func TestTrap(t *testing.T) {
 	default:
 	}
 	again.Close()
+}
+
+// TestFreezeUnseen has no cgroups in /sys, as under "ip netns exec": nobody can tell then that the
+// container is gone.
+func TestFreezeUnseen(t *testing.T) {
+	const inner = "KILN_TEST_UNSEEN"
+	if os.Getenv(inner) == "" {
+		cmd := exec.Command("unshare", "--mount", "sh", "-c",
+			`umount -R /sys/fs/cgroup && exec "$0" -test.v -test.run '^TestFreezeUnseen$'`,
+			"/proc/"+strconv.Itoa(os.Getpid())+"/exe")
+		cmd.Env = append(os.Environ(), inner+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	b := &Box{state: state{ID: "unseen"}}
+	for _, f := range []func(context.Context) error{b.Freeze, b.Thaw} {
+		if err := f(t.Context()); !errors.Is(err, kiln.Unsupported) || !strings.Contains(err.Error(), "ip netns exec") {
+			t.Error(err)
+		}
+	}
 }
 
 // TestFreezeGone has a container end while it is frozen and let go on.

@@ -73,7 +73,10 @@ func (s *Set) hold(ctx context.Context, i Instance, l *live) (func() error, erro
 		_ = l.box.Begun(bound) // it rebooted; what is wrong is told by the next try
 	}
 	if err != nil {
-		return nil, errors.Join(err, resume())
+		if rerr := resume(); !errors.Is(rerr, kiln.Unsupported) { // else it says the same
+			err = errors.Join(err, rerr)
+		}
+		return nil, err
 	}
 	return resume, nil
 }

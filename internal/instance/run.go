@@ -543,8 +543,8 @@ func (l *live) freeze(ctx context.Context, name string) error {
 	bound, cancel := l.standStill(ctx, name)
 	defer cancel()
 	err := l.box.Freeze(bound)
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, kiln.Unsupported) { // then nothing was tried
+		return err
 	}
 	return errors.Join(err, l.thaw(context.WithoutCancel(ctx), name))
 }
