@@ -108,7 +108,7 @@ const placeTries = 10
 
 func taken(name string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
-		return kiln.Errorf(kiln.Conflict, "Backup %q already exists", name)
+		return kiln.Errorf(kiln.Conflict, "Backup %q already exists; give another name", name)
 	}
 	return err
 }

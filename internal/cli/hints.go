@@ -12,9 +12,11 @@ import (
 // is called where the user is, nor of which project.
 type hints struct{ root *cobra.Command }
 
-// hint is where a command begins that is to be typed: after a colon, in brackets or quotes.
-// In a sentence its next word may be none of the command.
-var hint = regexp.MustCompile(`(^|: |\(|"|\n)kiln `)
+// hint is where a command begins that is to be typed: at the start of a line, after a colon, in
+// brackets or quotes, in a list, or after "or" and "see". Elsewhere in a sentence its next word may
+// be none of the command. What is sent between servers and clients is text, so this is all that
+// tells a command; a test reads all messages.
+var hint = regexp.MustCompile(`(^|[:,;] |\(|"|\n|\b(?:or|and|see|then|run|use|with) )kiln `)
 
 // retell has the commands in a text name a remote, and a project.
 func (h hints) retell(text, remote, project string) string {
@@ -98,8 +100,8 @@ func inProject(c *cobra.Command) bool {
 	if len(path) > 2 && path[1] == "config" && path[2] == "trust" {
 		return false
 	}
-	return !slices.Contains([]string{"project", "network", "remote", "mirror", "key", "admin", "daemon", "shutdown",
-		"waitready", "version", "monitor", "warning", "operation"}, path[1])
+	return !slices.Contains([]string{"project", "network", "remote", "mirror", "key", "admin", "daemon", "doctor",
+		"shutdown", "scrub", "waitready", "version", "monitor", "warning", "operation"}, path[1])
 }
 
 // nextWord cuts a word of a command off a text: up to white space, or what ends a clause.

@@ -32,7 +32,12 @@ func TestHints(t *testing.T) {
 		"it is said: kiln delete srv:c1": {"it is said: kiln delete srv:c1", "it is said: kiln delete --project p srv:c1"},
 		"with: kiln import FILE":         {"with: kiln import srv: FILE", "with: kiln import --project p FILE"},
 		"see: kiln project list":         {"see: kiln project list srv:", "see: kiln project list"},
-		"see: kiln operation list.":      {"see: kiln operation list srv:.", "see: kiln operation list."},
+		"make room: kiln image prune, kiln delete, or kiln file delete c1/x": {
+			"make room: kiln image prune srv:, kiln delete, or kiln file delete srv:c1/x",
+			"make room: kiln image prune --project p, kiln delete --project p, or kiln file delete --project p c1/x"},
+		"damaged; see kiln scrub status, and wait": {"damaged; see kiln scrub status srv:, and wait",
+			"damaged; see kiln scrub status, and wait"},
+		"see: kiln operation list.": {"see: kiln operation list srv:.", "see: kiln operation list."},
 
 		// Of the host of the server or of this one, and what is no command.
 		"stop the daemon, then: kiln admin restore-database": {}, "again: kiln remote add <name> <token>": {},

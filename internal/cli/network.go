@@ -240,7 +240,8 @@ func (a *app) networkUseVerbs(verb addVerb) {
 				device = args[2]
 			}
 			if _, there := h.devices[device]; there {
-				return kiln.Errorf(kiln.Conflict, "The device %q already exists", device)
+				return kiln.Errorf(kiln.Conflict, "The device %q already exists; to give the new one another name, write that "+
+					"after %q", device, args[1])
 			}
 			h.devices = withNic(h.devices, device, n.Network)
 			if len(args) > 3 {

@@ -291,7 +291,8 @@ func (a *app) volumeUseVerbs(verb addVerb) {
 				device = args[3]
 			}
 			if _, there := h.devices[device]; there {
-				return kiln.Errorf(kiln.Conflict, "The device %q already exists", device)
+				return kiln.Errorf(kiln.Conflict, "The device %q already exists; to give the new one another name, write that "+
+					"after %q", device, args[2])
 			}
 			if h.devices == nil {
 				h.devices = map[string]map[string]string{}

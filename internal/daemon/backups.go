@@ -179,7 +179,7 @@ func (b Backups) newName(name string) (string, error) {
 		return "", kiln.Errorf(kiln.Invalid, "%q can't name a backup: %w", name, err)
 	}
 	if taken[name] {
-		return "", kiln.Errorf(kiln.Conflict, "Backup %q already exists", name)
+		return "", kiln.Errorf(kiln.Conflict, "Backup %q already exists; give another name", name)
 	}
 	return name, nil
 }

@@ -72,7 +72,8 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 	p.Config = withoutEmpty(p.Config)
 	if err := d.db.CreateProfile(ctx, p); err != nil {
 		if errors.Is(err, kiln.Conflict) {
-			return kiln.Errorf(kiln.Conflict, "Profile '%s' already exists", p.Name)
+			return kiln.Errorf(kiln.Conflict, "Profile '%s' already exists; give another name, or change that one: kiln "+
+				"profile edit %[1]s", p.Name)
 		}
 		return err
 	}

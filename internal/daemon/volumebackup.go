@@ -120,7 +120,7 @@ func (d *Daemon) freeVolume(n volume.CustomName) error {
 	case err != nil:
 		return err
 	}
-	return kiln.Errorf(kiln.Conflict, "Storage volume %q already exists", n.Name)
+	return n.Taken()
 }
 
 // arrived is done with a volume that took its time to make: its project may be gone, or have

@@ -412,7 +412,7 @@ func conflict(err error, what, name string) error {
 	var e sqlite3.Error
 	if errors.As(err, &e) && (e.ExtendedCode == sqlite3.ErrConstraintUnique ||
 		e.ExtendedCode == sqlite3.ErrConstraintPrimaryKey) {
-		return kiln.Errorf(kiln.Conflict, "%s %q already exists", what, name)
+		return kiln.Errorf(kiln.Conflict, "%s %q already exists; give another name", what, name)
 	}
 	return err
 }

@@ -123,7 +123,7 @@ func Keys() []Key {
 		{"smbios11.", machine, Ignored, nil, nil},
 		{"snapshots.expiry", "how long snapshots are kept, such as 7d", Works,
 			func(v string) error { _, err := kiln.ParseExpiry(v, time.Time{}); return err }, nil},
-		{"snapshots.expiry.manual", "say it to kiln snapshot --expires", Refused, nil, nil},
+		{"snapshots.expiry.manual", "say it with: kiln snapshot --expires", Refused, nil, nil},
 		{"snapshots.pattern", "names of snapshots, such as snap%d", Works, checkPattern, nil},
 		{"snapshots.schedule", "when snapshots are made: five fields of cron, or @daily and the like", Works, checkSchedule,
 			nil},

@@ -38,7 +38,8 @@ func (s *Set) claim(ctx context.Context, name string) (release func(), err error
 	}
 	s.mu.Unlock()
 	if taken {
-		return nil, kiln.Errorf(kiln.Conflict, "Instance %q already exists: it is being made", name)
+		return nil, kiln.Errorf(kiln.Conflict, "Instance %q already exists: it is being made; wait for that (kiln operation "+
+			"list), or give another name", name)
 	}
 	release = func() {
 		s.mu.Lock()

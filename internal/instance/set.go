@@ -426,7 +426,8 @@ func (s *Set) edit(ctx context.Context, name string, f func(*db.Instance)) error
 }
 
 func conflict(name string) error {
-	return kiln.Errorf(kiln.Conflict, "Instance %q already exists", name)
+	return kiln.Errorf(kiln.Conflict, "Instance %q already exists; give another name, or delete that one first: kiln "+
+		"delete %[1]s", name)
 }
 
 func (s *Set) check(ctx context.Context, c Config) error {

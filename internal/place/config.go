@@ -197,7 +197,8 @@ func (c *Config) Forget(name string) error {
 // Rename gives a remote another name. Errors: Conflict, Invalid.
 func (c *Config) Rename(from, to string) error {
 	if _, there := c.Remotes[to]; there {
-		return kiln.Errorf(kiln.Conflict, "The remote %q already exists", to)
+		return kiln.Errorf(kiln.Conflict, "The remote %q already exists; give another name, or remove that one first: kiln "+
+			"remote remove %[1]s", to)
 	}
 	if err := CheckRemoteName(to); err != nil {
 		return err

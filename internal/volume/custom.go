@@ -58,8 +58,10 @@ func (n CustomName) missing() error {
 	return kiln.Errorf(kiln.NotFound, "no storage volume %q; see: kiln storage volume list default", n.Name)
 }
 
-func (n CustomName) exists() error {
-	return kiln.Errorf(kiln.Conflict, "Storage volume %q already exists", n.Name)
+// Taken says that there is a storage volume of this name already. The error is Conflict.
+func (n CustomName) Taken() error {
+	return kiln.Errorf(kiln.Conflict, "Storage volume %q already exists; give another name, or delete that one first: "+
+		"kiln storage volume delete default %[1]s", n.Name)
 }
 
 // Another is the error about a name that another custom volume has got meanwhile.
@@ -113,7 +115,7 @@ func (p *Pool) placeCustom(n CustomName, fill func(temp string) error) error {
 	}
 	exists, err := p.placeNew(p.customDir(n), fill)
 	if exists {
-		return n.exists()
+		return n.Taken()
 	}
 	return err
 }
@@ -250,7 +252,7 @@ func (p *Pool) RenameCustom(n CustomName, name string, free func() error) error 
 	case errors.Is(err, fs.ErrNotExist):
 		return n.missing()
 	case errors.Is(err, fs.ErrExist):
-		return to.exists()
+		return to.Taken()
 	}
 	return err
 }

@@ -435,7 +435,7 @@ func (p *Pool) CopyCustom(ctx context.Context, from CustomName, snap string, to 
 		return err
 	}
 	if _, err := os.Lstat(p.customDir(to)); err == nil {
-		return to.exists()
+		return to.Taken()
 	}
 	return p.placeCustom(to, func(temp string) error {
 		if snapshots && snap == "" {
