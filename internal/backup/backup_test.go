@@ -240,7 +240,7 @@ func TestReadsWhatLXDWrites(t *testing.T) {
 	}
 	tr := got.t
 	if tr.Name != "c1" || tr.Trigger != "create" || tr.Base.Short() != "869da1e99008" || !tr.LastUsedAt.IsZero() ||
-		!maps.Equal(tr.Config, map[string]string{"image.release": "1"}) || tr.Devices["root"]["pool"] != "default" {
+		!maps.Equal(tr.Config, map[string]string{"image.release": "1", "volatile.eth0.hwaddr": "00:16:3e:00:00:01"}) || tr.Devices["root"]["pool"] != "default" {
 		t.Errorf("instance %+v", tr)
 	}
 	if len(tr.Snapshots) != 1 || tr.Snapshots[0].Name != "s0" || len(tr.Snapshots[0].Config) != 0 {

@@ -294,7 +294,8 @@ func (i index) contents(own string, snapshot func(string) (ids string, ok bool))
 }
 
 // stateOf reads what is said of an instance or a snapshot. What was only true of the host
-// that it was on is left out: keys of "volatile." and the pool of its root disk.
+// that it was on is left out: keys of "volatile.", but for the hardware addresses of its
+// interfaces, and the pool of its root disk.
 func stateOf(c *common, name string) (kiln.InstanceState, error) {
 	s := kiln.InstanceState{Name: name, Ephemeral: c.Ephemeral, Profiles: c.Profiles, Config: map[string]string{},
 		Devices: map[string]map[string]string{}, CreatedAt: c.CreatedAt}
@@ -313,7 +314,7 @@ func stateOf(c *common, name string) (kiln.InstanceState, error) {
 			}
 		case k == triggerKey && v == "create":
 			s.Trigger = v
-		case !strings.HasPrefix(k, "volatile."):
+		case !strings.HasPrefix(k, "volatile.") || strings.HasSuffix(k, ".hwaddr"):
 			s.Config[k] = v
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/place"
 )
 
@@ -111,6 +112,20 @@ func (o *copyFlags) request(ctx context.Context, from, to place.Place) (api.Inst
 		if name := theirDisk(post.Devices, o.devices); name != "" && from.Remote != to.Remote && !o.hostAccess {
 			return post, kiln.Errorf(kiln.Denied, "the device %q, which the server %q says the instance has, would show it "+
 				"%s of the target; to want that, say so: --host-access", name, from.Remote, post.Devices[name]["source"])
+		}
+	}
+	if o.move && from.Remote != to.Remote { // it is the same one there
+		var was struct{ Config map[string]string }
+		if _, err := from.Get(ctx, pathOf(from.Name), nil, &was); err != nil {
+			return post, fmt.Errorf("read what to move: %w", err)
+		}
+		if post.Config == nil {
+			post.Config = map[string]string{}
+		}
+		for k, v := range instance.Addresses(was.Config) {
+			if _, ok := post.Config[k]; !ok {
+				post.Config[k] = v
+			}
 		}
 	}
 	if o.project != "" && from.Remote == to.Remote {

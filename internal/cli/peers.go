@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/client"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/place"
 )
 
@@ -79,7 +80,7 @@ func (x *crossing) describe(ctx context.Context, o *copyFlags) error {
 	put := there.InstancePut
 	put.Description, put.Stateful = there.Description, false
 	maps.DeleteFunc(put.Config, func(k, _ string) bool {
-		return strings.HasPrefix(k, "volatile.") && k != "volatile.base_image"
+		return strings.HasPrefix(k, "volatile.") && k != "volatile.base_image" && !(x.move && instance.IsAddressKey(k))
 	})
 	if name := theirDisk(put.Devices, o.devices); name != "" && !o.hostAccess {
 		return kiln.Errorf(kiln.Denied, "the device %q, which the server %q says the instance has, would show it %s of the "+

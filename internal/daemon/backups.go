@@ -324,7 +324,7 @@ func (d *Daemon) RestoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 				// Not every client shows what an operation warns of.
 				d.outcome(devicesLeftOut, db.Subject{Instance: db.Name{Project: project.Name(ctx), Name: name}}, errors.New(text))
 			}
-			if len(said) > 0 {
+			if said = append(said, left.addresses...); len(said) > 0 {
 				d.warn(o, strings.Join(said, "; "))
 			}
 			return nil
@@ -335,6 +335,8 @@ func (d *Daemon) RestoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 type leftOut struct {
 	nodes   int      // device nodes
 	devices []string // and devices that would reach this host, also of its snapshots
+
+	addresses []string // what is said of hardware addresses that others have
 }
 
 // withoutHost takes the devices out of what a backup says that would reach this host, and
@@ -408,7 +410,8 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 	if err := d.instances.Receive(ctx, files, t, receiver, instance.WithoutBase); err != nil {
 		return n.Name, err
 	}
-	return n.Name, d.instances.Create(ctx, n, files)
+	left.addresses, err = d.instances.Create(ctx, n, files)
+	return n.Name, err
 }
 
 // entriesPerBackup is how many times the files of an image a backup may have: those of
@@ -443,6 +446,11 @@ func (d *Daemon) planRestore(ctx context.Context, a *arrival, t *kiln.Transfer) 
 	}
 	a.Transfer = *t
 	n := a.plan()
+	for k, v := range instance.Addresses(t.Config) {
+		if _, ok := a.spec.Options[k]; !ok {
+			n.Options[k] = v
+		}
+	}
 	n.Trigger, n.CreatedAt = trigger, t.CreatedAt
 	return n, d.checkArrival(ctx, a, n)
 }

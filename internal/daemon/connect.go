@@ -143,16 +143,13 @@ func checkFixed(plan network.Network, config, d map[string]string) error {
 func (n *networks) Connect(ctx context.Context, i instance.Instance, device string, d map[string]string) (box.Nic,
 	instance.Resolver, error) {
 	uuid := i.Options[instance.UUIDKey]
+	mac := instance.Address(i.Options, device, d).String()
 	kind := instance.NicKind(d)
 	if kind != box.Pair {
-		nic, err := apart(kind, uuid, device, d)
+		nic, err := apart(kind, mac, d)
 		return nic, instance.Resolver{}, err
 	}
-	nic := box.Nic{HostName: cmp.Or(d["host_name"], network.HostName(uuid, device)),
-		MAC: network.MAC(uuid, device).String()}
-	if mac, err := net.ParseMAC(d["hwaddr"]); err == nil {
-		nic.MAC = mac.String()
-	}
+	nic := box.Nic{HostName: cmp.Or(d["host_name"], network.HostName(uuid, device)), MAC: mac}
 	nic.MTU, _ = strconv.Atoi(d["mtu"])
 	if d["nictype"] == "p2p" {
 		return nic, instance.Resolver{}, nil
@@ -236,11 +233,11 @@ func (n *networks) tellOnce(ctx context.Context, err error) {
 }
 
 // apart gives an interface that goes past the bridges.
-func apart(kind box.NicKind, uuid, device string, d map[string]string) (box.Nic, error) {
+func apart(kind box.NicKind, mac string, d map[string]string) (box.Nic, error) {
 	nic := box.Nic{Kind: kind, Parent: d["parent"]}
 	nic.MTU, _ = strconv.Atoi(d["mtu"])
 	if kind == box.MACVLAN {
-		nic.MAC = cmp.Or(d["hwaddr"], network.MAC(uuid, device).String())
+		nic.MAC = mac
 	}
 	parent, err := network.Look(nic.Parent)
 	if err != nil {

@@ -34,7 +34,7 @@ func (d *Daemon) copyInstance(ctx context.Context, _ *op.Operation, spec CreateS
 	if err := d.instances.CopyFiles(source, spec.Source.Instance, files, !spec.Source.Only); err != nil {
 		return err
 	}
-	if err := d.instances.Create(ctx, n, files); err != nil {
+	if err := d.create(ctx, n, files); err != nil {
 		return err
 	}
 	return d.startNew(instance.MeaningNew(ctx, n.Name, files), n, spec.Start)

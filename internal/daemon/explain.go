@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 
 	"github.com/kiln-containers/kiln"
@@ -125,10 +124,7 @@ func (d *Daemon) explainNic(ctx context.Context, i instance.Instance, device str
 	on network.Network) (network.Port, error) {
 	uuid := i.Options[instance.UUIDKey]
 	p := network.Port{HostName: cmp.Or(keys["host_name"], network.HostName(uuid, device)),
-		MAC: network.MAC(uuid, device).String()}
-	if mac, err := net.ParseMAC(keys["hwaddr"]); err == nil {
-		p.MAC = mac.String()
-	}
+		MAC: instance.Address(i.Options, device, keys).String()}
 	leases, err := d.db.Leases(ctx, on.Name)
 	for _, l := range leases {
 		if l.Project == i.Project && l.Instance == i.Name && l.Device == device {

@@ -46,6 +46,17 @@ type CreateSpec struct {
 	Source       Source
 	Start        bool
 	instance.Config
+
+	refreshedFrom string // as of instance.New
+}
+
+// create makes an instance of files. The operation's watchers are told what isn't as it was to be.
+func (d *Daemon) create(ctx context.Context, n instance.New, f *instance.Files) error {
+	said, err := d.instances.Create(ctx, n, f)
+	if len(said) > 0 {
+		d.warn(op.Of(ctx), strings.Join(said, "; "))
+	}
+	return err
 }
 
 // check says what is wrong with a spec whatever there is here, and names the
@@ -137,7 +148,7 @@ func (d *Daemon) launch(ctx context.Context, o *op.Operation, spec CreateSpec) (
 		return err
 	}
 	d.warnDamaged(o, img)
-	if err := d.instances.Create(ctx, n, files); err != nil {
+	if err := d.create(ctx, n, files); err != nil {
 		return err
 	}
 	ctx = instance.MeaningNew(ctx, n.Name, files)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -285,6 +286,8 @@ func (d *Daemon) refreshes(ctx context.Context, spec *CreateSpec) (context.Conte
 	err := d.instances.CheckRefresh(ctx, spec.Name)
 	if errors.Is(err, kiln.NotFound) {
 		spec.Source.Refresh = false
+		spec.refreshedFrom, spec.Options = spec.Options[instance.UUIDKey], maps.Clone(spec.Options)
+		maps.DeleteFunc(spec.Options, func(k, _ string) bool { return instance.IsAddressKey(k) }) // the source stays
 		return ctx, nil
 	}
 	if err != nil {
@@ -334,7 +337,8 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 		return n, ctx, err
 	}
 	n = a.plan()
-	n.Trigger, a.spec.Profiles = a.Trigger, spec.Profiles // whoever names profiles that are here wants them
+	n.Trigger, n.RefreshedFrom = a.Trigger, spec.refreshedFrom
+	a.spec.Profiles = spec.Profiles // whoever names profiles that are here wants them
 	if err := d.checkArrival(ctx, a, n); err != nil {
 		return n, ctx, err
 	}
@@ -365,7 +369,7 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 	if spec.Source.Refresh {
 		return n, ctx, d.instances.Refresh(listening, n.Name, spec.Options[instance.UUIDKey], files, drop)
 	}
-	if err := d.instances.Create(listening, n, files); err != nil {
+	if err := d.create(listening, n, files); err != nil {
 		return n, ctx, err
 	}
 	if left > 0 {

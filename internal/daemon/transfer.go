@@ -97,7 +97,7 @@ func (d *Daemon) arrive(ctx context.Context, o *op.Operation, a *arrival) (err e
 	if err := d.receiveFiles(ctx, o, a, files); err != nil {
 		return err
 	}
-	if err := d.instances.Create(ctx, n, files); err != nil {
+	if err := d.create(ctx, n, files); err != nil {
 		return err
 	}
 	return d.startNew(instance.MeaningNew(ctx, n.Name, files), n, a.spec.Start)

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,9 @@ type New struct {
 	Base         kiln.Fingerprint // zero: made from nothing
 	Trigger      string           // of the templates to apply at the first start
 	CreatedAt    time.Time        // zero: now
+	// RefreshedFrom is the UUID that another server has for what this is a copy of, if the client
+	// goes on to bring it up to date; else "".
+	RefreshedFrom string
 	Config
 }
 
@@ -100,13 +104,14 @@ func (s *Set) checkSnapshots(ctx context.Context, f *Files) error {
 }
 
 // Create makes an instance of files. What it says of profiles is checked once more with
-// its row, in one transaction. Errors: Conflict, Denied, Invalid.
-func (s *Set) Create(ctx context.Context, n New, f *Files) error {
+// its row, in one transaction. Of options of volatile.* it has none but the hardware addresses,
+// as long as no other instance has these: said tells of others. Errors: Conflict, Denied, Invalid.
+func (s *Set) Create(ctx context.Context, n New, f *Files) (said []string, err error) {
 	if err := s.CheckAccess(ctx, n.Config); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.checkSnapshots(ctx, f); err != nil {
-		return err
+		return nil, err
 	}
 	options := map[string]string{}
 	for k, v := range n.Options {
@@ -121,28 +126,40 @@ func (s *Set) Create(ctx context.Context, n New, f *Files) error {
 	if n.Trigger != "" {
 		options[TemplateKey] = n.Trigger
 	}
+	if uuid.Validate(n.RefreshedFrom) == nil {
+		options[refreshedKey] = n.RefreshedFrom
+	}
 	if n.CreatedAt.IsZero() {
 		n.CreatedAt = time.Now().UTC()
 	}
 	release, err := s.useNetworks(ctx, n.Devices) // that of a profile is that one's
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
+	if len(Addresses(n.Options)) > 0 {
+		s.addressing.Lock()
+		defer s.addressing.Unlock()
+	}
+	kept, said, err := s.addresses(ctx, n, f)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(options, kept)
 	err = s.db.CreateInstance(ctx, db.Instance{
 		Name: n.Name, Type: "container", Architecture: n.Architecture, Description: n.Description,
 		Ephemeral: n.Ephemeral, CreatedAt: n.CreatedAt, Config: options, Devices: n.Devices,
 		Profiles: n.Profiles, Base: n.Base,
 	}, f.snapshots...)
 	if errors.Is(err, kiln.Conflict) {
-		return conflict(n.Name)
+		return nil, conflict(n.Name)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f.taken = true
 	s.notify(ctx, Change{Name: n.Name, Action: "created"})
-	return nil
+	return said, nil
 }
 
 // snapshotFiles gives what names the files of the snapshots.

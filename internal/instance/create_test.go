@@ -80,7 +80,7 @@ func TestCreateFails(t *testing.T) {
 		if _, err := p.Empty(ctx, f.UUID); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Create(ctx, New{Name: name, Config: want.c}, f); !errors.Is(err, want.kind) {
+		if _, err := s.Create(ctx, New{Name: name, Config: want.c}, f); !errors.Is(err, want.kind) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if err := f.Close(); err != nil {

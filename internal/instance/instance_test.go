@@ -388,7 +388,7 @@ func create(t *testing.T, s *Set, p *volume.Pool, name string, c Config) {
 	}
 	f := s.NewFiles()
 	f.UUID = "uuid-" + name
-	if err := s.Create(t.Context(), New{Name: name, Architecture: "x86_64", Trigger: "create", Config: c}, f); err != nil {
+	if _, err := s.Create(t.Context(), New{Name: name, Architecture: "x86_64", Trigger: "create", Config: c}, f); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -81,7 +80,7 @@ func (nicDevice) add(ctx context.Context, in *guest) error {
 	if err != nil {
 		return err
 	}
-	n, _, err := in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
+	n, _, err := in.set.connectNic(ctx, in.Instance, in.device, in.keys)
 	if err != nil {
 		return errors.Join(err, in.forgetNic(ctx))
 	}
@@ -256,7 +255,7 @@ func (nicDevice) change(ctx context.Context, in *guest, was map[string]string) (
 	if !maps.Equal(now, before) {
 		return false, nil
 	}
-	_, _, err = in.set.Networks.Connect(ctx, in.Instance, in.device, in.keys)
+	_, _, err = in.set.connectNic(ctx, in.Instance, in.device, in.keys)
 	return true, err
 }
 
@@ -320,8 +319,8 @@ func checkNicValues(d map[string]string) error {
 		}
 	}
 	if v := d["hwaddr"]; v != "" {
-		if mac, err := net.ParseMAC(v); err != nil || len(mac) != 6 || mac[0]&1 != 0 || mac.String() == "00:00:00:00:00:00" {
-			return kiln.Errorf(kiln.Invalid, "hwaddr %q is not an address of one interface such as 00:16:3e:12:34:56", v)
+		if _, err := parseAddress(v); err != nil {
+			return err
 		}
 	}
 	if v := d["mtu"]; v != "" {
@@ -425,7 +424,7 @@ func (s *Set) connect(ctx context.Context, i Instance) (nics map[string]box.Nic,
 		if err := s.checkHostName(ctx, i.Options[UUIDKey], d); err != nil {
 			return nics, first, kiln.Errorf(kiln.KindOf(err), "device %q: %w", device, err)
 		}
-		n, r, err := s.Networks.Connect(ctx, i, device, d)
+		n, r, err := s.connectNic(ctx, i, device, d)
 		if errors.Is(err, kiln.Unsupported) {
 			s.warn("start instance "+strconv.Quote(i.Name)+" without the interface "+strconv.Quote(device), err)
 			continue

@@ -77,8 +77,9 @@ type Set struct {
 	names  keyLock
 	files  keyLock // of served
 
-	sendImage atomic.Pointer[SendImage]
-	idRanges  sync.Mutex // held while ids are chosen and written down
+	sendImage  atomic.Pointer[SendImage]
+	addressing sync.Mutex // held while hardware addresses of elsewhere are looked at and written down
+	idRanges   sync.Mutex // held while ids are chosen and written down
 
 	strays    strays
 	suspended atomic.Bool // the host goes down: nothing starts by itself any more

@@ -332,7 +332,7 @@ func TestCopyFiles(t *testing.T) {
 		if err := s.CopyFiles(ctx, c.from, f, c.snapshots); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Create(ctx, n, f); err != nil {
+		if _, err := s.Create(ctx, n, f); err != nil {
 			t.Fatal(err)
 		}
 		list, err := s.Snapshots(ctx, name)

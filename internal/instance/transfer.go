@@ -101,6 +101,11 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 		Config: Lasting(i.Options), Devices: i.Devices, CreatedAt: i.CreatedAt, LastUsedAt: i.LastUsedAt,
 		Trigger: i.Options[TemplateKey], Stack: kept.Stack(),
 	}
+	for device, d := range i.ExpandedDevices {
+		if keepsAddress(d) { // for who brings back what is gone: a copy has others
+			h.Config[AddressKey(device)] = Address(i.Options, device, d).String()
+		}
+	}
 	return nil
 }
 

@@ -95,7 +95,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if lessens(i.Config, c) { // also on a full disk
 		saving = db.Freeing(ctx)
 	}
-	if err := s.saveConfig(saving, i, c); err != nil {
+	if err := s.saveConfig(saving, i, c, next.ExpandedDevices); err != nil {
 		return nil, errors.Join(err, s.relimit(context.WithoutCancel(ctx), next, i), undo())
 	}
 	s.guestChanged(i, next)
@@ -119,8 +119,8 @@ func changedDevices(now, next map[string]map[string]string) map[string]map[strin
 	return changed
 }
 
-// saveConfig writes the configuration of an instance down.
-func (s *Set) saveConfig(ctx context.Context, i Instance, c Config) error {
+// saveConfig writes the configuration of an instance down, which gives it devices.
+func (s *Set) saveConfig(ctx context.Context, i Instance, c Config, devices map[string]map[string]string) error {
 	return s.db.EditInstance(ctx, i.Name, func(r *db.Instance) error {
 		options := map[string]string{}
 		for k, v := range r.Config {
@@ -141,6 +141,15 @@ func (s *Set) saveConfig(ctx context.Context, i Instance, c Config) error {
 		}
 		r.Description, r.Ephemeral, r.Profiles, r.Devices = c.Description, c.Ephemeral, c.Profiles, c.Devices
 		r.Config = options
+		maps.DeleteFunc(r.Config, func(k, _ string) bool {
+			device := strings.TrimSuffix(strings.TrimPrefix(k, volatilePrefix), addressSuffix)
+			return IsAddressKey(k) && !keepsAddress(devices[device])
+		})
+		for device, d := range devices {
+			if keepsAddress(d) {
+				r.Config[AddressKey(device)] = Address(r.Config, device, d).String()
+			}
+		}
 		return nil
 	})
 }

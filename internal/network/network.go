@@ -41,9 +41,9 @@ type Host struct {
 	IPv6 netip.Addr
 }
 
-// MAC gives the hardware address of an instance's interface. It follows from the
-// instance's UUID and the name of the device, so it is the same at every start and
-// another in every copy. It is locally administered and not a group's (IEEE 802).
+// MAC gives the hardware address of a new instance's interface. It follows from the
+// instance's UUID and the name of the device, so it is another in every copy. It is locally
+// administered and not a group's (IEEE 802).
 func MAC(uuid, device string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte("mac/" + uuid + "/" + device))
 	mac := net.HardwareAddr(sum[:6])

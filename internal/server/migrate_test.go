@@ -153,7 +153,12 @@ func TestRefresh(t *testing.T) {
 	}
 	refresh := strings.Replace(pushed, `"push"`, `"push","refresh":true`, 1)
 	uuid := get[api.Instance](p, "/1.0/instances/c1").Config["volatile.uuid"]
+	const nic, mac = `"devices":{"eth0":{"type":"nic","network":"kilnbr0"}},"config":{`, "00:16:3e:00:00:01"
+	refresh = strings.Replace(refresh, `"config":{`, nic+`"volatile.eth0.hwaddr":"`+mac+`",`, 1)
 	refresh = strings.Replace(refresh, `"volatile.uuid":"x"`, `"volatile.uuid":"`+uuid+`"`, 1)
+	// lxc writes the other one's configuration over it at the end, with what that server keeps.
+	body := `{"architecture":"x86_64","profiles":["default"],` + nic + `"user.b":"c","volatile.uuid":"` + uuid + `",
+		"volatile.idmap.next":"[]","volatile.eth0.hwaddr":"` + mac + `"}}`
 	carry := func(most int) string {
 		from, source := p.begin("/1.0/instances/c1", `{"migration":true}`)
 		to, target := p.begin("/1.0/instances", refresh)
@@ -167,6 +172,14 @@ func TestRefresh(t *testing.T) {
 	snapshot("c1", "s0")
 	if err := carry(1 << 40); err != "" { // it isn't there yet
 		t.Fatal(err)
+	}
+	first := strings.Replace(body, `"user.b":"c"`, `"user.a":"b"`, 1)
+	if o := p.finish("PUT", "/1.0/instances/c2", first); o.Err != "" {
+		t.Error(o.Err)
+	}
+	address := get[api.Instance](p, "/1.0/instances/c2").Config["volatile.eth0.hwaddr"]
+	if address == "" || address == mac {
+		t.Errorf("the address of the copy is %q", address)
 	}
 	snapshot("c1", "s1")
 	snapshot("c2", "mine")
@@ -220,14 +233,12 @@ func TestRefresh(t *testing.T) {
 	if after.CreatedAt != before.CreatedAt || after.Config["volatile.uuid"] == before.Config["volatile.uuid"] {
 		t.Errorf("%+v, and was %+v", after, before)
 	}
-	// lxc writes the other one's configuration over it then, with what that server keeps.
-	body := `{"architecture":"x86_64","profiles":["default"],"config":{"user.b":"c","volatile.uuid":"` + uuid + `",
-		"volatile.idmap.next":"[]"}}`
 	if o := p.finish("PUT", "/1.0/instances/c2", body); o.Err != "" {
 		t.Error(o.Err)
 	}
 	if last := get[api.Instance](p, "/1.0/instances/c2").Config; last["user.b"] != "c" ||
-		last["volatile.uuid"] != after.Config["volatile.uuid"] || last["volatile.idmap.next"] != "" {
+		last["volatile.uuid"] != after.Config["volatile.uuid"] || last["volatile.idmap.next"] != "" ||
+		last["volatile.eth0.hwaddr"] != address {
 		t.Error(last)
 	}
 	if o := p.finish("POST", "/1.0/instances/c2/snapshots/s1", `{"name":"s3"}`); o.Err != "" {
