@@ -19,7 +19,7 @@ type Scrub struct {
 
 // ScrubDamage is something that a scrub found damaged.
 type ScrubDamage struct {
-	Kind     string    `json:"kind" yaml:"kind"`         // file, tree or image (its row)
+	Kind     string    `json:"kind" yaml:"kind"`         // file, tree, image (its row) or record
 	Name     string    `json:"name" yaml:"name"`         // the hash of a file, else the fingerprint of an image
 	About    string    `json:"about" yaml:"about"`       // for people
 	Problem  string    `json:"problem" yaml:"problem"`   // for people

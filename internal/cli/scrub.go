@@ -21,7 +21,9 @@ func (a *app) scrubCmd() *cobra.Command {
 			"and compares them with what they were. A damaged tree is made again from its image. A damaged file is replaced " +
 			"by what has the same bytes: here, where the image came from, or on a server that is mirrored; what has others " +
 			"changes nothing. The damaged ones are kept for a while: kiln admin lost. A daemon scrubs by itself as often as " +
-			"storage.scrub_interval says, and reads at most storage.scrub_rate bytes a second."}
+			"storage.scrub_interval says, and reads at most storage.scrub_rate bytes a second. What instances, their " +
+			"snapshots and storage volumes have of their own has no hash: of these only kiln's records are checked, by " +
+			"which a layer that is lost is found, too."}
 	c.AddCommand(a.scrubStartCmd(), a.scrubStatusCmd(), a.scrubStopCmd())
 	return c
 }

@@ -54,7 +54,7 @@ const mostFound = 1000
 
 // A Damage is something that isn't what it was.
 type Damage struct {
-	Kind     string    `json:"kind"` // "file", of images, or "tree", or "image" for one whose row is damaged
+	Kind     string    `json:"kind"` // "file", of images, or "tree", "image" for one whose row is damaged, or "record"
 	Name     string    `json:"name"` // the hash of a file, the fingerprint of an image
 	About    string    `json:"about"`
 	Problem  string    `json:"problem"`
@@ -269,7 +269,7 @@ func (r *scrubRun) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.damagedRows(ctx); err != nil {
+	if err := errors.Join(r.damagedRows(ctx), r.damagedRecords()); err != nil {
 		return err
 	}
 	s := r.change(func(*Scrub) {})
@@ -358,6 +358,31 @@ func (r *scrubRun) damagedRows(ctx context.Context) error {
 	return err
 }
 
+// damagedRecords tells what is wrong with the records of volumes, snapshots and storage volumes:
+// of these there is nothing else that could be compared.
+func (r *scrubRun) damagedRecords() error {
+	pool := r.d.pool
+	err := pool.CheckStacks()
+	if errors.Is(err, kiln.Integrity) {
+		r.found(Damage{Kind: "record", Name: "stacks", About: "what instances and snapshots stand on", Problem: err.Error()})
+		err = nil
+	}
+	r.d.tellWithheld()
+	ins, ierr := pool.CustomIns()
+	err = errors.Join(err, ierr)
+	for _, in := range ins {
+		list, lerr := pool.Customs(in)
+		err = errors.Join(err, lerr)
+		for _, c := range list {
+			if c.Damage != "" {
+				r.found(Damage{Kind: "record", Name: "storage volume " + in + "/" + c.Name,
+					About: inProject("the record of storage volume "+c.Name, in), Problem: c.Damage})
+			}
+		}
+	}
+	return err
+}
+
 // damage says what is wrong with something.
 func (i scrubbed) damage(problem string) Damage {
 	if i.tree.IsZero() {
@@ -431,8 +456,11 @@ func (r *scrubRun) verdict() error {
 	if len(bad) == 0 && s.Unnamed == 0 {
 		return nil
 	}
-	return kiln.Errorf(kiln.Integrity, "damaged: %s; see kiln scrub status, and import or copy these images again",
-		some(bad))
+	advice := "see kiln scrub status, and import or copy these images again"
+	if !slices.ContainsFunc(s.Found, func(f Damage) bool { return f.Repaired == "" && f.Kind != "record" }) {
+		advice = "see kiln scrub status"
+	}
+	return kiln.Errorf(kiln.Integrity, "damaged: %s; %s", some(bad), advice)
 }
 
 // resolve ends the warnings of files that were repaired before this scrub, which found them

@@ -4,16 +4,21 @@ import (
 	"errors"
 	"flag"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/volume"
 )
 
 var everyByte = flag.Bool("every-byte", false, "damage every byte of a file and a tree, not only some")
@@ -245,4 +250,100 @@ func TestScrubGoesOn(t *testing.T) {
 			t.Errorf("%s a second: %v", v, err)
 		}
 	}
+}
+
+// TestScrubOfRecords: of what instances have changed, and of storage volumes, a scrub checks what
+// kiln wrote, and finds what is damaged or lost of that.
+func TestScrubOfRecords(t *testing.T) {
+	d := fresh(t)
+	wait(t, importFiles(t, d, ImportSpec{Aliases: aliases("bb")}, formattest.Tiny(t, "1")), nil)
+	o, err := d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "bb"}})
+	wait(t, o, err)
+	o, err = d.CreateSnapshot(t.Context(), "c1", instance.NewSnapshot{Name: "s"})
+	wait(t, o, err)
+	if err := d.CreateVolume(t.Context(), "data", volume.CustomState{}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	volumes := filepath.Join(d.cfg.Dir, "volumes")
+	for pattern, about := range map[string]string{"volumes/*/volume.json": "what instances and snapshots stand on",
+		"snapshots/*/snapshot.json": "what instances and snapshots stand on", "layers/*": "what instances and snapshots stand on",
+		"custom/default/data/custom.json": "the record of storage volume data"} {
+		list, err := disk.Glob(volumes, pattern)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("%s: %v, %v", pattern, list, err)
+		}
+		away := filepath.Join(t.TempDir(), "away")
+		if err := os.Rename(list[0], away); err != nil {
+			t.Fatal(err)
+		}
+		for _, write := range []bool{false, true} {
+			if write && pattern != "layers/*" {
+				if err := os.WriteFile(list[0], []byte(`{"base":`), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s, err := scrubNow(t, d)
+			if !errors.Is(err, kiln.Integrity) || len(s.Found) != 1 || s.Found[0].Kind != "record" || s.Found[0].About != about ||
+				strings.Contains(err.Error(), "import or copy") {
+				t.Errorf("%s, written: %v: %+v, %v", pattern, write, s.Found, err)
+			}
+		}
+		if err := os.Rename(away, list[0]); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+			t.Fatalf("%s: %+v, %v", pattern, s, err)
+		}
+	}
+}
+
+// BenchmarkLaunchBesideScrub launches instances, each second one while a scrub reads a large
+// image at the rate that it has unless somebody sets another. "ratio" is the median of these by
+// that of the others.
+func BenchmarkLaunchBesideScrub(b *testing.B) {
+	d := fresh(b)
+	wait(b, importFiles(b, d, ImportSpec{Aliases: aliases("bb")}, formattest.Unified(b)), nil)
+	large := make([]byte, 512<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(large) // never fails
+	wait(b, importFiles(b, d, ImportSpec{}, formattest.Tar(b, formattest.File{Name: "metadata.yaml",
+		Body: formattest.Metadata}, formattest.File{Name: "rootfs/", Type: '5', Mode: 0o755},
+		formattest.File{Name: "rootfs/large", Body: string(large)})), nil)
+	one := func() time.Duration {
+		begun := time.Now()
+		launch(b, d, "c", "bb")
+		took := time.Since(begun)
+		o, err := d.SetInstanceState(b.Context(), "c", "stop", 0, true)
+		wait(b, o, err)
+		o, err = d.DeleteInstance(b.Context(), "c")
+		wait(b, o, err)
+		return took
+	}
+	one()
+	var alone, beside []time.Duration
+	for b.Loop() {
+		alone = append(alone, one())
+		o, _, err := d.StartScrub(b.Context(), true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // until it reads the large one
+		beside = append(beside, one())
+		if o.Snapshot().Status != op.Running {
+			b.Fatal("the scrub was over before the launch")
+		}
+		if err := d.StopScrub(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		o.Wait(b.Context())
+	}
+	median := func(list []time.Duration) float64 {
+		slices.Sort(list)
+		return list[len(list)/2].Seconds() * 1000
+	}
+	b.ReportMetric(median(alone), "alone-ms")
+	b.ReportMetric(median(beside), "beside-ms")
+	b.ReportMetric(median(beside)/median(alone), "ratio")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -343,6 +344,23 @@ func (p *Pool) Withheld() error {
 		return err
 	}
 	return nil // whatever else it is, the sweep tells
+}
+
+// CheckStacks says what is wrong with the lists of layers of volumes and snapshots: one that is
+// damaged or lost, and layers that they name and that aren't there. What is in a layer can't be
+// compared with anything. The error is Integrity.
+func (p *Pool) CheckStacks() error {
+	p.stacks.Lock() // no layer comes or goes meanwhile
+	defer p.stacks.Unlock()
+	named, err := p.named()
+	for _, id := range slices.Sorted(maps.Keys(named)) {
+		_, lerr := os.Lstat(p.layerDir(id))
+		if errors.Is(lerr, fs.ErrNotExist) {
+			lerr = kiln.Errorf(kiln.Integrity, "%s is lost", p.layerDir(id))
+		}
+		err = errors.Join(err, lerr)
+	}
+	return err
 }
 
 // awaited reports whether a layer is several in one of those that are named, or of

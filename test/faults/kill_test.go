@@ -1,12 +1,15 @@
 package faults
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -104,6 +107,72 @@ func TestKillRefresh(t *testing.T) {
 		t.Errorf("%d versions are kept", n)
 	}
 	to.sound()
+}
+
+// TestKillHeal kills a daemon in the middle of a repair, which takes the bytes of a damaged or
+// lost file from the server that the image came from. What is in the file's place is what was
+// there, or the whole file; nothing is half-made, and the next scrub repairs it.
+func TestKillHeal(t *testing.T) {
+	t.Parallel()
+	const rounds = 6
+	from, to, net := pair(t)
+	img := unified(t, "heal", 2<<20)
+	fp := from.holds(img, "--public", "--alias", "x")
+	to.ok("config", "set", "storage.scrub_rate", "off")
+	to.ok("image", "copy", "a:x", "local:", "--alias", "x", "--mode", "pull")
+	path := filepath.Join(to.Dir, "blobs/sha256", fp.String()[:2], fp.String())
+	there := func() []byte {
+		b, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return b
+	}
+	good := there()
+	unfinished := 0
+	for round := range rounds {
+		bad := bytes.Clone(good)
+		bad[rand.IntN(len(bad))] ^= 1
+		if round%4 == 3 {
+			bad = nil
+		}
+		err := os.Remove(path)
+		if err == nil && bad != nil {
+			err = os.WriteFile(path, bad, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		net.every(fault{rate: 4 << 20})
+		before := net.bytes.Load()
+		var scrubbed sync.WaitGroup
+		scrubbed.Go(func() { to.kiln("scrub", "start", "--wait") })
+		want := before + small + rand.Int64N(int64(len(good))-small)
+		for end := time.Now().Add(40 * time.Second); net.bytes.Load() < want; {
+			if time.Now().After(end) {
+				t.Fatal("nothing repairs the file")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		to.End(os.Kill)
+		scrubbed.Wait()
+		switch got := there(); {
+		case bytes.Equal(got, bad):
+			unfinished++
+		case !bytes.Equal(got, good):
+			t.Errorf("round %d: neither the damaged nor the whole file is there, but %d bytes", round, len(got))
+		}
+		net.set(nil)
+		to.start()
+		to.ok("scrub", "start", "--wait") // or what the last one had left
+		if !bytes.Equal(there(), good) {
+			t.Errorf("round %d: the file isn't repaired: %s", round, to.ok("scrub", "status").Out)
+		}
+		to.sound(fp)
+	}
+	if unfinished == 0 {
+		t.Error("no round was in the middle of a repair")
+	}
 }
 
 // fingerprintIn finds the fingerprint in what "image info" says.
