@@ -46,10 +46,11 @@ type recoverer struct {
 	images   *store.Store
 	overrule bool // records count more than rows, which are missing or of an older copy
 
-	kept       []string         // directories of records that are kept, newest first
-	unrecorded map[string]error // why a volume has no record
-	attached   map[string]bool  // files of snapshots that have rows
-	settled    map[db.Name]bool // profiles of which no other record counts
+	kept       []string             // directories of records that are kept, newest first
+	unrecorded map[string]error     // why a volume has no record
+	attached   map[string]bool      // files of snapshots that have rows
+	settled    map[db.Name]bool     // profiles of which no other record counts
+	leases     map[string][]leaseOn // of rows that were removed, by BackupsOf
 }
 
 // Recover makes rows of what the database in a daemon's directory doesn't name: images
@@ -62,7 +63,7 @@ type recoverer struct {
 // Errors: NotFound where no daemon ever was, Conflict when one runs.
 func Recover(ctx context.Context, cfg Config) (Recovery, error) {
 	ctx = project.InAll(ctx)
-	v := &recoverer{Daemon: &Daemon{cfg: cfg}, settled: map[db.Name]bool{}}
+	v := &recoverer{Daemon: &Daemon{cfg: cfg}, settled: map[db.Name]bool{}, leases: map[string][]leaseOn{}}
 	lock, err := lockThere(ctx, cfg.Dir)
 	if err != nil {
 		return v.r, err

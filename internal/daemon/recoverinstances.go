@@ -148,6 +148,10 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 			claimed[db.Name{Project: r.Instance.Project, Name: r.Instance.Name}] = true
 		}
 	}
+	leased, err := v.leased(ctx)
+	if err != nil {
+		return nil, err
+	}
 	keep := map[string]db.Instance{}
 	for _, row := range rows {
 		in := project.In(ctx, project.Alone(row.Project))
@@ -155,6 +159,8 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 		_, err := v.pool.Get(uuid)
 		_, ok := records[uuid]
 		if v.overrule && ok || recorded[of(row)] && (v.overrule || errors.Is(err, kiln.NotFound)) {
+			id := instance.BackupsOf(row.Config)
+			v.leases[id] = leased[db.Name{Project: row.Project, Name: row.Name}]
 			if err := v.db.DeleteInstance(in, row.Name); err != nil {
 				return nil, err
 			}
@@ -181,6 +187,49 @@ func (v *recoverer) rowsToKeep(ctx context.Context, records map[string]instance.
 		keep[uuid] = row
 	}
 	return keep, nil
+}
+
+// A leaseOn is a lease with its network.
+type leaseOn struct {
+	db.Lease
+	network string
+}
+
+// leased gives the leases of instances.
+func (v *recoverer) leased(ctx context.Context) (map[db.Name][]leaseOn, error) {
+	by := map[db.Name][]leaseOn{}
+	networks, err := v.db.Networks(ctx)
+	for _, n := range networks {
+		list, lerr := v.db.Leases(ctx, n.Name)
+		err = errors.Join(err, lerr)
+		for _, l := range list {
+			of := db.Name{Project: l.Project, Name: l.Instance}
+			by[of] = append(by[of], leaseOn{l, n.Name})
+		}
+	}
+	return by, err
+}
+
+// lease gives an instance whose row was made again the leases that it had, as far as nobody has
+// their addresses since. It gets others at its next start where there are none.
+func (v *recoverer) lease(ctx context.Context, row db.Instance) error {
+	for _, had := range v.leases[instance.BackupsOf(row.Config)] {
+		l := had.Lease
+		l.Instance = row.Name
+		_, err := v.db.SetLease(ctx, had.network, l, func(others []db.Lease, l *db.Lease) error {
+			for _, o := range others {
+				if o.MAC == had.MAC || had.IPv4.IsValid() && o.IPv4 == had.IPv4 || had.IPv6.IsValid() && o.IPv6 == had.IPv6 {
+					return kiln.Errorf(kiln.Conflict, "instance %q has that address", o.Instance)
+				}
+			}
+			l.IPv4, l.IPv6 = had.IPv4, had.IPv6
+			return nil
+		})
+		if err != nil && !errors.Is(err, kiln.Conflict) {
+			return err
+		}
+	}
+	return nil
 }
 
 // giveWay gives the instance of a volume that isn't there another name.
@@ -348,6 +397,9 @@ func (v *recoverer) recoverInstance(ctx context.Context, uuid string, records ma
 	if row.Name != name {
 		v.remark("the name %q is that of another instance; this one is called %s now: kiln rename %s NAME%s", name, row.Name,
 			row.Name, flagOf(project.Name(ctx)))
+	}
+	if err := v.lease(ctx, row); err != nil {
+		return err
 	}
 	v.r.Instances = append(v.r.Instances, v.called(ctx, row.Name))
 	if !recorded {
