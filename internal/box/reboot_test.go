@@ -41,7 +41,7 @@ func TestRebootEmpties(t *testing.T) {
 	}
 	run(t, b, sh("reboot -f & sleep 10"))
 	if e, err := b.Next(t.Context()); err != nil || e != (Event{Kind: Rebooted}) {
-		t.Errorf("%+v, %v", e, err)
+		t.Fatalf("%+v, %v", e, err)
 	}
 	for _, o := range others {
 		if err := o.Wait(); err == nil {
