@@ -142,7 +142,7 @@ func (a *app) imageListCmd() *cobra.Command {
 		if a.AllProjects && !c.Flags().Changed("columns") {
 			*columns = "e" + *columns
 		}
-		known, err := a.signers()
+		known, err := a.signers(c.Context())
 		if err != nil {
 			return err
 		}
@@ -259,6 +259,7 @@ func (a *app) imageInfoCmd() *cobra.Command {
 	c := &cobra.Command{Use: "info [<remote>:]<image>", Short: "Show details of an image",
 		Args: cobra.ExactArgs(1)}
 	form := objectFlag(c)
+	a.staleFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		i, err := a.anyImage(c.Context(), args[0])
 		if err != nil {
@@ -267,18 +268,19 @@ func (a *app) imageInfoCmd() *cobra.Command {
 		if done, err := a.object(*form, i.Image); done {
 			return err
 		}
-		known, err := a.signers()
+		pinned := a.pinned(c.Context(), args[0], i.Image) // by which more keys may be known
+		known, err := a.signers(c.Context())
 		if err != nil {
 			return err
 		}
-		a.printImage(i.Image, known.of(i.Image))
+		a.printImage(i.Image, known.of(i.Image), pinned)
 		return nil
 	}
 	return c
 }
 
 // printImage shows an image as people read it.
-func (a *app) printImage(i api.Image, signed *vouching) {
+func (a *app) printImage(i api.Image, signed *vouching, pinned string) {
 	a.print("Fingerprint: %s\nSize: %s\nArchitecture: %s\nType: %s\nPublic: %s\nTimestamps:",
 		orElse(i.Fingerprint, "- (it is known when the image was copied)"), size(i.Size),
 		i.Architecture, i.Type, yesNo(i.Public))
@@ -294,6 +296,9 @@ func (a *app) printImage(i api.Image, signed *vouching) {
 	}
 	if signed != nil {
 		a.print("Signature: %s", signed.String())
+	}
+	if pinned != "" {
+		a.print("Pinned key: %s", pinned)
 	}
 	a.print("Aliases:")
 	for _, al := range i.Aliases {

@@ -62,6 +62,11 @@ func TestKeysFile(t *testing.T) {
 	if got := s.ok("query b:/1.0/kiln/image-keys"); !strings.Contains(got, keys.Root.String()) {
 		t.Errorf("it serves %s", got)
 	}
+	s.ok("key export work " + filepath.Join(s.dir, "work.key") + " --secret")
+	s.ok("key delete work -f") // who signed it is known by the keys file
+	s.says("image info up:good --stale", "Signature: good, by the key up: (", "Pinned key: accepts it as good")
+	s.says("image list up: -f csv -c lg", "good,up:\n")
+	s.ok("key import " + filepath.Join(s.dir, "work.key"))
 	s.ok("image export up:good " + filepath.Join(s.dir, "good"))
 	s.ok("image copy up:second local: --mode relay --alias second")
 	s.ok("image copy up:good local: --alias good --auto-update")
@@ -85,6 +90,7 @@ func TestKeysFile(t *testing.T) {
 		"image export up:second " + filepath.Join(s.dir, "second"), "init up:second c1"} {
 		s.fails(verb, 7, "has revoked")
 	}
+	s.says("image info up:second", "Pinned key: REFUSES it: ", "has revoked")
 	s.fails("key serve b: "+before, 4, "would refuse this one", "kiln key serve b: none")
 	s.ok("key serve b: none")
 	s.fails("key serve b: none", 3, "kiln key serve")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/client"
 	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/signing"
 )
@@ -137,8 +138,9 @@ type namedSigner struct {
 	key  signing.Key
 }
 
-// signers gives the user's keys, and those that remotes are pinned to.
-func (a *app) signers() (signers, error) {
+// signers gives the user's keys, and those that sign for the owners of the keys that remotes are
+// pinned to, as far as that is known.
+func (a *app) signers(ctx context.Context) (signers, error) {
 	r, err := a.Config()
 	if err != nil {
 		return nil, err
@@ -152,7 +154,14 @@ func (a *app) signers() (signers, error) {
 		all[n.Key.ID()] = append(all[n.Key.ID()], namedSigner{n.Name, n.Key})
 	}
 	for _, name := range r.Names() {
-		if key, err := signing.ParseKey(r.Remotes[name].ImageKey); err == nil {
+		by, err := a.Signers(ctx, name)
+		if err != nil {
+			a.warn(err.Error())
+		}
+		if err != nil || by == nil {
+			continue
+		}
+		for _, key := range by.ImageKeys() {
 			all[key.ID()] = append(all[key.ID()], namedSigner{name + ":", key})
 		}
 	}
@@ -193,6 +202,27 @@ func (s signers) of(i api.Image) *vouching {
 		}
 	}
 	return &v
+}
+
+// pinned says whether an image would be taken from its remote, as it was asked for; "": the remote
+// has no key.
+func (a *app) pinned(ctx context.Context, word string, i api.Image) string {
+	r, err := a.Config()
+	if err != nil {
+		return ""
+	}
+	remote, name := r.Split(word)
+	if c, err := r.Find(remote); err != nil || c.ImageKey == "" {
+		return ""
+	}
+	img, err := client.Image(i)
+	if err == nil {
+		err = a.CheckSigned(ctx, img, remote, name)
+	}
+	if err != nil {
+		return fmt.Sprintf("REFUSES it: %v", err)
+	}
+	return "accepts it as " + name
 }
 
 // column tells it in a list.

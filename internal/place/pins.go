@@ -108,6 +108,25 @@ func (p pins) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
+// Signers gives what is known of the owner of the key that a remote is pinned to, without asking
+// it; nil: it is pinned to none, or to what is no key.
+func (r *Resolver) Signers(ctx context.Context, name string) (*signing.Authority, error) {
+	config, err := r.Config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := signing.ParseKey(c.ImageKey)
+	if err != nil {
+		return nil, nil
+	}
+	pin, err := pins{config.Path("pins.json")}.Pin(ctx, key)
+	return &signing.Authority{Pin: pin}, err
+}
+
 // authority gives what the owner of the key that a remote is pinned to says; nil: it is pinned
 // to none. Errors: those of remote.Opener.Authority.
 func (r *Resolver) authority(ctx context.Context, name string) (*signing.Authority, error) {
