@@ -22,19 +22,23 @@ func apparmorOn() bool {
 	return err == nil
 }
 
-// programsDir is all that liblxc has on its PATH. It looks for two programs there:
-// apparmor_parser, without which nothing starts where AppArmor is on, and newuidmap, which
-// would want subuid(5) to give root what root may map anyway.
+// programsDir is what liblxc has first on its PATH: there newuidmap and newgidmap are programs
+// without privileges, which it doesn't call. They would want subuid(5) to give root what root may
+// map anyway. The rest of PATH is for apparmor_parser, and for hooks.
 const programsDir = runDir + "/programs"
 
-// linkPrograms has liblxc find what it must.
+const programsPath = "PATH=" + programsDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// linkPrograms makes what is in programsDir.
 func linkPrograms() error {
-	err := os.MkdirAll(programsDir, 0o755)
-	if err == nil {
-		err = os.Symlink(apparmorParser, filepath.Join(programsDir, filepath.Base(apparmorParser)))
+	if err := os.MkdirAll(programsDir, 0o755); err != nil {
+		return err
 	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	for _, name := range []string{"newuidmap", "newgidmap"} {
+		err := os.Symlink("/bin/false", filepath.Join(programsDir, name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
-	return err
+	return nil
 }

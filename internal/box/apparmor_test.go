@@ -2,27 +2,37 @@ package box
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// TestPrograms looks at what the monitor of a container can call: AppArmor's parser alone,
-// also where no AppArmor is.
+// TestPrograms looks at what the monitor of a container finds: the programs of the host, such as
+// AppArmor's parser and what hooks call, but those that map ids.
 func TestPrograms(t *testing.T) {
 	b := start(t, spec(t, busybox(t, "")))
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", b.monitor.PID))
-	dir, ok := strings.CutPrefix(strings.TrimRight(string(env), "\x00"), "PATH=")
+	path, ok := strings.CutPrefix(strings.TrimRight(string(env), "\x00"), "PATH=")
 	if err != nil || !ok {
 		t.Fatalf("%q, %v", env, err)
 	}
-	programs, err := os.ReadDir(dir)
-	if err != nil || len(programs) != 1 || programs[0].Name() != "apparmor_parser" {
-		t.Errorf("%v, %v", programs, err)
+	t.Setenv("PATH", path)
+	for program, want := range map[string]bool{"newuidmap": false, "newgidmap": false, "mount": true} {
+		at, err := exec.LookPath(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fi, err := os.Stat(at)
+		if err != nil || (fi.Mode()&fs.ModeSetuid != 0) != want {
+			t.Errorf("%s: %s, %v", program, at, err)
+		}
 	}
-	if to, err := os.Readlink(filepath.Join(dir, "apparmor_parser")); err != nil || to != apparmorParser {
-		t.Errorf("%q, %v", to, err)
+	if dirs := filepath.SplitList(path); !slices.Contains(dirs, filepath.Dir(apparmorParser)) {
+		t.Errorf("no directory of %s: %s", apparmorParser, path)
 	}
 }
 

@@ -143,6 +143,10 @@ const rootfsDir = runDir + "/rootfs"
 // mountsDir is the same for what is bound into the container.
 const mountsDir = runDir + "/mounts"
 
+// pivotDir is where liblxc mounts the root filesystem for its container to enter. Its own is in
+// a package that its library works without.
+const pivotDir = runDir + "/pivot"
+
 // linksDir has a symbolic link to the directory of each box, which is how liblxc knows it:
 // the monitor of a container that reboots, and commands that begin, find it when it was
 // moved meanwhile.
@@ -383,7 +387,7 @@ type Event struct {
 // one any more. One that was about to set up the next, after a reboot, when that was
 // killed sometimes waits for it for ever.
 const (
-	hangTime   = 30 * time.Second
+	hangTime   = 2 * time.Minute // where AppArmor is on and the host is busy, the next one takes its time
 	killedTime = 3 * time.Second // after Kill
 )
 

@@ -49,6 +49,7 @@ func writeConfig(s Spec, kinds string, halt int, lxcfs []string) error {
 	c.set("lxc.log.level", "warn")
 	c.set("lxc.uts.name", "%s", s.Hostname)
 	c.set("lxc.rootfs.path", "dir:%s", rootfsDir)
+	c.set("lxc.rootfs.mount", "%s", pivotDir)
 	if s.Init != "" {
 		c.set("lxc.init.cmd", "%s", s.Init)
 	}

@@ -31,7 +31,7 @@ func Start(ctx context.Context, s Spec) (*Box, error) {
 		"the container did not start within %v", startTime))
 	defer cancel()
 	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), os.MkdirAll(rootfsDir, 0o755),
-		os.MkdirAll(mountsDir, 0o755)); err != nil {
+		os.MkdirAll(mountsDir, 0o755), os.MkdirAll(pivotDir, 0o755)); err != nil {
 		return nil, err
 	}
 	if pids := inside(s.ID); len(pids) > 0 {
@@ -342,7 +342,7 @@ func runHelper(ctx context.Context, name string, stdio []*os.File, files []*os.F
 	defer tell.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{name}
-	cmd.Env = []string{"PATH=" + programsDir}
+	cmd.Env = []string{programsPath}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = append([]*os.File{ask, tell}, files...)
 	for i, f := range stdio {
