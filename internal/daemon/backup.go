@@ -92,6 +92,7 @@ func checkDatabase(dir string) error {
 
 // lostBlobs says which files no image has.
 func (d *Daemon) lostBlobs(list []kiln.Fingerprint) {
+	d.lostNow = list
 	d.cfg.Log.Warn("no image has some files; they are kept for a while, see kiln admin recover", "files", len(list),
 		"first", list[0], "in", filepath.Join(d.cfg.Dir, "blobs", "lost"), "days", int(blob.LostTime.Hours()/24))
 }

@@ -96,8 +96,9 @@ type Daemon struct {
 	damageTold   sync.Mutex // held from looking what is wrong with an image until that is a warning, or none
 	volumeNames  sync.Mutex // held while a storage volume gets or loses its name, and while a project does
 
-	generation atomic.Uint64 // of the images
-	withheld   atomic.Bool   // what is withheld was told
+	generation atomic.Uint64      // of the images
+	lostNow    []kiln.Fingerprint // files of images that this start has put away
+	withheld   atomic.Bool        // what is withheld was told
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -213,6 +214,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	d.tellWithheld()
 	d.tellLost()
+	d.keepForgotten(ctx)
 	d.tellKept()
 	d.tellUnknown()
 	d.instances.FollowUnknown(d.tellUnknown)

@@ -115,7 +115,7 @@ func (d *Daemon) tellLost() {
 		d.cfg.Log.Warn("look for what is put away", "err", err)
 	}
 	for _, l := range lost {
-		if (l.Layer || l.Tree) && !l.At.Before(d.began) {
+		if (l.Layer || l.Tree) && d.putAwayNow(l) {
 			d.cfg.Log.Warn("nobody has some files; they are kept for a while, see kiln admin lost", "files", l.Entry,
 				"days", int(volume.LostTime.Hours()/24))
 		}

@@ -19,9 +19,9 @@ import (
 )
 
 // asideDir has the records that were there when a copy of the database took the place of a
-// newer one: in 1/, 2/, … with the names that they have in a daemon's directory. A daemon
-// writes the records by its rows, which may be older. For volume.LostTime they say what the
-// files in lost/ were.
+// newer one, or when a daemon found that its database is older than they are: in 1/, 2/, … with
+// the names that they have in a daemon's directory. A daemon writes the records by its rows, which
+// may be older. For volume.LostTime they say what the files in lost/ were.
 const asideDir = "records"
 
 // setRecordsAside keeps the records in a daemon's directory apart from those that the next daemon
@@ -41,7 +41,7 @@ func setRecordsAside(dir string) error {
 		}
 		list = append(list, some...)
 	}
-	if len(list) == 0 {
+	if areKept(dir, list) {
 		return nil
 	}
 	defer os.RemoveAll(temp) // gone if it has its name
@@ -73,6 +73,15 @@ func setRecordsAside(dir string) error {
 		last = max(last, n)
 	}
 	return disk.RenameNew(temp, filepath.Join(aside, strconv.Itoa(last+1)))
+}
+
+// areKept reports whether the newest records that are kept are these.
+func areKept(dir string, list []string) bool {
+	kept := keptRecords(dir)
+	return !slices.ContainsFunc(list, func(path string) bool {
+		rel, err := filepath.Rel(dir, path)
+		return err != nil || len(kept) == 0 || !same(path, filepath.Join(kept[0], rel))
+	})
 }
 
 // linkRecord gives a record another name, or makes a copy of it where that can't be.
@@ -153,7 +162,7 @@ func (v *recoverer) attachKept(ctx context.Context, uuid string, row db.Instance
 			return err
 		}
 		if other := instance.Differing(row, r.Instance); len(other) > 0 {
-			v.remark("instance %q had another %s before the database was replaced by a copy, by its record %s; compare: "+
+			v.remark("instance %q had another %s before an older database took its place, by the record %s; compare: "+
 				"kiln config show %s%s", row.Name, strings.Join(other, ", "),
 				filepath.Join(dir, "volumes/notes", uuid+".json"), row.Name, flagOf(row.Project))
 		}
@@ -178,8 +187,8 @@ func (v *recoverer) recordOf(uuid string) (instance.Record, error) {
 // tellKept says that there are records which are newer than the database may be.
 func (d *Daemon) tellKept() {
 	if kept := keptRecords(d.cfg.Dir); len(kept) > 0 {
-		d.cfg.Log.Info("the database was replaced by a copy; what was known then of what isn't in it is kept for a while, "+
-			"see kiln admin recover", "in", kept[0], "days", int(volume.LostTime.Hours()/24))
+		d.cfg.Log.Info("the database was older than what is there, or still is; what was known of what isn't in it is "+
+			"kept for a while, see kiln admin recover", "in", kept[0], "days", int(volume.LostTime.Hours()/24))
 	}
 }
 

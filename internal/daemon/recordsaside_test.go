@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -89,7 +90,7 @@ func TestRecoverAfterStart(t *testing.T) {
 	}
 }
 
-// TestKeptRecords keeps records twice, also of who was interrupted, and removes old ones.
+// TestKeptRecords keeps records twice, also of who was interrupted, and the same ones once, and removes old ones.
 func TestKeptRecords(t *testing.T) {
 	dir := t.TempDir()
 	if err := setRecordsAside(dir); err != nil || len(keptRecords(dir)) > 0 {
@@ -97,10 +98,10 @@ func TestKeptRecords(t *testing.T) {
 	}
 	in := filepath.Join(dir, imagesDir)
 	if err := errors.Join(os.MkdirAll(filepath.Join(dir, asideDir, ".new-records/x"), 0o700), os.Mkdir(in, 0o700),
-		os.WriteFile(filepath.Join(in, "1.json"), []byte("1"), 0o600), setRecordsAside(dir),
+		os.WriteFile(filepath.Join(in, "1.json"), []byte("0"), 0o600), setRecordsAside(dir), setRecordsAside(dir),
 		os.MkdirAll(filepath.Join(dir, asideDir, "010"), 0o700), // not ours
 		os.Rename(filepath.Join(dir, asideDir, "1"), filepath.Join(dir, asideDir, "9")),
-		setRecordsAside(dir)); err != nil {
+		disk.WriteBytes(filepath.Join(in, "1.json"), 0o600, []byte("1")), setRecordsAside(dir)); err != nil {
 		t.Fatal(err)
 	}
 	kept := keptRecords(dir)

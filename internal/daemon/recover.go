@@ -127,6 +127,9 @@ func (v *recoverer) recoverInto(ctx context.Context, file string) (err error) {
 	if err := v.recoverInstances(ctx); err != nil {
 		return err
 	}
+	if err := v.db.ResolveWarning(ctx, filesForgotten, db.Subject{}); err != nil {
+		return err
+	}
 	return v.remarkBroken(ctx)
 }
 

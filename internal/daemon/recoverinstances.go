@@ -327,7 +327,12 @@ func (v *recoverer) recoverProfile(ctx context.Context, p db.Profile) error {
 
 // called is what a thing is called for people: with its project, if that isn't the default one.
 func (v *recoverer) called(ctx context.Context, name string) string {
-	if in := project.Name(ctx); in != project.Default {
+	return calledIn(project.Name(ctx), name)
+}
+
+// calledIn is called of a thing in a project.
+func calledIn(in, name string) string {
+	if in != project.Default {
 		return name + " (project " + in + ")"
 	}
 	return name

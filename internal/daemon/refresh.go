@@ -235,6 +235,7 @@ func (d *Daemon) expire() {
 		d.cfg.Log.Error("remove what was put away long ago", "err", err)
 	}
 	d.tellWithheld()
+	d.settleForgotten()
 	if err := d.db.DropWarnings(d.ctx, time.Now().Add(-resolvedLife)); err != nil && d.ctx.Err() == nil {
 		d.cfg.Log.Error("remove warnings that were resolved", "err", err)
 	}

@@ -25,6 +25,7 @@ const (
 	treeDamaged     = "Image tree damaged"
 	imageRepaired   = "Image repaired"
 	instanceUnknown = "Instance unknown to the database"
+	filesForgotten  = "Files unknown to the database"
 	devicesLeftOut  = "Instance imported without devices"
 	auditFailed     = "Audit log failure"
 )
@@ -33,7 +34,7 @@ const (
 var severities = map[string]string{
 	autostartFailed: "low", crashLoop: "moderate", scheduleFailed: "moderate", networkFailed: "high", updateFailed: "low",
 	copyFailed: "high", recordDamaged: "high", imageDamaged: "moderate", devicesLeftOut: "low",
-	instanceUnknown: "high", treeDamaged: "moderate", imageRepaired: "low",
+	instanceUnknown: "high", filesForgotten: "high", treeDamaged: "moderate", imageRepaired: "low",
 	auditFailed: "high",
 }
 
