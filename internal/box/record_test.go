@@ -131,3 +131,23 @@ func TestPipeInTheWay(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPipesForLogs has named pipes where liblxc writes its log and the console's: a start
+// makes files of them.
+func TestPipesForLogs(t *testing.T) {
+	s := spec(t, busybox(t, ""))
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{logFile, consoleFile} {
+		if err := unix.Mkfifo(filepath.Join(s.Dir, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, s)
+	for _, name := range []string{logFile, consoleFile} {
+		if fi, err := os.Stat(filepath.Join(s.Dir, name)); err != nil || !fi.Mode().IsRegular() {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+}

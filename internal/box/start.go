@@ -212,6 +212,7 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string, conso
 		return err
 	}
 	boundLog(filepath.Join(b.dir, logFile))
+	clearWay(filepath.Join(b.dir, consoleFile)) // the monitor bounds it
 	logEnd := fileSize(filepath.Join(b.dir, logFile))
 	answer, err := runHelper(ctx, "kiln-monitor", nil, mounts,
 		rootfsDir, mountsDir, kinds, runDir, b.state.ID, filepath.Join(b.dir, configFile))

@@ -225,7 +225,8 @@ func (c *cursor) digest(ctx context.Context, path, name string, st *unix.Stat_t,
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		fmt.Fprintf(w, " %d %d\n", st.Nlink, st.Size)
-		fd, err := unix.Openat(c.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(c.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOATIME|unix.O_CLOEXEC,
+			0)
 		if err != nil {
 			return of(name, err)
 		}
@@ -275,10 +276,10 @@ func (p *Pool) verifyFile(ctx context.Context, fp kiln.Fingerprint, read reading
 		return nil // nobody uses it
 	}
 	want, err := disk.ReadFileIn(dir, digestFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = checkOdd(dir)
+	case err == nil:
 		err = compareTree(ctx, dir, string(want), read)
 	}
 	switch {
@@ -288,6 +289,21 @@ func (p *Pool) verifyFile(ctx context.Context, fp kiln.Fingerprint, read reading
 		return kiln.Errorf(kiln.Integrity, "the tree of image %s is damaged: %w", fp.Short(), err)
 	}
 	return fmt.Errorf("read the tree of image %s: %w", fp.Short(), err)
+}
+
+// checkOdd looks for something else in the place of the file of a tree that has no digests yet.
+// The error is Integrity.
+func checkOdd(dir *os.Root) error {
+	for _, kind := range []string{kindErofs, kindSquashfs} {
+		f, err := disk.OpenFileIn(dir, "rootfs."+kind, os.O_RDONLY, 0)
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // compareTree compares a tree with its digests.

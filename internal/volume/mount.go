@@ -151,16 +151,21 @@ var errDamaged = errors.New("the tree of the image is damaged")
 // can (EROFS from Linux 6.12 on), else through a loop device that goes with the
 // mount. The error is errDamaged when the file is to blame.
 func mountFile(fstype, file string) (int, error) {
+	f, err := disk.Open(file) // the kernel would wait for who writes to a named pipe
+	if lasting(err) {
+		return -1, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
 	if fstype == kindErofs {
 		if fd, err := fsMount(fstype, map[string]string{"source": file},
 			unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true); err == nil {
 			return fd, nil
 		}
 	}
-	if _, err := os.Stat(file); lasting(err) {
-		return -1, fmt.Errorf("%w: %w", errDamaged, err)
-	}
-	loop, err := attachLoop(file)
+	loop, err := attachLoop(f)
 	if err != nil {
 		return -1, err
 	}
@@ -218,12 +223,7 @@ func fsMessages(fsfd int) error {
 
 // attachLoop gives a read-only loop device of a file, which the kernel frees with
 // its last user.
-func attachLoop(file string) (*os.File, error) {
-	f, err := disk.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+func attachLoop(f *os.File) (*os.File, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err

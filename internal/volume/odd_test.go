@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -123,5 +126,44 @@ func TestOddRecords(t *testing.T) {
 	}
 	if err := errors.Join(p.Delete(t.Context(), "bad"), p.DeleteSnapshots(t.Context(), "bad-s")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPipeForTree has a named pipe in the place of an image's tree, with digests and before
+// there are any: nobody waits for it, it is damage, and the tree is made again.
+func TestPipeForTree(t *testing.T) {
+	for name, drop := range map[string]string{"new": "digest", "old": "none"} {
+		t.Run(name, func(t *testing.T) {
+			dir, filled := t.TempDir(), new(atomic.Int32)
+			p := openPool(t, dir)
+			if !p.MountsImages() {
+				t.Fatal("this kernel has no EROFS")
+			}
+			v, err := p.Clone(t.Context(), "v", volumetest.Image, volumetest.Content(filled))
+			if err != nil {
+				t.Fatal(err)
+			}
+			image := filepath.Join(dir, "images", volumetest.Image.String())
+			if err := p.Settle(volumetest.Image); err != nil {
+				t.Fatal(err)
+			}
+			tree := filepath.Join(image, "rootfs.erofs")
+			if err := errors.Join(os.RemoveAll(filepath.Join(image, drop)), os.Remove(tree),
+				unix.Mkfifo(tree, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.VerifyTree(t.Context(), volumetest.Image); !errors.Is(err, kiln.Integrity) ||
+				!strings.Contains(err.Error(), "named pipe") {
+				t.Errorf("verify: %v", err)
+			}
+			p.Refill = func(ctx context.Context, _ kiln.Fingerprint) (volume.Content, error) {
+				return volumetest.Content(filled)(ctx)
+			}
+			_, end := volumetest.Mount(t, v, false)
+			end()
+			if filled.Load() != 2 {
+				t.Errorf("made %d times", filled.Load())
+			}
+		})
 	}
 }
