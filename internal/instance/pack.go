@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/delta"
@@ -84,7 +82,7 @@ func (p packer) Find(ctx context.Context, _ string) (kiln.Image, error) {
 // Open implements kiln.Source. What is packed is a snapshot that only the stream knows,
 // so the instance may go on, and everything else may be deleted.
 func (p packer) Open(ctx context.Context, img kiln.Image) (kiln.Stream, error) {
-	files := uuid.NewString()
+	files := passingName()
 	if err := p.set.snapshotFor(ctx, p.from, files); err != nil {
 		return nil, err
 	}

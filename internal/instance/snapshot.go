@@ -357,8 +357,9 @@ func (s *Set) deleteSnapshot(waiting, ctx context.Context, instance, name string
 	return s.pool.DeleteSnapshots(ctx, filesOf([]db.SnapshotFiles{{Files: row.Files}})...)
 }
 
-// sweepSnapshots puts the snapshots away that no row names. Those of what runs without a row
-// stay, and all while it isn't known which these are.
+// sweepSnapshots removes the snapshots that the last daemon needed for a while only, and puts
+// those away that no row names. Those of what runs without a row stay, and all while it isn't
+// known which these are.
 func (s *Set) sweepSnapshots(ctx context.Context) error {
 	rows, err := s.db.AllSnapshotFiles(project.InAll(ctx))
 	if err != nil {
@@ -368,13 +369,17 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	passing, all := splitPassing(all)
+	var errs []error
+	if len(passing) > 0 {
+		errs = append(errs, s.pool.DeleteSnapshots(ctx, passing...))
+	}
 	named := filesOf(rows)
 	if len(named) < len(rows) {
-		return kiln.Errorf(kiln.Integrity, "the row of a snapshot doesn't say which files it has, so none are put away "+
-			"until the snapshot is deleted")
+		return errors.Join(append(errs, kiln.Errorf(kiln.Integrity, "the row of a snapshot doesn't say which files it has, "+
+			"so none are put away until the snapshot is deleted"))...)
 	}
 	strays, any := s.strays.snapshots()
-	var errs []error
 	for _, name := range all {
 		if !slices.Contains(named, name) && !strays[name] && !any {
 			errs = append(errs, s.pool.LoseSnapshot(name))
@@ -382,6 +387,18 @@ func (s *Set) sweepSnapshots(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// splitPassing gives the names of passingName among some, and the others.
+func splitPassing(names []string) (passing, others []string) {
+	for _, name := range names {
+		if strings.HasPrefix(name, passingPrefix) {
+			passing = append(passing, name)
+		} else {
+			others = append(others, name)
+		}
+	}
+	return passing, others
 }
 
 // filesOf gives what names the files of snapshots.

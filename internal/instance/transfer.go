@@ -27,7 +27,7 @@ type Share struct {
 	State string
 
 	set   *Set
-	trees []string // snapshots in the pool that no row names: the next Open removes them
+	trees []string // snapshots in the pool by names of passingName
 }
 
 // Share keeps an instance with its snapshots, or without them, or one snapshot as if
@@ -61,6 +61,13 @@ func (s *Set) Share(ctx context.Context, name string, only bool) (*Share, error)
 	return h, nil
 }
 
+// passingPrefix begins the names of snapshots in the pool that a daemon makes for the time of its
+// work: no row ever names them, and what is in them is the instance's as well, or was deleted.
+const passingPrefix = "passing-"
+
+// passingName names such a snapshot. The next Open removes what a daemon that died has left of them.
+func passingName() string { return passingPrefix + uuid.NewString() }
+
 // keepAll keeps an instance and its snapshots.
 func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 	i, err := h.set.Get(ctx, name)
@@ -84,7 +91,7 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 	if err != nil {
 		return err
 	}
-	tree := uuid.NewString()
+	tree := passingName()
 	kept, err := h.set.pool.Snapshot(ctx, i.Options[UUIDKey], tree, pause)
 	if err != nil {
 		err = filesOfInstance(name, err)
@@ -134,7 +141,7 @@ func (h *Share) keep(ctx context.Context, r db.Snapshot) (kiln.InstanceState, er
 	if err := r.Whole(); err != nil {
 		return kiln.InstanceState{}, err
 	}
-	tree := uuid.NewString()
+	tree := passingName()
 	if err := h.set.pool.CopySnapshot(ctx, r.Files, tree); err != nil {
 		return kiln.InstanceState{}, filesOfSnapshot(r.Instance, r.Name, err)
 	}
