@@ -136,6 +136,8 @@ func (d *Daemon) backUpChanges(ctx context.Context) error {
 // what copies are too many: of days, and of times of a day. The database isn't held while
 // this waits for the directory of the copies.
 func (d *Daemon) copyDatabase(ctx context.Context, name string) (err error) {
+	d.copying.Lock() // each writes the same file first
+	defer d.copying.Unlock()
 	dir := filepath.Join(d.cfg.Dir, backupsDir)
 	late := time.AfterFunc(copyTime, func() {
 		d.outcome(copyFailed, db.Subject{}, kiln.Errorf(kiln.Timeout, "%s didn't answer within %v; is it on a server that "+

@@ -62,6 +62,7 @@ type Daemon struct {
 	cert      tls.Certificate
 	noTLS     error // why the daemon can't be reached over the network; nil: it can be
 	lock      *os.File
+	copying   sync.Mutex // a copy of the database is made
 	blobs     *blob.Dir
 	db        *db.DB
 	pool      *volume.Pool
