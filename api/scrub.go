@@ -17,13 +17,14 @@ type Scrub struct {
 	Operation  string        `json:"operation" yaml:"operation"` // under way; "": none
 }
 
-// ScrubDamage is something that a scrub found damaged.
+// ScrubDamage is something that a scrub found damaged, or couldn't read.
 type ScrubDamage struct {
 	Kind     string    `json:"kind" yaml:"kind"`         // file, tree, image (its row) or record
 	Name     string    `json:"name" yaml:"name"`         // the hash of a file, else the fingerprint of an image
 	About    string    `json:"about" yaml:"about"`       // for people
 	Problem  string    `json:"problem" yaml:"problem"`   // for people
 	Repaired string    `json:"repaired" yaml:"repaired"` // how; "": it is not
+	Unread   bool      `json:"unread" yaml:"unread"`     // it couldn't be read: nobody knows whether it is damaged
 	FoundAt  time.Time `json:"found_at" yaml:"found_at"`
 }
 

@@ -1,6 +1,7 @@
 package box
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,17 @@ func TestLXCFS(t *testing.T) {
 	}
 	if HasLXCFS(t.Context()) {
 		t.Error("an empty directory is taken for lxcfs")
+	}
+	if err := unix.Mount("kiln-test", lxcfsDir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	err := errors.Join(os.Mkdir(filepath.Join(lxcfsDir, "proc"), 0o755),
+		os.WriteFile(filepath.Join(lxcfsDir, "proc/meminfo"), nil, 0o644))
+	if err != nil || HasLXCFS(t.Context()) {
+		t.Errorf("another file system is taken for lxcfs: %v", err)
+	}
+	if err := unix.Unmount(lxcfsDir, 0); err != nil {
+		t.Fatal(err)
 	}
 	cmd := exec.Command("lxcfs", "-f", "-p", filepath.Join(t.TempDir(), "pid"), lxcfsDir)
 	if err := cmd.Start(); err != nil {

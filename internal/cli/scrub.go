@@ -155,8 +155,11 @@ func (a *app) scrubStatusCmd() *cobra.Command {
 		a.print("Damage:")
 		for _, d := range s.Damage {
 			how := "not repaired"
-			if d.Repaired != "" {
+			switch {
+			case d.Repaired != "":
 				how = "repaired: " + d.Repaired
+			case d.Unread:
+				how = "not known, it couldn't be read"
 			}
 			a.print("  - %s: %s\n    %s", d.About, how, d.Problem)
 		}

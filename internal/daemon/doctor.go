@@ -84,7 +84,7 @@ func (d *Daemon) ExamineHost(ctx context.Context) ([]HostFinding, error) {
 	f := HostFinding{"warnings", Good, "nothing failed of what the daemon does unasked", ""}
 	if len(open) > 0 {
 		f = HostFinding{"warnings", Weak, fmt.Sprintf("%d that nobody has acknowledged; the last: %s", len(open),
-			open[len(open)-1].Message), "kiln warning list"}
+			open[0].Message), "kiln warning list"} // the newest is first
 	}
 	return append(list, f), nil
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kiln-containers/kiln/internal/db"
 )
 
 func TestExamineHost(t *testing.T) {
@@ -41,6 +43,9 @@ func TestExamineHost(t *testing.T) {
 
 	d := open(t, t.TempDir())
 	t.Cleanup(func() { end(t, d) })
+	for _, what := range []string{"older", "newer"} {
+		d.outcome("test "+what, db.Subject{}, errors.New(what))
+	}
 	list, err := d.ExamineHost(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -48,6 +53,9 @@ func TestExamineHost(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range list {
 		seen[f.Check] = true
+		if f.Check == "warnings" && !strings.HasSuffix(f.Detail, "the last: newer") {
+			t.Errorf("%+v", f)
+		}
 		if f.State == Broken || f.Detail == "" || (f.Cure == "") != (f.State == Good) {
 			t.Errorf("%+v", f)
 		}

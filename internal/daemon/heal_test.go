@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -180,4 +181,29 @@ func mustList(t *testing.T, d *Daemon) []kiln.Image {
 	list, err := d.Images.List(t.Context(), store.Query{Files: true})
 	must(t, err)
 	return list
+}
+
+// TestHealSources: mirrors hear only of images of the default project, and servers are asked only
+// as far as images may come from them.
+func TestHealSources(t *testing.T) {
+	d := fresh(t)
+	fp := cached(t, d, "healed")
+	u := &upstream{bytes: map[string][]byte{}}
+	r := u.serve(t)
+	o, err := d.AddMirror(t.Context(), Mirror{Name: "m", Remote: r, PullThrough: true})
+	wait(t, o, err)
+	img, err := d.Images.Get(t.Context(), fp)
+	must(t, err)
+	for project, told := range map[string]bool{"default": true, "web": false} {
+		img.Project = project
+		list := d.healSources(t.Context(), img.Files[0], []kiln.Image{img})
+		if slices.ContainsFunc(list, func(s healSource) bool { return s.name == r.Server }) != told {
+			t.Errorf("%s: %+v", project, list)
+		}
+	}
+	must(t, d.SetSettings(t.Context(), map[string]string{requireSignature: "always"}, false))
+	in, err := d.openAgain(t.Context(), nil, r, img, "", img.Files[0])
+	if in != nil || !errors.Is(err, kiln.Integrity) || !strings.Contains(err.Error(), requireSignature) {
+		t.Errorf("a server whose images aren't checked: %v", err)
+	}
 }

@@ -59,6 +59,7 @@ type Damage struct {
 	About    string    `json:"about"`
 	Problem  string    `json:"problem"`
 	Repaired string    `json:"repaired,omitempty"` // how; "": it is not
+	Unread   bool      `json:"unread,omitempty"`   // it couldn't be read: nobody knows whether it is damaged
 	FoundAt  time.Time `json:"found_at"`
 }
 
@@ -120,7 +121,8 @@ func (d *Daemon) saveScrub(s Scrub) error {
 
 // StartScrub begins a scrub, or goes on with the one that was stopped, unless anew is asked
 // for. While one is under way it gives that, and joined. The operation fails with Integrity
-// when something is damaged that couldn't be repaired.
+// when something is damaged that couldn't be repaired, else with Internal when something couldn't
+// be read.
 func (d *Daemon) StartScrub(ctx context.Context, anew bool) (o *op.Operation, joined bool, err error) {
 	d.scrubs.mu.Lock()
 	defer d.scrubs.mu.Unlock()
@@ -295,7 +297,9 @@ func (r *scrubRun) all(ctx context.Context) error {
 			}
 		})
 		if err != nil {
-			r.found(i.damage(err.Error()))
+			unread := i.damage(err.Error())
+			unread.Unread = true
+			r.found(unread)
 		}
 		if err != nil || time.Since(r.saved) > saveInterval {
 			r.saved = time.Now()
@@ -307,7 +311,7 @@ func (r *scrubRun) all(ctx context.Context) error {
 	return nil
 }
 
-// one looks at one thing. The error is what can't be told now: what is found is kept.
+// one looks at one thing. The error is why nothing can be told of it now: what is found is kept.
 func (r *scrubRun) one(ctx context.Context, i scrubbed) error {
 	if !i.tree.IsZero() {
 		damage, err := r.d.pool.ScrubTree(ctx, i.tree, r.pace)
@@ -330,12 +334,12 @@ func (r *scrubRun) one(ctx context.Context, i scrubbed) error {
 		return err
 	}
 	found := i.damage(err.Error())
+	from := ""
 	images, err := r.d.Images.Having(ctx, i.file.Hash)
-	if err != nil {
-		return err
+	if err == nil {
+		found.About = aboutFile(i.file.Hash, images)
+		from, err = r.d.heal(ctx, r.o, i.file, images)
 	}
-	found.About = aboutFile(i.file.Hash, images)
-	from, err := r.d.heal(ctx, r.o, i.file, images)
 	switch {
 	case err == nil:
 		found.Repaired = "with the bytes from " + from
@@ -395,8 +399,13 @@ func (i scrubbed) damage(problem string) Damage {
 // there once.
 func (r *scrubRun) found(damage Damage) {
 	damage.FoundAt = time.Now().UTC()
-	r.d.cfg.Log.Error("a scrub found damage", "kind", damage.Kind, "name", damage.Name, "problem", damage.Problem,
-		"repaired", damage.Repaired)
+	if damage.Unread {
+		r.d.cfg.Log.Warn("a scrub couldn't read something", "kind", damage.Kind, "name", damage.Name, "problem",
+			damage.Problem)
+	} else {
+		r.d.cfg.Log.Error("a scrub found damage", "kind", damage.Kind, "name", damage.Name, "problem", damage.Problem,
+			"repaired", damage.Repaired)
+	}
 	r.change(func(s *Scrub) {
 		at := slices.IndexFunc(s.Found, func(d Damage) bool { return d.Kind == damage.Kind && d.Name == damage.Name })
 		switch {
@@ -431,20 +440,25 @@ func inProject(what, name string) string {
 	return what + " in project " + name
 }
 
-// verdict is what comes of a scrub. The error is Integrity.
+// verdict is what comes of a scrub. The error is Integrity, or Internal when something couldn't be
+// read.
 func (r *scrubRun) verdict() error {
 	s := r.change(func(*Scrub) {})
-	var bad, repaired []string
+	var bad, repaired, unread []string
 	trees := 0
 	for _, f := range s.Found {
-		switch {
-		case f.Repaired != "":
+		if f.Repaired != "" {
 			repaired = append(repaired, f.About)
 			continue
-		case f.Kind == "tree":
+		}
+		if f.Kind == "tree" {
 			trees++
 		}
-		bad = append(bad, f.About)
+		if f.Unread {
+			unread = append(unread, f.About)
+		} else {
+			bad = append(bad, f.About)
+		}
 	}
 	if trees == 0 {
 		r.d.outcome(treeDamaged, db.Subject{}, nil)
@@ -453,14 +467,19 @@ func (r *scrubRun) verdict() error {
 	if len(repaired) > 0 {
 		r.o.Set("warning", fmt.Sprintf("damaged, and repaired: %s; see: kiln scrub status", some(repaired)))
 	}
+	var unknown error
+	if len(unread) > 0 {
+		unknown = kiln.Errorf(kiln.Internal, "nobody knows whether these are damaged, as they couldn't be read: %s; see "+
+			"kiln scrub status, and try again: kiln scrub start", some(unread))
+	}
 	if len(bad) == 0 && s.Unnamed == 0 {
-		return nil
+		return unknown
 	}
 	advice := "see kiln scrub status, and import or copy these images again"
-	if !slices.ContainsFunc(s.Found, func(f Damage) bool { return f.Repaired == "" && f.Kind != "record" }) {
+	if !slices.ContainsFunc(s.Found, func(f Damage) bool { return f.Repaired == "" && !f.Unread && f.Kind != "record" }) {
 		advice = "see kiln scrub status"
 	}
-	return kiln.Errorf(kiln.Integrity, "damaged: %s; %s", some(bad), advice)
+	return errors.Join(kiln.Errorf(kiln.Integrity, "damaged: %s; %s", some(bad), advice), unknown)
 }
 
 // resolve ends the warnings of files that were repaired before this scrub, which found them
@@ -504,20 +523,25 @@ func (r *scrubRun) pace(ctx context.Context, bytes int) error {
 	return ctx.Err()
 }
 
-// limit is how many bytes a second may be read now; 0: as many as can be.
+// limit is how many bytes a second may be read now; 0: as many as can be. A setting that can't be
+// read is as if it weren't set: what is wrong with it isn't wrong with what is read. The error is
+// that of ctx.
 func (r *scrubRun) limit(ctx context.Context) (int64, error) {
 	if time.Since(r.rateAt) < time.Second {
 		return r.rate, nil
 	}
 	v, err := r.d.setting(ctx, scrubRate)
 	if err != nil {
-		return 0, err
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		v = settings()[scrubRate].value
 	}
 	r.rate, r.rateAt = 0, time.Now()
 	if v != off {
-		r.rate, err = kiln.ParseSize(v)
+		r.rate, _ = kiln.ParseSize(v) // it was checked
 	}
-	return r.rate, err
+	return r.rate, nil
 }
 
 // scrubText is one line: how much, how fast, how long yet.

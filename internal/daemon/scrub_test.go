@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
@@ -346,4 +348,58 @@ func BenchmarkLaunchBesideScrub(b *testing.B) {
 	b.ReportMetric(median(alone), "alone-ms")
 	b.ReportMetric(median(beside), "beside-ms")
 	b.ReportMetric(median(beside)/median(alone), "ratio")
+}
+
+// TestScrubUnread: what can't be read now isn't damaged, and is said to be neither that nor sound.
+func TestScrubUnread(t *testing.T) {
+	d := fresh(t)
+	fp := cached(t, d, "tiny")
+	f, err := os.OpenFile(d.blobs.Path(fp), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil { // who opens it has to wait
+		t.Fatal(err)
+	}
+	s, err := scrubNow(t, d)
+	if errors.Is(err, kiln.Integrity) || err == nil || !strings.Contains(err.Error(), "nobody knows whether") ||
+		len(s.Found) != 1 || !s.Found[0].Unread || s.Found[0].Repaired != "" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if img, err := d.Images.Get(t.Context(), fp); err != nil || img.Missing != "" {
+		t.Errorf("%q, %v", img.Missing, err)
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+		t.Errorf("once it can be read: %+v, %v", s, err)
+	}
+}
+
+// TestScrubDamagedRate: a setting that is damaged says nothing of what is read.
+func TestScrubDamagedRate(t *testing.T) {
+	d := fresh(t)
+	fp := cached(t, d, "tiny")
+	must(t, d.fillImage(t.Context(), fp), d.pool.Settle(fp),
+		d.db.EditConfig(t.Context(), func(set map[string]string) (map[string]string, error) {
+			set[scrubRate] = "quick"
+			return set, nil
+		}))
+	if s, err := scrubNow(t, d); err != nil || len(s.Found) > 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestStoppedScrubStays: the next daemon doesn't go on with a scrub that somebody stopped.
+func TestStoppedScrubStays(t *testing.T) {
+	d := fresh(t)
+	eventually(t, func() bool { // it has looked by itself
+		_, err := os.Stat(filepath.Join(d.cfg.Dir, scrubFile))
+		return err == nil
+	})
+	must(t, d.saveScrub(Scrub{Status: ScrubStopped, StartedAt: time.Now(), EndedAt: time.Now()}))
+	d.resumeScrub()
+	if s, err := d.Scrub(t.Context()); err != nil || s.Status != ScrubStopped || s.Operation != "" {
+		t.Errorf("%+v, %v", s, err)
+	}
 }

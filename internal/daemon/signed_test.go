@@ -286,3 +286,24 @@ func TestRequireSignature(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestVouchedByNewKey: the next version of an image has to be signed with the key that is pinned
+// now, though the signature of this one is known.
+func TestVouchedByNewKey(t *testing.T) {
+	d := fresh(t)
+	fp := cached(t, d, "1")
+	old := newKey(t)
+	signature := sign(t, old, fp, "bb")
+	r := kiln.Remote{Server: "https://example.org", Protocol: kiln.ProtocolKiln, ImageKey: old.Key().String()}
+	must(t, d.Images.Update(t.Context(), fp, func(img *kiln.Image) error {
+		img.Signature, img.Origin = signature, &kiln.Origin{Remote: r, Alias: "bb"}
+		return nil
+	}))
+	here, err := d.Images.Get(t.Context(), fp)
+	must(t, err)
+	r.ImageKey = newKey(t).Key().String()
+	if now, err := d.vouched(t.Context(), r, kiln.Image{Signature: signature}, here); err != nil ||
+		now.Origin.ImageKey != r.ImageKey {
+		t.Errorf("%+v, %v", now.Origin, err)
+	}
+}
