@@ -23,7 +23,9 @@ func (a *app) imageRefreshCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if op.Metadata["refreshed"] == true {
+				if from, ok := op.Metadata["repaired"].(string); ok {
+					a.say("Image up to date; it was damaged, and is repaired, from %s.", from)
+				} else if op.Metadata["refreshed"] == true {
 					a.say("Image refreshed successfully!")
 					if fp, ok := op.Metadata["fingerprint"].(string); ok {
 						a.tellOutdated(c.Context(), i.at, fp)

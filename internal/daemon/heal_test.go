@@ -207,3 +207,35 @@ func TestHealSources(t *testing.T) {
 		t.Errorf("a server whose images aren't checked: %v", err)
 	}
 }
+
+// TestRefreshRepairs: an image that is known to be damaged isn't up to date though its server has
+// no other.
+func TestRefreshRepairs(t *testing.T) {
+	d := fresh(t)
+	good := formattest.Tiny(t, "healed")
+	fp := kiln.Fingerprint(sha256.Sum256(good))
+	u := &upstream{bytes: map[string][]byte{}}
+	u.add(fp, good, true, "app")
+	o, err := d.PullImage(t.Context(), PullSpec{Remote: u.serve(t), Name: "app", IsAlias: true})
+	wait(t, o, err)
+	flipped(t, d.blobs.Path(fp))
+	if err := d.Images.Verify(t.Context(), fp); !errors.Is(err, kiln.Integrity) {
+		t.Fatal(err)
+	}
+	for _, bytes := range [][]byte{nil, good} {
+		u.bytes[fp.String()] = bytes
+		s := d.RefreshImage(t.Context(), fp).Wait(t.Context())
+		img, err := d.Images.Get(t.Context(), fp)
+		must(t, err)
+		switch {
+		case bytes == nil && (!errors.Is(s.Err, kiln.Integrity) || img.Missing == ""):
+			t.Errorf("nobody has its bytes: %v, %q", s.Err, img.Missing)
+		case bytes != nil && (s.Err != nil || img.Missing != "" || s.Metadata["repaired"] == nil):
+			t.Errorf("%v, %q, %v", s.Err, img.Missing, s.Metadata)
+		}
+	}
+	s := d.RefreshImage(t.Context(), fp).Wait(t.Context())
+	if s.Err != nil || s.Metadata["repaired"] != nil || s.Metadata["refreshed"] != false {
+		t.Errorf("once it is whole: %+v", s)
+	}
+}

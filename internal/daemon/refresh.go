@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
@@ -60,7 +61,7 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 		return fp, err
 	}
 	if img.Fingerprint == fp {
-		return fp, nil
+		return fp, d.repair(ctx, o, old)
 	}
 	if left, err := d.leftOut(ctx, o, old, spec, img); err != nil || left {
 		return fp, err
@@ -71,6 +72,42 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 	}
 	d.tell(ctx, "image-refreshed", imageURL(now.Fingerprint), map[string]any{"old": fp.String()})
 	return now.Fingerprint, d.dropVersions(ctx, now.Fingerprint)
+}
+
+// repair mends the files of an image of which it is known that something is wrong with them, as a
+// scrub does. The error is Integrity when it can't be done.
+func (d *Daemon) repair(ctx context.Context, o *op.Operation, img kiln.Image) error {
+	if img.Missing == "" {
+		return nil
+	}
+	ctx = project.InAll(ctx) // others may have the file as well
+	var from []string
+	var errs []error
+	for _, f := range img.Files {
+		bad := d.Images.Scrub(ctx, f.Hash, nil)
+		if bad == nil {
+			continue
+		}
+		if !errors.Is(bad, kiln.Integrity) {
+			return bad
+		}
+		images, err := d.Images.Having(ctx, f.Hash)
+		if err != nil {
+			return err
+		}
+		where, err := d.heal(ctx, o, f, images)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%w; not repaired: %w", bad, err))
+			continue
+		}
+		from = append(from, where)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return kiln.Errorf(kiln.Integrity, "image %s is its newest version, but damaged: %w; import or copy it again, or "+
+			"delete it: kiln image delete %s", img.Fingerprint.Short(), err, img.Fingerprint.Short())
+	}
+	o.Set("repaired", strings.Join(slices.Compact(from), ", "))
+	return nil
 }
 
 // leftOut reports whether a version is not to take the place of an image, since an
