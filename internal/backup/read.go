@@ -122,8 +122,8 @@ func (in *reader) entry(e *archive.Entry, r io.Reader) error {
 	if _, ok := below(e.Path, rootDir); ok || e.Path == metadataFile {
 		return kiln.Errorf(kiln.Invalid, "this is an image and no backup; import it with: kiln image import")
 	}
-	return kiln.Errorf(kiln.Invalid, "%.100q belongs to no backup of this %s, which has %s, %s and %s", e.Path, in.of,
-		indexPath, in.own, in.snapshots)
+	return kiln.Errorf(kiln.Invalid, "%.100q belongs to no backup of this %s, which has %s, %s and %s; an image is "+
+		"imported with: kiln image import", e.Path, in.of, indexPath, in.own, in.snapshots)
 }
 
 func (in *reader) readIndex(e *archive.Entry, r io.Reader) error {

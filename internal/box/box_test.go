@@ -397,6 +397,9 @@ func TestMonitorKilled(t *testing.T) {
 		func() bool { _, out := run(t, b, sh("ps")); return strings.Contains(out, "sleep 100000") })
 	b.monitor.signal(unix.SIGKILL)
 	b.monitor.wait(t.Context())
+	if _, err := b.Exec(t.Context(), sh("true")); !errors.Is(err, kiln.Conflict) || !strings.Contains(err.Error(), "--force") {
+		t.Errorf("exec when the monitor has just died: %v", err)
+	}
 	b.Close()
 	again, err := Open(s.Dir)
 	if err != nil {

@@ -71,6 +71,9 @@ func (s *ExecSpec) check() error {
 	return nil
 }
 
+// errOrphan says that a container's monitor died, which is asked for each command.
+var errOrphan = kiln.Errorf(kiln.Conflict, "the container's monitor died; restart the container with --force")
+
 // Exec starts a command. The caller waits for it.
 // Errors: Invalid, Conflict when the container doesn't run or may have no more processes,
 // Timeout.
@@ -79,11 +82,10 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 		return nil, err
 	}
 	b.mu.Lock()
-	orphan := b.monitor == nil
+	orphan, monitor := b.monitor == nil, b.state.Monitor
 	b.mu.Unlock()
 	if orphan {
-		return nil, kiln.Errorf(kiln.Conflict, "the container's monitor died; stop the container with --force and start "+
-			"it again")
+		return nil, errOrphan
 	}
 	p := &Process{}
 	stdio := []*os.File{s.Stdin, s.Stdout, s.Stderr}
@@ -140,6 +142,11 @@ func (b *Box) Exec(ctx context.Context, s ExecSpec) (*Process, error) {
 			return nil, errors.Join(kiln.Errorf(kiln.Conflict, "the instance has as many processes as limits.processes "+
 				"allows, %d; raise the limit, or end some of them", limit), p.Close())
 		}
+		m, err := openProcess(monitor)
+		if err != nil { // since it was taken over
+			return nil, errors.Join(errOrphan, p.Close())
+		}
+		m.Close()
 		return nil, errors.Join(kiln.Errorf(kiln.Internal, "run a command in the container: %s (see %s)",
 			orElse(line, "the helper died"), filepath.Join(b.dir, logFile)), p.Close())
 	}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -138,11 +139,13 @@ func terminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// each does something with each of several things: all are tried.
+// each does something with each of several things: all are tried, once if they are named twice.
 func each(names []string, f func(string) error) error {
 	var errs []error
-	for _, n := range names {
-		errs = append(errs, f(n))
+	for at, n := range names {
+		if !slices.Contains(names[:at], n) {
+			errs = append(errs, f(n))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -27,7 +27,13 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 				return err
 			}
 			var errs []error
+			seen := map[string]bool{}
 			for _, i := range all {
+				id := i.at.Remote + ":" + i.Fingerprint
+				if seen[id] { // two names of one
+					continue
+				}
+				seen[id] = true
 				errs = append(errs, i.at.Change(c.Context(), http.MethodDelete, imagePath(i.Image), nil, ""))
 			}
 			return errors.Join(errs...)

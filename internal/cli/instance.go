@@ -227,6 +227,9 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 				at = i.at
 			}
 			err = a.act(c.Context(), at, api.InstanceStatePut{Action: action, Force: *force, Timeout: *timeout})
+			if verb == "start" && errors.Is(err, kiln.Conflict) {
+				err = a.resume(c.Context(), at, err)
+			}
 			if err != nil || *console == "" {
 				return err
 			}
@@ -234,6 +237,15 @@ func (a *app) actionCmd(verb, action string) *cobra.Command {
 		})
 	}
 	return c
+}
+
+// resume has an instance go on that can't be started as it is paused, as lxc does; else why stays.
+func (a *app) resume(ctx context.Context, at place.Place, why error) error {
+	i, err := a.instance(ctx, at.Word())
+	if err != nil || i.Status != "Frozen" {
+		return why
+	}
+	return a.act(ctx, i.at, api.InstanceStatePut{Action: "unfreeze", Timeout: -1})
 }
 
 func (a *app) act(ctx context.Context, at place.Place, put api.InstanceStatePut) error {
@@ -258,7 +270,14 @@ func (a *app) deleteCmd() *cobra.Command {
 		}); err != nil {
 			return err
 		}
+		seen := map[string]bool{}
 		return each(args, func(word string) error {
+			at, err := a.At(word)
+			if id := at.Remote + ":" + at.Name; err != nil || seen[id] { // it was named in another way, too
+				return err
+			} else {
+				seen[id] = true
+			}
 			if *interactive {
 				if yes, err := a.confirm("Delete " + word); !yes {
 					return err

@@ -271,7 +271,12 @@ func (a *app) profileUseVerbs(verb addVerb) {
 		})
 	verb("add [<remote>:]<instance> <profile>", "Add a profile to an instance", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
-			return change(ctx, args[0], func(have []string) ([]string, error) { return append(have, args[1]), nil })
+			return change(ctx, args[0], func(have []string) ([]string, error) {
+				if slices.Contains(have, args[1]) {
+					return nil, kiln.Errorf(kiln.Conflict, "instance %q has the profile %q already", args[0], args[1])
+				}
+				return append(have, args[1]), nil
+			})
 		})
 	verb("remove [<remote>:]<instance> <profile>", "Remove a profile from an instance", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,8 +29,8 @@ func (a *app) publishTreeCmd() *cobra.Command {
 		Args: cobra.RangeArgs(1, 2),
 		Long: "Export the public images as a simplestreams tree that any web server can serve. Files that exist are " +
 			"kept, and the index is replaced last, so that clients can read meanwhile. The keys file of the server (kiln " +
-			"key serve) is copied. Files of images that are no longer public " +
-			"are removed by the first run at least one hour after the index stopped naming them.",
+			"key serve) is copied. Files of images that are no longer public are removed by the first run at least one hour " +
+			"after the index stopped naming them. An image that is damaged is left out.",
 	}
 	key := c.Flags().String("key", "", "sign the index with the key of this name; it has to be one that the keys file "+
 		"there names, if there is one")
@@ -75,21 +76,19 @@ func (a *app) publishTree(ctx context.Context, at place.Place, t tree) error {
 		return err
 	}
 	var images []kiln.Image
+	var left []error // about images that are left out
 	named := map[string]bool{}
 	updated := time.Unix(0, 0)
 	for _, w := range all {
 		if !w.Public {
 			continue
 		}
-		img, err := at.Images().Find(ctx, w.Fingerprint)
+		img, err := a.publishFound(ctx, at, dir, w.Fingerprint)
+		if errors.Is(err, kiln.Integrity) {
+			left = append(left, a.leftOut(ctx, at, w, err))
+			continue
+		}
 		if err != nil {
-			return err
-		}
-		if len(img.Files) == 0 {
-			return kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to be kiln",
-				at.Remote)
-		}
-		if err := a.publishImage(ctx, at, dir, img); err != nil {
 			return err
 		}
 		images = append(images, img)
@@ -98,11 +97,17 @@ func (a *app) publishTree(ctx context.Context, at place.Place, t tree) error {
 			updated = img.UploadedAt
 		}
 	}
+	if len(images) == 0 && len(left) > 0 {
+		return errors.Join(left...) // the index stays
+	}
 	if err := publishKeys(ctx, at, dir); err != nil {
 		return err
 	}
 	for _, img := range images {
-		if err := a.publishBeside(ctx, at, dir, img, images); err != nil {
+		err := a.publishBeside(ctx, at, dir, img, images)
+		if errors.Is(err, kiln.Integrity) { // the server's files; the tree's are whole, and serve without
+			left = append(left, fmt.Errorf("beside image %s: %w", img.Fingerprint.Short(), err))
+		} else if err != nil {
 			return err
 		}
 	}
@@ -122,7 +127,34 @@ func (a *app) publishTree(ctx context.Context, at place.Place, t tree) error {
 		}
 	}
 	a.remark("%d images in %s", len(images), dir)
-	return sweepTree(filepath.Join(dir, "images"), named)
+	return errors.Join(append(left, sweepTree(filepath.Join(dir, "images"), named))...)
+}
+
+// publishFound finds an image and writes its files.
+func (a *app) publishFound(ctx context.Context, at place.Place, dir, fingerprint string) (kiln.Image, error) {
+	img, err := at.Images().Find(ctx, fingerprint)
+	if err != nil {
+		return img, err
+	}
+	if len(img.Files) == 0 {
+		return img, kiln.Errorf(kiln.Unsupported, "the server %q doesn't tell which files its images have; it has to "+
+			"be kiln", at.Remote)
+	}
+	return img, a.publishImage(ctx, at, dir, img)
+}
+
+// leftOut says why an image isn't published. The server looks at it, so that it warns of it there.
+func (a *app) leftOut(ctx context.Context, at place.Place, img api.Image, why error) error {
+	advice := "import or copy it again, or delete it: kiln image delete " + short(img.Fingerprint)
+	err := at.Change(ctx, http.MethodPost, imagePath(img)+"/verify", struct{}{}, "")
+	switch {
+	case err == nil:
+		advice = "the server has it whole; try again"
+	case errors.Is(err, kiln.Integrity):
+		why = err
+	}
+	return a.typed(at, kiln.Errorf(kiln.Integrity, "image %s is damaged, and left out: %w; %s", short(img.Fingerprint),
+		why, advice))
 }
 
 // publishKeys puts the keys file of the server there, if it has one. Else the one that is there

@@ -62,7 +62,7 @@ func TestMistakes(t *testing.T) {
 	s.fails("image set-property one '' y", 2, "a property has no name")
 	s.fails("image import "+filepath.Join(s.dir, "1.tar")+" =foo", 2, "a property has no name")
 	s.fails("init one c9 -p default -p default", 2, `profile "default" is given twice`)
-	s.fails("profile add c1 default", 2, `profile "default" is given twice`)
+	s.fails("profile add c1 default", 4, `instance "c1" has the profile "default" already`)
 	s.fails("profile assign c1 default,default", 2, `profile "default" is given twice`)
 	s.stdin = "devices: x"
 	s.fails("config edit c1", 2, "expected here: line 1")

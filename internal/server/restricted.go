@@ -65,8 +65,8 @@ func (s *Server) inProject(r *http.Request, to route, method string) (*http.Requ
 	case name == "" && !c.mayUse(project.Default) && to.path == "/1.0":
 		name = c.projects[0] // whoever adds a remote doesn't know yet which there are
 	case name == "" && !c.mayUse(project.Default):
-		return nil, kiln.Errorf(kiln.Denied, "not authorized: this client is restricted to projects; say which: --project %s",
-			strings.Join(c.projects, ", or "))
+		return nil, kiln.Errorf(kiln.Denied, "not authorized: this client is restricted to projects, and the project %s is "+
+			"none of them; say which: --project %s", project.Default, strings.Join(c.projects, ", or "))
 	}
 	name = cmp.Or(name, project.Default)
 	if !c.mayUse(name) {
