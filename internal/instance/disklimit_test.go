@@ -27,7 +27,7 @@ func TestLowestBounds(t *testing.T) {
 	disk := func(read, write string) map[string]string {
 		return map[string]string{"type": "disk", "source": dir, "path": "/srv", readLimit: read, writeLimit: write}
 	}
-	gone := disk("1B", "")
+	gone := disk("1MiB", "")
 	gone["source"] = filepath.Join(dir, "gone")
 	i := Instance{}
 	i.ExpandedDevices = map[string]map[string]string{"a": disk("2MiB", "30iops"), "b": disk("1MiB", "40iops"),
