@@ -380,9 +380,6 @@ func (d *Daemon) restoreBackup(ctx context.Context, spec CreateSpec, r io.Reader
 			a.spec.Name = t.Name
 		}
 		if a.spec.Name, release, err = d.claim(ctx, a.spec.Name); err != nil {
-			if errors.Is(err, kiln.Conflict) {
-				err = kiln.Errorf(kiln.Conflict, "%w; give another name after the file, or delete that one", err)
-			}
 			return err
 		}
 		if err := d.instances.CheckArriving(ctx, len(t.Snapshots), "kiln export --instance-only"); err != nil {

@@ -170,7 +170,11 @@ func (s Sibling) end(p *os.Process) error {
 		if q == nil {
 			return nil
 		}
+		another := q.Pid != p.Pid // which somebody has started since
 		_ = q.Release()
+		if another {
+			return nil
+		}
 	}
 	return p.Kill()
 }
