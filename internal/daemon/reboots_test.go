@@ -27,7 +27,16 @@ func TestRebootsMeanwhile(t *testing.T) {
 			}
 			return err
 		},
-		"pause": func(int) error { return errors.Join(d.instances.Freeze(ctx, "c1"), d.instances.Thaw(ctx, "c1")) },
+		"pause": func(int) error {
+			if err := d.instances.Freeze(ctx, "c1"); err != nil {
+				return err
+			}
+			err := d.instances.Thaw(ctx, "c1")
+			if err != nil && strings.Contains(err.Error(), "is not paused") {
+				return nil // it had begun to reboot, and what came then isn't paused
+			}
+			return err
+		},
 		"files": func(int) error {
 			c, err := d.instances.OpenFiles(ctx, "c1")
 			if err == nil {
