@@ -49,7 +49,7 @@ func (b *Box) SetLimits(l Limits) error {
 	if l.Processes > 0 {
 		processes = fmt.Sprint(l.Processes)
 	}
-	return errors.Join(
+	err := errors.Join(
 		// Lifted in between: in v1 it can't be less than the limit of memory.
 		set("memory", "memory.memsw.limit_in_bytes", "memory.swap.max", none, false),
 		set("memory", "memory.limit_in_bytes", "memory.max", memory, memory != none),
@@ -59,15 +59,11 @@ func (b *Box) SetLimits(l Limits) error {
 		set("pids", "pids.max", "pids.max", processes, l.Processes > 0),
 		b.setAllowance(l.CPUQuota, l.CPUPeriod),
 		b.setCPUs(l.CPUs),
-		b.setDisksOf(l),
 	)
-}
-
-func (b *Box) setDisksOf(l Limits) error {
-	if l.KeepDisks {
-		return nil
+	if !l.KeepDisks {
+		err = errors.Join(err, b.setDisks(l.Disks))
 	}
-	return b.setDisks(l.Disks)
+	return err
 }
 
 // WritesAreBounded reports whether DiskLimit.Write* hold for what is written in the usual way.

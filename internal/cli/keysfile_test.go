@@ -131,15 +131,7 @@ func TestKeysFile(t *testing.T) {
 	}
 	s.write("tree/streams/v1/keys.json", string(document))
 	s.write("tree/streams/v1/keys.json.minisig", string(signature))
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, err := os.ReadFile(filepath.Join(tree, filepath.Clean(r.URL.Path)))
-		if err != nil {
-			http.NotFound(w, r)
-		}
-		w.Header().Set("Cache-Control", "max-age=0")
-		w.Write(b) // without a time, which would be that of the file before within the same second
-	}))
-	t.Cleanup(web.Close)
+	web := serveTree(t, tree)
 	s.ok("config set images.allow_http true")
 	s.ok("remote add tree " + web.URL + " --protocol simplestreams --allow-http --key " + elsewhere.Key().String())
 	for _, verb := range []string{"image list tree: --stale", "image copy tree:good local: --alias tree --stale",
@@ -234,15 +226,7 @@ func TestSignedIndex(t *testing.T) {
 		}
 		kept[name] = string(b)
 	}
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, err := os.ReadFile(filepath.Join(tree, filepath.Clean(r.URL.Path)))
-		if err != nil {
-			http.NotFound(w, r)
-		}
-		w.Header().Set("Cache-Control", "max-age=0")
-		w.Write(b) // without a time, which would be that of the file before within the same second
-	}))
-	t.Cleanup(web.Close)
+	web := serveTree(t, tree)
 	s.ok("config set images.allow_http true")
 	s.ok("remote add tree " + web.URL + " --protocol simplestreams --allow-http --key " + s.public("root"))
 	s.ok("image list tree:")
@@ -274,4 +258,18 @@ func TestSignedIndex(t *testing.T) {
 	}
 	s.fails("query b:/streams/v1/kiln.json", 3, "isn't good any more")
 	s.ok("key lend b: none")
+}
+
+// serveTree serves the files of a tree as they are at each moment.
+func serveTree(t *testing.T, tree string) *httptest.Server {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := os.ReadFile(filepath.Join(tree, filepath.Clean(r.URL.Path)))
+		if err != nil {
+			http.NotFound(w, r)
+		}
+		w.Header().Set("Cache-Control", "max-age=0")
+		w.Write(b) // without a time, which would be that of the file before within the same second
+	}))
+	t.Cleanup(web.Close)
+	return web
 }

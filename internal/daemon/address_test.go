@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
@@ -51,21 +50,7 @@ func TestHardwareAddresses(t *testing.T) {
 		t.Errorf("a rebuild makes %s of %s", now, mac)
 	}
 
-	b, err := d.InstanceBackups(ctx, "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err = b.Create(ctx, NewBackup{Name: "b", Compression: "none"})
-	wait(t, o, err)
-	f, err := b.Open(ctx, "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	whole, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := backedUp(t, d, "c1", "none")
 	restore := func(name string) string {
 		t.Helper()
 		s := d.RestoreBackup(ctx, CreateSpec{Name: name}, bytes.NewReader(whole)).Wait(ctx)

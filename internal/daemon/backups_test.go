@@ -20,21 +20,14 @@ import (
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
-// TestBackupIsWholeOrNothing makes an instance of a backup that is cut or changed at many
-// places: it fails and leaves nothing, or the change was of no byte that matters.
-func TestBackupIsWholeOrNothing(t *testing.T) {
-	d := fresh(t)
-	create := func(name string) {
-		t.Helper()
-		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Source: Source{Type: "none"}})
-		wait(t, o, err)
-	}
-	create("c1")
-	b, err := d.InstanceBackups(t.Context(), "c1")
+// backedUp makes a backup of an instance, which stays, and gives what is in its file.
+func backedUp(t *testing.T, d *Daemon, instance, compression string) []byte {
+	t.Helper()
+	b, err := d.InstanceBackups(t.Context(), instance)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := b.Create(t.Context(), NewBackup{Name: "b", Compression: "gzip"})
+	o, err := b.Create(t.Context(), NewBackup{Name: "b", Compression: compression})
 	wait(t, o, err)
 	f, err := b.Open(t.Context(), "b")
 	if err != nil {
@@ -45,6 +38,20 @@ func TestBackupIsWholeOrNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return whole
+}
+
+// TestBackupIsWholeOrNothing makes an instance of a backup that is cut or changed at many
+// places: it fails and leaves nothing, or the change was of no byte that matters.
+func TestBackupIsWholeOrNothing(t *testing.T) {
+	d := fresh(t)
+	create := func(name string) {
+		t.Helper()
+		o, err := d.CreateInstance(t.Context(), CreateSpec{Name: name, Source: Source{Type: "none"}})
+		wait(t, o, err)
+	}
+	create("c1")
+	whole := backedUp(t, d, "c1", "gzip")
 	restore := func(b []byte) error {
 		return d.RestoreBackup(t.Context(), CreateSpec{Name: "c2"}, bytes.NewReader(b)).Wait(t.Context()).Err
 	}
@@ -79,7 +86,7 @@ func TestBackupIsWholeOrNothing(t *testing.T) {
 	}
 
 	// The backups go with the instance.
-	o, err = d.DeleteInstance(t.Context(), "c1")
+	o, err := d.DeleteInstance(t.Context(), "c1")
 	wait(t, o, err)
 	left, err := os.ReadDir(filepath.Join(d.cfg.Dir, exportsDir))
 	if len(left) > 0 || err != nil {

@@ -3,21 +3,10 @@ package daemon
 import (
 	"context"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 )
-
-// hostMemory is what this host has, in bytes; 0 if nobody knows.
-func hostMemory() int64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 0
-	}
-	return int64(info.Totalram) * int64(info.Unit)
-}
 
 // crowded says of an operation that it waits for others.
 func (d *Daemon) crowded(ctx context.Context) {

@@ -31,6 +31,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/grant"
+	"github.com/kiln-containers/kiln/internal/hardware"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -116,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 		theirs: make(chan struct{}, restrictedMigrations)}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.crowd = archive.NewCrowd(hostMemory(), d.crowded)
+	d.crowd = archive.NewCrowd(hardware.Memory(), d.crowded)
 	d.Ops = op.NewTable(func(s op.Snapshot) {
 		d.Events.Send("operation", s)
 		if s.Status == op.Failure {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,21 +46,7 @@ func TestVolumeOfArrivingBackup(t *testing.T) {
 	if err := os.WriteFile(big, bytes.Repeat([]byte("x"), 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b, err := d.InstanceBackups(ctx, "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err = b.Create(ctx, NewBackup{Name: "b", Compression: "none"})
-	wait(t, o, err)
-	f, err := b.Open(ctx, "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	whole, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := backedUp(t, d, "c1", "none")
 	o, err = d.DeleteInstance(ctx, "c1")
 	wait(t, o, err)
 	var deleted error

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kiln-containers/kiln/api"
 )
 
@@ -98,6 +100,15 @@ func (r Root) pci(dir string) string {
 		}
 	}
 	return ""
+}
+
+// Memory gives what this host has, in bytes; 0 if nobody knows.
+func Memory() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
 }
 
 func (r Root) memory() api.ResourcesMemory {

@@ -135,7 +135,7 @@ func (s *Set) setGuest(l *live, i Instance) error {
 
 // guestChanged lets an instance that runs know its next configuration.
 func (s *Set) guestChanged(now, next Instance) {
-	l := s.running(db.Instance{Config: now.Options})
+	l := s.runs(now.Options[UUIDKey])
 	if l == nil {
 		return
 	}

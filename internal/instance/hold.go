@@ -142,7 +142,7 @@ func (s *Set) HoldAll(ctx context.Context, names []db.Name, stopped bool) (resum
 		}
 	}
 	for _, i := range run {
-		l := s.running(db.Instance{Config: i.Options})
+		l := s.runs(i.Options[UUIDKey])
 		if l == nil {
 			continue // it has ended by itself
 		}

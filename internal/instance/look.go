@@ -6,8 +6,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 )
@@ -85,15 +83,6 @@ func (s *Set) CheckExec(ctx context.Context, name string) error {
 		return kiln.Errorf(kiln.Conflict, "The instance %q is paused; resume it with: kiln resume %s", name, name)
 	}
 	return nil
-}
-
-// hostMemory gives the memory of this host in bytes.
-func hostMemory() int64 {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return 0
-	}
-	return int64(info.Totalram) * int64(info.Unit)
 }
 
 // Init gives a pidfd of the first process of an instance. Errors: NotFound, Conflict when it

@@ -256,7 +256,7 @@ func (s *Set) mend(ctx context.Context, name string, l *live) []error {
 	}
 	defer unlock()
 	i, err := s.Get(ctx, name)
-	if err != nil || s.running(db.Instance{Config: i.Options}) != l {
+	if err != nil || s.runs(i.Options[UUIDKey]) != l {
 		return nil // gone, or begun anew
 	}
 	if err := l.box.Begun(ctx); err != nil {
@@ -296,7 +296,7 @@ func (s *Set) MendDevices(ctx context.Context) error {
 	}
 	var errs []error
 	for _, i := range list {
-		if l := s.running(db.Instance{Config: i.Options}); l != nil {
+		if l := s.runs(i.Options[UUIDKey]); l != nil {
 			in, err := s.in(ctx, i.Project)
 			if err != nil {
 				errs = append(errs, err)
@@ -321,7 +321,7 @@ func (s *Set) followProfile(ctx context.Context, name string, names []string) []
 		defer unlock()
 		i, err = s.Get(ctx, name)
 	}
-	if l := s.running(db.Instance{Config: i.Options}); err == nil && l != nil {
+	if l := s.runs(i.Options[UUIDKey]); err == nil && l != nil {
 		said, _, err = s.replug(ctx, i, l, i.ExpandedDevices, names)
 	}
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/guestapi"
+	"github.com/kiln-containers/kiln/internal/hardware"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -215,7 +216,7 @@ func limitsKeepingDisks(_ context.Context, i Instance) (box.Limits, error) {
 	if v := c["limits.memory"]; v != "" {
 		n, err := parseMemory(v)
 		if n < 0 {
-			n = hostMemory() / 100 * -n
+			n = hardware.Memory() / 100 * -n
 		}
 		l.MemoryBytes, errs = n, append(errs, err)
 	}
@@ -587,7 +588,7 @@ func (s *Set) Suspend(ctx context.Context) (err error) {
 		})
 	}
 	for _, i := range list {
-		if s.running(db.Instance{Config: i.Options}) != nil {
+		if s.runs(i.Options[UUIDKey]) != nil {
 			add(i, func() error { return s.suspend(ctx, i) })
 		}
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
-	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -27,7 +26,7 @@ func (s *Set) RunningNics(ctx context.Context) ([]RunningNic, error) {
 	}
 	var nics []RunningNic
 	for _, i := range list {
-		if l := s.running(db.Instance{Config: i.Options}); l != nil {
+		if l := s.runs(i.Options[UUIDKey]); l != nil {
 			nics = append(nics, s.nicsOf(i, l)...)
 		}
 	}

@@ -98,7 +98,7 @@ func (h *Share) keepAll(ctx context.Context, name string, only bool) error {
 		return kiln.Errorf(kiln.KindOf(err), "keep instance %q for a copy: %w", name, err)
 	}
 	h.trees = append(h.trees, tree)
-	if h.set.running(db.Instance{Config: i.Options}) == nil {
+	if h.set.runs(i.Options[UUIDKey]) == nil {
 		if h.State, err = h.set.state(ctx, i); err != nil {
 			return err
 		}

@@ -75,7 +75,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	}
 	defer release()
 	undo := func() error { return nil }
-	if l := s.running(db.Instance{Config: i.Options}); l != nil {
+	if l := s.runs(i.Options[UUIDKey]); l != nil {
 		warnings = atNextStart(i.ExpandedConfig, next.ExpandedConfig)
 		var said []string
 		err = l.steady(name, func() (err error) {
@@ -157,7 +157,7 @@ func (s *Set) saveConfig(ctx context.Context, i Instance, c Config, devices map[
 // relimit gives the box of an instance that runs the limits of its next
 // configuration; when that fails, again those that it had.
 func (s *Set) relimit(ctx context.Context, now, next Instance) error {
-	l := s.running(db.Instance{Config: now.Options})
+	l := s.runs(now.Options[UUIDKey])
 	if l == nil {
 		return nil
 	}

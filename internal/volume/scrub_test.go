@@ -98,19 +98,26 @@ func small(context.Context, kiln.Fingerprint) (Content, error) {
 	}}, nil
 }
 
-// TestCantRead: a tree that the disk can't read is damaged, and so are its metadata; what can't
-// be read for now isn't.
-func TestCantRead(t *testing.T) {
+// settled gives a pool with a small tree that is on the disk.
+func settled(t *testing.T) (*Pool, kiln.Fingerprint) {
+	t.Helper()
 	p, err := Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	t.Cleanup(func() { p.Close() })
 	fp := kiln.Fingerprint{1}
 	p.Refill = small
 	if err := errors.Join(p.ensure(t.Context(), fp), p.Settle(fp)); err != nil {
 		t.Fatal(err)
 	}
+	return p, fp
+}
+
+// TestCantRead: a tree that the disk can't read is damaged, and so are its metadata; what can't
+// be read for now isn't.
+func TestCantRead(t *testing.T) {
+	p, fp := settled(t)
 	for no, damaged := range map[unix.Errno]bool{unix.EIO: true, unix.EUCLEAN: true, unix.EMFILE: false,
 		unix.ENOMEM: false} {
 		read := func(context.Context, *os.File, io.Writer) error { return &os.PathError{Op: "read", Err: no} }
@@ -127,16 +134,7 @@ func TestCantRead(t *testing.T) {
 // they have their names, and none are noted of a tree that another takes the place of, nor after
 // the scrub was stopped. Nobody waits for the reading.
 func TestNotedDigests(t *testing.T) {
-	p, err := Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	fp := kiln.Fingerprint{1}
-	p.Refill = small
-	if err := errors.Join(p.ensure(t.Context(), fp), p.Settle(fp)); err != nil {
-		t.Fatal(err)
-	}
+	p, fp := settled(t)
 	dir := p.imageDir(fp)
 	names := []string{filepath.Join(dir, digestFile), filepath.Join(dir, metaDigestFile)}
 	old := func() {
@@ -165,7 +163,7 @@ func TestNotedDigests(t *testing.T) {
 		}
 		return disk.ReadTo(ctx, f, w)
 	}
-	err = p.noteDigests(t.Context(), fp, settles)
+	err := p.noteDigests(t.Context(), fp, settles)
 	end()
 	if err != nil || !noted() {
 		t.Fatal(err)
