@@ -171,8 +171,11 @@ func TestEarlyEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("fails", "printf '\\033[31mno disk\\033[0m\\n' >/dev/console; exit 1")
-	write("limit", "echo 'Failed to allocate manager object: Too many open files' >/dev/console; exit 1")
+	// The kernel hands on what is written to a console in its own time, and the monitor, which
+	// liblxc is, waits for nothing once init has ended.
+	const work = "; while [ $((n += 1)) -lt 5000 ]; do :; done; exit 1"
+	write("fails", "printf '\\033[31mno disk\\033[0m\\n' >/dev/console"+work)
+	write("limit", "echo 'Failed to allocate manager object: Too many open files' >/dev/console"+work)
 	write("silent", "exit 0")
 	for name, want := range map[string][]string{
 		"fails": {"right after", "\n  no disk"}, "limit": {"max_user_instances", "sysctl"}, "silent": {"wrote nothing"},
