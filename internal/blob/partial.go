@@ -20,13 +20,12 @@ import (
 // the first Write, since nothing is trusted that wasn't hashed. While somebody else
 // writes the same blob it is Create. The error is NoSpace when it can't fit.
 func (d *Dir) Resume(fp kiln.Fingerprint, size int64) (*Writer, error) {
-	f, err := disk.OpenFile(d.partialPath(fp), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openPartial(d.partialPath(fp), os.O_CREATE)
+	if errors.Is(err, errInUse) {
+		return d.Create(size)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return d.Create(size)
 	}
 	w := &Writer{dir: d, f: f, hash: sha256.New(), partial: true}
 	fi, err := f.Stat()
@@ -41,6 +40,31 @@ func (d *Dir) Resume(fp kiln.Fingerprint, size int64) (*Writer, error) {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
+}
+
+// errInUse says that somebody else writes a partial file, or just did.
+var errInUse = errors.New("the partial file is in use")
+
+// openPartial opens a partial file that nobody else writes, and keeps others from it until
+// it is closed. Between the opening and the lock its writer may have committed it: then it is a
+// blob, which nobody may write, and the path is another's. That is errInUse as well.
+func openPartial(path string, flags int) (*os.File, error) {
+	f, err := disk.OpenFile(path, os.O_RDWR|flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil, errors.Join(errInUse, f.Close())
+	}
+	opened, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	// Who has the lock of what the path names is the only one to move or remove it.
+	if named, err := os.Lstat(path); err != nil || !os.SameFile(opened, named) {
+		return nil, errors.Join(errInUse, f.Close())
+	}
+	return f, nil
 }
 
 func (d *Dir) partialPath(fp kiln.Fingerprint) string {
@@ -82,26 +106,24 @@ func (d *Dir) SweepPartial(older time.Duration) error {
 	entries, err := os.ReadDir(filepath.Join(d.path, "partial"))
 	errs := []error{err}
 	for _, e := range entries {
-		fi, err := e.Info()
-		if err != nil || time.Since(fi.ModTime()) < older {
-			continue // gone meanwhile, or still of use
-		}
-		if err := d.removePartial(filepath.Join(d.path, "partial", e.Name())); !errors.Is(err, fs.ErrNotExist) {
+		err := removePartial(filepath.Join(d.path, "partial", e.Name()), older)
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errInUse) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// removePartial removes a partial file unless somebody writes it.
-func (d *Dir) removePartial(path string) error {
-	f, err := disk.OpenFile(path, os.O_RDWR, 0)
+// removePartial removes a partial file that nobody went on with for some time.
+func removePartial(path string, older time.Duration) error {
+	f, err := openPartial(path, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return nil
+	fi, err := f.Stat()
+	if err != nil || time.Since(fi.ModTime()) < older {
+		return err
 	}
 	return os.Remove(path)
 }
