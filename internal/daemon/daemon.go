@@ -132,6 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.wg.Go(d.networks.watch)
 	d.wg.Go(d.proxies.watch)
 	d.wg.Go(d.networks.besideFirewalls)
+	d.wg.Go(d.followHardware)
 	d.wg.Go(func() {
 		d.proxies.settle()
 		d.networks.start(d.ctx)

@@ -79,14 +79,18 @@ func (r Root) network() api.ResourcesNetwork {
 
 func (r Root) gpu() api.ResourcesGPU {
 	out := api.ResourcesGPU{Cards: []api.ResourcesGPUCard{}}
-	names := slices.DeleteFunc(r.entries("sys/class/drm"), func(n string) bool {
-		return !strings.HasPrefix(n, "card") || strings.Contains(n, "-") // which are plugs
-	})
-	for _, name := range names {
+	for _, name := range r.cards() {
 		dir := "sys/class/drm/" + name
 		out.Cards = append(out.Cards, api.ResourcesGPUCard{ResourcesDevice: r.device(dir),
 			DRM: &api.ResourcesDRM{ID: uint64(max(0, trailing(name))), CardName: name, CardDevice: r.text(dir, "dev")}})
 	}
 	out.Total = uint64(len(out.Cards))
 	return out
+}
+
+// cards are the names of the graphics cards.
+func (r Root) cards() []string {
+	return slices.DeleteFunc(r.entries("sys/class/drm"), func(n string) bool {
+		return !strings.HasPrefix(n, "card") || strings.Contains(n, "-") // which are plugs
+	})
 }

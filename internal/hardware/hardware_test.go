@@ -1,12 +1,15 @@
 package hardware
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -137,6 +140,118 @@ func TestDisksOf(t *testing.T) {
 		got, err := r.DisksOf(f)
 		if !cmp.Equal(got, want) || (want == nil) != (kiln.KindOf(err) == kiln.Unsupported) {
 			t.Errorf("%+v: %v, %v; want %v", f, got, err, want)
+		}
+	}
+}
+
+// TestNodes finds the device nodes of graphics cards and of USB devices.
+func TestNodes(t *testing.T) {
+	const intel, nvidia, usb = "sys/devices/pci/0000:00:02.0", "sys/devices/pci/0000:01:00.0", "sys/devices/pci/usb1"
+	node := func(major, minor, name string) string {
+		return "MAJOR=" + major + "\nMINOR=" + minor + "\nDEVNAME=" + name
+	}
+	host := machine(t, map[string]string{
+		intel + "/vendor": "0x8086", intel + "/device": "0x3e92",
+		intel + "/drm/card0/uevent":      node("226", "0", "dri/card0"),
+		intel + "/drm/renderD128/uevent": node("226", "128", "dri/renderD128"),
+		intel + "/drm/card0/device":      "->../../../0000:00:02.0",
+		nvidia + "/vendor":               "0x10de", nvidia + "/device": "0x1eb8",
+		nvidia + "/drm/card1/uevent":                       node("226", "1", "dri/card1"),
+		nvidia + "/drm/card1/device":                       "->../../../0000:01:00.0",
+		"sys/class/drm/card0":                              "->../../devices/pci/0000:00:02.0/drm/card0",
+		"sys/class/drm/card0-HDMI-A-1/x":                   "",
+		"sys/class/drm/card1":                              "->../../devices/pci/0000:01:00.0/drm/card1",
+		"proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: Fast\nDevice Minor: \t 0",
+		usb + "/idVendor":                                  "1d6b", usb + "/busnum": "1", usb + "/devnum": "1",
+		usb + "/uevent":       node("189", "0", "bus/usb/001/001"),
+		usb + "/subsystem":    "->../../../bus/usb",
+		usb + "/1-1/idVendor": "0403", usb + "/1-1/idProduct": "6001", usb + "/1-1/busnum": "1",
+		usb + "/1-1/devnum": "7", usb + "/1-1/serial": "A1",
+		usb + "/1-1/uevent":             node("189", "6", "bus/usb/001/007"),
+		usb + "/1-1/subsystem":          "->../../../../bus/usb",
+		usb + "/1-1/if/tty/uevent":      node("188", "0", "ttyUSB0"),
+		usb + "/1-1/if/tty/subsystem":   "->../../../../../../class/tty",
+		usb + "/1-1/if/odd/uevent":      node("188", "1", "../../etc/shadow"),
+		usb + "/1-1/if/odd/subsystem":   "->../../../../../../class/odd",
+		usb + "/1-1/if/disk/uevent":     node("8", "16", "sdb"),
+		usb + "/1-1/if/disk/subsystem":  "->../../../../../../class/block",
+		"sys/bus/usb/devices/usb1":      "->../../../devices/pci/usb1",
+		"sys/bus/usb/devices/1-1":       "->../../../devices/pci/usb1/1-1",
+		"sys/bus/usb/devices/1-1:1.0/x": "",
+		"sys/dev/char/189:0":            "->../../devices/pci/usb1",
+		"sys/dev/char/189:6":            "->../../devices/pci/usb1/1-1",
+		"sys/dev/char/188:0":            "->../../devices/pci/usb1/1-1/if/tty",
+		"sys/dev/char/188:1":            "->../../devices/pci/usb1/1-1/if/odd",
+		"sys/dev/block/8:16":            "->../../devices/pci/usb1/1-1/if/disk",
+		"sys/dev/char/1:3":              "->../../devices/none",
+		"dev/nvidia-text":               "no device",
+	})
+	for name, n := range map[string]uint64{"nvidia0": unix.Mkdev(195, 0), "nvidia1": unix.Mkdev(195, 1),
+		"nvidiactl": unix.Mkdev(195, 255)} {
+		if err := unix.Mknod(filepath.Join(string(host), "dev", name), unix.S_IFCHR|0o600, int(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	card0, render := Node{Path: "/dev/dri/card0", Major: 226}, Node{Path: "/dev/dri/renderD128", Major: 226, Minor: 128}
+	card1 := []Node{{Path: "/dev/dri/card1", Major: 226, Minor: 1}, {Path: "/dev/nvidia0", Major: 195},
+		{Path: "/dev/nvidiactl", Major: 195, Minor: 255}}
+	hub, serial := Node{Path: "/dev/bus/usb/001/001", Major: 189}, Node{Path: "/dev/bus/usb/001/007", Major: 189, Minor: 6}
+	behind := []Node{{Path: "/dev/etc/shadow", Major: 188, Minor: 1}, {Path: "/dev/sdb", Block: true, Major: 8, Minor: 16},
+		{Path: "/dev/ttyUSB0", Major: 188}}
+	for _, c := range []struct {
+		what  string
+		nodes func(Root, Match) []Node
+		match Match
+		want  []Node
+	}{
+		{"all cards", Root.GPUNodes, Match{}, append([]Node{card0}, append(card1[:1:1], render, card1[1], card1[2])...)},
+		{"one maker's", Root.GPUNodes, Match{Vendor: "10de"}, card1},
+		{"a product", Root.GPUNodes, Match{Product: "3e92"}, []Node{card0, render}},
+		{"an address", Root.GPUNodes, Match{PCI: "0000:01:00.0"}, card1},
+		{"a number", Root.GPUNodes, Match{ID: "0"}, []Node{card0, render}},
+		{"none", Root.GPUNodes, Match{Vendor: "10de", ID: "0"}, nil},
+		{"all of USB", Root.USBNodes, Match{}, []Node{hub, serial}},
+		{"a USB product", Root.USBNodes, Match{Vendor: "0403", Product: "6001"}, []Node{serial}},
+		{"a serial number", Root.USBNodes, Match{Serial: "A1"}, []Node{serial}},
+		{"a place", Root.USBNodes, Match{Bus: "1", Device: "1"}, []Node{hub}},
+		{"no place", Root.USBNodes, Match{Bus: "2", Device: "1"}, nil},
+		{"what drivers made", Root.BehindUSB, Match{Vendor: "0403"}, behind},
+		{"not what is behind a hub", Root.BehindUSB, Match{Vendor: "1d6b"}, nil},
+	} {
+		if diff := cmp.Diff(c.want, c.nodes(host, c.match)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, diff)
+		}
+	}
+}
+
+// TestWatch has the kernel say once more that /dev/null came: only kernels, and devices with
+// a node, are heard.
+func TestWatch(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	came, ended := make(chan struct{}, 100), make(chan error, 1)
+	go func() { ended <- Watch(ctx, func() { came <- struct{}{} }) }()
+	for deadline := time.Now().Add(20 * time.Second); len(came) == 0; time.Sleep(10 * time.Millisecond) {
+		if err := os.WriteFile("/sys/class/mem/null/uevent", []byte("add"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody was told")
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for _, c := range []struct {
+		text string
+		want bool
+	}{
+		{"add@/x\x00ACTION=add\x00DEVNAME=null\x00", true}, {"remove@/x\x00ACTION=remove\x00DEVNAME=null\x00", true},
+		{"change@/x\x00ACTION=change\x00DEVNAME=sda\x00", false}, {"add@/x\x00ACTION=add\x00SUBSYSTEM=net\x00", false},
+		{"", false},
+	} {
+		if got := isChange([]byte(c.text)); got != c.want {
+			t.Errorf("%q: %v", c.text, got)
 		}
 	}
 }

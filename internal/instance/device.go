@@ -74,12 +74,12 @@ func (g *guest) say(format string, args ...any) {
 
 func deviceTypes() map[string]deviceType {
 	return map[string]deviceType{"disk": diskDevice{}, "nic": nicDevice{}, "proxy": proxyDevice{},
-		"unix-block": unixDevice{block: true}, "unix-char": unixDevice{}}
+		"unix-block": unixDevice{block: true}, "unix-char": unixDevice{}, "gpu": gpuDevice(), "usb": usbDevice(),
+		"unix-hotplug": hotplugDevice()}
 }
 
 // foreignTypes are those of LXD's and Incus's manuals that kiln doesn't have.
-var foreignTypes = []string{"gpu", "usb", "infiniband", "tpm", "pci",
-	"unix-hotplug"}
+var foreignTypes = []string{"infiniband", "tpm", "pci"}
 
 // typeNames are what a device can be, for errors.
 func typeNames() string {

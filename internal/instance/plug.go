@@ -267,6 +267,7 @@ func (s *Set) mend(ctx context.Context, name string, l *live) []error {
 	for _, device := range slices.Sorted(maps.Keys(p.Now)) {
 		want := i.ExpandedDevices[device]
 		if maps.Equal(p.Now[device].Device, want) && !isRoot(want) {
+			errs = append(errs, s.followHardware(ctx, i, l, p, device))
 			continue
 		}
 		if done, err := s.change(ctx, i, l, p, device, want); done || err != nil {

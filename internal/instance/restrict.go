@@ -43,11 +43,12 @@ func ruleValues() map[string][]string {
 		ruledNic:  {"managed", "block", allow},
 	}
 	for _, key := range []string{lowLevel, nesting, ruledTypes + "proxy", ruledTypes + "unix-block",
-		ruledTypes + "unix-char", Backups.key(), Snapshots.key()} {
+		ruledTypes + "unix-char", ruledTypes + "unix-hotplug", ruledTypes + "gpu", ruledTypes + "usb", Backups.key(),
+		Snapshots.key()} {
 		keys[key] = []string{"block", allow}
 	}
-	for _, key := range []string{ruledTypes + "gpu", ruledTypes + "infiniband", ruledTypes + "pci", ruledTypes + "usb",
-		ruledTypes + "unix-hotplug", "restricted.virtual-machines.lowlevel"} {
+	for _, key := range []string{ruledTypes + "infiniband", ruledTypes + "pci",
+		"restricted.virtual-machines.lowlevel"} {
 		keys[key] = []string{"block"}
 	}
 	return keys

@@ -23,6 +23,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/files"
+	"github.com/kiln-containers/kiln/internal/hardware"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -62,6 +63,9 @@ type Set struct {
 	// HoldTime bounds how long the processes of an instance may take to stand still; 0: as
 	// usual. It is set before anything is started.
 	HoldTime time.Duration
+	// Hardware is where the hardware that devices name is looked for; "": this host. It is set
+	// before anything is started.
+	Hardware hardware.Root
 
 	db     *db.DB
 	pool   *volume.Pool

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -44,15 +46,20 @@ func (t unixDevice) check(d map[string]string) error {
 			return kiln.Errorf(kiln.Invalid, "%s %q is not a clean absolute path", key, v)
 		}
 	}
+	if (d["major"] == "") != (d["minor"] == "") {
+		return kiln.Errorf(kiln.Invalid, "major and minor go together; without both they are those of the source")
+	}
+	return checkNodeKeys(d)
+}
+
+// checkNodeKeys checks the keys that all devices with nodes have. The error is Invalid.
+func checkNodeKeys(d map[string]string) error {
 	for key, bits := range map[string]int{"major": 12, "minor": 20, "uid": 32, "gid": 32} {
 		if v := d[key]; v != "" {
 			if _, err := strconv.ParseUint(v, 10, bits); err != nil {
 				return kiln.Errorf(kiln.Invalid, "%s %q is not a number below 2^%d", key, v, bits)
 			}
 		}
-	}
-	if (d["major"] == "") != (d["minor"] == "") {
-		return kiln.Errorf(kiln.Invalid, "major and minor go together; without both they are those of the source")
 	}
 	if v := d["mode"]; v != "" {
 		if _, err := strconv.ParseUint(v, 8, 9); err != nil {
@@ -101,44 +108,52 @@ func (t unixDevice) numbers(d map[string]string) (box.Device, error) {
 
 // mount makes the node that the instance sees, and gives how.
 func (t unixDevice) mount(in *guest) (box.Mount, box.Device, error) {
-	m := box.Mount{Name: in.mountName(), Source: in.nodePath(), Target: cmp.Or(in.keys["path"], in.keys["source"]),
-		Device: true, Flags: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
 	n, err := t.numbers(in.keys)
 	if err != nil {
-		return m, n, err
+		return box.Mount{}, n, err
 	}
+	m, err := in.makeNode(in.mountName(), in.nodePath(), cmp.Or(in.keys["path"], in.keys["source"]), n)
+	return m, n, err
+}
+
+// makeNode makes the node of a device at a path of this host, with the owner and the mode that
+// the device has, and gives how it is mounted at target in the instance. Errors: Invalid,
+// Unsupported.
+func (g *guest) makeNode(name, source, target string, n box.Device) (box.Mount, error) {
+	m := box.Mount{Name: name, Source: source, Target: target, Device: true,
+		Flags: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
 	owner := [2]uint32{}
 	for i, key := range []string{"uid", "gid"} {
-		id, err := in.hostID(uint32(number(in.keys[key])))
+		id, err := g.hostID(uint32(number(g.keys[key])))
 		if err != nil {
-			return m, n, kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+			return m, kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
 		}
 		owner[i] = id
 	}
-	mode, err := strconv.ParseUint(cmp.Or(in.keys["mode"], "0660"), 8, 9)
+	mode, err := strconv.ParseUint(cmp.Or(g.keys["mode"], "0660"), 8, 9)
 	if err != nil {
-		return m, n, err
+		return m, err
 	}
 	kind := uint32(unix.S_IFCHR)
-	if t.block {
+	if n.Block {
 		kind = unix.S_IFBLK
 	}
-	if err := errors.Join(os.MkdirAll(filepath.Dir(m.Source), 0o700), removeIfThere(m.Source)); err != nil {
-		return m, n, err
+	if err := errors.Join(os.MkdirAll(filepath.Dir(source), 0o700), removeIfThere(source)); err != nil {
+		return m, err
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(m.Source), &st); err == nil && st.Flags&unix.ST_NODEV != 0 {
-		return m, n, kiln.Errorf(kiln.Unsupported, "%s is on a file system that is mounted with nodev, so that no device "+
-			"can be made for an instance", filepath.Dir(m.Source))
+	if err := unix.Statfs(filepath.Dir(source), &st); err == nil && st.Flags&unix.ST_NODEV != 0 {
+		return m, kiln.Errorf(kiln.Unsupported, "%s is on a file system that is mounted with nodev, so that no device "+
+			"can be made for an instance", filepath.Dir(source))
 	}
-	err = unix.Mknod(m.Source, kind|0o600, int(unix.Mkdev(n.Major, n.Minor)))
+	err = unix.Mknod(source, kind|0o600, int(unix.Mkdev(n.Major, n.Minor)))
 	if err == nil {
-		err = errors.Join(os.Lchown(m.Source, int(owner[0]), int(owner[1])), os.Chmod(m.Source, fs.FileMode(mode)))
+		err = errors.Join(os.Lchown(source, int(owner[0]), int(owner[1])), os.Chmod(source, fs.FileMode(mode)))
 	}
 	if err != nil {
-		return m, n, fmt.Errorf("make the device node: %w", err)
+		return m, fmt.Errorf("make the device node: %w", err)
 	}
-	return m, n, nil
+	return m, nil
 }
 
 // nodePath is where the node of a device is, on this host.
@@ -191,7 +206,7 @@ func (t unixDevice) add(ctx context.Context, in *guest) error {
 		return err
 	}
 	if err := in.attach(ctx, m); err != nil {
-		return errors.Join(err, t.deny(ctx, in), removeIfThere(m.Source))
+		return errors.Join(err, in.deny(ctx, in.notes[deviceNote]), removeIfThere(m.Source))
 	}
 	return nil
 }
@@ -200,19 +215,23 @@ func (t unixDevice) remove(ctx context.Context, in *guest) error {
 	if err := in.detach(ctx, true); err != nil {
 		return err
 	}
-	return errors.Join(t.deny(ctx, in), removeIfThere(in.nodePath()))
+	return errors.Join(in.deny(ctx, in.notes[deviceNote]), removeIfThere(in.nodePath()))
 }
 
-// deny takes the right to use a device from an instance, unless another device gives it.
-func (unixDevice) deny(ctx context.Context, in *guest) error {
-	n, err := box.ParseDevice(in.notes[deviceNote])
+// deny takes the right to use a device, as notes have it, from an instance, unless another
+// device gives it.
+func (g *guest) deny(ctx context.Context, device string) error {
+	n, err := box.ParseDevice(device)
 	if err != nil {
 		return nil // it was missing
 	}
-	for name, other := range in.others {
-		if name != in.device && other.Notes[deviceNote] == in.notes[deviceNote] {
+	given := func(notes map[string]string) bool {
+		return slices.Contains(slices.Collect(maps.Values(notes)), device)
+	}
+	for name, other := range g.others {
+		if name != g.device && given(other.Notes) {
 			return nil
 		}
 	}
-	return in.live.box.DenyDevice(ctx, n)
+	return g.live.box.DenyDevice(ctx, n)
 }

@@ -49,6 +49,8 @@ func TestProjectRules(t *testing.T) {
 		{`"devices":{"d":{"type":"disk","source":"/","path":"/mnt"}}`, "restricted.devices.disk", "allow", "block"},
 		{`"devices":{"d":{"type":"nic","nictype":"p2p"}}`, "restricted.devices.nic", "allow", ""},
 		{`"devices":{"d":{"type":"unix-char","source":"/dev/null"}}`, "restricted.devices.unix-char", "allow", ""},
+		{`"devices":{"d":{"type":"usb","vendorid":"abcd"}}`, "restricted.devices.usb", "allow", ""},
+		{`"devices":{"d":{"type":"unix-hotplug","vendorid":"abcd"}}`, "restricted.devices.unix-hotplug", "allow", ""},
 		{`"devices":{"d":{"type":"proxy","listen":"tcp:127.0.0.1:1","connect":"tcp:127.0.0.1:2"}}`,
 			"restricted.devices.proxy", "allow", ""},
 	} {
@@ -158,7 +160,7 @@ func TestProjectRules(t *testing.T) {
 
 	// What can't be held to is no key.
 	for config, kind := range map[string]string{
-		`"restricted.cluster.target":"allow"`: "isn't supported", `"restricted.devices.gpu":"allow"`: "nothing of that kind",
+		`"restricted.cluster.target":"allow"`: "isn't supported", `"restricted.devices.pci":"allow"`: "nothing of that kind",
 		`"restricted.devices.disk.paths":"/srv"`: "isn't supported", `"restricted.backups":"maybe"`: "one of block, allow",
 		`"restricted":"perhaps"`: "restricted",
 	} {
