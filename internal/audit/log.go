@@ -163,15 +163,15 @@ func (l *Log) Close() error {
 // run writes what is added, until the end.
 func (l *Log) run() {
 	defer close(l.done)
-	synced := time.NewTimer(time.Hour)
-	synced.Stop()
+	var due <-chan time.Time // of what was written first since the last sync
 	for open := true; open; {
 		select {
 		case _, open = <-l.wake:
-			if l.writeQueued(); l.dirty {
-				synced.Reset(syncTime)
+			if l.writeQueued(); l.dirty && due == nil {
+				due = time.After(syncTime)
 			}
-		case <-synced.C:
+		case <-due:
+			due = nil
 			l.outcome(l.sync())
 		}
 	}
@@ -251,6 +251,7 @@ func (l *Log) ready() error {
 		if mine, merr := l.file.Stat(); err == nil && merr == nil && os.SameFile(fi, mine) {
 			return nil
 		}
+		l.outcome(l.sync())
 		l.closeFile()
 	}
 	if err := disk.OwnDir(l.dir, 0o700); err != nil {

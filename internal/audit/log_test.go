@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/disk"
 )
 
 // lines reads the events of a file, all of which are whole.
@@ -91,6 +92,49 @@ func TestLog(t *testing.T) {
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Error(fi.Mode(), err)
 	}
+}
+
+// TestSync has events come without a pause: what is older than a second is on the disk all the
+// same, also of a record that somebody has moved away, and all of it once the record is closed.
+func TestSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), Name)
+		synced := 0
+		defer disk.Record(func(s disk.Step) {
+			if s.Kind == disk.SyncedFile && s.Path == path {
+				synced++
+			}
+		})()
+		l := Open(filepath.Dir(path), Options{})
+		for range 40 {
+			l.Add(Event{Action: "a", Result: OK})
+			time.Sleep(syncTime / 4)
+		}
+		synctest.Wait()
+		if synced < 7 || synced > 11 {
+			t.Errorf("synced %d times in 10 seconds", synced)
+		}
+		time.Sleep(2 * syncTime)
+		synctest.Wait()
+		before := synced
+		l.Add(Event{Action: "b", Result: OK})
+		synctest.Wait()
+		if err := os.Rename(path, path+".moved"); err != nil {
+			t.Fatal(err)
+		}
+		l.Add(Event{Action: "c", Result: OK})
+		synctest.Wait()
+		if synced != before+1 {
+			t.Errorf("what was moved away was synced %d times", synced-before)
+		}
+		if got := lines(t, path); len(got) != 1 || got[0].Action != "c" {
+			t.Errorf("the new record has %v", got)
+		}
+		end(t, l)
+		if synced != before+2 {
+			t.Errorf("synced %d times in the end", synced-before-1)
+		}
+	})
 }
 
 // TestRotation: files have a bound, and so has their number. What is there is the newest, in
