@@ -24,6 +24,7 @@ const (
 	entrySize  = 96       // of an entry, beside its text, and of a directory that is none
 	streamSize = 10 << 20 // of what is between a client, the decoder and the disk
 	batchSize  = 64 << 10 // what is asked for at a time
+	walkFree   = 1 << 20  // what a walk through few files has and nobody counts
 )
 
 // These bound what comes and goes at the pace of clients, in bytes as a Visit counts them: all
@@ -76,12 +77,14 @@ type Visit struct {
 	ctx   context.Context // of what takes turns
 	of    Client          // of what has a part of a share
 
-	mu     sync.Mutex
-	bytes  int64
-	shares bool
-	asked  int64 // bytes that the share knows of
-	turn   bool
-	large  bool
+	mu      sync.Mutex
+	bytes   int64
+	shares  bool
+	bounded bool  // even the only one may have no more than a share
+	joined  bool  // the share knows of it
+	asked   int64 // bytes that the share knows of
+	turn    bool
+	large   bool
 }
 
 // Enter waits for a turn to read what is here. Leave must be called. The error is that of ctx,
@@ -98,13 +101,7 @@ func (c *Crowd) Enter(ctx context.Context) (*Visit, error) {
 func (c *Crowd) Share(of Client) (*Visit, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.shares[of]
-	if s == nil {
-		s = &share{}
-		c.shares[of] = s
-	}
-	s.visits++
-	v := &Visit{crowd: c, of: of, shares: true}
+	v := &Visit{crowd: c, of: of, shares: true, bytes: streamSize}
 	if err := c.take(v, streamSize); err != nil {
 		c.leave(v)
 		return nil, err
@@ -112,21 +109,40 @@ func (c *Crowd) Share(of Client) (*Visit, error) {
 	return v, nil
 }
 
+// Walk begins to go through files that are here for a client, which takes a part of its share
+// once more of them is remembered than a little. Leave must be called. With bounded it has no
+// more than a share even if it is the only one: nobody has asked for it.
+func (c *Crowd) Walk(of Client, bounded bool) *Visit {
+	return &Visit{crowd: c, of: of, shares: true, bytes: -walkFree, bounded: bounded}
+}
+
 // take gives a visit more. A client's only one may have what there is: nothing that is larger
 // than a share could ever come else. The error is Busy. It is called with the lock.
 func (c *Crowd) take(v *Visit, bytes int64) error {
 	s := c.shares[v.of]
+	if s == nil {
+		s = &share{}
+		c.shares[v.of] = s
+	}
+	if !v.joined {
+		s.visits++
+		v.joined = true
+	}
 	has, most := s.bytes+bytes, c.most
 	if v.of.Restricted {
 		most /= clientPart
 	}
 	switch {
+	case v.bounded && has > most:
+		return kiln.Errorf(kiln.Busy, "there are so many files that more than %s of memory are needed, which nothing has "+
+			"that the server does unasked; have it done by a command, or delete files", kiln.FormatSize(most))
 	case s.visits > 1 && has > most:
-		return kiln.Errorf(kiln.Busy, "this client has %d images, backups and copies under way, for which it may have %s of "+
-			"memory together; wait until some are done, then try again", s.visits, kiln.FormatSize(most))
+		return kiln.Errorf(kiln.Busy, "this client has %d images, backups, copies and snapshots under way, for which it may "+
+			"have %s of memory together; wait until some are done, then try again", s.visits, kiln.FormatSize(most))
 	case v.of.Restricted && has > alwaysFree && c.theirs+bytes > c.most:
-		return kiln.Errorf(kiln.Busy, "the images, backups and copies of restricted clients that are under way may have %s "+
-			"of memory together; try again later, or ask who manages the server to do it", kiln.FormatSize(c.most))
+		return kiln.Errorf(kiln.Busy, "the images, backups, copies and snapshots of restricted clients that are under way "+
+			"may have %s of memory together; try again later, or ask who manages the server to do it",
+			kiln.FormatSize(c.most))
 	}
 	s.bytes = has
 	v.asked += bytes
@@ -138,6 +154,10 @@ func (c *Crowd) take(v *Visit, bytes int64) error {
 
 // leave gives back what a visit has. It is called with the lock.
 func (c *Crowd) leave(v *Visit) {
+	if !v.joined {
+		return
+	}
+	v.joined = false
 	s := c.shares[v.of]
 	s.bytes -= v.asked
 	if v.of.Restricted {
@@ -171,7 +191,7 @@ func (v *Visit) Add(bytes int64) error {
 	defer v.mu.Unlock()
 	v.bytes += bytes
 	if v.shares {
-		more := streamSize + v.bytes - v.asked
+		more := v.bytes - v.asked
 		if more <= 0 {
 			return nil
 		}

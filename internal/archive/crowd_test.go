@@ -121,7 +121,7 @@ func TestShares(t *testing.T) {
 	a, b, other := Client{"a", true}, Client{"b", true}, Client{"c", true}
 	admin := Client{Name: "a"}
 	one := must(a, 500*mib) // of 512
-	refused(a, 20*mib, "2 images, backups and copies")
+	refused(a, 20*mib, "2 images, backups, copies and snapshots")
 	if err := one.Add(1000 * mib); err != nil { // it is the only one
 		t.Error(err)
 	}
@@ -153,4 +153,46 @@ func TestShares(t *testing.T) {
 	if len(c.shares) != 0 || c.theirs != 0 {
 		t.Errorf("after all have left: %v, %d", c.shares, c.theirs)
 	}
+}
+
+// TestWalks goes through files: few of them are nobody's, many are the client's, and what nobody
+// asked for has a bound even when it is alone.
+func TestWalks(t *testing.T) {
+	const mib = 1 << 20
+	c, guest, server := NewCrowd(0, nil), Client{"a", true}, Client{Name: "this server"}
+	full, err := c.Share(guest)
+	if err == nil {
+		err = full.Add(leastShared/clientPart - streamSize)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	few, many := c.Walk(guest, false), c.Walk(guest, false)
+	if err := few.Add(walkFree); err != nil {
+		t.Error("a few files:", err)
+	}
+	if err := many.Add(walkFree + 1); !errors.Is(err, kiln.Busy) {
+		t.Error("many files:", err)
+	}
+	many.Leave()
+	full.Leave()
+	many = c.Walk(guest, false)
+	if err := many.Add(300 * mib); err != nil {
+		t.Error("alone:", err)
+	}
+	few.Leave()
+	many.Leave()
+	if len(c.shares) != 0 || c.theirs != 0 {
+		t.Errorf("after all have left: %v, %d bytes", c.shares, c.theirs)
+	}
+	bounded, asked := c.Walk(server, true), c.Walk(Client{Name: "root"}, false)
+	if err := bounded.Add(leastShared + walkFree + 1); !errors.Is(err, kiln.Busy) ||
+		!strings.Contains(err.Error(), "unasked") {
+		t.Error("what nobody asked for:", err)
+	}
+	if err := asked.Add(2 * leastShared); err != nil {
+		t.Error("what somebody asked for:", err)
+	}
+	bounded.Leave()
+	asked.Leave()
 }

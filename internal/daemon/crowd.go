@@ -20,14 +20,28 @@ type clientKey struct{}
 
 // clientOf tells whose share of the memory is taken for what a context is about.
 func clientOf(ctx context.Context) archive.Client {
+	c, _ := askedBy(ctx)
+	return c
+}
+
+// askedBy is clientOf, and tells whether somebody asked for what the context is about.
+func askedBy(ctx context.Context) (c archive.Client, asked bool) {
 	if c, ok := ctx.Value(clientKey{}).(archive.Client); ok {
-		return c
+		return c, true
 	}
-	name, ok := op.OwnerOf(ctx)
-	if !ok {
+	name, asked := op.OwnerOf(ctx)
+	if !asked {
 		name = "this server"
 	}
-	return archive.Client{Name: name, Restricted: instance.IsRestricted(ctx)}
+	return archive.Client{Name: name, Restricted: instance.IsRestricted(ctx)}, asked
+}
+
+// walk begins to count what is remembered of files of instances that are gone through. What the
+// server does unasked, such as a snapshot by a schedule, is what the owner of an instance has
+// it do: it has a bound, as restricted clients have.
+func (d *Daemon) walk(ctx context.Context) *archive.Visit {
+	c, asked := askedBy(ctx)
+	return d.crowd.Walk(c, !asked)
 }
 
 // forClient has a context be about something of a client, whoever asks.

@@ -190,7 +190,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.pool, err = volume.OpenFor(filepath.Join(d.cfg.Dir, "volumes"), d.owned, d.db.WithReserve); err != nil {
 		return err
 	}
-	d.pool.Refill = d.refill
+	d.pool.Refill, d.pool.Walk = d.refill, d.walk
 	d.networks = newNetworks(d, filepath.Join(d.cfg.Dir, "networks"))
 	d.proxies = &proxies{d: d, carried: proxy.Directory{Path: filepath.Join(d.cfg.Dir, "proxies"), Version: d.cfg.Version}}
 	d.instances, err = instance.Open(ctx, d.db, d.pool, filepath.Join(d.cfg.Dir, "boxes"), HostArch(), d.instanceChanged,

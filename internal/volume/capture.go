@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
@@ -25,8 +26,10 @@ const (
 // volume has changed. Most is copied before everything has to stand still; then
 // only what changed meanwhile is.
 func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, u user) error {
+	visit := p.walk(ctx)
+	defer visit.Leave()
 	temp, err := p.prepare(func(temp string) error {
-		if err := captureUpper(ctx, p.volumeDir(name), temp, pause); err != nil {
+		if err := captureUpper(ctx, p.volumeDir(name), temp, pause, visit); err != nil {
 			return err
 		}
 		// While the stack is the one that overlayfs knows.
@@ -60,12 +63,12 @@ func (p *Pool) capture(ctx context.Context, name string, r record, pause Pause, 
 
 // captureUpper copies upper/ of a volume, and of work/ what tells which files have
 // names in lower layers as well.
-func captureUpper(ctx context.Context, dir, to string, pause Pause) error {
+func captureUpper(ctx context.Context, dir, to string, pause Pause, visit *archive.Visit) error {
 	index := filepath.Join(to, "work", "index")
 	if err := errors.Join(os.Mkdir(filepath.Join(to, "upper"), 0o700), os.MkdirAll(index, 0o700)); err != nil {
 		return err
 	}
-	m := mirror{from: filepath.Join(dir, "upper"), to: filepath.Join(to, "upper")}
+	m := mirror{from: filepath.Join(dir, "upper"), to: filepath.Join(to, "upper"), visit: visit}
 	return m.atOnce(ctx, pause, func() error { return m.index(filepath.Join(dir, "work", "index"), index) })
 }
 
@@ -94,35 +97,30 @@ func (m *mirror) atOnce(ctx context.Context, pause Pause, more func() error) err
 
 // index copies overlayfs's index, whose entries are names of files in upper/.
 func (m *mirror) index(from, to string) error {
-	entries, err := os.ReadDir(from)
+	c, err := openCursor(from)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	defer c.Close()
 	top, err := unix.Open(m.to, unix.O_PATH|openDirFlags, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(top)
-	m.top = top
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "#") {
-			continue // what it is about to make
+	return c.each(func(name string) error {
+		if strings.HasPrefix(name, "#") {
+			return nil // what it is about to make
 		}
-		st, err := lstat(filepath.Join(from, e.Name()))
+		st, err := c.lstat(name)
 		if err != nil {
-			return err
+			return of(name, err)
 		}
 		if first, ok := m.links[st.Ino]; ok {
-			err = m.link(first, unix.AT_FDCWD, filepath.Join(to, e.Name()))
-		} else {
-			err = copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), st)
+			return first.link(top, unix.AT_FDCWD, filepath.Join(to, name))
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return copyFile(c.path(name), filepath.Join(to, name), &st)
+	})
 }

@@ -11,19 +11,22 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/archive"
 )
 
 // copyTree copies a directory with everything that an upper layer can have in it:
 // owners, modes, times, extended attributes, hard links, whiteouts and holes.
-func copyTree(ctx context.Context, from, to string) error {
+// visit counts what is remembered; it may be nil.
+func copyTree(ctx context.Context, from, to string, visit *archive.Visit) error {
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
-	return copyInto(ctx, from, to)
+	return copyInto(ctx, from, to, visit)
 }
 
-func copyInto(ctx context.Context, from, to string) error {
-	m := mirror{from: from, to: to}
+func copyInto(ctx context.Context, from, to string, visit *archive.Visit) error {
+	m := mirror{from: from, to: to, visit: visit}
 	return m.last(ctx)
 }
 

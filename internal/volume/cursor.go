@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/rootfd"
 )
 
@@ -29,8 +30,13 @@ var errDeep = kiln.Errorf(kiln.Unsupported, "there are more than %d directories 
 type cursor struct {
 	fd    int
 	above []inode
+	list  *listing                // by which the directory is gone through; nil: it isn't
+	visit *archive.Visit          // counts the directories above; nil: nobody does
 	raise func(name string) error // takes away a directory that is too far down to be emptied; may be nil
 }
+
+// levelSize is what a walk takes for each directory above the place, in bytes.
+const levelSize = 2 << 10
 
 // An inode is what a file is, whatever it is called.
 type inode struct{ dev, ino uint64 }
@@ -48,10 +54,16 @@ func openCursor(dir string) (*cursor, error) {
 // Close lets go of the place.
 func (c *cursor) Close() { unix.Close(c.fd) }
 
-// enter goes down into a directory. The error may be errDeep.
+// enter goes down into a directory. The error may be errDeep, and that of the visit.
 func (c *cursor) enter(name string) error {
-	if len(c.above) >= deepest {
+	if len(c.above) >= deepest || c.raise != nil && len(c.above) >= deepestRemoved {
 		return errDeep
+	}
+	if c.list != nil && len(c.above) >= openListings {
+		c.list.drop()
+	}
+	if err := c.visit.Add(levelSize); err != nil {
+		return err
 	}
 	here, err := c.inode()
 	if err != nil {
@@ -74,6 +86,7 @@ func (c *cursor) leave() error {
 		return err
 	}
 	unix.Close(c.fd)
+	_ = c.visit.Add(-levelSize) // of less there is no error
 	was := c.above[len(c.above)-1]
 	c.fd, c.above = fd, c.above[:len(c.above)-1]
 	now, err := c.inode()
@@ -89,18 +102,6 @@ func (c *cursor) inode() (inode, error) {
 	return inode{st.Dev, st.Ino}, err
 }
 
-// names gives what is in the directory. Reading it doesn't change when it was read
-// last.
-func (c *cursor) names() ([]string, error) {
-	fd, err := unix.Openat(c.fd, ".", openDirFlags|unix.O_NOATIME, 0)
-	if err != nil {
-		return nil, err
-	}
-	d := os.NewFile(uintptr(fd), "directory")
-	defer d.Close()
-	return d.Readdirnames(-1)
-}
-
 // lstat gives the state of a name in the directory.
 func (c *cursor) lstat(name string) (unix.Stat_t, error) {
 	var st unix.Stat_t
@@ -114,40 +115,30 @@ func (c *cursor) path(name string) string { return fdPath(c.fd, name) }
 // walk calls f for everything below the place. What goes away meanwhile is passed
 // over; errMoved ends the walk.
 func (c *cursor) walk(ctx context.Context, f func(name string, st *unix.Stat_t) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	names, err := c.names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
+	return c.each(func(name string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		st, err := c.lstat(name)
 		if gone(err) {
-			continue
+			return nil
 		}
 		if err == nil {
 			err = f(name, &st)
 		}
-		if err != nil {
+		if err != nil || !isDir(&st) {
 			return err
 		}
-		if !isDir(&st) {
-			continue
-		}
 		if err := c.enter(name); gone(err) {
-			continue
+			return nil
 		} else if err != nil {
 			return err
 		}
 		if err := c.walk(ctx, f); err != nil {
 			return err
 		}
-		if err := c.leave(); err != nil {
-			return err
-		}
-	}
-	return nil
+		return c.leave()
+	})
 }
 
 // gone reports whether an error means that a name isn't there any more, or is no
@@ -186,16 +177,24 @@ func countBlocks(ctx context.Context, dir string) (int64, error) {
 	}
 	total, seen := top.Blocks*512, map[uint64]bool{}
 	err = c.walk(ctx, func(_ string, st *unix.Stat_t) error {
-		if isDir(st) || st.Nlink == 1 || !seen[st.Ino] {
+		switch {
+		case isDir(st) || st.Nlink == 1:
 			total += st.Blocks * 512
-		}
-		if !isDir(st) && st.Nlink > 1 {
+		case seen[st.Ino]:
+		case len(seen) < mostSeen:
 			seen[st.Ino] = true
+			total += st.Blocks * 512
+		default:
+			total += st.Blocks * 512 / int64(st.Nlink)
 		}
 		return nil
 	})
 	return total, err
 }
+
+// mostSeen is how many files with several names are remembered when a tree is counted. Of more,
+// each name counts as its part of the file.
+const mostSeen = 1 << 18
 
 // removeTree removes a tree, however deep it is, also one with immutable files in
 // it. A tree that isn't there is no error.
@@ -224,11 +223,8 @@ func removeTree(dir string) error {
 			}
 		}
 	}
-	for before := -1; before < raised; {
-		before = raised
-		if err := c.empty(); err != nil {
-			return fmt.Errorf("remove %s: %w", dir, err)
-		}
+	if err := c.empty(); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "remove", Path: dir, Err: err}
@@ -254,16 +250,25 @@ func of(name string, err error) error {
 	return &ofError{name, err}
 }
 
-// empty removes what is in the directory.
+// deepestRemoved is how many directories below each other are gone down into by removeTree,
+// which has memory for few of them, and what is deeper come up.
+const deepestRemoved = 1000
+
+// empty removes what is in the directory. Not every file system gives all names when some go
+// while they are read, and others come up: so it ends when there is none.
 func (c *cursor) empty() error {
 	clearFlags(c.path("."))
-	names, err := c.names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := c.remove(name); err != nil {
-			return of(name, err)
+	for some := true; some; {
+		some = false
+		err := c.each(func(name string) error {
+			some = true
+			if err := c.remove(name); err != nil {
+				return of(name, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

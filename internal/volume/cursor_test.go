@@ -62,7 +62,7 @@ func TestDeep(t *testing.T) {
 		t.Errorf("usage: %d, %v", n, err)
 	}
 	to := filepath.Join(t.TempDir(), "copy")
-	if err := copyTree(t.Context(), from, to); err != nil {
+	if err := copyTree(t.Context(), from, to, nil); err != nil {
 		t.Fatal(err)
 	}
 	c, err := openCursor(to)
@@ -94,7 +94,7 @@ func TestTooDeep(t *testing.T) {
 	if n, err := usage(t.Context(), from); err != nil || n < 100*512 {
 		t.Errorf("usage: %d, %v", n, err)
 	}
-	if err := copyTree(t.Context(), from, filepath.Join(t.TempDir(), "copy")); !errors.Is(err, kiln.Unsupported) {
+	if err := copyTree(t.Context(), from, filepath.Join(t.TempDir(), "copy"), nil); !errors.Is(err, kiln.Unsupported) {
 		t.Errorf("copy: %v", err)
 	}
 	if _, err := os.Stat(from + "/d"); err != nil {

@@ -47,7 +47,7 @@ func (p *Pool) KeepCustom(ctx context.Context, n CustomName, snapshots bool, pau
 		}
 	}
 	k.temp, err = p.prepare(func(temp string) error {
-		return copyFiles(ctx, files, filepath.Join(temp, "files"), pause)
+		return p.copyFiles(ctx, files, filepath.Join(temp, "files"), pause)
 	})
 	return k, err
 }

@@ -107,14 +107,16 @@ func (p *Pool) idle(n CustomName) error {
 
 // copyFiles copies a directory, all of it as at one moment: pause holds still what uses it,
 // and is nil when nothing does. What it costs with pause is like capture.
-func copyFiles(ctx context.Context, from, to string, pause Pause) error {
+func (p *Pool) copyFiles(ctx context.Context, from, to string, pause Pause) error {
+	visit := p.walk(ctx)
+	defer visit.Leave()
 	if pause == nil {
-		return copyTree(ctx, from, to)
+		return copyTree(ctx, from, to, visit)
 	}
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
-	m := mirror{from: from, to: to}
+	m := mirror{from: from, to: to, visit: visit}
 	return m.atOnce(ctx, pause, func() error { return nil })
 }
 
@@ -146,7 +148,7 @@ func (p *Pool) SnapshotCustom(ctx context.Context, n CustomName, snap string, at
 		return err
 	}
 	exists, err := p.placeNew(dir, func(temp string) error {
-		if err := copyFiles(ctx, files, filepath.Join(temp, "files"), pause); err != nil {
+		if err := p.copyFiles(ctx, files, filepath.Join(temp, "files"), pause); err != nil {
 			return kiln.Errorf(kiln.KindOf(err), "snapshot %s/%s: %w", n.Name, snap, err)
 		}
 		s := snapshotState{c.CustomState, expires}
@@ -384,7 +386,7 @@ func (p *Pool) RestoreCustom(ctx context.Context, n CustomName, snap string, che
 			n.Name, snap, s.Damage)
 	}
 	temp, err := p.prepare(func(temp string) error {
-		err := copyTree(ctx, filepath.Join(p.customSnapshotDir(n, snap), "files"), filepath.Join(temp, "files"))
+		err := p.copyFiles(ctx, filepath.Join(p.customSnapshotDir(n, snap), "files"), filepath.Join(temp, "files"), nil)
 		return cmp.Or(err, disk.SyncSystem(temp))
 	})
 	if err != nil {
@@ -443,7 +445,7 @@ func (p *Pool) CopyCustom(ctx context.Context, from CustomName, snap string, to 
 				return err
 			}
 		}
-		if err := copyFiles(ctx, files, filepath.Join(temp, "files"), pause); err != nil {
+		if err := p.copyFiles(ctx, files, filepath.Join(temp, "files"), pause); err != nil {
 			return err
 		}
 		return errors.Join(writeCustom(temp, s), disk.SyncSystem(temp))
@@ -476,7 +478,7 @@ func (p *Pool) copyCustomSnapshots(ctx context.Context, from CustomName, temp st
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		err := copyTree(ctx, filepath.Join(p.customSnapshotDir(from, s.Name), "files"), filepath.Join(dir, "files"))
+		err := p.copyFiles(ctx, filepath.Join(p.customSnapshotDir(from, s.Name), "files"), filepath.Join(dir, "files"), nil)
 		if err != nil {
 			return err
 		}

@@ -182,22 +182,14 @@ func (c *cursor) sorted(ctx context.Context, above string, f func(path, name str
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	names, err := c.names()
-	if err != nil {
-		return err
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	return c.eachSorted(func(name string) error {
 		st, err := c.lstat(name)
 		if err != nil {
 			return err
 		}
 		path := above + "/" + name
-		if err := f(path, name, &st); err != nil {
+		if err := f(path, name, &st); err != nil || !isDir(&st) {
 			return err
-		}
-		if !isDir(&st) {
-			continue
 		}
 		if err := c.enter(name); err != nil {
 			return err
@@ -205,11 +197,8 @@ func (c *cursor) sorted(ctx context.Context, above string, f func(path, name str
 		if err := c.sorted(ctx, path, f); err != nil {
 			return err
 		}
-		if err := c.leave(); err != nil {
-			return err
-		}
-	}
-	return nil
+		return c.leave()
+	})
 }
 
 // digest writes of one file.

@@ -185,7 +185,7 @@ func (p *Pool) hold(ctx context.Context, name string, pause Pause, u user) error
 			return errors.Join(err, removeTree(made))
 		}
 	}
-	p.mergeLater(r.Layers)
+	p.mergeLater(ctx, r.Layers)
 	return p.put(made, u.dir)
 }
 

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/kiln-containers/kiln/internal/archive"
 )
 
 // markXattr marks a file of an upper layer for as long as its names are looked for.
@@ -31,7 +32,7 @@ const markXattr = "trusted.kiln.names"
 func (p *Pool) completeLinks(ctx context.Context, r record, dir string) error {
 	index := filepath.Join(dir, "work", "index")
 	incomplete, err := namesMissing(index)
-	if err != nil || len(incomplete) == 0 {
+	if err != nil || !incomplete {
 		return err
 	}
 	// An index that came with a copy of the pool is put right by mounting it.
@@ -42,49 +43,78 @@ func (p *Pool) completeLinks(ctx context.Context, r record, dir string) error {
 	if err := whole.Close(); err != nil {
 		return err
 	}
-	if incomplete, err = namesMissing(index); err != nil {
-		return err
-	}
 	mark := uuid.NewString() // never one that a crash left behind
-	for _, file := range incomplete {
+	incomplete = false
+	err = eachIncomplete(index, func(file string) error {
+		incomplete = true
 		if err := unix.Lsetxattr(file, markXattr, []byte(mark), 0); err != nil {
-			return fmt.Errorf("mark %s to find its names: %w", file, err)
+			return fmt.Errorf("mark a file of %s to find its names: %w", index, err)
 		}
+		return nil
+	})
+	if err == nil && incomplete {
+		err = p.touchMarked(ctx, r, dir, mark)
 	}
-	err = p.touchMarked(ctx, r, dir, mark)
-	for _, file := range incomplete {
-		if rerr := unix.Lremovexattr(file, markXattr); rerr != nil && rerr != unix.ENOENT {
-			err = errors.Join(err, rerr)
+	uerr := eachIndexed(index, func(file string) error {
+		if err := unix.Lremovexattr(file, markXattr); err != nil && err != unix.ENOENT && err != unix.ENODATA {
+			return err
 		}
-	}
-	return err
+		return nil
+	})
+	return errors.Join(err, uerr)
 }
 
-// namesMissing gives the files in an index that may have names in lower layers
-// which the upper one lacks.
-func namesMissing(index string) ([]string, error) {
-	entries, err := os.ReadDir(index)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// namesMissing reports whether an index has files that may have names in lower layers which
+// the upper one lacks.
+func namesMissing(index string) (bool, error) {
+	errSome := errors.New("there are some")
+	err := eachIncomplete(index, func(string) error { return errSome })
+	if errors.Is(err, errSome) {
+		return true, nil
 	}
-	var list []string
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "#") || e.Type()&fs.ModeCharDevice != 0 {
-			continue // its own, and of a file that is gone
-		}
-		file := filepath.Join(index, e.Name())
+	return false, err
+}
+
+// eachIncomplete calls f for the files in an index, by paths, that may have names in lower
+// layers which the upper one lacks.
+func eachIncomplete(index string, f func(file string) error) error {
+	return eachIndexed(index, func(file string) error {
 		// All names are in the upper layer, where the index is one more.
-		if n, ok, err := overlayAttribute(file, "nlink"); err != nil || !ok || n != "U-1" {
-			list = append(list, file)
+		if n, ok, err := overlayAttribute(file, "nlink"); err == nil && ok && n == "U-1" {
+			return nil
 		}
+		return f(file)
+	})
+}
+
+// eachIndexed calls f for the files in an index, by paths. One that isn't there has none.
+func eachIndexed(index string, f func(file string) error) error {
+	c, err := openCursor(index)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return list, err
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.each(func(name string) error {
+		st, err := c.lstat(name)
+		if gone(err) || err == nil && (strings.HasPrefix(name, "#") || st.Mode&unix.S_IFMT == unix.S_IFCHR) {
+			return nil // its own, and of a file that is gone
+		}
+		if err != nil {
+			return of(name, err)
+		}
+		return f(c.path(name))
+	})
 }
 
 // touchMarked makes names in the upper layer for the files that have a mark.
 func (p *Pool) touchMarked(ctx context.Context, r record, dir, mark string) error {
 	// One after the other: a layer can't be read while it is written to.
-	names, err := p.sharedNames(ctx, r, dir)
+	visit := p.walk(ctx)
+	defer visit.Leave()
+	names, err := p.sharedNames(ctx, r, dir, visit)
 	if err != nil {
 		return err
 	}
@@ -153,6 +183,12 @@ type fileName struct {
 	name string
 }
 
+// size is what is remembered with it, in bytes.
+func (f fileName) size() int64 {
+	const folderSize = 48
+	return linkSize + folderSize + int64(len(f.name)+len(f.in.name))
+}
+
 // link makes one more name of the file, which is below a root, in a directory.
 func (f fileName) link(root, dir int, name string) error {
 	at, err := openBeneath(root, f.in.path())
@@ -165,7 +201,7 @@ func (f fileName) link(root, dir int, name string) error {
 
 // sharedNames gives the names of all files that have several, as they look without
 // the index. No other can be missing.
-func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]fileName, error) {
+func (p *Pool) sharedNames(ctx context.Context, r record, dir string, visit *archive.Visit) ([]fileName, error) {
 	lowers, _, err := p.lowers(r)
 	if err != nil {
 		return nil, err
@@ -181,40 +217,38 @@ func (p *Pool) sharedNames(ctx context.Context, r record, dir string) ([]fileNam
 		return nil, err
 	}
 	defer c.Close()
-	return c.shared(ctx, &folder{}, nil)
+	c.visit = visit
+	var list []fileName
+	err = c.shared(ctx, &folder{}, &list)
+	return list, err
 }
 
-// shared adds to a list the names of files below the place that have several.
-func (c *cursor) shared(ctx context.Context, here *folder, list []fileName) ([]fileName, error) {
-	if err := ctx.Err(); err != nil {
-		return list, err
-	}
-	names, err := c.names()
-	if err != nil {
-		return list, err
-	}
-	for _, name := range names {
+// shared adds to a list the names of files below the place that have several, and counts them.
+func (c *cursor) shared(ctx context.Context, here *folder, list *[]fileName) error {
+	return c.each(func(name string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		st, err := c.lstat(name)
 		if err != nil {
-			return list, err
+			return err
 		}
 		if !isDir(&st) {
-			if st.Nlink > 1 {
-				list = append(list, fileName{here, name})
+			if st.Nlink == 1 {
+				return nil
 			}
-			continue
+			f := fileName{here, name}
+			*list = append(*list, f)
+			return c.visit.Add(f.size())
 		}
 		if err := c.enter(name); err != nil {
-			return list, err
+			return err
 		}
-		if list, err = c.shared(ctx, &folder{here, name}, list); err != nil {
-			return list, err
+		if err := c.shared(ctx, &folder{here, name}, list); err != nil {
+			return err
 		}
-		if err := c.leave(); err != nil {
-			return list, err
-		}
-	}
-	return list, nil
+		return c.leave()
+	})
 }
 
 func touchIfMarked(name, mark string) error {

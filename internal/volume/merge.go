@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
@@ -77,12 +79,12 @@ func (p *Pool) due(layers []string) (run []string, level int) {
 
 // mergeLater merges what is due in a stack beside the caller. What fails or is
 // interrupted is tried again with the next snapshot.
-func (p *Pool) mergeLater(layers []string) {
+func (p *Pool) mergeLater(ctx context.Context, layers []string) {
 	if run, _ := p.due(layers); run == nil {
 		return
 	}
 	p.wg.Go(func() {
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		p.wg.Go(func() {
 			select {
@@ -130,7 +132,9 @@ func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 		for _, part := range parts {
 			trees = append(trees, p.layerTree(part))
 		}
-		if err := mergeTrees(ctx, trees, filepath.Join(temp, "upper")); err != nil {
+		visit := p.walk(ctx)
+		defer visit.Leave()
+		if err := mergeTrees(ctx, trees, filepath.Join(temp, "upper"), visit); err != nil {
 			return err
 		}
 		if err := disk.SyncSystem(temp); err != nil {
@@ -163,6 +167,8 @@ type merger struct {
 	out        *cursor // the directory that is being made
 	top        int     // descriptor of the root of what is made
 	links      map[fileID]fileName
+	list       *listing       // by which the directory is gone through
+	visit      *archive.Visit // counts what is remembered; nil: nobody does
 }
 
 // A place is a directory of a layer.
@@ -178,7 +184,7 @@ type fileID struct {
 }
 
 // mergeTrees makes a directory of several, top first.
-func mergeTrees(ctx context.Context, trees []string, to string) error {
+func mergeTrees(ctx context.Context, trees []string, to string, visit *archive.Visit) error {
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
@@ -190,6 +196,7 @@ func mergeTrees(ctx context.Context, trees []string, to string) error {
 	if g.out, err = openCursor(to); err != nil {
 		return err
 	}
+	g.visit, g.out.visit = visit, visit
 	if g.top, err = unix.Open(to, unix.O_PATH|openDirFlags, 0); err != nil {
 		return err
 	}
@@ -227,7 +234,7 @@ func (g *merger) close() {
 // attributes. made is that directory in what is made. below is what the layers further down
 // have it as, and above what they have its parent as; nil if none of them is looked into.
 func (g *merger) dir(ctx context.Context, made, below, above *folder) error {
-	first, done := -1, map[string]bool{}
+	first := -1
 	for i, p := range g.places {
 		if !p.here {
 			continue
@@ -235,24 +242,57 @@ func (g *merger) dir(ctx context.Context, made, below, above *folder) error {
 		if first < 0 {
 			first = i
 		}
-		names, err := (&cursor{fd: g.fds[i]}).names()
-		if err != nil {
+		if err := g.layer(ctx, i, made, below); err != nil {
 			return err
-		}
-		for _, name := range names {
-			if done[name] {
-				continue
-			}
-			done[name] = true
-			if err := g.entry(ctx, i, name, made, below); err != nil {
-				return err
-			}
 		}
 	}
 	if first < 0 {
 		return kiln.Errorf(kiln.Integrity, "%.100q is in none of the layers", made.name)
 	}
 	return g.finish(fdPath(g.fds[first], "."), made, below, above)
+}
+
+// layer makes what one layer has in the directory that the merger is in, and none above it.
+func (g *merger) layer(ctx context.Context, i int, made, below *folder) error {
+	var l listing
+	defer l.drop()
+	was := g.list
+	g.list = &l
+	defer func() { g.list = was }()
+	for {
+		name, err := l.next(g.fds[i])
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		hidden := false
+		if err == nil {
+			hidden, err = g.above(i, name)
+		}
+		if err == nil && !hidden {
+			err = g.entry(ctx, i, name, made, below)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// above reports whether a layer above one has a name in the directory that the merger is in.
+func (g *merger) above(layer int, name string) (bool, error) {
+	for i := range layer {
+		if !g.places[i].here {
+			continue
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(g.fds[i], name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil {
+			return true, nil
+		}
+		if err != unix.ENOENT {
+			return false, of(name, err)
+		}
+	}
+	return false, nil
 }
 
 // finish gives a directory its attributes, and says what it is merged with in the layers
@@ -317,6 +357,9 @@ func (g *merger) entry(ctx context.Context, layer int, name string, made, below 
 
 // subdir is entry for a directory.
 func (g *merger) subdir(ctx context.Context, layer int, name string, made, below *folder) error {
+	if len(g.out.above) >= openListings {
+		g.list.drop()
+	}
 	v, err := g.look(layer, name, below)
 	if err == nil {
 		err = unix.Mkdirat(g.out.fd, name, 0o700)
@@ -392,7 +435,9 @@ func (g *merger) file(layer int, from, name string, st *unix.Stat_t, made, below
 		err = copyFile(from, g.out.path(name), st)
 	}
 	if err == nil && st.Nlink > 1 {
-		g.links[id] = fileName{made, name}
+		first := fileName{made, name}
+		g.links[id] = first
+		err = g.visit.Add(first.size())
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
@@ -30,13 +31,15 @@ import (
 // handles is replaced by what doesn't, and overlayfs makes new ones. It can be
 // interrupted and done again. Nobody may use the volume meanwhile.
 func (p *Pool) adopt(ctx context.Context, r record, dir string) error {
+	visit := p.walk(ctx)
+	defer visit.Leave()
 	index := filepath.Join(dir, "work", "index")
-	good, stale, err := sortIndex(index, r.Base)
+	good, stale, err := sortIndex(index, r.Base, visit)
 	if err != nil {
 		return err
 	}
 	if len(stale) > 0 {
-		if err := p.relink(ctx, r, dir, stale); err != nil {
+		if err := p.relink(ctx, r, dir, stale, visit); err != nil {
 			return err
 		}
 	}
@@ -63,23 +66,29 @@ func (p *Pool) adopt(ctx context.Context, r record, dir string) error {
 
 // sortIndex gives the inode numbers of the files in an index whose handles are of files
 // in an image, and the names of the others by their inode numbers.
-func sortIndex(index string, base kiln.Fingerprint) (good map[uint64]bool, stale map[uint64]string, err error) {
+func sortIndex(index string, base kiln.Fingerprint, visit *archive.Visit) (good map[uint64]bool,
+	stale map[uint64]string, err error) {
 	good, stale = map[uint64]bool{}, map[uint64]string{}
-	entries, err := os.ReadDir(index)
+	c, err := openCursor(index)
 	if errors.Is(err, fs.ErrNotExist) {
 		return good, stale, nil
 	}
-	for _, e := range entries {
-		st, err := lstat(filepath.Join(index, e.Name()))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer c.Close()
+	err = c.each(func(name string) error {
+		st, err := c.lstat(name)
 		if err != nil {
-			return nil, nil, err
+			return of(name, err)
 		}
-		if uuid := handleUUID(e.Name()); !base.IsZero() && uuid == string(base[:len(uuid)]) && uuid != "" {
+		if uuid := handleUUID(name); !base.IsZero() && uuid == string(base[:len(uuid)]) && uuid != "" {
 			good[st.Ino] = true
 		} else {
-			stale[st.Ino] = e.Name()
+			stale[st.Ino] = name
 		}
-	}
+		return visit.Add(linkSize + int64(len(name)))
+	})
 	return good, stale, err
 }
 
@@ -147,7 +156,8 @@ func nameless(index string, stale map[uint64]string) (map[attributes]bool, error
 // no use: what they stand for is what the layers below have at the same path. A file that
 // was renamed to where another had been stands for something else: what is below then
 // looks like a file that has no name any more.
-func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint64]string) error {
+func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint64]string,
+	visit *archive.Visit) error {
 	lowers, _, err := p.lowers(r)
 	if err != nil {
 		return err
@@ -165,7 +175,9 @@ func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint6
 	if err != nil {
 		return err
 	}
-	names, err := c.shared(ctx, &folder{}, nil)
+	c.visit = visit
+	var names []fileName
+	err = c.shared(ctx, &folder{}, &names)
 	c.Close()
 	if err != nil {
 		return err
@@ -178,7 +190,7 @@ func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint6
 	defer g.close()
 	changed, unchanged := map[inode]fileName{}, map[inode][]fileName{}
 	for _, n := range names {
-		if err := ctx.Err(); err != nil {
+		if err := errors.Join(ctx.Err(), visit.Add(linkSize)); err != nil {
 			return err
 		}
 		above, below, err := g.lookBoth(n.in.path(), n.name)

@@ -53,6 +53,10 @@ type Pool struct {
 	// when somebody needs it; nil: it can't be. It is set before the pool is used.
 	Refill func(ctx context.Context, fp kiln.Fingerprint) (Content, error)
 
+	// Walk begins to count what is remembered of files that are gone through, for whoever ctx
+	// is about; nil: nobody counts that. It is set before the pool is used.
+	Walk func(ctx context.Context) *archive.Visit
+
 	owned Owned
 	spare Spare
 	dir   string
@@ -149,6 +153,14 @@ func OpenFor(dir string, owned Owned, spare Spare) (*Pool, error) {
 		}
 	})
 	return p, errors.Join(p.settleUnsynced(), p.noteRecords(), p.openLayers())
+}
+
+// walk begins to count what is remembered of files; the visit is to be left, and may be nil.
+func (p *Pool) walk(ctx context.Context) *archive.Visit {
+	if p.Walk == nil {
+		return nil
+	}
+	return p.Walk(ctx)
 }
 
 // MountsImages reports whether the tree of an image is one file that the kernel mounts, and

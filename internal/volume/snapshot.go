@@ -234,7 +234,7 @@ func copyMeta(from, dir string) error {
 	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := copyTree(context.Background(), from, filepath.Join(dir, "meta")); err != nil {
+	if err := copyTree(context.Background(), from, filepath.Join(dir, "meta"), nil); err != nil {
 		return err
 	}
 	return disk.SyncSystem(dir)

@@ -197,7 +197,7 @@ func (v *Volume) EditMeta(ctx context.Context) (*os.Root, error) {
 			if err := v.pool.ensure(ctx, v.base); err != nil {
 				return err
 			}
-			if err := copyInto(ctx, filepath.Join(v.pool.imageDir(v.base), "meta"), temp); err != nil {
+			if err := copyInto(ctx, filepath.Join(v.pool.imageDir(v.base), "meta"), temp, nil); err != nil {
 				return err
 			}
 			return disk.SyncSystem(temp)
