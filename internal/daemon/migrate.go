@@ -68,7 +68,8 @@ func (m *Migration) Run(ctx context.Context, o *op.Operation,
 	return m.run(ctx, o, p)
 }
 
-// migrations is how many there may be at once: each has a process with memory of its own.
+// migrations is how many there may be at once: each has processes, whose memory is counted as
+// the client's, but only once they have it.
 // Restricted clients leave some to who manages the server.
 const (
 	migrations           = 8
@@ -150,7 +151,12 @@ func (d *Daemon) send(ctx context.Context, o *op.Operation, name string, only bo
 		return err
 	}
 	ctx = p.Listen(ctx)
-	if err := sendTrees(ctx, h, answer, &carrier{Peer: p, o: o, sent: true}); err != nil {
+	visit, err := d.share(ctx)
+	if err != nil {
+		return p.Fail(ctx, fmt.Errorf("copy instance %q: %w", name, err))
+	}
+	defer visit.Leave()
+	if err := sendTrees(ctx, h, answer, &carrier{Peer: p, o: o, sent: true}, visit); err != nil {
 		return p.Fail(ctx, fmt.Errorf("copy instance %q: %w", name, err))
 	}
 	return p.Wait(ctx)
@@ -169,7 +175,8 @@ func headerOf(t kiln.Transfer) migrate.Header {
 	return h
 }
 
-func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, c *carrier) error {
+func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, c *carrier,
+	visit *archive.Visit) error {
 	if answer.FS != migrate.RSYNC {
 		return kiln.Errorf(kiln.Unsupported, "the other server wants files in another way than by rsync")
 	}
@@ -186,7 +193,7 @@ func sendTrees(ctx context.Context, h *instance.Share, answer migrate.Header, c 
 	}
 	for _, name := range append(names, "") {
 		if err := c.tree(ctx, func(ctx context.Context, s rsync.Stream) error {
-			return h.Send(ctx, name, s, o)
+			return h.Send(ctx, name, s, o, visit)
 		}); err != nil {
 			return err
 		}

@@ -32,8 +32,10 @@ func sendIDs() []volume.IDMap {
 const ownDirMode = 0o100
 
 // Send sends a whole tree as LXD has it on its disk, that of a snapshot or for "" of the
-// instance itself, with the ids that the instance sees. Errors: as of rsync.Send.
-func (h *Share) Send(ctx context.Context, snapshot string, s rsync.Stream, o rsync.Options) (err error) {
+// instance itself, with the ids that the instance sees. visit counts the memory of rsync; it
+// may be nil. Errors: as of rsync.Send, and those of the visit.
+func (h *Share) Send(ctx context.Context, snapshot string, s rsync.Stream, o rsync.Options, visit *archive.Visit) (
+	err error) {
 	snap, err := h.snapshot(snapshot)
 	if err != nil {
 		return err
@@ -71,7 +73,7 @@ func (h *Share) Send(ctx context.Context, snapshot string, s rsync.Stream, o rsy
 	if err != nil {
 		return err
 	}
-	return rsync.Send(ctx, s, rsync.Files{Dir: own, Tree: tree, IDs: ids}, temp, o)
+	return rsync.Send(ctx, s, rsync.Files{Dir: own, Tree: tree, IDs: ids}, temp, o, rsync.Bounds{Memory: visit.Add})
 }
 
 // Trees takes whole trees from another server, one after the other, for a receiver: each
@@ -98,7 +100,8 @@ func (t *Trees) Fetch(ctx context.Context, s rsync.Stream, o rsync.Options, lim 
 	if err := unix.Fstatfs(int(t.own.Fd()), &t.before); err != nil {
 		return err
 	}
-	return rsync.Receive(ctx, s, t.own, t.set.pool.TempDir(), o, func() error { return t.room(lim) })
+	return rsync.Receive(ctx, s, t.own, t.set.pool.TempDir(), o, rsync.Bounds{
+		Room: func() error { return t.room(lim) }, Memory: lim.Visit.Add})
 }
 
 // leastFree is what trees on their way leave free of the disk, in bytes, and in files.

@@ -31,8 +31,8 @@ enum { FILES = 3, TREE = 4, IDS = 5, FROM = 7, TO = 8 };
 
 enum { NOBODY = 65534 };
 
-// What an attacker may take of the host's memory: rsync needs some hundred bytes for each
-// file of a directory.
+// What an attacker may take of the host's memory at once, before it is counted what it has:
+// rsync needs some hundred bytes for each file of a directory.
 static const rlim_t most_memory = 1UL << 30;
 
 static void fail(const char *what)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,9 +87,19 @@ type Files struct{ Dir, Tree, IDs *os.File }
 // by the descriptors FROM and TO of confine.c. It ends when the other server has said all.
 const toPeer = `sh -c "exec 9<&0; cat <&9 >&8 & exec cat <&7 8>&- 9<&-"`
 
+// Bounds are asked again and again while files are copied: an error ends the copy, and is its
+// error.
+type Bounds struct {
+	// Room says whether there is room for more files; nil: there is.
+	Room func() error
+	// Memory counts what the processes take more than before, in bytes, or less: what the other
+	// end says makes them take some hundred bytes for each file of a directory. nil: nobody does.
+	Memory func(more int64) error
+}
+
 // Send sends files, and returns when the other end has them. temp is a directory for an
 // empty one. Errors: Unsupported without rsync, Network, and the stream's.
-func Send(ctx context.Context, s Stream, f Files, temp string, o Options) error {
+func Send(ctx context.Context, s Stream, f Files, temp string, o Options, b Bounds) error {
 	dir, err := private(f.Dir, f.IDs, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return err
@@ -103,7 +114,7 @@ func Send(ctx context.Context, s Stream, f Files, temp string, o Options) error 
 		return err
 	}
 	p.cmd.ExtraFiles = []*os.File{dir, f.Tree, f.IDs, nil, in, out}
-	return p.run(ctx, s, nil, in, out)
+	return p.run(ctx, s, b, in, out)
 }
 
 // private gives a directory as a mount that isn't attached anywhere.
@@ -124,13 +135,12 @@ func private(dir, ids *os.File, attr uint64) (*os.File, error) {
 	return mount, nil
 }
 
-// checkEvery is how often Receive looks whether it may go on.
+// checkEvery is how often it is asked whether a copy may go on.
 const checkEvery = 250 * time.Millisecond
 
 // Receive takes files into a directory that belongs to Nobody; what is there is brought up to
-// date. room says again and again whether there is room for more; its error ends the copy.
-// Errors: as of Send.
-func Receive(ctx context.Context, s Stream, dir *os.File, temp string, o Options, room func() error) error {
+// date. Errors: as of Send.
+func Receive(ctx context.Context, s Stream, dir *os.File, temp string, o Options, b Bounds) error {
 	mount, err := private(dir, nil, 0)
 	if err != nil {
 		return err
@@ -147,7 +157,7 @@ func Receive(ctx context.Context, s Stream, dir *os.File, temp string, o Options
 	}
 	p.cmd.Stdin, p.cmd.Stdout = in, out
 	p.cmd.ExtraFiles = []*os.File{mount}
-	return p.run(ctx, s, room, in, out)
+	return p.run(ctx, s, b, in, out)
 }
 
 // Nobody is who the receiver is.
@@ -195,7 +205,7 @@ func (p *process) pipes() (in, out *os.File, err error) {
 }
 
 // run runs the process between a stream and its ends.
-func (p *process) run(ctx context.Context, s Stream, room func() error, in, out *os.File) error {
+func (p *process) run(ctx context.Context, s Stream, b Bounds, in, out *os.File) error {
 	defer os.Remove(p.place)
 	defer p.from.Close()
 	defer p.to.Close()
@@ -213,19 +223,11 @@ func (p *process) run(ctx context.Context, s Stream, room func() error, in, out 
 	defer looking.Wait()
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })()
-	if room != nil {
-		looking.Go(func() {
-			for ctx.Err() == nil {
-				if err := room(); err != nil {
-					stop(err)
-				}
-				select {
-				case <-time.After(checkEvery):
-				case <-ctx.Done():
-				}
-			}
-		})
-	}
+	looking.Go(func() {
+		if err := b.keep(ctx, p.cmd.Process.Pid); err != nil {
+			stop(err)
+		}
+	})
 	came, sent := make(chan error, 1), make(chan error, 1)
 	go func() {
 		came <- receive(p.to, s)
@@ -249,6 +251,59 @@ func (p *process) run(ctx context.Context, s Stream, room func() error, in, out 
 		stop(werr)
 	}
 	return cmp.Or(werr, p.rest(ctx, sent), p.rest(ctx, came))
+}
+
+// keep asks whether a process and its children may go on, until ctx ends or they may not.
+func (b Bounds) keep(ctx context.Context, pid int) error {
+	var counted int64
+	if b.Memory != nil {
+		defer func() { _ = b.Memory(-counted) }() // of less there is no error
+	}
+	for ctx.Err() == nil {
+		if b.Room != nil {
+			if err := b.Room(); err != nil {
+				return err
+			}
+		}
+		if b.Memory != nil {
+			more := memoryOf(pid, 0) - counted
+			counted += more
+			if err := b.Memory(more); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-time.After(checkEvery):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// deepestChild is how far down children are counted: rsync has a child, and its shell one more.
+const deepestChild = 4
+
+// memoryOf gives the memory that a process and its children have for themselves, in bytes, as
+// /proc says. What has ended has none.
+func memoryOf(pid, above int) int64 {
+	var sum int64
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "RssAnon: %d kB", &kb); n == 1 {
+			sum += kb << 10
+		}
+	}
+	if above == deepestChild {
+		return sum
+	}
+	b, _ = os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for word := range strings.FieldsSeq(string(b)) {
+		if child, err := strconv.Atoi(word); err == nil {
+			sum += memoryOf(child, above+1)
+		}
+	}
+	return sum
 }
 
 // rest waits for the end of what one end sends.

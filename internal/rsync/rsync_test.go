@@ -124,13 +124,24 @@ func TestCopy(t *testing.T) {
 	o := Options{Xattrs: true, Delete: true, Links: true} // Compress would leave nothing to pile up
 	sent := make(chan error, 1)
 	go func() {
-		sent <- Send(ctx, end{r1, &halting{WriteCloser: w2}}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o)
+		sent <- Send(ctx, end{r1, &halting{WriteCloser: w2}}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o,
+			Bounds{})
 	}()
-	if err := Receive(ctx, end{r2, w1}, opened(t, to), temp, o, func() error { return nil }); err != nil {
+	var has, most int64
+	count := func(more int64) error {
+		has += more
+		most = max(most, has)
+		return nil
+	}
+	if err := Receive(ctx, end{r2, w1}, opened(t, to), temp, o, Bounds{Memory: count}); err != nil {
 		t.Error("receive:", err)
 	}
 	if err := <-sent; err != nil {
 		t.Error("send:", err)
+	}
+	const names = 20_000 * 30 // that the receiver had to know of at least
+	if t.Logf("%d bytes of memory", most); has != 0 || most < names {
+		t.Errorf("it had %d bytes of memory at most, and has %d", most, has)
 	}
 	for name, want := range map[string]string{"metadata.yaml": "x", "rootfs/secret": "text", "rootfs/link": "text",
 		"rootfs/null": "", "rootfs/symlink": "/etc/passwd"} {
@@ -182,9 +193,9 @@ func copied(t *testing.T, tree, to string, o Options, back func(end) Stream) (se
 	r2, w2 := io.Pipe()
 	sending := make(chan error, 1)
 	go func() {
-		sending <- Send(ctx, end{r1, w2}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o)
+		sending <- Send(ctx, end{r1, w2}, Files{Dir: opened(t, base), Tree: mount, IDs: ids}, temp, o, Bounds{})
 	}()
-	received = Receive(ctx, back(end{r2, w1}), opened(t, to), temp, o, func() error { return nil })
+	received = Receive(ctx, back(end{r2, w1}), opened(t, to), temp, o, Bounds{})
 	if received != nil {
 		r1.Close() // as a connection that is given up
 		w2.Close()
@@ -246,9 +257,49 @@ func TestNoRoom(t *testing.T) {
 	_, out := io.Pipe()
 	defer out.Close()
 	dir := fastDir(t)
-	err := Receive(ctx, end{r, out}, opened(t, dir), t.TempDir(), Options{}, func() error { return full })
+	err := Receive(ctx, end{r, out}, opened(t, dir), t.TempDir(), Options{}, Bounds{Room: func() error { return full }})
 	if !errors.Is(err, full) {
 		t.Error(err)
+	}
+}
+
+// TestNoMemory ends a copy whose processes have more memory than there is for it, at either end,
+// though nothing more comes.
+func TestNoMemory(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	much := errors.New("too much")
+	for which, copy := range map[string]func(Stream, Bounds) error{
+		"receiver": func(s Stream, b Bounds) error {
+			return Receive(ctx, s, opened(t, fastDir(t)), t.TempDir(), Options{}, b)
+		},
+		"sender": func(s Stream, b Bounds) error {
+			base, ids := t.TempDir(), userNS(t)
+			if err := os.Mkdir(filepath.Join(base, "rootfs"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			tree, err := private(opened(t, fastDir(t)), ids, unix.MOUNT_ATTR_RDONLY)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tree.Close()
+			return Send(ctx, s, Files{Dir: opened(t, base), Tree: tree, IDs: ids}, t.TempDir(), Options{}, b)
+		},
+	} {
+		r, w := io.Pipe()
+		_, out := io.Pipe()
+		var has int64
+		err := copy(end{r, out}, Bounds{Memory: func(more int64) error {
+			if has += more; more > 0 {
+				return much
+			}
+			return nil
+		}})
+		if !errors.Is(err, much) || has != 0 {
+			t.Errorf("%s: %v, and it has %d bytes", which, err, has)
+		}
+		w.Close()
+		out.Close()
 	}
 }
 
