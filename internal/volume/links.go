@@ -202,7 +202,7 @@ func (f fileName) link(root, dir int, name string) error {
 // sharedNames gives the names of all files that have several, as they look without
 // the index. No other can be missing.
 func (p *Pool) sharedNames(ctx context.Context, r record, dir string, visit *archive.Visit) ([]fileName, error) {
-	lowers, _, err := p.lowers(r)
+	lowers, _, err := p.lowers(ctx, r)
 	if err != nil {
 		return nil, err
 	}

@@ -38,15 +38,41 @@ type namespace struct {
 	fd  *os.File
 	dir string
 
+	mountFile func(fstype, file string) (int, error) // tests have another
+	bound     time.Duration                          // is mountBound; tests have less
+
 	mu    sync.Mutex
-	bases map[string]bool     // trees of images that are mounted, by name
+	bases map[string]*base    // trees of images, by name
 	users map[string]*os.File // user namespaces that map ids, by the map
 	next  int
 }
 
+// A base is the tree of an image, which is mounted or not. What one image has to wait for is
+// nothing to others.
+type base struct {
+	turn    chan struct{} // full while it is mounted, unmounted or replaced
+	mounted bool          // changes with the turn and the lock of the namespace
+	flight  *mounting     // nil: nobody mounts it
+}
+
+// A mounting is on its way, and all who want the same tree wait for it.
+type mounting struct {
+	done chan struct{}
+	err  error
+}
+
+// mountBound is how long somebody waits for the tree of an image to be mounted. The kernel reads
+// it for that, and waits for the disk as long as that takes.
+const mountBound = time.Minute
+
+// forgetBound is how long who replaces or removes a tree waits for that: whoever is about to use
+// another one waits for them.
+const forgetBound = 5 * time.Second
+
 // newNamespace makes the namespace with a tmpfs on dir.
 func newNamespace(dir string) (*namespace, error) {
-	n := &namespace{dir: dir, bases: map[string]bool{}, users: map[string]*os.File{}}
+	n := &namespace{dir: dir, mountFile: mountFile, bound: mountBound, bases: map[string]*base{},
+		users: map[string]*os.File{}}
 	err := thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 			return err
@@ -97,37 +123,88 @@ func (n *namespace) Close() error {
 	return errors.Join(errs...)
 }
 
-// forget unmounts the tree of an image, and calls then before anybody can mount it again.
+// baseOf gives the tree of an image. It is called with the lock.
+func (n *namespace) baseOf(name string) *base {
+	b := n.bases[name]
+	if b == nil {
+		b = &base{turn: make(chan struct{}, 1)}
+		n.bases[name] = b
+	}
+	return b
+}
+
+// forget unmounts the tree of an image, and calls then before anybody can mount it again. The
+// error is Timeout when one that is being mounted takes too long.
 func (n *namespace) forget(name string, then func() error) error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.bases[name] {
+	b := n.baseOf(name)
+	n.mu.Unlock()
+	select {
+	case b.turn <- struct{}{}:
+		defer func() { <-b.turn }()
+	case <-time.After(forgetBound):
+		return errSlow(name, forgetBound)
+	}
+	n.mu.Lock()
+	was := b.mounted
+	b.mounted = false
+	n.mu.Unlock()
+	if was {
 		err := n.run(func() error {
 			if err := unix.Unmount("base/"+name, unix.MNT_DETACH); err != nil {
 				return err
 			}
-			delete(n.bases, name)
 			_ = os.Remove("base/" + name) // the next mount takes it as it is
 			return nil
 		})
 		if err != nil {
+			n.mu.Lock()
+			b.mounted = true
+			n.mu.Unlock()
 			return fmt.Errorf("unmount the tree of an image: %w", err)
 		}
 	}
 	return then()
 }
 
+// errSlow is the error of who has waited long enough for a tree to be mounted.
+func errSlow(name string, after time.Duration) error {
+	return kiln.Errorf(kiln.Timeout, "the tree of image %.12s isn't mounted after %v, which goes on: the disk may not "+
+		"answer; see dmesg, then try again", name, after)
+}
+
 // base mounts a file with the tree of an image, once: all volumes of it share the
-// kernel's cache. It is there as base/<name> then. The error is errDamaged when what is
-// in the file is to blame.
-func (n *namespace) base(name, fstype, file string) error {
+// kernel's cache. It is there as base/<name> then. Errors: errDamaged when what is in the file
+// is to blame; Timeout, or that of ctx, when the mount goes on without the caller.
+func (n *namespace) base(ctx context.Context, name, fstype, file string) error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.bases[name] {
+	b := n.baseOf(name)
+	if b.mounted {
+		n.mu.Unlock()
 		return nil
 	}
+	m := b.flight
+	if m == nil {
+		m = &mounting{done: make(chan struct{})}
+		b.flight = m
+		go n.mountBase(b, m, name, fstype, file) // nobody can end it, so nobody waits for it without a bound
+	}
+	n.mu.Unlock()
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(n.bound):
+		return errSlow(name, n.bound)
+	}
+}
+
+// mountBase is base for all who wait.
+func (n *namespace) mountBase(b *base, m *mounting, name, fstype, file string) {
+	b.turn <- struct{}{}
 	err := n.run(func() error {
-		fd, err := mountFile(fstype, file)
+		fd, err := n.mountFile(fstype, file)
 		if err != nil {
 			return err
 		}
@@ -138,10 +215,13 @@ func (n *namespace) base(name, fstype, file string) error {
 		return unix.MoveMount(fd, "", unix.AT_FDCWD, "base/"+name, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	})
 	if err != nil {
-		return fmt.Errorf("mount %s: %w", file, err)
+		m.err = fmt.Errorf("mount %s: %w", file, err)
 	}
-	n.bases[name] = true
-	return nil
+	n.mu.Lock()
+	b.mounted, b.flight = err == nil, nil
+	n.mu.Unlock()
+	<-b.turn
+	close(m.done)
 }
 
 // errDamaged says of a tree that it isn't what was made, whatever the moment.

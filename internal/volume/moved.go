@@ -158,7 +158,7 @@ func nameless(index string, stale map[uint64]string) (map[attributes]bool, error
 // looks like a file that has no name any more.
 func (p *Pool) relink(ctx context.Context, r record, dir string, stale map[uint64]string,
 	visit *archive.Visit) error {
-	lowers, _, err := p.lowers(r)
+	lowers, _, err := p.lowers(ctx, r)
 	if err != nil {
 		return err
 	}

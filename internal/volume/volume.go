@@ -95,7 +95,7 @@ func (p *Pool) goodLowers(ctx context.Context, r record) (list []string, index b
 			return nil, false, err
 		}
 	}
-	list, index, err = p.lowers(r)
+	list, index, err = p.lowers(ctx, r)
 	if !errors.Is(err, errUnmountable) {
 		return list, index, err
 	}
@@ -103,7 +103,7 @@ func (p *Pool) goodLowers(ctx context.Context, r record) (list []string, index b
 	if err := p.renew(ctx, r.Base, func() error { return p.mountable(ctx, r.Base) }); err != nil {
 		return nil, false, err
 	}
-	return p.lowers(r)
+	return p.lowers(ctx, r)
 }
 
 // errUnmountable says that the tree of an image wasn't mounted.
@@ -114,9 +114,9 @@ var errUnmountable = errors.New("the tree of the image can't be mounted")
 func (p *Pool) mountable(ctx context.Context, fp kiln.Fingerprint) error {
 	image, err := p.imageRecord(fp)
 	if err == nil {
-		err = p.mountBase(fp, image)
+		err = p.mountBase(ctx, fp, image)
 	}
-	if err == nil || errors.Is(err, kiln.NotFound) {
+	if err == nil || errors.Is(err, kiln.NotFound) || errors.Is(err, kiln.Timeout) || ctx.Err() != nil {
 		return err
 	}
 	if !errors.Is(err, errDamaged) {
@@ -129,14 +129,18 @@ func (p *Pool) mountable(ctx context.Context, fp kiln.Fingerprint) error {
 	return kiln.Errorf(kiln.NotFound, "%w", err)
 }
 
-// mountBase mounts the tree of an image in the pool's namespace. The error is
-// errUnmountable, and errDamaged if the tree is to blame.
-func (p *Pool) mountBase(fp kiln.Fingerprint, image imageRecord) error {
+// mountBase mounts the tree of an image in the pool's namespace. Errors: errUnmountable, and
+// errDamaged if the tree is to blame; Timeout and that of ctx while it is being mounted.
+func (p *Pool) mountBase(ctx context.Context, fp kiln.Fingerprint, image imageRecord) error {
 	if image.Kind == kindDir {
 		return nil
 	}
 	file := filepath.Join(p.imageDir(fp), "rootfs."+image.Kind)
-	if err := p.ns.base(fp.String(), image.Kind, file); err != nil {
+	err := p.ns.base(ctx, fp.String(), image.Kind, file)
+	if errors.Is(err, kiln.Timeout) || err != nil && ctx.Err() != nil {
+		return err // it is on its way yet
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", errUnmountable, err)
 	}
 	return nil
@@ -144,7 +148,7 @@ func (p *Pool) mountBase(fp kiln.Fingerprint, image imageRecord) error {
 
 // lowers gives the read-only layers of a stack, top first, and whether overlayfs
 // can index them.
-func (p *Pool) lowers(r record) (list []string, index bool, err error) {
+func (p *Pool) lowers(ctx context.Context, r record) (list []string, index bool, err error) {
 	for _, id := range r.Layers {
 		list = append(list, p.layerTree(id))
 	}
@@ -153,7 +157,7 @@ func (p *Pool) lowers(r record) (list []string, index bool, err error) {
 	}
 	image, err := p.imageRecord(r.Base)
 	if err == nil {
-		err = p.mountBase(r.Base, image)
+		err = p.mountBase(ctx, r.Base, image)
 	}
 	if errors.Is(err, kiln.NotFound) || errors.Is(err, errDamaged) {
 		err = kiln.Errorf(kiln.Integrity, "what the volume stands on is lost: %w: %s", err, p.imageDir(r.Base))
