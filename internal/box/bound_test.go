@@ -3,6 +3,7 @@ package box
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
@@ -78,6 +79,32 @@ func TestKillHungMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	end(t, b) // in less than hangTime
+}
+
+// TestMonitorHasABound has liblxc wait for a hook that doesn't end: a start is given up, says what to
+// look at, and leaves nothing.
+func TestMonitorHasABound(t *testing.T) {
+	was := monitorTime
+	monitorTime = 2 * time.Second
+	t.Cleanup(func() { monitorTime = was })
+	s, dir := spec(t, busybox(t, "")), t.TempDir()
+	hook := filepath.Join(dir, "hook")
+	script := fmt.Sprintf("#!/bin/sh\ntouch %[1]s/begun\nwhile [ -e %[1]s/begun ]; do sleep 0.1; done\n", dir)
+	if err := os.WriteFile(hook, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Config = append(s.Config, "lxc.hook.pre-start = "+hook)
+	b, err := Start(t.Context(), s)
+	if err == nil {
+		end(t, b)
+	}
+	if !errors.Is(err, kiln.Timeout) || !strings.Contains(err.Error(), monitorTime.String()) ||
+		!strings.Contains(err.Error(), "kiln info --show-log") {
+		t.Error(err)
+	}
+	if pids := Processes(s.ID); len(pids) > 0 {
+		t.Errorf("%d processes are left", len(pids))
+	}
 }
 
 // TestForeignProcess puts a process of the host into a cgroup of the container. When

@@ -21,8 +21,12 @@ import (
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
-// startTime is how long liblxc may take to start a container.
+// startTime is how long a container may take to start, with all that is done for it.
 const startTime = time.Minute
+
+// monitorTime is how long kiln-monitor may take of that until it says that init runs: liblxc makes
+// namespaces and cgroups, mounts what there is, and runs hooks. Tests have less.
+var monitorTime = 45 * time.Second
 
 // Start starts a container. It returns when its init runs.
 // Errors: Unsupported when the host can't, Conflict when it runs already, Timeout.
@@ -220,19 +224,23 @@ func (b *Box) launch(ctx context.Context, mounts []*os.File, kinds string, conso
 		return err
 	}
 	defer answer.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, monitorTime, kiln.Errorf(kiln.Timeout,
+		"after %v liblxc hasn't said that the container runs: a mount, a cgroup or a hook that it waits for may hang; see "+
+			"the log, with kiln info --show-log, and dmesg, then start it again", monitorTime))
+	defer cancel()
 	var pid int
 	line, err := answer.line(ctx)
 	if err != nil {
 		return err
 	}
 	if scan(line, "pid %d", &pid) && pid <= 0 {
-		return errors.Join(b.early(console), answer.wait())
+		return errors.Join(b.early(console), answer.waitFor(ctx))
 	}
 	if pid == 0 {
 		return kiln.Errorf(kiln.Internal, "%s%s (see %s)", orElse(line, "the monitor died"), b.reason(logEnd),
 			filepath.Join(b.dir, logFile))
 	}
-	if err := answer.wait(); err != nil {
+	if err := answer.waitFor(ctx); err != nil {
 		return err
 	}
 	if b.init, err = openProcess(identify(pid)); err != nil {
@@ -407,6 +415,18 @@ func (h *helper) wait() error {
 		close(h.reaped)
 	})
 	return h.end
+}
+
+// waitFor is wait that ends with ctx, whose cause is its error then.
+func (h *helper) waitFor(ctx context.Context) error {
+	go h.wait()
+	select {
+	case <-h.reaped:
+		return h.end
+	case <-ctx.Done():
+		_ = h.cmd.Process.Kill()
+		return context.Cause(ctx)
+	}
 }
 
 // leaveTime is how long Close waits for a helper that is about to end.
