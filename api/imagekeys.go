@@ -16,5 +16,6 @@ type IndexKey struct {
 
 // IndexKeyPut gives a server that key. Nobody is told it again.
 type IndexKeyPut struct {
-	Secret string `json:"secret"` // a file of minisign with a secret key, without a password
+	Secret string `json:"secret"`           // a file of minisign with a secret key, without a password
+	Pinned bool   `json:"pinned,omitempty"` // it is one that others have pinned, and that is meant
 }

@@ -283,13 +283,15 @@ func (a *app) canServeKeys(ctx context.Context, at place.Place) error {
 }
 
 func (a *app) keyLendCmd() *cobra.Command {
-	return &cobra.Command{
+	var pinned bool
+	c := &cobra.Command{
 		Use: "lend [<remote>:] <key-name>|none", Short: "Have a server sign the index of its public images with a key",
 		Args: cobra.RangeArgs(1, 2),
 		Long: "Have a server sign the index of its public images, at each change of them, with a secret key that it gets " +
 			"and tells nobody again. Who has pinned the root key takes by a name what the newest index says it means, so " +
 			"that nobody can go back to an older image. Lend a key that signs nothing else: name it in a keys file (kiln " +
-			"key sign --index-key), and have that be served first (kiln key serve). Once there was a signed index, those " +
+			"key sign --index-key), and have that be served first (kiln key serve). The root key itself isn't taken: who " +
+			"gets into the server could sign any image with it. Once there was a signed index, those " +
 			"who have seen it take nothing from a server without one. none has the server forget the key.",
 		RunE: func(c *cobra.Command, args []string) error {
 			at, args, err := a.Server(args)
@@ -313,13 +315,15 @@ func (a *app) keyLendCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := at.Change(c.Context(), http.MethodPut, "/1.0/kiln/index-key", api.IndexKeyPut{Secret: string(file)},
-				""); err != nil {
+			if err := at.Change(c.Context(), http.MethodPut, "/1.0/kiln/index-key", api.IndexKeyPut{Secret: string(file),
+				Pinned: pinned}, ""); err != nil {
 				return err
 			}
 			a.say("%s signs the index of its public images with the key %s", strings.TrimSuffix(at.Remote, ":"), by.name)
 			return nil
 		}}
+	c.Flags().BoolVar(&pinned, "pinned", false, "lend a key that others have pinned, such as the root key, all the same")
+	return c
 }
 
 // warnIndexKey says so when a server signs its index with a key that a keys file doesn't name.

@@ -168,6 +168,7 @@ func TestSignedIndex(t *testing.T) {
 	s.ok("key sign " + path + " --root root --image-key work")
 	s.ok("key serve " + path)
 	s.fails("key lend index", 4, "doesn't name", "kiln key sign --index-key")
+	s.fails("key lend root", 2, "could sign any image", "--pinned")
 	s.fails("key lend nobody", 3, `no key "nobody"`)
 	s.fails("key lend none", 3, "kiln key lend")
 	s.ok("key sign " + path + " --index-key index --index-key offline")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -169,9 +170,10 @@ func (d *Daemon) IndexKey() (signing.Key, error) {
 }
 
 // SetIndexKey has the index of the public images be signed with a key from now on, which is a
-// file of minisign with a secret key, not encrypted. Errors: Invalid; Conflict for one that the
-// keys file doesn't name.
-func (d *Daemon) SetIndexKey(file []byte) error {
+// file of minisign with a secret key, not encrypted. One that is pinned itself, as the root key
+// is, it takes only if pinned says that this is meant. Errors: Invalid; Conflict for one that the
+// keys file doesn't name; Integrity when something else is in the place of its file.
+func (d *Daemon) SetIndexKey(file []byte, pinned bool) error {
 	if signing.Encrypted(file) {
 		return kiln.Errorf(kiln.Invalid, "the key is encrypted, and the server can't ask for its password; give "+
 			"it without one")
@@ -182,10 +184,22 @@ func (d *Daemon) SetIndexKey(file []byte) error {
 	}
 	d.published.mu.Lock()
 	defer d.published.mu.Unlock()
-	if _, err := indexOrigin(d.published.keys, key.Key()); err != nil {
+	origin, err := indexOrigin(d.published.keys, key.Key())
+	if err != nil {
 		return kiln.Errorf(kiln.Conflict, "%w; name it first (kiln key sign --index-key, kiln key serve)", err)
 	}
-	if err := disk.WriteBytes(filepath.Join(d.cfg.Dir, indexKeyFile), 0o600, file); err != nil {
+	if origin == key.Key() && !pinned {
+		return kiln.Errorf(kiln.Invalid, "%s is the key that is pinned, by which all others are taken: who gets into the "+
+			"server could sign any image as yours, and name other keys; name another key in a keys file (kiln key sign "+
+			"--index-key, kiln key serve) and lend that, or say that it is meant: --pinned", key.Key().ID())
+	}
+	path := filepath.Join(d.cfg.Dir, indexKeyFile)
+	if fi, err := os.Lstat(path); err == nil {
+		if err := disk.CheckFile(path, fi); err != nil {
+			return kiln.Errorf(kiln.Integrity, "the key can't be kept: %w, and lend it again", err)
+		}
+	}
+	if err := disk.WriteBytes(path, 0o600, file); err != nil {
 		return err
 	}
 	d.published.key = &key

@@ -24,14 +24,28 @@ func TestPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, file := range map[string]string{"no key": "x", "a public key": string(key.Key().File())} {
-		if err := d.SetIndexKey([]byte(file)); kiln.KindOf(err) != kiln.Invalid {
+		if err := d.SetIndexKey([]byte(file), true); kiln.KindOf(err) != kiln.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if _, _, err := d.SignedIndex(t.Context()); kiln.KindOf(err) != kiln.NotFound {
 		t.Errorf("no key: %v", err)
 	}
-	if err := d.SetIndexKey(plain); err != nil {
+	if err := d.SetIndexKey(plain, false); kiln.KindOf(err) != kiln.Invalid || !strings.Contains(err.Error(), "--pinned") {
+		t.Errorf("the pinned key, unasked: %v", err)
+	}
+	inTheWay := filepath.Join(d.cfg.Dir, indexKeyFile)
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetIndexKey(plain, true); kiln.KindOf(err) != kiln.Integrity ||
+		!strings.Contains(err.Error(), inTheWay+": it is a directory, where a file should be; move it away, and lend") {
+		t.Errorf("with a directory in its place: %v", err)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetIndexKey(plain, true); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Stat(filepath.Join(d.cfg.Dir, indexKeyFile)); err != nil || fi.Mode().Perm() != 0o600 {

@@ -38,7 +38,7 @@ func (s *Server) putIndexKey(w http.ResponseWriter, r *http.Request) (any, error
 	if err := readJSON(r, &put); err != nil {
 		return nil, err
 	}
-	return nil, s.d.SetIndexKey([]byte(put.Secret))
+	return nil, s.d.SetIndexKey([]byte(put.Secret), put.Pinned)
 }
 
 func (s *Server) deleteIndexKey(w http.ResponseWriter, r *http.Request) (any, error) {
