@@ -189,6 +189,9 @@ func (d *Daemon) warnUnread(ctx context.Context, o *op.Operation, name string) {
 
 // checkLaunch says what launch would, as far as that is known without another server.
 func (d *Daemon) checkLaunch(ctx context.Context, spec CreateSpec) error {
+	if err := instance.CheckAnew(nil, spec.Devices); err != nil {
+		return err
+	}
 	var img kiln.Image
 	var err error
 	if spec.Source.elsewhere() {

@@ -66,7 +66,8 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 		return err
 	}
 	defer release()
-	if err := cmp.Or(checkProfile(p), instance.CheckProfilePaths(db.Profile{}, p), d.checkNics(ctx, p)); err != nil {
+	if err := cmp.Or(checkProfile(p), instance.CheckAnew(nil, p.Devices), instance.CheckProfilePaths(db.Profile{}, p),
+		d.checkNics(ctx, p)); err != nil {
 		return err
 	}
 	p.Config = withoutEmpty(p.Config)
@@ -105,7 +106,8 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 			release = func() {}
 			return err
 		}
-		return cmp.Or(checkProfile(next), instance.CheckProfilePaths(before, next), d.checkNics(ctx, next),
+		return cmp.Or(checkProfile(next), instance.CheckAnew(before.Devices, next.Devices),
+			instance.CheckProfilePaths(before, next), d.checkNics(ctx, next),
 			d.instances.CheckProfile(ctx, before, next))
 	})
 	if err != nil {

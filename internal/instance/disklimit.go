@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -60,14 +61,57 @@ func parseRate(v string) (rate, error) {
 		return rate{}, kiln.Errorf(kiln.Invalid, "%q is neither bytes in a second, such as 10MiB, nor operations, such as "+
 			"500iops", v)
 	}
-	if r.isBelow(leastBytes, leastOperations) {
-		return rate{}, kiln.Errorf(kiln.Invalid, "%q is so little that all who use the same file system would wait; the "+
-			"least is %dKiB or %diops", v, leastBytes>>10, leastOperations)
-	}
 	return r, nil
 }
 
-// traffic gives what a disk may read and write. The error is Invalid.
+// atLeast is the rate, or the least there is.
+func (r rate) atLeast() rate {
+	if r.bytes > 0 {
+		r.bytes = max(r.bytes, leastBytes)
+	}
+	if r.operations > 0 {
+		r.operations = max(r.operations, leastOperations)
+	}
+	return r
+}
+
+// tooSlow gives the limits of a disk that are below the least.
+func tooSlow(d map[string]string) (list []string) {
+	for _, key := range []string{readLimit, writeLimit, bothLimits} {
+		if r, err := parseRate(d[key]); err == nil && r.isBelow(leastBytes, leastOperations) {
+			list = append(list, key+"="+d[key])
+		}
+	}
+	return list
+}
+
+// CheckAnew refuses limits below the least of devices that weren't like that before. What is kept
+// already, by an earlier version or by another server, stays, and the least holds. The error is
+// Invalid.
+func CheckAnew(was, devices map[string]map[string]string) error {
+	changed := changedDevices(was, devices)
+	for _, name := range slices.Sorted(maps.Keys(changed)) {
+		if slow := tooSlow(changed[name]); len(slow) > 0 && isLimited(changed[name]) {
+			return kiln.Errorf(kiln.Invalid, "Device %q: %s is so little that all who use the same file system would wait; "+
+				"the least is %dKiB or %diops", name, slow[0], leastBytes>>10, leastOperations)
+		}
+	}
+	return nil
+}
+
+// raisedLimits says which limits of disks are below the least, which holds instead.
+func raisedLimits(devices map[string]map[string]string) (said []string) {
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		if slow := tooSlow(devices[name]); len(slow) > 0 && isLimited(devices[name]) {
+			said = append(said, fmt.Sprintf("device %q: %s is below the least, %dKiB or %diops, which holds instead; give it "+
+				"another limit: kiln config device set", name, strings.Join(slow, " and "), leastBytes>>10, leastOperations))
+		}
+	}
+	return said
+}
+
+// traffic gives what a disk may read and write: what it is given, or the least. The error is
+// Invalid.
 func traffic(d map[string]string) (read, write rate, err error) {
 	for _, l := range []struct {
 		key string
@@ -79,7 +123,7 @@ func traffic(d map[string]string) (read, write rate, err error) {
 		}
 		for _, to := range l.to {
 			if d[l.key] != "" {
-				*to = r
+				*to = r.atLeast()
 			}
 		}
 	}

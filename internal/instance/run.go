@@ -194,6 +194,9 @@ func (s *Set) spec(ctx context.Context, i Instance) (box.Spec, error) {
 	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {
 		spec.Config = append(spec.Config, strings.Split(raw, "\n")...)
 	}
+	for _, said := range raisedLimits(i.ExpandedDevices) {
+		s.warn("limits of instance "+strconv.Quote(i.Name), errors.New(said))
+	}
 	var err error
 	spec.Limits, err = s.limits(ctx, i)
 	return spec, err

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func (s *Set) Update(ctx context.Context, name string, change func(Instance) (Co
 	if err := s.checkRules(ctx, "the instance", c, i.Config); err != nil {
 		return nil, err
 	}
-	if err := s.check(ctx, c); err != nil {
+	if err := cmp.Or(s.check(ctx, c), CheckAnew(i.Devices, c.Devices)); err != nil {
 		return nil, err
 	}
 	profiles, err := s.profiles(ctx)
