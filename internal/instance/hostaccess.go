@@ -164,7 +164,7 @@ func (s *Set) checkAccess(ctx context.Context, who string, want, has Config) err
 		maps.DeleteFunc(options, func(k, v string) bool { return o[k] == v })
 		maps.DeleteFunc(devices, func(name string, v map[string]string) bool { return maps.Equal(v, d[name]) })
 	}
-	if err := cmp.Or(checkVolumes(ctx, devices), checkSlowDisks(devices)); err != nil {
+	if err := cmp.Or(checkVolumes(ctx, devices), checkSlowDisks(devices), checkSlowProcessor(options)); err != nil {
 		return err
 	}
 	var list []string

@@ -48,3 +48,15 @@ func TestLeastLimits(t *testing.T) {
 		t.Error(read, write, err)
 	}
 }
+
+// TestSlowProcessor refuses a restricted client allowances by which a container stands still for
+// long, or gets on by little.
+func TestSlowProcessor(t *testing.T) {
+	for v, may := range map[string]bool{"": true, "5%": true, "4%": false, "5ms/100ms": true, "4ms/100ms": false,
+		"1ms/1000ms": false, "1000ms/1000ms": false, "50ms/101ms": false, "25ms/50ms": true, "nonsense": true} {
+		err := checkSlowProcessor(map[string]string{"limits.cpu.allowance": v})
+		if may && err != nil || !may && (!errors.Is(err, kiln.Denied) || !strings.Contains(err.Error(), v)) {
+			t.Errorf("%s: %v", v, err)
+		}
+	}
+}

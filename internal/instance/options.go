@@ -90,6 +90,30 @@ func parseCPUs(v string) (box.CPUs, error) {
 	return box.CPUs{Set: v}, nil
 }
 
+// What restricted clients may bound the processor time of an instance to, in microseconds. A
+// container that has used its quota stands still until the next period, up to Linux 6.17 wherever it
+// is: also in the kernel, with a lock of a file system or a change of its journal, for which
+// everybody there waits. Who holds these takes a few milliseconds of the processor: so there are as
+// many in each period. On several processors the quota can be used at once, whatever it is, so it is
+// the period that says how long the rest stands still.
+const (
+	leastQuota    = 5_000
+	longestPeriod = 100_000
+)
+
+// checkSlowProcessor refuses an allowance that a restricted client may not set. The error is
+// Denied; what isn't valid is refused elsewhere.
+func checkSlowProcessor(options map[string]string) error {
+	v := options["limits.cpu.allowance"]
+	quota, period, err := parseAllowance(v)
+	if v == "" || err != nil || quota >= leastQuota && period <= longestPeriod {
+		return nil
+	}
+	return kiln.Errorf(kiln.Denied, "not authorized: limits.cpu.allowance=%s: others wait for what a container holds "+
+		"while it stands still; a restricted client gives at least 5%%, or %dms in a period of at most %dms, such as "+
+		"25ms/100ms", v, leastQuota/1000, longestPeriod/1000)
+}
+
 var allowance = regexp.MustCompile(`^([0-9]+)ms/([0-9]+)ms$`)
 
 // parseAllowance reads limits.cpu.allowance, "25ms/100ms" or "50%" of one

@@ -90,6 +90,13 @@ func TestRestrictedHost(t *testing.T) {
 			t.Errorf("limits.max=%s: %d %s", limit, w.Code, w.Body)
 		}
 	}
+	for v, want := range map[string]int{"1ms/1000ms": http.StatusForbidden, "1%": http.StatusForbidden} {
+		w := p.ask(guest, "POST", "/1.0/instances", `{"name":"x","source":{"type":"none"},"config":{"limits.cpu.allowance":"`+
+			v+`"}}`)
+		if w.Code != want || !strings.Contains(w.Body.String(), "25ms/100ms") {
+			t.Errorf("limits.cpu.allowance=%s: %d %s", v, w.Code, w.Body)
+		}
+	}
 	for _, method := range []string{"PUT", "PATCH", "POST", "DELETE"} {
 		body := `{"config":{"raw.lxc":"x"},"name":"other"}`
 		if w := p.ask(guest, method, "/1.0/profiles/default", body); w.Code != http.StatusForbidden {
