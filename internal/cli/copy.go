@@ -91,14 +91,12 @@ func (o *copyFlags) check() error {
 
 // into gives the place where the copy goes: in another project, it has its old name unless
 // another one is given.
-func (o *copyFlags) into(from, to place.Place) place.Place {
+func (o *copyFlags) into(a *app, from, to place.Place) place.Place {
 	if o.project == "" {
 		return to
 	}
 	name, _, _ := strings.Cut(from.Name, "/")
-	to = to.At(cmp.Or(to.Name, name))
-	to.Client = to.WithProject(o.project)
-	return to
+	return a.InProject(to.At(cmp.Or(to.Name, name)), o.project)
 }
 
 // request is what the target is told of a copy.
@@ -161,7 +159,7 @@ func (a *app) copyCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		to = o.into(from, to)
+		to = o.into(a, from, to)
 		if from.Remote != to.Remote {
 			_, err := a.copyAcross(c.Context(), from, to, o)
 			return err
@@ -198,7 +196,7 @@ func (a *app) moveCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		to = o.into(from, to)
+		to = o.into(a, from, to)
 		if from.Remote != to.Remote {
 			return a.moveAcross(c.Context(), from, to, o)
 		}

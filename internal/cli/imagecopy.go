@@ -123,7 +123,7 @@ func (a *app) planCopy(ctx context.Context, from, to, project string, aliases ..
 		return nil, err
 	}
 	if project != "" {
-		job.to.Client = job.to.WithProject(project)
+		job.to = a.InProject(job.to, project)
 	}
 	if job.server, err = trustedServer(ctx, job.to); err != nil {
 		return nil, err

@@ -194,7 +194,7 @@ func (a *app) profileCopyCmd() *cobra.Command {
 			return err
 		}
 		if *project != "" {
-			to.Client = to.WithProject(*project)
+			to = a.InProject(to, *project)
 		}
 		return to.Change(c.Context(), http.MethodPost, "/1.0/profiles",
 			api.ProfilesPost{Name: cmp.Or(to.Name, p.Name), ProfilePut: p.put()}, "")

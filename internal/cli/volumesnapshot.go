@@ -96,7 +96,7 @@ func (a *app) volumeCopyCmd() *cobra.Command {
 		to := w.at
 		if *project != "" {
 			post.Source.Project = current(to)
-			to.Client = to.WithProject(*project)
+			to = a.InProject(to, *project)
 		}
 		if err := to.Change(c.Context(), http.MethodPost, volumesPath(w.newPool, "custom"), post, ""); err != nil {
 			return missingVolume(c.Context(), w.at, w.pool, w.name, err)

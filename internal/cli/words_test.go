@@ -121,6 +121,7 @@ func TestMistakes(t *testing.T) {
 	s.fails("image copy one local: --target-project other --auto-update", 2, "leave --auto-update out")
 	s.fails("image copy one local: --target-project othre", 3, "othre")
 	s.fails("image copy one local: --target-project default", 2, "--target-project")
+	s.fails("copy c1 --target-project other -p nosuch", 3, "nosuch", "kiln profile list --project other")
 	s.ok("image copy one local: --target-project other --alias there")
 	s.says("image list --project other -f csv -c L", "there\n")
 	s.ok("image copy there local: --project other --target-project default --alias here")

@@ -254,6 +254,11 @@ func (r *Resolver) Connect(name string) (*client.Client, error) {
 // Spelled says how a remote and the project that is asked for have to be named in the next
 // command: "" for what goes without saying then.
 func (r *Resolver) Spelled(name string) (remote, project string) {
+	return r.spelled(name, r.Project)
+}
+
+// spelled is Spelled for what is about another project than the one that is asked for.
+func (r *Resolver) spelled(name, about string) (remote, project string) {
 	usual, own := "local", ""
 	if c, err := r.Config(); err == nil {
 		usual = cmp.Or(os.Getenv("KILN_REMOTE"), c.saved, usual)
@@ -264,22 +269,34 @@ func (r *Resolver) Spelled(name string) (remote, project string) {
 	if name != usual {
 		remote = name
 	}
-	if r.Project != cmp.Or(os.Getenv("KILN_PROJECT"), own, "default") {
-		project = r.Project
+	if about != cmp.Or(os.Getenv("KILN_PROJECT"), own, "default") {
+		project = about
 	}
 	return remote, project
+}
+
+// InProject gives a place of another project on the same server. That is the one which commands
+// in what the server tells are about.
+func (r *Resolver) InProject(p Place, project string) Place {
+	p.Client = r.retold(p.WithProject(project), p.Remote, project)
+	return p
+}
+
+// retold gives a client that has what the server tells be understood here.
+func (r *Resolver) retold(c *client.Client, name, about string) *client.Client {
+	if r.Retell == nil {
+		return c
+	}
+	return c.WithRetold(func(text string) string {
+		remote, project := r.spelled(name, about)
+		return r.Retell(text, remote, project)
+	})
 }
 
 // about has a client's requests be about the project that was asked for, or that of its
 // remote. The default one goes without saying.
 func (r *Resolver) about(c *client.Client, name, own string) *client.Client {
-	c = c.WithUserAgent("kiln/" + r.Version)
-	if r.Retell != nil {
-		c = c.WithRetold(func(text string) string {
-			remote, project := r.Spelled(name)
-			return r.Retell(text, remote, project)
-		})
-	}
+	c = r.retold(c.WithUserAgent("kiln/"+r.Version), name, r.Project)
 	if r.AllProjects {
 		return c.AllProjects()
 	}
