@@ -37,18 +37,7 @@ func lxcfsFiles(ctx context.Context) []string {
 	}
 	dir := lxcfsDir
 	found := lxcfsLooks.DoChan(dir, func() (any, error) {
-		var files []string
-		entries, err := os.ReadDir(filepath.Join(dir, "proc"))
-		for _, e := range entries {
-			if e.Type().IsRegular() {
-				files = append(files, filepath.Join("proc", e.Name()))
-			}
-		}
-		const cpus = "sys/devices/system/cpu"
-		if _, missing := os.Stat(filepath.Join(dir, cpus)); err == nil && missing == nil {
-			files = append(files, cpus)
-		}
-		return files, nil
+		return lxcfsFilesIn(dir), nil
 	})
 	ctx, cancel := context.WithTimeout(ctx, lxcfsTime)
 	defer cancel()
@@ -58,4 +47,19 @@ func lxcfsFiles(ctx context.Context) []string {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// lxcfsFilesIn are those below a directory. Of /proc, directories stay the container's own.
+func lxcfsFilesIn(dir string) (files []string) {
+	entries, err := os.ReadDir(filepath.Join(dir, "proc"))
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			files = append(files, filepath.Join("proc", e.Name()))
+		}
+	}
+	const cpus = "sys/devices/system/cpu"
+	if _, missing := os.Stat(filepath.Join(dir, cpus)); err == nil && missing == nil {
+		files = append(files, cpus)
+	}
+	return files
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,5 +84,20 @@ func TestLXCFS(t *testing.T) {
 		if has := memory(start(t, s)); has == "" || has == "MemTotal: 65536 kB" {
 			t.Errorf("after %v: %q", signal, has)
 		}
+	}
+}
+
+// TestLXCFSFiles shows containers files of lxcfs, and none of its directories below /proc.
+func TestLXCFSFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(dir+"/proc/pressure", 0o755), os.MkdirAll(dir+"/sys/devices/system/cpu", 0o755),
+		os.WriteFile(dir+"/proc/meminfo", nil, 0o644), os.Symlink("meminfo", dir+"/proc/link")); err != nil {
+		t.Fatal(err)
+	}
+	if got := lxcfsFilesIn(dir); !slices.Equal(got, []string{"proc/meminfo", "sys/devices/system/cpu"}) {
+		t.Errorf("%q", got)
+	}
+	if got := lxcfsFilesIn(filepath.Join(dir, "none")); len(got) != 0 {
+		t.Errorf("of nothing: %q", got)
 	}
 }

@@ -354,15 +354,7 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 		return n, ctx, err
 	}
 	defer release()
-	features := copied
-	features.Compress, features.Links = options.Compress, options.Links
-	answer := migrate.Header{FS: migrate.RSYNC, Processes: h.Processes, Features: &features, Refresh: spec.Source.Refresh}
-	for _, s := range h.Snapshots {
-		if a.wants(s.Name) {
-			answer.Names, answer.Snapshots = append(answer.Names, s.Name), append(answer.Snapshots, s)
-		}
-	}
-	if err := p.WriteHeader(ctx, answer); err != nil {
+	if err := p.WriteHeader(ctx, answerTo(h, a, options)); err != nil {
 		return n, ctx, err
 	}
 	listening := p.Listen(ctx)
@@ -444,6 +436,20 @@ func arrivalOf(spec CreateSpec, h migrate.Header) (a *arrival, owners map[string
 		a.Snapshots = append(a.Snapshots, m)
 	}
 	return a, owners, nil
+}
+
+// answerTo says what of an instance is to come, and how: no more than the other server can.
+func answerTo(h migrate.Header, a *arrival, o rsync.Options) migrate.Header {
+	features := copied
+	features.Compress, features.Links = o.Compress, o.Links
+	answer := migrate.Header{FS: migrate.RSYNC, Processes: h.Processes, Features: &features,
+		Refresh: a.spec.Source.Refresh}
+	for _, s := range h.Snapshots {
+		if a.wants(s.Name) {
+			answer.Names, answer.Snapshots = append(answer.Names, s.Name), append(answer.Snapshots, s)
+		}
+	}
+	return answer
 }
 
 // wants reports whether a snapshot is among those that come.

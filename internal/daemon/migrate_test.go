@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/migrate"
 	"github.com/kiln-containers/kiln/internal/op"
+	"github.com/kiln-containers/kiln/internal/rsync"
 )
 
 // TestArrivalOf judges headers: what is named has to be told of, and what only the other host
@@ -75,6 +76,26 @@ func TestMissingSnapshots(t *testing.T) {
 	a.spec.Source.Only = true
 	if drop, err := d.missingSnapshots(ctx, a); len(drop) > 0 || len(a.Snapshots) > 0 || err != nil {
 		t.Errorf("of the instance only: %q are dropped, and %+v come, %v", drop, a.Snapshots, err)
+	}
+}
+
+// TestAnswer asks another server for the snapshots that are to come, and for no more than it can.
+func TestAnswer(t *testing.T) {
+	h := migrate.Header{Processes: migrate.JustFiles, Names: []string{"a", "b"},
+		Snapshots: []migrate.Snapshot{{Name: "a"}, {Name: "b"}}}
+	a := &arrival{Transfer: kiln.Transfer{Snapshots: []kiln.InstanceState{{Name: "b"}}}}
+	a.spec.Source.Refresh = true
+	for _, o := range []rsync.Options{{}, {Compress: true}, {Links: true}} {
+		got := answerTo(h, a, o)
+		want := copied
+		want.Compress, want.Links = o.Compress, o.Links
+		if got.Features == nil || *got.Features != want || !got.Refresh || got.Processes != h.Processes ||
+			!slices.Equal(got.Names, []string{"b"}) || len(got.Snapshots) != 1 || got.Snapshots[0].Name != "b" {
+			t.Errorf("%+v: %+v, %+v", o, got, got.Features)
+		}
+	}
+	if !copied.Compress || !copied.Links {
+		t.Error("what this server has is changed")
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -318,4 +319,20 @@ func TestOddDirectory(t *testing.T) {
 		t.Error(err)
 	}
 	end(t, d)
+}
+
+// TestRecoverKeepsWhatItCantRead: a database that can't be read now isn't taken for a damaged one.
+func TestRecoverKeepsWhatItCantRead(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "kiln")
+	end(t, open(t, dir))
+	v := &recoverer{Daemon: &Daemon{cfg: Config{Dir: dir}}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if path, err := v.database(ctx); !errors.Is(err, context.Canceled) || v.overrule ||
+		path != filepath.Join(dir, databaseFile) {
+		t.Errorf("%q, %v, and records count more: %v", path, err, v.overrule)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, databaseFile+"-reserve")); err != nil {
+		t.Error(err)
+	}
 }

@@ -254,6 +254,21 @@ func TestScrubGoesOn(t *testing.T) {
 	}
 }
 
+// TestScrubAfterClock has a scrub that ended before the clock was set: how long ago that was isn't
+// known, so it counts from now, and none begins.
+func TestScrubAfterClock(t *testing.T) {
+	d := fresh(t)
+	if err := d.saveScrub(Scrub{Status: ScrubFinished, EndedAt: time.Unix(1000, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	d.scrubIfDue(now)
+	if s, err := d.Scrub(t.Context()); err != nil || s.Status != ScrubFinished || !s.StartedAt.IsZero() ||
+		!s.EndedAt.Equal(now) {
+		t.Errorf("%+v, %v; it counts from %v", s, err, now)
+	}
+}
+
 // TestScrubOfRecords: of what instances have changed, and of storage volumes, a scrub checks what
 // kiln wrote, and finds what is damaged or lost of that.
 func TestScrubOfRecords(t *testing.T) {

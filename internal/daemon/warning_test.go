@@ -66,8 +66,16 @@ func TestWarnings(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(autostartFailed, db.WarningResolved, 2, "")
+	l := d.Events.Listen("lifecycle")
+	defer l.Close()
+	if err := d.DeleteWarning(ctx, "none"); kiln.KindOf(err) != kiln.NotFound {
+		t.Errorf("another one: %v", err)
+	}
 	if err := d.DeleteWarning(ctx, w.ID); err != nil {
 		t.Error(err)
+	}
+	if c := nextLifecycle(t, l, "warning-deleted"); !strings.HasSuffix(c.Source, w.ID) { // nothing is told of the other one
+		t.Errorf("told: %+v", c)
 	}
 
 	i, err := d.Instance(ctx, "c1")

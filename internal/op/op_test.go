@@ -3,6 +3,7 @@ package op
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -70,7 +71,7 @@ func TestCancel(t *testing.T) {
 	if s := o.Wait(t.Context()); s.Status != Cancelled || !errors.Is(s.Err, context.Canceled) {
 		t.Errorf("after Cancel: %+v", s)
 	}
-	if err := o.Cancel(); !errors.Is(err, kiln.Invalid) {
+	if err := o.Cancel(); !errors.Is(err, kiln.Invalid) || !strings.Contains(err.Error(), "Only running operations") {
 		t.Errorf("cancelled twice: %v", err)
 	}
 }

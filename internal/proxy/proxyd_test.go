@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,6 +203,63 @@ func TestBeside(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the process of the device is gone", before.ended)
+}
+
+// TestApartIsKilled has a device's process that doesn't end when it is asked to: it is made to.
+func TestApartIsKilled(t *testing.T) {
+	box, _, _ := trap(t)
+	p := Proxy{Box: box, Device: Device{Inside: true, Mode: 0o600}}
+	p.Listen, _ = ParseAddress("unix:" + filepath.Join(t.TempDir(), "socket"))
+	p.Connect, _ = ParseAddress("tcp:127.0.0.1:1")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	listens := make(chan struct{})
+	type end struct {
+		gone <-chan struct{}
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		gone, err := carryApart(ctx, p, func() { close(listens) })
+		ended <- end{gone, err}
+	}()
+	select {
+	case <-listens:
+	case e := <-ended:
+		t.Fatal(e.err)
+	}
+	stopped := 0
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task)
+		for word := range strings.FieldsSeq(string(b)) {
+			if b, _ := os.ReadFile("/proc/" + word + "/cmdline"); !strings.HasPrefix(string(b), DeviceProgram) {
+				continue
+			}
+			pid, err := strconv.Atoi(word)
+			if err == nil {
+				err = unix.Kill(pid, unix.SIGSTOP)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Kill(pid, unix.SIGKILL)
+			stopped++
+		}
+	}
+	if stopped != 1 {
+		t.Fatalf("%d processes of the device", stopped)
+	}
+	cancel()
+	e := <-ended
+	if e.err != nil {
+		t.Error(e.err)
+	}
+	select {
+	case <-e.gone:
+	case <-time.After(30 * time.Second):
+		t.Error("it is there yet")
+	}
 }
 
 // TestApart has a device with a process of its own carry something, at a path in the instance.
