@@ -115,6 +115,9 @@ func TestProjectRules(t *testing.T) {
 			t.Errorf("%s %s %s: %s", c[0], c[1], c[2], text)
 		}
 	}
+	if text := done("PUT", "/1.0/instances/c"+in, `{"restore":"s"}`, false); !strings.Contains(text, "what snapshot s would") {
+		t.Errorf("it isn't said what is in the way: %s", text)
+	}
 	for _, path := range []string{"/1.0/instances/c" + in, "/1.0/profiles/default" + in} {
 		if _, b := p.do("GET", path, ""); strings.Contains(string(b), `"security.nesting":"true"`) {
 			t.Errorf("%s was changed: %s", path, b)
