@@ -30,12 +30,12 @@ type Lost struct {
 
 // adminCmd is for what is done to the files of a daemon while none runs.
 func (a *app) adminCmd() *cobra.Command {
-	c := &cobra.Command{Use: "admin", Short: "Set up a server, and repair the files of one that doesn't run",
+	c := &cobra.Command{Use: "admin", Short: "Set up a server, or repair the files of a stopped one",
 		Args: cobra.NoArgs, Long: "Set up a server that runs (init), and repair the files of a daemon that doesn't run. " +
 			"They are looked for in $KILN_DIR, or where --dir says."}
 	dir := c.PersistentFlags().String("dir", client.Dir(), "the daemon's directory")
 	restore := &cobra.Command{Use: "restore-database [<file>]", Args: cobra.MaximumNArgs(1),
-		Short: "Bring back a copy of the database",
+		Short: "Restore a copy of the database",
 		Long: "Put a copy of the database in the place of the one that is there, which is kept beside it as " +
 			"kiln.db.damaged-<time>. Where the database is lost or damaged, \"kiln admin recover\" alone does more: it " +
 			"begins with the newest copy, and has what changed since. Without a file, it is the newest of the copies in " +
@@ -114,7 +114,7 @@ func (a *app) recoverCmd(dir *string) *cobra.Command {
 
 func (a *app) lostCmd(dir *string) *cobra.Command {
 	c := &cobra.Command{Use: "lost", Args: cobra.NoArgs,
-		Short: "List what is on the disk and belongs to no image or instance",
+		Short: "List files that belong to no image or instance",
 		Long: "List the files that were put away since nothing in the database names them, and what they were of. " +
 			"GOES says when the daemon removes them. To bring them back: kiln admin recover. --delete removes one; its " +
 			"name may be shortened. A daemon may be running.",
@@ -137,7 +137,7 @@ func (a *app) lostCmd(dir *string) *cobra.Command {
 			col('n', "NAME", func(l Lost) string { return l.Name }),
 			col('k', "KIND", func(l Lost) string { return l.Kind }),
 			col('a', "ABOUT", func(l Lost) string { return l.About }),
-			col('s', "SIZE", func(l Lost) string { return size(l.Size) }),
+			colBytes('s', "SIZE", func(l Lost) int64 { return l.Size }),
 			col('t', "SINCE", func(l Lost) string { return minute(l.Since) }),
 			col('g', "GOES", func(l Lost) string {
 				if l.GoesAt.IsZero() {

@@ -52,7 +52,7 @@ func (a *app) aliasCmd() *cobra.Command {
 				err = at.Change(c.Context(), http.MethodPost, aliasPath(at.Name), api.Rename{Name: to.Name}, "")
 				return a.missing(c.Context(), at, "alias", err)
 			}},
-		&cobra.Command{Use: "delete [<remote>:]<alias>...", Aliases: []string{"rm", "remove"},
+		&cobra.Command{Use: "delete [<remote>:]<alias>...",
 			Short: "Delete aliases; the images stay", Args: cobra.MinimumNArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				return a.deleteAll(c.Context(), args, a.named("alias", aliasPath), "")
@@ -74,7 +74,7 @@ func (a *app) aliasCmd() *cobra.Command {
 }
 
 func (a *app) aliasListCmd() *cobra.Command {
-	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List aliases"}
+	list := &cobra.Command{Use: "list [<remote>:] [<filter>...]", Short: "List aliases"}
 	form := formatFlag(list)
 	all := []column[api.ImageAliasesEntry]{
 		col('a', "ALIAS", func(e api.ImageAliasesEntry) string { return e.Name }),

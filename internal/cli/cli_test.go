@@ -70,6 +70,8 @@ func TestMain_usage(t *testing.T) {
 		"launch x --target n1":            {1, "no clusters"},
 		"launch":                          {2, "missing argument: <image>"},
 		"rename c1":                       {2, "missing argument: <new-name>"},
+		"run debian":                      {2, "use: kiln launch"},
+		"images":                          {2, "use: kiln image list"},
 		"remote switch a b":               {2, `unexpected argument "b"`},
 	} {
 		t.Setenv("KILN_SOCKET", "/nowhere")

@@ -144,7 +144,7 @@ func (o *copyFlags) chosenProfiles() []string {
 
 func (a *app) copyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]", Aliases: []string{"cp"},
+		Use:   "copy [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]",
 		Short: "Copy an instance with its snapshots, or create an instance from a snapshot", Args: cobra.RangeArgs(1, 2),
 		Long: "Copy an instance with its snapshots, or create an instance from a snapshot, also on another server. " +
 			"A running instance keeps running. Between servers, the image is transferred if the target doesn't have it, and " +
@@ -179,7 +179,7 @@ func (a *app) copyCmd() *cobra.Command {
 
 func (a *app) moveCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "move [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]", Aliases: []string{"mv"},
+		Use:   "move [<remote>:]<instance>[/<snapshot>] [[<remote>:]<new-name>]",
 		Short: "Rename an instance, or move it to another server or project", Args: cobra.RangeArgs(1, 2),
 		Long: "Rename an instance or a snapshot, or move an instance with its snapshots to another server, where it is " +
 			"copied to and then deleted here, or to another project. It must be stopped.",

@@ -91,7 +91,7 @@ func (a *app) deviceCmd(noun string, find func(context.Context, string) (holder,
 	})
 	a.deviceKeyVerbs(verb)
 	if noun == "instance" {
-		verb("override <name> <device> [<key>=<value>...]", "Give an instance its own copy of a profile's device",
+		verb("override <name> <device> [<key>=<value>...]", "Override a device of a profile for one instance",
 			cobra.MinimumNArgs(2), override)
 	}
 	return c

@@ -11,7 +11,7 @@ import (
 
 func (a *app) doctorCmd() *cobra.Command {
 	c := &cobra.Command{Use: "doctor [<remote>:]", Args: cobra.MaximumNArgs(1),
-		Short: "Look at what instances need of a server's host, and name what to do",
+		Short: "Check whether a server's host has what instances need",
 		Long: "Look at what instances need of a server's host, and name what to do: controllers of cgroups, lxcfs, EROFS, " +
 			"limits of the kernel, programs, room on the disk, and warnings. What is \"weak\" works with the restriction that " +
 			"is said; when something is broken the exit code is 1."}

@@ -11,8 +11,10 @@ import (
 )
 
 func (a *app) explainCmd() *cobra.Command {
-	c := &cobra.Command{Use: "explain [<remote>:]<instance>", Short: "Walk the way of an instance's packets, and name " +
-		"what is broken and the cure", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "explain [<remote>:]<instance>", Args: cobra.ExactArgs(1),
+		Short: "Diagnose the network of an instance, step by step",
+		Long: "Follow the packets of an instance through its network and the host, and say at each step what is in order, " +
+			"what is broken, and how to fix it."}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])

@@ -21,7 +21,7 @@ func (a *app) fileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "file", Short: "Manage the files of an instance",
 		Long: "Manage the files of an instance, whether it runs or not, with the rights of its root."}
 	c.AddCommand(a.fileMountCmd(), a.filePushCmd(), a.filePullCmd(), a.fileEditCmd(), a.fileCreateCmd(),
-		&cobra.Command{Use: "delete [<remote>:]<instance>/<path>...", Aliases: []string{"rm"},
+		&cobra.Command{Use: "delete [<remote>:]<instance>/<path>...",
 			Short: "Delete files of instances, and directories that are empty", Args: cobra.MinimumNArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				all, err := allThere(args, func(word string) (filePlace, error) {

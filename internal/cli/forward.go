@@ -48,7 +48,7 @@ func (f heldForward) save(ctx context.Context) error {
 const forwardArgs = " [<remote>:]<network> <listen-address>"
 
 func (a *app) forwardCmd() *cobra.Command {
-	c := &cobra.Command{Use: "forward", Short: "Manage what is led to instances of what is sent to an address of the host"}
+	c := &cobra.Command{Use: "forward", Short: "Manage network forwards"}
 	verb := func(use, short string, n cobra.PositionalArgs, f verbFunc) {
 		c.AddCommand(&cobra.Command{Use: use, Short: short, Args: n, RunE: func(c *cobra.Command, args []string) error {
 			return f(c.Context(), args)
@@ -61,7 +61,7 @@ func (a *app) forwardCmd() *cobra.Command {
 }
 
 func (a *app) forwardListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]<network>", Aliases: []string{"ls"}, Short: "List the forwards of a network",
+	c := &cobra.Command{Use: "list [<remote>:]<network>", Short: "List the forwards of a network",
 		Args: cobra.ExactArgs(1)}
 	show := listFlags(a, c, "ldtp", []column[api.NetworkForward]{
 		col('l', "LISTEN ADDRESS", func(f api.NetworkForward) string { return f.ListenAddress }),
@@ -193,7 +193,7 @@ func (a *app) forwardKeyVerbs(verb addVerb) {
 func (a *app) forwardPortCmd() *cobra.Command {
 	c := &cobra.Command{Use: "port", Short: "Manage the ports of a forward"}
 	add := &cobra.Command{Use: "add" + forwardArgs + " <protocol> <ports> <target-address> [<target-ports>]",
-		Short: "Lead ports to an instance", Args: cobra.RangeArgs(5, 6)}
+		Short: "Add ports to a forward", Args: cobra.RangeArgs(5, 6)}
 	add.RunE = func(c *cobra.Command, args []string) error {
 		f, err := a.forward(c.Context(), args[0], args[1])
 		if err != nil {
@@ -206,7 +206,7 @@ func (a *app) forwardPortCmd() *cobra.Command {
 		f.Ports = append(f.Ports, p)
 		return f.save(c.Context())
 	}
-	remove := &cobra.Command{Use: "remove" + forwardArgs + " [<protocol> [<ports>]]", Short: "Remove ports of a forward",
+	remove := &cobra.Command{Use: "remove" + forwardArgs + " [<protocol> [<ports>]]", Short: "Remove ports from a forward",
 		Args: cobra.RangeArgs(2, 4)}
 	force := remove.Flags().Bool("force", false, "remove all ports that match")
 	remove.RunE = func(c *cobra.Command, args []string) error {

@@ -42,6 +42,9 @@ func TestHelp(t *testing.T) {
 			strings.HasSuffix(c.Short, ".") {
 			t.Errorf("%s: Short is %q, %d characters", path, c.Short, n)
 		}
+		if c.Example == "" {
+			t.Errorf("%s has no example; add one to examples.txt", path)
+		}
 		if private.MatchString(c.Short + c.Long + c.Example) {
 			t.Errorf("%s: %q", path, private.FindString(c.Short+c.Long+c.Example))
 		}
@@ -70,9 +73,42 @@ func TestHelp(t *testing.T) {
 	if err := root.Execute(); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Instances:", "Images:", "Servers:", "The daemon:", "Examples:"} {
+	if strings.Contains(out.String(), "Additional Commands") || strings.Contains(out.String(), "kiln [flags]") {
+		t.Errorf("a command is in no group, or one that does nothing looks as if it did:\n%s", out)
+	}
+	for _, want := range []string{"Instances:", "Snapshots and backups:", "Images:", "Configuration:", "Servers:",
+		"Daemon:", "Other commands:", "Examples:"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in the help", want)
+		}
+	}
+}
+
+// Commands have the names of the peers, of docker and of the shell as well.
+func TestOtherNames(t *testing.T) {
+	for words, path := range map[string]string{
+		"ls": "kiln list", "ps": "kiln list", "rm": "kiln delete", "cp": "kiln copy", "mv": "kiln move", "create": "kiln init",
+		"image ls": "kiln image list", "image rm": "kiln image delete", "image remove": "kiln image delete",
+		"profile rm": "kiln profile delete", "profile remove": "kiln profile remove", "network rm": "kiln network delete",
+		"network mv": "kiln network rename", "storage volume mv": "kiln storage volume move",
+		"storage volume rename": "kiln storage volume rename", "storage volume rm": "kiln storage volume delete",
+		"config device rm": "kiln config device remove", "remote delete": "kiln remote remove",
+		"operation rm": "kiln operation cancel", "warning ack": "kiln warning acknowledge",
+	} {
+		c, rest, err := newRoot().Find(strings.Fields(words))
+		if err != nil || c.CommandPath() != path || len(rest) > 0 {
+			t.Errorf("%s is %s: %q, %v", words, c.CommandPath(), rest, err)
+		}
+	}
+	root := newRoot()
+	for word, here := range elsewhere() {
+		if c, _, err := root.Find([]string{word}); err == nil && c != root {
+			t.Errorf("%q is a command: %s", word, c.CommandPath())
+		}
+		for command := range strings.SplitSeq(here, ", or ") {
+			if c, _, err := root.Find(strings.Fields(command)[1:]); err != nil || c.CommandPath() == "kiln" {
+				t.Errorf("%s: there is no %q", word, command)
+			}
 		}
 	}
 }

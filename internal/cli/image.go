@@ -104,7 +104,7 @@ func imageColumns(known signers) []column[api.Image] {
 		col('d', "DESCRIPTION", func(i api.Image) string { return i.Properties["description"] }),
 		col('a', "ARCHITECTURE", func(i api.Image) string { return i.Architecture }),
 		col('t', "TYPE", func(i api.Image) string { return strings.ToUpper(i.Type) }),
-		col('s', "SIZE", func(i api.Image) string { return size(i.Size) }),
+		colBytes('s', "SIZE", func(i api.Image) int64 { return i.Size }),
 		col('u', "UPLOAD DATE", func(i api.Image) string { return day(i.UploadedAt) }),
 		col('e', "PROJECT", func(i api.Image) string { return i.Project }),
 		col('A', "AUTO UPDATE", func(i api.Image) string { return yesNo(i.AutoUpdate) }),
@@ -127,9 +127,8 @@ func imageProperty(kind, key string) func(api.Image) string {
 
 func (a *app) imageListCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "list [<remote>:] [<filter>...]",
-		Aliases: []string{"ls"},
-		Short:   "List images",
+		Use:   "list [<remote>:] [<filter>...]",
+		Short: "List images",
 		Long: "List images. A filter is a part of an alias or of a fingerprint, or key=value: a property (os=debian) " +
 			"or a field (architecture, type, public, cached). All must fit.",
 	}
@@ -412,7 +411,7 @@ type verdict struct {
 
 func (a *app) imageVerifyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "verify [[<remote>:]<image>...]",
-		Short: "Check that images are undamaged, by reading them whole; all images by default"}
+		Short: "Verify images by reading them whole; all images by default"}
 	form := objectFlag(c)
 	addListFormats(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -469,14 +468,6 @@ func (a *app) imageDfCmd() *cobra.Command {
 		if _, err := at.Get(c.Context(), "/1.0/kiln/images/usage", nil, &u); err != nil {
 			return err
 		}
-		b := func(get func(api.ImageUsage) int64) func(api.ImageUsage) string {
-			return func(i api.ImageUsage) string {
-				if strings.HasPrefix(*form, "csv") {
-					return fmt.Sprint(get(i))
-				}
-				return size(get(i))
-			}
-		}
 		columns := []column[api.ImageUsage]{
 			col('l', "IMAGE", func(i api.ImageUsage) string {
 				if len(i.Aliases) > 0 {
@@ -484,10 +475,10 @@ func (a *app) imageDfCmd() *cobra.Command {
 				}
 				return short(i.Fingerprint)
 			}),
-			col('s', "STORED", b(func(i api.ImageUsage) int64 { return i.Stored })),
-			col('h', "SHARED", b(func(i api.ImageUsage) int64 { return i.Shared })),
-			col('t', "TREE", b(func(i api.ImageUsage) int64 { return i.Tree })),
-			col('c', "TREE SHARED", b(func(i api.ImageUsage) int64 { return i.TreeShared })),
+			colBytes('s', "STORED", func(i api.ImageUsage) int64 { return i.Stored }),
+			colBytes('h', "SHARED", func(i api.ImageUsage) int64 { return i.Shared }),
+			colBytes('t', "TREE", func(i api.ImageUsage) int64 { return i.Tree }),
+			colBytes('c', "TREE SHARED", func(i api.ImageUsage) int64 { return i.TreeShared }),
 			col('k', "TREE KIND", func(i api.ImageUsage) string { return i.TreeKind }),
 			colList('u', "USED BY", func(i api.ImageUsage) []string { return i.UsedBy }),
 		}

@@ -54,7 +54,7 @@ const (
 
 func (a *app) imageCopyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "copy [<remote>:]<image> <remote>:", Aliases: []string{"cp"},
+		Use:   "copy [<remote>:]<image> <remote>:",
 		Short: "Copy an image to another server or project", Args: cobra.ExactArgs(2),
 		Long: "Copy an image to another server, or to another project of its own (--target-project). With --mode pull " +
 			"the target fetches it, with push the source sends it, " +

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) imageDeleteCmd() *cobra.Command {
-	return &cobra.Command{Use: "delete [<remote>:]<image>...", Aliases: []string{"rm", "remove"}, Short: "Delete images",
+	return &cobra.Command{Use: "delete [<remote>:]<image>...", Short: "Delete images",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			all, err := allThere(args, func(word string) (heldImage, error) {

@@ -65,7 +65,7 @@ type seedCluster struct {
 }
 
 func (a *app) initCmd() *cobra.Command {
-	c := &cobra.Command{Use: "init [<remote>:]", Short: "Set up a running server as LXD's and Incus's init do",
+	c := &cobra.Command{Use: "init [<remote>:]", Short: "Configure a running server, as \"lxd init\" does",
 		Args: cobra.MaximumNArgs(1),
 		Long: "Set up a running server as LXD's and Incus's init do. kiln needs none of it: its first start makes a " +
 			"network, a storage pool and a profile, and asks nothing. A preseed (--preseed) is read from standard " +

@@ -257,7 +257,7 @@ func (a *app) act(ctx context.Context, at place.Place, put api.InstanceStatePut)
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...", Aliases: []string{"rm"},
+	c := &cobra.Command{Use: "delete [<remote>:]<instance>[/<snapshot>]...",
 		Short: "Delete instances and snapshots", Args: cobra.MinimumNArgs(1)}
 	force := c.Flags().BoolP("force", "f", false, "also instances that run")
 	interactive := c.Flags().BoolP("interactive", "i", false, "ask before each is deleted")

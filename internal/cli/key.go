@@ -164,7 +164,7 @@ func infoOf(n place.NamedKey) keyInfo {
 }
 
 func (a *app) keyListCmd() *cobra.Command {
-	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List keys", Args: cobra.NoArgs}
+	list := &cobra.Command{Use: "list", Short: "List keys", Args: cobra.NoArgs}
 	show := listFlags(a, list, "nisp", []column[keyInfo]{
 		col('n', "NAME", func(k keyInfo) string { return k.Name }),
 		col('i', "ID", func(k keyInfo) string { return k.ID }),
@@ -308,7 +308,7 @@ func (a *app) keyExportCmd() *cobra.Command {
 }
 
 func (a *app) keyDeleteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "delete <key-name>...", Aliases: []string{"rm", "remove"}, Short: "Delete keys",
+	c := &cobra.Command{Use: "delete <key-name>...", Short: "Delete keys",
 		Args: cobra.MinimumNArgs(1),
 		Long: "Delete keys. What was signed with one stays signed. A secret key is only deleted with --force: nobody can " +
 			"bring it back."}

@@ -15,7 +15,7 @@ import (
 
 func (a *app) listCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "list [<remote>:] [<filter>...]", Aliases: []string{"ls"}, Short: "List instances",
+		Use: "list [<remote>:] [<filter>...]", Short: "List instances",
 		Long: "List instances. A filter is a part of a name, or key=value: a field (status, architecture, type …) or a " +
 			"configuration key. outdated=true is for instances whose image has another version now, which kiln rebuild " +
 			"takes.",
@@ -175,13 +175,11 @@ func instanceColumns() []column[api.InstanceFull] {
 			return ""
 		}
 	}
-	bytes := func(get func(full) int64) func(full) string {
-		return func(i full) string {
-			if n := get(i); n > 0 {
-				return size(n)
-			}
-			return ""
+	used := func(n int64) int64 { // nothing is known of it, rather than that it is nothing
+		if n == 0 {
+			return -1
 		}
+		return n
 	}
 	return []column[full]{
 		col('n', "NAME", func(i full) string { return i.Name }),
@@ -195,12 +193,12 @@ func instanceColumns() []column[api.InstanceFull] {
 		col('b', "STORAGE POOL", func(full) string { return "default" }),
 		col('c', "CREATED AT", func(i full) string { return minute(i.CreatedAt) }),
 		col('d', "DESCRIPTION", func(i full) string { return i.Description }),
-		col('D', "DISK USAGE", bytes(func(i full) int64 { return i.State.Disk["root"].Usage })),
+		colBytes('D', "DISK USAGE", func(i full) int64 { return used(i.State.Disk["root"].Usage) }),
 		col('e', "PROJECT", func(i full) string { return i.Project }),
 		col('f', "BASE IMAGE", func(i full) string { fp := i.Config["volatile.base_image"]; return short(fp) }),
 		col('F', "BASE IMAGE", func(i full) string { return i.Config["volatile.base_image"] }),
 		col('l', "LAST USED AT", func(i full) string { return minute(i.LastUsedAt) }),
-		col('m', "MEMORY USAGE", bytes(func(i full) int64 { return i.State.Memory.Usage })),
+		colBytes('m', "MEMORY USAGE", func(i full) int64 { return used(i.State.Memory.Usage) }),
 		col('M', "MEMORY USAGE%", memoryShare),
 		col('N', "PROCESSES", number(func(i full) int64 { return i.State.Processes })),
 		col('o', "IMAGE NOW", func(full) string { return "" }), // withNewer knows

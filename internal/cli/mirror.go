@@ -14,7 +14,7 @@ import (
 func (a *app) mirrorCmd() *cobra.Command {
 	c := &cobra.Command{Use: "mirror", Short: "Manage mirrors of image servers"}
 	path := func(name string) string { return client.Path("/1.0/kiln/mirrors", name) }
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List mirrors",
+	list := &cobra.Command{Use: "list [<remote>:]", Short: "List mirrors",
 		Args: cobra.MaximumNArgs(1)}
 	show := listFlags(a, list, "nufmle", []column[api.Mirror]{
 		col('n', "NAME", func(m api.Mirror) string { return m.Name }),

@@ -58,7 +58,7 @@ func (a *app) networkCmd() *cobra.Command {
 }
 
 func (a *app) networkListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List networks, and the interfaces of " +
+	c := &cobra.Command{Use: "list [<remote>:]", Short: "List networks, and the interfaces of " +
 		"the host", Args: cobra.MaximumNArgs(1)}
 	address := func(key string) func(api.Network) string {
 		return func(n api.Network) string { return n.Config[key] }
@@ -88,8 +88,8 @@ func (a *app) networkListCmd() *cobra.Command {
 }
 
 func (a *app) networkCreateCmd() *cobra.Command {
-	c := &cobra.Command{Use: "create [<remote>:]<network> [<key>=<value>...]", Short: "Create a network; addresses that " +
-		"aren't given are free ones", Args: cobra.MinimumNArgs(1)}
+	c := &cobra.Command{Use: "create [<remote>:]<network> [<key>=<value>...]", Args: cobra.MinimumNArgs(1),
+		Short: "Create a network; free addresses are chosen unless given"}
 	kind := c.Flags().StringP("type", "t", "", "type of the network: bridge")
 	description := c.Flags().String("description", "", "description of the network")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -126,7 +126,7 @@ func (a *app) networkCreateCmd() *cobra.Command {
 }
 
 func (a *app) leasesCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list-leases [<remote>:]<network>", Short: "List the addresses of instances on a network",
+	c := &cobra.Command{Use: "list-leases [<remote>:]<network>", Short: "List the DHCP leases of a network",
 		Args: cobra.ExactArgs(1)}
 	show := listFlags(a, c, "nmat", []column[api.NetworkLease]{
 		col('n', "HOSTNAME", func(l api.NetworkLease) string { return l.Hostname }),
@@ -158,7 +158,7 @@ func (a *app) networkVerbs(verb addVerb) {
 			}
 			return a.yaml(n.Network)
 		})
-	verb("info [<remote>:]<network>", "Show how the interface of a network is", cobra.ExactArgs(1),
+	verb("info [<remote>:]<network>", "Show the state of a network", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			n, err := a.network(ctx, args[0])
 			if err != nil {
@@ -180,7 +180,7 @@ func (a *app) networkVerbs(verb addVerb) {
 				return a.change(ctx, n.at, networkPath(n.Name), put, tag)
 			})
 		})
-	verb("rename [<remote>:]<network> <new-name>", "Rename a network that nobody uses", cobra.ExactArgs(2),
+	verb("rename [<remote>:]<network> <new-name>", "Rename an unused network", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			at, err := a.At(args[0])
 			if err != nil {
@@ -196,7 +196,7 @@ func (a *app) networkVerbs(verb addVerb) {
 			}
 			return a.missing(ctx, at, "network", err)
 		})
-	verb("delete [<remote>:]<network>...", "Delete networks that nobody uses", cobra.MinimumNArgs(1),
+	verb("delete [<remote>:]<network>...", "Delete unused networks", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			return a.deleteAll(ctx, args, a.named("network", networkPath), "Network %s deleted")
 		})

@@ -30,7 +30,7 @@ func (a *app) operationCmd() *cobra.Command {
 				}
 				return a.yaml(o)
 			}},
-		&cobra.Command{Use: "cancel <operation>", Aliases: []string{"delete", "rm"}, Short: "Cancel an operation",
+		&cobra.Command{Use: "cancel <operation>", Short: "Cancel an operation",
 			Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 				at, p, err := path(args[0])
 				if err != nil {
@@ -52,7 +52,7 @@ func (a *app) operationCmd() *cobra.Command {
 }
 
 func (a *app) operationListCmd() *cobra.Command {
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List operations",
+	list := &cobra.Command{Use: "list [<remote>:]", Short: "List operations",
 		Args: cobra.MaximumNArgs(1)}
 	show := listFlags(a, list, "itdscu", []column[api.Operation]{
 		col('i', "ID", func(o api.Operation) string { return o.ID }),

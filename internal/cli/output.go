@@ -20,12 +20,13 @@ import (
 
 type flag = pflag.Flag
 
-// A column of a list, with the letter that asks for it. Of value and list one is set.
+// A column of a list, with the letter that asks for it. Of value, list and bytes one is set.
 type column[T any] struct {
 	letter rune
 	title  string
 	value  func(T) string
 	list   func(T) []string // several values, one to a line
+	bytes  func(T) int64    // a size: exact for programs, in units for people; less than 0: there is none
 	width  int              // the most that is shown of a value, in characters; 0: all
 }
 
@@ -39,13 +40,24 @@ func colList[T any](letter rune, title string, list func(T) []string) column[T] 
 	return column[T]{letter: letter, title: title, list: list}
 }
 
+// colBytes is a column with a size in bytes.
+func colBytes[T any](letter rune, title string, bytes func(T) int64) column[T] {
+	return column[T]{letter: letter, title: title, bytes: bytes}
+}
+
 // cell gives the value of a column: as it is, or for people, safe to show.
 func (c column[T]) cell(o T, exact bool) string {
 	values := []string{}
-	if c.list != nil {
+	switch {
+	case c.list != nil:
 		values = c.list(o)
-	} else {
+	case c.bytes == nil:
 		values = append(values, c.value(o))
+	case c.bytes(o) < 0:
+	case exact:
+		values = append(values, strconv.FormatInt(c.bytes(o), 10))
+	default:
+		values = append(values, size(c.bytes(o)))
 	}
 	if !exact {
 		values = slices.Clone(values)

@@ -44,6 +44,19 @@ func TestShow(t *testing.T) {
 	}
 }
 
+// Sizes are exact for programs, and in units for people.
+func TestSizeColumns(t *testing.T) {
+	columns := []column[int64]{colBytes('s', "SIZE", func(n int64) int64 { return n })}
+	for format, want := range map[string]string{
+		"csv": "1999999\n0\n\n", "compact,noheader": " 2.0 MB \n 0 B    \n        \n", "json": "[1999999,0,-1]\n",
+	} {
+		a, b := writer()
+		if err := showInOrder(a, format, columns, []int64{1999999, 0, -1}); err != nil || b.String() != want {
+			t.Errorf("%s: %q, want %q, %v", format, b.String(), want, err)
+		}
+	}
+}
+
 // What a server says can't change what a terminal shows elsewhere.
 func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{

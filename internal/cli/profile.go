@@ -64,7 +64,7 @@ type addVerb func(use, short string, n cobra.PositionalArgs, f verbFunc)
 
 func (a *app) profileCmd() *cobra.Command {
 	c := &cobra.Command{Use: "profile", Short: "Manage profiles"}
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List profiles",
+	list := &cobra.Command{Use: "list [<remote>:]", Short: "List profiles",
 		Args: cobra.MaximumNArgs(1)}
 	show := listFlags(a, list, "ndu", []column[api.Profile]{
 		col('e', "PROJECT", func(p api.Profile) string { return p.Project }),
@@ -181,7 +181,7 @@ func (a *app) profileCreateCmd() *cobra.Command {
 }
 
 func (a *app) profileCopyCmd() *cobra.Command {
-	c := &cobra.Command{Use: "copy [<remote>:]<profile> [<remote>:][<new-name>]", Aliases: []string{"cp"},
+	c := &cobra.Command{Use: "copy [<remote>:]<profile> [<remote>:][<new-name>]",
 		Short: "Copy a profile", Args: cobra.ExactArgs(2)}
 	project := c.Flags().String("target-project", "", "project on the target")
 	c.RunE = func(c *cobra.Command, args []string) error {

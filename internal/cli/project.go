@@ -76,7 +76,7 @@ func (a *app) allProjectsFlag(c *cobra.Command) {
 func current(at place.Place) string { return orElse(at.Project(), project.Default) }
 
 func (a *app) projectListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List projects",
+	c := &cobra.Command{Use: "list [<remote>:]", Short: "List projects",
 		Args: cobra.MaximumNArgs(1)}
 	var at place.Place
 	has := func(key string) func(api.Project) string {
@@ -156,7 +156,7 @@ func (a *app) projectInfoCmd() *cobra.Command {
 		name string
 		api.ProjectResource
 	}
-	c := &cobra.Command{Use: "info [<remote>:]<project>", Short: "Show how much of its limits a project uses",
+	c := &cobra.Command{Use: "info [<remote>:]<project>", Short: "Show the usage and the limits of a project",
 		Args: cobra.ExactArgs(1)}
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -230,7 +230,7 @@ func (a *app) projectVerbs(verb addVerb) {
 		func(ctx context.Context, args []string) error {
 			return a.deleteAll(ctx, args, a.named("project", projectPath), "Project %s deleted")
 		})
-	verb("switch [<remote>:]<project>", "Set the project that commands are about", cobra.ExactArgs(1),
+	verb("switch [<remote>:]<project>", "Switch the current project", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			p, err := a.project(ctx, args[0])
 			if err != nil {
@@ -238,7 +238,7 @@ func (a *app) projectVerbs(verb addVerb) {
 			}
 			return a.switchProject(p.at.Remote, p.Name)
 		})
-	verb("get-current [<remote>:]", "Show the project that commands are about", cobra.MaximumNArgs(1),
+	verb("get-current [<remote>:]", "Show the current project", cobra.MaximumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			at, err := a.server(args)
 			if err != nil {

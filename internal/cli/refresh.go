@@ -60,7 +60,7 @@ func (a *app) imagePruneCmd() *cobra.Command {
 		if err := show(a, *form, []column[api.PrunedImage]{
 			col('f', "FINGERPRINT", func(p api.PrunedImage) string { return short(p.Fingerprint) }),
 			col('d', "DESCRIPTION", func(p api.PrunedImage) string { return p.Properties["description"] }),
-			col('s', "SIZE", func(p api.PrunedImage) string { return size(p.Size) }),
+			colBytes('s', "SIZE", func(p api.PrunedImage) int64 { return p.Size }),
 			col('w', "WHY", func(p api.PrunedImage) string { return p.Why }),
 		}, list); err != nil {
 			return err

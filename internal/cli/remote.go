@@ -82,7 +82,7 @@ func (a *app) remoteListCmd() *cobra.Command {
 		current bool
 		*place.Remote
 	}
-	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List remotes", Args: cobra.NoArgs}
+	list := &cobra.Command{Use: "list", Short: "List remotes", Args: cobra.NoArgs}
 	show := listFlags(a, list, "nupaPsg", []column[row]{
 		col('n', "NAME", func(w row) string {
 			if w.current {
@@ -160,9 +160,6 @@ func (a *app) remoteChange(use, short string, n int, f func(*place.Config, []str
 			}
 			return r.Save()
 		}}
-	if strings.HasPrefix(use, "remove") {
-		c.Aliases = []string{"rm", "delete"}
-	}
 	return c
 }
 

@@ -18,9 +18,12 @@ import (
 // The groups that the commands are shown in.
 const (
 	groupInstances = "instances"
+	groupBackups   = "backups"
 	groupImages    = "images"
+	groupConfig    = "config"
 	groupServers   = "servers"
 	groupDaemon    = "daemon"
+	groupOther     = "other"
 )
 
 func (a *app) root() *cobra.Command {
@@ -55,17 +58,61 @@ func (a *app) root() *cobra.Command {
 	group(groupInstances, "Instances:", a.createCmd("launch"), a.createCmd("init"), a.listCmd(), a.infoCmd(), a.topCmd(),
 		a.execCmd(), a.fileCmd(), a.consoleCmd(), a.actionCmd("start", "start"), a.actionCmd("stop", "stop"),
 		a.actionCmd("restart", "restart"), a.actionCmd("pause", "freeze"), a.actionCmd("resume", "unfreeze"), a.deleteCmd(),
-		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.exportCmd(), a.importCmd(),
-		a.snapshotCmd(), a.restoreCmd(), a.rebuildCmd(), a.configCmd(),
-		a.profileCmd(), a.networkCmd(), a.storageCmd(), a.projectCmd())
-	group(groupImages, "Images:", a.imageCmd(), a.publishCmd(), a.keyCmd())
-	group(groupServers, "Servers:", a.remoteCmd(), a.mirrorCmd(), a.scrubCmd(), a.operationCmd(), a.warningCmd(),
-		a.doctorCmd(), a.monitorCmd(), a.queryCmd())
-	group(groupDaemon, "The daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.versionCmd(), a.adminCmd())
+		a.renameCmd(), a.copyCmd(), a.moveCmd(), a.rebuildCmd())
+	group(groupBackups, "Snapshots and backups:", a.snapshotCmd(), a.restoreCmd(), a.exportCmd(), a.importCmd())
+	group(groupImages, "Images:", a.imageCmd(), a.publishCmd(), a.keyCmd(), a.mirrorCmd())
+	group(groupConfig, "Configuration:", a.configCmd(), a.profileCmd(), a.networkCmd(), a.storageCmd(), a.projectCmd())
+	group(groupServers, "Servers:", a.remoteCmd(), a.scrubCmd(), a.operationCmd(), a.warningCmd(), a.doctorCmd(),
+		a.monitorCmd(), a.queryCmd())
+	group(groupDaemon, "Daemon:", a.daemonCmd(), a.shutdownCmd(), a.waitreadyCmd(), a.adminCmd())
+	group(groupOther, "Other commands:", a.versionCmd())
+	root.SetHelpCommandGroupID(groupOther)
+	root.SetCompletionCommandGroupID(groupOther)
+	addAliases(root)
 	addAbsent(root)
 	a.prepare(root)
 	describeAll(root)
 	return root
+}
+
+// otherNames are what commands are called as well, in the peers and in the shell, by their names.
+func otherNames() map[string][]string {
+	return map[string][]string{"list": {"ls"}, "delete": {"rm", "remove"}, "remove": {"rm", "delete"}, "copy": {"cp"},
+		"move": {"mv"}, "rename": {"mv"}, "cancel": {"rm", "delete"}, "acknowledge": {"ack"}}
+}
+
+// addAliases gives the commands below one their other names, but for those that a command has
+// there, or one before it.
+func addAliases(c *cobra.Command) {
+	taken := map[string]bool{}
+	for _, sub := range c.Commands() {
+		taken[sub.Name()] = true
+	}
+	for _, sub := range c.Commands() {
+		for _, name := range otherNames()[sub.Name()] {
+			if !taken[name] {
+				taken[name] = true
+				sub.Aliases = append(sub.Aliases, name)
+			}
+		}
+		if sub.Name() == "list" && !c.HasParent() {
+			sub.Aliases = append(sub.Aliases, "ps")
+		}
+		addAliases(sub)
+	}
+}
+
+// elsewhere are commands of docker and podman, and what does that here.
+func elsewhere() map[string]string {
+	return map[string]string{
+		"attach": "kiln console", "build": "kiln publish, or kiln image import", "commit": "kiln publish",
+		"df": "kiln image df", "events": "kiln monitor", "history": "kiln image history", "images": "kiln image list",
+		"inspect": "kiln info, or kiln config show", "kill": "kiln stop --force", "load": "kiln image import",
+		"login": "kiln remote add", "logs": "kiln console --show-log", "prune": "kiln image prune",
+		"pull": "kiln image copy", "push": "kiln image copy", "rmi": "kiln image delete", "run": "kiln launch",
+		"save": "kiln image export", "stats": "kiln top", "tag": "kiln image alias create", "unpause": "kiln resume",
+		"update": "kiln config set", "volume": "kiln storage volume",
+	}
 }
 
 // absentCommands are commands of lxc and incus for what kiln doesn't do, by their paths.
@@ -124,6 +171,9 @@ func absentFlags() map[string]string {
 	}
 }
 
+// onlyGroup marks a command that does nothing itself.
+const onlyGroup = "group"
+
 // prepare makes every command answer mistakes in the same way: with the exit code
 // of usage errors, and a suggestion. It completes every command's arguments by its
 // usage.
@@ -151,6 +201,7 @@ func (a *app) prepare(c *cobra.Command) {
 		return usageError{fmt.Errorf("%w%s; see: %s --help", err, hint, c.CommandPath())}
 	})
 	if c.HasSubCommands() && c.RunE == nil {
+		c.Annotations = map[string]string{onlyGroup: "true"}
 		c.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return c.Help()
@@ -160,6 +211,9 @@ func (a *app) prepare(c *cobra.Command) {
 				if !sub.Hidden {
 					names = append(append(names, sub.Name()), sub.Aliases...)
 				}
+			}
+			if here := elsewhere()[args[0]]; here != "" && !c.HasParent() {
+				return usageError{fmt.Errorf("unknown command %q for \"kiln\"; use: %s", args[0], here)}
 			}
 			return usageError{fmt.Errorf("unknown command %q for %q%s; see: %s --help", args[0], c.CommandPath(),
 				kiln.DidYouMean(args[0], names), c.CommandPath())}
@@ -188,8 +242,10 @@ const helpWidth = 96
 // describeAll completes the help of all commands: examples, and lines that fit.
 func describeAll(root *cobra.Command) {
 	all := examples()
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages ",
-		fmt.Sprintf("Flags.FlagUsagesWrapped %d ", helpWidth)))
+	root.SetUsageTemplate(strings.NewReplacer(
+		"Flags.FlagUsages ", fmt.Sprintf("Flags.FlagUsagesWrapped %d ", helpWidth),
+		"{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "`+onlyGroup+`"))}}`,
+	).Replace(root.UsageTemplate()))
 	var each func(c *cobra.Command)
 	each = func(c *cobra.Command) {
 		if text, ok := all[c.CommandPath()]; ok {

@@ -16,7 +16,7 @@ import (
 const scrubPath = "/1.0/kiln/scrub"
 
 func (a *app) scrubCmd() *cobra.Command {
-	c := &cobra.Command{Use: "scrub", Short: "Find damage of the disk in the files of images", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "scrub", Short: "Manage scrubs, which look for damaged files of images", Args: cobra.NoArgs,
 		Long: "A scrub reads the files of all images, and the trees that instances are made of, as they are on the disk, " +
 			"and compares them with what they were. A damaged tree is made again from its image. A damaged file is replaced " +
 			"by what has the same bytes: here, where the image came from, or on a server that is mirrored; what has others " +
@@ -38,9 +38,9 @@ func scrubOf(c *cobra.Command, at place.Place) (s api.Scrub, err error) {
 }
 
 func (a *app) scrubStartCmd() *cobra.Command {
-	c := &cobra.Command{Use: "start [<remote>:]", Short: "Begin a scrub, or go on with one that was stopped",
+	c := &cobra.Command{Use: "start [<remote>:]", Short: "Start a scrub, or resume one that was stopped",
 		Args: cobra.MaximumNArgs(1),
-		Long: "Begin a scrub, or go on with the one that was stopped. It goes on when the daemon is restarted. While one " +
+		Long: "Start a scrub, or resume the one that was stopped. It resumes when the daemon is restarted. While one " +
 			"is under way no other is begun. With --wait, the exit code is 7 when something is damaged and couldn't be " +
 			"repaired."}
 	wait := c.Flags().Bool("wait", false, "show the progress, and wait for the end; an interrupt leaves the scrub running")
@@ -101,7 +101,7 @@ func (a *app) scrubWait(c *cobra.Command, at place.Place, op api.Operation) erro
 }
 
 func (a *app) scrubStopCmd() *cobra.Command {
-	return &cobra.Command{Use: "stop [<remote>:]", Short: "Stop the scrub; the next start goes on where it was",
+	return &cobra.Command{Use: "stop [<remote>:]", Short: "Stop the scrub; the next start resumes it",
 		Args: cobra.MaximumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 			at, err := a.server(args)
 			if err != nil {
@@ -115,7 +115,7 @@ func (a *app) scrubStopCmd() *cobra.Command {
 }
 
 func (a *app) scrubStatusCmd() *cobra.Command {
-	c := &cobra.Command{Use: "status [<remote>:]", Short: "Show how far the last scrub is, and what it found",
+	c := &cobra.Command{Use: "status [<remote>:]", Short: "Show the progress and the results of the last scrub",
 		Args: cobra.MaximumNArgs(1)}
 	form := objectFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {

@@ -178,7 +178,7 @@ func replaceSnapshot(ctx context.Context, at place.Place, snapshots, name string
 }
 
 func (a *app) snapshotListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List snapshots",
+	c := &cobra.Command{Use: "list [<remote>:]<instance>", Short: "List snapshots",
 		Args: cobra.ExactArgs(1)}
 	letters := columnsFlag(c, "nTES", snapshotColumns(), "")
 	form := formatFlag(c)
@@ -206,7 +206,7 @@ func snapshotColumns() []column[api.InstanceSnapshot] {
 		col('n', "NAME", func(s snapshot) string { return s.Name }),
 		col('T', "TAKEN AT", func(s snapshot) string { return minute(s.CreatedAt) }),
 		col('E', "EXPIRES AT", func(s snapshot) string { return minute(s.ExpiresAt) }),
-		col('S', "SIZE", func(s snapshot) string { return size(s.Size) }),
+		colBytes('S', "SIZE", func(s snapshot) int64 { return s.Size }),
 		col('s', "STATEFUL", func(s snapshot) string { return strings.ToUpper(yesNo(s.Stateful)) }),
 	}
 }
@@ -244,7 +244,7 @@ func (a *app) showSnapshot(ctx context.Context, args []string) error {
 }
 
 func (a *app) snapshotDeleteCmd() *cobra.Command {
-	return &cobra.Command{Use: "delete [<remote>:]<instance> <snapshot>...", Aliases: []string{"rm"},
+	return &cobra.Command{Use: "delete [<remote>:]<instance> <snapshot>...",
 		Short: "Delete snapshots", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if strings.Contains(args[0], "/") {
@@ -271,7 +271,7 @@ func (a *app) oneSnapshot(ctx context.Context, word string) (thing, error) {
 }
 
 func (a *app) snapshotRenameCmd() *cobra.Command {
-	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new-name>", Aliases: []string{"mv"},
+	return &cobra.Command{Use: "rename [<remote>:]<instance> <snapshot> <new-name>",
 		Short: "Rename a snapshot", Args: cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {
 			at, instance, snap, err := snapshotOf(a, args[:2])

@@ -15,7 +15,7 @@ import (
 func poolPath(pool string) string { return client.Path("/1.0/storage-pools", pool) }
 
 func (a *app) storageCmd() *cobra.Command {
-	c := &cobra.Command{Use: "storage", Short: "Manage storage volumes, and see the storage pool",
+	c := &cobra.Command{Use: "storage", Short: "Manage storage volumes, and show the storage pool",
 		Long: "Manage storage volumes: directories that instances have beside their own files, several at once if need " +
 			"be. There is one storage pool, \"default\", in the daemon's directory."}
 	c.AddCommand(a.poolListCmd(), a.poolShowCmd(), a.poolInfoCmd(), a.volumeCmd())
@@ -30,7 +30,7 @@ func (a *app) pool(ctx context.Context, word string) (p api.StoragePool, at plac
 }
 
 func (a *app) poolListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List storage pools",
+	c := &cobra.Command{Use: "list [<remote>:]", Short: "List storage pools",
 		Args: cobra.MaximumNArgs(1)}
 	show := listFlags(a, c, "nDdus", []column[api.StoragePool]{
 		col('n', "NAME", func(p api.StoragePool) string { return p.Name }),
@@ -65,7 +65,7 @@ func (a *app) poolShowCmd() *cobra.Command {
 }
 
 func (a *app) poolInfoCmd() *cobra.Command {
-	c := &cobra.Command{Use: "info [<remote>:]<pool>", Short: "Show how full a storage pool is", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "info [<remote>:]<pool>", Short: "Show the usage of a storage pool", Args: cobra.ExactArgs(1)}
 	exact := c.Flags().Bool("bytes", false, "sizes in bytes")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		p, at, err := a.pool(c.Context(), args[0])

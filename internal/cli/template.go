@@ -55,7 +55,7 @@ func (a *app) templateCmd() *cobra.Command {
 				}
 				return a.sendTemplate(c.Context(), args, strings.NewReader(string(b)))
 			}},
-		&cobra.Command{Use: "delete [<remote>:]<instance> <template>", Aliases: []string{"rm"}, Short: "Delete a template",
+		&cobra.Command{Use: "delete [<remote>:]<instance> <template>", Short: "Delete a template",
 			Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 				at, p, err := a.templates(args[0])
 				if err != nil {
@@ -70,7 +70,7 @@ func (a *app) templateCmd() *cobra.Command {
 }
 
 func (a *app) templateListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]<instance>", Aliases: []string{"ls"}, Short: "List templates",
+	c := &cobra.Command{Use: "list [<remote>:]<instance>", Short: "List templates",
 		Args: cobra.ExactArgs(1)}
 	show := listFlags(a, c, "n", []column[string]{col('n', "FILENAME", func(s string) string { return s })})
 	c.RunE = func(c *cobra.Command, args []string) error {

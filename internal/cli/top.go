@@ -26,11 +26,11 @@ type Load struct {
 }
 
 func (a *app) topCmd() *cobra.Command {
-	c := &cobra.Command{Use: "top [<remote>:]", Short: "Show what running instances take, the busiest first",
+	c := &cobra.Command{Use: "top [<remote>:]", Short: "Show the resource usage of running instances",
 		Args: cobra.MaximumNArgs(1),
-		Long: "Show what running instances take, the busiest first: on a terminal again and again until ctrl-c, else once. " +
+		Long: "Show the resource usage of running instances, the busiest first: on a terminal until ctrl-c, else once. " +
 			"Processor time is in percent of one processor."}
-	interval := c.Flags().Int("interval", 2, "seconds between two looks")
+	interval := c.Flags().Int("interval", 2, "seconds between updates")
 	form := formatFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *interval < 1 || *interval > 3600 {
@@ -124,9 +124,9 @@ func (a *app) showLoads(form string, list []Load) error {
 	return showInOrder(a, form, []column[Load]{
 		col('n', "NAME", func(l Load) string { return l.Name }),
 		col('c', "CPU(%)", func(l Load) string { return fmt.Sprintf("%.1f", l.CPU) }),
-		col('m', "MEMORY", func(l Load) string { return size(l.Memory) }),
+		colBytes('m', "MEMORY", func(l Load) int64 { return l.Memory }),
 		col('p', "PROCESSES", func(l Load) string { return fmt.Sprint(l.Processes) }),
-		col('r', "RECEIVED/S", func(l Load) string { return size(l.Received) }),
-		col('s', "SENT/S", func(l Load) string { return size(l.Sent) }),
+		colBytes('r', "RECEIVED/S", func(l Load) int64 { return l.Received }),
+		colBytes('s', "SENT/S", func(l Load) int64 { return l.Sent }),
 	}, list)
 }

@@ -60,7 +60,7 @@ func (a *app) trustCmd() *cobra.Command {
 				}
 				return at.Change(c.Context(), http.MethodPatch, certificatePath(at.Name), map[string]string{"name": args[1]}, "")
 			}},
-		&cobra.Command{Use: "remove [<remote>:]<client>...", Aliases: []string{"rm"}, Short: "Remove trusted clients",
+		&cobra.Command{Use: "remove [<remote>:]<client>...", Short: "Remove trusted clients",
 			Args: cobra.MinimumNArgs(1), RunE: func(c *cobra.Command, args []string) error {
 				return a.deleteAll(c.Context(), args, func(ctx context.Context, word string) (thing, error) {
 					at, err := a.At(word)
@@ -76,7 +76,7 @@ func (a *app) trustCmd() *cobra.Command {
 }
 
 func (a *app) trustListCmd() *cobra.Command {
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List trusted clients",
+	list := &cobra.Command{Use: "list [<remote>:]", Short: "List trusted clients",
 		Args: cobra.MaximumNArgs(1)}
 	day := func(get func(api.Certificate) time.Time) func(api.Certificate) string {
 		return func(c api.Certificate) string { return get(c).UTC().Format("Jan 2, 2006 at 3:04pm (MST)") }

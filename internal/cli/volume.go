@@ -84,7 +84,7 @@ func (a *app) volumeCreateCmd() *cobra.Command {
 }
 
 func (a *app) volumeListCmd() *cobra.Command {
-	c := &cobra.Command{Use: "list [<remote>:]<pool>", Aliases: []string{"ls"}, Short: "List storage volumes",
+	c := &cobra.Command{Use: "list [<remote>:]<pool>", Short: "List storage volumes",
 		Args: cobra.ExactArgs(1)}
 	show := listFlags(a, c, "tndcu", []column[api.StorageVolume]{
 		col('e', "PROJECT", func(v api.StorageVolume) string { return v.Project }),
@@ -188,7 +188,7 @@ func (a *app) volumeVerbs(verb addVerb) {
 		}
 		return a.yaml(s)
 	})
-	verb("info"+of, "Show how much a storage volume takes", cobra.ExactArgs(2),
+	verb("info"+of, "Show the disk usage of a storage volume", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
 			v, err := a.volume(ctx, args[0], args[1])
 			if err != nil {
@@ -217,7 +217,7 @@ func (a *app) volumeVerbs(verb addVerb) {
 		return edit(a, editHelp, v.StorageVolumePut, v.StorageVolume, v.tag,
 			func(put api.StorageVolumePut, tag string) error { return a.change(ctx, v.at, v.path, put, tag) })
 	})
-	verb("rename [<remote>:]<pool> <volume> <new-volume>", "Rename a storage volume that nobody uses, or a snapshot",
+	verb("rename [<remote>:]<pool> <volume> <new-volume>", "Rename an unused storage volume, or a snapshot of one",
 		cobra.ExactArgs(3), func(ctx context.Context, args []string) error {
 			v, err := a.volumeOrSnapshot(ctx, args[0], args[1])
 			if err != nil {
@@ -233,7 +233,7 @@ func (a *app) volumeVerbs(verb addVerb) {
 			a.say("Storage volume %s renamed to %s", v.Name, args[2])
 			return nil
 		})
-	verb("delete [<remote>:]<pool> <volume>...", "Delete storage volumes that nobody uses, with their files, or snapshots",
+	verb("delete [<remote>:]<pool> <volume>...", "Delete unused storage volumes, or snapshots of them",
 		cobra.MinimumNArgs(2), func(ctx context.Context, args []string) error {
 			return a.deleteAll(ctx, args[1:], func(ctx context.Context, word string) (thing, error) {
 				v, err := a.volumeOrSnapshot(ctx, args[0], word)
@@ -326,13 +326,13 @@ func (a *app) volumeUseVerbs(verb addVerb) {
 		}
 	}
 	const of = " [<remote>:]<pool> <volume> "
-	verb("attach"+of+"<instance> [<device>] <path>", "Show a storage volume in an instance", cobra.RangeArgs(4, 5),
+	verb("attach"+of+"<instance> [<device>] <path>", "Attach a storage volume to an instance", cobra.RangeArgs(4, 5),
 		attach(a.instanceHolder))
-	verb("attach-profile"+of+"<profile> [<device>] <path>", "Show a storage volume in the instances of a profile",
+	verb("attach-profile"+of+"<profile> [<device>] <path>", "Attach a storage volume to a profile",
 		cobra.RangeArgs(4, 5), attach(a.profileHolder))
-	verb("detach"+of+"<instance> [<device>]", "Take a storage volume from an instance", cobra.RangeArgs(3, 4),
+	verb("detach"+of+"<instance> [<device>]", "Detach a storage volume from an instance", cobra.RangeArgs(3, 4),
 		detach(a.instanceHolder))
-	verb("detach-profile"+of+"<profile> [<device>]", "Take a storage volume from the instances of a profile",
+	verb("detach-profile"+of+"<profile> [<device>]", "Detach a storage volume from a profile",
 		cobra.RangeArgs(3, 4), detach(a.profileHolder))
 }
 

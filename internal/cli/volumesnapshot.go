@@ -76,8 +76,8 @@ func (a *app) volumeRestoreCmd() *cobra.Command {
 
 func (a *app) volumeCopyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "copy [<remote>:]<pool>/<volume>[/<snapshot>] [<remote>:]<pool>/<new-volume>",
-		Aliases: []string{"cp"}, Short: "Copy a storage volume, or a snapshot of one, on the same server",
-		Args: cobra.ExactArgs(2)}
+		Short: "Copy a storage volume, or a snapshot of one, on the same server",
+		Args:  cobra.ExactArgs(2)}
 	only := c.Flags().Bool("volume-only", false, "copy the volume without its snapshots")
 	project := c.Flags().String("target-project", "", "project on the target")
 	choiceFlag(c, "mode", "", pull, "", pull, push, relay) // which on one server are the same
@@ -142,8 +142,8 @@ func (a *app) volumeWay(c *cobra.Command, args []string, done string) (w volumeW
 }
 
 func (a *app) volumeMoveCmd() *cobra.Command {
-	return &cobra.Command{Use: "move [<remote>:]<pool>/<volume> [<remote>:]<pool>/<new-volume>", Aliases: []string{"mv"},
-		Short: "Rename a storage volume that nobody uses, as copy names it", Args: cobra.ExactArgs(2),
+	return &cobra.Command{Use: "move [<remote>:]<pool>/<volume> [<remote>:]<pool>/<new-volume>",
+		Short: "Rename an unused storage volume, in the words of copy", Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			w, err := a.volumeWay(c, args, "moved")
 			if err != nil {

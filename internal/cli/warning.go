@@ -39,17 +39,16 @@ func (a *app) warningCmd() *cobra.Command {
 			}
 			return a.yaml(w)
 		})
-	ack := one("acknowledge [<remote>:]<warning>", "Mark a warning as known; lists leave it out",
+	ack := one("acknowledge [<remote>:]<warning>", "Acknowledge a warning; lists leave it out",
 		func(c *cobra.Command, at place.Place, path string) error {
 			return at.Change(c.Context(), http.MethodPut, path, api.WarningPut{Status: acknowledged}, "")
 		})
-	ack.Aliases = []string{"ack"}
 	c.AddCommand(a.warningListCmd(), show, ack, a.warningDeleteCmd())
 	return c
 }
 
 func (a *app) warningListCmd() *cobra.Command {
-	list := &cobra.Command{Use: "list [<remote>:]", Aliases: []string{"ls"}, Short: "List warnings",
+	list := &cobra.Command{Use: "list [<remote>:]", Short: "List warnings",
 		Args: cobra.MaximumNArgs(1)}
 	columns := []column[api.Warning]{
 		col('u', "UUID", func(w api.Warning) string { return w.UUID }),
@@ -90,7 +89,7 @@ func (a *app) warningListCmd() *cobra.Command {
 }
 
 func (a *app) warningDeleteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "delete [<remote>:]<warning>", Aliases: []string{"rm"},
+	c := &cobra.Command{Use: "delete [<remote>:]<warning>",
 		Short: "Delete a warning; it comes back if the same fails again", Args: cobra.MaximumNArgs(1)}
 	all := c.Flags().BoolP("all", "a", false, "delete all warnings of the server")
 	c.RunE = func(c *cobra.Command, args []string) error {
