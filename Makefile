@@ -7,7 +7,7 @@ SOAK    ?= 10m
 IDLE    ?= 21000
 SUITE   ?= bookworm
 
-.PHONY: all deps test lint fuzz soak idle bench demo demo-stop fresh install uninstall clean
+.PHONY: all deps test lint docs man fuzz soak idle bench demo demo-stop fresh install uninstall clean
 
 all: deps
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/kiln ./cmd/kiln
@@ -21,6 +21,12 @@ test: all
 
 lint: deps
 	@scripts/lint.sh
+
+docs: deps
+	@$(GO) run ./test/docs
+
+man: deps
+	@$(GO) run ./test/docs -man bin/man
 
 fuzz: deps
 	@scripts/deps.sh test

@@ -52,6 +52,7 @@ fi
 if [ "$1" = test ]; then
 	want busybox-static /bin/busybox
 	want lz4 lz4
+	want groff-base groff
 	want squashfs-tools mksquashfs
 	want erofs-utils fsck.erofs
 	want lxcfs lxcfs

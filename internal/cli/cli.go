@@ -102,32 +102,43 @@ func Main(ctx context.Context, args []string, io Streams, deps Deps) int {
 	return exit(err)
 }
 
+// An ExitCode is how commands end.
+type ExitCode struct {
+	Code    int
+	Meaning string
+	kinds   []kiln.Kind
+}
+
+// ExitCodes are all but those that the command in an instance ends with.
+func ExitCodes() []ExitCode {
+	return []ExitCode{
+		{0, "success", nil},
+		{1, "general error", nil},
+		{2, "mistake in the command line, or invalid value", []kiln.Kind{kiln.Invalid, kiln.Ambiguous}},
+		{3, "not found", []kiln.Kind{kiln.NotFound}},
+		{4, "conflict: it exists, is in use, or was changed meanwhile", []kiln.Kind{kiln.Conflict, kiln.Stale}},
+		{5, "not trusted, or a local file that may not be read", []kiln.Kind{kiln.Denied}},
+		{6, "network, or a server that is too busy", []kiln.Kind{kiln.Network, kiln.Busy}},
+		{7, "integrity: a hash or a signature doesn't match", []kiln.Kind{kiln.Integrity}},
+		{8, "no space left", []kiln.Kind{kiln.NoSpace}},
+		{9, "timeout, or cancelled", []kiln.Kind{kiln.Timeout, kiln.Cancelled}},
+		{int(interruptedPrompt), "a question was answered by ctrl-c", nil},
+	}
+}
+
 // exit is the exit code of an error.
 func exit(err error) int {
 	var usage usageError
 	if errors.As(err, &usage) {
 		return 2
 	}
-	switch kiln.KindOf(err) {
-	case kiln.Invalid, kiln.Ambiguous: // whoever noticed it, here or at the server
-		return 2
-	case kiln.NotFound:
-		return 3
-	case kiln.Conflict, kiln.Stale:
-		return 4
-	case kiln.Denied:
+	kind := kiln.KindOf(err)
+	if kind == kiln.Internal && errors.Is(err, fs.ErrPermission) { // of a file here: what a server refuses has a Kind
 		return 5
-	case kiln.Network, kiln.Busy:
-		return 6
-	case kiln.Integrity:
-		return 7
-	case kiln.NoSpace:
-		return 8
-	case kiln.Timeout, kiln.Cancelled:
-		return 9
-	case kiln.Internal:
-		if errors.Is(err, fs.ErrPermission) { // of a file here: what a server refuses has a Kind
-			return 5
+	}
+	for _, e := range ExitCodes() {
+		if slices.Contains(e.kinds, kind) { // whoever noticed it, here or at the server
+			return e.Code
 		}
 	}
 	return 1

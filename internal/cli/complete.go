@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -12,7 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/network"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/place"
 )
 
@@ -299,7 +301,15 @@ func (a *app) configKeys(ctx context.Context, c *cobra.Command, args []string) [
 		}
 		return nil
 	case c.Parent().Name() == "device":
-		return []string{"path", "pool", "source", "readonly", "optional"}
+		var names []string
+		for _, keys := range instance.DeviceKeys() {
+			names = append(names, option.Names(keys)...)
+		}
+		return names
+	case c.Parent().Name() == "network":
+		return option.Names(network.Keys())
+	case c.Parent().Name() == "project":
+		return option.Names(daemon.ProjectKeys())
 	case len(args) == 0 || place.IsServer(args[0]):
 		return serverKeys()
 	}
@@ -319,15 +329,7 @@ func (a *app) configKeys(ctx context.Context, c *cobra.Command, args []string) [
 }
 
 // serverKeys are the settings of a server.
-func serverKeys() []string {
-	return []string{
-		"core.https_address", "core.proxy_http", "core.proxy_https", "core.proxy_ignore_hosts", "core.remote_token_expiry",
-		"core.shutdown_timeout", "core.trust_ca_certificates", "core.trust_password",
-		"images.allow_http", "images.auto_update_cached", "images.auto_update_interval", "images.compression_algorithm",
-		"images.default_architecture", "images.keep_versions", "images.mount_squashfs", "images.remote_cache_expiry",
-		"images.unpacked_files", "images.unpacked_limit", "storage.scrub_interval", "storage.scrub_rate",
-	}
-}
+func serverKeys() []string { return option.Names(daemon.ServerKeys()) }
 
 // instanceKeys are the keys of instances and profiles that have an effect and a fixed name.
 func instanceKeys() []string {
@@ -338,26 +340,4 @@ func instanceKeys() []string {
 		}
 	}
 	return names
-}
-
-// keysHelp lists the keys of instances and profiles, for the help of what sets them.
-func keysHelp() string {
-	var b strings.Builder
-	b.WriteString("Keys of instances and profiles:\n")
-	ignored := 0
-	for _, k := range instance.Keys() {
-		if k.How < instance.Ignored && k.Name != "image." && k.Name != "volatile." {
-			name := k.Name
-			if strings.HasSuffix(name, ".") {
-				name += "*"
-			}
-			fmt.Fprintf(&b, "  %-31s %s\n", name, k.Help)
-		}
-		if k.How == instance.Ignored {
-			ignored++
-		}
-	}
-	fmt.Fprintf(&b, "%d others, of LXD and Incus, are taken with a warning and change nothing; the rest is refused with "+
-		"the reason.", ignored)
-	return b.String()
 }

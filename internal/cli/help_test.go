@@ -9,8 +9,6 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
-
-	"github.com/kiln-containers/kiln/internal/place"
 )
 
 // eachCommand calls f with every command that can be run, but the library's own.
@@ -26,7 +24,7 @@ func eachCommand(c *cobra.Command, f func(*cobra.Command)) {
 	}
 }
 
-func newRoot() *cobra.Command { return (&app{Resolver: &place.Resolver{}}).root() }
+func newRoot() *cobra.Command { return Command() }
 
 // Help is in plain words, each text once and short enough for a line.
 func TestHelp(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/place"
 )
 
 // The groups that the commands are shown in.
@@ -25,6 +26,9 @@ const (
 	groupDaemon    = "daemon"
 	groupOther     = "other"
 )
+
+// Command gives the tree of all commands, to be described.
+func Command() *cobra.Command { return (&app{Resolver: &place.Resolver{}}).root() }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -252,8 +256,8 @@ func describeAll(root *cobra.Command) {
 			c.Example = "  " + strings.ReplaceAll(text, "\n", "\n  ")
 		}
 		c.Long = trailing.ReplaceAllString(text.WrapSoft(orElse(c.Long, c.Short), helpWidth), "")
-		if c.CommandPath() == "kiln config set" {
-			c.Long += "\n\n" + keysHelp()
+		if keys := keysHelp(c.CommandPath()); keys != "" {
+			c.Long += "\n\n" + keys
 		}
 		for _, sub := range c.Commands() {
 			each(sub)

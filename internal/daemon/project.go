@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -24,20 +25,44 @@ type Project struct {
 	Volumes []string // storage volumes, by name
 }
 
-// features are the kinds of things that a project keeps for itself, unless it shares the
-// default project's, with what a new project says. Those that no project but the default
-// one can keep yet are fixed.
-var features = map[string]struct {
-	value string
-	fixed string // why it can't be true; "": it can
-}{
-	"features.images":          {value: "true"},
-	"features.profiles":        {value: "true"},
-	"features.networks":        {"false", "networks are the default project's, and all projects use them"},
-	"features.networks.zones":  {"false", "this version of kiln has no network zones"},
-	"features.storage.volumes": {value: "true"},
-	"features.storage.buckets": {"false", "this version of kiln has no storage buckets"},
+// ProjectKeys are the configuration keys of a project.
+func ProjectKeys() []option.Key {
+	yes, count := option.Bool(), option.Number("number")
+	sum := func(key, name string) option.Type {
+		return option.Type{Name: name, Check: func(v string) error { _, err := db.ParseLimit(key, v); return err }}
+	}
+	keys := []option.Key{
+		{Name: "features.images", Type: yes.Or("true"), Help: "it has its own images; false: those of the default project"},
+		{Name: "features.networks", Type: yes.Or("false"),
+			Help: "always false: all projects use the networks of the default one"},
+		{Name: "features.networks.zones", Type: yes.Or("false"), Help: "always false: there are no network zones"},
+		{Name: "features.profiles", Type: yes.Or("true"),
+			Help: "it has its own profiles; false: those of the default project"},
+		{Name: "features.storage.buckets", Type: yes.Or("false"), Help: "always false: there are no storage buckets"},
+		{Name: "features.storage.volumes", Type: yes.Or("true"),
+			Help: "it has its own storage volumes; false: those of the default project"},
+		{Name: "limits.containers", Type: count, Help: "the most instances that it may have"},
+		{Name: "limits.cpu", Type: sum("limits.cpu", "number"),
+			Help: "the most processors that its instances may have together"},
+		{Name: "limits.instances", Type: count, Help: "the most instances that it may have"},
+		{Name: "limits.memory", Type: sum("limits.memory", "size"),
+			Help: "the most memory that its instances may have together"},
+		{Name: "limits.processes", Type: sum("limits.processes", "number"),
+			Help: "the most processes that its instances may have together"},
+	}
+	return append(append(keys, instance.RuleKeys()...),
+		option.Key{Name: "user.", Type: option.Text("text"), Help: "your own; kiln doesn't read it"})
 }
+
+// fixedFeatures are what no project but the default one can keep for itself, with the reason.
+var fixedFeatures = map[string]string{
+	"features.networks":        "networks are the default project's, and all projects use them",
+	"features.networks.zones":  "this version of kiln has no network zones",
+	"features.storage.buckets": "this version of kiln has no storage buckets",
+}
+
+// rulesKey switches the rules of a project on, and begins their names.
+const rulesKey = "restricted"
 
 // Projects gives every project, by name.
 func (d *Daemon) Projects(ctx context.Context) ([]Project, error) {
@@ -110,7 +135,7 @@ func newProject(config map[string]string) map[string]string {
 	}
 	for _, key := range []string{"features.images", "features.profiles", "features.storage.volumes"} {
 		if out[key] == "" {
-			out[key] = features[key].value
+			out[key] = "true"
 		}
 	}
 	return out
@@ -154,7 +179,10 @@ func (d *Daemon) UpdateProject(ctx context.Context, name string, change func(db.
 		}
 		next.Name, next.Config = name, withoutEmpty(next.Config)
 		if name == project.Default { // says what it can't be without
-			for key := range features {
+			for _, key := range option.Names(ProjectKeys()) {
+				if !strings.HasPrefix(key, "features.") {
+					continue
+				}
 				if v := next.Config[key]; v != "" && !kiln.IsTrue(v) {
 					return kiln.Errorf(kiln.Invalid, "%s can't be %q: the default project keeps what others share", key, v)
 				}
@@ -278,44 +306,28 @@ func checkProject(p db.Project) error {
 	if err := kiln.CheckDescription(p.Description); err != nil {
 		return err
 	}
+	known := ProjectKeys()
 	for _, key := range slices.Sorted(maps.Keys(p.Config)) {
 		value := p.Config[key]
-		if strings.HasPrefix(key, "user.") {
-			continue
-		}
-		if f, ok := features[key]; ok {
-			if err := checkBool(value); err != nil {
-				return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
-			}
-			if kiln.IsTrue(value) && f.fixed != "" {
-				return kiln.Errorf(kiln.Unsupported, "%s can't be true: %s", key, f.fixed)
-			}
-			continue
-		}
-		if slices.Contains(db.CountLimits(), key) {
-			if err := checkNumber(value); err != nil {
-				return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
-			}
-			continue
-		}
-		if slices.Contains(db.SumLimits(), key) {
-			if _, err := db.ParseLimit(key, value); err != nil {
-				return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
-			}
-			continue
-		}
-		if key == "restricted" || strings.HasPrefix(key, "restricted.") {
+		k, ok := option.Find(known, key)
+		switch {
+		case key == rulesKey || strings.HasPrefix(key, rulesKey+"."):
 			if err := instance.CheckRule(key, value); err != nil {
 				return err
 			}
-			continue
-		}
-		if strings.HasPrefix(key, "limits.") {
+		case !ok && strings.HasPrefix(key, "limits."):
 			return kiln.Errorf(kiln.Unsupported, "%s isn't supported by this version of kiln, which would not hold to it; "+
 				"projects have %s", key, strings.Join(slices.Concat(db.CountLimits(), db.SumLimits()), ", "))
+		case !ok:
+			return kiln.Errorf(kiln.Invalid, "unknown key %q of a project%s", key, kiln.DidYouMean(key, option.Names(known)))
+		default:
+			if err := k.Check(value); err != nil {
+				return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
+			}
+			if why := fixedFeatures[key]; why != "" && kiln.IsTrue(value) {
+				return kiln.Errorf(kiln.Unsupported, "%s can't be true: %s", key, why)
+			}
 		}
-		return kiln.Errorf(kiln.Invalid, "unknown key %q of a project%s", key, kiln.DidYouMean(key,
-			slices.Concat(slices.Collect(maps.Keys(features)), db.CountLimits(), db.SumLimits(), instance.RuleKeys())))
 	}
 	return nil
 }

@@ -535,7 +535,8 @@ func (r *scrubRun) limit(ctx context.Context) (int64, error) {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		v = settings()[scrubRate].value
+		k, _ := serverKey(scrubRate)
+		v = k.Type.Default
 	}
 	r.rate, r.rateAt = 0, time.Now()
 	if v != off {

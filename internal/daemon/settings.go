@@ -8,21 +8,15 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/audit"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/trust"
 )
-
-// A setting is a configuration key of the daemon.
-type setting struct {
-	value string // when unset
-	check func(string) error
-}
 
 // The settings that kiln itself reads.
 const (
@@ -51,31 +45,57 @@ const (
 // hidden are the settings whose values nobody is told.
 func hidden(key string) bool { return key == trustPassword }
 
-func settings() map[string]setting {
-	return map[string]setting{
-		"core.shutdown_timeout":        {"5", checkNumber},
-		httpsAddress:                   {"", checkAddresses},
-		trustPassword:                  {"", checkAny},
-		trustCA:                        {"false", checkBool},
-		tokenExpiry:                    {"", checkSpan},
-		proxyHTTP:                      {"", checkProxy},
-		proxyHTTPS:                     {"", checkProxy},
-		proxyIgnore:                    {"", checkAny},
-		updateCached:                   {"true", checkBool},
-		updateInterval:                 {"6", upTo(maxHours)},
-		keepVersions:                   {"1", checkNumber},
-		allowHTTP:                      {"false", checkBool},
-		requireSignature:               {"pinned", oneOf("pinned", "always")},
-		backupFormat:                   {"gzip", checkBackupFormat},
-		"images.compression_algorithm": {"zstd", checkCompression},
-		defaultArchKey:                 {"", checkArch},
-		mountSquashfs:                  {"auto", oneOf("auto", "always", "never")},
-		cacheExpiry:                    {"10", upTo(maxHours / 24)},
-		unpackedBytes:                  {"1TiB", checkSize},
-		unpackedFiles:                  {"1000000", upTo(maxFiles)},
-		scrubInterval:                  {"30d", orOff(checkInterval)},
-		scrubRate:                      {"32MiB", orOff(checkRate)},
+// ServerKeys are the configuration keys of a server.
+func ServerKeys() []option.Key {
+	yes, count := option.Bool(), option.Number
+	checked := func(name string, check func(string) error) option.Type { return option.Type{Name: name, Check: check} }
+	compression := "name of an algorithm, with options"
+	return []option.Key{
+		{Name: backupFormat, Type: checked(compression, checkBackupFormat).Or("gzip"),
+			Help: "how backups of instances and storage volumes are compressed: none, gzip, zstd, xz, bzip2 or lz4"},
+		{Name: httpsAddress, Type: checked("addresses", checkAddresses),
+			Help: "addresses to listen on, such as [::]:8443, with commas between; unset: only on the socket"},
+		{Name: proxyHTTP, Type: checked("URL", checkProxy), Help: "proxy for http, over that of the environment"},
+		{Name: proxyHTTPS, Type: checked("URL", checkProxy), Help: "proxy for https, over that of the environment"},
+		{Name: proxyIgnore, Type: option.Text("hosts"), Help: "hosts that are reached without a proxy, with commas between"},
+		{Name: tokenExpiry, Type: checked("time", checkSpan),
+			Help: "how long a join token works, such as 1d 12H; unset: until it is used"},
+		{Name: "core.shutdown_timeout", Type: count("minutes").Or("5"),
+			Help: "accepted for clients of LXD; how long an instance may take to stop is its own boot.host_shutdown_timeout"},
+		{Name: trustCA, Type: yes.Or("false"), Help: "trust every client whose certificate server.ca has signed"},
+		{Name: trustPassword, Type: option.Text("password"),
+			Help: "password by which clients add themselves to the trusted ones; join tokens are better"},
+		{Name: allowHTTP, Type: yes.Or("false"), Help: "allow downloads over plain http, which TLS doesn't protect"},
+		{Name: updateCached, Type: yes.Or("true"), Help: "update images that a launch fetched"},
+		{Name: updateInterval, Type: option.UpTo(maxHours, "hours").Or("6"),
+			Help: "time between update checks of images and mirrors; 0: never"},
+		{Name: "images.compression_algorithm", Type: checked(compression, checkCompression).Or("zstd"),
+			Help: "how published images are compressed: none, gzip, zstd, xz, bzip2, lz4 or squashfs"},
+		{Name: defaultArchKey, Type: checked("architecture", checkArch),
+			Help: "accepted for clients of LXD"},
+		{Name: keepVersions, Type: count("number").Or("1"),
+			Help: "older versions of an image to keep when its alias moves or it is updated"},
+		{Name: mountSquashfs, Type: option.OneOf("auto", "always", "never").Or("auto"),
+			Help: "mount a squashfs as it is; auto: only one that this server made or whose signature is trusted"},
+		{Name: cacheExpiry, Type: option.UpTo(maxHours/24, "days").Or("10"),
+			Help: "time after which a cached image is deleted that nobody used; 0: never"},
+		{Name: requireSignature, Type: option.OneOf("pinned", "always").Or("pinned"),
+			Help: "always: take images only from remotes with a pinned key"},
+		{Name: unpackedFiles, Type: option.UpTo(maxFiles, "number").Or("1000000"),
+			Help: "the most files that an image may have; 0: any number"},
+		{Name: unpackedBytes, Type: option.Size().Or("1TiB"), Help: "the most that an image may unpack to"},
+		{Name: scrubInterval, Type: checked("time", orOff(checkInterval)).Or("30d"),
+			Help: "how often all images are read and compared with what they were, such as 1d 12H, or off"},
+		{Name: scrubRate, Type: checked("size", orOff(checkRate)).Or("32MiB"),
+			Help: "the most that a scrub reads a second, or off"},
+		{Name: "user.", Type: option.Text("text"), Help: "your own; kiln doesn't read it"},
 	}
+}
+
+// serverKey gives one of ServerKeys that isn't the users' own.
+func serverKey(name string) (option.Key, bool) {
+	k, ok := option.Find(ServerKeys(), name)
+	return k, ok && !k.Family()
 }
 
 // Settings gives the configuration keys that are set; "true" in the place of values
@@ -103,11 +123,12 @@ func (d *Daemon) setting(ctx context.Context, key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s, v := settings()[key], set[key]
+	v := set[key]
+	k, _ := serverKey(key)
 	if v == "" {
-		return s.value, nil
+		return k.Type.Default, nil
 	}
-	if err := s.check(v); err != nil {
+	if err := k.Check(v); err != nil {
 		return "", kiln.Errorf(kiln.Integrity, "the setting %s is damaged: %w; set it again, or unset it: "+
 			"kiln config unset %s", key, err, key)
 	}
@@ -235,29 +256,29 @@ func foreignSetting(key string) string {
 // checkSettings says which of some keys can't be set, or not to its value.
 // Errors: Invalid, Unsupported.
 func checkSettings(change map[string]string) error {
-	known := settings()
+	known := option.Names(ServerKeys())
 	for _, key := range slices.Sorted(maps.Keys(change)) {
 		if strings.HasPrefix(key, "user.") {
 			continue
 		}
-		s, ok := known[key]
+		k, ok := serverKey(key)
 		switch {
 		case !ok && change[key] != "" && !strings.HasPrefix(key, "storage.scrub_") && foreignSetting(key) != "":
 			return kiln.Errorf(kiln.Unsupported, "cannot set '%s' to '%s': %s", key, change[key], foreignSetting(key))
 		case !ok && strings.HasPrefix(key, "core.https_"):
-			hint := kiln.DidYouMean(key, slices.Collect(maps.Keys(known)))
+			hint := kiln.DidYouMean(key, known)
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': this version of kiln has no such setting%s", key,
 				change[key], hint)
 		case !ok && change[key] == "":
 			continue // what a damaged row may have
 		case !ok:
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': unknown key%s", key, change[key],
-				cmp.Or(kiln.DidYouMean(key, slices.Collect(maps.Keys(known))), "; the keys of a server begin with core., "+
+				cmp.Or(kiln.DidYouMean(key, known), "; the keys of a server begin with core., "+
 					"images., storage. or backups.; for a key of an instance, name the instance before it"))
 		case change[key] == "":
 			continue
 		}
-		if err := s.check(change[key]); err != nil {
+		if err := k.Check(change[key]); err != nil {
 			return kiln.Errorf(kiln.Invalid, "cannot set '%s' to '%s': %w", key, change[key], err)
 		}
 	}
@@ -279,35 +300,11 @@ func hashPassword(change map[string]string) error {
 	return nil
 }
 
-func checkBool(v string) error {
-	_, err := kiln.ParseBool(v)
-	return err
-}
-
-func checkNumber(v string) error {
-	if _, err := strconv.ParseUint(v, 10, 31); err != nil {
-		return fmt.Errorf("%q is not a whole number of at least 0", v)
-	}
-	return nil
-}
-
 // maxHours is the longest time that a setting may say: a century.
 const maxHours = 100 * 365 * 24
 
 // maxFiles is the most files of an image that a setting may allow.
 const maxFiles = 1_000_000_000
-
-// upTo makes a check for numbers that a calculation has a bound for.
-func upTo(most int) func(string) error {
-	return func(v string) error {
-		if n, err := strconv.ParseUint(v, 10, 64); err != nil || n > uint64(most) {
-			return fmt.Errorf("%q is not a whole number from 0 to %d", v, most)
-		}
-		return nil
-	}
-}
-
-func checkAny(string) error { return nil }
 
 func checkSpan(v string) error {
 	_, err := kiln.ParseExpiry(v, time.Time{})
@@ -370,11 +367,6 @@ func checkProxy(v string) error {
 	return nil
 }
 
-func checkSize(v string) error {
-	_, err := kiln.ParseSize(v)
-	return err
-}
-
 func checkArch(v string) error {
 	_, err := kiln.ParseArch(v)
 	return err
@@ -383,13 +375,4 @@ func checkArch(v string) error {
 func checkCompression(v string) error {
 	_, err := archive.ParseCompression(v)
 	return err
-}
-
-func oneOf(values ...string) func(string) error {
-	return func(v string) error {
-		if !slices.Contains(values, v) {
-			return fmt.Errorf("%q is none of %s", v, strings.Join(values, ", "))
-		}
-		return nil
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
 	"github.com/kiln-containers/kiln/internal/volume"
@@ -232,21 +233,32 @@ func checkVolume(s volume.CustomState) error {
 	return nil
 }
 
+// VolumeKeys are the configuration keys of a storage volume.
+func VolumeKeys() []option.Key {
+	return []option.Key{
+		{Name: "security.shifted", Type: option.Bool().Or("true"),
+			Help: "always true: several instances can have a volume, each with its own ids"},
+		{Name: "snapshots.expiry", Type: option.Type{Name: "time", Check: func(v string) error {
+			_, err := kiln.ParseExpiry(v, time.Now())
+			return err
+		}}, Help: "how long snapshots are kept, such as 7d; unset: until they are deleted"},
+		{Name: "user.", Type: option.Text("text"), Help: "your own; kiln doesn't read it"},
+	}
+}
+
 func checkVolumeKey(key, value string) error {
 	foreign := []string{"snapshots.schedule", "snapshots.pattern", "block.", "zfs.", "lvm.", "btrfs.", "ceph.", "initial."}
+	k, known := option.Find(VolumeKeys(), key)
 	switch {
 	case value == "": // it is taken away
 	case strings.ContainsFunc(key, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
 		return kiln.Errorf(kiln.Invalid, "the key %q has white space or control characters", key)
 	case kiln.CheckDescription(value) != nil:
 		return kiln.Errorf(kiln.Invalid, "the value of %q has control characters; leave them out", key)
-	case strings.HasPrefix(key, "user.") && len(key) > len("user."):
-	case key == "snapshots.expiry":
-		if _, err := kiln.ParseExpiry(value, time.Now()); err != nil {
-			return kiln.Errorf(kiln.Invalid, "%s: %w", key, err)
-		}
-	case key == "security.shifted" && kiln.IsTrue(value): // as every one is
-	case key == "security.shifted":
+	case known && k.Check(value) != nil:
+		return kiln.Errorf(kiln.Invalid, "%s: %w", key, k.Check(value))
+	case known && (key != "security.shifted" || kiln.IsTrue(value)):
+	case known:
 		return kiln.Errorf(kiln.Unsupported, "security.shifted=%s is not supported: several instances can always have a "+
 			"volume, each with its own ids; leave it out", value)
 	case key == "security.unmapped":

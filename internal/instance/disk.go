@@ -17,6 +17,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
@@ -47,8 +48,7 @@ func mayBeMissing(d map[string]string) bool {
 }
 
 func (diskDevice) check(d map[string]string) error {
-	if err := checkKeys("disk", d, []string{"path", "pool", "source", "readonly", "optional", "required", "recursive",
-		"shift", "size", "raw.mount.options", readLimit, writeLimit, bothLimits}, map[string]string{
+	if err := checkKeys("disk", d, option.Names(diskKeys()), map[string]string{
 		"size.state": "", "boot.priority": "",
 		"io.cache": "", "io.bus": "", "io.threads": "", "ceph.cluster_name": "", "ceph.user_name": "", "wwn": "",
 		"propagation": "what is mounted on either side is never seen on the other",

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/hardware"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -23,8 +24,7 @@ import (
 // instance. USB devices come and go while it runs.
 type hostNodes struct {
 	kind  string
-	keys  []string // that choose, besides those of every node
-	hot   bool     // may come and go, and be missing unless it is required
+	hot   bool // may come and go, and be missing unless it is required
 	other map[string]string
 	match func(d map[string]string) hardware.Match
 	nodes func(hardware.Root, hardware.Match) []hardware.Node
@@ -35,23 +35,22 @@ const maxNodes = 64
 
 func gpuDevice() hostNodes {
 	mediated := "kiln gives whole cards (gputype=physical)"
-	return hostNodes{kind: "gpu", keys: []string{"gputype", "vendorid", "productid", "pci", "id"},
-		other: map[string]string{"mdev": mediated, "mig.ci": mediated, "mig.gi": mediated, "mig.uuid": mediated},
+	return hostNodes{kind: "gpu", other: map[string]string{"mdev": mediated, "mig.ci": mediated, "mig.gi": mediated,
+		"mig.uuid": mediated},
 		match: func(d map[string]string) hardware.Match {
 			return hardware.Match{Vendor: d["vendorid"], Product: d["productid"], PCI: pciAddress(d["pci"]), ID: d["id"]}
 		}, nodes: hardware.Root.GPUNodes}
 }
 
 func usbDevice() hostNodes {
-	return hostNodes{kind: "usb", keys: []string{"vendorid", "productid", "busnum", "devnum", "serial", "required"},
-		hot: true, match: func(d map[string]string) hardware.Match {
-			return hardware.Match{Vendor: d["vendorid"], Product: d["productid"], Bus: d["busnum"], Device: d["devnum"],
-				Serial: d["serial"]}
-		}, nodes: hardware.Root.USBNodes}
+	return hostNodes{kind: "usb", hot: true, match: func(d map[string]string) hardware.Match {
+		return hardware.Match{Vendor: d["vendorid"], Product: d["productid"], Bus: d["busnum"], Device: d["devnum"],
+			Serial: d["serial"]}
+	}, nodes: hardware.Root.USBNodes}
 }
 
 func hotplugDevice() hostNodes {
-	return hostNodes{kind: "unix-hotplug", keys: []string{"vendorid", "productid", "required"}, hot: true,
+	return hostNodes{kind: "unix-hotplug", hot: true,
 		other: map[string]string{"subsystem": "", "ownership.inherit": ""},
 		match: func(d map[string]string) hardware.Match {
 			return hardware.Match{Vendor: d["vendorid"], Product: d["productid"]}
@@ -73,7 +72,7 @@ var (
 )
 
 func (t hostNodes) check(d map[string]string) error {
-	if err := checkKeys(t.kind, d, append([]string{"uid", "gid", "mode"}, t.keys...), t.other); err != nil {
+	if err := checkKeys(t.kind, d, option.Names(DeviceKeys()[t.kind]), t.other); err != nil {
 		return err
 	}
 	if v := d["gputype"]; v != "" && v != "physical" {
@@ -123,8 +122,8 @@ func (t hostNodes) find(in *guest) ([]hardware.Node, error) {
 // wanted tells what the device is to be.
 func (t hostNodes) wanted(d map[string]string) string {
 	var list []string
-	for _, key := range t.keys {
-		if v := d[key]; v != "" && key != "required" && key != "gputype" {
+	for _, key := range option.Names(DeviceKeys()[t.kind]) {
+		if v := d[key]; v != "" && !slices.Contains([]string{"required", "gputype", "uid", "gid", "mode"}, key) {
 			list = append(list, key+"="+v)
 		}
 	}

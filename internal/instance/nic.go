@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/network"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/volume"
 )
 
@@ -175,18 +176,14 @@ func NicKind(d map[string]string) box.NicKind {
 	return box.Pair
 }
 
-// nicKeys are the keys of a type of nic, besides nictype and name.
-func nicKeys(nictype string) []string {
-	switch nictype {
-	case "macvlan":
-		return []string{"parent", "hwaddr", "mtu"}
-	case "physical":
-		return []string{"parent"}
-	case "p2p":
-		return []string{"host_name", "hwaddr", "mtu"}
+// keysOfNic are the keys of a type of nic, besides nictype and name.
+func keysOfNic(nictype string) []string {
+	has := map[string][]string{"macvlan": {"parent", "hwaddr", "mtu"}, "physical": {"parent"},
+		"p2p": {"host_name", "hwaddr", "mtu"}}[nictype]
+	if has != nil {
+		return append(has, "nictype", "name")
 	}
-	return []string{"network", "parent", "host_name", "hwaddr", "mtu", "ipv4.address", "ipv6.address", limitIn,
-		limitOut, limitBoth, checkMAC, checkIPv4, checkIPv6}
+	return option.Names(nicKeys())
 }
 
 // The keys of what an interface may send, and how much.
@@ -270,8 +267,7 @@ func (nicDevice) check(d map[string]string) error {
 	default:
 		return kiln.Errorf(kiln.Invalid, "%q is not a type of nic; there are bridged, macvlan, p2p and physical", t)
 	}
-	known := append(nicKeys(t), "nictype", "name")
-	if err := checkKeys(strings.TrimSpace("nic "+t), d, known, foreignNicKeys(t)); err != nil {
+	if err := checkKeys(strings.TrimSpace("nic "+t), d, keysOfNic(t), foreignNicKeys(t)); err != nil {
 		return err
 	}
 	switch {

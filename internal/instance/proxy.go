@@ -6,6 +6,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/proxy"
 )
 
@@ -23,7 +24,7 @@ type Proxies interface {
 type proxyDevice struct{}
 
 func (proxyDevice) check(d map[string]string) error {
-	if err := checkKeys("proxy", d, proxy.Keys(), nil); err != nil {
+	if err := checkKeys("proxy", d, option.Names(proxy.Keys()), nil); err != nil {
 		return err
 	}
 	_, err := proxy.Parse(d)

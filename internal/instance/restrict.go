@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/option"
 	"github.com/kiln-containers/kiln/internal/project"
 )
 
@@ -55,8 +56,37 @@ func ruleValues() map[string][]string {
 }
 
 // RuleKeys are the keys of rules, sorted.
-func RuleKeys() []string {
-	return slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(ruleValues())), rulesKey, ruledNets)))
+func RuleKeys() []option.Key {
+	help := map[string]string{
+		rulesKey:  "what its instances and profiles may be is bounded by the keys below",
+		privilege: "isolated: instances have ids of the host that no other one has; allow: privileged ones, too",
+		lowLevel:  "instances may have raw.lxc and the like",
+		intercept: "instances may have system calls done for them, which kiln never does",
+		nesting:   "instances may have security.nesting",
+		ruledDisk: "managed: storage volumes, but no directories of the host; block: the root disk only",
+		ruledNic:  "managed: interfaces on networks, but not on interfaces of the host; block: none",
+		ruledNets: "networks that its instances may be on, with commas between; unset: all",
+
+		ruledTypes + "gpu":          "instances may have graphics cards of the host",
+		ruledTypes + "proxy":        "instances may have proxy devices",
+		ruledTypes + "unix-hotplug": "instances may have device nodes of USB devices",
+		ruledTypes + "usb":          "instances may have USB devices of the host",
+		ruledTypes + "unix-block":   "instances may have block devices of the host",
+		ruledTypes + "unix-char":    "instances may have character devices of the host",
+		Backups.key():               "backups of its instances and storage volumes may be made",
+		Snapshots.key():             "snapshots of its instances and storage volumes may be made",
+	}
+	keys := []option.Key{{Name: rulesKey, Type: option.Bool().Or("false"), Help: help[rulesKey]},
+		{Name: ruledNets, Type: option.Text("names of networks"), Help: help[ruledNets]}}
+	for name, values := range ruleValues() {
+		k := option.Key{Name: name, Type: option.OneOf(values...).Or(values[0]), Help: help[name]}
+		if len(values) == 1 {
+			k.Type.Name, k.Help = values[0], "always "+values[0]+": kiln has nothing of that kind"
+		}
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b option.Key) int { return strings.Compare(a.Name, b.Name) })
+	return keys
 }
 
 // CheckRule says whether a value can be that of one of RuleKeys. Errors: Invalid, Unsupported
@@ -73,7 +103,7 @@ func CheckRule(key, value string) error {
 		return nil
 	case !known:
 		return kiln.Errorf(kiln.Unsupported, "%s isn't supported by this version of kiln, which would not hold to it; "+
-			"projects have %s", key, strings.Join(RuleKeys(), ", "))
+			"projects have %s", key, strings.Join(option.Names(RuleKeys()), ", "))
 	case slices.Contains(values, value):
 		return nil
 	case len(values) == 1:

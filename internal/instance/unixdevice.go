@@ -20,6 +20,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/option"
 )
 
 // unixDevice is a device node: one of this host, or what numbers say.
@@ -33,8 +34,7 @@ func (t unixDevice) String() string {
 }
 
 func (t unixDevice) check(d map[string]string) error {
-	known := []string{"source", "path", "major", "minor", "uid", "gid", "mode", "required"}
-	if err := checkKeys(t.String(), d, known, nil); err != nil {
+	if err := checkKeys(t.String(), d, option.Names(unixKeys()), nil); err != nil {
 		return err
 	}
 	if d["source"] == "" && d["path"] == "" {

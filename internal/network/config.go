@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/option"
 )
 
 // The keys of a network's configuration that others than this package need to know.
@@ -18,21 +19,28 @@ const (
 	IPv6Key = "ipv6.address"
 )
 
-// keys are what the configuration of a network may have, besides user.*.
-func keys() map[string]func(string) error {
-	boolean := func(v string) error { _, err := kiln.ParseBool(v); return err }
-	return map[string]func(string) error{
-		IPv4Key:         func(v string) error { return checkAddress(v, true) },
-		IPv6Key:         func(v string) error { return checkAddress(v, false) },
-		"ipv4.nat":      boolean,
-		"ipv6.nat":      boolean,
-		"ipv4.firewall": boolean,
-		"ipv6.firewall": boolean,
-		"ipv4.dhcp":     boolean,
-		"dns.domain":    checkDomain,
-		"dns.mode":      checkMode,
-		"bridge.mtu":    checkMTU,
-		"raw.dnsmasq":   func(string) error { return fmt.Errorf("kiln doesn't use dnsmasq") },
+// Keys are what the configuration of a network may have.
+func Keys() []option.Key {
+	yes := option.Bool().Or("true")
+	address := func(four bool) option.Type {
+		return option.Type{Name: "address with the length of its subnet, auto or none", Default: "auto",
+			Check: func(v string) error { return checkAddress(v, four) }}
+	}
+	return []option.Key{
+		{Name: "bridge.mtu", Type: option.Type{Name: "bytes", Check: checkMTU}.Or("1500"), Help: "the largest packet"},
+		{Name: "dns.domain", Type: option.Type{Name: "domain", Check: checkDomain}.Or("kiln"),
+			Help: "domain of the names of instances"},
+		{Name: "dns.mode", Type: option.Type{Name: "one of managed, none", Check: checkMode}.Or("managed"),
+			Help: "managed: names of instances are answered"},
+		{Name: IPv4Key, Type: address(true), Help: "address of the bridge, such as 10.8.0.1/24; auto: a free one is chosen"},
+		{Name: "ipv4.dhcp", Type: yes, Help: "instances are given addresses by DHCP"},
+		{Name: "ipv4.firewall", Type: yes, Help: "rules of the firewall let packets of the network pass"},
+		{Name: "ipv4.nat", Type: yes, Help: "packets that leave the network have the address of the host"},
+		{Name: IPv6Key, Type: address(false),
+			Help: "address of the bridge, such as fd42:1:2:3::1/64; auto: a free one is chosen"},
+		{Name: "ipv6.firewall", Type: yes, Help: "rules of the firewall let packets of the network pass"},
+		{Name: "ipv6.nat", Type: yes, Help: "packets that leave the network have the address of the host"},
+		{Name: "user.", Type: option.Text("text"), Help: "your own; kiln doesn't read it"},
 	}
 }
 
@@ -43,21 +51,23 @@ var others = []string{"bridge.", "bgp.", "dns.", "fan.", "ipv4.", "ipv6.", "maas
 // Check says whether a configuration can be a network's. The errors are Invalid, and
 // Unsupported for what the peers have and kiln hasn't.
 func Check(config map[string]string) error {
-	known := keys()
-	for _, key := range slices.Sorted(maps.Keys(config)) {
-		v := config[key]
-		check, ok := known[key]
+	keys := Keys()
+	for _, name := range slices.Sorted(maps.Keys(config)) {
+		k, ok := option.Find(keys, name)
+		hint := func() string { return kiln.DidYouMean(name, option.Names(keys)) }
 		switch {
-		case strings.HasPrefix(key, "user."), ok && v == "":
-		case !ok && slices.ContainsFunc(others, func(p string) bool { return strings.HasPrefix(key, p) }):
+		case strings.HasPrefix(name, "user."):
+		case name == "raw.dnsmasq" && config[name] != "":
+			return kiln.Errorf(kiln.Invalid, "Invalid value for %q: kiln doesn't use dnsmasq", name)
+		case name == "raw.dnsmasq":
+		case !ok && slices.ContainsFunc(others, func(p string) bool { return strings.HasPrefix(name, p) }):
 			return kiln.Errorf(kiln.Unsupported, "the network key %q is not supported by this version of kiln; leave it out%s",
-				key, kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
+				name, hint())
 		case !ok:
-			return kiln.Errorf(kiln.Invalid, "Unknown network key: %q%s", key,
-				kiln.DidYouMean(key, slices.Collect(maps.Keys(known))))
+			return kiln.Errorf(kiln.Invalid, "Unknown network key: %q%s", name, hint())
 		default:
-			if err := check(v); err != nil {
-				return kiln.Errorf(kiln.Invalid, "Invalid value for %q: %w", key, err)
+			if err := k.Check(config[name]); err != nil {
+				return kiln.Errorf(kiln.Invalid, "Invalid value for %q: %w", name, err)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/option"
 )
 
 // A Device is what the keys of a device of type "proxy" come to.
@@ -19,10 +20,24 @@ type Device struct {
 	AsUID, AsGID uint32
 }
 
-// Keys are those of the device in LXD's manual.
-func Keys() []string {
-	return []string{"listen", "connect", "bind", "nat", "proxy_protocol", "uid", "gid", "mode", "security.uid",
-		"security.gid"}
+// Keys are the configuration keys of the device.
+func Keys() []option.Key {
+	id, off := option.Number("number").Or("0"), option.Bool().Or("false")
+	address := option.Text("protocol and address, such as tcp:127.0.0.1:80 or unix:/run/x.sock")
+	return []option.Key{
+		{Name: "bind", Type: option.OneOf("host", "instance").Or("host"), Help: "on which side it listens"},
+		{Name: "connect", Type: address, Help: "where connections are made to; needed"},
+		{Name: "gid", Type: id, Help: "group of the socket", When: "listen=unix:/path"},
+		{Name: "listen", Type: address, Help: "where it listens, also at several ports: tcp:0.0.0.0:80,443; needed"},
+		{Name: "mode", Type: option.Text("octal number").Or("0644"), Help: "permissions of the socket",
+			When: "listen=unix:/path"},
+		{Name: "nat", Type: off, Help: "rules of the firewall do it, and the instance sees who connects",
+			When: "bind=host"},
+		{Name: "proxy_protocol", Type: off, Help: "connections begin with a header that says who connects", When: "not udp"},
+		{Name: "security.gid", Type: id, Help: "group that the proxy works as"},
+		{Name: "security.uid", Type: id, Help: "user that the proxy works as"},
+		{Name: "uid", Type: id, Help: "owner of the socket", When: "listen=unix:/path"},
+	}
 }
 
 // Parse reads the keys of a device. Errors: Invalid, Unsupported.
