@@ -371,6 +371,12 @@ func (r *scrubRun) damagedRecords() error {
 		r.found(Damage{Kind: "record", Name: "stacks", About: "what instances and snapshots stand on", Problem: err.Error()})
 		err = nil
 	}
+	merged, merr := pool.CheckMerged()
+	err = errors.Join(err, merr)
+	for _, m := range merged {
+		r.found(Damage{Kind: "record", Name: "layer " + m.Layer, About: "the record of merged layer " + m.Layer,
+			Problem: m.Problem.Error(), Repaired: m.Repaired})
+	}
 	r.d.tellWithheld()
 	ins, ierr := pool.CustomIns()
 	err = errors.Join(err, ierr)

@@ -248,9 +248,7 @@ func (p *Pool) openLayers() error {
 	for _, e := range entries {
 		// One without a record that makes sense is a layer like others: compact ends since
 		// each that it puts in has the place of several.
-		var m mergedLayer
-		b, err := disk.ReadFile(filepath.Join(p.layerDir(e.Name()), layerFile))
-		if err == nil && json.Unmarshal(b, &m) == nil && len(m.Parts) > 1 && !slices.Contains(m.Parts, e.Name()) {
+		if m, err := readMerged(p.layerDir(e.Name())); err == nil {
 			p.merged[e.Name()] = m
 		}
 	}

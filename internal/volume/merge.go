@@ -1,10 +1,13 @@
 package volume
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +36,86 @@ const fanout = 8
 type mergedLayer struct {
 	Parts []string `json:"parts"` // top first
 	Level int      `json:"level"` // how often what is in it was merged
+}
+
+// maxMerged is the most bytes that layer.json has.
+const maxMerged = 64 << 10
+
+// writeMerged writes the record of a merged layer into its directory.
+func writeMerged(dir string, m mergedLayer) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return disk.WriteSealed(filepath.Join(dir, layerFile), 0o600, b)
+}
+
+// readMerged reads the record of a merged layer. One of an older version has no hash at its end.
+// Errors: fs.ErrNotExist for a layer that isn't several in one; Integrity.
+func readMerged(dir string) (mergedLayer, error) {
+	var m mergedLayer
+	path := filepath.Join(dir, layerFile)
+	b, err := disk.ReadSealed(path, maxMerged)
+	if errors.Is(err, kiln.Integrity) {
+		if old, rerr := disk.ReadFile(path); rerr == nil && !bytes.Contains(old, []byte("\n")) {
+			b, err = old, nil
+		}
+	}
+	if errors.Is(err, kiln.TooLarge) {
+		err = kiln.Errorf(kiln.Integrity, "%w", err)
+	}
+	if err == nil && (json.Unmarshal(b, &m) != nil || len(m.Parts) < 2 || slices.Contains(m.Parts, filepath.Base(dir))) {
+		err = kiln.Errorf(kiln.Integrity, "%s doesn't say what the layer was made of", path)
+	}
+	return m, err
+}
+
+// MergedDamage is a damaged record of a merged layer, and what was done about it.
+type MergedDamage struct {
+	Layer    string
+	Problem  error
+	Repaired string // "": nothing
+}
+
+// CheckMerged reads the records of merged layers again. One that is damaged is written again, if
+// this pool has read it before that; else it goes: the layer is one like others then, and
+// nothing but the speed of stacks depends on that.
+func (p *Pool) CheckMerged() (list []MergedDamage, err error) {
+	p.stacks.Lock() // no layer comes or goes meanwhile
+	defer p.stacks.Unlock()
+	entries, err := os.ReadDir(filepath.Join(p.dir, "layers"))
+	for _, e := range entries {
+		dir := p.layerDir(e.Name())
+		p.mu.Lock()
+		known, merged := p.merged[e.Name()]
+		p.mu.Unlock()
+		got, problem := readMerged(dir)
+		switch {
+		case errors.Is(problem, fs.ErrNotExist) && !merged, problem == nil && !merged:
+			continue
+		case problem == nil && got.Level == known.Level && slices.Equal(got.Parts, known.Parts):
+			continue
+		case problem == nil:
+			problem = kiln.Errorf(kiln.Integrity, "%s isn't as it was", filepath.Join(dir, layerFile))
+		case errors.Is(problem, fs.ErrNotExist):
+			problem = kiln.Errorf(kiln.Integrity, "%s is lost", filepath.Join(dir, layerFile))
+		case !lasting(problem) && !errors.Is(problem, kiln.Integrity):
+			err = errors.Join(err, problem)
+			continue
+		}
+		d := MergedDamage{Layer: e.Name(), Problem: problem}
+		var rerr error
+		if d.Repaired = "written again"; merged {
+			rerr = writeMerged(dir, known)
+		} else {
+			d.Repaired, rerr = "removed: nothing depends on it", os.RemoveAll(filepath.Join(dir, layerFile))
+		}
+		if rerr != nil {
+			d.Repaired, d.Problem = "", fmt.Errorf("%w; not repaired: %w", problem, rerr)
+		}
+		list = append(list, d)
+	}
+	return list, err
 }
 
 // compact puts merged layers in the place of what they were made of.
@@ -140,7 +223,7 @@ func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 		if err := disk.SyncSystem(temp); err != nil {
 			return err
 		}
-		return writeJSON(filepath.Join(temp, layerFile), m)
+		return writeMerged(temp, m)
 	})
 	if err != nil {
 		return err
