@@ -70,6 +70,7 @@ if [ "$1" = test ]; then
 	want curl curl
 	want sshfs sshfs
 	want minisign minisign
+	want gpg gpg
 	want rsync rsync
 fi
 if [ -n "$need" ]; then

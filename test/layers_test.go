@@ -54,6 +54,7 @@ var ladder = map[string]int{
 	"internal/format/formattest": 4,
 	"internal/simplestreams":     2,
 	"internal/signing":           1,
+	"internal/openpgp":           1,
 	"internal/volume":            3,
 	"internal/volume/volumetest": 4,
 	"internal/remote":            3,
