@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/audit"
@@ -68,6 +71,41 @@ func (d *Daemon) accessChanged(ctx context.Context, a db.Access) {
 		add(imageKeyUnpinned, map[string]any{"key": keyID(a.HadKey)})
 	default:
 		add(imageKeyPinned, map[string]any{"key": keyID(a.Key)})
+	}
+}
+
+// settled is what of the configuration of an instance or a profile is in the record.
+type settled struct {
+	options  map[string]string
+	devices  map[string]map[string]string
+	profiles []string // of an instance
+}
+
+// noteChange adds to the record what a request changes of a configuration: the names of keys and
+// devices, never their values, which may be secrets, and the profiles.
+func noteChange(ctx context.Context, before, after settled) {
+	keys := keysChanged(before.options, after.options)
+	keys = slices.DeleteFunc(keys, func(key string) bool { // those the daemon keeps
+		return strings.HasPrefix(key, "volatile.") && after.options[key] == ""
+	})
+	audit.Note(ctx, "keys", append([]string{}, keys...))
+	var devices []string
+	for name, was := range before.devices {
+		if now, ok := after.devices[name]; !ok || !maps.Equal(was, now) {
+			devices = append(devices, name)
+		}
+	}
+	for name := range after.devices {
+		if _, had := before.devices[name]; !had {
+			devices = append(devices, name)
+		}
+	}
+	if len(devices) > 0 {
+		slices.Sort(devices)
+		audit.Note(ctx, "devices", devices)
+	}
+	if after.profiles != nil && !slices.Equal(before.profiles, after.profiles) {
+		audit.Note(ctx, "profiles", slices.Clone(after.profiles))
 	}
 }
 

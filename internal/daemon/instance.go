@@ -47,7 +47,13 @@ func (d *Daemon) StateOf(ctx context.Context, i instance.Instance) instance.Stat
 // The warnings say what takes effect later. Errors: NotFound, Invalid, Conflict, and change's.
 func (d *Daemon) UpdateInstance(ctx context.Context, name string,
 	change func(instance.Instance) (instance.Config, error)) (warnings []string, err error) {
-	return d.instances.Update(ctx, name, change)
+	return d.instances.Update(ctx, name, func(i instance.Instance) (instance.Config, error) {
+		next, err := change(i)
+		if err == nil {
+			noteChange(ctx, settled{i.Options, i.Devices, i.Profiles}, settled{next.Options, next.Devices, next.Profiles})
+		}
+		return next, err
+	})
 }
 
 // RenameInstance gives a stopped instance another name.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -66,6 +67,8 @@ func (d *Daemon) CreateProfile(ctx context.Context, p db.Profile) error {
 		return err
 	}
 	defer release()
+	audit.About(ctx, "", profileURL(p.Name))
+	noteChange(ctx, settled{}, settled{p.Config, p.Devices, nil})
 	if err := cmp.Or(checkProfile(p), instance.CheckAnew(nil, p.Devices), instance.CheckProfilePaths(db.Profile{}, p),
 		d.checkNics(ctx, p)); err != nil {
 		return err
@@ -101,6 +104,7 @@ func (d *Daemon) UpdateProfile(ctx context.Context, name string, change func(db.
 		}
 		next.Name, next.Config = name, withoutEmpty(next.Config)
 		*p = next
+		noteChange(ctx, settled{before.Config, before.Devices, nil}, settled{next.Config, next.Devices, nil})
 		release() // of a try before
 		if release, err = instance.UseNetworks(d.networks, next.Devices); err != nil {
 			release = func() {}

@@ -167,6 +167,19 @@ func TestAudit(t *testing.T) {
 	local("PATCH", "/1.0/projects/own", `{"config":{"restricted":"false"}}`)
 	r.expect("a project", `project-updated ok `+me+` /1.0/projects/own \{"keys":\["restricted"\]\}`)
 
+	// Configuration of profiles: never a value.
+	local("POST", "/1.0/profiles", `{"name":"web","config":{"user.token":"hunter2"},"devices":{"d":{"type":"none"}}}`)
+	r.expect("a profile", `profile-created ok `+me+` in default /1.0/profiles/web \{"devices":\["d"\],"keys":\["user.token"\]\}`)
+	local("PATCH", "/1.0/profiles/web", `{"config":{"user.token":"hunter3","limits.memory":"1GiB"}}`)
+	r.expect("a changed profile", `profile-updated ok `+me+` in default /1.0/profiles/web \{"keys":\["limits.memory","user.token"\]\}`)
+	local("PUT", "/1.0/profiles/web", `{"config":{"user.token":"hunter3","security.privileged":"perhaps"}}`)
+	r.expect("a wrong change", `profile-updated failed `+me+` in default /1.0/profiles/web `+
+		`\{"devices":\["d"\],"keys":\["limits.memory","security.privileged"\]\} since .*`)
+	local("POST", "/1.0/profiles/web", `{"name":"wob"}`)
+	r.expect("a renamed profile", `profile-renamed ok `+me+` in default /1.0/profiles/web`)
+	local("DELETE", "/1.0/profiles/wob", "")
+	r.expect("a deleted profile", `profile-deleted ok `+me+` in default /1.0/profiles/wob`)
+
 	// Images.
 	key, err := signing.Generate()
 	if err != nil {
@@ -187,8 +200,14 @@ func TestAudit(t *testing.T) {
 	r.expect("a mirror", `mirror-created begun `+me+` /1.0/kiln/mirrors/m \{"key":"`+key.Key().ID()+`"\}`,
 		`mirror-created ok `+me+` .*`)
 
-	// Files of instances.
+	// Configuration of instances, and then their files.
 	p.empty("c")
+	local("PATCH", "/1.0/instances/c", `{"config":{"user.token":"hunter5"},"devices":{"d":{"type":"none"}}}`)
+	r.expect("a changed instance", `instance-updated ok `+me+` in default /1.0/instances/c `+
+		`\{"devices":\["d"\],"keys":\["user.token"\]\}`)
+	local("PATCH", "/1.0/instances/c", `{"config":{"user.token":""},"profiles":[]}`)
+	r.expect("a wrong change of an instance", `instance-updated failed `+me+` in default /1.0/instances/c `+
+		`\{"keys":\["user.token"\],"profiles":\[\]\} since .*root disk.*`)
 	local("POST", "/1.0/instances/c/files?path=/f", "secret of the file")
 	r.expect("a file", `instance-file-pushed ok `+me+` in default /1.0/instances/c/files \{"path":"/f"\}`)
 	local("GET", "/1.0/containers/c/files?path=/f", "")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
+	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/daemon"
@@ -219,6 +220,7 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	if put.Restore != "" {
+		audit.Note(r.Context(), "snapshot", put.Restore)
 		return s.d.RestoreSnapshot(r.Context(), r.PathValue("name"), put.Restore)
 	}
 	warnings, err := s.changeInstance(r, func(api.InstancePut) api.InstancePut { return put })
