@@ -274,3 +274,10 @@ type ImageUsage struct {
 	UsedBy      []string `json:"used_by" yaml:"used_by"` // instances
 	InStore     bool     `json:"in_store" yaml:"in_store"`
 }
+
+// ImageRefreshPost asks for the newest version of an image, or for a run of a mirror
+// (kiln_image_signatures).
+type ImageRefreshPost struct {
+	// Stale accepts what the owner of the key of the images signed though it has expired, this once.
+	Stale bool `json:"image_stale,omitempty" yaml:"image_stale,omitempty"`
+}

@@ -39,7 +39,7 @@ func (a *app) mirrorCmd() *cobra.Command {
 		return show(all)
 	}
 	each := func(use, short, method string) *cobra.Command {
-		return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1),
+		c := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				at, err := a.At(args[0])
 				if err != nil {
@@ -48,10 +48,15 @@ func (a *app) mirrorCmd() *cobra.Command {
 				if method == http.MethodDelete {
 					return a.missing(c.Context(), at, "mirror", at.Change(c.Context(), method, path(at.Name), nil, ""))
 				}
-				done, err := a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.Name), Body: struct{}{}})
+				done, err := a.watch(c.Context(), at, client.Request{Method: method, Path: path(at.Name),
+					Body: api.ImageRefreshPost{Stale: a.AcceptExpired}})
 				a.tellMirrored(done)
 				return a.missing(c.Context(), at, "mirror", err)
 			}}
+		if method == http.MethodPost {
+			a.staleFlag(c)
+		}
+		return c
 	}
 	c.AddCommand(list, a.mirrorAddCmd(),
 		each("run [<remote>:]<mirror>", "Update a mirror now", http.MethodPost),

@@ -10,7 +10,7 @@ import (
 )
 
 func (a *app) imageRefreshCmd() *cobra.Command {
-	return &cobra.Command{Use: "refresh [<remote>:]<image>...",
+	c := &cobra.Command{Use: "refresh [<remote>:]<image>...",
 		Short: "Update images from the servers they were copied from", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return each(args, func(word string) error {
@@ -19,7 +19,7 @@ func (a *app) imageRefreshCmd() *cobra.Command {
 					return err
 				}
 				op, err := a.watch(c.Context(), i.at, client.Request{Method: http.MethodPost, Path: imagePath(i.Image) + "/refresh",
-					Body: struct{}{}})
+					Body: api.ImageRefreshPost{Stale: a.AcceptExpired}})
 				if err != nil {
 					return err
 				}
@@ -36,6 +36,8 @@ func (a *app) imageRefreshCmd() *cobra.Command {
 				return nil
 			})
 		}}
+	a.staleFlag(c)
+	return c
 }
 
 func (a *app) imagePruneCmd() *cobra.Command {

@@ -314,7 +314,7 @@ func uses(d *Daemon) map[string]func(context.Context, string) error {
 			return d.UpdateClient(ctx, strings.Repeat(name[:1], 64), func(c *Client) error { c.Description = "x"; return nil })
 		},
 		"mirror": func(ctx context.Context, name string) error {
-			_, err := d.RunMirror(ctx, name)
+			_, err := d.RunMirror(ctx, name, false)
 			return err
 		},
 	}

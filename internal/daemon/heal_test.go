@@ -224,7 +224,7 @@ func TestRefreshRepairs(t *testing.T) {
 	}
 	for _, bytes := range [][]byte{nil, good} {
 		u.bytes[fp.String()] = bytes
-		s := d.RefreshImage(t.Context(), fp).Wait(t.Context())
+		s := d.RefreshImage(t.Context(), fp, false).Wait(t.Context())
 		img, err := d.Images.Get(t.Context(), fp)
 		must(t, err)
 		switch {
@@ -234,7 +234,7 @@ func TestRefreshRepairs(t *testing.T) {
 			t.Errorf("%v, %q, %v", s.Err, img.Missing, s.Metadata)
 		}
 	}
-	s := d.RefreshImage(t.Context(), fp).Wait(t.Context())
+	s := d.RefreshImage(t.Context(), fp, false).Wait(t.Context())
 	if s.Err != nil || s.Metadata["repaired"] != nil || s.Metadata["refreshed"] != false {
 		t.Errorf("once it is whole: %+v", s)
 	}

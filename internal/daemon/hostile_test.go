@@ -170,7 +170,7 @@ func TestClaimedUpdate(t *testing.T) {
 	wait(t, o, err)
 	u.images = nil
 	u.add(fp, nil, true, "app")
-	if s := d.RefreshImage(t.Context(), first).Wait(t.Context()); s.Err == nil {
+	if s := d.RefreshImage(t.Context(), first, false).Wait(t.Context()); s.Err == nil {
 		t.Error("an update without the bytes succeeds")
 	}
 	if a, err := d.Images.Alias(t.Context(), "app"); err != nil || a.Target != first {
@@ -366,7 +366,7 @@ func TestMirrorLeavesOut(t *testing.T) {
 	wait(t, o, err)
 	run := func(step string, want int) {
 		t.Helper()
-		o, err := d.RunMirror(t.Context(), "m")
+		o, err := d.RunMirror(t.Context(), "m", false)
 		wait(t, o, err)
 		if a, err := d.Images.Alias(t.Context(), "app"); err != nil || a.Target != fps[want] {
 			t.Errorf("%s: the alias points to %s, %v", step, a.Target.Short(), err)

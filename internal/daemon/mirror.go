@@ -48,11 +48,15 @@ func (d *Daemon) AddMirror(ctx context.Context, m Mirror) (*op.Operation, error)
 
 // RemoveMirror stops to mirror a server; the images stay. The error is NotFound.
 func (d *Daemon) RemoveMirror(ctx context.Context, name string) error {
-	return d.db.DeleteMirror(ctx, name)
+	if err := d.db.DeleteMirror(ctx, name); err != nil {
+		return err
+	}
+	return d.passNothingOn(name)
 }
 
-// RunMirror brings a mirror up to date. The error is NotFound.
-func (d *Daemon) RunMirror(ctx context.Context, name string) (*op.Operation, error) {
+// RunMirror brings a mirror up to date; stale accepts what the owner of a pinned key signed though it
+// has expired. The error is NotFound.
+func (d *Daemon) RunMirror(ctx context.Context, name string, stale bool) (*op.Operation, error) {
 	list, err := d.Mirrors(ctx)
 	if err != nil {
 		return nil, err
@@ -64,6 +68,7 @@ func (d *Daemon) RunMirror(ctx context.Context, name string) (*op.Operation, err
 	if err := whole(list[i]); err != nil {
 		return nil, err
 	}
+	list[i].Remote.Stale = stale
 	return d.startMirror(ctx, list[i]), nil
 }
 
@@ -96,7 +101,7 @@ func (d *Daemon) runMirrors() {
 		d.cfg.Log.Error("look for mirrors", "err", err)
 	}
 	for _, m := range list {
-		o, err := d.RunMirror(d.ctx, m.Name)
+		o, err := d.RunMirror(d.ctx, m.Name, false)
 		if errors.Is(err, kiln.NotFound) {
 			continue // it was removed while the others took their time
 		}
@@ -117,8 +122,8 @@ type lister interface {
 // runMirror fetches the newest version of each image that the filters let through.
 // One that can't be had doesn't keep the others away.
 func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error {
-	if m.PullThrough {
-		return nil // on demand only
+	if m.PullThrough { // images come on demand only
+		return d.passOn(ctx, m)
 	}
 	src, err := d.remotes.Open(m.Remote, remote.Access{Fresh: true, Warn: func(s string) { d.warn(o, s) }})
 	if err != nil {
@@ -151,7 +156,8 @@ func (d *Daemon) runMirror(ctx context.Context, o *op.Operation, m Mirror) error
 			return context.Cause(ctx)
 		}
 	}
-	return errors.Join(errs...)
+	// Only now, so that who goes by them finds the images here.
+	return errors.Join(append(errs, d.passOn(ctx, m))...)
 }
 
 // isOwn reports whether a certificate, as PEM, is this server's.
@@ -392,7 +398,11 @@ func (d *Daemon) pullThrough(ctx context.Context, m Mirror, name string, via []s
 	if err == nil || img.Type == "virtual-machine" || !img.Public || !passes(img, m.Filters) {
 		return kiln.Image{}, kiln.Errorf(kiln.NotFound, "Image not found")
 	}
-	return d.mirrorImage(ctx, nil, m, img)
+	got, err := d.mirrorImage(ctx, nil, m, img)
+	if err == nil {
+		err = d.passOn(ctx, m)
+	}
+	return got, err
 }
 
 // asked bounds what names that nobody has can cost: how many are looked for at once,

@@ -27,7 +27,7 @@ func TestMirrorKeeps(t *testing.T) {
 			o, err := d.AddMirror(t.Context(), m)
 			wait(t, o, err)
 		} else {
-			o, err := d.RunMirror(t.Context(), "m")
+			o, err := d.RunMirror(t.Context(), "m", false)
 			wait(t, o, err)
 		}
 	}
@@ -70,7 +70,7 @@ func TestDamagedMirror(t *testing.T) {
 	if img, err := d.PullThrough(t.Context(), "app", Asker{}); !errors.Is(err, kiln.NotFound) || u.times.Load() > 0 {
 		t.Errorf("%s, %v, after %d requests", img.Fingerprint.Short(), err, u.times.Load())
 	}
-	if _, err := d.RunMirror(t.Context(), "m"); !errors.Is(err, kiln.Integrity) {
+	if _, err := d.RunMirror(t.Context(), "m", false); !errors.Is(err, kiln.Integrity) {
 		t.Error(err)
 	}
 }

@@ -164,6 +164,12 @@ func TestOwner(t *testing.T) {
 		"signature only": {map[string][]byte{"/" + signing.IndexPath + ".minisig": o.signedIndex(o.index, nil,
 			image)["/"+signing.IndexPath+".minisig"]}, "and not the file"},
 	} {
+		if _, err := d.db.LearnPin(t.Context(), o.root.Key(), func(p *signing.Pin) error {
+			p.Digests = nil // each is as if it were the first one of its version
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
 		s.beside = both(keys, attack.beside)
 		refused(name, attack.want)
 	}
@@ -172,6 +178,8 @@ func TestOwner(t *testing.T) {
 	}, image)
 	s.beside = both(keys, expired)
 	refused("expired", "--stale")
+	s.beside = both(keys, o.signedIndex(o.index, func(x *signing.Index) { x.Version = 6 }, image))
+	refused("another index of the same version", "gives another signed index of version 6")
 	s.beside = both(keys, o.signedIndex(o.index, nil, image))
 	refused("older index", "of version 5 (of ")
 
@@ -207,8 +215,11 @@ func TestOwner(t *testing.T) {
 	if err != nil || img.Origin.ImageKey != o.root.Key().String() || img.Signature != image.Signature {
 		t.Fatalf("it is here as %+v: %v", img, err)
 	}
-	if err := d.RefreshImage(t.Context(), fp).Wait(t.Context()).Err; kiln.KindOf(err) != kiln.Integrity {
+	if err := d.RefreshImage(t.Context(), fp, false).Wait(t.Context()).Err; kiln.KindOf(err) != kiln.Integrity {
 		t.Errorf("it is accepted for ever: %v", err)
+	}
+	if err := d.RefreshImage(t.Context(), fp, true).Wait(t.Context()).Err; err != nil {
+		t.Errorf("it isn't accepted once more: %v", err)
 	}
 
 	// Whoever pins the new root pins the same owner.
@@ -239,7 +250,7 @@ func TestOwner(t *testing.T) {
 	s.beside = both(o.signedKeys(next, func(f *signing.KeysFile) {
 		f.Version, f.Revoked = 10, slices.Clone(f.ImageKeys)
 	}), o.signedIndex(o.index, func(x *signing.Index) { x.Version = 11 }, image))
-	if err := d.RefreshImage(t.Context(), fp).Wait(t.Context()).Err; kiln.KindOf(err) != kiln.Integrity {
+	if err := d.RefreshImage(t.Context(), fp, false).Wait(t.Context()).Err; kiln.KindOf(err) != kiln.Integrity {
 		t.Errorf("a revoked key: %v", err)
 	}
 	_, err = d.cachedImage(t.Context(), nil, Source{Type: "image", Alias: "bb", Remote: s.remote, Offline: true})

@@ -40,6 +40,8 @@ type ImageKeys struct {
 type published struct {
 	mu   sync.Mutex
 	keys ImageKeys // zero: none
+	// passed is what is passed on, by mirror. Its values never change.
+	passed map[string]passedOn
 
 	indexing sync.Mutex      // held while an index is signed; taken before mu
 	key      *signing.Secret // that the index is signed with; nil: it isn't; of mu
@@ -56,6 +58,7 @@ type signedIndex struct {
 // loadPublished reads what is to be published. What is damaged isn't: the clients remember what
 // they have seen.
 func (d *Daemon) loadPublished() {
+	d.loadPassedOn()
 	if err := d.loadKeys(); err != nil {
 		d.published.keys = ImageKeys{}
 		d.cfg.Log.Error("the keys file of images isn't served: it is damaged; give it again: kiln key serve", "err", err)
@@ -98,6 +101,18 @@ func (d *Daemon) ImageKeys() (ImageKeys, error) {
 			"serve")
 	}
 	return d.published.keys, nil
+}
+
+// ServedKeys gives the keys file that is beside the images here: this server's own, else that of the
+// owner of the images that it mirrors. The error is NotFound.
+func (d *Daemon) ServedKeys() (ImageKeys, error) {
+	k, err := d.ImageKeys()
+	if errors.Is(err, kiln.NotFound) {
+		if passed := d.published.passes(); passed.Keys != nil {
+			return ImageKeys{string(passed.Keys), string(passed.KeysSignature)}, nil
+		}
+	}
+	return k, err
 }
 
 // SetImageKeys has a keys file be served from now on. Errors: Integrity for one that isn't signed
@@ -243,6 +258,9 @@ func (d *Daemon) SignedIndex(ctx context.Context) (document, signature []byte, e
 	keys, key := d.published.keys, d.published.key
 	d.published.mu.Unlock()
 	if key == nil {
+		if passed := d.published.passes(); passed.Index != nil {
+			return passed.Index, passed.IndexSignature, nil
+		}
 		return nil, nil, kiln.Errorf(kiln.NotFound, "this server has no signed index of its images")
 	}
 	now, generation := time.Now(), d.ImageGeneration()

@@ -170,7 +170,7 @@ func TestURLImport(t *testing.T) {
 		t.Fatalf("%+v, %v", img.Origin, err)
 	}
 	now = formattest.Tiny(t, "next")
-	wait(t, d.RefreshImage(t.Context(), img.Fingerprint), nil)
+	wait(t, d.RefreshImage(t.Context(), img.Fingerprint, false), nil)
 	next, err := d.Images.Find(t.Context(), "bb")
 	if err != nil || next.Fingerprint != sha256.Sum256(now) {
 		t.Errorf("after the refresh: %s, %v", next.Fingerprint, err)
@@ -318,7 +318,7 @@ func TestRefreshAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d.RefreshImage(t.Context(), img.Fingerprint)
+		return d.RefreshImage(t.Context(), img.Fingerprint, false)
 	}
 	first := refresh("my-a")
 	<-asked

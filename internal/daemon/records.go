@@ -27,6 +27,7 @@ type stale struct {
 	all       bool
 	projects  bool
 	networks  bool
+	pins      bool
 	instances map[db.Name]bool
 	images    map[db.Image]bool
 }
@@ -37,12 +38,13 @@ func (s *stale) note(c db.Changes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all, s.networks, s.projects = s.all || c.Profiles, s.networks || c.Networks, s.projects || c.Projects
+	s.pins = s.pins || c.Pins
 	if s.instances == nil {
 		s.instances, s.images = map[db.Name]bool{}, map[db.Image]bool{}
 	}
 	maps.Copy(s.instances, c.Instances)
 	maps.Copy(s.images, c.Images)
-	if s.all || s.networks || s.projects || len(s.instances)+len(s.images) > 0 {
+	if s.all || s.networks || s.projects || s.pins || len(s.instances)+len(s.images) > 0 {
 		select {
 		case s.woken <- struct{}{}:
 		default:
@@ -55,8 +57,9 @@ func (s *stale) take() (instances []db.Name, images []db.Image, c db.Changes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	instances, images = slices.Collect(maps.Keys(s.instances)), slices.Collect(maps.Keys(s.images))
-	c = db.Changes{Profiles: s.all, Networks: s.networks || s.all, Projects: s.projects || s.all}
-	s.projects, s.networks, s.all = false, false, false
+	c = db.Changes{Profiles: s.all, Networks: s.networks || s.all, Projects: s.projects || s.all,
+		Pins: s.pins || s.all}
+	s.projects, s.networks, s.pins, s.all = false, false, false, false
 	clear(s.instances)
 	clear(s.images)
 	return instances, images, c
@@ -92,6 +95,9 @@ func (d *Daemon) saveRecords(ctx context.Context) error {
 	}
 	if c.Networks {
 		errs = append(errs, d.saveNetworks(ctx))
+	}
+	if c.Pins {
+		errs = append(errs, d.savePins(ctx))
 	}
 	if len(images) > 0 { // also those that were deleted
 		errs = append(errs, d.Images.SaveRecords(ctx, images...))

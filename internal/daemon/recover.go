@@ -104,6 +104,9 @@ func (v *recoverer) recoverInto(ctx context.Context, file string) (err error) {
 	if err := v.fromRecords(func(dir string) error { return v.recoverNetworks(ctx, dir) }); err != nil {
 		return err
 	}
+	if err := v.fromRecords(func(dir string) error { return v.recoverPins(ctx, dir) }); err != nil {
+		return err
+	}
 	if err := v.fromRecords(func(dir string) error { return v.recoverAllProfiles(ctx, dir) }); err != nil {
 		return err
 	}

@@ -17,12 +17,13 @@ import (
 )
 
 // RefreshImage gets the newest version of an image from where it came from, whatever
-// was asked when. "refreshed" in the metadata tells whether there was one.
+// was asked when; stale accepts what the owner of a pinned key signed though it has
+// expired. "refreshed" in the metadata tells whether there was one.
 // Errors: NotFound, Invalid for an image that was not copied from a server.
-func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Operation {
+func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint, stale bool) *op.Operation {
 	o := op.Options{Resources: map[string][]string{"images": {imageURL(fp)}}, MayCancel: true}
 	return d.Ops.Start(ctx, "Refreshing image", o, func(ctx context.Context, o *op.Operation) error {
-		now, err := d.refresh(ctx, o, fp, true)
+		now, err := d.refresh(ctx, o, fp, looking{fresh: true, stale: stale})
 		o.Set("refreshed", err == nil && now != fp)
 		if err == nil {
 			o.Set("fingerprint", now.String())
@@ -31,9 +32,15 @@ func (d *Daemon) RefreshImage(ctx context.Context, fp kiln.Fingerprint) *op.Oper
 	})
 }
 
+// looking is how a newer version is looked for.
+type looking struct {
+	fresh bool // the server is asked, whatever was asked when
+	stale bool // what the owner of a pinned key signed may have expired
+}
+
 // refresh gives the fingerprint of the newest version of an image, which is in the
 // store from then on, in the place of the old one.
-func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerprint, fresh bool) (kiln.Fingerprint,
+func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerprint, how looking) (kiln.Fingerprint,
 	error) {
 	old, err := d.Images.Get(ctx, fp)
 	if err != nil {
@@ -48,10 +55,11 @@ func (d *Daemon) refresh(ctx context.Context, o *op.Operation, fp kiln.Fingerpri
 			"alias from a public remote", fp.Short())
 	}
 	spec := PullSpec{Remote: old.Origin.Remote, Name: old.Origin.Alias, IsAlias: true}
+	spec.Remote.Stale = how.stale
 	if err := d.mayFetch(ctx, spec.Remote); err != nil {
 		return fp, err
 	}
-	img, err := d.find(ctx, o, spec, fresh)
+	img, err := d.find(ctx, o, spec, how.fresh)
 	if errors.Is(err, kiln.NotFound) && spec.Remote.Protocol != kiln.ProtocolDirect { // which says why
 		err = kiln.Errorf(kiln.NotFound, "%s has no public image %q any more: its newest version may be private, or the "+
 			"alias deleted; image %s stays as it is here; have the other one made public there (kiln image edit), or copy "+
@@ -229,7 +237,7 @@ func (d *Daemon) updateImages() {
 		if now, err := d.Images.Get(ctx, img.Fingerprint); err != nil || !updates(now) {
 			continue // the others before it took their time
 		}
-		s := d.RefreshImage(ctx, img.Fingerprint).Wait(ctx)
+		s := d.RefreshImage(ctx, img.Fingerprint, false).Wait(ctx)
 		d.outcome(updateFailed, db.Subject{Image: db.Image{Project: img.Project, Fingerprint: img.Fingerprint}}, s.Err)
 		if s.Err != nil && d.ctx.Err() == nil {
 			d.cfg.Log.Warn("update an image", "image", img.Fingerprint, "alias", img.Origin.Alias, "server", img.Origin.Server,

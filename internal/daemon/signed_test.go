@@ -163,7 +163,7 @@ func TestPinned(t *testing.T) {
 
 	// What isn't signed is no news.
 	s.put(t, "2")
-	if err := d.RefreshImage(t.Context(), fp).Wait(t.Context()).Err; kiln.KindOf(err) != kiln.Integrity {
+	if err := d.RefreshImage(t.Context(), fp, false).Wait(t.Context()).Err; kiln.KindOf(err) != kiln.Integrity {
 		t.Errorf("an update that isn't signed: %v", err)
 	}
 	unpinned := launch
@@ -176,7 +176,7 @@ func TestPinned(t *testing.T) {
 	}
 	next := s.put(t, "3")
 	s.signature = sign(t, key, next, "bb")
-	if err := d.RefreshImage(t.Context(), fp).Wait(t.Context()).Err; err != nil {
+	if err := d.RefreshImage(t.Context(), fp, false).Wait(t.Context()).Err; err != nil {
 		t.Fatal(err)
 	}
 	img, err = d.Images.Find(t.Context(), "bb")

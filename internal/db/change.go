@@ -13,6 +13,7 @@ import (
 // Changes names what a transaction has written rows of, so that copies of them can be
 // brought up to date.
 type Changes struct {
+	Pins      bool           // any of them
 	Instances map[Name]bool  // with their snapshots; also names that they had
 	Images    map[Image]bool // with their aliases, and when these began to point to them
 	Profiles  bool           // any of them

@@ -56,6 +56,7 @@ func (d *DB) LearnPin(ctx context.Context, k signing.Key, f func(*signing.Pin) e
 			return err
 		}
 		p = now
+		tx.changes.Pins = true
 		if _, err := tx.tx.ExecContext(ctx, `INSERT INTO pins (pinned, state, used_at) VALUES (?, ?, ?)
 			ON CONFLICT (pinned) DO UPDATE SET state = excluded.state, used_at = excluded.used_at`, name, toJSON(now),
 			timeText(time.Now())); err != nil {
@@ -66,4 +67,30 @@ func (d *DB) LearnPin(ctx context.Context, k signing.Key, f func(*signing.Pin) e
 		return err
 	})
 	return p, err
+}
+
+// A PinRow is what is known of the owner of a key, and the key that it is kept under.
+type PinRow struct {
+	Pinned string      `json:"pinned"`
+	State  signing.Pin `json:"state"`
+}
+
+// Pins gives all that is known of owners of keys, what was learned last first. Rows that are damaged
+// are left out, and whole is false then.
+func (d *DB) Pins(ctx context.Context) (list []PinRow, whole bool, err error) {
+	whole = true
+	err = each(ctx, d.read, `SELECT pinned, state FROM pins ORDER BY used_at DESC, pinned`, nil, func(rows *sql.Rows) error {
+		var r PinRow
+		var damage string
+		if err := rows.Scan(&r.Pinned, noted{"state", jsonColumn{&r.State}, &damage}); err != nil {
+			return err
+		}
+		if damage != "" || len(r.State.Roots) == 0 {
+			whole = false
+			return nil
+		}
+		list = append(list, r)
+		return nil
+	})
+	return list, whole, err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/fetch"
 	"github.com/kiln-containers/kiln/internal/foreign"
+	"github.com/kiln-containers/kiln/internal/signing"
 )
 
 // direct is an image behind a URL whose headers tell where it is and which
@@ -122,8 +123,47 @@ func (d *direct) answer(name string, resp *http.Response) (kiln.Image, error) {
 			name, fetch.Shown(u.String()))
 	}
 	file := kiln.File{Role: kiln.Unified, Name: baseName(u), Size: -1, Hash: fp}
-	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()}},
-		nil
+	signature, err := signatureHeader(resp.Header)
+	return kiln.Image{Fingerprint: fp, Public: true, Files: []kiln.File{file}, Origin: &kiln.Origin{Alias: u.String()},
+		Signature: signature}, err
+}
+
+// signatureHeader gives the signature that a server tells of an image, escaped as in a form; "":
+// none. The error is Integrity.
+func signatureHeader(h http.Header) (string, error) {
+	v := h.Get("Kiln-Image-Signature")
+	text, err := url.QueryUnescape(v)
+	if err != nil || len(v) > 3*signing.MaxSignature {
+		return "", kiln.Errorf(kiln.Integrity, "the server tells a signature of the image that can't be one")
+	}
+	return text, nil
+}
+
+// signedName is what an image behind a URL was asked for by, as its signature has to say it: the
+// end of the path that is one of its aliases, else the whole path.
+func signedName(address string, img kiln.Image) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	path := strings.Trim(u.Path, "/")
+	if s, err := signing.Parse(img.Signature); err == nil {
+		for _, alias := range s.Aliases {
+			if strings.HasSuffix("/"+path, "/"+alias) {
+				return alias
+			}
+		}
+	}
+	return path
+}
+
+// origin is the server of a URL: where the owner of its images says what counts.
+func origin(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()
 }
 
 func baseName(u *url.URL) string {

@@ -39,6 +39,9 @@ func (p *pinned) Find(ctx context.Context, name string) (kiln.Image, error) {
 	if err != nil {
 		return kiln.Image{}, err
 	}
+	if p.remote.Protocol == kiln.ProtocolDirect {
+		name = signedName(name, img)
+	}
 	if err := by.Check(img, name); err != nil {
 		return kiln.Image{}, nothingFetched(err)
 	}
@@ -77,6 +80,9 @@ func (o *Opener) Authority(ctx context.Context, r kiln.Remote, a Access) (signin
 	if err != nil {
 		return signing.Authority{}, err
 	}
+	if r.Protocol == kiln.ProtocolDirect {
+		r.Server, r.Mirrors = origin(r.Server), nil
+	}
 	ask := asking{o, r, get{fresh: a.Fresh, warn: a.Warn}}
 	by, err := ask.authority(ctx, key)
 	if errors.Is(err, kiln.Integrity) { // a file and its signature may be of different times
@@ -109,6 +115,7 @@ func (o asking) authority(ctx context.Context, key signing.Key) (signing.Authori
 		return by, err
 	}
 	if keys != nil {
+		by.Said.Keys, by.Said.KeysSignature = keys.b, sig
 		if pin, err = learn(ctx, pins, key, pin, func(p *signing.Pin) error { return p.Learn(keys.b, sig) }); err != nil {
 			return by, err
 		}
@@ -125,8 +132,10 @@ func (o asking) authority(ctx context.Context, key signing.Key) (signing.Authori
 			err = kiln.Errorf(kiln.Integrity, "%s has no signed index (%s), and has to: there was one, or the owner of its "+
 				"images names keys for it", r.Server, signing.IndexPath)
 		}
-		return signing.Authority{Pin: pin}, err
+		by.Pin = pin
+		return by, err
 	}
+	by.Said.Index, by.Said.IndexSignature = index.b, sig
 	if by.Index, err = index.read(pin, sig); err != nil {
 		return by, err
 	}

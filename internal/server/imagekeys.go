@@ -59,7 +59,7 @@ func (s *Server) indexDocument(ctx context.Context, name string) (document, erro
 
 // keysDocument gives the keys file of the images, or its signature. The error is NotFound.
 func (s *Server) keysDocument(_ context.Context, name string) (document, error) {
-	k, err := s.d.ImageKeys()
+	k, err := s.d.ServedKeys()
 	if err != nil {
 		return document{}, err
 	}

@@ -284,7 +284,22 @@ func (s *Server) refreshImage(w http.ResponseWriter, r *http.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.d.RefreshImage(r.Context(), img.Fingerprint), nil
+	stale, err := acceptsStale(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.RefreshImage(r.Context(), img.Fingerprint, stale), nil
+}
+
+// acceptsStale reports whether a request to look for newer images accepts what the owner of their
+// key signed though it has expired. Others send no body.
+func acceptsStale(r *http.Request) (bool, error) {
+	if r.ContentLength == 0 {
+		return false, nil
+	}
+	var post api.ImageRefreshPost
+	err := readJSON(r, &post)
+	return post.Stale, err
 }
 
 func (s *Server) pruneImages(w http.ResponseWriter, r *http.Request) (any, error) {

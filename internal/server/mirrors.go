@@ -41,7 +41,11 @@ func (s *Server) postMirrors(w http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (s *Server) runMirror(w http.ResponseWriter, r *http.Request) (any, error) {
-	return s.d.RunMirror(r.Context(), r.PathValue("name"))
+	stale, err := acceptsStale(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.d.RunMirror(r.Context(), r.PathValue("name"), stale)
 }
 
 func (s *Server) deleteMirror(w http.ResponseWriter, r *http.Request) (any, error) {

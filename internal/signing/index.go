@@ -30,7 +30,8 @@ type Index struct {
 	Images  []Listed           `json:"images"`
 	Revoked []kiln.Fingerprint `json:"revoked"` // images that nobody is to use, here or not
 
-	by            Key // that signed it
+	by            Key              // that signed it
+	digest        kiln.Fingerprint // of the document
 	byFingerprint map[kiln.Fingerprint]int
 }
 

@@ -1,6 +1,9 @@
 package signing
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -16,6 +19,9 @@ type Pin struct {
 	// Indexes are the versions of the newest indexes that were seen, by the keys that signed them:
 	// an owner with several servers has a key for each.
 	Indexes map[Key]uint64 `json:"indexes,omitempty"`
+	// Digests are the SHA-256 of these indexes, where they are known: two of one version are never
+	// the same owner's word.
+	Digests map[Key]kiln.Fingerprint `json:"digests,omitempty"`
 }
 
 // NewPin gives what is known of a key that was pinned just now.
@@ -30,7 +36,38 @@ func (p Pin) Is(k Key) bool { return slices.Contains(p.Roots, k) }
 // Exceeds reports whether it knows more than another one of the same owner.
 func (p Pin) Exceeds(other Pin) bool {
 	return len(p.Roots) != len(other.Roots) || !maps.Equal(p.Indexes, other.Indexes) ||
+		!maps.Equal(p.Digests, other.Digests) ||
 		p.Keys != nil && (other.Keys == nil || p.Keys.Version != other.Keys.Version)
+}
+
+// Recall adds what was known of the same owner before: the higher versions, and the longer chain of
+// roots, count. It reports whether that was any more.
+func (p *Pin) Recall(before Pin) bool {
+	was := *p
+	if len(before.Roots) > len(p.Roots) && slices.Equal(before.Roots[:len(p.Roots)], p.Roots) {
+		p.Roots = before.Roots
+	}
+	if before.Keys != nil && p.Is(before.Keys.Root) && (p.Keys == nil || before.Keys.Version > p.Keys.Version) {
+		p.Keys = before.Keys
+	}
+	p.Indexes, p.Digests = maps.Clone(p.Indexes), maps.Clone(p.Digests)
+	for k, v := range before.Indexes {
+		if v <= p.Indexes[k] {
+			continue
+		}
+		if p.Indexes == nil {
+			p.Indexes = map[Key]uint64{}
+		}
+		p.Indexes[k] = v
+		delete(p.Digests, k)
+		if d, ok := before.Digests[k]; ok {
+			if p.Digests == nil {
+				p.Digests = map[Key]kiln.Fingerprint{}
+			}
+			p.Digests[k] = d
+		}
+	}
+	return p.Exceeds(was)
 }
 
 // Learn takes over a keys file, if it is its owner's and not older than what is known: that is
@@ -119,7 +156,7 @@ func (p Pin) ReadIndex(document, signature []byte) (*Index, error) {
 	}
 	x, err := parseIndex(document)
 	if err == nil {
-		x.by = by
+		x.by, x.digest = by, sha256.Sum256(document)
 	}
 	return x, err
 }
@@ -146,6 +183,11 @@ func (p *Pin) Accept(x *Index) error {
 		return kiln.Errorf(kiln.Integrity, "the server gives a signed index of version %d (of %s), and version %d was "+
 			"seen already: it goes back to an old one", x.Version, x.Created.Format(time.DateOnly), seen)
 	}
+	if d, ok := p.Digests[x.by]; ok && p.Indexes[x.by] == x.Version && d != x.digest {
+		return kiln.Errorf(kiln.Integrity, "the server gives another signed index of version %d (of %s) than the one that "+
+			"was seen already: somebody who has the key %s shows different indexes to different people, or two servers sign "+
+			"with it", x.Version, x.Created.Format(time.DateOnly), x.by.ID())
+	}
 	known := p.Roots
 	if p.Keys != nil {
 		chain, err := p.Keys.roots()
@@ -163,6 +205,10 @@ func (p *Pin) Accept(x *Index) error {
 		p.Indexes = map[Key]uint64{}
 	}
 	p.Indexes[x.by] = x.Version
+	if p.Digests = maps.Clone(p.Digests); p.Digests == nil {
+		p.Digests = map[Key]kiln.Fingerprint{}
+	}
+	p.Digests[x.by] = x.digest
 	return nil
 }
 
@@ -192,7 +238,21 @@ func (p Pin) unrevoked(id string) error {
 type Authority struct {
 	Pin
 	Index *Index // nil: there is none
+	// Said is what the server gave of that, for who passes it on with its images.
+	Said Documents
 }
+
+// Documents are a keys file and a signed index, each with its signature, as they are served. What
+// there is none of is nil.
+type Documents struct {
+	Keys           []byte `json:"keys,omitempty"`
+	KeysSignature  []byte `json:"keys_signature,omitempty"`
+	Index          []byte `json:"index,omitempty"`
+	IndexSignature []byte `json:"index_signature,omitempty"`
+}
+
+// IsZero reports whether there is nothing.
+func (d Documents) IsZero() bool { return d.Keys == nil && d.Index == nil }
 
 // Signer gives the key of the owner that signed an image; the zero Key: none did.
 func (a Authority) Signer(img kiln.Image) Key {
@@ -219,4 +279,18 @@ func (a Authority) Check(img kiln.Image, name string) error {
 		return err
 	}
 	return a.Index.check(img, name)
+}
+
+// CompareAge orders what one owner said by age: the keys file first, then the index.
+func CompareAge(a, b Documents) int {
+	version := func(document []byte) uint64 {
+		var v struct {
+			Version uint64 `json:"version"`
+		}
+		if json.Unmarshal(document, &v) != nil { // there is none, or it is damaged: as old as can be
+			return 0
+		}
+		return v.Version
+	}
+	return cmp.Or(cmp.Compare(version(a.Keys), version(b.Keys)), cmp.Compare(version(a.Index), version(b.Index)))
 }

@@ -243,7 +243,7 @@ func TestAuthority(t *testing.T) {
 	if err := p.Accept(got); err != nil || p.Indexes[index.Key()] != 9 {
 		t.Fatal(err)
 	}
-	by := Authority{p, got}
+	by := Authority{Pin: p, Index: got}
 	for _, name := range []string{"web", "web/amd64", "größe", "", now.Fingerprint.Short()} {
 		if err := by.Check(now, name); err != nil {
 			t.Errorf("%q: %v", name, err)
