@@ -245,7 +245,8 @@ func TestExportHostile(t *testing.T) {
 	}
 	defer stream.Close()
 	out := t.TempDir()
-	if err := a.export(fp, &checked{Stream: stream, sum: sha256.New()}, out); !errors.Is(err, kiln.Integrity) {
+	other := &checked{Stream: stream, sum: sha256.New()}
+	if err := a.export(kiln.Image{Fingerprint: fp}, other, out); !errors.Is(err, kiln.Integrity) {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(out); len(left) > 0 || err != nil {

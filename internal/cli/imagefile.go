@@ -42,12 +42,9 @@ func (a *app) imageImportCmd() *cobra.Command {
 		"version before (images.keep_versions)")
 	fingerprint := c.Flags().String("fingerprint", "", "SHA-256 of the certificate that the server of a URL must show")
 	ca := c.Flags().String("ca", "", "file with the CA certificate of the server of a URL, in PEM form")
-	sign := signFlag(c)
+	signFlag(c)
+	proof := proofFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		by, err := a.wantedSigner(*sign)
-		if err != nil {
-			return err
-		}
 		img := kiln.Image{Public: *public, Properties: map[string]string{}}
 		for _, n := range *aliases {
 			if err := kiln.CheckAlias(n); err != nil {
@@ -76,8 +73,15 @@ func (a *app) imageImportCmd() *cobra.Command {
 				paths = append(paths, w)
 			}
 		}
+		by, err := a.wantedSigner(c, at.Remote)
+		if err != nil {
+			return err
+		}
 		if len(paths) == 1 && isURL(paths[0]) {
-			fp, err := a.importURL(c.Context(), at, paths[0], img, *fingerprint, *ca)
+			if len(proof.signatures) > 0 {
+				return usageError{errors.New("--signature is of a file; of a URL the server tells what signature it has")}
+			}
+			fp, err := a.importURL(c.Context(), at, paths[0], img, webTrust{*fingerprint, *ca, proof.key})
 			if err != nil {
 				return err
 			}
@@ -86,7 +90,11 @@ func (a *app) imageImportCmd() *cobra.Command {
 		if *fingerprint != "" || *ca != "" {
 			return usageError{errors.New("--fingerprint and --ca are about the server of a URL; a file has none")}
 		}
-		fp, err := a.importImage(c.Context(), at, remote.Files{Paths: paths}, img)
+		files, err := proof.of(c.Context(), a, remote.Files{Paths: paths}, &img)
+		if err != nil {
+			return err
+		}
+		fp, err := a.importImage(c.Context(), at, files, img)
 		if err != nil {
 			return err
 		}
@@ -107,7 +115,7 @@ func (a *app) namesServer(word string) bool {
 }
 
 // importImage is kiln.Copy with what the user says of the image. It gives the fingerprint.
-func (a *app) importImage(ctx context.Context, at place.Place, src remote.Files, img kiln.Image) (kiln.Fingerprint,
+func (a *app) importImage(ctx context.Context, at place.Place, src provenFiles, img kiln.Image) (kiln.Fingerprint,
 	error) {
 	found, err := src.Find(ctx, "")
 	if err != nil {
@@ -165,6 +173,9 @@ func (a *app) imageExportCmd() *cobra.Command {
 		Use:   "export [<remote>:]<image> [<directory>|<file>|-]",
 		Short: "Export the files of an image",
 		Args:  cobra.RangeArgs(1, 2),
+		Long: "Export the files of an image: one, or metadata and root filesystem. Of a signed image, what was signed is " +
+			"beside the first file, as a text whose name ends in .statement, with its signature (.statement.minisig): " +
+			"kiln image import of the file takes them, and so does minisign -V -m FILE.statement, which shows the SHA-256.",
 		RunE: func(c *cobra.Command, args []string) error {
 			target := "."
 			if len(args) == 2 {
@@ -181,7 +192,13 @@ func (a *app) imageExportCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = a.export(i.Fingerprint, &checked{Stream: s, sum: sha256.New()}, target)
+			r, err := a.Config()
+			if err != nil {
+				return err
+			}
+			remote, _ := r.Split(args[0])
+			i.Signature = a.signature(i, remote)
+			err = a.export(i, &checked{Stream: s, sum: sha256.New()}, target)
 			err = errors.Join(err, s.Close())
 			if err == nil && target != "-" {
 				a.say("Image exported successfully!")
@@ -225,7 +242,8 @@ func (a *app) exportable(target string) error {
 }
 
 // export writes the files of an image to a target, all of them or none.
-func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
+func (a *app) export(i kiln.Image, s *checked, target string) error {
+	fp := i.Fingerprint
 	if target == "-" {
 		for {
 			f, err := s.Next()
@@ -271,12 +289,33 @@ func (a *app) export(fp kiln.Fingerprint, s *checked, target string) error {
 	if err := s.is(fp); err != nil {
 		return err
 	}
+	beside, err := statementFiles(i.Signature)
+	if err != nil {
+		return err
+	}
+	for _, b := range beside {
+		temp, err := tempFile(filepath.Dir(finals[0]), b.content)
+		if err != nil {
+			return err
+		}
+		temps, finals = append(temps, temp), append(finals, finals[0]+b.suffix)
+	}
 	for i := range temps {
 		if err := os.Rename(temps[i], finals[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// tempFile makes a file with a content, which isn't called what it is to be yet.
+func tempFile(dir, content string) (string, error) {
+	temp, err := os.CreateTemp(dir, ".kiln-export-")
+	if err != nil {
+		return "", bare(err)
+	}
+	_, err = temp.WriteString(content)
+	return temp.Name(), errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close())
 }
 
 // bare is an error of the operating system without the name of a file that nobody asked

@@ -19,13 +19,17 @@ func isURL(word string) bool {
 	return strings.HasPrefix(word, "https://") || strings.HasPrefix(word, "http://")
 }
 
+// webTrust is what the user says of the server of a URL: its certificate, the CA of that, as a
+// file, and the key that the image must be signed with. "": nothing.
+type webTrust struct{ fingerprint, ca, key string }
+
 // importURL has a server fetch the image that a URL tells of. That server knows nothing
 // of the certificates that this client trusts, so it is told: the one that has the
 // fingerprint, or was signed by the CA, that is given, else what is known of a remote at
 // the same address. It gives the fingerprint.
-func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, fingerprint,
-	caFile string) (fp string, err error) {
-	if !strings.HasPrefix(url, "https://") && (fingerprint != "" || caFile != "") {
+func (a *app) importURL(ctx context.Context, at place.Place, url string, img kiln.Image, trusted webTrust) (fp string,
+	err error) {
+	if !strings.HasPrefix(url, "https://") && (trusted.fingerprint != "" || trusted.ca != "") {
 		return "", usageError{errors.New("--fingerprint and --ca are about a certificate, and there is none at http://")}
 	}
 	src := api.ImagesPostSource{Type: "url", Mode: "pull", Protocol: kiln.ProtocolDirect, URL: url}
@@ -37,19 +41,23 @@ func (a *app) importURL(ctx context.Context, at place.Place, url string, img kil
 	if err != nil {
 		return "", err
 	}
-	if known.ImageKey != "" {
-		return "", kiln.Errorf(kiln.Integrity, "a URL tells no signature, and a remote at this address has a key that its "+
-			"images must be signed with; copy the image from that remote: kiln image copy <remote>:<alias>")
+	src.ImageKey = known.ImageKey
+	if trusted.key != "" {
+		key, err := place.PublicKey(trusted.key)
+		if err != nil {
+			return "", err
+		}
+		src.ImageKey = key.String()
 	}
 	switch {
-	case fingerprint != "":
-		pin, err := pinned(ctx, url, fingerprint)
+	case trusted.fingerprint != "":
+		pin, err := pinned(ctx, url, trusted.fingerprint)
 		if err != nil {
 			return "", err
 		}
 		src.Certificate = pin
-	case caFile != "":
-		ca, err := os.ReadFile(caFile)
+	case trusted.ca != "":
+		ca, err := os.ReadFile(trusted.ca)
 		if err != nil {
 			return "", err
 		}

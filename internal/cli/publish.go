@@ -51,7 +51,7 @@ func (a *app) publishCmd() *cobra.Command {
 	f.BoolVar(&p.machineID, "keep-machine-id", false, "leave /etc/machine-id as it is; by default it is empty in the "+
 		"image, so that each instance gets its own")
 	f.StringVar(&p.check, "check", "", "keep nothing; only compare with this image")
-	sign := signFlag(c)
+	signFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, err := a.At(args[0])
 		if err != nil {
@@ -74,12 +74,14 @@ func (a *app) publishCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		by, err := a.wantedSigner(*sign)
-		if err != nil {
-			return err
-		}
-		if by != nil && p.check != "" {
+		var by *signer
+		if c.Flag("sign").Changed && p.check != "" {
 			return usageError{errors.New("--check makes no image that could be signed; leave --sign out")}
+		}
+		if p.check == "" {
+			if by, err = a.wantedSigner(c, to.Remote); err != nil {
+				return err
+			}
 		}
 		fp, err := a.publishTo(c.Context(), at, to, post, p.force)
 		if err != nil {

@@ -72,6 +72,7 @@ func (a *app) remoteCmd() *cobra.Command {
 				r.Remotes[args[0]] = &c
 				return nil
 			}),
+		a.setSignerCmd(),
 	)
 	return c
 }
@@ -114,6 +115,7 @@ func (a *app) remoteListCmd() *cobra.Command {
 			}
 			return key.ID()
 		}),
+		col('w', "SIGNS WITH", func(w row) string { return w.SignWith }),
 	})
 	list.RunE = func(*cobra.Command, []string) error {
 		r, err := a.Config()

@@ -38,17 +38,17 @@ func (a *app) imageSignCmd() *cobra.Command {
 }
 
 // signFlag adds --sign to a command that makes an image.
-func signFlag(c *cobra.Command) *string {
-	key := c.Flags().String("sign", "", "sign the image, with the key of this name (default: the one called "+
-		"\"default\", or the only one)")
+func signFlag(c *cobra.Command) {
+	c.Flags().String("sign", "", "sign the image, with the key of this name (default: the one called \"default\", or "+
+		"the only one); without it, with the one that kiln remote set-signer has said")
 	c.Flags().Lookup("sign").NoOptDefVal = place.DefaultKey
-	return key
 }
 
 // A signer signs images.
 type signer struct {
-	name string // of the key
-	key  signing.Secret
+	name    string // of the key
+	key     signing.Secret
+	unasked bool // the remote says so, and not the user now: what others have signed stays as it is
 }
 
 // signer opens the key of a name, or the one that is meant without one, and asks for its
@@ -71,16 +71,57 @@ func (a *app) signer(name string) (*signer, error) {
 		return nil, err
 	}
 	key, err := a.unlock(name, file)
-	return &signer{name, key}, err
+	return &signer{name: name, key: key}, err
 }
 
-// wantedSigner is signer for --sign: nil if it wasn't given. It is asked before an image is
-// made, so that a mistake costs nothing.
-func (a *app) wantedSigner(flag string) (*signer, error) {
-	if flag == "" {
-		return nil, nil
+// wantedSigner is signer for --sign, and without that for the key that signs what is made on a
+// remote; nil: nothing is to be signed, as --sign= says for once. It is asked before an image
+// is made, so that a mistake costs nothing.
+func (a *app) wantedSigner(c *cobra.Command, remote string) (*signer, error) {
+	flag := c.Flag("sign")
+	if name := flag.Value.String(); flag.Changed || name != "" {
+		if name == "" {
+			return nil, nil
+		}
+		return a.signer(name)
 	}
-	return a.signer(flag)
+	r, err := a.Config()
+	if err != nil {
+		return nil, err
+	}
+	on, err := r.Find(remote)
+	if err != nil || on.SignWith == "" {
+		return nil, err
+	}
+	s, err := a.signer(on.SignWith)
+	if err != nil {
+		return nil, kiln.Errorf(kiln.KindOf(err), "images of the remote %q are signed by themselves: %w; to leave that out "+
+			"once: --sign=; for good: kiln remote set-signer %s none", remote, err, remote)
+	}
+	s.unasked = true
+	return s, nil
+}
+
+func (a *app) setSignerCmd() *cobra.Command {
+	c := a.remoteChange("set-signer <remote> <key-name>|none", "Set the key that signs what is published or imported", 2,
+		func(r *place.Config, args []string) error {
+			c := *r.Remotes[args[0]]
+			if c.SignWith = ""; args[1] != "none" {
+				if _, err := r.Keys().Find(args[1]); err != nil {
+					return err
+				}
+				if _, err := r.Keys().SecretFile(args[1]); err != nil {
+					return err
+				}
+				c.SignWith = args[1]
+			}
+			r.Remotes[args[0]] = &c
+			return nil
+		})
+	c.Long = "Set the key of this client that signs each image which it publishes or imports on a remote, as with " +
+		"--sign. The secret key stays here; other clients of that server sign with their own. An image that is there " +
+		"already with a signature by another key keeps that. --sign= makes one without a signature."
+	return c
 }
 
 // sign signs an image as what it is called, or as some of that.
@@ -120,6 +161,13 @@ func (a *app) signNew(ctx context.Context, at place.Place, fp string, by *signer
 		return nil
 	}
 	i, err := a.image(ctx, at.At(fp).Word())
+	if text := i.Properties[kiln.SignatureProperty]; err == nil && by.unasked && text != "" {
+		if s, perr := signing.Parse(text); perr == nil && s.KeyID != by.key.Key().ID() {
+			a.say("Image %s keeps its signature by the key %s; to sign it with %s: kiln image sign %[1]s --key %[3]s",
+				short(fp), s.KeyID, by.name)
+			return nil
+		}
+	}
 	if err == nil {
 		err = a.sign(ctx, i, by, nil)
 	}

@@ -180,12 +180,20 @@ func TestPin(t *testing.T) {
 	s.fails("image copy b:hidden local:", 7, `signed as secret, not as "hidden"`)
 	s.fails("init b:hidden c2", 7, `signed as secret, not as "hidden"`)
 
-	// A mirror, and a URL, which tells nothing of signatures.
+	// A mirror, and a URL, whose server tells the signature.
 	s.fails("mirror add up", 7, "isn't signed")
 	s.fails("image info unsigned", 3)
 	s.says("image info good", "good, by the key default")
 	s.ok("mirror remove up")
-	s.fails("image import "+at+"/lxd/good", 7, "a URL tells no signature")
+	s.ok("image delete good")
+	s.ok("image import " + at + "/lxd/good --alias url")
+	s.says("image info url", "good, by the key default", "Image key: RW")
+	for name, want := range map[string]string{"unsigned": "isn't signed", "theirs": "not with " + id,
+		"renamed": `signed as before, not as "lxd/renamed"`} {
+		s.fails("image import "+at+"/lxd/"+name+" --alias no", 7, want)
+		s.fails("image info no", 3)
+	}
+	s.fails("image import "+at+"/lxd/good --signature x --key "+public, 2, "of a URL the server tells")
 
 	var server api.Server
 	if err := json.Unmarshal([]byte(s.ok("query b:/1.0")), &server); err != nil {

@@ -34,6 +34,7 @@ type Remote struct {
 	Mirrors  []string `yaml:"mirrors,omitempty"`
 	Proxy    string   `yaml:"proxy,omitempty"`
 	ImageKey string   `yaml:"image_key,omitempty"` // public key that its images are signed with; "": needn't be
+	SignWith string   `yaml:"sign_with,omitempty"` // name of the key that signs what is made there; "": nothing is signed by itself
 	Static   bool     `yaml:"-"`                   // always there; in the file only if somebody changed something else of it
 }
 

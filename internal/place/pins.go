@@ -108,6 +108,16 @@ func (p pins) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
+// Known gives what is known of the owner of a key, without asking anybody.
+func (r *Resolver) Known(ctx context.Context, key signing.Key) (signing.Authority, error) {
+	config, err := r.Config()
+	if err != nil {
+		return signing.Authority{}, err
+	}
+	pin, err := pins{config.Path("pins.json")}.Pin(ctx, key)
+	return signing.Authority{Pin: pin}, err
+}
+
 // Signers gives what is known of the owner of the key that a remote is pinned to, without asking
 // it; nil: it is pinned to none, or to what is no key.
 func (r *Resolver) Signers(ctx context.Context, name string) (*signing.Authority, error) {
@@ -123,8 +133,8 @@ func (r *Resolver) Signers(ctx context.Context, name string) (*signing.Authority
 	if err != nil {
 		return nil, nil
 	}
-	pin, err := pins{config.Path("pins.json")}.Pin(ctx, key)
-	return &signing.Authority{Pin: pin}, err
+	by, err := r.Known(ctx, key)
+	return &by, err
 }
 
 // authority gives what the owner of the key that a remote is pinned to says; nil: it is pinned

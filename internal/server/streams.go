@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -181,13 +182,16 @@ func (s *Server) getDirect(w http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, kiln.Errorf(kiln.NotFound, "image %q has two files, which this protocol can't tell; use "+
 			"simplestreams: https://%s", r.PathValue("name"), r.Host)
 	}
-	url := fmt.Sprintf("https://%s/1.0/images/%s/export", r.Host, img.Fingerprint)
+	at := fmt.Sprintf("https://%s/1.0/images/%s/export", r.Host, img.Fingerprint)
 	for _, family := range []string{"LXD", "Incus", "Kiln"} {
-		w.Header().Set(family+"-Image-URL", url)
+		w.Header().Set(family+"-Image-URL", at)
 		w.Header().Set(family+"-Image-Hash", img.Fingerprint.String())
 	}
+	if img.Signature != "" {
+		w.Header().Set("Kiln-Image-Signature", url.QueryEscape(img.Signature))
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = io.WriteString(w, url+"\n") // a client that went away needs no answer
+	_, _ = io.WriteString(w, at+"\n") // a client that went away needs no answer
 	return handled{}, nil
 }
 
