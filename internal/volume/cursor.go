@@ -32,6 +32,7 @@ type cursor struct {
 	above []inode
 	list  *listing                // by which the directory is gone through; nil: it isn't
 	visit *archive.Visit          // counts the directories above; nil: nobody does
+	stop  <-chan struct{}         // ends removing when it is closed; nil: nothing does
 	raise func(name string) error // takes away a directory that is too far down to be emptied; may be nil
 }
 
@@ -198,7 +199,13 @@ const mostSeen = 1 << 18
 
 // removeTree removes a tree, however deep it is, also one with immutable files in
 // it. A tree that isn't there is no error.
-func removeTree(dir string) error {
+func removeTree(dir string) error { return removeUntil(nil, dir) }
+
+// errStopped ends the removal of a tree.
+var errStopped = errors.New("it was told to stop")
+
+// removeUntil is removeTree that ends with errStopped when a channel is closed; a nil one never is.
+func removeUntil(stop <-chan struct{}, dir string) error {
 	err := unix.Unlink(dir)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -213,6 +220,7 @@ func removeTree(dir string) error {
 		return &os.PathError{Op: "remove", Path: dir, Err: err}
 	}
 	defer unix.Close(top)
+	c.stop = stop
 	raised := 0
 	c.raise = func(name string) error { // to the top, where it has its turn later
 		for {
@@ -275,6 +283,11 @@ func (c *cursor) empty() error {
 }
 
 func (c *cursor) remove(name string) error {
+	select {
+	case <-c.stop:
+		return errStopped
+	default:
+	}
 	err := unix.Unlinkat(c.fd, name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil

@@ -81,7 +81,7 @@ func backupVolume(name string, s CustomState) backup.Volume {
 // Close lets go of what is kept.
 func (k *KeptCustom) Close() error {
 	k.release()
-	k.pool.wg.Go(func() { _ = removeTree(k.temp) }) // the next Open tries again
+	k.pool.removeLater(k.temp)
 	return nil
 }
 

@@ -392,7 +392,7 @@ func (p *Pool) RestoreCustom(ctx context.Context, n CustomName, snap string, che
 	if err != nil {
 		return err
 	}
-	defer p.wg.Go(func() { _ = removeTree(temp) }) // the next Open tries again
+	defer p.removeLater(temp)
 	if resume, err = quiet(ctx); err != nil {
 		return err
 	}

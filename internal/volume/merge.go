@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -31,6 +32,9 @@ import (
 
 // fanout is how many layers are merged into one.
 const fanout = 8
+
+// mergesBeside is how many stacks are merged at once while nobody waits for it.
+const mergesBeside = 2
 
 // mergedLayer is layer.json.
 type mergedLayer struct {
@@ -176,7 +180,12 @@ func (p *Pool) mergeLater(ctx context.Context, layers []string) {
 			case <-ctx.Done():
 			}
 		})
-		_, _ = p.mergeAll(ctx, layers)
+		select {
+		case p.beside <- struct{}{}:
+			defer func() { <-p.beside }()
+			_, _ = p.mergeAll(ctx, layers)
+		case <-ctx.Done():
+		}
 	})
 }
 
@@ -192,25 +201,56 @@ func (p *Pool) shallow(ctx context.Context, layers []string) ([]string, error) {
 
 // mergeAll merges until nothing is due.
 func (p *Pool) mergeAll(ctx context.Context, layers []string) ([]string, error) {
-	p.merging.Lock()
-	defer p.merging.Unlock()
 	for {
 		layers = p.compact(layers)
 		run, level := p.due(layers)
 		if run == nil {
 			return layers, nil
 		}
-		if err := p.merge(ctx, run, level); err != nil {
+		if err := p.mergeOnce(ctx, run, level); err != nil {
 			return nil, fmt.Errorf("merge layers: %w", err)
 		}
 	}
+}
+
+// mergeOnce is merge, but waits for whoever is merging the same layers. Merges of others
+// are no reason to wait: these may be large, and somebody else's.
+func (p *Pool) mergeOnce(ctx context.Context, run []string, level int) error {
+	key := strings.Join(run, " ")
+	p.mu.Lock()
+	others, busy := p.merging[key]
+	mine := make(chan struct{})
+	if !busy {
+		p.merging[key] = mine
+	}
+	p.mu.Unlock()
+	if busy {
+		select {
+		case <-others: // if it failed, the caller tries
+			return nil
+		case <-p.closing:
+			return kiln.Errorf(kiln.Cancelled, "the daemon is stopping")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	defer func() {
+		p.mu.Lock()
+		delete(p.merging, key)
+		p.mu.Unlock()
+		close(mine)
+	}()
+	if len(p.compact(run)) == 1 {
+		return nil // somebody did it a moment ago
+	}
+	return p.merge(ctx, run, level)
 }
 
 // merge makes one layer of several. When they are swept meanwhile, nobody will
 // ask for it, and the next sweep takes it too.
 func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 	m := mergedLayer{slices.Clone(parts), level}
-	temp, err := p.prepare(func(temp string) error {
+	temp, err := p.prepareLarge(func(temp string) error {
 		var trees []string
 		for _, part := range parts {
 			trees = append(trees, p.layerTree(part))
@@ -233,12 +273,27 @@ func (p *Pool) merge(ctx context.Context, parts []string, level int) error {
 	defer p.stacks.RUnlock()
 	id := uuid.NewString()
 	if err := disk.Rename(temp, p.layerDir(id)); err != nil {
-		return errors.Join(err, removeTree(temp))
+		p.removeLater(temp)
+		return err
 	}
 	p.mu.Lock()
 	p.merged[id] = m
 	p.mu.Unlock()
 	return nil
+}
+
+// countEntries counts what is below a directory.
+func countEntries(ctx context.Context, dir string) (n int64, err error) {
+	c, err := openCursor(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	err = c.walk(ctx, func(string, *unix.Stat_t) error {
+		n++
+		return nil
+	})
+	return n, err
 }
 
 // A merger makes one layer of several, which looks the same on top of whatever they stood
@@ -249,6 +304,7 @@ type merger struct {
 	places     []place // which those are
 	out        *cursor // the directory that is being made
 	top        int     // descriptor of the root of what is made
+	left       int64   // entries that may be made yet
 	links      map[fileID]fileName
 	list       *listing       // by which the directory is gone through
 	visit      *archive.Visit // counts what is remembered; nil: nobody does
@@ -280,6 +336,13 @@ func mergeTrees(ctx context.Context, trees []string, to string, visit *archive.V
 		return err
 	}
 	g.visit, g.out.visit = visit, visit
+	for _, tree := range trees {
+		n, err := countEntries(ctx, tree)
+		if err != nil {
+			return err
+		}
+		g.left += n
+	}
 	if g.top, err = unix.Open(to, unix.O_PATH|openDirFlags, 0); err != nil {
 		return err
 	}
@@ -420,6 +483,10 @@ func writeRedirect(to, name string, below, above *folder) error {
 func (g *merger) entry(ctx context.Context, layer int, name string, made, below *folder) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if g.left--; g.left < 0 {
+		return kiln.Errorf(kiln.Integrity,
+			"they show more files than they have: several directories of one are redirected to the same one")
 	}
 	from := fdPath(g.fds[layer], name)
 	st, err := lstat(from)

@@ -71,6 +71,9 @@ func describe(t *testing.T, root string) map[string]string {
 func grow(t *testing.T, r *rand.Rand, root string) {
 	t.Helper()
 	dirs, files := []string{root}, []string{}
+	if err := unix.Mknod(root+"/was", unix.S_IFCHR, 0); err != nil { // from where directories were moved
+		t.Fatal(err)
+	}
 	names := func() string {
 		return [...]string{"a", "b c", "\xff\xfe", "ü", "line\nfeed", strings.Repeat("x", 255), "=%", "-",
 			"c"}[r.IntN(9)] + fmt.Sprint(r.IntN(40))
@@ -150,7 +153,7 @@ func decorate(t *testing.T, r *rand.Rand, path string, dir bool) {
 	case dir && r.IntN(3) == 0:
 		set("trusted.overlay.opaque", "y")
 	case dir && r.IntN(2) == 0:
-		set("trusted.overlay.redirect", "/was/there")
+		set("trusted.overlay.redirect", fmt.Sprintf("/was/there%d", st.Ino))
 	case st.Mode&unix.S_IFMT == unix.S_IFREG && r.IntN(2) == 0:
 		set("security.capability", "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 		set("user.a=b%41", "")

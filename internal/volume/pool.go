@@ -65,10 +65,10 @@ type Pool struct {
 	boot  string // names the time since the kernel started
 
 	closing  chan struct{}
+	beside   chan struct{} // has one for each stack that is merged while nobody waits for it
 	wg       sync.WaitGroup
 	settling sync.Mutex
 	sharing  sync.Mutex
-	merging  sync.Mutex
 	customs  sync.Mutex // held while the record or the name of a custom volume changes
 	using    map[CustomName]int
 	noting   sync.Mutex // held while a note, or the volume of one, comes or goes
@@ -85,8 +85,9 @@ type Pool struct {
 
 	mu      sync.Mutex
 	filling map[kiln.Fingerprint]*fill
-	merged  map[string]mergedLayer // layers that are several in one, by id
-	sizes   map[string]int64       // bytes of layers that were counted
+	merged  map[string]mergedLayer   // layers that are several in one, by id
+	merging map[string]chan struct{} // closed when some layers, by their ids, aren't being merged any more
+	sizes   map[string]int64         // bytes of layers that were counted
 }
 
 // fill is the making of one image's tree, which many may wait for.
@@ -142,6 +143,7 @@ func OpenFor(dir string, owned Owned, spare Spare) (*Pool, error) {
 	p := &Pool{
 		owned: owned, spare: spare, dir: dir, ns: ns, erofs: hasErofs(), boot: boot, closing: make(chan struct{}),
 		filling: map[kiln.Fingerprint]*fill{}, pinned: map[kiln.Fingerprint]int{}, merged: map[string]mergedLayer{},
+		merging: map[string]chan struct{}{}, beside: make(chan struct{}, mergesBeside),
 		sizes: map[string]int64{}, using: map[CustomName]int{},
 	}
 	p.wg.Go(func() {
@@ -149,7 +151,7 @@ func OpenFor(dir string, owned Owned, spare Spare) (*Pool, error) {
 			if !temporary.MatchString(t.Name()) {
 				continue // whose that is isn't known
 			}
-			_ = removeTree(filepath.Join(dir, "tmp", t.Name())) // the next Open tries again
+			_ = removeUntil(p.closing, filepath.Join(dir, "tmp", t.Name())) // the next Open tries again
 		}
 	})
 	return p, errors.Join(p.settleUnsynced(), p.noteRecords(), p.openLayers())
@@ -177,7 +179,8 @@ func hasErofs() bool {
 	return true
 }
 
-// Close lets go of the mounts that the pool holds. Volumes in use stay mounted.
+// Close lets go of the mounts that the pool holds. Volumes in use stay mounted. What is being
+// removed or merged isn't waited for.
 func (p *Pool) Close() error {
 	close(p.closing)
 	p.wg.Wait()
@@ -336,6 +339,27 @@ func (p *Pool) prepare(fill func(temp string) error) (string, error) {
 	return temp, nil
 }
 
+// prepareLarge is prepare for who may have made much when it fails or is interrupted, and
+// holds up others meanwhile.
+func (p *Pool) prepareLarge(fill func(temp string) error) (string, error) {
+	var failed error
+	temp, err := p.prepare(func(temp string) error {
+		failed = fill(temp)
+		return nil
+	})
+	if err == nil && failed != nil {
+		p.removeLater(temp)
+		err = failed
+	}
+	return temp, err
+}
+
+// removeLater removes a tree in tmp/ beside the caller. When the pool is closed meanwhile, or it
+// fails, the next Open goes on with it.
+func (p *Pool) removeLater(temp string) {
+	p.wg.Go(func() { _ = removeUntil(p.closing, temp) })
+}
+
 func writeJSON(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -395,7 +419,7 @@ func (p *Pool) discard(dir string) error {
 	if err != nil {
 		return err
 	}
-	p.wg.Go(func() { _ = removeTree(temp) }) // the next Open tries again
+	p.removeLater(temp)
 	return nil
 }
 

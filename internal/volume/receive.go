@@ -231,6 +231,6 @@ func (l *Receiver) Close() error {
 	if _, err := os.Stat(l.dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	l.pool.wg.Go(func() { _ = removeTree(l.dir) }) // the next Open tries again
+	l.pool.removeLater(l.dir)
 	return nil
 }

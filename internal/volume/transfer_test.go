@@ -311,7 +311,11 @@ func TestReceiveKilled(t *testing.T) {
 				t.Errorf("-there +here:\n%s", d)
 			}
 		}
-		if err := errors.Join(to.Delete(t.Context(), "v"), to.DeleteSnapshots(t.Context(), "s"), to.Close()); err != nil {
+		if err := errors.Join(to.Delete(t.Context(), "v"), to.DeleteSnapshots(t.Context(), "s")); err != nil {
+			t.Fatal(err)
+		}
+		to.Quiet() // Close would leave the rest to the next Open
+		if err := to.Close(); err != nil {
 			t.Fatal(err)
 		}
 		leftover(t, dir+"/to")

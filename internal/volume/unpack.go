@@ -33,6 +33,9 @@ type unpacker struct {
 	dirs  []openDir         // from the root to where entries are made now
 	plain bool              // only files and directories, as metadata are
 	left  *int64            // bytes that may be written
+
+	moved     map[string]string // directories by where they are in the layers below, of those that say so
+	movedSize int               // bytes of these
 }
 
 // openDirs is how many of the directories that are being filled are open at once, besides
@@ -44,6 +47,9 @@ type openDir struct {
 	fd   int         // -1: it isn't open, since many below it are
 	name string      // from the root
 	h    *tar.Header // of which only the times are left; nil: of the root, before its entry
+
+	below string // where the layers below have it, from the root
+	alone bool   // they don't: it is opaque, or in one that is
 }
 
 // unpack makes what pack wrote in a directory that is there and empty, and reads it
@@ -54,9 +60,12 @@ func unpack(ctx context.Context, r io.Reader, dir string, plain bool, left *int6
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
 	sum := sha256.New()
-	u := unpacker{in: tar.NewReader(io.TeeReader(r, sum)), dirs: []openDir{{fd, ".", nil}}, plain: plain, left: left}
+	u := unpacker{in: tar.NewReader(io.TeeReader(r, sum)), dirs: []openDir{{fd: fd, name: "."}}, plain: plain, left: left}
 	if err = u.all(ctx); err == nil {
 		err = checkEnd(r, sum.Sum(nil))
+	}
+	if err == nil {
+		err = u.checkMoved(ctx)
 	}
 	for len(u.dirs) > 0 {
 		err = errors.Join(err, u.leave())
@@ -322,8 +331,10 @@ func (u *unpacker) makeDir(parent int, base, name string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	u.enter(openDir{fd, name, onlyTimes(h)})
-	return fdAttributes(fd, h)
+	d := openDir{fd: fd, name: name, h: onlyTimes(h)}
+	err = u.place(&d, base, h)
+	u.enter(d)
+	return errors.Join(err, fdAttributes(fd, h))
 }
 
 // makeLink makes one more name of a file that came before. The path to that is one
@@ -468,19 +479,6 @@ func eachXattr(h *tar.Header, set func(name string, value []byte) error) error {
 		if err := set(name, []byte(value)); err != nil {
 			return fmt.Errorf("extended attribute %s: %w", name, err)
 		}
-	}
-	return nil
-}
-
-// checkXattr refuses a redirect out of the layer: the kernel doesn't follow one, but
-// merging reads them, too.
-func checkXattr(name, value string) error {
-	if name != overlayXattr+"redirect" {
-		return nil
-	}
-	rest, abs := strings.CutPrefix(value, "/")
-	if _, _, err := split(rest); err != nil || !abs && strings.Contains(rest, "/") {
-		return kiln.Errorf(kiln.Invalid, "it is redirected to %q, which is no path", value)
 	}
 	return nil
 }
