@@ -133,6 +133,16 @@ func (o *Origin) Key() string {
 	return protocol + " " + o.Server + " " + o.Alias
 }
 
+// UpdatedElsewhere reports whether somebody has an image updated from elsewhere than an
+// origin: its aliases would silently follow that if it became the image's. A launch, which
+// leaves an image without a name, asks for no such thing.
+func (i Image) UpdatedElsewhere(o *Origin) bool {
+	if i.Origin == nil || o == nil || !i.AutoUpdate || i.Cached && len(i.Aliases) == 0 {
+		return false
+	}
+	return i.Origin.Server != o.Server || i.Origin.Alias != o.Alias
+}
+
 // An Alias is a name that points to an image.
 type Alias struct {
 	Name        string

@@ -126,6 +126,9 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 	if err != nil {
 		return before, err
 	}
+	if known && before.UpdatedElsewhere(spec.origin()) {
+		replaces = kiln.Fingerprint{} // it isn't the next version of what this name meant here
+	}
 	if known && replaces.IsZero() {
 		return d.vouched(ctx, spec.Remote, img, before)
 	}

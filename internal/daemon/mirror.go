@@ -244,6 +244,9 @@ func (d *Daemon) mirrorImage(ctx context.Context, o *op.Operation, m Mirror, img
 		}
 		replaces = last.Fingerprint
 	}
+	if here, known, err := d.here(ctx, spec, img); err == nil && known && here.UpdatedElsewhere(spec.origin()) {
+		replaces = kiln.Fingerprint{} // the aliases are moved to it all the same
+	}
 	got, err := d.bring(ctx, o, spec, img, bringOptions{replaces: replaces, proof: true})
 	if err != nil {
 		return kiln.Image{}, err

@@ -267,6 +267,95 @@ func TestCopiedAgain(t *testing.T) {
 	}
 }
 
+// TestCopiedByAnotherName: an image goes on being updated from the alias that it was copied
+// by, whoever copies another alias that means it at the moment; so do its names.
+func TestCopiedByAnotherName(t *testing.T) {
+	d := fresh(t)
+	u := &upstream{bytes: map[string][]byte{}}
+	add := func(name string, aliases ...string) kiln.Fingerprint {
+		b := formattest.Tiny(t, name)
+		fp := kiln.Fingerprint(sha256.Sum256(b))
+		u.add(fp, b, true, aliases...)
+		return fp
+	}
+	three := add("3", "stable", "testing")
+	r := u.serve(t)
+	pull := func(name string, given ImportSpec) (*op.Operation, error) {
+		o, err := d.PullImage(t.Context(), PullSpec{Remote: r, Name: name, IsAlias: true, ImportSpec: given})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o, o.Wait(t.Context()).Err
+	}
+	check := func(what, local, alias string, want kiln.Fingerprint) {
+		t.Helper()
+		img, err := d.Images.Find(t.Context(), local)
+		if err == nil {
+			img, err = d.Images.Get(t.Context(), img.Fingerprint)
+		}
+		if err != nil || img.Fingerprint != want || !img.AutoUpdate || img.Origin.Alias != alias {
+			t.Errorf("%s: %s is %s, updated: %t from %+v, %v", what, local, img.Fingerprint.Short(), img.AutoUpdate,
+				img.Origin, err)
+		}
+	}
+	if _, err := pull("testing", ImportSpec{Cached: true}); err != nil { // which nobody keeps
+		t.Fatal(err)
+	}
+	if _, err := pull("stable", ImportSpec{Aliases: aliases("s"), AutoUpdate: true}); err != nil {
+		t.Fatal(err)
+	}
+	check("the first", "s", "stable", three)
+	_, err := pull("testing", ImportSpec{Aliases: aliases("t"), AutoUpdate: true})
+	if !errors.Is(err, kiln.Conflict) || !strings.Contains(err.Error(), `"stable"`) ||
+		!strings.Contains(err.Error(), `"testing"`) {
+		t.Errorf("updated from two names: %v", err)
+	}
+	if _, err := d.Images.Alias(t.Context(), "t"); !errors.Is(err, kiln.NotFound) {
+		t.Errorf("what was refused has its name: %v", err)
+	}
+	o, err := pull("testing", ImportSpec{Aliases: aliases("u")})
+	warning, _ := o.Snapshot().Metadata["warning"].(string)
+	if err != nil || !strings.Contains(warning, `from "stable"`) {
+		t.Errorf("%v, warned %q", err, warning)
+	}
+	check("copied as testing", "s", "stable", three)
+	o, err = d.CreateInstance(t.Context(), CreateSpec{Name: "c1", Source: Source{Type: "image", Alias: "testing",
+		Remote: r}})
+	wait(t, o, err)
+	check("launched as testing", "s", "stable", three)
+
+	// They part, and come together again.
+	u.images = nil
+	add("3", "stable")
+	four := add("4", "testing")
+	wait(t, d.RefreshImage(t.Context(), three), nil)
+	check("testing has moved", "s", "stable", three)
+	if _, err = pull("testing", ImportSpec{Aliases: aliases("t"), AutoUpdate: true}); err != nil {
+		t.Fatal(err)
+	}
+	u.images = nil
+	add("4", "stable", "testing")
+	if err := d.RefreshImage(t.Context(), three).Wait(t.Context()).Err; !errors.Is(err, kiln.Conflict) {
+		t.Errorf("promoted: %v", err)
+	}
+	check("promoted", "s", "stable", three)
+	check("promoted", "t", "testing", four)
+	o, err = d.CreateInstance(t.Context(), CreateSpec{Name: "c2", Source: Source{Type: "image", Alias: "stable",
+		Remote: r}})
+	wait(t, o, err)
+	if i, err := d.Instance(t.Context(), "c2"); err != nil || i.Base != four {
+		t.Errorf("launched what was promoted: %s, %v", i.Base, err)
+	}
+	u.images = nil
+	add("4", "stable")
+	five := add("5", "testing")
+	wait(t, d.RefreshImage(t.Context(), four), nil)
+	check("moved on", "t", "testing", five)
+	wait(t, d.RefreshImage(t.Context(), three), nil)
+	check("moved on", "s", "stable", four)
+	check("moved on", "t", "testing", five)
+}
+
 // TestRefreshAtOnce: two images whose aliases come to mean one new version at their server
 // are both replaced by it, also when they are refreshed at once.
 func TestRefreshAtOnce(t *testing.T) {
@@ -309,7 +398,7 @@ func TestRefreshAtOnce(t *testing.T) {
 	where := kiln.Remote{Server: s.URL, Protocol: kiln.ProtocolStreams}
 	for _, name := range []string{"a", "b"} {
 		o, err := d.PullImage(t.Context(), PullSpec{Remote: where, Name: name, IsAlias: true,
-			ImportSpec: ImportSpec{Aliases: aliases("my-" + name), AutoUpdate: true}})
+			ImportSpec: ImportSpec{Aliases: aliases("my-" + name)}})
 		wait(t, o, err)
 	}
 	newer.Store(true)

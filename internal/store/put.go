@@ -253,11 +253,23 @@ func (p *putter) applyTo(tx *db.Tx, given kiln.Image) error {
 	if err != nil {
 		return err
 	}
-	return tx.UpdateImage(p.ctx, laidOver(here, given))
+	img, err := laidOver(here, given)
+	if err != nil {
+		return err
+	}
+	return tx.UpdateImage(p.ctx, img)
 }
 
-// laidOver is an image that is here with what somebody says who brings it again.
-func laidOver(img, given kiln.Image) kiln.Image {
+// laidOver is an image that is here with what somebody says who brings it again. The error
+// is Conflict when it is to be updated from elsewhere than it is.
+func laidOver(img, given kiln.Image) (kiln.Image, error) {
+	elsewhere := img.UpdatedElsewhere(given.Origin)
+	if elsewhere && given.AutoUpdate {
+		return img, kiln.Errorf(kiln.Conflict, "image %s is here already, updated from %q of %s, so it can't be updated from "+
+			"%q of %s as well: both names mean it at the moment, and an image has one source; copy it when they mean different "+
+			"images, or leave auto-update out, or delete it first: kiln image delete %s", img.Fingerprint.Short(),
+			img.Origin.Alias, img.Origin.Server, given.Origin.Alias, given.Origin.Server, img.Fingerprint.Short())
+	}
 	for k, v := range given.Properties {
 		if _, has := img.Properties[k]; !has {
 			img.Properties[k] = v
@@ -268,17 +280,17 @@ func laidOver(img, given kiln.Image) kiln.Image {
 	dropEmpty(img.Properties)
 	img.Signature = cmp.Or(img.Signature, given.Signature)
 	img.Public = img.Public || given.Public
-	img.AutoUpdate = img.AutoUpdate || given.AutoUpdate
-	img.Cached = img.Cached && given.Cached
 	// Where it is updated from is not changed by somebody who finds it elsewhere as well.
-	if given.Origin != nil && (img.Origin == nil || img.Origin.Server == given.Origin.Server) {
+	if given.Origin != nil && !elsewhere && (img.Origin == nil || img.Origin.Server == given.Origin.Server) {
 		origin := *given.Origin
 		if img.Origin != nil { // nor does somebody without a key take away that of another
 			origin.ImageKey = cmp.Or(origin.ImageKey, img.Origin.ImageKey)
 		}
 		img.Origin = &origin
 	}
-	return img
+	img.AutoUpdate = img.AutoUpdate || given.AutoUpdate
+	img.Cached = img.Cached && given.Cached
+	return img, nil
 }
 
 // checked compares what it reads with a hash.

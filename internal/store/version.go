@@ -140,7 +140,7 @@ func handBack(ctx context.Context, tx *db.Tx, versions []Version, to *kiln.Image
 		if err != nil {
 			return err
 		}
-		if n == 0 && img.AutoUpdate {
+		if n == 0 && img.AutoUpdate && !to.UpdatedElsewhere(img.Origin) {
 			to.AutoUpdate, to.Origin = true, img.Origin
 		}
 		if len(img.Aliases) > 0 {
@@ -198,6 +198,9 @@ func replace(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
 	if err != nil {
 		return err
 	}
+	if img.UpdatedElsewhere(was.Origin) {
+		return replaceCached(ctx, tx, was, img)
+	}
 	maps.Copy(img.Properties, was.Own)
 	dropEmpty(img.Properties)
 	img.Own, img.Public, img.AutoUpdate, img.Cached = was.Own, was.Public, was.AutoUpdate, was.Cached
@@ -207,7 +210,22 @@ func replace(ctx context.Context, tx *db.Tx, old, now kiln.Fingerprint) error {
 	return errors.Join(tx.UpdateImage(ctx, img), tx.UpdateImage(ctx, was), tx.MoveAliases(ctx, old, now))
 }
 
-// Replace makes an image that is here the new version of another.
+// replaceCached is replace by an image that is updated from elsewhere, and goes on being so:
+// nothing goes over to it of an image that was cached. The error is Conflict for one that
+// somebody keeps.
+func replaceCached(ctx context.Context, tx *db.Tx, was, img kiln.Image) error {
+	if !was.Cached || len(was.Aliases) > 0 {
+		return kiln.Errorf(kiln.Conflict, "image %s stays as it is: its newest version, %s, which %q of %s means, is here "+
+			"already and is updated from %q of %s; it is updated again when the two names mean different images, or when the "+
+			"other one isn't updated any more (kiln image edit %s)", was.Fingerprint.Short(), img.Fingerprint.Short(),
+			was.Origin.Alias, was.Origin.Server, img.Origin.Alias, img.Origin.Server, img.Fingerprint.Short())
+	}
+	was.ReplacedBy, was.ReplacedAt, was.AutoUpdate = img.Fingerprint, time.Now(), false
+	return tx.UpdateImage(ctx, was)
+}
+
+// Replace makes an image that is here the new version of another. The error is Conflict
+// when that one is kept up to date from elsewhere.
 func (s *Store) Replace(ctx context.Context, old, now kiln.Fingerprint) error {
 	return s.db.Tx(ctx, func(tx *db.Tx) error { return replace(ctx, tx, old, now) })
 }
@@ -234,7 +252,10 @@ func (s *Store) Apply(ctx context.Context, fp kiln.Fingerprint, given kiln.Image
 		if err := checkSignature(given.Signature, fp); err != nil {
 			return err
 		}
-		img := laidOver(here, given)
+		img, err := laidOver(here, given)
+		if err != nil {
+			return err
+		}
 		if given.Profiles != nil {
 			img.Profiles = given.Profiles
 		}
