@@ -33,6 +33,10 @@ type Event struct {
 	Who       *Who           `json:"requestor,omitempty"` // nil: the daemon did it unasked
 	Operation string         `json:"operation,omitempty"` // in which it was done
 	Context   map[string]any `json:"context,omitempty"`
+
+	// Kept is for what something else bounds than how often it happens: if it went well, it is
+	// never left out.
+	Kept bool `json:"-"`
 }
 
 // Who is who asked for something.
@@ -131,6 +135,13 @@ func About(ctx context.Context, action, source string) {
 				e.Source = source
 			}
 		})
+	}
+}
+
+// Keep says of the work of a context that Kept holds for it.
+func Keep(ctx context.Context) {
+	if d := draftOf(ctx); d != nil {
+		d.edit(func(e *Event) { e.Kept = true })
 	}
 }
 

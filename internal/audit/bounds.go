@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// How many events of whom are written in a minute. Who manages the server has no bound; what
-// is left out of the others is counted, and the count is written.
+// How many events of whom are written in a minute: so many of what was refused or failed, and as
+// many of what was done, so that nobody hides what it does behind what it may not do. Who manages
+// the server has no bound; what is left out of the others is counted, and the count is written.
 const (
 	mostOfAddress    = 10  // of who isn't trusted, by the address
 	mostOfUntrusted  = 100 // of all of them
@@ -24,25 +25,35 @@ const window = time.Minute
 // bounds counts the events of a minute. It is guarded by whoever has it.
 type bounds struct {
 	began     time.Time
-	written   map[string]int // by key
-	untrusted int
-	left      map[string]*Event // what was left out: the first of each key, which counts
-	counts    map[string]int
+	written   map[key]int
+	untrusted map[bool]int   // of all of them, by done
+	left      map[key]*Event // what was left out: the first of each key, which counts
+	counts    map[key]int
 }
 
-// key names whom a bound is about, and gives the bound; "": who has none.
-func key(w *Who) (who string, most int) {
-	switch {
-	case w == nil || w.Trusted && !w.Restricted:
-		return "", 0
+// A key is what a bound is about.
+type key struct {
+	who  string // "": others
+	done bool   // what it did, and not what it was refused or failed to do
+}
+
+// keyOf gives what an event counts for, and the bound; "": it has none.
+func keyOf(e Event) (k key, most int) {
+	k.done = e.Result == OK || e.Result == Begun
+	switch w := e.Who; {
+	case w == nil || w.Trusted && !w.Restricted || e.Kept && e.Result == OK:
+		return k, 0
 	case w.Trusted:
-		return "client " + w.Certificate, mostOfRestricted
+		k.who = "client " + w.Certificate
+		return k, mostOfRestricted
 	}
-	return "address " + network(w.Address), mostOfAddress
+	k.who = "address " + Network(e.Who.Address)
+	return k, mostOfAddress
 }
 
-// network is what one host can have of addresses: an address, of IPv6 all of its network.
-func network(address string) string {
+// Network is what one host can have of addresses: an address, of IPv6 all of its network. The
+// port is left out, if there is one.
+func Network(address string) string {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		host = address
@@ -61,26 +72,27 @@ func network(address string) string {
 // allow reports whether an event is to be written; else it is counted. The window has been
 // closed by take if it was over.
 func (b *bounds) allow(e Event) bool {
-	who, most := key(e.Who)
-	if who == "" {
+	k, most := keyOf(e)
+	if k.who == "" {
 		return true
 	}
 	if b.began.IsZero() {
-		*b = bounds{began: e.Time, written: map[string]int{}, left: map[string]*Event{}, counts: map[string]int{}}
+		*b = bounds{began: e.Time, written: map[key]int{}, untrusted: map[bool]int{}, left: map[key]*Event{},
+			counts: map[key]int{}}
 	}
-	if _, known := b.written[who]; !known && len(b.written) >= mostKnown {
-		who = "" // others
+	if _, known := b.written[k]; !known && len(b.written) >= mostKnown {
+		k.who = ""
 	}
-	if b.written[who] < most && (e.Who.Trusted || b.untrusted < mostOfUntrusted) {
-		b.written[who]++
+	if b.written[k] < most && (e.Who.Trusted || b.untrusted[k.done] < mostOfUntrusted) {
+		b.written[k]++
 		if !e.Who.Trusted {
-			b.untrusted++
+			b.untrusted[k.done]++
 		}
 		return true
 	}
-	b.written[who] += 0
-	if b.counts[who]++; b.left[who] == nil {
-		b.left[who] = &e
+	b.written[k] += 0
+	if b.counts[k]++; b.left[k] == nil {
+		b.left[k] = &e
 	}
 	return false
 }
@@ -95,26 +107,28 @@ const leftOut = "events-left-out"
 
 // take ends the minute, and gives the events that say what was left out in it.
 func (b *bounds) take(now time.Time) (list []Event) {
-	var others int
-	whos := make([]string, 0, len(b.counts))
-	for who := range b.counts {
-		whos = append(whos, who)
+	others := map[bool]int{}
+	keys := make([]key, 0, len(b.counts))
+	for k := range b.counts {
+		keys = append(keys, k)
 	}
-	slices.SortFunc(whos, func(x, y string) int { // the worst first
-		return cmp.Or(cmp.Compare(b.counts[y], b.counts[x]), cmp.Compare(x, y))
+	slices.SortFunc(keys, func(x, y key) int { // the worst first
+		return cmp.Or(cmp.Compare(b.counts[y], b.counts[x]), cmp.Compare(x.who, y.who))
 	})
-	for i, who := range whos {
-		if i >= mostCounts || who == "" {
-			others += b.counts[who]
+	for i, k := range keys {
+		if i >= mostCounts || k.who == "" {
+			others[k.done] += b.counts[k]
 			continue
 		}
-		first := b.left[who]
+		first := b.left[k]
 		list = append(list, Event{Time: now, Action: leftOut, Result: first.Result, Who: first.Who,
-			Context: map[string]any{"count": b.counts[who], "since": b.began, "first": first.Action}})
+			Context: map[string]any{"count": b.counts[k], "since": b.began, "first": first.Action}})
 	}
-	if others > 0 {
-		list = append(list, Event{Time: now, Action: leftOut, Result: Refused,
-			Context: map[string]any{"count": others, "since": b.began}})
+	for _, result := range []Result{Refused, OK} {
+		if n := others[result == OK]; n > 0 {
+			list = append(list, Event{Time: now, Action: leftOut, Result: result,
+				Context: map[string]any{"count": n, "since": b.began}})
+		}
 	}
 	*b = bounds{}
 	return list

@@ -282,8 +282,8 @@ func TestFlood(t *testing.T) {
 		left := map[string]int{}
 		for _, e := range lines(t, l.path(0)) {
 			if e.Action == leftOut {
-				who, _ := key(e.Who)
-				left[who] += int(e.Context["count"].(float64))
+				k, _ := keyOf(e)
+				left[k.who] += int(e.Context["count"].(float64))
 			}
 		}
 		sum := 0
@@ -296,6 +296,37 @@ func TestFlood(t *testing.T) {
 			t.Errorf("left out: %v", left)
 		}
 	})
+}
+
+// TestNothingHides: whoever has used up what may be written of what it was refused, still has what
+// it does in the record; and what is kept is there whatever it did before, if it went well.
+func TestNothingHides(t *testing.T) {
+	l := Open(t.TempDir(), Options{})
+	outside, restricted := &Who{Method: TLS, Address: "192.0.2.1:9"}, &Who{Method: TLS, Certificate: "ab", Trusted: true,
+		Restricted: true}
+	for range 2 * mostOfRestricted {
+		l.Add(Event{Action: "login-refused", Result: Refused, Who: outside})
+		l.Add(Event{Action: "certificate-created", Result: Failed, Who: outside, Kept: true})
+		l.Add(Event{Action: "request-refused", Result: Refused, Who: restricted})
+		l.Add(Event{Action: "exec", Result: Failed, Who: restricted})
+	}
+	l.Add(Event{Action: "image-made-public", Result: OK, Who: outside})
+	l.Add(Event{Action: "exec", Result: Begun, Who: restricted})
+	for range 2 * mostOfUntrusted {
+		l.Add(Event{Action: "certificate-created", Result: OK, Who: outside, Kept: true})
+	}
+	end(t, l)
+	got := map[string]int{}
+	for _, e := range lines(t, l.path(0)) {
+		got[fmt.Sprint(e.Action, " ", e.Result)]++
+	}
+	if got["image-made-public ok"] != 1 || got["exec begun"] != 1 || got["certificate-created ok"] != 2*mostOfUntrusted {
+		t.Errorf("what was done: %v", got)
+	}
+	if got["login-refused refused"]+got["certificate-created failed"] != mostOfAddress ||
+		got["request-refused refused"]+got["exec failed"] != mostOfRestricted {
+		t.Errorf("what wasn't: %v", got)
+	}
 }
 
 // TestBounded: nobody's words make a line long.

@@ -79,13 +79,13 @@ type Daemon struct {
 	deltas      deltas
 	listeners   listeners
 	clients     clients
-	joinTokens  grant.Registry[Client]
+	joinTokens  grant.Registry[invitation]
 	imageGrants grant.Registry[imageGrant]
 	shares      grant.Registry[*share]
 	crowd       *archive.Crowd
 	migrating   chan struct{} // full when as many instances are migrating as may
 	theirs      chan struct{} // of them, those of restricted clients
-	throttle    throttle
+	throttle    *throttle
 	asked       asked
 	woken       chan struct{} // the settings changed
 	stale       stale
@@ -114,7 +114,7 @@ type Daemon struct {
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, id: uuid.NewString(), began: time.Now().Truncate(time.Millisecond), Events: event.NewHub(),
 		woken: make(chan struct{}, 1), migrating: make(chan struct{}, migrations),
-		theirs: make(chan struct{}, restrictedMigrations)}
+		theirs: make(chan struct{}, restrictedMigrations), throttle: newThrottle()}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.crowd = archive.NewCrowd(hardware.Memory(), d.crowded)

@@ -74,6 +74,21 @@ func (d *Daemon) loadClientsOf(ctx context.Context, authority func(path string) 
 	return err
 }
 
+// settleClient has what was decided of a client hold at once, also if the rows can't be read:
+// nil for one that is trusted no more. It comes after the row.
+func (d *Daemon) settleClient(ctx context.Context, fingerprint string, c *Client) {
+	d.clients.loading.Lock() // who reads them has read before, and is done, or reads this one
+	d.clients.mu.Lock()
+	if c == nil {
+		delete(d.clients.byFP, fingerprint)
+	} else if _, trusted := d.clients.byFP[fingerprint]; trusted { // else it was removed meanwhile
+		d.clients.byFP[fingerprint] = *c
+	}
+	d.clients.mu.Unlock()
+	d.clients.loading.Unlock()
+	d.clientsChanged(context.WithoutCancel(ctx))
+}
+
 // readAuthority reads the certificates of who may issue those of clients; nil: there is
 // no file.
 func readAuthority(path string) (*x509.CertPool, error) {
@@ -320,6 +335,7 @@ func (d *Daemon) checkProjects(ctx context.Context, names []string) error {
 // UpdateClient lets change say what is new of a client; nobody else changes it
 // meanwhile. Errors: NotFound, Invalid, Integrity for a damaged row, those of change.
 func (d *Daemon) UpdateClient(ctx context.Context, fingerprint string, change func(*Client) error) error {
+	var now Client
 	err := d.db.EditCertificate(ctx, fingerprint, func(c *Client) error {
 		had := slices.Clone(c.Projects)
 		if err := change(c); err != nil {
@@ -327,20 +343,25 @@ func (d *Daemon) UpdateClient(ctx context.Context, fingerprint string, change fu
 		}
 		noteClient(ctx, *c)
 		more := slices.DeleteFunc(slices.Clone(c.Projects), func(p string) bool { return slices.Contains(had, p) })
-		return cmp.Or(checkClient(c), d.checkProjects(ctx, more))
+		err := cmp.Or(checkClient(c), d.checkProjects(ctx, more))
+		now = *c
+		return err
 	})
 	if err != nil {
 		return err
 	}
+	d.settleClient(ctx, fingerprint, &now)
 	d.tell(ctx, "certificate-updated", certificateURL(fingerprint), nil)
 	return d.loadClients(ctx)
 }
 
-// RemoveClient stops to trust a client. The error is NotFound.
+// RemoveClient stops to trust a client, whatever is in the way of reading the others anew. The
+// error is NotFound.
 func (d *Daemon) RemoveClient(ctx context.Context, fingerprint string) error {
 	if err := d.db.DeleteCertificate(ctx, fingerprint); err != nil {
 		return err
 	}
+	d.settleClient(ctx, fingerprint, nil)
 	d.tell(ctx, "certificate-deleted", certificateURL(fingerprint), nil)
 	return d.loadClients(ctx)
 }
@@ -367,7 +388,10 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.joinTokens.Add(clientOf(ctx).Name, c)
+	t, err := d.joinTokens.Add(clientOf(ctx).Name, invitation{c, func(fingerprint, from string) {
+		audit.Note(ctx, "certificate", fingerprint)
+		audit.Note(ctx, "address", from)
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -394,108 +418,61 @@ func (d *Daemon) IssueToken(ctx context.Context, c Client) (*op.Operation, error
 		}), nil
 }
 
-// Introduce trusts a client that shows a token, or the trust password. Whoever
-// guesses wrong waits longer for each answer. A token is used up only when the
-// client was added. Errors: Denied, and those of AddClient.
+// Introduce trusts a client that shows a token, or the trust password. How long a guess
+// waits before it is judged depends on the wrong ones of the same address, whatever became of
+// their connections. A token is used up only when the client was added. Errors: Denied, Busy,
+// and those of AddClient.
 func (d *Daemon) Introduce(ctx context.Context, from, word string, cert *x509.Certificate, name string) error {
-	c, t, err := d.invitation(ctx, word)
-	if err != nil {
-		return d.throttle.wrong(ctx, from, err)
-	}
-	d.throttle.right(from)
-	if t != nil {
-		audit.Note(ctx, "by", "join token")
-	} else {
+	t := d.takeToken(word)
+	if t == nil {
+		if err := d.checkPassword(ctx, from, word); err != nil {
+			return err
+		}
 		audit.Note(ctx, "by", trustPassword)
+		audit.Keep(ctx)
+		return d.AddClient(ctx, cert, Client{Name: name})
 	}
-	if name != "" {
-		c.Name = name
-	}
-	err = d.AddClient(ctx, cert, c)
-	switch {
-	case t == nil:
-	case err != nil:
+	audit.Note(ctx, "by", "join token")
+	audit.Keep(ctx)
+	c := t.Value.Client
+	c.Name = cmp.Or(name, c.Name)
+	if err := d.AddClient(ctx, cert, c); err != nil {
 		t.GiveBack()
-	default:
-		t.Spend()
+		return err
 	}
-	return err
+	t.Value.used(trust.Fingerprint(cert), from)
+	t.Spend()
+	return nil
 }
 
-// invitation gives the client that a token or the password stands for, and the token.
-func (d *Daemon) invitation(ctx context.Context, word string) (Client, *grant.Grant[Client], error) {
-	secret := word
+// An invitation is what a join token gives.
+type invitation struct {
+	Client
+	used func(fingerprint, from string) // is told who used it
+}
+
+// takeToken gives what a token stands for, for one holder alone; nil: it is none that works.
+// Nobody finds one by guessing, so nobody has to wait who has one.
+func (d *Daemon) takeToken(word string) *grant.Grant[invitation] {
 	if t, err := trust.ParseToken(word); err == nil {
-		secret = t.Secret
+		word = t.Secret
 	}
-	if t := d.joinTokens.Take(secret); t != nil {
-		return t.Value, t, nil
-	}
+	return d.joinTokens.Take(word)
+}
+
+// checkPassword compares what an address guesses with the trust password. Errors: Denied, Busy,
+// and that of ctx.
+func (d *Daemon) checkPassword(ctx context.Context, from, word string) error {
 	hashed, err := d.setting(ctx, trustPassword)
 	if err != nil {
-		return Client{}, nil, err
+		return err
 	}
-	// One guess at a time: hashing is made to be slow.
-	d.throttle.hashing.Lock()
-	defer d.throttle.hashing.Unlock()
-	if trust.CheckPassword(hashed, word) {
-		return Client{}, nil, nil
-	}
-	return Client{}, nil, kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a "+
-		"token works once, until it expires)")
-}
-
-// A throttle slows down who tries passwords.
-type throttle struct {
-	hashing sync.Mutex
-	mu      sync.Mutex
-	failed  map[string]failures // by address
-}
-
-// failures are the wrong guesses of one address.
-type failures struct {
-	count int
-	last  time.Time
-}
-
-// mostFailed bounds the addresses that are remembered.
-const mostFailed = 10_000
-
-// note counts one more wrong guess, and gives how many there were before. Of too many
-// addresses the one is forgotten that has been quiet for longest.
-func (g *throttle) note(from string, now time.Time) int {
-	f, known := g.failed[from]
-	if !known && len(g.failed) >= mostFailed {
-		oldest, last := "", now
-		for address, f := range g.failed {
-			if oldest == "" || f.last.Before(last) {
-				oldest, last = address, f.last
-			}
-		}
-		delete(g.failed, oldest)
-	}
-	if g.failed == nil {
-		g.failed = map[string]failures{}
-	}
-	g.failed[from] = failures{f.count + 1, now}
-	return f.count
-}
-
-func (g *throttle) wrong(ctx context.Context, from string, err error) error {
-	g.mu.Lock()
-	n := g.note(from, time.Now())
-	g.mu.Unlock()
-	select {
-	case <-ctx.Done():
-	case <-time.After(min(100*time.Millisecond<<min(n, 10), 10*time.Second)):
+	right, err := d.throttle.judge(ctx, audit.Network(from), func() bool { return trust.CheckPassword(hashed, word) })
+	if err == nil && !right {
+		err = kiln.Errorf(kiln.Denied, "not authorized: the token or password isn't one that works here (a token works "+
+			"once, until it expires)")
 	}
 	return err
-}
-
-func (g *throttle) right(from string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.failed, from)
 }
 
 // An imageGrant lets somebody who isn't trusted have one private image, or bring one.
