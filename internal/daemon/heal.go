@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
@@ -134,6 +135,9 @@ func (d *Daemon) openAgain(ctx context.Context, o *op.Operation, r kiln.Remote, 
 		Progress: func(server string, done int64) {
 			if time.Since(told) > 300*time.Millisecond {
 				told = time.Now()
+				if instance.IsRestricted(ctx) { // the server may be that of others
+					server = elsewhere
+				}
 				o.Set("scrub_progress", fmt.Sprintf("repairing: %s of %s, from %s", kiln.FormatSize(done),
 					kiln.FormatSize(f.Size), server))
 			}

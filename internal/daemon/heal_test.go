@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/format/formattest"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -237,5 +240,43 @@ func TestRefreshRepairs(t *testing.T) {
 	s := d.RefreshImage(t.Context(), fp, false).Wait(t.Context())
 	if s.Err != nil || s.Metadata["repaired"] != nil || s.Metadata["refreshed"] != false {
 		t.Errorf("once it is whole: %+v", s)
+	}
+}
+
+// TestRefreshTellsNoOthers: an image that others have as well is repaired from their server, which
+// a restricted client isn't told of, nor where files are on this host.
+func TestRefreshTellsNoOthers(t *testing.T) {
+	d := fresh(t)
+	good := formattest.Tiny(t, "healed")
+	fp := kiln.Fingerprint(sha256.Sum256(good))
+	must(t, d.CreateProject(t.Context(), db.Project{Name: "own", Config: map[string]string{"features.images": "true"}}))
+	own, err := d.In(t.Context(), "own")
+	must(t, err)
+	theirs, mine := &upstream{bytes: map[string][]byte{}}, &upstream{bytes: map[string][]byte{}}
+	var servers []string
+	for u, ctx := range map[*upstream]context.Context{theirs: t.Context(), mine: own} {
+		u.add(fp, good, true, "app")
+		r := u.serve(t)
+		servers = append(servers, strings.TrimPrefix(r.Server, "https://"))
+		o, err := d.PullImage(ctx, PullSpec{Remote: r, Name: "app", IsAlias: true})
+		wait(t, o, err)
+	}
+	flipped(t, d.blobs.Path(fp))
+	if err := d.Images.Verify(own, fp); !errors.Is(err, kiln.Integrity) {
+		t.Fatal(err)
+	}
+	mine.bytes[fp.String()] = nil
+	for _, bytes := range [][]byte{nil, good} {
+		theirs.bytes[fp.String()] = bytes
+		s := d.RefreshImage(instance.Restricted(own, "own"), fp).Wait(t.Context())
+		if (s.Err == nil) != (bytes != nil) || bytes != nil && s.Metadata["repaired"] != elsewhere {
+			t.Errorf("%v, %v", s.Err, s.Metadata)
+		}
+		said := fmt.Sprint(s.Err, s.Metadata)
+		for _, word := range append(servers, d.cfg.Dir) {
+			if strings.Contains(said, word) {
+				t.Errorf("%q is told: %s", word, said)
+			}
+		}
 	}
 }

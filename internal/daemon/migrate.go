@@ -12,6 +12,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/archive"
 	"github.com/kiln-containers/kiln/internal/backup"
+	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/migrate"
 	"github.com/kiln-containers/kiln/internal/op"
@@ -332,7 +333,7 @@ func (d *Daemon) receive(ctx context.Context, o *op.Operation, spec CreateSpec, 
 	if err != nil {
 		return n, ctx, err
 	}
-	var drop []string
+	var drop []db.SnapshotAge
 	if spec.Source.Refresh { // it keeps its configuration, and the snapshots that both have
 		a.Config, a.Devices = nil, nil
 		if drop, err = d.missingSnapshots(ctx, a); err != nil {
@@ -460,7 +461,7 @@ func (a *arrival) wants(name string) bool {
 // missingSnapshots leaves of the snapshots that the source has those that aren't here yet, and
 // gives those to drop: the source hasn't got them, or has another one of the name. If only the
 // instance was asked for, none comes, whatever the source offers, and none goes.
-func (d *Daemon) missingSnapshots(ctx context.Context, a *arrival) (drop []string, err error) {
+func (d *Daemon) missingSnapshots(ctx context.Context, a *arrival) (drop []db.SnapshotAge, err error) {
 	if a.spec.Source.Only {
 		a.Snapshots = nil
 		return nil, nil
@@ -475,7 +476,7 @@ func (d *Daemon) missingSnapshots(ctx context.Context, a *arrival) (drop []strin
 		case at >= 0 && a.Snapshots[at].CreatedAt.Unix() == here.CreatedAt.Unix():
 			a.Snapshots = slices.Delete(a.Snapshots, at, at+1)
 		default:
-			drop = append(drop, here.Name)
+			drop = append(drop, db.SnapshotAge{Name: here.Name, CreatedAt: here.CreatedAt})
 		}
 	}
 	return drop, nil

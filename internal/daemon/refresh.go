@@ -11,6 +11,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/db"
+	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/store"
@@ -88,6 +89,7 @@ func (d *Daemon) repair(ctx context.Context, o *op.Operation, img kiln.Image) er
 	if img.Missing == "" {
 		return nil
 	}
+	may := ctx
 	ctx = project.InAll(ctx) // others may have the file as well
 	var from []string
 	var errs []error
@@ -105,8 +107,11 @@ func (d *Daemon) repair(ctx context.Context, o *op.Operation, img kiln.Image) er
 		}
 		where, err := d.heal(ctx, o, f, images)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%w; not repaired: %w", bad, err))
+			errs = append(errs, d.withoutNames(may, f, fmt.Errorf("%w; not repaired: %w", bad, err)))
 			continue
+		}
+		if instance.IsRestricted(may) && !fromOrigin(img, where) {
+			where = elsewhere
 		}
 		from = append(from, where)
 	}
@@ -116,6 +121,25 @@ func (d *Daemon) repair(ctx context.Context, o *op.Operation, img kiln.Image) er
 	}
 	o.Set("repaired", strings.Join(slices.Compact(from), ", "))
 	return nil
+}
+
+// elsewhere is what a restricted client is told of a source that isn't its image's own.
+const elsewhere = "another source that this server has"
+
+// fromOrigin reports whether a source is the server that an image says it is from.
+func fromOrigin(img kiln.Image, where string) bool {
+	return img.Origin != nil && img.Origin.Server == where
+}
+
+// withoutNames is what may be said of a file that isn't repaired to who asked for it: a restricted
+// client isn't told which servers others have their images from, nor where files are on this host.
+// The daemon's log has it.
+func (d *Daemon) withoutNames(ctx context.Context, f kiln.File, err error) error {
+	if !instance.IsRestricted(ctx) {
+		return err
+	}
+	d.cfg.Log.Warn("repair a file of an image", "file", f.Hash, "err", err)
+	return kiln.Errorf(kiln.Integrity, "the file %s is damaged or lost; nobody who was asked has it", f.Hash.Short())
 }
 
 // leftOut reports whether a version is not to take the place of an image, since an

@@ -176,16 +176,25 @@ func (d *DB) SettleInstance(ctx context.Context, name string, f func(*Instance) 
 	})
 }
 
+// A SnapshotAge is a snapshot as somebody saw it: one made later may have its name by now.
+type SnapshotAge struct {
+	Name      string
+	CreatedAt time.Time
+}
+
 // RefreshInstance is EditInstance with snapshots that the instance hasn't got any more, and
-// others that it gets. Errors: also Conflict.
-func (d *DB) RefreshInstance(ctx context.Context, name string, f func(*Instance) error, drop []string,
+// others that it gets. One that was made anew under the name of one to drop stays. Errors: also
+// Conflict.
+func (d *DB) RefreshInstance(ctx context.Context, name string, f func(*Instance) error, drop []SnapshotAge,
 	add []Snapshot) error {
 	return d.Tx(ctx, func(tx *Tx) error {
 		if err := editInstance(ctx, tx, name, f); err != nil {
 			return err
 		}
 		for _, snap := range drop {
-			if err := deleteSnapshot(ctx, tx, name, snap, nil); err != nil && !errors.Is(err, kiln.NotFound) {
+			same := func(s Snapshot) bool { return s.CreatedAt.Equal(snap.CreatedAt) }
+			err := deleteSnapshot(ctx, tx, name, snap.Name, same)
+			if err != nil && !errors.Is(err, kiln.NotFound) && !errors.Is(err, kiln.Conflict) {
 				return err
 			}
 		}

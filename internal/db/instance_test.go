@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/project"
@@ -60,18 +61,21 @@ func TestDeleteGivesRoom(t *testing.T) {
 	}
 }
 
-// TestRefreshWithoutSnapshot drops a snapshot that somebody has deleted meanwhile.
+// TestRefreshWithoutSnapshot drops a snapshot that somebody has deleted meanwhile, and not one that
+// was made anew under the name.
 func TestRefreshWithoutSnapshot(t *testing.T) {
 	d := open(t, filepath.Join(t.TempDir(), "db"))
-	if err := d.CreateInstance(t.Context(), Instance{Name: "c"}, Snapshot{Name: "old"}); err != nil {
+	was := time.Unix(1000, 5)
+	if err := d.CreateInstance(t.Context(), Instance{Name: "c"}, Snapshot{Name: "old", Files: "a", CreatedAt: was},
+		Snapshot{Name: "anew", Files: "b", CreatedAt: was.Add(time.Minute)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.RefreshInstance(t.Context(), "c", func(*Instance) error { return nil }, []string{"gone", "old"},
-		[]Snapshot{{Name: "new"}}); err != nil {
+	if err := d.RefreshInstance(t.Context(), "c", func(*Instance) error { return nil }, []SnapshotAge{{"gone", was},
+		{"old", was}, {"anew", was}}, []Snapshot{{Name: "new", CreatedAt: was.Add(time.Hour)}}); err != nil {
 		t.Fatal(err)
 	}
 	list, err := d.Snapshots(t.Context(), "c")
-	if err != nil || len(list) != 1 || list[0].Name != "new" {
+	if err != nil || len(list) != 2 || list[0].Name != "anew" || list[1].Name != "new" {
 		t.Errorf("%+v, %v", list, err)
 	}
 }

@@ -74,7 +74,7 @@ func (s *Set) addresses(ctx context.Context, n New, f *Files) (keep map[string]s
 	if err != nil {
 		return nil, nil, err
 	}
-	var taken map[string]string
+	var taken map[string]db.Name
 	if len(had) > 0 {
 		rows, err := s.db.Instances(project.InAll(ctx))
 		if err != nil {
@@ -90,9 +90,13 @@ func (s *Set) addresses(ctx context.Context, n New, f *Files) (keep map[string]s
 		}
 		key := AddressKey(device)
 		mac := Address(map[string]string{UUIDKey: f.UUID, key: had[key]}, device, nil).String()
-		if holder := taken[mac]; holder != "" {
+		if holder, is := taken[mac]; is {
+			who := "another instance"
+			if maySee(ctx, holder.Project) {
+				who = fmt.Sprintf("instance %q", holder)
+			}
 			said = append(said, fmt.Sprintf("the interface %s of instance %q has another hardware address than it had: %s is "+
-				"that of instance %q here", device, n.Name, mac, holder))
+				"that of %s here", device, n.Name, mac, who))
 			mac = network.MAC(f.UUID, device).String()
 		}
 		keep[key] = mac
@@ -101,15 +105,15 @@ func (s *Set) addresses(ctx context.Context, n New, f *Files) (keep map[string]s
 }
 
 // holders names the instances that have hardware addresses.
-func holders(rows []db.Instance) map[string]string {
-	by := map[string]string{}
-	add := func(v, name string) {
+func holders(rows []db.Instance) map[string]db.Name {
+	by := map[string]db.Name{}
+	add := func(v string, name db.Name) {
 		if mac, err := parseAddress(v); err == nil {
 			by[mac.String()] = name
 		}
 	}
 	for _, r := range rows {
-		name := db.Name{Project: r.Project, Name: r.Name}.String()
+		name := db.Name{Project: r.Project, Name: r.Name}
 		for _, v := range Addresses(r.Config) {
 			add(v, name)
 		}

@@ -116,6 +116,12 @@ func Restricted(ctx context.Context, projects ...string) context.Context {
 // IsRestricted reports whether ctx is the work of a restricted client.
 func IsRestricted(ctx context.Context) bool { return ctx.Value(restrictedKey{}) != nil }
 
+// maySee reports whether ctx is the work of somebody who may know what is in a project.
+func maySee(ctx context.Context, in string) bool {
+	projects, restricted := ctx.Value(restrictedKey{}).([]string)
+	return !restricted || slices.Contains(projects, in)
+}
+
 // checkVolumes refuses storage volumes that a restricted client may not know of: those of
 // the default project, if that is another one. The error is Denied.
 func checkVolumes(ctx context.Context, devices map[string]map[string]string) error {

@@ -202,7 +202,7 @@ func (s *Set) CheckRefresh(ctx context.Context, name string) error {
 // Refresh gives a stopped instance other files and more snapshots, and drops those of its
 // snapshots that are named, in one step. Its configuration stays. from is the UUID that the
 // other server has for the source; "" if it isn't known. Errors: NotFound, Conflict, Denied.
-func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []string) error {
+func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []db.SnapshotAge) error {
 	ctx, unlock, err := s.lock(ctx, name)
 	if err != nil {
 		return err
@@ -230,6 +230,7 @@ func (s *Set) Refresh(ctx context.Context, name, from string, f *Files, drop []s
 		return err
 	}
 	f.taken = true
+	ctx = context.WithoutCancel(ctx) // it is done, whoever is gone by now
 	s.notify(ctx, Change{Name: name, Action: "refreshed"})
 	left, err := s.db.SnapshotFiles(ctx, name)
 	if err == nil {
