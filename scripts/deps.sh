@@ -64,6 +64,7 @@ if [ "$1" = test ]; then
 	want lxd-client lxc
 	want lxd lxd
 	want python3-pylxd /usr/lib/python3/dist-packages/pylxd
+	want python3-prometheus-client /usr/lib/python3/dist-packages/prometheus_client
 	want nginx-light nginx
 	want iptables iptables-legacy-restore
 	want xdelta3 xdelta3

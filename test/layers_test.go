@@ -29,6 +29,7 @@ var ladder = map[string]int{
 	"internal/foreign":           1,
 	"internal/op":                2,
 	"internal/option":            1,
+	"internal/metrics":           1,
 	"internal/project":           1,
 	"internal/migrate":           1,
 	"internal/rsync":             1,

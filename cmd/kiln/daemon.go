@@ -33,6 +33,9 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if o.JSON {
+		log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	}
 	raiseLimits(log)
 	wait, _ := time.ParseDuration(stall) // "" is the usual
 	d, err := daemon.Open(ctx, daemon.Config{Dir: dir, Log: log, Version: version, Stall: wait})
@@ -54,12 +57,17 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	if err := d.Listen(ctx, o.Listen, listeners.Listen); err != nil {
 		return errors.Join(err, l.Close(), d.Close())
 	}
+	forMetrics := s.MetricsListeners(ctx)
+	if err := d.ListenForMetrics(ctx, forMetrics.Listen); err != nil {
+		return errors.Join(err, l.Close(), d.Close())
+	}
 	log.Info("ready", "dir", dir, "version", version)
 	notify("READY=1")
 	err = s.Serve(ctx, l)
 	notify("STOPPING=1")
 	stop()
 	listeners.Wait()
+	forMetrics.Wait()
 	return errors.Join(err, d.Close())
 }
 

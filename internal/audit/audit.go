@@ -49,7 +49,8 @@ type Who struct {
 	Address     string  `json:"address"`              // with the port; "@" for the unix socket
 	Restricted  bool    `json:"restricted,omitempty"` // to projects
 	Trusted     bool    `json:"trusted"`
-	Request     string  `json:"request"` // the request's name, as in X-Request-Id
+	Request     string  `json:"request"`         // the request's name, as in X-Request-Id
+	Trace       string  `json:"trace,omitempty"` // that the request is part of, by traceparent
 }
 
 // The ways in which somebody proves who it is.

@@ -47,6 +47,7 @@ type DaemonOptions struct {
 	Dir    string
 	Listen string
 	Debug  bool
+	JSON   bool // the log
 }
 
 // app is one invocation.

@@ -23,8 +23,9 @@ func (a *app) daemonCmd() *cobra.Command {
 	o := DaemonOptions{}
 	c.Flags().StringVar(&o.Dir, "dir", client.Dir(), "where everything is kept")
 	c.Flags().StringVar(&o.Listen, "listen", "", "address to listen on besides the socket")
+	form := choiceFlag(c, "log-format", "", "text", "how the log is written to standard error", "text", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		o.Debug = a.debug
+		o.Debug, o.JSON = a.debug, *form == "json"
 		return a.deps.Daemon(c.Context(), o)
 	}
 	return c

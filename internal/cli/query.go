@@ -48,6 +48,14 @@ func (a *app) queryCmd() *cobra.Command {
 			_, err = io.Copy(w, resp.Body)
 			return err
 		}
+		if p, _, _ := strings.Cut(path, "?"); p == "/1.0/metrics" && r.Method == http.MethodGet { // which aren't JSON
+			return at.Download(c.Context(), path, func(in io.Reader) error {
+				w := a.data()
+				defer flush(w)
+				_, err := io.Copy(w, in)
+				return err
+			})
+		}
 		var out any
 		_, op, err := at.Do(c.Context(), r, &out)
 		if notJSON(err) {

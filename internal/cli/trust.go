@@ -122,8 +122,8 @@ func (a *app) trustAddCmd() *cobra.Command {
 	restricted := c.Flags().Bool("restricted", false, "limit the client to some projects")
 	projects := c.Flags().StringSlice("projects", nil, "projects of a restricted client (default: "+project.Default+")")
 	description := c.Flags().String("description", "", "description")
-	typ := choiceFlag(c, "type", "", "client", "what the client may do: everything, or only read metrics, which kiln "+
-		"doesn't serve yet", "client", "metrics")
+	typ := choiceFlag(c, "type", "", "client", "what the client may do: everything, or only read metrics",
+		"client", "metrics")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		at, args, err := a.Server(args)
 		if err != nil {
@@ -171,7 +171,8 @@ func (a *app) issueToken(c *cobra.Command, at place.Place, post api.Certificates
 		return err
 	}
 	if post.Type == "metrics" {
-		a.remark("Note: this version of kiln has no /1.0/metrics yet, and no remote can be made of a client for metrics")
+		a.remark("Note: no remote can be made of a client that only reads metrics; it proves itself with the token in a " +
+			"request: POST /1.0/certificates")
 	}
 	a.remark("Client %s certificate add token:", post.Name)
 	fmt.Fprintln(a.Out, t)

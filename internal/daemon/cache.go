@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/kiln-containers/kiln"
+	"github.com/kiln-containers/kiln/internal/metrics"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/store"
 )
@@ -27,6 +28,7 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 		case err == nil && img.Damage != "":
 			return img, img.Whole()
 		case err == nil && img.Missing == "" && signed == nil:
+			d.Counters.Pulled(metrics.PullHit)
 			return img, nil
 		}
 		if err == nil {
@@ -46,12 +48,14 @@ func (d *Daemon) cachedImage(ctx context.Context, o *op.Operation, s Source) (ki
 			return kiln.Image{}, kiln.Errorf(kiln.NotFound, "image %q of %s is not here, and --offline says not to ask for it",
 				spec.Name, s.Remote.Server)
 		}
+		d.Counters.Pulled(metrics.PullHit)
 		return *last, d.refusedHere(ctx, spec, *last)
 	}
 	img, err := d.fetchCached(ctx, o, spec, last)
 	if away(err) && last != nil && ctx.Err() == nil {
 		d.warn(o, fmt.Sprintf("%s can't be reached (%v); using the image of %s that is here", s.Remote.Server, err,
 			last.UploadedAt.UTC().Format("2006/01/02 15:04 MST")))
+		d.Counters.Pulled(metrics.PullHit)
 		return *last, d.refusedHere(ctx, spec, *last)
 	}
 	return img, err
@@ -130,6 +134,7 @@ func (d *Daemon) fetchCached(ctx context.Context, o *op.Operation, spec PullSpec
 		replaces = kiln.Fingerprint{} // it isn't the next version of what this name meant here
 	}
 	if known && replaces.IsZero() {
+		d.Counters.Pulled(metrics.PullHit)
 		return d.vouched(ctx, spec.Remote, img, before)
 	}
 	got, err := d.bring(ctx, o, spec, img, bringOptions{replaces: replaces, proof: !replaces.IsZero()})

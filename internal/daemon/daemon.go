@@ -33,6 +33,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/grant"
 	"github.com/kiln-containers/kiln/internal/hardware"
 	"github.com/kiln-containers/kiln/internal/instance"
+	"github.com/kiln-containers/kiln/internal/metrics"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/proxy"
@@ -56,6 +57,8 @@ type Daemon struct {
 	Images *store.Store
 	Ops    *op.Table
 	Events *event.Hub
+	// Counters count what was done since the daemon began; others add what they do.
+	Counters *metrics.Counters
 
 	cfg       Config
 	id        string // of this run
@@ -86,6 +89,7 @@ type Daemon struct {
 	migrating   chan struct{} // full when as many instances are migrating as may
 	theirs      chan struct{} // of them, those of restricted clients
 	throttle    *throttle
+	measured    measured
 	asked       asked
 	woken       chan struct{} // the settings changed
 	stale       stale
@@ -113,13 +117,14 @@ type Daemon struct {
 // Conflict.
 func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, id: uuid.NewString(), began: time.Now().Truncate(time.Millisecond), Events: event.NewHub(),
-		woken: make(chan struct{}, 1), migrating: make(chan struct{}, migrations),
+		Counters: metrics.New(), woken: make(chan struct{}, 1), migrating: make(chan struct{}, migrations),
 		theirs: make(chan struct{}, restrictedMigrations), throttle: newThrottle()}
 	d.stale.woken = make(chan struct{}, 1)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.crowd = archive.NewCrowd(hardware.Memory(), d.crowded)
 	d.Ops = op.NewTable(func(s op.Snapshot) {
 		d.Events.Send("operation", s)
+		d.operationEnded(s)
 		if s.Status == op.Failure {
 			d.cfg.Log.Info("operation failed", "operation", s.ID, "description", s.Description, "err", s.Err)
 		}

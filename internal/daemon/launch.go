@@ -119,7 +119,10 @@ func (d *Daemon) CreateInstance(ctx context.Context, spec CreateSpec) (*op.Opera
 	o := op.Options{Resources: instanceResources(name), MayCancel: true}
 	return d.Ops.Start(ctx, "Creating instance", o, func(ctx context.Context, o *op.Operation) error {
 		defer release()
-		return create(ctx, o, spec)
+		began := time.Now()
+		err := create(ctx, o, spec)
+		d.Counters.Created(began, err)
+		return err
 	}), nil
 }
 

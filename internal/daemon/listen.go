@@ -20,12 +20,17 @@ import (
 // DefaultPort is where a server listens whose address has no port.
 const DefaultPort = "8443"
 
+// metricsPort is that of core.metrics_address, as LXD has it.
+const metricsPort = "9100"
+
 // listeners is where the daemon can be reached besides its socket.
 type listeners struct {
 	mu     sync.Mutex
 	listen func([]string) error // nil: there is nobody to listen
 	extra  []string             // of the command line
 	now    []string
+
+	listenForMetrics func([]string) error // and for nothing else; nil: there is nobody to listen
 }
 
 // Certificate is what the daemon shows to clients; the zero value when it has none.
@@ -67,7 +72,7 @@ func (d *Daemon) Problems() []string {
 // it listens on, or else fails and changes nothing. extra are addresses to listen
 // on whatever the settings say.
 func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string) error) error {
-	more, err := parseAddresses(extra)
+	more, err := parseAddresses(extra, DefaultPort)
 	if err != nil {
 		return err
 	}
@@ -93,8 +98,45 @@ func (d *Daemon) Listen(ctx context.Context, extra string, listen func([]string)
 	return nil
 }
 
+// ListenForMetrics is Listen for addresses where only metrics are to be had.
+func (d *Daemon) ListenForMetrics(ctx context.Context, listen func([]string) error) error {
+	d.listeners.mu.Lock()
+	d.listeners.listenForMetrics = listen
+	d.listeners.mu.Unlock()
+	if d.noTLS != nil {
+		return nil // the log has it
+	}
+	set, err := d.setting(ctx, metricsAddress)
+	if err == nil {
+		err = d.scrapedOn(set)
+	} else if !errors.Is(err, kiln.Integrity) {
+		return err
+	}
+	if err != nil {
+		d.cfg.Log.Error("listen for metrics; fix core.metrics_address to try again", "err", err)
+	}
+	return nil
+}
+
+// scrapedOn has the daemon listen for metrics on some addresses and no others.
+func (d *Daemon) scrapedOn(addresses string) error {
+	list, err := parseAddresses(addresses, metricsPort)
+	if err != nil {
+		return err
+	}
+	if d.noTLS != nil && len(list) > 0 {
+		return d.noTLS
+	}
+	d.listeners.mu.Lock()
+	defer d.listeners.mu.Unlock()
+	if d.listeners.listenForMetrics == nil || d.noTLS != nil {
+		return nil
+	}
+	return d.listeners.listenForMetrics(withoutCovered(list))
+}
+
 func (d *Daemon) listenOn(addresses string) error {
-	list, err := parseAddresses(addresses)
+	list, err := parseAddresses(addresses, DefaultPort)
 	if err != nil {
 		return err
 	}
@@ -148,8 +190,9 @@ func covers(wide, narrow string) bool {
 	return false
 }
 
-// parseAddresses reads addresses, separated by commas, whose ports may be left out.
-func parseAddresses(s string) ([]string, error) {
+// parseAddresses reads addresses, separated by commas, whose ports may be left out: those
+// are the default one.
+func parseAddresses(s, defaultPort string) ([]string, error) {
 	var list []string
 	for a := range strings.SplitSeq(s, ",") {
 		if a = strings.TrimSpace(a); a == "" {
@@ -166,7 +209,7 @@ func parseAddresses(s string) ([]string, error) {
 			return nil, kiln.Errorf(kiln.Invalid, "%q is not an address; write host:port, [::]:8443 or :8443", a)
 		}
 		if port == "" {
-			port = DefaultPort
+			port = defaultPort
 		}
 		n, err := net.LookupPort("tcp", port)
 		if err != nil {

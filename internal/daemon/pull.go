@@ -13,6 +13,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/fetch"
+	"github.com/kiln-containers/kiln/internal/metrics"
 	"github.com/kiln-containers/kiln/internal/op"
 	"github.com/kiln-containers/kiln/internal/project"
 	"github.com/kiln-containers/kiln/internal/remote"
@@ -264,6 +265,7 @@ func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec,
 		}
 	}
 	if ok && !again {
+		d.Counters.Pulled(metrics.PullHit)
 		if !options.replaces.IsZero() {
 			err = d.Images.Replace(ctx, options.replaces, here.Fingerprint)
 		}
@@ -296,6 +298,7 @@ func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec,
 			break // else it was somebody else's, who may not have the memory
 		}
 	}
+	d.Counters.Pulled(pullResult(err, joined))
 	if err != nil {
 		return kiln.Image{}, spec.wrap(err)
 	}
@@ -303,6 +306,17 @@ func (d *Daemon) bringFiles(ctx context.Context, o *op.Operation, spec PullSpec,
 		err = d.Images.Replace(ctx, options.replaces, got.Fingerprint)
 	}
 	return got, err
+}
+
+// pullResult is how a pull that moved something is counted.
+func pullResult(err error, joined bool) string {
+	switch {
+	case err != nil:
+		return metrics.PullFailed
+	case joined:
+		return metrics.PullJoined
+	}
+	return metrics.PullDownloaded
 }
 
 // cameFrom reports whether the bytes of an image came from a server.
@@ -348,12 +362,18 @@ type download struct {
 // download moves the bytes. What another attempt can fix is attempted: an index that was
 // older than the files, a difference that leads elsewhere, a partial file that is
 // not the beginning of the whole.
-func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, how download) (kiln.Image, error) {
-	var helped atomic.Bool // something that is here was used
-	var moved atomic.Int64
+func (d *Daemon) download(ctx context.Context, spec PullSpec, img kiln.Image, how download) (got kiln.Image,
+	err error) {
+	var helped atomic.Bool       // something that is here was used
+	var moved, done atomic.Int64 // bytes of what helps, and of whole files
 	report := how.report
+	counted := d.Counters.Download()
+	defer func() { counted.End(err, got.Size, moved.Load()+done.Load(), helped.Load()) }()
 	base := d.basePath(ctx)
-	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: report,
+	access := remote.Access{Secret: spec.Secret, Project: spec.Project, Progress: func(server string, n int64) {
+		done.Store(n)
+		report(server, n)
+	},
 		Base: func(fp kiln.Fingerprint) string {
 			path := base(fp)
 			if path != "" {

@@ -52,12 +52,12 @@ func TestAddresses(t *testing.T) {
 		"": nil, ":8443": {":8443"}, "[::]:1, 10.0.0.1": {"[::]:1", "10.0.0.1:8443"}, "::1": {"[::1]:8443"},
 		"images.example:9": {"images.example:9"},
 	} {
-		if got, err := parseAddresses(in); err != nil || !slices.Equal(got, want) {
+		if got, err := parseAddresses(in, DefaultPort); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
 	}
 	for _, bad := range []string{"a:b:c", "x:notaport", "x:99999"} {
-		if _, err := parseAddresses(bad); err == nil {
+		if _, err := parseAddresses(bad, DefaultPort); err == nil {
 			t.Errorf("%q passes", bad)
 		}
 	}

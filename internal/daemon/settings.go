@@ -40,6 +40,10 @@ const (
 	proxyIgnore      = "core.proxy_ignore_hosts"
 	scrubInterval    = "storage.scrub_interval"
 	scrubRate        = "storage.scrub_rate"
+
+	metricsAddress        = "core.metrics_address"
+	metricsAuthentication = "core.metrics_authentication"
+	metricsNames          = "core.metrics_names"
 )
 
 // hidden are the settings whose values nobody is told.
@@ -55,6 +59,11 @@ func ServerKeys() []option.Key {
 			Help: "how backups of instances and storage volumes are compressed: none, gzip, zstd, xz, bzip2 or lz4"},
 		{Name: httpsAddress, Type: checked("addresses", checkAddresses),
 			Help: "addresses to listen on, such as [::]:8443, with commas between; unset: only on the socket"},
+		{Name: metricsAddress, Type: checked("addresses", checkAddresses),
+			Help: "addresses where only metrics are served, such as [::]:9100, with commas between"},
+		{Name: metricsAuthentication, Type: yes.Or("true"), Help: "false: everybody may read metrics, on every address"},
+		{Name: metricsNames, Type: option.OneOf("lxd", "incus").Or("lxd"),
+			Help: "by whose names metrics of instances go"},
 		{Name: proxyHTTP, Type: checked("URL", checkProxy), Help: "proxy for http, over that of the environment"},
 		{Name: proxyHTTPS, Type: checked("URL", checkProxy), Help: "proxy for https, over that of the environment"},
 		{Name: proxyIgnore, Type: option.Text("hosts"), Help: "hosts that are reached without a proxy, with commas between"},
@@ -123,6 +132,11 @@ func (d *Daemon) setting(ctx context.Context, key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return settingOf(set, key)
+}
+
+// settingOf is setting with what is set.
+func settingOf(set map[string]string, key string) (string, error) {
 	v := set[key]
 	k, _ := serverKey(key)
 	if v == "" {
@@ -202,16 +216,27 @@ func (d *Daemon) moveTo(ctx context.Context, check func(set map[string]string) e
 	if err == nil {
 		err = check(shown(set))
 	}
-	before := set[httpsAddress]
-	addresses, moves := change[httpsAddress]
-	if err != nil || !moves && !replace || addresses == before {
+	if err != nil {
 		return nothing, err
 	}
-	if err := d.listenOn(addresses); err != nil {
-		return nothing, kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w; the daemon listens where it did before",
-			httpsAddress, addresses, err)
+	undo = nothing
+	for _, at := range []struct {
+		key  string
+		move func(addresses string) error
+	}{{httpsAddress, d.listenOn}, {metricsAddress, d.scrapedOn}} {
+		before := set[at.key]
+		addresses, moves := change[at.key]
+		if !moves && !replace || addresses == before {
+			continue
+		}
+		if err := at.move(addresses); err != nil {
+			return nothing, errors.Join(kiln.Errorf(kiln.KindOf(err), "cannot set '%s' to '%s': %w; the daemon listens where "+
+				"it did before", at.key, addresses, err), undo())
+		}
+		earlier := undo
+		undo = func() error { return errors.Join(at.move(before), earlier()) }
 	}
-	return func() error { return d.listenOn(before) }, nil
+	return undo, nil
 }
 
 // foreignSetting says why kiln doesn't have a setting of LXD's and Incus's manuals; "":
@@ -225,7 +250,6 @@ func foreignSetting(key string) string {
 		"core.bgp_":                     "kiln announces no routes",
 		"core.debug_address":            "kiln serves no profiles of itself",
 		"core.dns_address":              "names of instances are answered on their own networks only",
-		"core.metrics_":                 "metrics, where there are any, are at core.https_address",
 		"core.remote_address":           "use core.https_address",
 		"core.storage_":                 "kiln shares no pools",
 		"core.syslog_socket":            "kiln reads no log of others",
@@ -354,7 +378,7 @@ func checkRate(v string) error {
 }
 
 func checkAddresses(v string) error {
-	_, err := parseAddresses(v)
+	_, err := parseAddresses(v, DefaultPort)
 	return err
 }
 

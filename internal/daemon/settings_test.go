@@ -23,7 +23,7 @@ func TestLongTimes(t *testing.T) {
 // TestForeignSettings refuses what the peers have with the reason, and takes nothing.
 func TestForeignSettings(t *testing.T) {
 	for key, word := range map[string]string{"cluster.https_address": "no clusters", "oidc.issuer": "certificates",
-		"core.metrics_address": "core.https_address", "storage.images_volume": "KILN_DIR"} {
+		"core.debug_address": "no profiles", "storage.images_volume": "KILN_DIR"} {
 		err := checkSettings(map[string]string{key: "x"})
 		if kiln.KindOf(err) != kiln.Unsupported || !strings.Contains(err.Error(), word) {
 			t.Errorf("%s: %v", key, err)

@@ -159,6 +159,15 @@ func parseRevoked(b []byte) (map[string]bool, error) {
 // Trusted tells who shows a certificate, if that is somebody who is trusted: whose
 // certificate is for reading metrics isn't.
 func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, bool) {
+	c, ok := d.Known(ctx, shown)
+	return c, ok && c.Type != db.MetricsCertificate
+}
+
+// Scrapes reports whether a client's certificate is for reading metrics, and nothing else.
+func Scrapes(c Client) bool { return c.Type == db.MetricsCertificate }
+
+// Known is Trusted for certificates of both types.
+func (d *Daemon) Known(ctx context.Context, shown *x509.Certificate) (Client, bool) {
 	fp := trust.Fingerprint(shown)
 	if now := time.Now(); now.After(shown.NotAfter) || now.Before(shown.NotBefore) {
 		return Client{Fingerprint: fp}, false
@@ -167,9 +176,6 @@ func (d *Daemon) Trusted(ctx context.Context, shown *x509.Certificate) (Client, 
 	c, ok := d.clients.byFP[fp]
 	ca, revoked := d.clients.ca, d.clients.revoked[shown.SerialNumber.String()]
 	d.clients.mu.RUnlock()
-	if c.Type == db.MetricsCertificate {
-		return c, false
-	}
 	if ca == nil {
 		return c, ok
 	}

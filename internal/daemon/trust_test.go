@@ -47,12 +47,12 @@ func FuzzAddresses(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		list, err := parseAddresses(s)
+		list, err := parseAddresses(s, DefaultPort)
 		if err != nil {
 			return
 		}
 		for _, a := range list {
-			again, err := parseAddresses(a)
+			again, err := parseAddresses(a, DefaultPort)
 			if err != nil || len(again) != 1 || again[0] != a {
 				t.Errorf("%q: %q became %q, %v", s, a, again, err)
 			}

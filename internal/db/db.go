@@ -32,7 +32,7 @@ var migrations embed.FS
 // writes, a few read.
 type DB struct {
 	write *sql.DB
-	read  *sql.DB
+	read  *readers
 	moves atomic.Uint64
 
 	changed func(Changes) // nil: nobody wants to know
@@ -63,8 +63,47 @@ func init() {
 	}})
 }
 
-// readers is how many connections read at once.
-const readers = 4
+// mostReaders is how many connections read at once.
+const mostReaders = 4
+
+// readers are the connections that read. What they are asked is counted.
+type readers struct {
+	*sql.DB
+	asked atomic.Uint64
+}
+
+// QueryContext is that of queryer.
+func (r *readers) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	r.asked.Add(1)
+	return r.DB.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext is that of queryer.
+func (r *readers) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	r.asked.Add(1)
+	return r.DB.QueryRowContext(ctx, query, args...)
+}
+
+// A viewed is a transaction of readers.
+type viewed struct {
+	*sql.Tx
+	of *readers
+}
+
+// QueryContext is that of queryer.
+func (v viewed) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	v.of.asked.Add(1)
+	return v.Tx.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext is that of queryer.
+func (v viewed) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	v.of.asked.Add(1)
+	return v.Tx.QueryRowContext(ctx, query, args...)
+}
+
+// Queries counts what was asked since the database was opened, outside of transactions that write.
+func (d *DB) Queries() uint64 { return d.read.asked.Load() }
 
 // Open opens the database in a file, which it makes, and brings its tables up to
 // date. Committed transactions survive a loss of power. The error is Unsupported
@@ -111,8 +150,8 @@ func openWith(ctx context.Context, path string, reserve *disk.Reserve) (*DB, err
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	read.SetMaxOpenConns(readers)
-	d := &DB{write: write, read: read, dir: filepath.Dir(path), log: path + "-wal", reserve: reserve}
+	read.SetMaxOpenConns(mostReaders)
+	d := &DB{write: write, read: &readers{DB: read}, dir: filepath.Dir(path), log: path + "-wal", reserve: reserve}
 	err = d.check(ctx)
 	if err == nil {
 		err = d.migrate(ctx)
@@ -372,7 +411,7 @@ func (d *DB) view(ctx context.Context, f func(queryer) error) error {
 		return known(err)
 	}
 	defer tx.Rollback()
-	return f(tx)
+	return f(viewed{tx, d.read})
 }
 
 // queryer is what reads: a DB's readers or a transaction.

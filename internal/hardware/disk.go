@@ -66,3 +66,12 @@ func (r Root) mount(id uint64) (kind, source string) {
 	}
 	return "", ""
 }
+
+// DeviceName gives the name of a block device, "sda1", by its numbers, "8:1"; without one, the
+// numbers.
+func (r Root) DeviceName(numbers string) string {
+	return cmp.Or(r.link("sys/dev/block", numbers), numbers)
+}
+
+// FileSystem gives the type of the file system that a file is on, and the device of that.
+func (r Root) FileSystem(f File) (kind, source string) { return r.mount(f.Mount) }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/box"
 )
@@ -94,4 +96,47 @@ func (s *Set) Init(ctx context.Context, name string) (*os.File, error) {
 	}
 	init, _, err := l.box.InitProcess()
 	return init, err
+}
+
+// Counted is what the kernel counts of an instance that runs.
+type Counted struct {
+	Project, Name string
+	box.Counters
+}
+
+// readAtOnce is how many instances are looked at beside each other.
+const readAtOnce = 4
+
+// Counters gives what is counted of the instances that run, of all projects, and how many
+// stand still in each project. One that can't be read, as it is about to end or its row is
+// damaged, is left out. host is how much memory there is, in bytes.
+func (s *Set) Counters(ctx context.Context, host int64) (running []Counted, stopped map[string]int, err error) {
+	names, err := s.db.InstanceNames(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	all := make([]*Counted, len(names))
+	stopped = map[string]int{}
+	var group errgroup.Group
+	group.SetLimit(readAtOnce)
+	for n, i := range names {
+		l := s.runs(i.Config[UUIDKey])
+		if l == nil {
+			stopped[i.Project]++
+			continue
+		}
+		group.Go(func() error {
+			if c, err := l.box.Counters(host); err == nil {
+				all[n] = &Counted{i.Project, i.Name, c}
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // what can't be read is left out
+	for _, c := range all {
+		if c != nil {
+			running = append(running, *c)
+		}
+	}
+	return running, stopped, nil
 }

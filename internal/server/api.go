@@ -25,7 +25,7 @@ var extensions = []string{
 	"proxy_unix_dac_properties", "proxy_haproxy_protocol",
 	"entity_description", "devlxd_events", "devlxd_images", "instance_ready_state", "resources", "resources_v2",
 	"operation_description", "event_lifecycle", "operation_wait", "instance_create_start", "image_template_permissions",
-	"project_usage", "instance_project_move", "warnings",
+	"project_usage", "instance_project_move", "warnings", "metrics",
 	"certificate_update", "certificate_token", "certificate_project", "certificate_description", "explicit_trust_token",
 	"images_push_relay", "image_force_refresh",
 	"snapshot_scheduling", "snapshot_schedule_aliases", "snapshot_expiry", "snapshot_expiry_creation",
@@ -45,6 +45,7 @@ var extensions = []string{
 	"kiln_instance_copy", "kiln_instance_problem", "kiln_rebuild_force", "kiln_network_explain",
 	"kiln_delete_unchanged", "kiln_instance_uuid",
 	"kiln_image_signatures", "kiln_image_keys", "kiln_scrub", "kiln_host", "kiln_security_events",
+	"kiln_metrics",
 }
 
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {

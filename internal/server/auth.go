@@ -10,6 +10,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/audit"
+	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/event"
 	"github.com/kiln-containers/kiln/internal/instance"
 	"github.com/kiln-containers/kiln/internal/op"
@@ -19,6 +20,7 @@ import (
 // A caller is who sent a request.
 type caller struct {
 	trusted     bool
+	metrics     bool     // may read metrics, of its projects if it is restricted, and is untrusted for all else
 	restricted  bool     // may not change what concerns the whole server, nor see other projects than its own
 	projects    []string // of a restricted caller
 	name        string
@@ -62,12 +64,13 @@ func withCaller(ctx context.Context, c caller) context.Context {
 
 // whose tells who shows a certificate.
 func (s *Server) whose(ctx context.Context, cert *x509.Certificate) caller {
-	client, ok := s.d.Trusted(ctx, cert)
+	client, ok := s.d.Known(ctx, cert)
+	scrapes := daemon.Scrapes(client)
 	if client.Restricted && len(client.Projects) == 0 {
 		ok = false
 	}
-	return caller{protocol: "tls", cert: cert, trusted: ok, name: client.Name, restricted: client.Restricted,
-		projects: client.Projects, fingerprint: client.Fingerprint}
+	return caller{protocol: "tls", cert: cert, trusted: ok && !scrapes, metrics: ok && scrapes, name: client.Name,
+		restricted: client.Restricted, projects: client.Projects, fingerprint: client.Fingerprint}
 }
 
 func host(address string) string {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/internal/disk"
+	"github.com/kiln-containers/kiln/internal/metrics"
 	"github.com/kiln-containers/kiln/internal/store"
 )
 
@@ -25,7 +26,7 @@ func (s *Server) sendIndex(w http.ResponseWriter, r *http.Request, f kiln.File) 
 	if err != nil {
 		return nil, err
 	}
-	return sendBeside(w, r, path)
+	return s.sendBeside(w, r, metrics.ServedIndex, path)
 }
 
 // getPatch sends what makes a file of an image of a file that the client has. The
@@ -50,7 +51,7 @@ func (s *Server) sendPatch(w http.ResponseWriter, r *http.Request, f kiln.File, 
 		}
 		return nil, err
 	}
-	return sendBeside(w, r, path)
+	return s.sendBeside(w, r, metrics.ServedPatch, path)
 }
 
 // baseFile finds a file of any image that may be seen.
@@ -77,7 +78,7 @@ func (s *Server) baseFile(ctx context.Context, word string, public bool) (kiln.F
 }
 
 // sendBeside sends a file that lies beside the images and never changes.
-func sendBeside(w http.ResponseWriter, r *http.Request, path string) (any, error) {
+func (s *Server) sendBeside(w http.ResponseWriter, r *http.Request, what, path string) (any, error) {
 	f, err := disk.Open(path)
 	if err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func sendBeside(w http.ResponseWriter, r *http.Request, path string) (any, error
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+strings.ReplaceAll(fi.Name(), ".", "-")+`"`)
-	http.ServeContent(w, r, "", fi.ModTime(), f)
+	s.serve(w, r, what, fi.ModTime(), f)
 	return handled{}, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
+	"github.com/kiln-containers/kiln/internal/metrics"
 )
 
 // exportImage sends an image as it came: one file as it is, with ranges, or two as
@@ -31,11 +32,14 @@ func (s *Server) sendImage(w http.ResponseWriter, r *http.Request, img kiln.Imag
 	if len(img.Files) == 1 {
 		return s.sendFile(w, r, img, img.Files[0])
 	}
-	form := multipart.NewWriter(w)
+	sent := &sender{ResponseWriter: w}
+	form := multipart.NewWriter(sent)
 	w.Header().Set("Content-Type", form.FormDataContentType())
 	if r.Method == http.MethodHead {
 		return handled{}, nil
 	}
+	end := s.d.Counters.Serve(metrics.ServedFile)
+	defer func() { end(sent.bytes) }()
 	for i, file := range img.Files {
 		if err := s.exportPart(r.Context(), form, img, i); err != nil {
 			// The answer has begun: all that is left is to break it off.
@@ -78,7 +82,7 @@ func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, img kiln.Image
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Disposition", "inline;filename="+img.Fingerprint.String()+file.Ext)
 	w.Header().Set("ETag", `"`+file.Hash.String()+`"`)
-	http.ServeContent(w, r, "", img.UploadedAt.Truncate(time.Second), f)
+	s.serve(w, r, metrics.ServedFile, img.UploadedAt.Truncate(time.Second), f)
 	return handled{}, nil
 }
 

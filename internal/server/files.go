@@ -114,7 +114,7 @@ func (s *Server) sendContent(w http.ResponseWriter, r *http.Request, i files.Inf
 	if !out.begun {
 		return err
 	}
-	s.log.Debug("send a file of an instance", "request", requestID(r), "err", err)
+	s.logOf(r).Debug("send a file of an instance", "err", err)
 	panic(http.ErrAbortHandler)
 }
 
@@ -320,7 +320,7 @@ func (s *Server) getSFTP(w http.ResponseWriter, r *http.Request) (any, error) {
 		return handled{}, nil // it went away
 	}
 	audit.Began(r.Context())
-	s.log.Debug("SFTP begins", "request", requestID(r), "instance", r.PathValue("name"))
+	s.logOf(r).Debug("SFTP begins", "instance", r.PathValue("name"))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type Listeners struct {
 	s     *Server
 	ctx   context.Context // of the daemon
+	by    http.Handler    // what they lead to
 	wg    sync.WaitGroup
 	conns connections
 
@@ -36,7 +38,12 @@ type listener struct {
 
 // Listeners makes the server able to listen on addresses, until ctx ends.
 func (s *Server) Listeners(ctx context.Context) *Listeners {
-	return &Listeners{s: s, ctx: ctx, open: map[string]*listener{}}
+	return &Listeners{s: s, ctx: ctx, by: s, open: map[string]*listener{}}
+}
+
+// MetricsListeners is Listeners for addresses where metrics are to be had, and nothing else.
+func (s *Server) MetricsListeners(ctx context.Context) *Listeners {
+	return &Listeners{s: s, ctx: ctx, by: http.HandlerFunc(s.onlyMetrics), open: map[string]*listener{}}
 }
 
 // Listen listens on some addresses and no others from now on. When one of them
@@ -123,7 +130,7 @@ func (n *Listeners) serve(address string, l *listener) {
 	l.stop = stop
 	n.wg.Go(func() {
 		bounded := n.conns.listener(l)
-		if err := n.s.Serve(ctx, tls.NewListener(patient{bounded}, n.s.tls())); err != nil && ctx.Err() == nil {
+		if err := n.s.serveBy(ctx, tls.NewListener(patient{bounded}, n.s.tls()), n.by); err != nil && ctx.Err() == nil {
 			n.s.log.Error("listen on the network", "address", address, "err", err)
 		}
 	})

@@ -69,7 +69,7 @@ func (c caller) requestor(r *http.Request) *event.Requestor {
 // who is how the record of what matters for security names the caller of a request.
 func (c caller) who(r *http.Request) *audit.Who {
 	w := &audit.Who{Method: audit.TLS, Name: c.name, Address: r.RemoteAddr, Trusted: c.trusted,
-		Restricted: c.restricted, Request: requestID(r)}
+		Restricted: c.restricted, Request: requestID(r), Trace: traceOf(r)}
 	switch local, ok := r.Context().Value(localUserKey{}).(*localUser); {
 	case c.protocol == "tls" && c.cert == nil:
 		w.Method = audit.Anonymous

@@ -53,6 +53,7 @@ func (s *Server) routes() []route {
 		{path: "/1.0", untrusted: only(get), admin: only(put, patch), get: s.getServer, put: s.putServer,
 			patch: s.patchServer, audit: acts{put: "config-updated", patch: "config-updated"}},
 		{path: "/1.0/events", several: true, get: s.events},
+		{path: metricsPath, server: true, untrusted: only(get), get: s.getMetrics}, // which says by itself to whom
 		{path: "/1.0/resources", server: true, admin: only(get), get: s.getResources},
 
 		{path: "/1.0/images", several: true, untrusted: only(get, post), get: s.getImages, post: s.postImages},

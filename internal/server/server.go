@@ -25,6 +25,7 @@ import (
 	"github.com/kiln-containers/kiln/api"
 	"github.com/kiln-containers/kiln/internal/daemon"
 	"github.com/kiln-containers/kiln/internal/foreign"
+	"github.com/kiln-containers/kiln/internal/metrics"
 	"github.com/kiln-containers/kiln/internal/op"
 )
 
@@ -76,18 +77,22 @@ func New(d *daemon.Daemon, log *slog.Logger, shutdown func()) *Server {
 			mux = s.aliases
 		}
 		methods := to.methods()
+		counts := s.counts(to, methods)
 		for method, h := range methods {
 			methods[method] = s.guard(to, method, h)
 		}
-		mux.Handle(to.path, s.methods(methods))
+		mux.Handle(to.path, s.methods(methods, counts))
 	}
 	return s
 }
 
 // Serve answers on a listener until ctx ends. Requests under way then have a few
 // seconds to finish.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	h := &http.Server{Handler: s, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute,
+func (s *Server) Serve(ctx context.Context, l net.Listener) error { return s.serveBy(ctx, l, s) }
+
+// serveBy is Serve with what stands before the server, or only lets through a part of it.
+func (s *Server) serveBy(ctx context.Context, l net.Listener, handler http.Handler) error {
+	h := &http.Server{Handler: handler, ReadHeaderTimeout: s.stall(), IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: maxHeader, ConnContext: withConn, ConnState: connState,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
@@ -127,7 +132,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case http.ErrAbortHandler:
 			panic(p) // the answer has begun: the connection is broken off, so that it doesn't read as whole
 		default:
-			s.log.Error("a handler panicked", "request", requestID(r), "path", r.URL.Path, "panic", p, "stack",
+			s.logOf(r).Error("a handler panicked", "path", r.URL.Path, "panic", p, "stack",
 				string(debug.Stack()))
 			s.answerError(w, r, fmt.Errorf("internal error; the daemon's log has more"))
 		}
@@ -177,11 +182,13 @@ const aliasPath = "/1.0/images/aliases/"
 type handler func(w http.ResponseWriter, r *http.Request) (any, error)
 
 // methods picks the handler of a request's method.
-func (s *Server) methods(m map[string]handler) http.Handler {
+func (s *Server) methods(m map[string]handler, counts map[string]metrics.Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h, ok := m[r.Method]
-		if !ok && r.Method == http.MethodHead {
-			h, ok = m[http.MethodGet]
+		method := r.Method
+		h, ok := m[method]
+		if !ok && method == http.MethodHead {
+			method = http.MethodGet
+			h, ok = m[method]
 		}
 		if !ok {
 			w.Header().Set("Allow", strings.Join(slices.Sorted(maps.Keys(m)), ", "))
@@ -189,12 +196,20 @@ func (s *Server) methods(m map[string]handler) http.Handler {
 				Error: fmt.Sprintf("%s is not possible on %s", r.Method, r.URL.Path)})
 			return
 		}
+		began := time.Now()
+		end, result := counts[method].Begin(), "error_server" // of one that panics
+		defer func() { end(result) }()
 		v, err := h(w, r)
-		if err != nil {
+		if err == nil {
+			s.answerValue(w, r, v)
+		} else {
 			s.answerError(w, r, err)
-			return
 		}
-		s.answerValue(w, r, v)
+		result = resultOf(err)
+		if s.log.Enabled(r.Context(), slog.LevelDebug) {
+			s.logOf(r).Debug("request answered", "method", r.Method, "path", r.URL.Path, "result", result,
+				"took", time.Since(began))
+		}
 	})
 }
 
@@ -213,7 +228,7 @@ func (s *Server) answerValue(w http.ResponseWriter, r *http.Request, v any) {
 	case handled:
 	case *op.Operation:
 		v.CancelWaiting(s.gone) // the trust may have ended before reconsider could find it
-		s.log.Debug("operation started", "request", requestID(r), "operation", v.ID(), "description",
+		s.logOf(r).Debug("operation started", "operation", v.ID(), "description",
 			v.Snapshot().Description, "caller", callerOf(r).name)
 		url := "/1.0/operations/" + v.ID()
 		w.Header().Set("Location", url)
@@ -286,7 +301,7 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	code := status(err)
 	kind := kiln.KindOf(err)
 	if kind == kiln.Internal {
-		s.log.Error("request failed", "request", requestID(r), "method", r.Method, "path", r.URL.Path,
+		s.logOf(r).Error("request failed", "method", r.Method, "path", r.URL.Path,
 			"agent", r.UserAgent(), "err", err)
 	}
 	if kind == kiln.Busy {

@@ -72,7 +72,7 @@ func (s *Server) answerLong(w http.ResponseWriter, r *http.Request, write long) 
 	if err == nil {
 		_, _ = buf.Write(around[len(around)-1])
 		if err := buf.Flush(); err != nil {
-			s.log.Debug("answer a request", "request", requestID(r), "err", err)
+			s.logOf(r).Debug("answer a request", "err", err)
 		}
 		return
 	}
@@ -81,7 +81,7 @@ func (s *Server) answerLong(w http.ResponseWriter, r *http.Request, write long) 
 		return
 	}
 	if r.Context().Err() == nil {
-		s.log.Error("answer a request", "request", requestID(r), "path", r.URL.Path, "err", err)
+		s.logOf(r).Error("answer a request", "path", r.URL.Path, "err", err)
 	}
 	panic(http.ErrAbortHandler)
 }
