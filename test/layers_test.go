@@ -33,6 +33,7 @@ var ladder = map[string]int{
 	"internal/project":           1,
 	"internal/migrate":           1,
 	"internal/rsync":             1,
+	"internal/web":               1,
 	"internal/yamlerr":           0,
 	"internal/thread":            1,
 	"internal/network/netspace":  1,

@@ -23,6 +23,7 @@ var openedOtherwise = map[string]string{
 	"archive/pack.go":         "a directory that the caller has just made, or has open",
 	"archive/vcdiff.go":       "a file that the caller has made for a program",
 	"box/cgroup.go":           "files of cgroups, and a lock in /run",
+	"box/counters.go":         "files of cgroups, and of /proc",
 	"box/tree.go":             "files of the kernel: mountinfo",
 	"daemon/daemon.go":        "the data directory itself, once it was made",
 	"daemon/environment.go":   "files of the host's system",

@@ -208,7 +208,26 @@ func TestPublishTree(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dir, "streams/v1/index.json")); err != nil || len(b) == 0 {
 		t.Error(err)
 	}
+	page := filepath.Join(dir, "index.html")
+	if b, err := os.ReadFile(page); err != nil || !strings.Contains(string(b), "kiln launch images:one c1") ||
+		!strings.Contains(string(b), `href="images/`) || !strings.Contains(string(b), "--protocol simplestreams") {
+		t.Errorf("%s, %v", b, err)
+	}
+	s.image("2", "--alias two --public")
+	s.image("3", "--alias three")
 	s.ok("image publish-tree local: " + dir)
+	if b, err := os.ReadFile(page); err != nil || !strings.Contains(string(b), "images:two c1") ||
+		strings.Contains(string(b), "three") {
+		t.Errorf("%s, %v", b, err)
+	}
+	// A page of somebody else's stays.
+	if err := os.WriteFile(page, []byte("<title>mine</title>"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("image publish-tree local: " + dir)
+	if b, err := os.ReadFile(page); err != nil || string(b) != "<title>mine</title>" {
+		t.Errorf("%s, %v", b, err)
+	}
 	s.fails("image publish-tree", 2, "missing argument: <directory>")
 	s.fails("image publish-tree b: "+dir+" x", 2)
 }

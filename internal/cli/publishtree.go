@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/place"
 	"github.com/kiln-containers/kiln/internal/signing"
 	"github.com/kiln-containers/kiln/internal/simplestreams"
+	"github.com/kiln-containers/kiln/internal/web"
 )
 
 func (a *app) publishTreeCmd() *cobra.Command {
@@ -28,7 +30,8 @@ func (a *app) publishTreeCmd() *cobra.Command {
 		Use: "publish-tree [<remote>:] <directory>", Short: "Export the public images as static files for a web server",
 		Args: cobra.RangeArgs(1, 2),
 		Long: "Export the public images as a simplestreams tree that any web server can serve. Files that exist are " +
-			"kept, and the index is replaced last, so that clients can read meanwhile. The keys file of the server (kiln " +
+			"kept, and the index is replaced last, so that clients can read meanwhile. index.html is a page " +
+			"for people, unless there is another one. The keys file of the server (kiln " +
 			"key serve) is copied. Files of images that are no longer public are removed by the first run at least one hour " +
 			"after the index stopped naming them. An image that is damaged is left out.",
 	}
@@ -120,14 +123,40 @@ func (a *app) publishTree(ctx context.Context, at place.Place, t tree) error {
 		return err
 	}
 	// Who has the old index finds the files it names; who has the new one, too.
-	for _, f := range append([]treeDocument{{simplestreams.ProductsPath, products}, {simplestreams.IndexPath, index}},
-		signed...) {
+	documents := []treeDocument{{simplestreams.ProductsPath, products}, {simplestreams.IndexPath, index}}
+	page, err := a.treePage(dir, images)
+	if err != nil {
+		return err
+	}
+	for _, f := range append(append(page, documents...), signed...) {
 		if err := publishFile(filepath.Join(dir, f.path), f.content); err != nil {
 			return err
 		}
 	}
 	a.remark("%d images in %s", len(images), dir)
 	return errors.Join(append(left, sweepTree(filepath.Join(dir, "images"), named))...)
+}
+
+// pageFile is what web servers show of a directory.
+const pageFile = "index.html"
+
+// treePage makes the page that people see of a tree, unless somebody has put another one there.
+func (a *app) treePage(dir string, images []kiln.Image) ([]treeDocument, error) {
+	f, err := disk.Open(filepath.Join(dir, pageFile))
+	if err == nil {
+		defer f.Close()
+		var head []byte
+		if head, err = io.ReadAll(io.LimitReader(f, 4<<10)); err == nil && !bytes.Contains(head, []byte(web.Mark)) {
+			a.remark("%s isn't kiln's, and stays as it is", filepath.Join(dir, pageFile))
+			return nil, nil
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = web.Write(&b, web.Site{Streams: true, PathOf: treeFile}, images)
+	return []treeDocument{{pageFile, b.Bytes()}}, err
 }
 
 // publishFound finds an image and writes its files.

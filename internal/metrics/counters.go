@@ -79,9 +79,10 @@ func New() *Counters {
 	c.creations = histogram("kiln_instance_create_seconds", "How long it took to create instances, with their images.",
 		longSeconds, "result")
 	c.operations = counter("kiln_operations_total", "Operations that ended, by how.", "result")
-	c.requests = counter("lxd_api_requests_completed_total", "Answered requests, by what they were about and how they ended.",
+	c.requests = counter("lxd_api_requests_completed_total", "Answered requests, by what they were about and their end.",
 		"entity_type", "result")
-	c.ongoing = gauge("lxd_api_requests_ongoing", "Requests that are being answered, by what they are about.", "entity_type")
+	c.ongoing = gauge("lxd_api_requests_ongoing", "Requests that are being answered, by what they are about.",
+		"entity_type")
 	c.requestTime = histogram("kiln_api_request_seconds", "How long requests took that wait for nobody.", requestSeconds,
 		"method", "route")
 	c.begin()

@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/kiln-containers/kiln"
 	"github.com/kiln-containers/kiln/api"
@@ -51,6 +52,10 @@ var extensions = []string{
 func (s *Server) root(w http.ResponseWriter, r *http.Request) (any, error) {
 	if r.URL.Path != "/" {
 		return nil, kiln.Errorf(kiln.NotFound, "not found: there is no %s", r.URL.Path)
+	}
+	w.Header().Set("Vary", "Accept")
+	if strings.Contains(r.Header.Get("Accept"), "text/html") { // somebody looks; clients take anything
+		return s.sendPage(w, r)
 	}
 	return []string{"/1.0"}, nil
 }

@@ -162,7 +162,7 @@ var (
 	queries         = counterOf("kiln_database_queries_total", "Queries of the database that only read.")
 	scrubRunning    = gaugeOf("kiln_scrub_running", "Whether a scrub is under way.")
 	scrubRead       = gaugeOf("kiln_scrub_read_bytes", "Bytes that the last scrub has read.")
-	scrubEnded      = gaugeOf("kiln_scrub_finished_timestamp_seconds", "When the last scrub had seen everything; 0: not yet.")
+	scrubEnded      = gaugeOf("kiln_scrub_finished_timestamp_seconds", "When the last scrub had seen all; 0: not yet.")
 	scrubFound      = gaugeOf("kiln_scrub_damages", "What the last scrub found, by what became of it.")
 )
 

@@ -30,6 +30,9 @@ type streams struct {
 	generation uint64 // of the images they are about
 	documents  map[string]document
 	signed     lastDocument
+	images     []kiln.Image // that documents are about
+	pageFor    string       // the address that page is for; "" and no page: none was asked for
+	page       document
 }
 
 // lastDocument is one that is made once for the same bytes.
@@ -65,14 +68,24 @@ func streamFile(img kiln.Image, f kiln.File) string {
 
 // document gives one of the documents. The error is NotFound.
 func (s *Server) document(ctx context.Context, name string) (document, error) {
+	return s.documentFor(ctx, name, "")
+}
+
+// documentFor is document, with the name by which the server was asked for one that says how
+// to reach it.
+func (s *Server) documentFor(ctx context.Context, name, host string) (document, error) {
 	s.streams.mu.Lock()
 	defer s.streams.mu.Unlock()
 	if now := s.d.ImageGeneration(); s.streams.documents == nil || s.streams.generation != now {
-		documents, err := s.makeDocuments(ctx)
+		documents, images, err := s.makeDocuments(ctx)
 		if err != nil {
 			return document{}, err
 		}
-		s.streams.documents, s.streams.generation = documents, now
+		s.streams.documents, s.streams.generation, s.streams.images = documents, now, images
+		s.streams.page = document{}
+	}
+	if name == pageName {
+		return s.pageDocument(host)
 	}
 	d, ok := s.streams.documents[name]
 	if !ok {
@@ -81,10 +94,12 @@ func (s *Server) document(ctx context.Context, name string) (document, error) {
 	return d, nil
 }
 
-func (s *Server) makeDocuments(ctx context.Context) (map[string]document, error) {
+// makeDocuments makes what is said of the public images, and gives these: whoever isn't to
+// see private ones is told of no others.
+func (s *Server) makeDocuments(ctx context.Context) (map[string]document, []kiln.Image, error) {
 	images, err := s.d.Images.List(ctx, store.Query{Public: true, Files: true})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	updated := time.Unix(0, 0)
 	for _, img := range images {
@@ -94,15 +109,15 @@ func (s *Server) makeDocuments(ctx context.Context) (map[string]document, error)
 	}
 	index, products, err := simplestreams.Write(images, simplestreams.Options{Updated: updated, PathOf: streamFile})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := map[string]document{}
 	for name, b := range map[string][]byte{"index.json": index, "images.json": products} {
 		if out[name], err = newDocument(b, time.Now()); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return out, nil
+	return out, images, nil
 }
 
 func newDocument(b []byte, now time.Time) (document, error) {
@@ -130,13 +145,17 @@ func (s *Server) getStreams(w http.ResponseWriter, r *http.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", "application/json")
 	if strings.HasSuffix(name, signing.SignatureSuffix) {
-		h.Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	}
+	return sendDocument(w, r, d)
+}
+
+func sendDocument(w http.ResponseWriter, r *http.Request, d document) (any, error) {
+	h := w.Header()
 	h.Set("Cache-Control", "public, max-age=60")
-	h.Set("Vary", "Accept-Encoding")
+	h.Add("Vary", "Accept-Encoding")
 	body, tag := d.plain, d.tag
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") && r.Header.Get("Range") == "" {
 		h.Set("Content-Encoding", "gzip")
