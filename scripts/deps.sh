@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a job needs and the machine lacks: deps.sh build|run|test|demo|bench.
+# Installs what a job needs and the machine lacks: deps.sh build|run|test|demo|bench|vm.
 set -eu
 
 # liblxc's headers are in lxc-dev on Debian 12 and in liblxc-dev on Debian 13.
@@ -29,8 +29,15 @@ run | test | demo | bench)
 	want bzip2 bzip2
 	want squashfs-tools-ng sqfs2tar
 	;;
+vm)
+	want qemu-system-x86 qemu-system-x86_64
+	want seabios /usr/share/seabios/bios-256k.bin
+	want mmdebstrap mmdebstrap
+	want e2fsprogs mkfs.ext4
+	want busybox-static /bin/busybox
+	;;
 *)
-	echo "usage: $0 build|run|test|demo|bench" >&2
+	echo "usage: $0 build|run|test|demo|bench|vm" >&2
 	exit 2
 	;;
 esac
@@ -59,6 +66,7 @@ if [ "$1" = test ]; then
 	want btrfs-progs mkfs.btrfs
 	want xfsprogs mkfs.xfs
 	want acl setfacl
+	want apparmor apparmor_parser
 	want libcap2-bin setcap
 	want uidmap newuidmap
 	want lxd-client lxc

@@ -86,6 +86,7 @@ type Spec struct {
 	Nics     []Nic
 	Limits   Limits
 	Seccomp  string   // the policy of system calls, in liblxc's format; "": kiln's
+	Profile  string   // of AppArmor, loaded; "": liblxc makes one where AppArmor is on
 	Config   []string // lines of lxc.container.conf(5), last
 }
 

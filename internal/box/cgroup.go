@@ -114,8 +114,8 @@ func members(top, id string) []int {
 }
 
 // clean removes what a container leaves behind: processes of one whose monitor
-// died, a monitor whose daemon did, cgroups, liblxc's lock, and the record of what
-// ran.
+// died, a monitor whose daemon did, cgroups, liblxc's lock, its namespace of AppArmor, and the
+// record of what ran.
 func clean(dir, id string) error {
 	for range 200 {
 		pids := append(inside(id), members(monitorCgroup, id)...)
@@ -136,6 +136,7 @@ func clean(dir, id string) error {
 	_ = os.RemoveAll(linkTo(id)) // what is left of it leads nowhere
 	removeTops()
 	removeLock(id)
+	release(id)
 	if err := os.Remove(filepath.Join(dir, stateFile)); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}

@@ -45,6 +45,10 @@ func escape(path string) string {
 
 func writeConfig(s Spec, kinds string, halt int, lxcfs []string) error {
 	var c config
+	label, err := apparmorLabel(s)
+	if err != nil {
+		return err
+	}
 	c.set("lxc.log.file", "%s", filepath.Join(linkTo(s.ID), logFile))
 	c.set("lxc.log.level", "warn")
 	c.set("lxc.uts.name", "%s", s.Hostname)
@@ -67,6 +71,7 @@ func writeConfig(s Spec, kinds string, halt int, lxcfs []string) error {
 	c.set("lxc.console.rotate", "1")
 	c.nics(s.Nics)
 	c.identity(s)
+	c.apparmor(s, label)
 	c.mounts(s, kinds)
 	for _, file := range lxcfs {
 		c.entry(filepath.Join(lxcfsDir, file), file, "none", "bind,optional")
@@ -105,18 +110,39 @@ func (c *config) identity(s Spec) {
 		c.set("lxc.cap.drop", "sys_module")
 	}
 	c.set("lxc.seccomp.profile", "%s", filepath.Join(linkTo(s.ID), seccompFile))
-	if apparmorOn() {
-		c.set("lxc.apparmor.profile", "generated")
-		if len(s.IDMap) > 0 {
-			// Units of systemd have mounts of their own, also of proc, which liblxc's rules
-			// refuse: then logind doesn't start. In a user namespace the kernel knows what is safe.
-			for _, rule := range []string{"mount,", "umount,", "pivot_root,"} {
-				c.set("lxc.apparmor.raw", "%s", rule)
-			}
+}
+
+// apparmorLabel gives the label of a container that has one of kiln's profiles, with a namespace
+// that is there; "": liblxc makes a profile for it, as for those that have ids of the host, or
+// rules of their own.
+func apparmorLabel(s Spec) (string, error) {
+	own := slices.ContainsFunc(s.Config, func(line string) bool {
+		return strings.HasPrefix(strings.TrimSpace(line), "lxc.apparmor.")
+	})
+	if s.Profile == "" || len(s.IDMap) == 0 || own {
+		return "", nil
+	}
+	return confine(s.ID, s.Profile)
+}
+
+func (c *config) apparmor(s Spec, label string) {
+	switch {
+	case label != "":
+		c.set("lxc.apparmor.profile", "%s", label)
+		return
+	case !apparmorOn():
+		return
+	}
+	c.set("lxc.apparmor.profile", "generated")
+	if len(s.IDMap) > 0 {
+		// Units of systemd have mounts of their own, also of proc, which liblxc's rules
+		// refuse: then logind doesn't start. In a user namespace the kernel knows what is safe.
+		for _, rule := range []string{"mount,", "umount,", "pivot_root,"} {
+			c.set("lxc.apparmor.raw", "%s", rule)
 		}
-		if s.Nesting {
-			c.set("lxc.apparmor.allow_nesting", "1")
-		}
+	}
+	if s.Nesting {
+		c.set("lxc.apparmor.allow_nesting", "1")
 	}
 }
 

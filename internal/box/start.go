@@ -21,12 +21,13 @@ import (
 	"github.com/kiln-containers/kiln/internal/disk"
 )
 
-// startTime is how long a container may take to start, with all that is done for it.
-const startTime = time.Minute
+// startTime is how long a container may take to start, with all that is done for it: where
+// liblxc makes an AppArmor profile for it and the host is busy, that takes its time.
+const startTime = 2 * time.Minute
 
 // monitorTime is how long kiln-monitor may take of that until it says that init runs: liblxc makes
 // namespaces and cgroups, mounts what there is, and runs hooks. Tests have less.
-var monitorTime = 45 * time.Second
+var monitorTime = 105 * time.Second
 
 // Start starts a container. It returns when its init runs.
 // Errors: Unsupported when the host can't, Conflict when it runs already, Timeout.

@@ -27,6 +27,7 @@ import (
 	"github.com/kiln-containers/kiln/internal/audit"
 	"github.com/kiln-containers/kiln/internal/backup"
 	"github.com/kiln-containers/kiln/internal/blob"
+	"github.com/kiln-containers/kiln/internal/box"
 	"github.com/kiln-containers/kiln/internal/db"
 	"github.com/kiln-containers/kiln/internal/disk"
 	"github.com/kiln-containers/kiln/internal/event"
@@ -139,6 +140,11 @@ func Open(ctx context.Context, cfg Config) (*Daemon, error) {
 	d.wg.Go(d.networks.besideFirewalls)
 	d.wg.Go(d.followHardware)
 	d.wg.Go(func() {
+		if err := d.instances.Profiles.Load(d.ctx); err != nil && d.ctx.Err() == nil {
+			d.cfg.Log.Warn("each start of an instance takes longer, since liblxc makes an AppArmor profile for it", "err", err)
+		}
+	})
+	d.wg.Go(func() {
 		d.proxies.settle()
 		d.networks.start(d.ctx)
 		if err := d.db.WithSome(func() error { return d.instances.MendDevices(d.ctx) }); err != nil {
@@ -209,6 +215,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.instances.Removed = d.backups.DeleteAll
 	d.instances.Networks, d.instances.Proxies = d.networks, d.proxies
 	d.instances.Failed = d.instanceFailed
+	d.instances.Profiles = box.NewProfiles(filepath.Join(d.cfg.Dir, "cache", "apparmor"))
 	d.instances.Work = func(ctx context.Context) string {
 		o := op.Of(ctx)
 		if o == nil {

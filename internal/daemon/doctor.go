@@ -73,6 +73,10 @@ func LowLimits(read func(path string) ([]byte, error)) []KernelLimit {
 func (d *Daemon) ExamineHost(ctx context.Context) ([]HostFinding, error) {
 	list := []HostFinding{examineControllers(box.HasController), examineLXCFS(ctx), d.examineTrees(),
 		examineLimits(os.ReadFile), examinePrograms(exec.LookPath), d.examineRoom()}
+	if err := d.instances.Profiles.Failure(); err != nil {
+		list = append(list, HostFinding{"AppArmor", Weak, "instances take longer to start, each with a profile of its own: " +
+			err.Error(), "look at what apparmor_parser says; then restart kiln's daemon"})
+	}
 	for _, p := range d.Problems() {
 		list = append(list, HostFinding{"HTTPS", Broken, p, "see the detail"})
 	}

@@ -190,6 +190,7 @@ func (s *Set) spec(ctx context.Context, i Instance) (box.Spec, error) {
 		Mounts:   s.guestMounts(i),
 		Seccomp:  policy(c),
 	}
+	spec.Profile = s.Profiles.Name(ctx, spec.Nesting)
 	spec.Config = kernelConfig(c)
 	if raw := strings.TrimSpace(c["raw.lxc"]); raw != "" {
 		spec.Config = append(spec.Config, strings.Split(raw, "\n")...)

@@ -57,6 +57,9 @@ type Set struct {
 	Failed func(what Unasked, i Instance, err error)
 	// Proxies carry connections; they are set before anything is started.
 	Proxies Proxies
+	// Profiles are AppArmor's, of what starts; they may be nil, and are set before anything is
+	// started.
+	Profiles *box.Profiles
 	// Work tells whoever has to wait what the work of a context is, such as an operation; "":
 	// it isn't known. It may be nil, and is set before anything is started.
 	Work func(ctx context.Context) string
