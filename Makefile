@@ -7,7 +7,7 @@ SOAK    ?= 10m
 IDLE    ?= 21000
 SUITE   ?= bookworm
 
-.PHONY: all deps test lint docs man fuzz soak idle bench demo demo-stop fresh install uninstall clean
+.PHONY: all deps test lint docs man fuzz soak idle vm bench demo demo-stop fresh install uninstall clean
 
 all: deps
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/kiln ./cmd/kiln
@@ -42,6 +42,9 @@ soak: all
 
 idle: all
 	@KILN_IDLE=$(IDLE) $(GO) test -count=1 -run TestIdleConnections -v ./test/faults
+
+vm:
+	@scripts/vm.sh $(SUITE)
 
 fresh:
 	@scripts/fresh.sh $(SUITE) demo demo-stop test
