@@ -3,6 +3,7 @@ package test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -45,9 +46,9 @@ func TestFirstBlock(t *testing.T) {
 	}
 }
 
-// TestHowTos has a transcript run each how-to, under all of its headings that have commands or as
-// a whole, and the README lead to it.
-func TestHowTos(t *testing.T) {
+// TestDocs has a transcript run each tutorial and how-to, as a whole or under all of its headings
+// that have commands, the index lead to every page, and the README to the index.
+func TestDocs(t *testing.T) {
 	read := func(path string) string {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -55,25 +56,57 @@ func TestHowTos(t *testing.T) {
 		}
 		return string(b)
 	}
-	transcript, readme := read("../cmd/kiln/testdata/script/howto.txt"), read("../README.md")
-	files, err := filepath.Glob("../docs/how-to/*.md")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
+	transcripts := read("../cmd/kiln/testdata/script/howto.txt") + read("../cmd/kiln/testdata/script/docs.txt")
+	index := read("../docs/index.md")
+	if !strings.Contains(read("../README.md"), "(docs/index.md)") {
+		t.Error("README.md has no link to docs/index.md")
 	}
-	for _, path := range files {
-		name := strings.TrimSuffix(filepath.Base(path), ".md")
-		if !strings.Contains(readme, "(docs/how-to/"+name+".md)") {
-			t.Errorf("README.md has no link to %s", path)
+	pages, err := filepath.Glob("../docs/*/*.md")
+	if err != nil || len(pages) < 20 {
+		t.Fatal(pages, err)
+	}
+	for _, path := range pages {
+		page := strings.TrimSuffix(strings.TrimPrefix(path, "../docs/"), ".md")
+		if !strings.Contains(index, "("+page+".md)") {
+			t.Errorf("docs/index.md has no link to %s", path)
+		}
+		kind, name := filepath.Split(page)
+		if kind != "tutorial/" && kind != "how-to/" || strings.Contains(transcripts, "\nexec sh howto.sh "+page+"\n") {
+			continue
 		}
 		run := "\nexec sh howto.sh " + name
-		if strings.Contains(transcript, run+"\n") {
+		if strings.Contains(transcripts, run+"\n") {
 			continue
 		}
 		for _, part := range strings.Split(read(path), "\n## ")[1:] {
 			heading, text, _ := strings.Cut(part, "\n")
 			of := run + " '" + strings.ReplaceAll(heading, "'", ".") + "'\n"
-			if strings.Contains(text, "\n    ") && !strings.Contains(transcript, of) {
+			if strings.Contains(text, "\n    ") && !strings.Contains(transcripts, of) {
 				t.Errorf("%s: no transcript runs %q", path, heading)
+			}
+		}
+	}
+}
+
+// TestLinks has links between pages of the documentation lead somewhere.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
+	pages := []string{"../README.md"}
+	for _, pattern := range []string{"../docs/*.md", "../docs/*/*.md"} {
+		some, err := filepath.Glob(pattern)
+		if err != nil || len(some) == 0 {
+			t.Fatal(pattern, err)
+		}
+		pages = append(pages, some...)
+	}
+	for _, page := range pages {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s: %v", page, err)
 			}
 		}
 	}
