@@ -268,7 +268,7 @@ func TestRefreshTellsNoOthers(t *testing.T) {
 	mine.bytes[fp.String()] = nil
 	for _, bytes := range [][]byte{nil, good} {
 		theirs.bytes[fp.String()] = bytes
-		s := d.RefreshImage(instance.Restricted(own, "own"), fp).Wait(t.Context())
+		s := d.RefreshImage(instance.Restricted(own, "own"), fp, false).Wait(t.Context())
 		if (s.Err == nil) != (bytes != nil) || bytes != nil && s.Metadata["repaired"] != elsewhere {
 			t.Errorf("%v, %v", s.Err, s.Metadata)
 		}

@@ -328,14 +328,14 @@ func TestCopiedByAnotherName(t *testing.T) {
 	u.images = nil
 	add("3", "stable")
 	four := add("4", "testing")
-	wait(t, d.RefreshImage(t.Context(), three), nil)
+	wait(t, d.RefreshImage(t.Context(), three, false), nil)
 	check("testing has moved", "s", "stable", three)
 	if _, err = pull("testing", ImportSpec{Aliases: aliases("t"), AutoUpdate: true}); err != nil {
 		t.Fatal(err)
 	}
 	u.images = nil
 	add("4", "stable", "testing")
-	if err := d.RefreshImage(t.Context(), three).Wait(t.Context()).Err; !errors.Is(err, kiln.Conflict) {
+	if err := d.RefreshImage(t.Context(), three, false).Wait(t.Context()).Err; !errors.Is(err, kiln.Conflict) {
 		t.Errorf("promoted: %v", err)
 	}
 	check("promoted", "s", "stable", three)
@@ -349,9 +349,9 @@ func TestCopiedByAnotherName(t *testing.T) {
 	u.images = nil
 	add("4", "stable")
 	five := add("5", "testing")
-	wait(t, d.RefreshImage(t.Context(), four), nil)
+	wait(t, d.RefreshImage(t.Context(), four, false), nil)
 	check("moved on", "t", "testing", five)
-	wait(t, d.RefreshImage(t.Context(), three), nil)
+	wait(t, d.RefreshImage(t.Context(), three, false), nil)
 	check("moved on", "s", "stable", four)
 	check("moved on", "t", "testing", five)
 }

@@ -265,9 +265,9 @@ func (p *putter) applyTo(tx *db.Tx, given kiln.Image) error {
 func laidOver(img, given kiln.Image) (kiln.Image, error) {
 	elsewhere := img.UpdatedElsewhere(given.Origin)
 	if elsewhere && given.AutoUpdate {
-		return img, kiln.Errorf(kiln.Conflict, "image %s is here already, updated from %q of %s, so it can't be updated from "+
-			"%q of %s as well: both names mean it at the moment, and an image has one source; copy it when they mean different "+
-			"images, or leave auto-update out, or delete it first: kiln image delete %s", img.Fingerprint.Short(),
+		return img, kiln.Errorf(kiln.Conflict, "image %s is here already, updated from %q of %s, so it can't be updated "+
+			"from %q of %s as well: both names mean it at the moment, and an image has one source; copy it when they mean "+
+			"different images, or leave auto-update out, or delete it first: kiln image delete %s", img.Fingerprint.Short(),
 			img.Origin.Alias, img.Origin.Server, given.Origin.Alias, given.Origin.Server, img.Fingerprint.Short())
 	}
 	for k, v := range given.Properties {

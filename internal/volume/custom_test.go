@@ -398,6 +398,7 @@ func TestUnfinishedCustom(t *testing.T) {
 	must(t, p.Close())
 	again, err := volume.Open(dir)
 	must(t, err)
+	again.Quiet()
 	must(t, again.Close())
 	if left, _ := filepath.Glob(filepath.Join(dir, "tmp", "*")); len(left) != 0 {
 		t.Errorf("%q", left)
