@@ -24,7 +24,7 @@ export CGO_CFLAGS="${CGO_CFLAGS:--O1 -g0}"
 # address that is looked for twice, for a server that stalls.
 # -count=1: some tests build kiln themselves, which Go's cache of results doesn't see.
 go tool -modfile=tools/go.mod gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg \
-	--jsonfile "$events" -- -race -vet=off -p 3 -timeout 20m -count=1 "$@" || status=$?
+	--jsonfile "$events" -- -race -vet=off -p 3 -timeout 30m -count=1 "$@" || status=$?
 count() { grep -c "\"Action\":\"$1\".*\"Test\":" "$events" || true; }
 passed=$(count pass) failed=$(count fail) skipped=$(count skip)
 if [ "$skipped" != 0 ]; then

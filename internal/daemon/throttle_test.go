@@ -83,6 +83,8 @@ func TestThrottleHangsUp(t *testing.T) {
 		if n := judged.Load(); n < 10 || n > 75 {
 			t.Errorf("%d guesses of one address were judged in ten minutes", n)
 		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		if g.failed["192.0.2.1"].here != 0 || len(g.failed) != 1 {
 			t.Errorf("left: %+v", g.failed)
 		}

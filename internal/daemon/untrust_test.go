@@ -76,7 +76,7 @@ func TestUntrustWithDamagedFiles(t *testing.T) {
 			if _, ok := d.Trusted(t.Context(), certs[0]); ok {
 				t.Error("it is still trusted")
 			}
-			if c, ok := d.Trusted(t.Context(), certs[1]); !ok || !c.Restricted || *changes != 2 {
+			if c, ok := d.Trusted(t.Context(), certs[1]); !ok || !c.Restricted || *changes < 2 {
 				t.Errorf("trusted %v, restricted %v, told %d times", ok, c.Restricted, *changes)
 			}
 			if d.clients.ca != ca || len(d.clients.revoked) != 1 {

@@ -133,7 +133,7 @@ type Format string
 
 // Accepted chooses the format by the headers of a request.
 func Accepted(h http.Header) Format {
-	f := expfmt.NegotiateIncludingOpenMetrics(h)
+	f := expfmt.NegotiateAccept(h, expfmt.DefaultOpenMetricsAcceptedFormats()...)
 	switch f.FormatType() {
 	case expfmt.TypeOpenMetrics, expfmt.TypeTextPlain:
 		return Format(f)

@@ -104,8 +104,17 @@ func (n *namespace) run(f func() error) error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
-		if err := unix.Setns(int(n.fd.Fd()), unix.CLONE_NEWNS); err != nil {
+		// A mount that nobody waits for may come here when the namespace is closed.
+		c, err := n.fd.SyscallConn()
+		if err != nil {
 			return err
+		}
+		var entered error
+		if err := c.Control(func(fd uintptr) { entered = unix.Setns(int(fd), unix.CLONE_NEWNS) }); err != nil {
+			return err
+		}
+		if entered != nil {
+			return entered
 		}
 		if err := unix.Chdir(n.dir); err != nil {
 			return err
