@@ -43,11 +43,16 @@ func seesCgroups() bool {
 	return unix.Statfs(unified(), &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
+// cgroups is where the hierarchies of cgroups are.
+type cgroups string
+
 // onV1 reports whether a controller is in a hierarchy of cgroup v1.
-func onV1(controller string) bool {
-	_, err := os.Stat(filepath.Join(cgroupRoot, controller, "cgroup.clone_children"))
+func (c cgroups) onV1(controller string) bool {
+	_, err := os.Stat(filepath.Join(string(c), controller, "cgroup.clone_children"))
 	return err == nil
 }
+
+func onV1(controller string) bool { return cgroups(cgroupRoot).onV1(controller) }
 
 // HasController reports whether this host counts for containers what a controller of cgroup v2
 // counts: "memory", "cpu", "cpuset", "pids", "io".

@@ -89,15 +89,11 @@ func (b *Box) Counters(host int64) (Counters, error) {
 	return c, nil
 }
 
-// cgroups is where the hierarchies of cgroups are.
-type cgroups string
-
 // dir gives the directory of a container where a controller counts, and whether that is
 // cgroup v1.
 func (c cgroups) dir(controller, id string) (string, bool) {
-	v1 := filepath.Join(string(c), controller)
-	if _, err := os.Stat(filepath.Join(v1, "cgroup.clone_children")); err == nil {
-		return filepath.Join(v1, payloadCgroup, id), true
+	if c.onV1(controller) {
+		return filepath.Join(string(c), controller, payloadCgroup, id), true
 	}
 	v2 := string(c)
 	if _, err := os.Stat(filepath.Join(v2, "cgroup.controllers")); err != nil {

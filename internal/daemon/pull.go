@@ -154,8 +154,7 @@ func (d *Daemon) pull(ctx context.Context, o *op.Operation, spec PullSpec) (kiln
 	if err := d.Images.Apply(ctx, img.Fingerprint, given, spec.MoveAliases); err != nil {
 		return img, err
 	}
-	if now, err := d.Images.Get(ctx, img.Fingerprint); err == nil && now.AutoUpdate && given.Origin != nil &&
-		now.Origin != nil && now.Origin.Alias != given.Origin.Alias {
+	if now, err := d.Images.Get(ctx, img.Fingerprint); err == nil && now.UpdatedElsewhere(given.Origin) {
 		d.warn(o, fmt.Sprintf("image %s was here already and goes on being updated from %q of %s, not from %q; its aliases "+
 			"follow that", img.Fingerprint.Short(), now.Origin.Alias, now.Origin.Server, given.Origin.Alias))
 	}
