@@ -14,12 +14,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/kiln-containers/kiln"
 )
 
 //go:embed page.html page.css
 var files embed.FS
+
+// pageTemplate is page.html, which strangers ask for as often as they like.
+var pageTemplate = sync.OnceValues(func() (*template.Template, error) { return template.ParseFS(files, "page.html") })
 
 // Bounds of a page. What is beyond is counted.
 const (
@@ -103,7 +107,7 @@ func Write(w io.Writer, s Site, images []kiln.Image) error {
 	if len(p.Images) > mostImages {
 		p.More, p.Images = len(p.Images)-mostImages, p.Images[:mostImages]
 	}
-	t, err := template.ParseFS(files, "page.html")
+	t, err := pageTemplate()
 	if err != nil {
 		return err
 	}
